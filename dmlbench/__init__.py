@@ -1,0 +1,18 @@
+"""dmlbench: reproducible benchmarks for deep metric learning."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dmlbench.results import load_history, load_results
+
+__version__ = "0.1.0"
+__all__ = ["__version__", "load_history", "load_results"]
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - the module protocol
+    """Load pandas only for those who ask for tables."""
+    if name in {"load_results", "load_history"}:
+        from dmlbench import results
+
+        return getattr(results, name)
+    raise AttributeError(f"module 'dmlbench' has no attribute {name!r}")

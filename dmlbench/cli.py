@@ -1,0 +1,83 @@
+"""The `dmlbench` command: finds subcommands, prints errors as one line, and sets the exit code."""
+
+import importlib
+import sys
+
+import click
+
+from dmlbench import __version__
+from dmlbench.errors import UserError
+
+# Name: (module below dmlbench.commands, one line for the overview). Modules load when their command is used.
+COMMANDS = {
+    "run": "Train and score methods on datasets over seeds.",
+    "report": "Render results as a page, tables and figures.",
+    "list": "List methods, datasets or protocols.",
+    "show": "Show a method's resolved values and where each comes from.",
+    "validate": "Check a method file: build it and take one step.",
+    "status": "Show which cells of a results folder are done, failed or begun.",
+    "evaluate": "Score saved weights on a dataset's test classes.",
+    "sync": "Send results that MLflow does not have yet.",
+    "ui": "Open the MLflow UI on the store that runs go to.",
+    "doctor": "Check Python, torch, GPU, faiss, disk and data.",
+}
+
+
+class Commands(click.Group):
+    """Loads a subcommand's module only when it is called, so that `--help` answers at once."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        """Names in the order of use."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        """Import the module of one command."""
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"dmlbench.commands.{cmd_name}_command")
+        command: click.Command = module.command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        """List the commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click does, with the nearest command named for a misspelt one."""
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            from dmlbench.errors import unknown_name
+
+            raise unknown_name("command", args[0], COMMANDS, command="dmlbench --help")
+        return super().resolve_command(ctx, args)
+
+
+@click.command(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="dmlbench")
+def dmlbench() -> None:
+    """Reproducible benchmarks for deep metric learning.
+
+    \b
+    Examples:
+      dmlbench run --methods ms,ms+obdsd --datasets glyphs
+      dmlbench report --name first
+    """
+
+
+def main() -> None:
+    """Entry point: 0 all done, 1 a cell failed, 2 usage, 130 interrupted."""
+    try:
+        code = dmlbench.main(standalone_mode=False)
+    except UserError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(2)
+    except click.ClickException as error:
+        hint = f"; see `{error.ctx.command_path} --help`" if isinstance(error, click.UsageError) and error.ctx else ""
+        click.echo(f"error: {error.format_message().rstrip('.')}{hint}", err=True)
+        sys.exit(2)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("interrupted: finished cells are kept; the same command goes on with the rest", err=True)
+        sys.exit(130)
+    sys.exit(code if isinstance(code, int) else 0)

@@ -1,0 +1,62 @@
+"""`dmlbench evaluate`."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dmlbench.commands.options import data_dir_option
+
+
+@click.command("evaluate")
+@click.argument("cell", type=click.Path(path_type=Path))
+@click.option("--dataset", help="Score on this dataset's test classes [default: the cell's].")
+@data_dir_option()
+@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
+def command(cell: Path, dataset: str | None, data_dir: Path | None, device: str, as_json: bool) -> None:
+    """Score the weights that `run --keep weights` left in a cell's folder.
+
+    \b
+    Examples:
+      dmlbench evaluate results/runs/conv4-64/glyphs/ms/seed0-1a2b3c4d
+      dmlbench evaluate results/runs/conv4-64/glyphs/ms/seed0-1a2b3c4d --dataset omniglot-small --data-dir data
+    """
+    metrics = _evaluate(cell, dataset, data_dir, device)
+    if as_json:
+        click.echo(json.dumps(metrics, indent=1))
+        return
+    width = max(len(name) for name in metrics)
+    for name, value in metrics.items():
+        click.echo(f"{name:<{width}}  {value:.6g}")
+
+
+def _evaluate(folder: Path, dataset: str | None, data_dir: Path | None, device: str) -> dict[str, Any]:
+    from dmlbench.errors import UserError
+    from dmlbench.matrix import data_folder
+    from dmlbench.store import read_spec
+
+    weights = folder / "weights.safetensors"
+    if not weights.is_file():
+        raise UserError(f"{weights}: no such file", hint="run the cell with --keep weights")
+    cell = read_spec(folder)
+    import torch
+
+    from dmlbench.data.catalogue import dataset_info, prepare
+    from dmlbench.data.images import load_dataset
+    from dmlbench.models import build_model, load_model
+    from dmlbench.training.device import prepare as prepare_process
+    from dmlbench.training.device import resolve_device
+    from dmlbench.training.evaluator import Evaluator
+
+    name = dataset_info(dataset or cell.dataset.name).name
+    given = data_folder(data_dir)
+    prepare(name, given, lambda line: click.echo(line, err=True))
+    where = resolve_device(device)
+    prepare_process(cell.protocol.training, where)
+    torch.manual_seed(0)
+    untrained = cell.protocol.model.model_copy(update={"weights": None, "weights_sha256": None})
+    model = load_model(build_model(untrained, cell.protocol.input), weights).to(where)
+    evaluator = Evaluator(load_dataset(name, given).test, cell.protocol, cell.seed, where)
+    return evaluator.measure(model, clustering=True)

@@ -1,0 +1,55 @@
+"""Options that several commands share."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dmlbench.errors import UserError
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+def names(_: click.Context, parameter: click.Parameter, value: str | None) -> tuple[str, ...]:
+    """Split a comma-separated option; an empty name or one given twice is an error."""
+    if value is None:
+        return ()
+    parts = [part.strip() for part in value.split(",")]
+    label = parameter.opts[0]
+    if not all(parts):
+        raise UserError(f"{label} {value!r}: has an empty name", hint=f"for example {label} a,b")
+    twice = [part for index, part in enumerate(parts) if part in parts[:index]]
+    if twice:
+        raise UserError(f"{label}: {twice[0]!r} is given twice")
+    return tuple(parts)
+
+
+def results_option() -> Decorator:
+    """`--results DIR`."""
+    help_text = "Results folder."
+    return click.option("--results", type=click.Path(path_type=Path), default=Path("results/runs"), show_default=True, help=help_text)
+
+
+def data_dir_option() -> Decorator:
+    """`--data-dir DIR`."""
+    help_text = "Folder that holds the data [default: $DMLBENCH_DATA, else the user's cache folder]."
+    return click.option("--data-dir", type=click.Path(path_type=Path), help=help_text)
+
+
+def methods_dir_option() -> Decorator:
+    """`--methods-dir DIR`."""
+    help_text = "Folder of your own method files, searched first; plugins load only from here."
+    return click.option("--methods-dir", type=click.Path(path_type=Path), help=help_text)
+
+
+def protocol_option() -> Decorator:
+    """`--protocol NAME|FILE`."""
+    help_text = "Protocol name, or a YAML file of your own [default: the dataset's]."
+    return click.option("--protocol", help=help_text)
+
+
+def set_option() -> Decorator:
+    """`--set key.path=value`."""
+    help_text = "Override a protocol or method value, e.g. training.epochs=3 or distillation.lambda=10. Repeatable."
+    return click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help=help_text)

@@ -1,0 +1,174 @@
+"""`dmlbench run`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dmlbench.commands.options import (
+    data_dir_option,
+    methods_dir_option,
+    names,
+    protocol_option,
+    results_option,
+    set_option,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.console import Console
+
+    from dmlbench.spec import Cell
+    from dmlbench.store import Store
+
+
+@click.command("run")
+@click.option("--methods", required=True, callback=names, help="Comma-separated, e.g. ms,ms+obdsd.")
+@click.option("--datasets", required=True, callback=names, help="Comma-separated, e.g. glyphs,omniglot-small.")
+@click.option("--seeds", type=click.IntRange(1), help="How many seeds: 0 to N-1 [default: 6].")
+@click.option("--seed", "chosen", type=click.IntRange(0), multiple=True, help="One seed by its number. Repeatable.")
+@protocol_option()
+@set_option()
+@data_dir_option()
+@methods_dir_option()
+@results_option()
+@click.option("--tracking", type=click.Choice(["auto", "none"]), default="auto", show_default=True, help="MLflow, or nothing.")
+@click.option("--workers", type=click.IntRange(1), help="Cells at a time [default: cores // threads of the protocol; on CUDA one a GPU].")
+@click.option("--data-workers", type=click.IntRange(0), default=0, show_default=True, help="Loader processes per cell.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+@click.option("--retry", type=click.Choice(["failed"]), help="Run failed cells again.")
+@click.option("--keep", callback=names, help="Keep weights, embeddings or both (comma-separated).")
+@click.option("--dry-run", is_flag=True, help="Show the cells, their state and the time they will take.")
+def command(**options: Any) -> int:  # noqa: ANN401 - click's options
+    """Train and score methods on datasets over seeds. Finished cells are never run again.
+
+    Six seeds are the default because fewer paired runs cannot reach p < .05 in an exact sign-flip test.
+
+    \b
+    Examples:
+      dmlbench run --methods ms,ms+obdsd --datasets glyphs
+      dmlbench run --methods triplet --datasets omniglot-small --seeds 2 --data-dir data --set training.epochs=3
+    """
+    from dmlbench import matrix
+    from dmlbench.progress import plain_or_wide
+    from dmlbench.store import Store
+
+    request = matrix.Request(
+        options["methods"], options["datasets"], _seeds(options["seeds"], options["chosen"]),
+        options["protocol"], options["settings"], options["methods_dir"],
+    )  # fmt: skip
+    keep, device = _checked_keep(options["keep"]), _checked_device(options["device"])
+    cells = matrix.plan(request)
+    store = Store(options["results"])
+    data_dir = matrix.data_folder(options["data_dir"])
+    todo = matrix.pending(cells, store, retry_failed=options["retry"] == "failed")
+    execution = matrix.Execution(store, data_dir, device, options["workers"], options["data_workers"], keep)
+    console = plain_or_wide()
+    if options["dry_run"]:
+        return _dry_run(console, cells, todo, execution)
+    _run(console, cells, todo, execution, tracking=options["tracking"])
+    _print_comparison(console, store, cells)
+    return _print_failures(console, store, cells)
+
+
+def _seeds(count: int | None, chosen: tuple[int, ...]) -> tuple[int, ...]:
+    from dmlbench.errors import UserError
+
+    if count is not None and chosen:
+        raise UserError("--seeds and --seed exclude each other", hint="--seeds 6 runs 0 to 5, --seed 5 only the sixth")
+    return tuple(dict.fromkeys(chosen)) or tuple(range(count or 6))
+
+
+def _checked_keep(keep: tuple[str, ...]) -> tuple[str, ...]:
+    from dmlbench.errors import unknown_name
+
+    for name in keep:
+        if name not in ("weights", "embeddings"):
+            raise unknown_name("thing to keep", name, ("weights", "embeddings"), where="--keep")
+    return keep
+
+
+def _checked_device(device: str) -> str:
+    from dmlbench.errors import unknown_name
+
+    if device not in ("auto", "cpu", "cuda"):
+        raise unknown_name("device", device, ("auto", "cpu", "cuda"), where="--device")
+    if device == "cuda":
+        from dmlbench.training.device import resolve_device
+
+        resolve_device(device)
+    return device
+
+
+def _run(
+    console: "Console", cells: "Sequence[Cell]", todo: "Sequence[Cell]", execution: Any, *, tracking: str  # noqa: ANN401
+) -> None:
+    from contextlib import nullcontext
+
+    from dmlbench import matrix
+    from dmlbench.progress import Display
+
+    def say(line: str) -> None:
+        console.print(line, markup=False)
+
+    say(f"{len(cells)} cells: {len(cells) - len(todo)} there already, {len(todo)} to run; results in {execution.store.root}")
+    if not todo:
+        return
+    mirror: Any = nullcontext()
+    if tracking == "auto":
+        from dmlbench.tracking import Mirror
+
+        mirror = Mirror(say)
+    with mirror, Display(console, len(todo)) as display:
+        observers = [display, mirror] if tracking == "auto" else [display]
+        matrix.execute(todo, execution, observers, say)
+        if tracking == "auto":
+            say("sending the last runs to MLflow")
+
+
+def _dry_run(console: "Console", cells: "Sequence[Cell]", todo: "Sequence[Cell]", execution: Any) -> int:  # noqa: ANN401
+    from rich.table import Table
+
+    from dmlbench import matrix
+
+    table = Table("method", "dataset", "protocol", "seed", "cell", "state", box=None)
+    for cell in cells:
+        names_ = (cell.method.name, cell.dataset.name, cell.protocol.name)
+        table.add_row(*names_, str(cell.seed), cell.hash[:8], execution.store.state(cell))
+    console.print(table)
+    seconds = matrix.expected_seconds(todo, execution.store)
+    threads = max((cell.protocol.training.cpu_threads for cell in cells), default=1)
+    workers = len(matrix.worker_devices(execution, threads))
+    known = "unknown (no past records of this protocol and dataset)"
+    if seconds is not None:
+        known = f"about {max(seconds / workers, seconds / max(len(todo), 1)) / 60:.1f} minutes"
+    console.print(f"{len(todo)} of {len(cells)} cells to run with {workers} at a time; time from past records: {known}")
+    return 0
+
+
+def _print_comparison(console: "Console", store: "Store", cells: "Sequence[Cell]") -> None:
+    from dmlbench.report.console import comparison
+    from dmlbench.results import load_results
+
+    if not any(record.done for cell in cells if (record := store.record(cell))):
+        return
+    results = load_results(store.root)
+    hashes = {cell.hash for cell in cells}
+    for part in comparison(results[results["hash"].isin(hashes)]):
+        console.print(part)
+
+
+def _print_failures(console: "Console", store: "Store", cells: "Sequence[Cell]") -> int:
+    """List what is not done and say what would do it; the exit code."""
+    states = {cell.hash: store.state(cell) for cell in cells}
+    failed = [(cell, record) for cell in cells if (record := store.record(cell)) and not record.done]
+    for cell, record in failed:
+        error = record.summary["error"]
+        console.print(f"failed: {cell.label}: {error['kind']}: {error['message']}", markup=False)
+    if failed:
+        console.print(f"{len(failed)} of {len(cells)} cells failed; the same command with --retry failed runs them again")
+    running = [cell for cell in cells if states[cell.hash] == "running"]
+    if running:
+        console.print(f"{len(running)} of {len(cells)} cells are being run by another process: {running[0].label} ...")
+    return 0 if all(state == "done" for state in states.values()) else 1

@@ -1,0 +1,70 @@
+"""`dmlbench show`."""
+
+from pathlib import Path
+
+import click
+
+from dmlbench.commands.options import methods_dir_option, protocol_option, set_option
+
+
+@click.command("show")
+@click.argument("method")
+@click.option("--dataset", default="glyphs", show_default=True, help="Resolve the values for this dataset.")
+@protocol_option()
+@set_option()
+@methods_dir_option()
+def command(method: str, dataset: str, protocol: str | None, settings: tuple[str, ...], methods_dir: Path | None) -> None:
+    """Show a method's resolved values for one dataset, and where each comes from.
+
+    \b
+    Examples:
+      dmlbench show ms+obdsd
+      dmlbench show ms+obdsd --dataset cub --protocol resnet50-512
+    """
+    from dmlbench.progress import plain_or_wide
+    from dmlbench.protocol import load_protocol, parse_settings
+    from dmlbench.registry import MethodSettings, Registry
+
+    registry = Registry(methods_dir)
+    registry.parts(method)
+    chosen = _protocol_name(protocol, dataset, registry.datasets())
+    protocol_settings, method_settings = parse_settings(settings)
+    spec = load_protocol(chosen, dataset, protocol_settings)
+    resolved = registry.resolve(
+        method, dataset, spec.name, MethodSettings(method_settings["loss"], method_settings["distillation"])
+    )
+    console = plain_or_wide()
+    console.print(f"[bold]{resolved.name}[/bold] on {dataset} under {spec.name}")
+    for mark in resolved.marks:
+        console.print(f"note: {mark}", markup=False)
+    for part in (resolved.loss, resolved.distillation):
+        if part is not None:
+            console.print(f"\n{part.title} ({part.kind}, class {part.class_name})\nvariant: {part.variant}", markup=False)
+            console.print(_values(part))
+    import yaml
+
+    console.print(f"\nprotocol {spec.name}: {spec.title}", markup=False)
+    console.print(yaml.safe_dump(spec.model_dump(mode="json", exclude={"name", "title", "description"})), markup=False)
+
+
+def _values(part: object) -> object:
+    from rich.table import Table
+
+    table = Table("parameter", "value", "source", box=None)
+    for name, resolved in getattr(part, "parameters", {}).items():
+        table.add_row(name, str(resolved.value), resolved.source)
+    for name, resolved in getattr(part, "learning_rates", {}).items():
+        table.add_row(f"learning rate of {name}", str(resolved.value), resolved.source)
+    return table
+
+
+def _protocol_name(protocol: str | None, dataset: str, in_method_files: set[str]) -> str:
+    """The protocol asked for or the dataset's; a dataset may also be one that only method files speak of."""
+    from dmlbench.data.catalogue import DATASETS
+    from dmlbench.errors import unknown_name
+
+    if dataset in DATASETS:
+        return protocol or DATASETS[dataset].default_protocol
+    if dataset not in in_method_files:
+        raise unknown_name("dataset", dataset, in_method_files | set(DATASETS), command="dmlbench list datasets")
+    return protocol or "resnet50-128"

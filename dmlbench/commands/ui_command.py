@@ -1,0 +1,27 @@
+"""`dmlbench ui`."""
+
+import subprocess
+import sys
+
+import click
+
+
+@click.command("ui")
+@click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True, help="Port on this machine.")
+def command(port: int) -> int:
+    """Open the MLflow UI on the store that runs go to. It listens on this machine only.
+
+    \b
+    Examples:
+      dmlbench ui
+      dmlbench ui --port 5001
+    """
+    from dmlbench.tracking import tracking_uri
+
+    uri = tracking_uri()
+    if uri.startswith(("http://", "https://")):
+        click.echo(f"runs go to the MLflow server {uri}: open it in a browser")
+        return 0
+    click.echo(f"MLflow UI of {uri}: http://127.0.0.1:{port} (Ctrl-C ends it)")
+    arguments = ["--backend-store-uri", uri, "--host", "127.0.0.1", "--port", str(port)]
+    return subprocess.run([sys.executable, "-m", "mlflow", "ui", *arguments], check=False).returncode  # noqa: S603

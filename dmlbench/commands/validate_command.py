@@ -1,0 +1,60 @@
+"""`dmlbench validate`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from dmlbench.registry import Registry
+
+
+@click.command("validate")
+@click.argument("file", type=click.Path(path_type=Path))
+def command(file: Path) -> None:
+    """Check a method file: read it, build what it names, and take one training step.
+
+    A modifier is tried on the base `ms`. A plugin beside the file is loaded: the file is named by you.
+
+    \b
+    Examples:
+      dmlbench validate methods/ms.yaml
+      dmlbench validate my-methods/mine.yaml
+    """
+    from dmlbench.errors import UserError
+    from dmlbench.registry import Folder, Registry, load_file
+
+    if not file.is_file():
+        raise UserError(f"{file}: no such file")
+    content = load_file(file, Folder(file.parent, named_by_user=True))
+    registry = Registry(file.parent)
+    name = f"ms+{content.name}" if content.kind == "distillation" else content.name
+    loss = _one_step(registry, name)
+    click.echo(f"{file}: valid; one step of {name} gives loss {loss:.4f}")
+
+
+def _one_step(registry: "Registry", name: str) -> float:
+    """Loss of a step in which a distillation, if any, has its full say."""
+    import torch
+
+    from dmlbench.errors import UserError
+    from dmlbench.models import build_model
+    from dmlbench.protocol import load_protocol
+    from dmlbench.training.components import build_learner
+
+    protocol = load_protocol("conv4-64", "glyphs")
+    method = registry.resolve(name, "glyphs", protocol.name)
+    torch.manual_seed(0)
+    model = build_model(protocol.model, protocol.input)
+    learner = build_learner(method, protocol, model, 4, torch.device("cpu"))
+    learner.end_epoch()  # makes the teacher
+    images = torch.rand(16, protocol.input.channels, protocol.input.size, protocol.input.size)
+    labels = torch.arange(16) // 4
+    try:
+        losses = learner.step(images, labels, learner.epochs - 1, torch.Generator().manual_seed(0))
+    except Exception as error:
+        raise UserError(f"{name}: a training step failed ({type(error).__name__}: {error})") from error
+    total = float(sum(losses))
+    if not torch.isfinite(torch.tensor(total)):
+        raise UserError(f"{name}: a training step gave the loss {total}")
+    return total

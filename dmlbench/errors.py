@@ -1,0 +1,30 @@
+"""Errors a user can mend: one line with what is wrong, where, the valid values and the next command."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """A mistake in names, files or settings; printed as one line, exit code 2, without a traceback.
+
+    Args:
+        message: What is wrong and where (``file: key``), in one sentence without a final full stop.
+        hint: The next command or the valid values, appended after a semicolon.
+    """
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(f"{message}; {hint}" if hint else message)
+
+
+def unknown_name(
+    what: str, name: str, valid: Iterable[str], *, where: str | None = None, command: str | None = None
+) -> UserError:
+    """Build the error for a misspelt name: the nearest valid name first, then all of them."""
+    names = sorted(valid)
+    near = difflib.get_close_matches(name, names, n=1)
+    parts = [f"did you mean {near[0]!r}?"] if near else []
+    parts.append(f"valid: {', '.join(names)}" if names else "there are none")
+    if command:
+        parts.append(f"see `{command}`")
+    place = f"{where}: " if where else ""
+    return UserError(f"{place}unknown {what} {name!r}", hint="; ".join(parts))

@@ -1,0 +1,1 @@
+"""Ways to run cells: processes on this machine (`local`)."""

@@ -1,0 +1,32 @@
+"""Ranking losses of deep metric learning, each as its official implementation computes it.
+
+Every loss is a `torch.nn.Module` called as `loss(embeddings, labels, ..., generator=None)` that returns a
+scalar: float32 whatever the autocast mode, differentiable, and 0 where the batch holds no valid pair.
+Embeddings are L2-normalised rows (N, D), labels int64 (N,), both on one device. Nothing in a forward pass
+waits for the device, and shapes never depend on the data.
+"""
+
+from torch import nn
+
+from dmlbench.losses.contrastive import ContrastiveLoss
+from dmlbench.losses.margin import MarginLoss
+from dmlbench.losses.multi_similarity import MultiSimilarityLoss
+from dmlbench.losses.proxy_anchor import ProxyAnchorLoss
+from dmlbench.losses.triplet import TripletLoss
+
+LOSSES: dict[str, type[nn.Module]] = {
+    "contrastive": ContrastiveLoss,
+    "triplet": TripletLoss,
+    "margin": MarginLoss,
+    "multi_similarity": MultiSimilarityLoss,
+    "proxy_anchor": ProxyAnchorLoss,
+}
+
+__all__ = [
+    "LOSSES",
+    "ContrastiveLoss",
+    "MarginLoss",
+    "MultiSimilarityLoss",
+    "ProxyAnchorLoss",
+    "TripletLoss",
+]

@@ -1,0 +1,153 @@
+"""Triplet mining: which positive and which negative meet an anchor.
+
+Miners return `(triplets, valid)`: one triplet per anchor, (N, 3) int64 rows (anchor, positive, negative), and
+(N,) bool, false where the anchor has no positive or no negative (its row then holds arbitrary indices).
+
+Randomness: one uniform number per pair from `generator`, and nothing else. A choice is the largest key of a
+row (the Gumbel-max trick), not a search in a cumulative sum: it cannot hit an entry of probability 0 by
+rounding, and it needs no operation that CUDA lacks in deterministic mode. Positives and negatives read
+disjoint entries of the same draw, so the two choices are independent.
+"""
+
+import torch
+from torch import Tensor
+
+from dmlbench.losses.batch import full_precision, pair_masks
+
+
+@torch.no_grad()
+def distance_weighted_probabilities(embeddings: Tensor, labels: Tensor, lower_cutoff: float = 0.5) -> Tensor:
+    """Return the probability that distance-weighted sampling picks each negative for each anchor.
+
+    The probability is proportional to 1 / q(d), with q the density of distances between points spread
+    uniformly over the unit sphere (Wu et al. 2017, "Sampling Matters in Deep Embedding Learning"). Distances
+    below `lower_cutoff` count as `lower_cutoff`; as in Roth et al. 2020, there is no upper cut-off.
+
+    Args:
+        embeddings: L2-normalised float tensor (N, D).
+        labels: Integer tensor (N,).
+        lower_cutoff: Smallest distance told apart, in (0, 2).
+
+    Returns:
+        Float tensor (N, N). Row i sums to 1 over the negatives of anchor i and is 0 elsewhere; it is all 0
+        where the anchor has no negative.
+
+    Raises:
+        ValueError: If the cut-off is outside (0, 2), or shapes or types are wrong.
+    """
+    embeddings = full_precision(embeddings, labels)
+    _, negative = pair_masks(labels)
+    with torch.autocast(embeddings.device.type, enabled=False):
+        log_weights = _log_inverse_density(_distances(embeddings), embeddings.shape[1], lower_cutoff)
+    # The lowest finite number, unlike -inf, keeps a row without negatives free of NaN.
+    lowest = torch.finfo(log_weights.dtype).min
+    return log_weights.masked_fill(~negative, lowest).softmax(dim=1) * negative
+
+
+@torch.no_grad()
+def distance_weighted_triplets(
+    embeddings: Tensor, labels: Tensor, generator: torch.Generator | None = None, lower_cutoff: float = 0.5
+) -> tuple[Tensor, Tensor]:
+    """Draw for every anchor a uniform positive and a distance-weighted negative (Wu et al. 2017).
+
+    Args:
+        embeddings: L2-normalised float tensor (N, D), float32 or wider.
+        labels: Integer tensor (N,).
+        generator: Source of randomness on the embeddings' device; None is the global one.
+        lower_cutoff: As in `distance_weighted_probabilities`.
+
+    Returns:
+        Triplets (N, 3) int64 and their validity (N,) bool.
+
+    Raises:
+        ValueError: If the cut-off is outside (0, 2).
+    """
+    positive, negative = pair_masks(labels)
+    uniform = _uniform(embeddings, generator)
+    log_weights = _log_inverse_density(_distances(embeddings), embeddings.shape[1], lower_cutoff)
+    keys = log_weights - uniform.log().neg().log()
+    chosen = keys.masked_fill(~negative, -torch.inf).argmax(dim=1)
+    return _triplets(_uniform_choice(uniform, positive), chosen, positive, negative)
+
+
+@torch.no_grad()
+def semihard_triplets(
+    embeddings: Tensor, labels: Tensor, margin: float, generator: torch.Generator | None = None
+) -> tuple[Tensor, Tensor]:
+    """Draw for every anchor a uniform positive and a uniform semi-hard negative.
+
+    Semi-hard negatives lie farther than the positive by less than `margin` in plain L2 distance (Schroff et
+    al. 2015, "FaceNet"; sampled as in Roth et al. 2020). An anchor without one draws from all its negatives.
+
+    Args:
+        embeddings: L2-normalised float tensor (N, D), float32 or wider.
+        labels: Integer tensor (N,).
+        margin: Width of the semi-hard band, a distance.
+        generator: Source of randomness on the embeddings' device; None is the global one.
+
+    Returns:
+        Triplets (N, 3) int64 and their validity (N,) bool.
+    """
+    positive, negative = pair_masks(labels)
+    uniform = _uniform(embeddings, generator)
+    chosen_positive = _uniform_choice(uniform, positive)
+    distances = _distances(embeddings)
+    to_positive = distances.gather(1, chosen_positive[:, None])
+    semihard = (distances > to_positive) & (distances < to_positive + margin)
+    # Keys in [1, 2) beat the others' [0, 1): semi-hard negatives first, any negative where there is none.
+    chosen = _uniform_choice(uniform + semihard, negative)
+    return _triplets(chosen_positive, chosen, positive, negative)
+
+
+def given_triplets(triplets: Tensor) -> tuple[Tensor, Tensor]:
+    """Check a user's triplets and return them as a miner would: all of them valid.
+
+    Args:
+        triplets: int64 tensor (n, 3) of rows (anchor, positive, negative), indices into the batch.
+
+    Returns:
+        The triplets (n, 3) and their validity (n,) bool.
+
+    Raises:
+        ValueError: If the shape or the type is wrong.
+    """
+    if triplets.ndim != 2 or triplets.shape[1] != 3 or triplets.dtype != torch.int64:
+        raise ValueError(
+            "triplets must be an int64 tensor (n, 3) of rows (anchor, positive, negative), "
+            f"got {triplets.dtype} {tuple(triplets.shape)}"
+        )
+    return triplets, torch.ones(len(triplets), dtype=torch.bool, device=triplets.device)
+
+
+def _distances(embeddings: Tensor) -> Tensor:
+    # No gradient passes here, so the fast Gram form will do.
+    gram = embeddings @ embeddings.T
+    norms = gram.diagonal()
+    return (norms[:, None] + norms - 2 * gram).clamp_(min=0).sqrt_()
+
+
+def _log_inverse_density(distances: Tensor, dimension: int, lower_cutoff: float) -> Tensor:
+    """Return log(1 / q(d)) up to a constant, q(d) ~ d^(D - 2) (1 - d^2 / 4)^((D - 3) / 2)."""
+    if not 0 < lower_cutoff < 2:
+        raise ValueError(f"lower_cutoff must lie in (0, 2), got {lower_cutoff}")
+    # At d = 2, antipodal points, the density is 0: stay a rounding error below.
+    distances = distances.clamp(lower_cutoff, 2 - 4 * torch.finfo(distances.dtype).eps)
+    near = distances.log() * (2 - dimension)
+    return near - (1 - 0.25 * distances.square()).log() * ((dimension - 3) / 2)
+
+
+def _uniform(embeddings: Tensor, generator: torch.Generator | None) -> Tensor:
+    size = len(embeddings)
+    return torch.rand(size, size, generator=generator, device=embeddings.device)
+
+
+def _uniform_choice(keys: Tensor, mask: Tensor) -> Tensor:
+    return keys.masked_fill(~mask, -1).argmax(dim=1)
+
+
+def _triplets(
+    chosen_positive: Tensor, chosen_negative: Tensor, positive: Tensor, negative: Tensor
+) -> tuple[Tensor, Tensor]:
+    anchor = torch.arange(len(positive), device=positive.device)
+    triplets = torch.stack((anchor, chosen_positive, chosen_negative), dim=1)
+    return triplets, positive.any(dim=1) & negative.any(dim=1)

@@ -1,0 +1,77 @@
+"""Multi-Similarity loss with its own pair mining."""
+
+import torch
+from torch import Tensor, nn
+
+from dmlbench.losses.batch import check_non_negative, check_positive, full_precision, masked_mean, pair_masks
+
+
+class MultiSimilarityLoss(nn.Module):
+    """Weigh each pair by its similarity and by those of its neighbours, after mining the informative pairs.
+
+    A positive is kept if less similar than the hardest negative plus `epsilon`, a negative if more
+    similar than the hardest positive minus `epsilon`. With s the cosine similarity of the kept pairs,
+    log(1 + sum exp(-alpha (s - base))) / alpha + log(1 + sum exp(beta (s - base))) / beta, averaged over the
+    anchors that keep both a positive and a negative. Wang, Han, Huang, Dong, Scott, "Multi-Similarity Loss
+    with General Pair Weighting for Deep Metric Learning", CVPR 2019; averaged as in Roth et al., "Revisiting
+    Training Strategies and Generalization Performance in Deep Metric Learning", ICML 2020.
+
+    Args:
+        alpha: Sharpness of the positive term, > 0.
+        beta: Sharpness of the negative term, > 0.
+        base: Similarity around which pairs are weighed.
+        epsilon: Slack of the mining, a similarity >= 0.
+
+    Raises:
+        ValueError: If a parameter is out of range.
+    """
+
+    def __init__(
+        self, alpha: float = 2.0, beta: float = 40.0, base: float = 0.5, epsilon: float = 0.1
+    ) -> None:
+        super().__init__()
+        check_positive("alpha", alpha)
+        check_positive("beta", beta)
+        check_non_negative("epsilon", epsilon)
+        self.alpha = alpha
+        self.beta = beta
+        self.base = base
+        self.epsilon = epsilon
+
+    def forward(
+        self,
+        embeddings: Tensor,
+        labels: Tensor,
+        generator: torch.Generator | None = None,  # noqa: ARG002 - every loss is called alike
+    ) -> Tensor:
+        """Return the loss, a scalar.
+
+        Args:
+            embeddings: L2-normalised float tensor (N, D).
+            labels: Integer tensor (N,).
+            generator: Unused: this mining draws nothing.
+
+        Raises:
+            ValueError: If a shape or type is wrong.
+        """
+        embeddings = full_precision(embeddings, labels)
+        with torch.autocast(embeddings.device.type, enabled=False):
+            similarity = embeddings @ embeddings.T
+            positive, negative = self._mine(similarity.detach(), *pair_masks(labels))
+            centred = similarity - self.base
+            loss = _log_one_plus_sum_exp(centred * -self.alpha, positive) / self.alpha
+            loss = loss + _log_one_plus_sum_exp(centred * self.beta, negative) / self.beta
+            return masked_mean(loss, positive.any(dim=1) & negative.any(dim=1))
+
+    def _mine(self, similarity: Tensor, positive: Tensor, negative: Tensor) -> tuple[Tensor, Tensor]:
+        hardest_negative = similarity.masked_fill(~negative, -torch.inf).amax(dim=1, keepdim=True)
+        hardest_positive = similarity.masked_fill(~positive, torch.inf).amin(dim=1, keepdim=True)
+        kept_positive = positive & (similarity - self.epsilon < hardest_negative)
+        kept_negative = negative & (similarity + self.epsilon > hardest_positive)
+        return kept_positive, kept_negative
+
+
+def _log_one_plus_sum_exp(logits: Tensor, mask: Tensor) -> Tensor:
+    """Return log(1 + the sum of exp over the mask) for each row (N,), whatever the size of the logits."""
+    # The diagonal is no pair: setting it to 0 turns it into the term 1.
+    return logits.masked_fill(~mask, -torch.inf).fill_diagonal_(0).logsumexp(dim=1)

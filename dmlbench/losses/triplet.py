@@ -1,0 +1,62 @@
+"""Triplet loss on squared distances."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dmlbench.losses.batch import check_choice, check_positive, full_precision, masked_mean
+from dmlbench.losses.mining import distance_weighted_triplets, given_triplets, semihard_triplets
+
+
+class TripletLoss(nn.Module):
+    """Ask that a negative be farther than the positive by a margin, in SQUARED L2 distance.
+
+    relu(d(a, p)^2 - d(a, n)^2 + margin), averaged over the triplets, zeros included. Schroff, Kalenichenko,
+    Philbin, "FaceNet", CVPR 2015; mined as in Roth et al., "Revisiting Training Strategies and Generalization
+    Performance in Deep Metric Learning", ICML 2020.
+
+    Args:
+        margin: Wanted gap between the squared distances, > 0.
+        mining: "distance": one distance-weighted triplet per anchor. "semihard": one semi-hard triplet per
+            anchor, `margin` then also being the width, in plain distance, of the semi-hard band.
+
+    Raises:
+        ValueError: If a parameter is out of range.
+    """
+
+    def __init__(self, margin: float = 0.2, mining: str = "distance") -> None:
+        super().__init__()
+        check_positive("margin", margin)
+        check_choice("mining", mining, ("distance", "semihard"))
+        self.margin = margin
+        self.mining = mining
+
+    def forward(
+        self,
+        embeddings: Tensor,
+        labels: Tensor,
+        triplets: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Return the loss, a scalar.
+
+        Args:
+            embeddings: L2-normalised float tensor (N, D).
+            labels: Integer tensor (N,).
+            triplets: int64 tensor (n, 3) of rows (anchor, positive, negative), in place of mining.
+            generator: Randomness of the mining, on the embeddings' device.
+
+        Raises:
+            ValueError: If a shape or type is wrong.
+        """
+        embeddings = full_precision(embeddings, labels)
+        with torch.autocast(embeddings.device.type, enabled=False):
+            if triplets is not None:
+                triplets, valid = given_triplets(triplets)
+            elif self.mining == "semihard":
+                triplets, valid = semihard_triplets(embeddings, labels, self.margin, generator)
+            else:
+                triplets, valid = distance_weighted_triplets(embeddings, labels, generator)
+            anchor, positive, negative = functional.embedding(triplets, embeddings).unbind(1)
+            gap = (anchor - positive).square().sum(1) - (anchor - negative).square().sum(1)
+            return masked_mean((gap + self.margin).relu(), valid)

@@ -1,0 +1,156 @@
+"""Methods x datasets x seeds: plans the cells, skips the done, and hands the rest to an executor."""
+
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any, Protocol
+
+from dmlbench.data.catalogue import dataset_info, dataset_spec, prepare
+from dmlbench.errors import UserError
+from dmlbench.executors.local import Task, run_local
+from dmlbench.protocol import load_protocol, parse_settings
+from dmlbench.registry import MethodSettings, Registry
+from dmlbench.spec import Cell, RunOptions
+from dmlbench.store import Record, State, Store
+
+DATA_VARIABLE = "DMLBENCH_DATA"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked for, as typed."""
+
+    methods: tuple[str, ...]
+    datasets: tuple[str, ...]
+    seeds: tuple[int, ...]
+    protocol: str | None = None
+    settings: tuple[str, ...] = ()
+    methods_dir: Path | None = None
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How to run: nothing here changes a number."""
+
+    store: Store
+    data_dir: Path | None = None
+    device: str = "auto"
+    workers: int | None = None
+    data_workers: int = 0
+    keep: tuple[str, ...] = ()
+
+
+class Observer(Protocol):
+    """Sees what happens to every cell; the display and MLflow's mirror are observers."""
+
+    def __call__(self, cell: Cell, folder: Path, event: dict[str, Any]) -> None: ...  # noqa: D102
+
+
+def plan(request: Request) -> list[Cell]:
+    """Resolve every cell of the matrix, in an order that finishes whole seeds first.
+
+    Raises:
+        UserError: for any name or setting that is not valid, before anything runs.
+    """
+    registry = Registry(request.methods_dir)
+    protocol_settings, method_settings = parse_settings(request.settings)
+    settings = MethodSettings(method_settings["loss"], method_settings["distillation"])
+    for name in request.methods:
+        registry.parts(name)
+    overrides = tuple(sorted(request.settings))
+    pairs = []
+    for dataset in request.datasets:
+        protocol = load_protocol(request.protocol or dataset_info(dataset).default_protocol, dataset, protocol_settings)
+        for name in request.methods:
+            method = registry.resolve(name, dataset, protocol.name, settings)
+            pairs.append((method, dataset_spec(dataset), protocol))
+    _check_applied(method_settings, [method for method, _, _ in pairs])
+    return [Cell(*pair, seed=seed, overrides=overrides) for seed in request.seeds for pair in pairs]
+
+
+def pending(cells: Sequence[Cell], store: Store, *, retry_failed: bool) -> list[Cell]:
+    """The cells that still have to run."""
+    wanted: set[State] = {"missing", "interrupted"} | ({"failed"} if retry_failed else set())
+    return [cell for cell in cells if store.state(cell) in wanted]
+
+
+def data_folder(given: Path | None) -> Path | None:
+    """The data folder: `--data-dir`, else DMLBENCH_DATA, else None (the default cache)."""
+    named = given or (Path(value) if (value := os.environ.get(DATA_VARIABLE)) else None)
+    if named is not None and not named.is_dir():
+        source = "--data-dir" if given else DATA_VARIABLE
+        raise UserError(f"{source} {named}: no such folder")
+    return named
+
+
+def execute(
+    cells: Sequence[Cell], execution: Execution, observers: Sequence[Observer], log: Callable[[str], None]
+) -> None:
+    """Run cells to their end; how each ended stands in the store.
+
+    Raises:
+        UserError: where data or the results folder are not usable, before any cell starts.
+    """
+    if not cells:
+        return
+    execution.store.check_writable()
+    for name in sorted({cell.dataset.name for cell in cells}):
+        prepare(name, execution.data_dir, log)
+    def on_event(task: Task, event: dict[str, Any]) -> None:
+        for observer in observers:
+            observer(task.cell, task.folder, event)
+
+    tasks = [Task(cell, execution.store.folder(cell)) for cell in cells]
+    threads = max(cell.protocol.training.cpu_threads for cell in cells)
+    options = RunOptions(execution.data_dir, execution.device, execution.data_workers, execution.keep)
+    run_local(tasks, options, worker_devices(execution, threads), threads, on_event)
+
+
+def worker_devices(execution: Execution, threads: int) -> list[str]:
+    """The device of each worker: one a GPU, or the CPU's cores divided by the protocol's threads."""
+    gpus = _gpu_count() if execution.device in ("auto", "cuda") else 0
+    if gpus:
+        return [f"cuda:{index % gpus}" for index in range(execution.workers or gpus)]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    count = execution.workers or max(1, cores // (threads + execution.data_workers))
+    return ["cpu" if execution.device == "auto" else execution.device] * count
+
+
+def expected_seconds(cells: Sequence[Cell], store: Store) -> float | None:
+    """Expected time of all cells one after another, from past records; None where there are none to go by."""
+    records = [record for record in store.records() if record.done] if store.root.is_dir() else []
+    estimates = [_expected(cell, records) for cell in cells]
+    known = [seconds for seconds in estimates if seconds is not None]
+    return sum(known) * len(estimates) / len(known) if known else None
+
+
+def _expected(cell: Cell, records: Sequence[Record]) -> float | None:
+    index = cell.index()
+    same = [r for r in records if r.summary["cell"]["protocol_hash"] == index["protocol_hash"]]
+    same = [r for r in same if r.summary["cell"]["dataset"] == index["dataset"]]
+    method = [r for r in same if r.summary["cell"]["method"] == index["method"]]
+    seconds = [float(record.summary["total_s"]) for record in method or same]
+    return median(seconds) if seconds else None
+
+
+def _check_applied(settings: dict[str, dict[str, Any]], methods: Sequence[Any]) -> None:
+    """A method setting that no chosen method has is a mistake, not a wish."""
+    for section, values in settings.items():
+        parts = [part for method in methods if (part := getattr(method, section)) is not None]
+        for name in values:
+            if not any(name in part.parameters for part in parts):
+                valid = sorted({key for part in parts for key in part.parameters})
+                hint = f"valid: {', '.join(valid)}" if valid else "none of the methods has a distillation"
+                raise UserError(f"--set {section}.{name}: no chosen method has this parameter", hint=hint)
+
+
+def _gpu_count() -> int:
+    """CUDA devices. Machines without NVIDIA's tools are spared the import of torch."""
+    if shutil.which("nvidia-smi") is None:
+        return 0
+    import torch
+
+    return torch.cuda.device_count()

@@ -1,0 +1,112 @@
+"""The YAML schema of `methods/*.yaml`: values with their sources, and what a paper published."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, PositiveInt
+
+from dmlbench.errors import UserError
+from dmlbench.spec import ResolvedValue, Scalar, Section
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
+PinnedName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*\+[a-z0-9][a-z0-9_-]*$")]
+
+
+class Condition(Section):
+    """Where an override applies: every field given must match."""
+
+    base: str | None = None
+    dataset: str | None = None
+    protocol: str | None = None
+
+    def given(self) -> dict[str, str]:
+        """The fields that are set."""
+        return self.model_dump(exclude_none=True)
+
+
+class Override(Section):
+    """Another value under a condition; the condition with the most fields wins."""
+
+    when: Condition
+    value: Scalar
+    source: str
+    published: bool = True
+
+
+class Parameter(Section):
+    """A hyperparameter: its value, where the value comes from, and where another one applies."""
+
+    value: Scalar
+    source: str
+    published: bool = True
+    overrides: tuple[Override, ...] = ()
+
+    def resolve(self, context: dict[str, str], where: str) -> ResolvedValue:
+        """The value for a context of base, dataset and protocol; two equally specific overrides are an error."""
+        matching = [item for item in self.overrides if item.when.given().items() <= context.items()]
+        if not matching:
+            return ResolvedValue(value=self.value, source=self.source, published=self.published)
+        most = max(len(item.when.given()) for item in matching)
+        best = [item for item in matching if len(item.when.given()) == most]
+        if len(best) > 1:
+            raise UserError(f"{where}: two overrides apply equally to {context}; add a condition to one of them")
+        return ResolvedValue(value=best[0].value, source=best[0].source, published=best[0].published)
+
+
+class Paper(Section):
+    """The publication a method comes from."""
+
+    title: str
+    authors: str
+    venue: str
+    arxiv: str | None = None
+    doi: str | None = None
+
+
+class PublishedFigure(Section):
+    """A published result, with everything needed to know what it may be compared with."""
+
+    dataset: str
+    protocol: str
+    metric: str
+    value: float
+    std: float | None = None
+    seeds: PositiveInt
+    selection: Literal["last", "validation", "best-test", "unknown"]
+    source: str
+    base: str | None = None
+
+
+class MethodFile(Section):
+    """A loss or a distillation."""
+
+    name: Name
+    title: str
+    kind: Literal["loss", "distillation"]
+    class_name: str = Field(alias="class")
+    variant: str = ""
+    paper: Paper
+    parameters: dict[str, Parameter]
+    learning_rates: dict[str, Parameter] = Field(default_factory=dict)
+    published: tuple[PublishedFigure, ...] = ()
+    published_with: tuple[str, ...] = ()
+    plugin: str | None = None
+
+
+class PinnedFile(Section):
+    """A composition with values of its own, such as `ms+obdsd.yaml`; what it leaves out comes from the parts."""
+
+    name: PinnedName
+    title: str
+    kind: Literal["pinned"]
+    loss: dict[str, Parameter] = Field(default_factory=dict)
+    distillation: dict[str, Parameter] = Field(default_factory=dict)
+    learning_rates: dict[str, Parameter] = Field(default_factory=dict)
+    published: tuple[PublishedFigure, ...] = ()
+
+
+AnyFile = MethodFile | PinnedFile
+
+
+def file_model(content: dict[str, Any]) -> type[MethodFile] | type[PinnedFile]:
+    """Which schema a file's `kind` asks for."""
+    return PinnedFile if content.get("kind") == "pinned" else MethodFile

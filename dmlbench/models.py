@@ -1,0 +1,210 @@
+"""The network: a backbone (conv4, timm or torchvision), pooling, and a linear embedding head, L2-normalised."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dmlbench.errors import UserError, unknown_name
+from dmlbench.spec import InputSpec, ModelSpec
+
+BACKBONES = "conv4, timm:NAME or torchvision:NAME"
+
+
+class AverageMaxPool(nn.Module):
+    """Sum of global average and global maximum pooling, (B, C, H, W) -> (B, C, 1, 1) (Kim et al. 2020, code).
+
+    The maximum is a reduction over a flattened map because adaptive pooling has no deterministic CUDA gradient.
+    """
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Pool a feature map."""
+        flat = features.flatten(2)
+        return (flat.mean(2) + flat.amax(2))[:, :, None, None]
+
+
+class Conv4(nn.Module):
+    """Four blocks of 3 x 3 convolution, BatchNorm, ReLU and 2 x 2 max pooling, 64 channels each."""
+
+    def __init__(self, channels: int, pool: nn.Module, width: int = 64) -> None:
+        super().__init__()
+        sizes = [channels, width, width, width, width]
+        self.blocks = nn.Sequential(*(_block(a, b) for a, b in zip(sizes, sizes[1:], strict=False)))
+        self.pool = pool
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) images -> (B, 64) features."""
+        features: Tensor = self.pool(self.blocks(images))
+        return features.flatten(1)
+
+
+class EmbeddingModel(nn.Module):
+    """Backbone and embedding head; the output has unit length.
+
+    With `freeze_batchnorm`, running statistics stay as they are while scale and shift go on learning
+    (Roth et al. 2020).
+    """
+
+    def __init__(self, backbone: nn.Module, features: int, embedding_dim: int, *, freeze_batchnorm: bool) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = nn.Linear(features, embedding_dim)
+        self.freeze_batchnorm = freeze_batchnorm
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) normalised images -> (B, D) float32 embeddings of unit length, also under autocast."""
+        embeddings = self.head(self.backbone(images))
+        return functional.normalize(embeddings.float(), dim=1)
+
+    def train(self, mode: bool = True) -> "EmbeddingModel":
+        """Switch to training, leaving frozen BatchNorm in evaluation mode."""
+        super().train(mode)
+        if mode and self.freeze_batchnorm:
+            for module in self.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):  # noqa: SLF001 - torch names no public base
+                    module.eval()
+        return self
+
+
+def build_model(spec: ModelSpec, image: InputSpec) -> EmbeddingModel:
+    """Build the network; initial weights come from torch's global generator, which the caller seeds.
+
+    Raises:
+        UserError: for an unknown backbone, arguments it does not take, or weights that do not fit it.
+    """
+    source, _, name = spec.backbone.partition(":")
+    builders: dict[str, Callable[[str, ModelSpec, InputSpec], nn.Module]] = {
+        "conv4": _conv4,
+        "timm": _timm,
+        "torchvision": _torchvision,
+    }
+    if source not in builders or (source == "conv4") == bool(name):
+        raise UserError(f"model.backbone: unknown backbone {spec.backbone!r}", hint=f"valid: {BACKBONES}")
+    backbone = builders[source](name, spec, image)
+    features = _feature_count(backbone, image)
+    return EmbeddingModel(backbone, features, spec.embedding_dim, freeze_batchnorm=spec.freeze_batchnorm)
+
+
+def load_model(model: EmbeddingModel, path: Path) -> EmbeddingModel:
+    """Fill a network with weights that `run --keep weights` saved; raises UserError where they do not fit."""
+    try:
+        model.load_state_dict(read_weights(path))
+    except RuntimeError as error:
+        raise UserError(f"{path}: does not fit the network of its spec ({str(error).splitlines()[-1].strip()})") from error
+    return model
+
+
+def _block(channels: int, width: int) -> nn.Sequential:
+    convolution = nn.Conv2d(channels, width, 3, padding=1)
+    return nn.Sequential(convolution, nn.BatchNorm2d(width), nn.ReLU(inplace=True), nn.MaxPool2d(2))
+
+
+def _conv4(_: str, spec: ModelSpec, image: InputSpec) -> nn.Module:
+    pool = AverageMaxPool() if spec.pooling == "average+max" else nn.AdaptiveAvgPool2d(1)
+    if image.size < 16:
+        raise UserError(f"input.size: conv4 halves the image four times and needs 16 px, not {image.size}")
+    backbone = Conv4(image.channels, pool, **spec.kwargs)  # type: ignore[arg-type]
+    if spec.weights:
+        _load(backbone, spec.weights, ignore="")
+    return backbone
+
+
+def _timm(name: str, spec: ModelSpec, image: InputSpec) -> nn.Module:
+    import timm
+
+    if not timm.is_model(name):
+        near = timm.list_models(f"*{name.split('.')[0]}*")[:8]
+        raise unknown_name("timm model", name, near, where="model.backbone")
+    pooled = {"global_pool": "avg" if spec.pooling == "average" else "avgmax"}
+    kwargs = {"num_classes": 0, "in_chans": image.channels, **pooled, **spec.kwargs}
+    try:
+        backbone: nn.Module = timm.create_model(name, pretrained=spec.weights == "pretrained", **kwargs)
+    except (TypeError, AssertionError, RuntimeError, OSError) as error:
+        raise UserError(f"model: timm cannot build {name} with {kwargs} ({error})") from error
+    if spec.weights and spec.weights != "pretrained":
+        _load(backbone, _local(spec.weights, "pretrained"), ignore="classifier.")
+    # timm's avgmax is the mean of both; the published pooling is their sum.
+    return nn.Sequential(backbone, _Double()) if spec.pooling == "average+max" else backbone
+
+
+def _torchvision(name: str, spec: ModelSpec, image: InputSpec) -> nn.Module:
+    from torchvision import models
+
+    if image.channels != 3:
+        raise UserError(f"input.channels: torchvision:{name} takes 3 channels, not {image.channels}")
+    if name not in models.list_models():
+        raise unknown_name("torchvision model", name, models.list_models(), where="model.backbone")
+    local = spec.weights if spec.weights and spec.weights.endswith((".safetensors", ".pth")) else None
+    if spec.weights == "DEFAULT":
+        raise UserError("model.weights: DEFAULT changes between releases", hint="name the weights, e.g. IMAGENET1K_V1")
+    try:
+        backbone: nn.Module = models.get_model(name, weights=None if local else spec.weights, **spec.kwargs)
+    except (TypeError, ValueError, KeyError, OSError) as error:
+        raise UserError(f"model: torchvision cannot build {name} with weights {spec.weights} ({error})") from error
+    classifier = next((part for part in ("fc", "classifier", "heads", "head") if hasattr(backbone, part)), None)
+    if classifier is None:
+        raise UserError(f"model.backbone: torchvision:{name} has no classifier to replace", hint="use timm:NAME")
+    if local:
+        _load(backbone, local, ignore=f"{classifier}.")
+    setattr(backbone, classifier, nn.Identity())
+    if spec.pooling == "average+max":
+        if not isinstance(getattr(backbone, "avgpool", None), nn.AdaptiveAvgPool2d):
+            raise UserError(f"model.pooling: torchvision:{name} does not end in average pooling", hint="use average")
+        backbone.avgpool = AverageMaxPool()
+    return backbone
+
+
+class _Double(nn.Module):
+    def forward(self, features: Tensor) -> Tensor:
+        return 2 * features
+
+
+def _local(weights: str, named: str) -> str:
+    if not weights.endswith((".safetensors", ".pth")):
+        hint = f"valid: a .safetensors or .pth file, or {named!r}"
+        raise UserError(f"model.weights: {weights!r} is no weights file", hint=hint)
+    return weights
+
+
+def _load(backbone: nn.Module, weights: str, ignore: str) -> None:
+    """Load a local file strictly; only the classifier that was taken off may be left over."""
+    state = {key: value.float() if value.is_floating_point() else value for key, value in read_weights(Path(weights)).items()}
+    expected = backbone.state_dict()
+    wrong = [key for key in expected if key not in state and not (ignore and key.startswith(ignore))]
+    wrong += [key for key in state if key not in expected and not (ignore and key.startswith(ignore))]
+    wrong += [key for key in expected if key in state and expected[key].shape != state[key].shape]
+    if wrong:
+        shown = ", ".join(wrong[:3]) + (f" and {len(wrong) - 3} more" if len(wrong) > 3 else "")
+        raise UserError(f"{weights}: model.weights: does not fit the backbone ({shown})")
+    backbone.load_state_dict(state, strict=False)
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Read tensors by name from `.safetensors` or `.pth` without unpickling code; raises UserError."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, SafetensorError, RuntimeError, ValueError, EOFError, ImportError) as error:
+        raise UserError(f"{path}: not a readable weights file ({str(error).splitlines()[0]})") from error
+    except Exception as error:  # torch raises pickle's own UnpicklingError for foreign content
+        raise UserError(f"{path}: not a weights file that loads without code ({type(error).__name__})") from error
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise UserError(f"{path}: must hold a mapping of names to tensors")
+    return state
+
+
+@torch.no_grad()
+def _feature_count(backbone: nn.Module, image: InputSpec) -> int:
+    """Features per image, found by one forward pass: names for this number differ between libraries."""
+    backbone.eval()
+    features = backbone(torch.zeros(1, image.channels, image.size, image.size))
+    backbone.train()
+    if not isinstance(features, Tensor) or features.ndim != 2:
+        raise UserError("model.backbone: gives no flat feature vector", hint="choose another backbone or pooling")
+    return int(features.shape[1])

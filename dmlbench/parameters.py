@@ -1,0 +1,79 @@
+"""Hyperparameters of the registered losses and distillations: names, types and ranges, checked without torch.
+
+A test holds these models to the constructors in `losses` and `distillation`.
+"""
+
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Lt
+from pydantic import Field, NonNegativeFloat, PositiveFloat
+
+from dmlbench.spec import Section
+
+Mining = Literal["distance"]
+
+
+class ContrastiveParameters(Section):
+    """Contrastive loss."""
+
+    positive_margin: NonNegativeFloat
+    negative_margin: PositiveFloat
+    mining: Mining
+
+
+class TripletParameters(Section):
+    """Triplet loss."""
+
+    margin: PositiveFloat
+    mining: Mining
+
+
+class MarginParameters(Section):
+    """Margin loss with learned class boundaries."""
+
+    margin: PositiveFloat
+    beta: PositiveFloat
+    mining: Mining
+
+
+class MultiSimilarityParameters(Section):
+    """Multi-Similarity loss."""
+
+    alpha: PositiveFloat
+    beta: PositiveFloat
+    base: float
+    epsilon: NonNegativeFloat
+
+
+class ProxyAnchorParameters(Section):
+    """Proxy-Anchor loss."""
+
+    alpha: PositiveFloat
+    delta: NonNegativeFloat
+
+
+class PSDParameters(Section):
+    """Progressive self-distillation. `lambda` weighs the loss; it grows with the epoch from 0."""
+
+    lambda_: NonNegativeFloat = Field(alias="lambda")
+    tau: PositiveFloat
+
+
+class OBDSDParameters(PSDParameters):
+    """Self-distillation with online batch diffusion."""
+
+    omega: Annotated[float, Ge(0), Lt(1)]
+    tau_diffusion: PositiveFloat
+
+
+LOSS_PARAMETERS: dict[str, type[Section]] = {
+    "contrastive": ContrastiveParameters,
+    "triplet": TripletParameters,
+    "margin": MarginParameters,
+    "multi_similarity": MultiSimilarityParameters,
+    "proxy_anchor": ProxyAnchorParameters,
+}
+DISTILLATION_PARAMETERS: dict[str, type[Section]] = {"psd": PSDParameters, "obdsd": OBDSDParameters}
+
+# Parameters a loss learns beside the network; a method file may give each a learning rate of its own.
+LEARNED: dict[str, tuple[str, ...]] = {"margin": ("beta",), "proxy_anchor": ("proxies",)}

@@ -1,0 +1,95 @@
+"""Shows a run: bars on a terminal, plain lines elsewhere."""
+
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from dmlbench.spec import Cell
+
+PLAIN_LINES_PER_CELL = 4
+
+
+def plain_or_wide(*, stderr: bool = False) -> Console:
+    """A console: as wide as the terminal, or wide enough for tables where there is none."""
+    console = Console(stderr=stderr, highlight=False, soft_wrap=False)
+    return console if console.is_terminal else Console(stderr=stderr, highlight=False, width=140)
+
+
+class Display:
+    """An observer of a run that shows cells, epochs, loss, R@1 and the time left."""
+
+    def __init__(self, console: Console, cells: int) -> None:
+        self.console = console
+        self.cells = cells
+        self.ended = 0
+        self.started: dict[str, float] = {}
+        self.bars: dict[str, TaskID] = {}
+        self.progress = Progress(
+            TextColumn("{task.description}", justify="left"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[figures]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self.all = self.progress.add_task("[bold]all cells", total=cells, figures="")
+
+    def __enter__(self) -> "Display":
+        self.progress.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.progress.stop()
+
+    def __call__(self, cell: Cell, folder: Path, event: dict[str, Any]) -> None:
+        """Show one event of a cell."""
+        handlers = {"started": self._started, "epoch": self._epoch, "finished": self._finished, "claimed": self._claimed}
+        handlers[event["event"]](cell, folder, event)
+
+    def _started(self, cell: Cell, folder: Path, event: dict[str, Any]) -> None:  # noqa: ARG002 - one shape for all
+        self.started[cell.hash] = time.monotonic()
+        epochs = cell.protocol.training.epochs
+        self.bars[cell.hash] = self.progress.add_task(cell.label, total=epochs, figures="starting")
+
+    def _epoch(self, cell: Cell, folder: Path, event: dict[str, Any]) -> None:  # noqa: ARG002
+        epoch, epochs = event["epoch"], event["epochs"]
+        figures = _figures(event["row"])
+        self.progress.update(self.bars[cell.hash], completed=epoch, **({"figures": figures} if figures else {}))
+        # The share of the epochs before this one ends in another quarter: say so.
+        quarter = epoch * PLAIN_LINES_PER_CELL // epochs != (epoch - 1) * PLAIN_LINES_PER_CELL // epochs
+        if not self.console.is_terminal and epoch and epoch != epochs and quarter:
+            self.console.print(f"{cell.label}: epoch {epoch} of {epochs}{', ' + figures if figures else ''}")
+
+    def _finished(self, cell: Cell, folder: Path, event: dict[str, Any]) -> None:
+        self._advance(cell)
+        seconds = time.monotonic() - self.started.get(cell.hash, time.monotonic())
+        place = f"[{self.ended}/{self.cells}]"
+        if event["status"] == "done":
+            self.console.print(f"{place} {cell.label}: done in {seconds:.0f} s", markup=False)
+        else:
+            message = event["error"]["message"]
+            self.console.print(f"{place} {cell.label}: FAILED: {message} (log: {folder / 'log.txt'})", markup=False)
+
+    def _claimed(self, cell: Cell, folder: Path, event: dict[str, Any]) -> None:  # noqa: ARG002
+        self._advance(cell)
+        self.console.print(f"[{self.ended}/{self.cells}] {cell.label}: another process has it", markup=False)
+
+    def _advance(self, cell: Cell) -> None:
+        self.ended += 1
+        self.progress.advance(self.all)
+        if cell.hash in self.bars:
+            self.progress.remove_task(self.bars.pop(cell.hash))
+
+
+def _figures(row: dict[str, Any]) -> str:
+    loss = row.get("train/loss")
+    recall = row.get("test/recall_at_1")
+    parts = [f"loss {loss:.3f}"] if loss is not None else []
+    parts += [f"R@1 {100 * recall:.1f}"] if recall is not None else []
+    return "  ".join(parts)

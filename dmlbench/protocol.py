@@ -1,0 +1,109 @@
+"""Protocol files: everything that is the same for all methods, resolved for one dataset."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import Field
+
+from dmlbench.errors import UserError, unknown_name
+from dmlbench.schema import read_yaml, validate
+from dmlbench.spec import ProtocolSpec
+
+SECTIONS = ("model", "input", "training", "evaluation", "validation")
+METHOD_SECTIONS = ("loss", "distillation")
+
+
+class ProtocolFile(ProtocolSpec):
+    """A protocol file: a protocol, and what differs on some datasets."""
+
+    datasets: dict[str, dict[str, Any]] = Field(default_factory=dict)
+
+
+def own_protocols() -> dict[str, Path]:
+    """Protocols shipped with the package, by name."""
+    return {path.stem: path for path in sorted((Path(__file__).parent / "protocols").glob("*.yaml"))}
+
+
+def protocol_path(name: str) -> Path:
+    """The file of a protocol's name, or the user's own file."""
+    shipped = own_protocols()
+    if name in shipped:
+        return shipped[name]
+    if name.endswith((".yaml", ".yml")):
+        if not Path(name).is_file():
+            raise UserError(f"--protocol {name}: no such file")
+        return Path(name)
+    raise unknown_name("protocol", name, shipped, command="dmlbench list protocols")
+
+
+def load_protocol(name: str, dataset: str, settings: dict[str, Any] | None = None) -> ProtocolSpec:
+    """Resolve a protocol for a dataset, with nested `settings` from the command line on top.
+
+    Raises:
+        UserError: for an unknown protocol, key or value, or a weights file that is not there.
+    """
+    path = protocol_path(name)
+    content = read_yaml(path)
+    file = validate(ProtocolFile, content, str(path))
+    resolved = file.model_dump(exclude={"datasets"})
+    special = {} if dataset not in file.datasets else file.datasets[dataset]
+    where = f"{path}: datasets.{dataset}"
+    # The file is validated with its own overrides first, so that an error names the layer it comes from.
+    protocol = validate(ProtocolSpec, _merge(resolved, special, where), where if special else str(path))
+    if settings:
+        merged = _merge(protocol.model_dump(), settings, "--set")
+        protocol = validate(ProtocolSpec, merged, "--set")
+    return _with_weights_digest(protocol, path)
+
+
+def parse_settings(pairs: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """Split `--set key.path=value` pairs into nested protocol settings and `loss` / `distillation` values."""
+    protocol: dict[str, Any] = {}
+    method: dict[str, dict[str, Any]] = {section: {} for section in METHOD_SECTIONS}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        section, *rest = key.split(".")
+        if not equals or not rest or not all(rest):
+            raise UserError(f"--set {pair!r}: must be key.path=value", hint="for example training.epochs=3")
+        if section not in (*SECTIONS, *METHOD_SECTIONS):
+            raise unknown_name("section", section, (*SECTIONS, *METHOD_SECTIONS), where=f"--set {pair}")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise UserError(f"--set {pair!r}: the value is not valid YAML") from error
+        if section in METHOD_SECTIONS:
+            method[section][".".join(rest)] = value
+            continue
+        target = protocol.setdefault(section, {})
+        for part in rest[:-1]:
+            target = target.setdefault(part, {})
+            if not isinstance(target, dict):
+                raise UserError(f"--set {pair!r}: {part} is set to a value already")
+        target[rest[-1]] = value
+    return protocol, method
+
+
+def _merge(base: dict[str, Any], over: dict[str, Any], where: str) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        section = merged.get(key)
+        if isinstance(section, dict) and not isinstance(value, dict):
+            raise UserError(f"{where}: {key}: must be a mapping, not {value!r}")
+        merged[key] = _merge(section, value, f"{where}: {key}") if isinstance(section, dict) else value
+    return merged
+
+
+def _with_weights_digest(protocol: ProtocolSpec, path: Path) -> ProtocolSpec:
+    """Hash a local weights file, so that the cell depends on its content and not on its path."""
+    weights = protocol.model.weights
+    if weights is None or not weights.endswith((".safetensors", ".pth")):
+        return protocol
+    candidates = [Path(weights), path.parent / weights]
+    found = next((candidate for candidate in candidates if candidate.is_file()), None)
+    if found is None:
+        raise UserError(f"{path}: model.weights: no such file {weights!r}", hint="--set model.weights=FILE")
+    digest = hashlib.sha256(found.read_bytes()).hexdigest()
+    model = protocol.model.model_copy(update={"weights": str(found.resolve()), "weights_sha256": digest})
+    return protocol.model_copy(update={"model": model})

@@ -1,0 +1,127 @@
+"""Where a number comes from: code, machine, libraries. Written into every result."""
+
+import hashlib
+import importlib.metadata
+import os
+import platform
+import subprocess
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+LIBRARIES = ("torch", "torchvision", "timm", "numpy", "scikit-learn", "faiss-gpu", "faiss-cpu")
+# What a number depends on. The report, the runner and the command line may change without changing any.
+TRAINING_PATH = (
+    "cell.py", "models.py", "randomness.py", "selection.py", "spec.py", "data", "distillation", "evaluation",
+    "losses", "training",
+)  # fmt: skip
+
+
+def environment(device: str) -> dict[str, Any]:
+    """The machine and the libraries; `machine` identifies it without naming it."""
+    import torch
+
+    gpu = _gpu(device)
+    parts = [platform.node(), cpu_model(), str(os.cpu_count()), gpu.get("gpu", "")]
+    return {
+        "machine": hashlib.sha256("|".join(parts).encode()).hexdigest()[:12],
+        "device": device,
+        "cpu": cpu_model(),
+        "cores": os.cpu_count(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        **versions(),
+        **gpu,
+    }
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Versions of the libraries that numbers depend on, and our own."""
+    found = {"dmlbench": importlib.import_module("dmlbench").__version__}
+    for name in LIBRARIES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+@cache
+def code_digest() -> str:
+    """Sixteen hexadecimal digits over the sources that training and evaluation run through."""
+    package = Path(__file__).parent
+    digest = hashlib.sha256()
+    for name in TRAINING_PATH:
+        entry = package / name
+        for path in sorted(entry.rglob("*.py")) if entry.is_dir() else [entry]:
+            digest.update(str(path.relative_to(package)).encode())
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+@cache
+def git_state() -> dict[str, Any]:
+    """Commit of the source tree and whether it has changes; empty for an installed package."""
+    root = Path(__file__).parent.parent
+    if not (root / ".git").exists():
+        return {}
+    commit = _git(root, "rev-parse", "HEAD")
+    changed = _git(root, "status", "--porcelain", "--untracked-files=no")
+    return {} if commit is None else {"commit": commit, "dirty": bool(changed)}
+
+
+@cache
+def cpu_model() -> str:
+    """The processor's name."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def peak_memory_mb(device: str) -> dict[str, float]:
+    """Peak memory of this process so far, and of the device, in MiB."""
+    import torch
+
+    peak: dict[str, float] = {}
+    try:
+        import resource
+    except ImportError:  # Windows has no such module
+        pass
+    else:
+        unit = 1024 if platform.system() != "Darwin" else 1024 * 1024
+        peak["host"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1)
+    if device.startswith("cuda"):
+        peak["device"] = round(torch.cuda.max_memory_allocated(device) / 2**20, 1)
+    return peak
+
+
+def _gpu(device: str) -> dict[str, str]:
+    if not device.startswith("cuda"):
+        return {}
+    import torch
+
+    properties = torch.cuda.get_device_properties(device)
+    driver = _run("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
+    return {
+        "gpu": properties.name,
+        "cuda": str(torch.version.cuda),
+        "cudnn": str(torch.backends.cudnn.version()),
+        "driver": (driver or "unknown").splitlines()[0],
+    }
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    return _run("git", "-C", str(root), *arguments)
+
+
+def _run(*command: str) -> str | None:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)  # noqa: S603
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

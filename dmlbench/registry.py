@@ -1,0 +1,235 @@
+"""Finds method files, and composes and resolves names such as `ms+obdsd` into a MethodSpec."""
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dmlbench.errors import UserError, unknown_name
+from dmlbench.method_file import AnyFile, MethodFile, Parameter, PinnedFile, file_model
+from dmlbench.parameters import DISTILLATION_PARAMETERS, LEARNED, LOSS_PARAMETERS
+from dmlbench.schema import read_yaml, validate
+from dmlbench.spec import MethodSpec, Part, ResolvedValue, Scalar
+
+UNTUNED = "untuned: nothing published"
+UNPUBLISHED = "unpublished composition"
+LIST = "dmlbench list methods"
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder of method files; Python plugins load only from one that the user named."""
+
+    path: Path
+    named_by_user: bool = False
+
+
+@dataclass(frozen=True)
+class MethodSettings:
+    """Values from `--set loss.x=...` and `--set distillation.x=...`."""
+
+    loss: dict[str, Scalar] = field(default_factory=dict)
+    distillation: dict[str, Scalar] = field(default_factory=dict)
+
+
+def own_folder() -> Path:
+    """The package's method files: beside the package in a source tree, inside it in a wheel."""
+    package = Path(__file__).parent
+    inside = package / "_methods"
+    return inside if inside.is_dir() else package.parent / "methods"
+
+
+def search_path(methods_dir: Path | None) -> list[Folder]:
+    """Folders in search order: `--methods-dir`, `./methods`, the package's own."""
+    folders = []
+    if methods_dir is not None:
+        if not methods_dir.is_dir():
+            raise UserError(f"--methods-dir {methods_dir}: no such folder")
+        folders.append(Folder(methods_dir, named_by_user=True))
+    for path in (Path("methods"), own_folder()):
+        if path.is_dir() and all(path.resolve() != folder.path.resolve() for folder in folders):
+            folders.append(Folder(path))
+    return folders
+
+
+class Registry:
+    """Method files by name. Files are indexed by their name and validated when they are used."""
+
+    def __init__(self, methods_dir: Path | None = None) -> None:
+        self.folders = search_path(methods_dir)
+        self._paths: dict[str, tuple[Path, Folder]] = {}
+        for folder in self.folders:
+            for name, path in _index(folder.path).items():
+                self._paths.setdefault(name, (path, folder))
+
+    def files(self) -> dict[str, AnyFile]:
+        """Every file by name; raises UserError for the first that is not valid."""
+        return {name: self.file(name) for name in sorted(self._paths)}
+
+    def names(self) -> list[str]:
+        """Every method that can be run: bases, and each base with each modifier."""
+        files = self.files().values()
+        bases = [file.name for file in files if isinstance(file, MethodFile) and file.kind == "loss"]
+        modifiers = [f.name for f in files if isinstance(f, MethodFile) and f.kind == "distillation"]
+        pinned = [file.name for file in files if isinstance(file, PinnedFile)]
+        composed = [f"{base}+{modifier}" for base in bases for modifier in modifiers]
+        return sorted({*bases, *composed, *pinned})
+
+    def datasets(self) -> set[str]:
+        """Datasets that the files speak of, in overrides and published figures."""
+        files = self.files().values()
+        parameters = [p for file in files if isinstance(file, MethodFile) for p in file.parameters.values()]
+        named = {override.when.dataset for parameter in parameters for override in parameter.overrides}
+        return {name for name in named if name} | {figure.dataset for file in files for figure in file.published}
+
+    def file(self, name: str) -> AnyFile:
+        """The validated file of one name."""
+        path, folder = self._paths[name]
+        return load_file(path, folder)
+
+    def resolve(
+        self, name: str, dataset: str, protocol: str, settings: MethodSettings | None = None
+    ) -> MethodSpec:
+        """Resolve a method name for one dataset and protocol.
+
+        Raises:
+            UserError: for an unknown name, a modifier without a base, or a value out of range.
+        """
+        settings = settings or MethodSettings()
+        base, modifier = self.parts(name)
+        context = {"base": base.name, "dataset": dataset, "protocol": protocol}
+        pinned = self.file(name) if name in self._paths and modifier else None
+        extra = pinned if isinstance(pinned, PinnedFile) else None
+        loss = self._resolve_part(base, context, extra.loss if extra else {}, settings.loss, extra)
+        if modifier is None:
+            return MethodSpec(name=name, loss=loss)
+        overlay = extra.distillation if extra else {}
+        distillation = self._resolve_part(modifier, context, overlay, settings.distillation)
+        marks = _marks(loss, distillation, composed=extra is None and base.name not in modifier.published_with)
+        return MethodSpec(name=name, loss=loss, distillation=distillation, marks=marks)
+
+    def parts(self, name: str) -> tuple[MethodFile, MethodFile | None]:
+        """The base and the modifier of a name."""
+        base_name, plus, modifier_name = name.partition("+")
+        base = self._part(base_name, name)
+        if base.kind == "distillation":
+            bases = [n for n in self._paths if "+" not in n and self._kind(n) == "loss"]
+            example = f"{'ms' if 'ms' in bases else bases[0]}+{base_name}" if bases else f"BASE+{base_name}"
+            raise UserError(
+                f"{base_name!r} is a modifier and needs a base",
+                hint=f"for example {example}; bases: {', '.join(sorted(bases))}",
+            )
+        if not plus:
+            return base, None
+        modifier = self._part(modifier_name, name)
+        if modifier.kind == "loss":
+            modifiers = [n for n in self._paths if "+" not in n and self._kind(n) == "distillation"]
+            raise UserError(
+                f"{name!r}: {modifier_name!r} is a base and cannot follow a +",
+                hint=f"modifiers: {', '.join(sorted(modifiers))}",
+            )
+        return base, modifier
+
+    def _part(self, part: str, name: str) -> MethodFile:
+        if part not in self._paths:
+            where = None if part == name else repr(name)
+            raise unknown_name("method", part, self._paths, where=where, command=LIST)
+        file = self.file(part)
+        if not isinstance(file, MethodFile):
+            raise UserError(f"{self._paths[part][0]}: kind: a file named {part!r} must be a loss or a distillation")
+        return file
+
+    def _kind(self, name: str) -> str:
+        return str(read_yaml(self._paths[name][0]).get("kind"))
+
+    def _resolve_part(
+        self,
+        file: MethodFile,
+        context: dict[str, str],
+        overlay: dict[str, Parameter],
+        settings: dict[str, Scalar],
+        pinned: PinnedFile | None = None,
+    ) -> Part:
+        path, folder = self._paths[file.name]
+        where = str(path)
+        values = {n: p.resolve(context, f"{where}: {n}") for n, p in (file.parameters | overlay).items()}
+        given = {name: value for name, value in settings.items() if name in values}
+        for name, value in given.items():
+            values[name] = ResolvedValue(value=value, source="--set on the command line")
+            where = f"--set {file.kind}"  # the file's own values were checked when it was read
+        rates = file.learning_rates | (pinned.learning_rates if pinned else {})
+        return Part(
+            name=file.name,
+            title=file.title,
+            kind=file.kind,
+            class_name=file.class_name,
+            variant=file.variant,
+            parameters=_checked(file, values, where),
+            learning_rates={n: p.resolve(context, f"{where}: {n}") for n, p in rates.items()},
+            **_plugin(file, folder),
+        )
+
+
+def load_file(path: Path, folder: Folder) -> AnyFile:
+    """Read and validate one method file, with the default value of every parameter checked."""
+    content = read_yaml(path)
+    file = validate(file_model(content), content, str(path))
+    if isinstance(file, PinnedFile):
+        return file
+    if file.plugin and not folder.named_by_user:
+        raise UserError(
+            f"{path}: plugin: Python loads only from a folder you name",
+            hint=f"add --methods-dir {folder.path}",
+        )
+    _checked(file, {name: p.resolve({}, str(path)) for name, p in file.parameters.items()}, str(path))
+    return file
+
+
+def parameter_model(file: MethodFile) -> Any:  # noqa: ANN401 - a Section class, or None for a plugin
+    """The registered class's parameter schema; None where a plugin's constructor decides."""
+    return (LOSS_PARAMETERS if file.kind == "loss" else DISTILLATION_PARAMETERS).get(file.class_name)
+
+
+def _checked(file: MethodFile, values: dict[str, ResolvedValue], where: str) -> dict[str, ResolvedValue]:
+    """Values with the types and ranges of the registered class."""
+    registered = LOSS_PARAMETERS if file.kind == "loss" else DISTILLATION_PARAMETERS
+    if file.plugin:
+        return values
+    if file.class_name not in registered:
+        raise unknown_name(f"{file.kind} class", file.class_name, registered, where=f"{where}: class")
+    learned = LEARNED.get(file.class_name, ())
+    stray = [name for name in file.learning_rates if name not in learned]
+    if stray:
+        raise unknown_name("learned parameter", stray[0], learned, where=f"{where}: learning_rates")
+    plain = {name: resolved.value for name, resolved in values.items()}
+    checked = validate(registered[file.class_name], plain, f"{where}: parameters").model_dump(by_alias=True)
+    return {name: values[name].model_copy(update={"value": value}) for name, value in checked.items()}
+
+
+def _plugin(file: MethodFile, folder: Folder) -> dict[str, str]:
+    if not file.plugin:
+        return {}
+    path = (folder.path / file.plugin).resolve()
+    if path.parent != folder.path.resolve() or not path.is_file():
+        raise UserError(f"{folder.path / file.plugin}: plugin: must be a file beside its YAML")
+    return {"plugin": str(path), "plugin_sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+
+
+def _marks(loss: Part, distillation: Part, *, composed: bool) -> tuple[str, ...]:
+    values = [*loss.parameters.values(), *distillation.parameters.values()]
+    untuned = any(not resolved.published for resolved in values)
+    return ((UNTUNED,) if untuned else ()) + ((UNPUBLISHED,) if composed else ())
+
+
+def _index(folder: Path) -> dict[str, Path]:
+    """Method names of a folder's files; a file that cannot be read is found under its stem, to fail when used."""
+    index: dict[str, Path] = {}
+    for path in sorted([*folder.glob("*.yaml"), *folder.glob("*.yml")]):
+        try:
+            name = str(read_yaml(path).get("name", path.stem))
+        except UserError:
+            name = path.stem
+        if name in index:
+            raise UserError(f"{folder}: the name {name!r} stands in both {index[name].name} and {path.name}")
+        index[name] = path
+    return index

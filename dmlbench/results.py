@@ -1,0 +1,73 @@
+"""Results as pandas tables: one row a cell and selection, or one row a cell and epoch."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from dmlbench.store import DEFAULT_ROOT, Record, Store
+
+INDEX = ("protocol", "variant", "dataset", "method", "base", "modifier", "seed")
+
+
+def load_results(path: str | Path = DEFAULT_ROOT) -> pd.DataFrame:
+    """Load a results folder.
+
+    Args:
+        path: The folder given to `dmlbench run --results`.
+
+    Returns:
+        One row per cell and selection (`untrained`, `last`, `validation`, `best_test`): the columns protocol,
+        variant (what `--set` changed, or ""), dataset, method, base, modifier, seed, hash, status, selection, marks,
+        folder; a column per test metric as a fraction (`recall_at_1`, ...) and its `epoch`; `step_ms` (milliseconds
+        per training step, median over epochs from the second), `train_seconds`, `machine`. A failed cell is one
+        row with empty metrics and its `error`.
+
+    Raises:
+        UserError: where the folder cannot be read or holds results of an unknown version.
+    """
+    store = Store(Path(path))
+    store.check_readable()
+    rows = [row for record in store.records() for row in _rows(record)]
+    return pd.DataFrame(rows) if rows else pd.DataFrame(columns=[*INDEX, "hash", "status", "selection"])
+
+
+def load_history(path: str | Path = DEFAULT_ROOT) -> pd.DataFrame:
+    """Load every cell's `history.csv`: one row per cell and epoch, with the cell's index columns in front."""
+    store = Store(Path(path))
+    store.check_readable()
+    frames = []
+    for record in store.records():
+        file = record.folder / "history.csv"
+        if file.is_file():
+            history = pd.read_csv(file)
+            for position, (key, value) in enumerate(_index(record).items()):
+                history.insert(position, key, value)
+            frames.append(history)
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=[*INDEX, "hash", "epoch"])
+
+
+def _index(record: Record) -> dict[str, Any]:
+    cell = record.summary["cell"]
+    return {key: cell[key] for key in (*INDEX, "hash")}
+
+
+def _rows(record: Record) -> list[dict[str, Any]]:
+    summary = record.summary
+    timing = summary.get("timing") or {}
+    common = _index(record) | {
+        "status": summary["status"],
+        "marks": "; ".join(summary["cell"]["marks"]),
+        "folder": str(record.folder),
+        "step_ms": timing.get("step_ms"),
+        "train_seconds": timing.get("train_s"),
+        "machine": summary["environment"].get("machine"),
+        "error": (summary.get("error") or {}).get("message"),
+    }
+    chosen = summary.get("selections") or {}
+    if summary["status"] != "done":
+        return [common | {"selection": None}]
+    return [
+        common | {"selection": name, "epoch": content["epochs"].get("recall_at_1")} | content["metrics"]
+        for name, content in chosen.items()
+    ]

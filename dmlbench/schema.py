@@ -1,0 +1,77 @@
+"""The boundary where files become specs: safe YAML, and validation errors as one line with file and key."""
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from dmlbench.errors import UserError, unknown_name
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """Safe YAML in which a key given twice is an error, not a silent overwrite."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        twice = [str(key) for index, key in enumerate(keys) if key in keys[:index]]
+        if twice:
+            problem = f"key {twice[0]!r} stands twice"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read one YAML mapping; raises UserError naming file and line."""
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)  # noqa: S506 - a SafeLoader
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not a text file ({error.reason})") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" line {mark.line + 1}" if mark else ""
+        raise UserError(f"{path}:{line} not valid YAML ({getattr(error, 'problem', error)})") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: must hold a mapping of keys to values")
+    return content
+
+
+def validate(model: type[Model], content: Any, where: str) -> Model:  # noqa: ANN401 - content of a file
+    """Validate `content` against `model`; raises UserError for the first violation, as one line."""
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        raise _one_line(error, model, where) from error
+
+
+def _one_line(error: ValidationError, model: type[BaseModel], where: str) -> UserError:
+    details = error.errors(include_url=False)
+    # An unknown key explains a missing one (a typo makes both), so it is named first.
+    first = next((item for item in details if item["type"] == "extra_forbidden"), details[0])
+    location = tuple(part for part in first["loc"] if part != "value" or first["type"] != "union")
+    key = ".".join(str(part) for part in location)
+    more = f" (and {len(details) - 1} more)" if len(details) > 1 else ""
+    if first["type"] == "extra_forbidden":
+        parent = ".".join(str(part) for part in location[:-1])
+        known = _fields(model, location[:-1])
+        if known:
+            return unknown_name("key", str(location[-1]), known, where=f"{where}: {parent}" if parent else where)
+        return UserError(f"{where}: {key}: unknown key{more}")
+    message = first["msg"].removeprefix("Value error, ")
+    given = "" if isinstance(first["input"], dict) else f", not {first['input']!r}"
+    return UserError(f"{where}: {key + ': ' if key else ''}{message}{given}{more}")
+
+
+def _fields(model: type[BaseModel], location: tuple[str | int, ...]) -> list[str]:
+    """Names that are valid at a location, following nested models as far as their annotations say."""
+    for part in location:
+        field = model.model_fields.get(str(part))
+        annotation = field.annotation if field else None
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return []
+        model = annotation
+    return [field.alias or name for name, field in model.model_fields.items()]

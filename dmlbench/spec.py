@@ -1,0 +1,273 @@
+"""What a cell is: the resolved method, dataset, protocol and seed, and the hash that names the result.
+
+Everything here is frozen. Files are validated at their boundary (`schema.py`); inside the program these
+models are read, never changed. Titles, sources and other prose never enter the hash.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Gt, Le, Lt
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+
+Scalar = bool | int | float | str
+Fraction = Annotated[float, Ge(0), Lt(1)]
+
+
+class Section(BaseModel):
+    """A part of a spec: frozen, and a key it does not know is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class ModelSpec(Section):
+    """The network: a backbone, pooling and a linear embedding head, L2-normalised."""
+
+    backbone: str
+    kwargs: dict[str, Scalar] = Field(default_factory=dict)
+    weights: str | None = None
+    weights_sha256: str | None = None
+    pooling: Literal["average", "average+max"] = "average"
+    embedding_dim: PositiveInt
+    freeze_batchnorm: bool = False
+
+
+class InputSpec(Section):
+    """Image geometry, normalisation and augmentation. Sizes in pixels, rotation in degrees."""
+
+    channels: Literal[1, 3] = 3
+    size: PositiveInt
+    resize: PositiveInt
+    mean: tuple[float, ...]
+    std: tuple[PositiveFloat, ...]
+    augmentation: Literal["crop", "affine", "none"]
+    flip: bool = False
+    crop_scale: tuple[PositiveFloat, PositiveFloat] = (0.08, 1.0)
+    crop_ratio: tuple[PositiveFloat, PositiveFloat] = (3 / 4, 4 / 3)
+    rotation: NonNegativeFloat = 0.0
+    translation: Fraction = 0.0
+    scale: tuple[PositiveFloat, PositiveFloat] = (1.0, 1.0)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "InputSpec":
+        if not len(self.mean) == len(self.std) == self.channels:
+            raise ValueError(f"mean and std need one value per channel ({self.channels})")
+        if self.resize < self.size:
+            raise ValueError("resize (the shorter side before the centre crop) must be at least size")
+        for name in ("crop_scale", "crop_ratio", "scale"):
+            low, high = getattr(self, name)
+            if low > high:
+                raise ValueError(f"{name} is [low, high]")
+        return self
+
+
+class TrainingSpec(Section):
+    """Optimisation. Learning rates are Adam's; `milestones` are epochs after which the rates shrink by `gamma`."""
+
+    epochs: PositiveInt
+    batch_size: PositiveInt = 112
+    samples_per_class: PositiveInt = 2
+    learning_rate: PositiveFloat
+    head_learning_rate: PositiveFloat | None = None
+    weight_decay: NonNegativeFloat = 4e-4
+    milestones: tuple[PositiveInt, ...] = ()
+    gamma: Annotated[float, Gt(0), Le(1)] = 1.0
+    autocast: Literal["none", "bfloat16", "float16"] = "none"
+    channels_last: bool = True
+    cpu_threads: PositiveInt = 1
+    deterministic: bool = True
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "TrainingSpec":
+        if self.batch_size % self.samples_per_class:
+            raise ValueError("batch_size must be a multiple of samples_per_class")
+        return self
+
+
+class EvaluationSpec(Section):
+    """What is measured on the test classes, and how often. `every` counts epochs; the last is always measured."""
+
+    every: PositiveInt = 1
+    ks: tuple[PositiveInt, ...] = (1, 2, 4, 8)
+    clustering: Literal["last", "every"] = "last"
+    clustering_runs: PositiveInt = 3
+    batch_size: PositiveInt = 256
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "EvaluationSpec":
+        if 1 not in self.ks:
+            raise ValueError("ks must hold 1: recall_at_1 is what epochs are selected by")
+        return self
+
+
+class ValidationSpec(Section):
+    """Training classes held out for choosing an epoch, as a fraction; 0 holds none out."""
+
+    classes: Fraction = 0.0
+
+
+class ProtocolSpec(Section):
+    """Everything that is the same for all methods."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    title: str
+    description: str = ""
+    model: ModelSpec
+    input: InputSpec
+    training: TrainingSpec
+    evaluation: EvaluationSpec = EvaluationSpec()
+    validation: ValidationSpec = ValidationSpec()
+
+
+class ResolvedValue(Section):
+    """A hyperparameter's value, where it comes from, and whether it was published for this very setting."""
+
+    value: Scalar
+    source: str
+    published: bool = True
+
+
+class Part(Section):
+    """A loss or a distillation with every value resolved."""
+
+    name: str
+    title: str
+    kind: Literal["loss", "distillation"]
+    class_name: str
+    variant: str = ""
+    parameters: dict[str, ResolvedValue]
+    learning_rates: dict[str, ResolvedValue] = Field(default_factory=dict)
+    plugin: str | None = None
+    plugin_sha256: str | None = None
+
+    def values(self) -> dict[str, Scalar]:
+        """Parameter values by name."""
+        return {name: resolved.value for name, resolved in self.parameters.items()}
+
+    def rates(self) -> dict[str, float]:
+        """Learning rates of the part's own learned parameters by parameter name."""
+        return {name: float(resolved.value) for name, resolved in self.learning_rates.items()}
+
+    def identity(self) -> dict[str, Any]:
+        """What enters the hash: values, not where they come from."""
+        identity = {"class": self.class_name, "parameters": self.values(), "learning_rates": self.rates()}
+        return identity | ({"plugin": self.plugin_sha256} if self.plugin_sha256 else {})
+
+
+class MethodSpec(Section):
+    """A resolved method: a loss, and for `BASE+MODIFIER` a distillation; `marks` qualify it in every table."""
+
+    name: str
+    loss: Part
+    distillation: Part | None = None
+    marks: tuple[str, ...] = ()
+
+    @property
+    def base(self) -> str:
+        """Name of the base method (`ms` for `ms+obdsd`)."""
+        return self.loss.name
+
+    def identity(self) -> dict[str, Any]:
+        """What enters the hash."""
+        distillation = self.distillation.identity() if self.distillation else None
+        return {"name": self.name, "loss": self.loss.identity(), "distillation": distillation}
+
+
+class DatasetSpec(Section):
+    """A dataset by name and by the version of its contents."""
+
+    name: str
+    version: str
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training: a pure function of its spec."""
+
+    method: MethodSpec
+    dataset: DatasetSpec
+    protocol: ProtocolSpec
+    seed: int
+    overrides: tuple[str, ...] = ()
+
+    def identity(self) -> dict[str, Any]:
+        """The hashed content: every value that can change a number."""
+        return {
+            "method": self.method.identity(),
+            "dataset": self.dataset.model_dump(),
+            "protocol": protocol_identity(self.protocol),
+            "seed": self.seed,
+        }
+
+    @property
+    def hash(self) -> str:
+        """Sixteen hexadecimal digits of the identity's SHA-256; folders carry the first eight."""
+        return digest(self.identity())
+
+    @property
+    def label(self) -> str:
+        """Name for people: `ms+obdsd on glyphs, seed 0`."""
+        return f"{self.method.name} on {self.dataset.name}, seed {self.seed}"
+
+    def index(self) -> dict[str, Any]:
+        """The cell's place in tables: names, seed, marks and hashes."""
+        return {
+            "hash": self.hash,
+            "protocol": self.protocol.name,
+            "variant": ", ".join(self.overrides),
+            "dataset": self.dataset.name,
+            "method": self.method.name,
+            "base": self.method.base,
+            "modifier": self.method.distillation.name if self.method.distillation else "",
+            "seed": self.seed,
+            "marks": list(self.method.marks),
+            "protocol_hash": digest(protocol_identity(self.protocol)),
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for `spec.yaml`."""
+        return {
+            "hash": self.hash,
+            "seed": self.seed,
+            "overrides": list(self.overrides),
+            "dataset": self.dataset.model_dump(mode="json"),
+            "method": self.method.model_dump(mode="json"),
+            "protocol": self.protocol.model_dump(mode="json"),
+        }
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> "Cell":
+        """Inverse of `to_dict`; raises pydantic's ValidationError on foreign content."""
+        return cls(
+            method=MethodSpec.model_validate(data["method"]),
+            dataset=DatasetSpec.model_validate(data["dataset"]),
+            protocol=ProtocolSpec.model_validate(data["protocol"]),
+            seed=int(data["seed"]),
+            overrides=tuple(data["overrides"]),
+        )
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How a cell is run: nothing here can change a number, so nothing here enters the hash."""
+
+    data_dir: Path | None = None
+    device: str = "auto"
+    data_workers: int = 0
+    keep: tuple[str, ...] = ()
+
+
+def protocol_identity(protocol: ProtocolSpec) -> dict[str, Any]:
+    """The protocol without its prose; a local weights file counts by content, not by path."""
+    identity = protocol.model_dump(mode="json", exclude={"title", "description"})
+    if protocol.model.weights_sha256:
+        identity["model"].pop("weights")
+    return identity
+
+
+def digest(content: Any) -> str:  # noqa: ANN401 - any JSON content
+    """First sixteen hexadecimal digits of the SHA-256 of the content's canonical JSON."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,0 +1,56 @@
+"""Measures a network on classes it was not trained on."""
+
+import time
+
+import torch
+from torch import Tensor, nn
+
+from dmlbench.data.images import Split
+from dmlbench.data.loader import EvaluationBatches
+from dmlbench.evaluation import clustering_metrics, geometry_metrics, retrieval_metrics
+from dmlbench.randomness import stream_seed
+from dmlbench.spec import ProtocolSpec
+from dmlbench.training.learner import AUTOCAST
+
+
+class Evaluator:
+    """Embeds a split and scores it; keeps the transformed images between epochs where they are small."""
+
+    def __init__(self, split: Split, protocol: ProtocolSpec, seed: int, device: torch.device) -> None:
+        self.labels = split.labels
+        self.batches = EvaluationBatches(split, protocol)
+        self.evaluation = protocol.evaluation
+        self.autocast = protocol.training.autocast
+        self.device = device
+        # One clustering stream for all epochs: k-means starts must not make epochs differ.
+        self.clustering_seed = stream_seed(seed, 0, "clustering") % 2**31
+
+    @torch.no_grad()
+    def embed(self, model: nn.Module) -> Tensor:
+        """Embeddings of the split in its order, (N, D) float32 on the model's device."""
+        model.eval()
+        dtype = AUTOCAST.get(self.autocast)
+        with torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None):
+            parts = [model(images.to(self.device, non_blocking=True)) for images in self.batches]
+        model.train()
+        return torch.cat(parts)
+
+    def measure(self, model: nn.Module, *, clustering: bool) -> dict[str, float]:
+        """All metrics of the split, as fractions."""
+        return self.score(self.embed(model), clustering=clustering)
+
+    def score(self, embeddings: Tensor, *, clustering: bool) -> dict[str, float]:
+        """All metrics of given embeddings of the split."""
+        labels = self.labels.to(embeddings.device)
+        metrics = retrieval_metrics(embeddings, labels, ks=self.evaluation.ks) | geometry_metrics(embeddings, labels)
+        if clustering:
+            runs = self.evaluation.clustering_runs
+            metrics |= clustering_metrics(embeddings, labels, seed=self.clustering_seed, runs=runs)
+        return {name: float(value) for name, value in metrics.items()}
+
+
+def timed(evaluate: Evaluator, model: nn.Module, *, clustering: bool) -> tuple[dict[str, float], float]:
+    """Metrics and the seconds they took; scoring ends on the host, so the wall clock is right on any device."""
+    start = time.perf_counter()
+    metrics = evaluate.measure(model, clustering=clustering)
+    return metrics, time.perf_counter() - start

@@ -1,0 +1,91 @@
+"""An epoch of training, and the rows of the history."""
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from dmlbench.data.loader import TrainingBatches
+from dmlbench.randomness import stream_seed
+from dmlbench.spec import EvaluationSpec
+from dmlbench.training.clock import PHASES
+from dmlbench.training.evaluator import Evaluator, timed
+from dmlbench.training.learner import Learner
+
+Row = dict[str, float | int | None]
+
+
+class DivergedError(ArithmeticError):
+    """The loss was not finite; the cell fails with the epoch (from 1) and step (from 1) where it happened."""
+
+
+def train_epoch(
+    learner: Learner, batches: TrainingBatches, epoch: int, seed: int, device: torch.device, *, channels_last: bool
+) -> Row:
+    """Train one epoch (counted from 0) and return its losses and phase times.
+
+    Losses stay on the device until the epoch ends: reading one a step would stop the device each time.
+
+    Raises:
+        DivergedError: where a step's loss was not finite.
+    """
+    generator = torch.Generator(device).manual_seed(stream_seed(seed, epoch, "mining"))
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    loader = _timed_batches(learner, batches, epoch, device, layout)
+    ranking, distilled = [], []
+    rate = learner.optimizer.param_groups[0]["lr"]
+    learner.model.train()
+    with learner.clock.phase("train"):
+        for images, labels in loader:
+            losses = learner.step(images, labels, epoch, generator)
+            ranking.append(losses[0])
+            distilled.append(losses[1])
+    seconds = learner.clock.seconds()
+    row = _losses(torch.stack(ranking), torch.stack(distilled), epoch)
+    learner.end_epoch()
+    row |= {"train/distillation_weight": learner.distillation_weight(epoch), "train/learning_rate": rate}
+    row |= {f"time/{phase}_s": seconds.get(phase, 0.0) for phase in PHASES}
+    return row | {"time/train_s": seconds["train"], "time/step_ms": 1000 * seconds["train"] / batches.steps}
+
+
+def evaluate_epoch(
+    epoch: int, epochs: int, evaluation: EvaluationSpec, model: nn.Module, evaluators: dict[str, Evaluator]
+) -> Row:
+    """The metrics of an epoch counted from 1 (0: untrained), as `test/...` and `validation/...`; empty where not due."""
+    last = epoch in (0, epochs)
+    if not last and epoch % evaluation.every:
+        return {"time/evaluation_s": 0.0}
+    row: Row = {}
+    spent = 0.0
+    for split, evaluator in evaluators.items():
+        metrics, seconds = timed(evaluator, model, clustering=last or evaluation.clustering == "every")
+        row |= {f"{split}/{name}": value for name, value in metrics.items()}
+        spent += seconds
+    return row | {"time/evaluation_s": spent}
+
+
+def _timed_batches(
+    learner: Learner, batches: TrainingBatches, epoch: int, device: torch.device, layout: torch.memory_format
+) -> Iterator[tuple[Tensor, Tensor]]:
+    iterator = iter(batches.epoch(epoch))
+    for _ in range(batches.steps):
+        with learner.clock.phase("data"):
+            images, labels = next(iterator)
+            images = images.to(device, non_blocking=True, memory_format=layout)
+            labels = labels.to(device, non_blocking=True)
+        yield images, labels
+
+
+def _losses(ranking: Tensor, distilled: Tensor, epoch: int) -> Row:
+    total = (ranking + distilled).double().cpu()
+    bad = (~total.isfinite()).nonzero()
+    if len(bad):
+        step = int(bad[0]) + 1
+        raise DivergedError(f"loss is {float(total[step - 1])} at epoch {epoch + 1}, step {step}")
+    return {
+        "train/loss": math.fsum(total.tolist()) / len(total),
+        "train/ranking_loss": float(ranking.double().mean()),
+        "train/distillation_loss": float(distilled.double().mean()),
+    }
+

@@ -1,0 +1,117 @@
+"""Forward + backward of each loss against pytorch-metric-learning's counterpart, 2 threads, batch 112 x 128.
+
+    pytest -m benchmark tests/benchmarks/test_losses_speed.py -s
+
+Mined losses run against its DistanceWeightedMiner and against its default of all pairs or triplets.
+"""
+
+import pytest
+import torch
+from interleave import interleave
+from pytorch_metric_learning import distances, losses, miners
+from torch.nn.functional import normalize
+
+from dmlbench.distillation import distillation_loss, obdsd_targets
+from dmlbench.losses import ContrastiveLoss, MarginLoss, MultiSimilarityLoss, ProxyAnchorLoss, TripletLoss
+
+pytestmark = pytest.mark.benchmark
+BATCH, DIMENSION, CLASSES = 112, 128, 56
+
+
+@pytest.fixture(autouse=True)
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def heading():
+    print(f"\n{'forward + backward, ms':<28}{'ours':>8}{'PML':>8}{'ratio':>8}")
+
+
+def make_batch(classes=CLASSES):
+    """Two images of each of 56 classes, as far from each other as early in a training."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randperm(classes, generator=generator)[:CLASSES].repeat_interleave(2)
+    centres = torch.randn(CLASSES, DIMENSION, generator=generator).repeat_interleave(2, dim=0)
+    noise = torch.randn(BATCH, DIMENSION, generator=generator)
+    return normalize(centres + 1.5 * noise), labels
+
+
+def compare(name, ours, theirs, limit, rounds=100):
+    """Print a row and hold the ratio to its limit; both are called with the embeddings, and backpropagate."""
+    embeddings = make_batch()[0].requires_grad_()
+
+    def step(loss):
+        def call():
+            loss(embeddings).backward()
+
+        return call
+
+    timings = interleave({"ours": step(ours), "PML": step(theirs)}, rounds=rounds)
+    ratio = timings.ratio("ours", "PML")
+    milliseconds = [1e3 * timings.median(which) for which in ("ours", "PML")]
+    print(f"{name:<28}{milliseconds[0]:>8.2f}{milliseconds[1]:>8.2f}{ratio:>8.2f}")
+    assert ratio <= limit
+
+
+def test_multi_similarity():
+    _, labels = make_batch()
+    ours, miner = MultiSimilarityLoss(), miners.MultiSimilarityMiner(epsilon=0.1)
+    theirs = losses.MultiSimilarityLoss(alpha=2, beta=40, base=0.5)
+    compare(
+        "multi_similarity, mined",
+        lambda e: ours(e, labels),
+        lambda e: theirs(e, labels, miner(e, labels)),
+        0.6,
+    )
+
+
+@pytest.mark.parametrize("mining", ["mined", "all"])
+@pytest.mark.parametrize("name", ["contrastive", "triplet", "margin"])
+def test_triplet_losses(name, mining):
+    _, labels = make_batch()
+    ours, theirs = {
+        "contrastive": (ContrastiveLoss(), losses.ContrastiveLoss(distance=distances.LpDistance())),
+        "triplet": (TripletLoss(), losses.TripletMarginLoss(0.2, distance=distances.LpDistance(power=2))),
+        "margin": (MarginLoss(CLASSES), losses.MarginLoss(learn_beta=True, num_classes=CLASSES)),
+    }[name]
+    miner = miners.DistanceWeightedMiner(cutoff=0.5, nonzero_loss_cutoff=2)
+    generator = torch.Generator().manual_seed(0)
+    compare(
+        f"{name}, PML {mining}",
+        lambda e: ours(e, labels, generator=generator),
+        lambda e: theirs(e, labels, miner(e, labels) if mining == "mined" else None),
+        1.0,
+    )
+
+
+@pytest.mark.parametrize("classes", [100, 11_318])
+def test_proxy_anchor(classes):
+    _, labels = make_batch(classes)
+    ours, theirs = ProxyAnchorLoss(classes, DIMENSION), losses.ProxyAnchorLoss(classes, DIMENSION)
+
+    def afresh(loss):
+        def call(embeddings):
+            loss.zero_grad()
+            return loss(embeddings, labels)
+
+        return call
+
+    rounds = 100 if classes == 100 else 20
+    compare(f"proxy_anchor, {classes:,} classes", afresh(ours), afresh(theirs), 1.0, rounds)
+
+
+def test_distillation():
+    """Nothing of PML's compares; one step of its Multi-Similarity loss serves as the yardstick."""
+    teacher, labels = make_batch()
+    theirs = losses.MultiSimilarityLoss(alpha=2, beta=40, base=0.5)
+    miner = miners.MultiSimilarityMiner(epsilon=0.1)
+    compare(
+        "obdsd, PML's MS",
+        lambda e: distillation_loss(e, obdsd_targets(teacher, 1.0, 0.3, 1.0), 1.0),
+        lambda e: theirs(e, labels, miner(e, labels)),
+        1.0,
+    )
