@@ -35,7 +35,7 @@ def run_cell(cell: Cell, folder: Path, options: RunOptions, emit: Emit) -> None:
     nothing: its summary carries the error.
     """
     with claim(folder) as claimed:
-        if not claimed or (finished := read_summary(folder)) and finished["status"] == "done":
+        if not claimed or ((finished := read_summary(folder)) and finished["status"] == "done"):
             emit({"event": "claimed"})
             return
         writer = CellWriter(folder)
@@ -70,7 +70,7 @@ def _train(cell: Cell, writer: CellWriter, options: RunOptions, emit: Emit) -> d
     torch.manual_seed(stream_seed(seed, 0, "weights"))
     model = build_model(protocol.model, protocol.input).to(device)
     if protocol.training.channels_last:
-        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model = model.to(memory_format=torch.channels_last)
     torch.manual_seed(stream_seed(seed, 0, "loss"))
     learner = build_learner(cell.method, protocol, model, len(train.class_names), device)
 

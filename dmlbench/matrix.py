@@ -73,7 +73,7 @@ def plan(request: Request) -> list[Cell]:
 
 def pending(cells: Sequence[Cell], store: Store, *, retry_failed: bool) -> list[Cell]:
     """The cells that still have to run."""
-    wanted: set[State] = {"missing", "interrupted"} | ({"failed"} if retry_failed else set())
+    wanted: tuple[State, ...] = ("missing", "interrupted", "failed") if retry_failed else ("missing", "interrupted")
     return [cell for cell in cells if store.state(cell) in wanted]
 
 
@@ -99,6 +99,7 @@ def execute(
     execution.store.check_writable()
     for name in sorted({cell.dataset.name for cell in cells}):
         prepare(name, execution.data_dir, log)
+
     def on_event(task: Task, event: dict[str, Any]) -> None:
         for observer in observers:
             observer(task.cell, task.folder, event)

@@ -1,7 +1,9 @@
 """The network: a backbone (conv4, timm or torchvision), pooling, and a linear embedding head, L2-normalised."""
 
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +33,7 @@ class Conv4(nn.Module):
     def __init__(self, channels: int, pool: nn.Module, width: int = 64) -> None:
         super().__init__()
         sizes = [channels, width, width, width, width]
-        self.blocks = nn.Sequential(*(_block(a, b) for a, b in zip(sizes, sizes[1:], strict=False)))
+        self.blocks = nn.Sequential(*(_block(a, b) for a, b in pairwise(sizes)))
         self.pool = pool
 
     def forward(self, images: Tensor) -> Tensor:
@@ -63,7 +65,7 @@ class EmbeddingModel(nn.Module):
         super().train(mode)
         if mode and self.freeze_batchnorm:
             for module in self.modules():
-                if isinstance(module, nn.modules.batchnorm._BatchNorm):  # noqa: SLF001 - torch names no public base
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
                     module.eval()
         return self
 
@@ -92,7 +94,9 @@ def load_model(model: EmbeddingModel, path: Path) -> EmbeddingModel:
     try:
         model.load_state_dict(read_weights(path))
     except RuntimeError as error:
-        raise UserError(f"{path}: does not fit the network of its spec ({str(error).splitlines()[-1].strip()})") from error
+        raise UserError(
+            f"{path}: does not fit the network of its spec ({str(error).splitlines()[-1].strip()})"
+        ) from error
     return model
 
 
@@ -115,10 +119,10 @@ def _timm(name: str, spec: ModelSpec, image: InputSpec) -> nn.Module:
     import timm
 
     if not timm.is_model(name):
-        near = timm.list_models(f"*{name.split('.')[0]}*")[:8]
+        near = timm.list_models(f"*{name.split('.', maxsplit=1)[0]}*")[:8]
         raise unknown_name("timm model", name, near, where="model.backbone")
-    pooled = {"global_pool": "avg" if spec.pooling == "average" else "avgmax"}
-    kwargs = {"num_classes": 0, "in_chans": image.channels, **pooled, **spec.kwargs}
+    pooled = "avg" if spec.pooling == "average" else "avgmax"
+    kwargs: dict[str, Any] = {"num_classes": 0, "in_chans": image.channels, "global_pool": pooled, **spec.kwargs}
     try:
         backbone: nn.Module = timm.create_model(name, pretrained=spec.weights == "pretrained", **kwargs)
     except (TypeError, AssertionError, RuntimeError, OSError) as error:
@@ -170,7 +174,9 @@ def _local(weights: str, named: str) -> str:
 
 def _load(backbone: nn.Module, weights: str, ignore: str) -> None:
     """Load a local file strictly; only the classifier that was taken off may be left over."""
-    state = {key: value.float() if value.is_floating_point() else value for key, value in read_weights(Path(weights)).items()}
+    state = {
+        key: value.float() if value.is_floating_point() else value for key, value in read_weights(Path(weights)).items()
+    }
     expected = backbone.state_dict()
     wrong = [key for key in expected if key not in state and not (ignore and key.startswith(ignore))]
     wrong += [key for key in state if key not in expected and not (ignore and key.startswith(ignore))]

@@ -10,22 +10,20 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat
 
 from dmlbench.spec import Section
 
-Mining = Literal["distance"]
-
 
 class ContrastiveParameters(Section):
     """Contrastive loss."""
 
     positive_margin: NonNegativeFloat
     negative_margin: PositiveFloat
-    mining: Mining
+    mining: Literal["distance"]
 
 
 class TripletParameters(Section):
     """Triplet loss."""
 
     margin: PositiveFloat
-    mining: Mining
+    mining: Literal["distance", "semihard"]
 
 
 class MarginParameters(Section):
@@ -33,7 +31,7 @@ class MarginParameters(Section):
 
     margin: PositiveFloat
     beta: PositiveFloat
-    mining: Mining
+    mining: Literal["distance"]
 
 
 class MultiSimilarityParameters(Section):

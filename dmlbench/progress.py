@@ -3,10 +3,18 @@
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from dmlbench.spec import Cell
 
@@ -40,16 +48,23 @@ class Display:
         )
         self.all = self.progress.add_task("[bold]all cells", total=cells, figures="")
 
-    def __enter__(self) -> "Display":
+    def __enter__(self) -> Self:
         self.progress.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.progress.stop()
 
     def __call__(self, cell: Cell, folder: Path, event: dict[str, Any]) -> None:
         """Show one event of a cell."""
-        handlers = {"started": self._started, "epoch": self._epoch, "finished": self._finished, "claimed": self._claimed}
+        handlers = {
+            "started": self._started,
+            "epoch": self._epoch,
+            "finished": self._finished,
+            "claimed": self._claimed,
+        }
         handlers[event["event"]](cell, folder, event)
 
     def _started(self, cell: Cell, folder: Path, event: dict[str, Any]) -> None:  # noqa: ARG002 - one shape for all
@@ -60,7 +75,9 @@ class Display:
     def _epoch(self, cell: Cell, folder: Path, event: dict[str, Any]) -> None:  # noqa: ARG002
         epoch, epochs = event["epoch"], event["epochs"]
         figures = _figures(event["row"])
-        self.progress.update(self.bars[cell.hash], completed=epoch, **({"figures": figures} if figures else {}))
+        self.progress.update(self.bars[cell.hash], completed=epoch)
+        if figures:
+            self.progress.update(self.bars[cell.hash], figures=figures)
         # The share of the epochs before this one ends in another quarter: say so.
         quarter = epoch * PLAIN_LINES_PER_CELL // epochs != (epoch - 1) * PLAIN_LINES_PER_CELL // epochs
         if not self.console.is_terminal and epoch and epoch != epochs and quarter:

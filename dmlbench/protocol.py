@@ -48,7 +48,7 @@ def load_protocol(name: str, dataset: str, settings: dict[str, Any] | None = Non
     content = read_yaml(path)
     file = validate(ProtocolFile, content, str(path))
     resolved = file.model_dump(exclude={"datasets"})
-    special = {} if dataset not in file.datasets else file.datasets[dataset]
+    special = file.datasets.get(dataset, {})
     where = f"{path}: datasets.{dataset}"
     # The file is validated with its own overrides first, so that an error names the layer it comes from.
     protocol = validate(ProtocolSpec, _merge(resolved, special, where), where if special else str(path))

@@ -87,9 +87,7 @@ class Registry:
         path, folder = self._paths[name]
         return load_file(path, folder)
 
-    def resolve(
-        self, name: str, dataset: str, protocol: str, settings: MethodSettings | None = None
-    ) -> MethodSpec:
+    def resolve(self, name: str, dataset: str, protocol: str, settings: MethodSettings | None = None) -> MethodSpec:
         """Resolve a method name for one dataset and protocol.
 
         Raises:

@@ -75,11 +75,16 @@ class Store:
         try:
             os.listdir(self.root)  # noqa: PTH208 - the plainest call that tells a missing from an unreadable folder
         except FileNotFoundError:
-            raise UserError(f"{self.root}: no such results folder", hint="run `dmlbench run` first, or name it with --results") from None
+            raise UserError(
+                f"{self.root}: no such results folder", hint="run `dmlbench run` first, or name it with --results"
+            ) from None
         except NotADirectoryError:
             raise UserError(f"{self.root}: not a folder", hint="name a results folder with --results") from None
         except OSError as error:
-            raise UserError(f"{self.root}: cannot be read ({error.strerror})", hint="mend its permissions, or name another with --results") from None
+            raise UserError(
+                f"{self.root}: cannot be read ({error.strerror})",
+                hint="mend its permissions, or name another with --results",
+            ) from None
 
     def check_writable(self) -> None:
         """Create the results folder; raises UserError where that, or writing into it, is not possible."""
@@ -89,7 +94,9 @@ class Store:
             probe.touch()
             probe.unlink()
         except OSError as error:
-            raise UserError(f"{self.root}: cannot write results here ({error.strerror})", hint="name another folder with --results") from error
+            raise UserError(
+                f"{self.root}: cannot write results here ({error.strerror})", hint="name another folder with --results"
+            ) from error
 
 
 class CellWriter:
@@ -162,10 +169,15 @@ def read_summary(folder: Path) -> dict[str, Any] | None:
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     except ValueError as error:
-        raise UserError(f"{path}: not a summary (damaged JSON)", hint="delete its folder to run the cell again") from error
+        raise UserError(
+            f"{path}: not a summary (damaged JSON)", hint="delete its folder to run the cell again"
+        ) from error
     version = summary.get("version") if isinstance(summary, dict) else None
     if version != VERSION:
-        raise UserError(f"{path}: results version {version!r} is not known here (known: {VERSION})", hint="use the dmlbench that wrote it, or another --results")
+        raise UserError(
+            f"{path}: results version {version!r} is not known here (known: {VERSION})",
+            hint="use the dmlbench that wrote it, or another --results",
+        )
     return dict(summary)
 
 

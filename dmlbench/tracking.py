@@ -4,15 +4,16 @@ A thread of the runner's process mirrors finished cells, one run each, found aga
 sending twice changes nothing. A tracking server that is down costs a warning, never a result.
 """
 
+import logging
 import math
 import os
 import queue
 import threading
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import pandas as pd
 from filelock import FileLock
@@ -27,7 +28,11 @@ if TYPE_CHECKING:
 FLUSH_SECONDS = 60.0
 PARAM_LIMIT = 500  # characters MLflow keeps of a parameter
 # Two seconds and one retry: with MLflow's defaults a dead server would hold the runner for minutes.
-LIMITS = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "2", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
+LIMITS = {
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "2",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+}
 
 
 class TrackingError(RuntimeError):
@@ -43,7 +48,7 @@ class Mirror:
         self._thread = threading.Thread(target=self._work, name="mlflow mirror", daemon=True)
         self.sent = 0
 
-    def __enter__(self) -> "Mirror":
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 
@@ -76,15 +81,24 @@ def connect() -> "MlflowClient":
         os.environ.setdefault(name, value)
     import mlflow
 
+    for chatty in ("mlflow", "alembic"):  # a new database is no news to someone who watches training
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     uri = mlflow.get_tracking_uri()
     client = mlflow.MlflowClient(uri)
-    local = uri.startswith("sqlite:///")
     try:
-        with FileLock(f"{uri.removeprefix('sqlite:///')}.lock", timeout=120) if local else nullcontext():
+        with _database_lock(uri):
             client.search_experiments(max_results=1)
     except (mlflow.exceptions.MlflowException, OSError) as error:
         raise TrackingError(str(error)) from error
     return client
+
+
+def _database_lock(uri: str) -> AbstractContextManager[object]:
+    """The lock under which a local database is created: several first writers break it."""
+    if not uri.startswith("sqlite:///"):
+        return nullcontext()
+    database = Path(uri.removeprefix("sqlite:///"))
+    return FileLock(database.with_name(f".{database.name}.lock"), timeout=120)
 
 
 def tracking_uri() -> str:
@@ -149,7 +163,10 @@ def _experiment(client: "MlflowClient", protocol: str, dataset: str) -> str:
     from mlflow.exceptions import MlflowException
 
     name = f"dmlbench/{protocol}/{dataset}"
-    note = f"dmlbench: methods trained on the training classes of {dataset} under the protocol {protocol}, scored on unseen classes."
+    note = (
+        f"dmlbench: methods trained on the training classes of {dataset} under the protocol {protocol}, "
+        "scored on classes they have not seen."
+    )
     found = client.get_experiment_by_name(name)
     if found is None:
         tags = {"mlflow.experimentKind": "custom_model_development", "mlflow.note.content": note}
@@ -199,6 +216,8 @@ def _tags(record: Record, started: str) -> list["RunTag"]:
     keys = ("method", "base", "modifier", "dataset", "protocol", "variant", "seed")
     tags = {key: str(cell[key]) for key in keys} | {
         "cell": cell["hash"],
+        # Runs of one campaign share every value of the protocol, so they may be compared.
+        "campaign": f"{cell['protocol_hash'][:8]}-{cell['dataset']}",
         "status": summary["status"],
         "started": started,
         "marks": "; ".join(cell["marks"]),

@@ -14,7 +14,7 @@ from dmlbench.commands.options import data_dir_option, results_option
 @data_dir_option()
 @results_option()
 def command(data_dir: Path | None, results: Path) -> int:
-    """Check Python, torch, GPU, faiss, disk and data; exit code 1 where a run could not work.
+    r"""Check Python, torch, GPU, faiss, disk and data; exit code 1 where a run could not work.
 
     \b
     Examples:
@@ -37,7 +37,11 @@ Check = tuple[str, str, str]
 
 
 def _python() -> Check:
-    return "ok", "Python", f"{platform.python_version()} on {platform.system()} {platform.machine()}, {os.cpu_count()} cores"
+    return (
+        "ok",
+        "Python",
+        f"{platform.python_version()} on {platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+    )
 
 
 def _torch() -> list[Check]:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 @click.argument("what", type=click.Choice(["methods", "datasets", "protocols"]))
 @methods_dir_option()
 def command(what: str, methods_dir: Path | None) -> None:
-    """List methods, datasets or protocols.
+    r"""List methods, datasets or protocols.
 
     \b
     Examples:
@@ -37,7 +37,9 @@ def _methods(methods_dir: Path | None) -> "Table":
     titles = {name: file.title for name, file in registry.files().items()}
     table = Table("name", "title", box=None)
     for name in registry.names():
-        parts = [titles[part].replace(" loss", "") if index else titles[part] for index, part in enumerate(name.split("+"))]
+        parts = [
+            titles[part].replace(" loss", "") if index else titles[part] for index, part in enumerate(name.split("+"))
+        ]
         table.add_row(name, titles.get(name, " + ".join(parts)))
     return table
 

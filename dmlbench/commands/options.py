@@ -28,7 +28,9 @@ def names(_: click.Context, parameter: click.Parameter, value: str | None) -> tu
 def results_option() -> Decorator:
     """`--results DIR`."""
     help_text = "Results folder."
-    return click.option("--results", type=click.Path(path_type=Path), default=Path("results/runs"), show_default=True, help=help_text)
+    return click.option(
+        "--results", type=click.Path(path_type=Path), default=Path("results/runs"), show_default=True, help=help_text
+    )
 
 
 def data_dir_option() -> Decorator:

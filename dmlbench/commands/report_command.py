@@ -10,9 +10,11 @@ from dmlbench.commands.options import results_option
 @click.command("report")
 @results_option()
 @click.option("--name", default="report", show_default=True, help="Folder below the output folder.")
-@click.option("--output", type=click.Path(path_type=Path), default=Path("reports"), show_default=True, help="Where reports go.")
+@click.option(
+    "--output", type=click.Path(path_type=Path), default=Path("reports"), show_default=True, help="Where reports go."
+)
 def command(results: Path, name: str, output: Path) -> None:
-    """Render results as a self-contained page, Markdown, CSV and LaTeX tables, PNG and SVG figures.
+    r"""Render results as a self-contained page, Markdown, CSV and LaTeX tables, PNG and SVG figures.
 
     \b
     Examples:

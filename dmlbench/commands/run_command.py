@@ -1,6 +1,5 @@
 """`dmlbench run`."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
+    from dmlbench.matrix import Execution
     from dmlbench.spec import Cell
     from dmlbench.store import Store
 
@@ -33,15 +33,21 @@ if TYPE_CHECKING:
 @data_dir_option()
 @methods_dir_option()
 @results_option()
-@click.option("--tracking", type=click.Choice(["auto", "none"]), default="auto", show_default=True, help="MLflow, or nothing.")
-@click.option("--workers", type=click.IntRange(1), help="Cells at a time [default: cores // threads of the protocol; on CUDA one a GPU].")
+@click.option(
+    "--tracking", type=click.Choice(["auto", "none"]), default="auto", show_default=True, help="MLflow, or nothing."
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(1),
+    help="Cells at a time [default: cores // threads of the protocol; on CUDA one a GPU].",
+)
 @click.option("--data-workers", type=click.IntRange(0), default=0, show_default=True, help="Loader processes per cell.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 @click.option("--retry", type=click.Choice(["failed"]), help="Run failed cells again.")
 @click.option("--keep", callback=names, help="Keep weights, embeddings or both (comma-separated).")
 @click.option("--dry-run", is_flag=True, help="Show the cells, their state and the time they will take.")
 def command(**options: Any) -> int:  # noqa: ANN401 - click's options
-    """Train and score methods on datasets over seeds. Finished cells are never run again.
+    r"""Train and score methods on datasets over seeds. Finished cells are never run again.
 
     Six seeds are the default because fewer paired runs cannot reach p < .05 in an exact sign-flip test.
 
@@ -102,7 +108,12 @@ def _checked_device(device: str) -> str:
 
 
 def _run(
-    console: "Console", cells: "Sequence[Cell]", todo: "Sequence[Cell]", execution: Any, *, tracking: str  # noqa: ANN401
+    console: "Console",
+    cells: "Sequence[Cell]",
+    todo: "Sequence[Cell]",
+    execution: "Execution",
+    *,
+    tracking: str,
 ) -> None:
     from contextlib import nullcontext
 
@@ -112,7 +123,10 @@ def _run(
     def say(line: str) -> None:
         console.print(line, markup=False)
 
-    say(f"{len(cells)} cells: {len(cells) - len(todo)} there already, {len(todo)} to run; results in {execution.store.root}")
+    say(
+        f"{len(cells)} cells: {len(cells) - len(todo)} there already, {len(todo)} to run; "
+        f"results in {execution.store.root}"
+    )
     if not todo:
         return
     mirror: Any = nullcontext()
@@ -127,7 +141,7 @@ def _run(
             say("sending the last runs to MLflow")
 
 
-def _dry_run(console: "Console", cells: "Sequence[Cell]", todo: "Sequence[Cell]", execution: Any) -> int:  # noqa: ANN401
+def _dry_run(console: "Console", cells: "Sequence[Cell]", todo: "Sequence[Cell]", execution: "Execution") -> int:
     from rich.table import Table
 
     from dmlbench import matrix
@@ -167,7 +181,9 @@ def _print_failures(console: "Console", store: "Store", cells: "Sequence[Cell]")
         error = record.summary["error"]
         console.print(f"failed: {cell.label}: {error['kind']}: {error['message']}", markup=False)
     if failed:
-        console.print(f"{len(failed)} of {len(cells)} cells failed; the same command with --retry failed runs them again")
+        console.print(
+            f"{len(failed)} of {len(cells)} cells failed; the same command with --retry failed runs them again"
+        )
     running = [cell for cell in cells if states[cell.hash] == "running"]
     if running:
         console.print(f"{len(running)} of {len(cells)} cells are being run by another process: {running[0].label} ...")

@@ -13,8 +13,10 @@ from dmlbench.commands.options import methods_dir_option, protocol_option, set_o
 @protocol_option()
 @set_option()
 @methods_dir_option()
-def command(method: str, dataset: str, protocol: str | None, settings: tuple[str, ...], methods_dir: Path | None) -> None:
-    """Show a method's resolved values for one dataset, and where each comes from.
+def command(
+    method: str, dataset: str, protocol: str | None, settings: tuple[str, ...], methods_dir: Path | None
+) -> None:
+    r"""Show a method's resolved values for one dataset, and where each comes from.
 
     \b
     Examples:
@@ -39,7 +41,9 @@ def command(method: str, dataset: str, protocol: str | None, settings: tuple[str
         console.print(f"note: {mark}", markup=False)
     for part in (resolved.loss, resolved.distillation):
         if part is not None:
-            console.print(f"\n{part.title} ({part.kind}, class {part.class_name})\nvariant: {part.variant}", markup=False)
+            console.print(
+                f"\n{part.title} ({part.kind}, class {part.class_name})\nvariant: {part.variant}", markup=False
+            )
             console.print(_values(part))
     import yaml
 

@@ -13,7 +13,7 @@ from dmlbench.commands.options import results_option
 @results_option()
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list, for scripts.")
 def command(results: Path, as_json: bool) -> None:
-    """Show which cells of a results folder are done, failed, running or interrupted.
+    r"""Show which cells of a results folder are done, failed, running or interrupted.
 
     \b
     Examples:
@@ -25,7 +25,7 @@ def command(results: Path, as_json: bool) -> None:
 
     store = Store(results)
     store.check_readable()
-    cells = [_row(store, folder) for folder in store.folders()]
+    cells = [_row(folder) for folder in store.folders()]
     if as_json:
         click.echo(json.dumps(cells, indent=1))
         return
@@ -34,12 +34,14 @@ def command(results: Path, as_json: bool) -> None:
         console.print(f"{results}: no cells yet; `dmlbench run` makes them", markup=False)
         return
     console.print(_table(cells))
-    counts = {state: sum(cell["state"] == state for cell in cells) for state in ("done", "running", "failed", "interrupted")}
+    counts = {
+        state: sum(cell["state"] == state for cell in cells) for state in ("done", "running", "failed", "interrupted")
+    }
     console.print(", ".join(f"{count} {state}" for state, count in counts.items()))
     _warn_of_other_code(console, cells)
 
 
-def _row(store: Any, folder: Path) -> dict[str, Any]:  # noqa: ANN401 - a Store
+def _row(folder: Path) -> dict[str, Any]:
     from dmlbench.store import folder_state, read_spec, read_summary
 
     state = folder_state(folder)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 @click.command("validate")
 @click.argument("file", type=click.Path(path_type=Path))
 def command(file: Path) -> None:
-    """Check a method file: read it, build what it names, and take one training step.
+    r"""Check a method file: read it, build what it names, and take one training step.
 
     A modifier is tried on the base `ms`. A plugin beside the file is loaded: the file is named by you.
 

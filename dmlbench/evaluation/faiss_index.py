@@ -58,7 +58,8 @@ class FaissIndex:
         number = self.device.index or 0
         problem = gpu_problem(number)
         if problem is not None:
-            _warn_once(f"faiss cannot search on cuda:{number} ({problem}); it searches on the CPU instead")
+            message = f"faiss cannot search on cuda:{number} ({problem}); it searches on the CPU instead"
+            warnings.warn(message, RuntimeWarning, stacklevel=2)
             return None
         self.resources = self.faiss.StandardGpuResources()  # must live as long as the index
         return self.faiss.index_cpu_to_gpu(self.resources, number, self.cpu_index)
@@ -95,8 +96,3 @@ def gpu_problem(number: int) -> str | None:
     return (probe.stderr.strip().splitlines() or [f"a tiny test search ended with code {probe.returncode}"])[
         -1
     ]
-
-
-@functools.cache
-def _warn_once(message: str) -> None:
-    warnings.warn(message, RuntimeWarning, stacklevel=2)

@@ -18,6 +18,10 @@ BACKENDS = ("auto", "torch", "faiss")
 # Similarities this close are equal: products of float64 unit vectors err by about 1e-15, whatever the kernel.
 TIE = 1e-12
 
+# Queries x references at a time: a CPU's tile should stay in its cache, a GPU needs more work to be busy.
+CPU_TILE = (256, 4096)
+GPU_TILE = (2048, 16384)
+
 # Measured on one and two CPU cores, 128 dimensions: with fewer references PyTorch is as fast and needs no
 # import, with more positives the longer lists of faiss cost more than its products save.
 FAISS_PAYS_FROM_REFERENCES = 10_000
@@ -101,8 +105,7 @@ class TorchRanker:
     def __init__(self, gallery: Gallery) -> None:
         self.gallery = gallery
         on_cpu = gallery.embeddings.device.type == "cpu"
-        # The tile should stay in a CPU's cache; a GPU needs more work at once to be busy.
-        self.rows_at_once, self.columns_at_once = (256, 4096) if on_cpu else (2048, 16384)
+        self.rows_at_once, self.columns_at_once = CPU_TILE if on_cpu else GPU_TILE
 
     def __call__(self, rows: Tensor, positives: Tensor) -> Tensor:
         """Ranks, (B, P), of the positives of the queries ``rows``; the first is exact to any depth."""

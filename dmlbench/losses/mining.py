@@ -150,4 +150,6 @@ def _triplets(
 ) -> tuple[Tensor, Tensor]:
     anchor = torch.arange(len(positive), device=positive.device)
     triplets = torch.stack((anchor, chosen_positive, chosen_negative), dim=1)
-    return triplets, positive.any(dim=1) & negative.any(dim=1)
+    # A row without a positive or a negative chose something else.
+    valid = positive.gather(1, triplets[:, 1:2]) & negative.gather(1, triplets[:, 2:])
+    return triplets, valid.squeeze(1)

@@ -52,7 +52,7 @@ def train_epoch(
 def evaluate_epoch(
     epoch: int, epochs: int, evaluation: EvaluationSpec, model: nn.Module, evaluators: dict[str, Evaluator]
 ) -> Row:
-    """The metrics of an epoch counted from 1 (0: untrained), as `test/...` and `validation/...`; empty where not due."""
+    """Metrics of an epoch counted from 1 (0: untrained), as `test/...` and `validation/...`; empty where not due."""
     last = epoch in (0, epochs)
     if not last and epoch % evaluation.every:
         return {"time/evaluation_s": 0.0}
@@ -88,4 +88,3 @@ def _losses(ranking: Tensor, distilled: Tensor, epoch: int) -> Row:
         "train/ranking_loss": float(ranking.double().mean()),
         "train/distillation_loss": float(distilled.double().mean()),
     }
-
