@@ -14,7 +14,7 @@ COMMANDS = {
     "report": "Render results as a page, tables and figures.",
     "list": "List methods, datasets or protocols.",
     "show": "Show a method's resolved values and where each comes from.",
-    "validate": "Check a method file: build it and take one step.",
+    "validate": "Check method files: build each and take one step.",
     "status": "Show which cells of a results folder are done, failed or begun.",
     "evaluate": "Score saved weights on a dataset's test classes.",
     "sync": "Send results that MLflow does not have yet.",

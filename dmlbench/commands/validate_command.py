@@ -10,17 +10,22 @@ if TYPE_CHECKING:
 
 
 @click.command("validate")
-@click.argument("file", type=click.Path(path_type=Path))
-def command(file: Path) -> None:
-    r"""Check a method file: read it, build what it names, and take one training step.
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+def command(files: tuple[Path, ...]) -> None:
+    r"""Check method files: read each, build what it names, and take one training step.
 
-    A modifier is tried on the base `ms`. A plugin beside the file is loaded: the file is named by you.
+    A modifier is tried on the base `ms`. A plugin beside the file is loaded, for you named the file.
 
     \b
     Examples:
-      dmlbench validate methods/ms.yaml
       dmlbench validate my-methods/mine.yaml
+      dmlbench validate methods/*.yaml
     """
+    for file in files:
+        click.echo(_validate(file))
+
+
+def _validate(file: Path) -> str:
     from dmlbench.errors import UserError
     from dmlbench.registry import Folder, Registry, load_file
 
@@ -29,8 +34,9 @@ def command(file: Path) -> None:
     content = load_file(file, Folder(file.parent, named_by_user=True))
     registry = Registry(file.parent)
     name = f"ms+{content.name}" if content.kind == "distillation" else content.name
-    loss = _one_step(registry, name)
-    click.echo(f"{file}: valid; one step of {name} gives loss {loss:.4f}")
+    if name not in registry.names():
+        raise UserError(f"{file}: {name}: needs a base that is not there", hint=f"bases: {', '.join(registry.names())}")
+    return f"{file}: valid; one step of {name} gives loss {_one_step(registry, name):.4f}"
 
 
 def _one_step(registry: "Registry", name: str) -> float:

@@ -65,9 +65,7 @@ def obdsd_targets(teacher_embeddings: Tensor, tau: float, omega: float, tau_diff
         # The lowest finite number, unlike -inf, keeps a batch of one free of NaN.
         lowest = torch.finfo(similarity.dtype).min
         affinities = (similarity / tau_diffusion).fill_diagonal_(lowest).softmax(dim=1)
-        system = (
-            torch.eye(len(affinities), dtype=affinities.dtype, device=affinities.device) - omega * affinities
-        )
+        system = torch.eye(len(affinities), dtype=affinities.dtype, device=affinities.device) - omega * affinities
         # The system is diagonally dominant, so never singular: asking whether the solver failed would only
         # make the host wait. A series in W, the usual shortcut, converges too slowly for omega near 1.
         diffused, _ = torch.linalg.solve_ex(system, targets * (1 - omega), check_errors=False)

@@ -85,8 +85,7 @@ def similarities(embeddings: Tensor) -> Tensor:
     """
     if embeddings.ndim != 2 or len(embeddings) == 0 or not embeddings.is_floating_point():
         raise ValueError(
-            "embeddings must be a float tensor (N, D) with N >= 1, "
-            f"got {embeddings.dtype} {tuple(embeddings.shape)}"
+            f"embeddings must be a float tensor (N, D) with N >= 1, got {embeddings.dtype} {tuple(embeddings.shape)}"
         )
     with torch.autocast(embeddings.device.type, enabled=False):
         wide = embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))

@@ -39,8 +39,7 @@ def full_precision(embeddings: Tensor, labels: Tensor) -> Tensor:
     """
     if embeddings.ndim != 2 or len(embeddings) == 0 or not embeddings.is_floating_point():
         raise ValueError(
-            "embeddings must be a float tensor (N, D) with N >= 1, "
-            f"got {embeddings.dtype} {tuple(embeddings.shape)}"
+            f"embeddings must be a float tensor (N, D) with N >= 1, got {embeddings.dtype} {tuple(embeddings.shape)}"
         )
     if labels.shape != embeddings.shape[:1] or labels.is_floating_point():
         raise ValueError(

@@ -31,9 +31,7 @@ class ContrastiveLoss(nn.Module):
         ValueError: If a parameter is out of range.
     """
 
-    def __init__(
-        self, positive_margin: float = 0.0, negative_margin: float = 1.0, mining: str = "distance"
-    ) -> None:
+    def __init__(self, positive_margin: float = 0.0, negative_margin: float = 1.0, mining: str = "distance") -> None:
         super().__init__()
         check_non_negative("positive_margin", positive_margin)
         check_positive("negative_margin", negative_margin)

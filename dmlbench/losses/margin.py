@@ -30,9 +30,7 @@ class MarginLoss(nn.Module):
         ValueError: If a parameter is out of range.
     """
 
-    def __init__(
-        self, num_classes: int, margin: float = 0.2, beta: float = 1.2, mining: str = "distance"
-    ) -> None:
+    def __init__(self, num_classes: int, margin: float = 0.2, beta: float = 1.2, mining: str = "distance") -> None:
         super().__init__()
         check_positive("num_classes", num_classes)
         check_positive("margin", margin)

@@ -27,9 +27,7 @@ class MultiSimilarityLoss(nn.Module):
         ValueError: If a parameter is out of range.
     """
 
-    def __init__(
-        self, alpha: float = 2.0, beta: float = 40.0, base: float = 0.5, epsilon: float = 0.1
-    ) -> None:
+    def __init__(self, alpha: float = 2.0, beta: float = 40.0, base: float = 0.5, epsilon: float = 0.1) -> None:
         super().__init__()
         check_positive("alpha", alpha)
         check_positive("beta", beta)

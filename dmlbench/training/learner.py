@@ -77,7 +77,9 @@ class Learner:
         with clock.phase("optimiser"):
             self.scaler.step(self.optimizer)
             self.scaler.update()
-        return ranking.detach(), torch.zeros_like(ranking) if distilled is None else distilled.detach()
+        # Comparisons with NaN are false, so a loss may mask broken embeddings away and look fine: they show here.
+        shown = ranking.detach() + 0 * embeddings.detach().sum()
+        return shown, torch.zeros_like(shown) if distilled is None else distilled.detach()
 
     def end_epoch(self) -> None:
         """Advance the schedule and make the student the next epoch's teacher."""

@@ -58,9 +58,7 @@ def test_diffusion_reaches_its_fixed_point(seed, tau, omega, tau_diffusion):
     embeddings = make_embeddings(seed)
     expected = diffused_slowly(embeddings, tau, omega, tau_diffusion).float()
     # Similarities of 2e-7 error divided by a temperature of .005 leave 4e-5.
-    torch.testing.assert_close(
-        obdsd_targets(embeddings, tau, omega, tau_diffusion), expected, rtol=0, atol=1e-4
-    )
+    torch.testing.assert_close(obdsd_targets(embeddings, tau, omega, tau_diffusion), expected, rtol=0, atol=1e-4)
 
 
 @given(seed=seeds, omega=omegas, tau=temperatures)
@@ -77,6 +75,13 @@ def test_order_of_the_batch_does_not_matter(seed, omega, tau):
         rtol=1e-4,
         atol=1e-5 * max(1, tau**2),  # a row's sum is good to 1e-5 at omega .99
     )
+
+
+def test_rounding_leaves_no_negative_target():
+    """Sharp affinities and an omega near 1 make the solver exchange rows, and its sums cancel."""
+    for seed in range(20):
+        embeddings = make_embeddings(seed, size=56, dimension=11)
+        assert (obdsd_targets(embeddings, 0.05, 0.9999, 0.005) >= 0).all()
 
 
 def test_duplicates_share_their_mass():

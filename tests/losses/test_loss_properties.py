@@ -117,7 +117,7 @@ def test_no_triplets_given(name):
 @every_loss
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_computes_in_float32_under_autocast(name, dtype):
-    embeddings, labels = make_batch(size=24)
+    embeddings, labels = make_batch(size=200)  # so many draws that a coarser mining would make others
     loss, half = build(name), embeddings.to(dtype)
     leaf = half.clone().requires_grad_()
     with torch.autocast("cpu", dtype=dtype):
@@ -184,9 +184,7 @@ def test_nothing_depends_on_the_data_s_values(name):
 def test_satisfied_batch_leaves_the_mined_losses_at_zero(name):
     labels = torch.arange(CLASSES).repeat(3)
     value, gradient = run(build(name), torch.eye(CLASSES, DIMENSION)[labels], labels, generator=seeded(0))
-    assert value == pytest.approx(
-        0, abs=1e-5
-    )  # the contrastive distance keeps an epsilon of 1e-6 per dimension
+    assert value == pytest.approx(0, abs=1e-5)  # the contrastive distance keeps an epsilon of 1e-6 per dimension
     assert gradient.isfinite().all()
 
 
@@ -248,6 +246,4 @@ def test_learned_parameters():
     torch.manual_seed(0)
     proxies = ProxyAnchorLoss(500, 64).proxies
     assert proxies.shape == (500, 64)
-    assert proxies.std().item() == pytest.approx(
-        (2 / 500) ** 0.5, rel=0.02
-    )  # Kaiming: fan-out is the classes
+    assert proxies.std().item() == pytest.approx((2 / 500) ** 0.5, rel=0.02)  # Kaiming: fan-out is the classes

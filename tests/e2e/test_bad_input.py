@@ -1,0 +1,120 @@
+"""Bad input: one clear line, exit code 2, nothing half-written."""
+
+import hashlib
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import Command
+
+RUN = ("run", "--tracking", "none")
+OMNIGLOT = Path(__file__).parents[3] / "shared" / "data" / "omniglot"
+CASES = {
+    "unknown method": ((*RUN, "--methods", "mss", "--datasets", "glyphs"), ("unknown method 'mss'", "did you mean 'ms'?")),
+    "modifier alone": ((*RUN, "--methods", "obdsd", "--datasets", "glyphs"), ("is a modifier and needs a base", "ms+obdsd")),
+    "base as modifier": ((*RUN, "--methods", "ms+triplet", "--datasets", "glyphs"), ("cannot follow a +",)),
+    "unknown dataset": ((*RUN, "--methods", "ms", "--datasets", "glyps"), ("unknown dataset 'glyps'", "'glyphs'?")),
+    "unknown protocol": (
+        (*RUN, "--methods", "ms", "--datasets", "glyphs", "--protocol", "conv4"),
+        ("unknown protocol 'conv4'", "'conv4-64'?"),
+    ),
+    "missing data folder": (
+        (*RUN, "--methods", "ms", "--datasets", "omniglot-small", "--data-dir", "nowhere"),
+        ("--data-dir nowhere: no such folder",),
+    ),
+    "folder without the archives": (
+        (*RUN, "--methods", "ms", "--datasets", "omniglot-small", "--data-dir", "."),
+        ("images_background_small1.zip not found",),
+    ),
+    "unknown field": (
+        (*RUN, "--methods", "ms", "--datasets", "glyphs", "--set", "training.epoch=3"),
+        ("--set: training: unknown key 'epoch'", "'epochs'?"),
+    ),
+    "wrong value": (
+        (*RUN, "--methods", "ms", "--datasets", "glyphs", "--set", "training.epochs=many"),
+        ("--set: training.epochs", "'many'"),
+    ),
+    "setting of no method": (
+        (*RUN, "--methods", "ms", "--datasets", "glyphs", "--set", "distillation.lambda=1"),
+        ("no chosen method has this parameter",),
+    ),
+    "both seeds and seed": (
+        (*RUN, "--methods", "ms", "--datasets", "glyphs", "--seeds", "2", "--seed", "1"),
+        ("exclude each other",),
+    ),
+    "unknown thing to keep": ((*RUN, "--methods", "ms", "--datasets", "glyphs", "--keep", "weight"), ("'weights'?",)),
+    "no cuda": ((*RUN, "--methods", "ms", "--datasets", "glyphs", "--device", "tpu"), ("unknown device 'tpu'",)),
+    "method given twice": ((*RUN, "--methods", "ms,ms", "--datasets", "glyphs"), ("given twice",)),
+    "no methods": ((*RUN, "--datasets", "glyphs"), ("Missing option '--methods'",)),
+    "unknown command": (("rum",), ("unknown command 'rum'", "'run'?")),
+    "results not there": (("report", "--results", "nowhere"), ("nowhere: no such results folder", "dmlbench run")),
+    "results a file": (("report", "--results", "file"), ("file: not a folder",)),
+    "status of nothing": (("status", "--results", "nowhere"), ("no such results folder",)),
+    "validate nothing": (("validate", "mine.yaml"), ("mine.yaml: no such file",)),
+    "evaluate nothing": (("evaluate", "nowhere"), ("no such file", "--keep weights")),
+    "show unknown dataset": (("show", "ms", "--dataset", "cup"), ("unknown dataset 'cup'", "'cub'?")),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_one_clear_line(name: str, dmlbench: Command, tmp_path: Path) -> None:
+    arguments, expected = CASES[name]
+    (tmp_path / "file").touch()
+    done = dmlbench(*arguments)
+    _refused(done, expected)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_unknown_key_in_a_method_file(dmlbench: Command, tmp_path: Path) -> None:
+    methods = tmp_path / "mine"
+    methods.mkdir()
+    text = (Path(__file__).parents[2] / "methods" / "ms.yaml").read_text()
+    (methods / "ms.yaml").write_text(text.replace("epsilon:", "epsilom:"))
+    done = dmlbench(*RUN, "--methods", "ms", "--datasets", "glyphs", "--methods-dir", "mine")
+    _refused(done, ("mine/ms.yaml: parameters", "unknown key 'epsilom'", "'epsilon'?"))
+    (methods / "ms.yaml").write_text(text.replace("title:", "titel:"))
+    _refused(dmlbench("validate", "mine/ms.yaml"), ("mine/ms.yaml: unknown key 'titel'", "'title'?"))
+    assert not (tmp_path / "results").exists()
+
+
+def test_unreadable_results_folder(dmlbench: Command, tmp_path: Path) -> None:
+    results = tmp_path / "results" / "runs"
+    cell = results / "conv4-64" / "glyphs" / "ms" / "seed0-00000000"
+    cell.mkdir(parents=True)
+    (cell / "spec.yaml").write_text("{}")
+    (cell / "summary.json").write_text('{"version": 99}')
+    for command in (("report",), ("status",), ("sync",)):
+        _refused(dmlbench(*command), ("results version 99 is not known here",))
+    (cell / "summary.json").write_text("{")
+    _refused(dmlbench("report"), ("damaged JSON",))
+    shutil.rmtree(results)
+    results.write_text("a file in the folder's place")
+    _refused(dmlbench(*RUN, "--methods", "ms", "--datasets", "glyphs"), ("cannot write results here",))
+    assert results.read_text() == "a file in the folder's place"
+
+
+@pytest.mark.skipif(not OMNIGLOT.is_dir(), reason="the published Omniglot archives are not at hand")
+@pytest.mark.parametrize("damage", ["truncated", "wrong"])
+def test_damaged_archive(damage: str, dmlbench: Command, tmp_path: Path) -> None:
+    data = tmp_path / "data" / "omniglot"
+    data.mkdir(parents=True)
+    for archive in OMNIGLOT.glob("*.zip"):
+        shutil.copy(archive, data)
+    victim = data / "images_background_small2.zip"
+    content = victim.read_bytes()
+    victim.write_bytes(content[: len(content) // 2] if damage == "truncated" else content[:-1] + b"x")
+    found = hashlib.sha256(victim.read_bytes()).hexdigest()
+    done = dmlbench(*RUN, "--methods", "ms", "--datasets", "omniglot-small", "--data-dir", "data")
+    _refused(done, ("images_background_small2.zip: expected sha256 3ccaa407", f"found {found}"))
+    assert not list((tmp_path / "results").rglob("*.*")) if (tmp_path / "results").exists() else True
+
+
+def _refused(done, expected: tuple[str, ...]) -> None:
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert done.stdout == ""
+    lines = done.stderr.splitlines()
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("error: ")
+    for text in expected:
+        assert text in lines[0]

@@ -1,0 +1,100 @@
+"""The commands that look: help, list, show, validate, doctor, dry run."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from dmlbench.cli import COMMANDS
+from tests.e2e.conftest import TINY, Command
+
+METHOD = """\
+name: pull
+title: Pull towards the class mean
+kind: loss
+class: Pull
+plugin: pull.py
+paper: {title: none, authors: test, venue: none}
+parameters:
+  strength: {value: 2.0, source: chosen for a test}
+"""
+PLUGIN = """\
+import torch
+
+
+class Pull(torch.nn.Module):
+    def __init__(self, strength):
+        super().__init__()
+        self.strength = strength
+
+    def forward(self, embeddings, labels, generator=None):
+        same = (labels[:, None] == labels).float()
+        means = same @ embeddings / same.sum(1, keepdim=True)
+        return self.strength * (embeddings - means).square().sum(1).mean()
+"""
+
+
+@pytest.mark.parametrize("name", [None, *COMMANDS])
+def test_help_ends_with_two_examples(name: str | None, dmlbench: Command) -> None:
+    done = dmlbench(*([name] if name else []), "--help")
+    assert done.returncode == 0
+    examples = done.stdout.split("Examples:")[1].split("Options:")[0]
+    assert len(re.findall(r"^\s+(?:\w+=\S+ )?dmlbench ", examples, flags=re.MULTILINE)) == 2
+
+
+def test_list(dmlbench: Command) -> None:
+    methods = dmlbench("list", "methods").stdout
+    assert len(methods.splitlines()) == 16
+    assert "proxyanchor+obdsd" in methods
+    assert "2,720" in dmlbench("list", "datasets").stdout
+    assert "resnet50-128" in dmlbench("list", "protocols").stdout
+
+
+def test_show_resolves_per_dataset_with_sources(dmlbench: Command) -> None:
+    shown = dmlbench("show", "ms+obdsd", "--dataset", "cub").stdout
+    assert re.search(r"lambda +1000\.0 +official code, CUB setting", shown)
+    assert re.search(r"omega +0\.3 ", shown)
+    shown = dmlbench("show", "triplet+obdsd", "--dataset", "cub").stdout
+    assert "untuned: nothing published" in shown
+    assert re.search(r"lambda +75\.0 +parser default", shown)
+
+
+def test_validate_and_run_a_method_in_one_file_and_a_plugin(dmlbench: Command, tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "pull.yaml").write_text(METHOD)
+    (mine / "pull.py").write_text(PLUGIN)
+    checked = dmlbench("validate", "mine/pull.yaml")
+    assert checked.returncode == 0, checked.stderr
+    assert "one step of pull gives loss" in checked.stdout
+    run = ("run", "--methods", "pull,pull+psd", "--datasets", "glyphs", *TINY, "--seeds", "1", "--tracking", "none")
+    done = dmlbench(*run, "--methods-dir", "mine")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "pull+psd" in done.stdout
+    (tmp_path / "methods").symlink_to(mine)  # found, but not trusted with Python
+    refused = dmlbench(*run, "--set", "loss.strength=3")
+    assert refused.returncode == 2
+    assert "add --methods-dir methods" in refused.stderr
+
+
+def test_validate_every_shipped_method(dmlbench: Command) -> None:
+    files = sorted((Path(__file__).parents[2] / "methods").glob("*.yaml"))
+    assert len(files) == 7
+    done = dmlbench("validate", *files)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count(": valid; one step of ") == 7
+
+
+def test_dry_run_plans_and_writes_nothing(dmlbench: Command, tmp_path: Path) -> None:
+    done = dmlbench("run", "--methods", "ms,ms+obdsd", "--datasets", "glyphs,omniglot-small", "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert "24 of 24 cells to run" in done.stdout
+    assert "unknown (no past records" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_doctor(dmlbench: Command) -> None:
+    done = dmlbench("doctor")
+    assert done.returncode == 0, done.stdout
+    for what in ("Python", "torch", "GPU", "faiss", "results folder", "dataset glyphs", "dataset omniglot-small"):
+        assert what in done.stdout

@@ -1,0 +1,151 @@
+"""The main job: run, look at MLflow, report; and what happens when cells fail or the run is cut off."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import mlflow
+import pytest
+
+import dmlbench as package
+from tests.e2e.conftest import TINY, Command, metric_columns
+
+TWO = ("run", "--methods", "ms,ms+psd", "--datasets", "glyphs", *TINY)
+
+
+def test_run_then_mlflow_status_and_report(dmlbench: Command, tmp_path: Path) -> None:
+    done = dmlbench(*TWO, "--seeds", "2", "--keep", "weights,embeddings")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "4 cells: 0 there already, 4 to run" in done.stdout
+    assert "ms+psd" in done.stdout
+    assert "untrained" in done.stdout
+
+    results = package.load_results(tmp_path / "results" / "runs")
+    assert set(results["selection"]) == {"untrained", "last", "best_test"}
+    assert len(results) == 12
+    assert results["recall_at_1"].between(0, 1).all()
+    untrained = results[results["selection"] == "untrained"]
+    assert (untrained.groupby("seed")["recall_at_1"].nunique() == 1).all()  # one start for all methods of a seed
+
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("dmlbench/conv4-64/glyphs")
+    assert experiment is not None
+    assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
+    runs = client.search_runs([experiment.experiment_id])
+    assert sorted(run.info.run_name for run in runs) == ["ms seed0", "ms seed1", "ms+psd seed0", "ms+psd seed1"]
+    run = next(run for run in runs if run.info.run_name == "ms+psd seed1")
+    assert run.info.status == "FINISHED"
+    assert run.data.params["distillation.lambda"] == "75.0"
+    assert run.data.params["training.epochs"] == "2"
+    assert [point.step for point in client.get_metric_history(run.info.run_id, "test/recall_at_1")] == [0, 1, 2]
+    assert {file.path for file in client.list_artifacts(run.info.run_id)} == {"spec.yaml", "summary.json", "history.csv"}
+    assert run.inputs.dataset_inputs[0].dataset.name == "glyphs"
+
+    again = dmlbench(*TWO, "--seeds", "2")
+    assert again.returncode == 0
+    assert "4 there already, 0 to run" in again.stdout
+    assert "0 runs sent, 4 were there already" in dmlbench("sync").stdout
+
+    states = json.loads(dmlbench("status", "--json").stdout)
+    assert [cell["state"] for cell in states] == ["done"] * 4
+    page = dmlbench("report", "--name", "first")
+    assert page.returncode == 0, page.stderr
+    assert (tmp_path / "reports" / "first" / "index.html").is_file()
+    assert (tmp_path / "reports" / "first" / "report.md").is_file()
+
+    cell = next((tmp_path / "results" / "runs" / "conv4-64" / "glyphs" / "ms").glob("seed0-*"))
+    scored = json.loads(dmlbench("evaluate", str(cell), "--json").stdout)
+    last = results[(results["method"] == "ms") & (results["seed"] == 0) & (results["selection"] == "last")].iloc[0]
+    assert scored["recall_at_1"] == last["recall_at_1"]
+    assert scored["nmi"] == last["nmi"]
+
+
+def test_workers_and_data_workers_change_nothing(dmlbench: Command, tmp_path: Path) -> None:
+    plain = (*TWO, "--seeds", "2", "--tracking", "none")
+    variants = {"one": ("--workers", "1"), "two": ("--workers", "2"), "loaders": ("--workers", "1", "--data-workers", "2")}
+    for name, options in variants.items():
+        done = dmlbench(*plain, *options, "--results", name)
+        assert done.returncode == 0, done.stdout + done.stderr
+    one = metric_columns(tmp_path / "one")
+    assert len(one) == 4
+    assert one["glyphs/ms/seed0"] != one["glyphs/ms/seed1"]
+    assert one == metric_columns(tmp_path / "two")
+    assert one == metric_columns(tmp_path / "loaders")
+
+
+def test_a_distilled_method_with_weight_zero_is_its_base(dmlbench: Command, tmp_path: Path) -> None:
+    methods = "ms,ms+psd,ms+obdsd"
+    settings = ("--set", "distillation.lambda=0", "--seed", "3", "--tracking", "none")
+    done = dmlbench("run", "--methods", methods, "--datasets", "glyphs", *TINY, *settings)
+    assert done.returncode == 0, done.stdout + done.stderr
+    histories = metric_columns(tmp_path / "results" / "runs")
+    assert histories["glyphs/ms/seed3"] == histories["glyphs/ms+psd/seed3"] == histories["glyphs/ms+obdsd/seed3"]
+
+
+def test_a_diverged_cell_fails_alone(dmlbench: Command, tmp_path: Path) -> None:
+    tiny = [part.replace("epochs=2", "epochs=1") for part in TINY]
+    wild = ("--set", "training.learning_rate=1.0e+30", "--seeds", "1", "--tracking", "none")
+    done = dmlbench("run", "--methods", "ms,triplet", "--datasets", "glyphs", *tiny, *wild)
+    assert done.returncode == 1
+    assert done.stdout.count("failed: ") == 2
+    assert "diverged: loss is nan at epoch 1, step 2" in done.stdout
+    assert "--retry failed" in done.stdout
+    skipped = dmlbench("run", "--methods", "ms,triplet", "--datasets", "glyphs", *tiny, *wild)
+    assert skipped.returncode == 1
+    assert "2 there already, 0 to run" in skipped.stdout
+    retried = dmlbench("run", "--methods", "ms", "--datasets", "glyphs", *tiny, *wild, "--retry", "failed")
+    assert "1 to run" in retried.stdout
+
+
+def test_a_dead_tracking_server_costs_a_warning(dmlbench: Command, tmp_path: Path) -> None:
+    done = dmlbench(*TWO, "--seeds", "1", MLFLOW_TRACKING_URI="http://127.0.0.1:9")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "results are safe, `dmlbench sync` sends them later" in done.stdout
+    assert len(metric_columns(tmp_path / "results" / "runs")) == 2
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+def test_interrupt_keeps_what_is_done_and_a_killed_worker_fails_alone(
+    environment: dict[str, str], dmlbench: Command, tmp_path: Path
+) -> None:
+    script = str(Path(sys.executable).with_name("dmlbench"))
+    long = ("run", "--methods", "ms", "--datasets", "glyphs", "--seeds", "2", "--workers", "1", "--tracking", "none")
+    long += (*TINY, "--set", "training.epochs=500")
+    begun = subprocess.Popen([script, *long], cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True)
+    first = _wait_for_history(tmp_path)
+    worker = _children(begun.pid)
+    os.kill(worker[0], signal.SIGKILL)
+    _wait_for_history(tmp_path, besides=first)
+    begun.send_signal(signal.SIGINT)
+    output, _ = begun.communicate(timeout=60)
+    assert begun.returncode == 130
+    assert "signal SIGKILL" in output
+    states = [cell["state"] for cell in json.loads(dmlbench("status", "--json").stdout)]
+    assert sorted(states) == ["failed", "interrupted"]
+
+
+def _wait_for_history(folder: Path, besides: Path | None = None) -> Path:
+    for _ in range(600):
+        found = [path for path in folder.glob("results/runs/*/*/*/*/history.csv") if path != besides]
+        if found:
+            return found[0]
+        time.sleep(0.1)
+    raise AssertionError("no cell began within a minute")
+
+
+def _children(parent: int) -> list[int]:
+    """Worker processes of a runner (multiprocessing's own helper process is none)."""
+    pids = []
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = status.read_text().rsplit(")", 1)[1].split()
+            command = status.with_name("cmdline").read_text()
+        except OSError:
+            continue
+        if int(fields[1]) == parent and "spawn_main" in command:
+            pids.append(int(status.parent.name))
+    return pids
