@@ -57,7 +57,7 @@ class Commands(click.Group):
 @click.command(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="dmlbench")
 def dmlbench() -> None:
-    r"""Reproducible benchmarks for deep metric learning.
+    """Reproducible benchmarks for deep metric learning.
 
     \b
     Examples:

@@ -86,19 +86,20 @@ def data_folder(given: Path | None) -> Path | None:
     return named
 
 
-def execute(
-    cells: Sequence[Cell], execution: Execution, observers: Sequence[Observer], log: Callable[[str], None]
-) -> None:
-    """Run cells to their end; how each ended stands in the store.
+def make_ready(cells: Sequence[Cell], execution: Execution, log: Callable[[str], None]) -> None:
+    """Check everything that cells need before any of them starts: their data first, then the results folder.
 
     Raises:
-        UserError: where data or the results folder are not usable, before any cell starts.
+        UserError: where data or the results folder are not usable; nothing is left behind.
     """
-    if not cells:
-        return
-    execution.store.check_writable()
     for name in sorted({cell.dataset.name for cell in cells}):
         prepare(name, execution.data_dir, log)
+    if cells:
+        execution.store.check_writable()
+
+
+def execute(cells: Sequence[Cell], execution: Execution, observers: Sequence[Observer]) -> None:
+    """Run cells that were made ready to their end; how each ended stands in the store."""
 
     def on_event(task: Task, event: dict[str, Any]) -> None:
         for observer in observers:

@@ -3,10 +3,10 @@
 A test holds these models to the constructors in `losses` and `distillation`.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from annotated_types import Ge, Lt
-from pydantic import Field, NonNegativeFloat, PositiveFloat
+from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 
 from dmlbench.spec import Section
 
@@ -48,6 +48,13 @@ class ProxyAnchorParameters(Section):
 
     alpha: PositiveFloat
     delta: NonNegativeFloat
+
+    @model_validator(mode="after")
+    def _exponents_fit(self) -> Self:
+        # The loss subtracts no maximum from its exponents, which float32 bears up to e^80.
+        if self.alpha * (1 + self.delta) > 80:
+            raise ValueError("alpha * (1 + delta) must be at most 80")
+        return self
 
 
 class PSDParameters(Section):

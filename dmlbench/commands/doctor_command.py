@@ -14,7 +14,7 @@ from dmlbench.commands.options import data_dir_option, results_option
 @data_dir_option()
 @results_option()
 def command(data_dir: Path | None, results: Path) -> int:
-    r"""Check Python, torch, GPU, faiss, disk and data; exit code 1 where a run could not work.
+    """Check Python, torch, GPU, faiss, disk and data; exit code 1 where a run could not work.
 
     \b
     Examples:
@@ -74,7 +74,7 @@ def _disk(results: Path) -> Check:
 
 
 def _data(data_dir: Path | None) -> list[Check]:
-    from dmlbench.data.catalogue import DATASETS, find
+    from dmlbench.data.catalogue import DATASETS
     from dmlbench.errors import UserError
     from dmlbench.matrix import data_folder
 
@@ -82,10 +82,18 @@ def _data(data_dir: Path | None) -> list[Check]:
         given = data_folder(data_dir)
     except UserError as error:
         return [("bad", "data folder", str(error))]
-    checks: list[Check] = []
-    for name in DATASETS:
-        try:
-            checks.append(("ok", f"dataset {name}", find(name, given)))
-        except UserError as error:
-            checks.append(("note", f"dataset {name}", str(error)))
-    return checks
+    return [_dataset(name, given) for name in DATASETS]
+
+
+def _dataset(name: str, given: Path | None) -> Check:
+    from dmlbench.data.catalogue import cache_dir, prepare
+    from dmlbench.errors import UserError
+
+    try:
+        # Naming the cache as if it were given looks into it and downloads nothing.
+        prepare(name, given or cache_dir(), lambda _: None)
+    except UserError as error:
+        if given is None:
+            return "note", f"dataset {name}", "not in the cache: the first run downloads it, or give --data-dir"
+        return "bad", f"dataset {name}", str(error)
+    return "ok", f"dataset {name}", "ready"

@@ -16,7 +16,7 @@ from dmlbench.commands.options import data_dir_option
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
 def command(cell: Path, dataset: str | None, data_dir: Path | None, device: str, as_json: bool) -> None:
-    r"""Score the weights that `run --keep weights` left in a cell's folder.
+    """Score the weights that `run --keep weights` left in a cell's folder.
 
     \b
     Examples:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 @click.argument("what", type=click.Choice(["methods", "datasets", "protocols"]))
 @methods_dir_option()
 def command(what: str, methods_dir: Path | None) -> None:
-    r"""List methods, datasets or protocols.
+    """List methods, datasets or protocols.
 
     \b
     Examples:

@@ -14,7 +14,7 @@ from dmlbench.commands.options import results_option
     "--output", type=click.Path(path_type=Path), default=Path("reports"), show_default=True, help="Where reports go."
 )
 def command(results: Path, name: str, output: Path) -> None:
-    r"""Render results as a self-contained page, Markdown, CSV and LaTeX tables, PNG and SVG figures.
+    """Render results as a self-contained page, Markdown, CSV and LaTeX tables, PNG and SVG figures.
 
     \b
     Examples:

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 @click.option("--keep", callback=names, help="Keep weights, embeddings or both (comma-separated).")
 @click.option("--dry-run", is_flag=True, help="Show the cells, their state and the time they will take.")
 def command(**options: Any) -> int:  # noqa: ANN401 - click's options
-    r"""Train and score methods on datasets over seeds. Finished cells are never run again.
+    """Train and score methods on datasets over seeds. Finished cells are never run again.
 
     Six seeds are the default because fewer paired runs cannot reach p < .05 in an exact sign-flip test.
 
@@ -123,6 +123,7 @@ def _run(
     def say(line: str) -> None:
         console.print(line, markup=False)
 
+    matrix.make_ready(todo, execution, say)
     say(
         f"{len(cells)} cells: {len(cells) - len(todo)} there already, {len(todo)} to run; "
         f"results in {execution.store.root}"
@@ -136,7 +137,7 @@ def _run(
         mirror = Mirror(say)
     with mirror, Display(console, len(todo)) as display:
         observers = [display, mirror] if tracking == "auto" else [display]
-        matrix.execute(todo, execution, observers, say)
+        matrix.execute(todo, execution, observers)
         if tracking == "auto":
             say("sending the last runs to MLflow")
 

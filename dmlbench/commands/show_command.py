@@ -16,7 +16,7 @@ from dmlbench.commands.options import methods_dir_option, protocol_option, set_o
 def command(
     method: str, dataset: str, protocol: str | None, settings: tuple[str, ...], methods_dir: Path | None
 ) -> None:
-    r"""Show a method's resolved values for one dataset, and where each comes from.
+    """Show a method's resolved values for one dataset, and where each comes from.
 
     \b
     Examples:

@@ -13,7 +13,7 @@ from dmlbench.commands.options import results_option
 @results_option()
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list, for scripts.")
 def command(results: Path, as_json: bool) -> None:
-    r"""Show which cells of a results folder are done, failed, running or interrupted.
+    """Show which cells of a results folder are done, failed, running or interrupted.
 
     \b
     Examples:

@@ -10,7 +10,7 @@ from dmlbench.commands.options import results_option
 @click.command("sync")
 @results_option()
 def command(results: Path) -> int:
-    r"""Send results that MLflow does not have yet. Sending twice changes nothing.
+    """Send results that MLflow does not have yet. Sending twice changes nothing.
 
     \b
     Examples:

@@ -9,7 +9,7 @@ import click
 @click.command("ui")
 @click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True, help="Port on this machine.")
 def command(port: int) -> int:
-    r"""Open the MLflow UI on the store that runs go to. It listens on this machine only.
+    """Open the MLflow UI on the store that runs go to. It listens on this machine only.
 
     \b
     Examples:

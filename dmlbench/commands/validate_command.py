@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 @click.command("validate")
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 def command(files: tuple[Path, ...]) -> None:
-    r"""Check method files: read each, build what it names, and take one training step.
+    """Check method files: read each, build what it names, and take one training step.
 
     A modifier is tried on the base `ms`. A plugin beside the file is loaded, for you named the file.
 

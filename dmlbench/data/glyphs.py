@@ -66,9 +66,7 @@ def _cached(log: Log) -> NDArray[np.uint8]:
                 images = _drawn()
                 _save(path, images)
     except OSError as error:
-        raise UserError(
-            f"{path}: {error.strerror or error}", hint="set XDG_CACHE_HOME to a writable folder"
-        ) from error
+        raise UserError(f"{path}: {error.strerror or error}", hint="set XDG_CACHE_HOME to a writable folder") from error
     return images
 
 

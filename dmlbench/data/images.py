@@ -40,9 +40,7 @@ class Dataset:
     fingerprint: str
 
 
-def load_dataset(
-    name: str, data_dir: Path | None = None, log: Log = logging.getLogger(__name__).info
-) -> Dataset:
+def load_dataset(name: str, data_dir: Path | None = None, log: Log = logging.getLogger(__name__).info) -> Dataset:
     """Read a dataset into memory.
 
     Args:

@@ -33,9 +33,7 @@ class Archive:
     left_out: tuple[str, ...] = ()
 
 
-TRAIN = Archive(
-    "images_background_small1.zip", "f38eb80f801274ac2b4dff5b24289016bfaba4a7d5bb50deebf27104ad6cb8a4"
-)
+TRAIN = Archive("images_background_small1.zip", "f38eb80f801274ac2b4dff5b24289016bfaba4a7d5bb50deebf27104ad6cb8a4")
 TEST = Archive(
     "images_background_small2.zip",
     "3ccaa407515a8778e5d0861875af38b17e418f301ad5bb3b5a6b65d901a41c7f",
@@ -68,15 +66,9 @@ def _find(archive: Archive, data_dir: Path) -> Path:
     """The first intact copy at most `SEARCH_DEPTH` folders down; a damaged one is reported, never replaced."""
     if not data_dir.is_dir():
         raise UserError(f"{data_dir}: no such data folder", hint=_remedy(archive))
-    found = [
-        path
-        for depth in range(SEARCH_DEPTH + 1)
-        for path in sorted(data_dir.glob("*/" * depth + archive.name))
-    ]
+    found = [path for depth in range(SEARCH_DEPTH + 1) for path in sorted(data_dir.glob("*/" * depth + archive.name))]
     if not found:
-        raise UserError(
-            f"{data_dir}: {archive.name} not found (sha256 {archive.sha256})", hint=_remedy(archive)
-        )
+        raise UserError(f"{data_dir}: {archive.name} not found (sha256 {archive.sha256})", hint=_remedy(archive))
     intact = next((path for path in found if file_sha256(path) == archive.sha256), None)
     if intact is None:
         verify(found[0], archive.sha256)

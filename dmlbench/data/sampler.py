@@ -11,9 +11,7 @@ def epoch_steps(images: int, training: TrainingSpec) -> int:
     return max(1, images // training.batch_size)
 
 
-def epoch_indices(
-    labels: NDArray[np.int64], training: TrainingSpec, rng: np.random.Generator
-) -> NDArray[np.int64]:
+def epoch_indices(labels: NDArray[np.int64], training: TrainingSpec, rng: np.random.Generator) -> NDArray[np.int64]:
     """Indices of one epoch's batches.
 
     Each of ``batch_size / samples_per_class`` draws picks a class uniformly with replacement, then

@@ -72,9 +72,7 @@ def distillation_loss(embeddings: Tensor, targets: Tensor, tau: float) -> Tensor
             f"got {tuple(targets.shape)}"
         )
     log_probabilities = (similarities(embeddings) / tau).log_softmax(dim=1)
-    with torch.autocast(embeddings.device.type, enabled=False):
-        divergence = functional.kl_div(log_probabilities, targets, reduction="batchmean")
-    return divergence * tau**2
+    return functional.kl_div(log_probabilities, targets, reduction="batchmean") * tau**2
 
 
 def similarities(embeddings: Tensor) -> Tensor:

@@ -81,9 +81,7 @@ def _entropy(sizes: NDArray[np.integer]) -> float:
     return float(-(share * np.log(share)).sum())
 
 
-def _expected_mutual_information(
-    class_sizes: NDArray[np.integer], cluster_sizes: NDArray[np.integer]
-) -> float:
+def _expected_mutual_information(class_sizes: NDArray[np.integer], cluster_sizes: NDArray[np.integer]) -> float:
     """Mutual information expected by chance for given sizes (Vinh et al., 2010).
 
     The sum runs over distinct pairs of sizes, each weighted by how often it occurs: the sizes of 11,316

@@ -93,6 +93,4 @@ def gpu_problem(number: int) -> str | None:
         return "a tiny test search hung"
     if probe.returncode == 0:
         return None
-    return (probe.stderr.strip().splitlines() or [f"a tiny test search ended with code {probe.returncode}"])[
-        -1
-    ]
+    return (probe.stderr.strip().splitlines() or [f"a tiny test search ended with code {probe.returncode}"])[-1]

@@ -52,9 +52,7 @@ def _spectral_decay(vectors: Tensor) -> float:
 def _intra_over_inter(vectors: Tensor, classes: Tensor) -> float:
     _, class_index, sizes = classes.unique(return_inverse=True, return_counts=True)
     if len(sizes) < 2 or sizes.max() < 2:
-        raise ValueError(
-            f"need two classes, one of them with two members; got {len(sizes)} of {len(vectors)} rows"
-        )
+        raise ValueError(f"need two classes, one of them with two members; got {len(sizes)} of {len(vectors)} rows")
     sums = vectors.new_zeros(len(sizes), vectors.shape[1]).index_add_(0, class_index, vectors)
     squares = vectors.new_zeros(len(sizes)).index_add_(0, class_index, vectors.square().sum(dim=1))
     paired = sizes > 1

@@ -24,9 +24,7 @@ def unit_embeddings(embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]
     """
     if embeddings.ndim != 2 or labels.shape != embeddings.shape[:1] or 0 in embeddings.shape:
         shapes = f"{tuple(embeddings.shape)} and {tuple(labels.shape)}"
-        raise ValueError(
-            f"embeddings and labels must have the shapes (N, D) and (N,), N and D > 0, got {shapes}"
-        )
+        raise ValueError(f"embeddings and labels must have the shapes (N, D) and (N,), N and D > 0, got {shapes}")
     if labels.is_floating_point() or labels.is_complex():
         raise ValueError(f"labels must be integers, got {labels.dtype}")
     device = torch.device("cpu") if embeddings.device.type == "mps" else embeddings.device

@@ -1,8 +1,8 @@
 """The ranks of each query's positives among all references, exactly, with PyTorch or faiss.
 
 The negatives that matter to a query with R positives are its R hardest ones: a positive behind all of those
-is not among the R nearest. Ranks need only their similarities, not which rows they are, so a tie at the cut-off
-has nothing to decide.
+is not among the R nearest. Ranks need only their similarities, not which rows they are, so a tie at the
+cut-off has nothing to decide.
 """
 
 from dataclasses import dataclass

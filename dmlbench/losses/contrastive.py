@@ -65,7 +65,8 @@ class ContrastiveLoss(nn.Module):
             else:
                 triplets, valid = given_triplets(triplets)
             anchor, positive, negative = functional.embedding(triplets, embeddings).unbind(1)
-            # pairwise_distance adds 1e-6 to every difference: the gradient stays finite at duplicates.
+            # A norm, unlike a root of a sum, has a finite gradient at duplicates; as officially, 1e-6 is added to
+            # every difference.
             too_far = functional.pairwise_distance(anchor, positive) - self.positive_margin
             too_near = self.negative_margin - functional.pairwise_distance(anchor, negative)
             return masked_mean(too_far.relu() + too_near.relu(), valid)

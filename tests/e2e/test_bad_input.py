@@ -11,8 +11,14 @@ from tests.e2e.conftest import Command
 RUN = ("run", "--tracking", "none")
 OMNIGLOT = Path(__file__).parents[3] / "shared" / "data" / "omniglot"
 CASES = {
-    "unknown method": ((*RUN, "--methods", "mss", "--datasets", "glyphs"), ("unknown method 'mss'", "did you mean 'ms'?")),
-    "modifier alone": ((*RUN, "--methods", "obdsd", "--datasets", "glyphs"), ("is a modifier and needs a base", "ms+obdsd")),
+    "unknown method": (
+        (*RUN, "--methods", "mss", "--datasets", "glyphs"),
+        ("unknown method 'mss'", "did you mean 'ms'?"),
+    ),
+    "modifier alone": (
+        (*RUN, "--methods", "obdsd", "--datasets", "glyphs"),
+        ("is a modifier and needs a base", "ms+obdsd"),
+    ),
     "base as modifier": ((*RUN, "--methods", "ms+triplet", "--datasets", "glyphs"), ("cannot follow a +",)),
     "unknown dataset": ((*RUN, "--methods", "ms", "--datasets", "glyps"), ("unknown dataset 'glyps'", "'glyphs'?")),
     "unknown protocol": (

@@ -42,7 +42,11 @@ def test_run_then_mlflow_status_and_report(dmlbench: Command, tmp_path: Path) ->
     assert run.data.params["distillation.lambda"] == "75.0"
     assert run.data.params["training.epochs"] == "2"
     assert [point.step for point in client.get_metric_history(run.info.run_id, "test/recall_at_1")] == [0, 1, 2]
-    assert {file.path for file in client.list_artifacts(run.info.run_id)} == {"spec.yaml", "summary.json", "history.csv"}
+    assert {file.path for file in client.list_artifacts(run.info.run_id)} == {
+        "spec.yaml",
+        "summary.json",
+        "history.csv",
+    }
     assert run.inputs.dataset_inputs[0].dataset.name == "glyphs"
 
     again = dmlbench(*TWO, "--seeds", "2")
@@ -66,7 +70,11 @@ def test_run_then_mlflow_status_and_report(dmlbench: Command, tmp_path: Path) ->
 
 def test_workers_and_data_workers_change_nothing(dmlbench: Command, tmp_path: Path) -> None:
     plain = (*TWO, "--seeds", "2", "--tracking", "none")
-    variants = {"one": ("--workers", "1"), "two": ("--workers", "2"), "loaders": ("--workers", "1", "--data-workers", "2")}
+    variants = {
+        "one": ("--workers", "1"),
+        "two": ("--workers", "2"),
+        "loaders": ("--workers", "1", "--data-workers", "2"),
+    }
     for name, options in variants.items():
         done = dmlbench(*plain, *options, "--results", name)
         assert done.returncode == 0, done.stdout + done.stderr

@@ -18,9 +18,7 @@ def naive_intra_over_inter(vectors, labels):
 
     def mean_distance(members):
         count = len(members)
-        return sum(1 - members[i] @ members[j] for i in range(count) for j in range(i)) / (
-            count * (count - 1) / 2
-        )
+        return sum(1 - members[i] @ members[j] for i in range(count) for j in range(i)) / (count * (count - 1) / 2)
 
     vectors = normalize(vectors.double())
     groups = [vectors[labels == label] for label in labels.unique()]

@@ -18,10 +18,10 @@ from dmlbench.losses import (
     TripletLoss,
 )
 
-CLASSES, DIMENSION = 6, 12
+CLASSES, DIMENSION = 6, 64
 TRIPLET_LOSSES = ("contrastive", "triplet", "margin", "semihard")
 BUILD = {
-    "contrastive": ContrastiveLoss,
+    "contrastive": lambda: ContrastiveLoss(negative_margin=1.4),  # so that distant negatives count
     "triplet": TripletLoss,
     "semihard": lambda: TripletLoss(mining="semihard"),
     "margin": lambda: MarginLoss(CLASSES),

@@ -84,6 +84,15 @@ def test_probabilities_of_an_anchor_without_negatives_are_zero():
     assert (distance_weighted_probabilities(embeddings, torch.zeros(13).long()) == 0).all()
 
 
+def test_near_duplicates_among_negatives_count_as_the_cutoff():
+    """Their squared distance, a difference of rounded products, may fall below 0."""
+    noise = 1e-7 * torch.randn(192, 100, generator=seeded(1))
+    embeddings = normalize(torch.randn(64, 100, generator=seeded(0))).repeat(3, 1) + noise
+    probabilities = distance_weighted_probabilities(embeddings, torch.arange(192))
+    torch.testing.assert_close(probabilities.sum(1), torch.ones(192))
+    torch.testing.assert_close(probabilities[:64, 64:128].diagonal(), torch.full((64,), 0.5))
+
+
 def test_antipodal_negatives_are_drawn_not_nan():
     embeddings = torch.tensor([[1.0, 0, 0, 0], [0, 1, 0, 0], [-1, 0, 0, 0], [0, 0, 1, 0]])
     probabilities = distance_weighted_probabilities(embeddings, torch.tensor([0, 0, 1, 1]))

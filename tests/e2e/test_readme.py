@@ -1,0 +1,60 @@
+"""What the README promises: its first command, and a wheel that works outside the source tree."""
+
+import os
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import mlflow
+import pytest
+
+from tests.e2e.conftest import Command
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_readme_names_the_two_commands() -> None:
+    text = (ROOT / "README.md").read_text()
+    assert "pip install . && dmlbench run --methods ms,ms+obdsd --datasets glyphs" in text
+    assert 'pip install -e ".[test]" && pytest' in text
+
+
+def test_readme_shows_files_that_are_there() -> None:
+    text = (ROOT / "README.md").read_text()
+    for target in re.findall(r"\]\(([^)#]+)\)", text):
+        assert target.startswith("https://") or (ROOT / target).exists(), target
+
+
+@pytest.mark.slow
+def test_first_command(dmlbench: Command, tmp_path: Path) -> None:
+    done = dmlbench("run", "--methods", "ms,ms+obdsd", "--datasets", "glyphs", timeout=1500)
+    assert done.returncode == 0, done.stdout + done.stderr
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("dmlbench/conv4-64/glyphs")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id])
+    assert len(runs) == 12
+    recalls = [run.data.metrics["test/recall_at_1"] for run in runs if run.data.tags["method"] == "ms"]
+    assert all(0.60 <= recall <= 0.90 for recall in recalls)
+
+
+@pytest.mark.slow
+def test_the_wheel_brings_methods_protocols_and_templates(tmp_path: Path) -> None:
+    subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", str(tmp_path), str(ROOT)], check=True
+    )
+    wheel = next(tmp_path.glob("dmlbench-*.whl"))
+    site = tmp_path / "site"
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(site)
+    environment = os.environ | {"PYTHONPATH": str(site)}
+    code = "import dmlbench, sys; sys.argv = ['dmlbench', 'list', 'methods']; from dmlbench.cli import main; print(dmlbench.__file__); main()"
+    listed = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    ).stdout
+    assert str(site) in listed
+    assert "ms+obdsd" in listed
+    assert list(site.glob("dmlbench/report/templates/*"))
+    assert (site / "dmlbench" / "protocols" / "conv4-64.yaml").is_file()
