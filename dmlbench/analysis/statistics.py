@@ -58,7 +58,8 @@ def paired_difference(treated: pd.Series, control: pd.Series, confidence: float 
     Returns:
         The estimate in the unit of the values; `n` counts pairs.
     """
-    return t_interval(_pairs(treated, control).diff(axis=1).iloc[:, 1], confidence)
+    pairs = _pairs(treated, control)
+    return t_interval(pairs["treated"] - pairs["control"], confidence)
 
 
 def log_ratio_interval(treated: pd.Series, control: pd.Series, confidence: float = 0.95) -> Estimate:
@@ -81,7 +82,7 @@ def log_ratio_interval(treated: pd.Series, control: pd.Series, confidence: float
     pairs = _pairs(treated, control)
     if (pairs <= 0).any(axis=None):
         raise ValueError("a ratio of times needs positive times")
-    logs = t_interval(np.log(pairs).diff(axis=1).iloc[:, 1], confidence)
+    logs = t_interval(np.log(pairs["treated"]) - np.log(pairs["control"]), confidence)
     mean, low, high = (float(np.exp(value)) for value in (logs.mean, logs.low, logs.high))
     return Estimate(mean, low, high, logs.n)
 

@@ -45,7 +45,8 @@ class TrainingBatches:
         pin_memory: bool = False,
     ) -> None:
         self.steps = epoch_steps(len(split.labels), protocol.training)
-        self._labels = split.labels.numpy()
+        # A copy: handing the split to spawned workers moves its memory away from under a NumPy view.
+        self._labels = split.labels.numpy().copy()
         self._protocol = protocol
         self._seed = seed
         self._recipes = _Recipes()

@@ -50,9 +50,14 @@ def test_the_wheel_brings_methods_protocols_and_templates(tmp_path: Path) -> Non
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(site)
     environment = os.environ | {"PYTHONPATH": str(site)}
-    code = "import dmlbench, sys; sys.argv = ['dmlbench', 'list', 'methods']; from dmlbench.cli import main; print(dmlbench.__file__); main()"
+    code = "import dmlbench; from dmlbench.cli import main; print(dmlbench.__file__); main()"
     listed = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+        [sys.executable, "-c", code, "list", "methods"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout
     assert str(site) in listed
     assert "ms+obdsd" in listed
