@@ -21,6 +21,7 @@ FAMILY_SIZES = (3, 3, 2, 1, 1)  # characters that share all strokes but one; an 
 MAX_STROKES = 4
 SIBLING_DISTANCE = 0.18  # Hausdorff distance of two skeletons at least, box units: about 3.5 of 28 pixels
 SHORTEST_STROKE = 0.3
+SMALLEST = 0.75  # longer side of a character, box units
 STROKE_DISTANCE = 0.16  # what some point of a stroke keeps from the strokes before it
 ATTACHED = 0.75  # share of strokes that start on an earlier one
 LINES, ARCS, WAVES = 0.42, 0.36, 0.1  # the rest are loops
@@ -144,8 +145,11 @@ def _stroke(start: Floats, draws: Draws) -> Floats:
 
 
 def _centred(character: Character) -> Character:
+    """Moved to the middle of the box; a small one is enlarged until its longer side is `SMALLEST`."""
     points = _outline(character)
-    return character + (0.5 - (points.min(axis=0) + points.max(axis=0)) / 2.0)
+    lowest, highest = points.min(axis=0), points.max(axis=0)
+    longer = max(float(highest[0] - lowest[0]), float(highest[1] - lowest[1]))
+    return 0.5 + (character - (lowest + highest) / 2.0) * max(1.0, SMALLEST / longer)
 
 
 def _outline(strokes: Floats) -> Floats:

@@ -13,16 +13,16 @@ BOX = 19.0  # pixels of the skeleton's unit box
 PIECES = 10  # straight pieces of a stroke
 
 # Jitter of an instance: standard deviations. More of any makes retrieval harder.
-CONTROL_NOISE = 0.045  # of each control point, box units: strokes wobble and joints come apart
+CONTROL_NOISE = 0.05  # of each control point, box units: strokes wobble and joints come apart
 STROKE_SHIFT = 0.03  # of a whole stroke, box units
-WARP = 0.05  # of a smooth quadratic distortion at the box's edge, box units
+WARP = 0.06  # of a smooth quadratic distortion at the box's edge, box units
 END_NOISE = 0.07  # of a stroke's ends, drawn too short or too long, as a fraction of the stroke
 ROTATION = 0.12  # radians, for small angles
 SLANT = 0.18  # horizontal shift per unit of height
 SCALE = 0.1  # of size, for width and height apart
 TRANSLATION = 1.1  # pixels
-PEN_WIDTH = 1.9  # mean, pixels
-PEN_NOISE = 0.35  # pixels
+PEN_WIDTH = 1.7  # mean, pixels
+PEN_NOISE = 0.3  # pixels
 THINNEST_PEN = 1.0  # pixels
 
 

@@ -1,0 +1,62 @@
+"""Figures on disk as PNG and SVG, and inlined into a page."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from markupsafe import Markup, escape
+from matplotlib import rc_context
+
+from dmlbench.report.figures import Plot
+from dmlbench.report.style import GRID, INK, MUTED, PAPER, RC
+
+# What the page's style sheet sets for light and for dark.
+PAGE_COLOURS = {INK: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--grid)", PAPER: "var(--paper)"}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure as the page shows it; `slug` names its files, `svg` is safe markup."""
+
+    slug: str
+    caption: str
+    alt: str
+    svg: Markup
+
+
+def save(plot: Plot, folder: Path) -> Picture:
+    """Write `<slug>.png` and `<slug>.svg` into a folder; the same plot gives the same bytes.
+
+    Raises:
+        OSError: where the folder cannot be written.
+    """
+    path = folder / f"{plot.slug}.svg"
+    # The salt makes matplotlib's identifiers a function of the figure's name instead of chance.
+    with rc_context(RC | {"svg.hashsalt": plot.slug}):
+        plot.figure.savefig(folder / f"{plot.slug}.png", metadata={"Software": None})
+        plot.figure.savefig(path, metadata={"Date": None, "Creator": None})
+    return Picture(plot.slug, plot.caption, plot.alt, inline(path.read_text(encoding="utf-8"), plot.slug, plot.alt))
+
+
+def inline(svg: str, prefix: str, label: str) -> Markup:
+    """A figure's SVG as an element of an HTML page.
+
+    Identifiers and the references to them get a prefix, because every figure calls its parts alike; the page's
+    colours replace the figure's; the element carries its content in words.
+
+    Args:
+        svg: A document as matplotlib writes it.
+        prefix: Unique within the page.
+        label: What a screen reader says.
+    """
+    body = svg[svg.index("<svg") :]
+    body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
+    body = re.sub(r' xmlns(:\w+)?="[^"]*"', "", body, count=2)
+    body = re.sub(r'\bid="', f'id="{prefix}-', body)
+    body = re.sub(r"url\(#", f"url(#{prefix}-", body)
+    body = re.sub(r'href="#', f'href="#{prefix}-', body)
+    for colour, variable in PAGE_COLOURS.items():
+        body = body.replace(colour, variable)
+    body = re.sub(r'<svg width="[^"]*" height="[^"]*"', "<svg", body, count=1)
+    opening = f'<svg role="img" aria-label="{escape(label)}"'
+    return Markup(body.replace("<svg", opening, 1).strip())  # noqa: S704 - matplotlib escaped every name in it

@@ -1,0 +1,93 @@
+"""One look for all figures: colour is the base loss; marker, line and hatch are the modifier."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from dmlbench.report.naming import BASES, MODIFIERS, rank
+
+# Ink, muted ink, grid and paper stand in the SVG as these very codes; the page replaces them by its own colours,
+# so that an inlined figure follows light and dark.
+INK, MUTED, GRID, PAPER = "#1b1f24", "#5f6b76", "#dfe3e7", "#ffffff"
+COLUMN, PAGE = 3.5, 7.0  # widths in inches: one column, and the text width of a two-column page
+
+# Okabe and Ito (2008), "Color universal design": tells apart with every common colour vision. Black is ink, and
+# yellow is not seen on white.
+PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c8c8c")
+KNOWN_COLOURS = {"ms": 0, "proxyanchor": 1, "triplet": 2, "margin": 3, "contrastive": 4}
+MARKERS = ("o", "s", "D", "^", "v", "P", "X")
+LINES: tuple[Any, ...] = ("-", (0, (4, 1.6)), (0, (1.2, 1.2)), (0, (5, 1.4, 1.2, 1.4)), (0, (7, 2)))
+HATCHES = ("", "////", "....", "xxxx", "\\\\\\\\", "----", "++++")
+
+RC: dict[str, Any] = {
+    "figure.constrained_layout.use": True,
+    "figure.facecolor": PAPER,
+    "font.size": 8,
+    "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial", "sans-serif"],
+    "axes.titlesize": 8,
+    "axes.labelsize": 8,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": MUTED,
+    "axes.facecolor": PAPER,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.5,
+    "text.color": INK,
+    "text.parse_math": False,  # names come from users: a dollar sign is a dollar sign
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "xtick.labelsize": 7.5,
+    "ytick.labelsize": 8,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "hatch.linewidth": 0.5,
+    "legend.frameon": False,
+    "legend.fontsize": 7.5,
+    "lines.linewidth": 1.4,
+    "savefig.dpi": 220,
+    "svg.fonttype": "none",
+}
+
+
+@dataclass(frozen=True)
+class Look:
+    """Colours of bases and signs of modifiers, the same for every figure of a report."""
+
+    bases: dict[str, int]
+    modifiers: dict[str, int]
+
+    @classmethod
+    def of(cls, bases: Iterable[str], modifiers: Iterable[str]) -> "Look":
+        """Fixed places for the known names; others take the free ones in order of their name."""
+        return cls(_places(bases, KNOWN_COLOURS, BASES), _places(modifiers, _numbered(MODIFIERS), MODIFIERS))
+
+    def colour(self, base: str) -> str:
+        """Colour of a base and of all methods built on it."""
+        return PALETTE[self.bases[base] % len(PALETTE)]
+
+    def marker(self, modifier: str) -> str:
+        """Marker of a modifier; of the base itself for ""."""
+        return MARKERS[self.modifiers[modifier] % len(MARKERS)]
+
+    def line(self, modifier: str) -> Any:  # noqa: ANN401 - matplotlib's line style
+        """Line style of a modifier; solid for ""."""
+        return LINES[self.modifiers[modifier] % len(LINES)]
+
+    def hatch(self, modifier: str) -> str:
+        """Hatch of a modifier's bars."""
+        return HATCHES[self.modifiers[modifier] % len(HATCHES)]
+
+
+def _numbered(names: tuple[str, ...]) -> dict[str, int]:
+    return {name: place for place, name in enumerate(names)}
+
+
+def _places(names: Iterable[str], fixed: dict[str, int], order: tuple[str, ...]) -> dict[str, int]:
+    present = sorted(set(names), key=lambda name: rank(name, order))
+    free = iter(range(len(fixed), len(fixed) + len(present)))
+    return {name: fixed[name] if name in fixed else next(free) for name in present}
