@@ -77,8 +77,7 @@ class Mirror:
 
 def connect() -> "MlflowClient":
     """A client on the store as MLflow itself resolves it; creates a local database once, under a lock."""
-    for name, value in LIMITS.items():
-        os.environ.setdefault(name, value)
+    _set_limits()
     import mlflow
 
     for chatty in ("mlflow", "alembic"):  # a new database is no news to someone who watches training
@@ -103,9 +102,15 @@ def _database_lock(uri: str) -> AbstractContextManager[object]:
 
 def tracking_uri() -> str:
     """The store that runs go to."""
+    _set_limits()
     import mlflow
 
     return str(mlflow.get_tracking_uri())
+
+
+def _set_limits() -> None:
+    for name, value in LIMITS.items():
+        os.environ.setdefault(name, value)
 
 
 def send(client: "MlflowClient", record: Record) -> bool:

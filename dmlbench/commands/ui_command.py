@@ -24,4 +24,7 @@ def command(port: int) -> int:
         return 0
     click.echo(f"MLflow UI of {uri}: http://127.0.0.1:{port} (Ctrl-C ends it)")
     arguments = ["--backend-store-uri", uri, "--host", "127.0.0.1", "--port", str(port)]
-    return subprocess.run([sys.executable, "-m", "mlflow", "ui", *arguments], check=False).returncode  # noqa: S603
+    try:
+        return subprocess.run([sys.executable, "-m", "mlflow", "ui", *arguments], check=False).returncode  # noqa: S603
+    except KeyboardInterrupt:  # how it is meant to end
+        return 0

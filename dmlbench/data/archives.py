@@ -54,13 +54,19 @@ def fetch(url: str, destination: Path, sha256: str, log: Log) -> None:
     if urlsplit(url).scheme not in SCHEMES:
         raise ValueError(f"{url}: only {', '.join(SCHEMES)} addresses are fetched")
     manual = f"place {destination.name} (sha256 {sha256}) in {destination.parent}, or pass its folder as --data-dir"
+    if _holds(destination, sha256):  # before the lock, which a read-only folder refuses
+        return
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(destination.with_name(destination.name + ".lock")):
-            if not (destination.is_file() and file_sha256(destination) == sha256):
+            if not _holds(destination, sha256):
                 _download(url, destination, sha256, log)
     except (OSError, HTTPException) as error:
         raise UserError(f"cannot download {url} ({error})", hint=manual) from error
+
+
+def _holds(path: Path, sha256: str) -> bool:
+    return path.is_file() and file_sha256(path) == sha256
 
 
 def _download(url: str, destination: Path, sha256: str, log: Log) -> None:

@@ -14,6 +14,8 @@ from dmlbench.data.family import LabelledImages, Log
 from dmlbench.errors import UserError
 from dmlbench.randomness import stream
 
+LOGGER = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Split:
@@ -40,7 +42,7 @@ class Dataset:
     fingerprint: str
 
 
-def load_dataset(name: str, data_dir: Path | None = None, log: Log = logging.getLogger(__name__).info) -> Dataset:
+def load_dataset(name: str, data_dir: Path | None = None, log: Log = LOGGER.info) -> Dataset:
     """Read a dataset into memory.
 
     Args:

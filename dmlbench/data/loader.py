@@ -1,5 +1,6 @@
 """Batches for training and evaluation; the number of workers never changes a bit of them."""
 
+import math
 from collections.abc import Generator, Iterator
 from types import TracebackType
 from typing import Self
@@ -58,6 +59,7 @@ class TrainingBatches:
             num_workers=data_workers,
             persistent_workers=data_workers > 0,
             worker_init_fn=_one_thread,
+            generator=torch.Generator(),  # unused, but the default would advance torch's global stream
             pin_memory=pin_memory,
         )
 
@@ -112,7 +114,7 @@ class EvaluationBatches:
         self._images = self._transformed(split.images) if self._ready else split.images
 
     def __len__(self) -> int:
-        return -(-len(self._images) // self._batch_size)
+        return math.ceil(len(self._images) / self._batch_size)
 
     def __iter__(self) -> Iterator[Tensor]:
         for batch in self._images.split(self._batch_size):

@@ -66,13 +66,13 @@ def _find(archive: Archive, data_dir: Path) -> Path:
     """The first intact copy at most `SEARCH_DEPTH` folders down; a damaged one is reported, never replaced."""
     if not data_dir.is_dir():
         raise UserError(f"{data_dir}: no such data folder", hint=_remedy(archive))
-    found = [path for depth in range(SEARCH_DEPTH + 1) for path in sorted(data_dir.glob("*/" * depth + archive.name))]
+    places = (data_dir.glob("*/" * depth + archive.name) for depth in range(SEARCH_DEPTH + 1))
+    found = [path for place in places for path in sorted(place) if path.is_file()]
     if not found:
         raise UserError(f"{data_dir}: {archive.name} not found (sha256 {archive.sha256})", hint=_remedy(archive))
-    intact = next((path for path in found if file_sha256(path) == archive.sha256), None)
-    if intact is None:
-        verify(found[0], archive.sha256)
-    return intact or found[0]
+    chosen = next((path for path in found if file_sha256(path) == archive.sha256), found[0])
+    verify(chosen, archive.sha256)
+    return chosen
 
 
 def _remedy(archive: Archive) -> str:

@@ -7,11 +7,13 @@ from pathlib import Path
 from markupsafe import Markup, escape
 from matplotlib import rc_context
 
-from dmlbench.report.figures import Plot
-from dmlbench.report.style import GRID, INK, MUTED, PAPER, RC
+from dmlbench.report.canvas import Plot
+from dmlbench.report.style import GRID, INK, MUTED, PALETTE, PAPER, RC
 
 # What the page's style sheet sets for light and for dark.
-PAGE_COLOURS = {INK: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--grid)", PAPER: "var(--paper)"}
+PAGE_COLOURS = {INK: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--grid)", PAPER: "var(--paper)"} | {
+    colour: f"var(--series-{place})" for place, colour in enumerate(PALETTE)
+}
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,17 @@ import pytest
 
 from dmlbench.registry import UNPUBLISHED, UNTUNED
 from dmlbench.selection import selections
-from dmlbench.spec import Cell, DatasetSpec, InputSpec, MethodSpec, ModelSpec, Part, ProtocolSpec, ResolvedValue, TrainingSpec
+from dmlbench.spec import (
+    Cell,
+    DatasetSpec,
+    InputSpec,
+    MethodSpec,
+    ModelSpec,
+    Part,
+    ProtocolSpec,
+    ResolvedValue,
+    TrainingSpec,
+)
 from dmlbench.store import CellWriter, Store
 
 LEVEL = {"contrastive": 0.585, "triplet": 0.60, "margin": 0.615, "ms": 0.62, "proxyanchor": 0.606}
@@ -79,7 +89,9 @@ def _row(cell: Cell, epoch: int, recall: float, own: np.random.Generator) -> dic
     return row | {"time/evaluation_s": 0.8}
 
 
-def write_cell(root: Path, cell: Cell, *, machine: str = "a1b2c3d4e5f6", rows: list[dict] | None = None, **changes) -> Path:
+def write_cell(
+    root: Path, cell: Cell, *, machine: str = "a1b2c3d4e5f6", rows: list[dict] | None = None, **changes
+) -> Path:
     """Write one finished cell the way the runner does; `changes` go into its summary."""
     folder = Store(root).folder(cell)
     folder.mkdir(parents=True)
@@ -95,8 +107,14 @@ def write_cell(root: Path, cell: Cell, *, machine: str = "a1b2c3d4e5f6", rows: l
         "status": "done",
         "selections": selections(writer.rows),
         "timing": {"step_ms": float(np.median(steps[1:])), "train_s": 30.0, "evaluation_s": 5.0, "phases": {}},
-        "dataset": cell.dataset.model_dump() | {"fingerprint": "f00dfeed12345678", "train_images": 4000,
-                    "train_classes": 100, "test_images": 2000, "test_classes": 50},
+        "dataset": cell.dataset.model_dump()
+        | {
+            "fingerprint": "f00dfeed12345678",
+            "train_images": 4000,
+            "train_classes": 100,
+            "test_images": 2000,
+            "test_classes": 50,
+        },
         "environment": environment | versions,
         "cell": cell.index(),
         "started": "2025-11-20T10:00:00+00:00",

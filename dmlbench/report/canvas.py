@@ -1,0 +1,74 @@
+"""What all figures share: their frame, title, axis ends, and their content in words."""
+
+import textwrap
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from dmlbench.report.style import COLUMN, MUTED
+
+ROW = 0.24  # inches a method takes in dot plots and bar charts
+CHARACTERS_PER_INCH = 17.5  # of a title
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A figure with its file name, its caption, and its content in words for those who cannot see it."""
+
+    figure: Figure
+    slug: str
+    caption: str
+    alt: str
+
+
+def row_canvas(rows: int, title: Sequence[str]) -> tuple[Figure, Axes]:
+    """A figure one column wide with a row per method, the first on top, and a title in the given lines."""
+    lines = wrapped(title, COLUMN)
+    figure = Figure(figsize=(COLUMN, 0.58 + 0.14 * len(lines) + ROW * max(rows, 1.6)))
+    axes = figure.subplots()
+    write_title(figure, lines)
+    axes.grid(axis="x")
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+    axes.set_ylim(rows - 0.45, -0.55)
+    return figure, axes
+
+
+def write_title(figure: Figure, lines: Sequence[str]) -> None:
+    """Put the title at the figure's left edge: method names take a varying part of the width."""
+    figure.suptitle("\n".join(lines), x=0.01, ha="left", fontsize=7.5, color=MUTED)
+
+
+def wrapped(parts: Sequence[str], width: float) -> list[str]:
+    """Lines of a title that fit a figure `width` inches wide."""
+    return [line for part in parts for line in textwrap.wrap(part, round(width * CHARACTERS_PER_INCH))]
+
+
+def limits_of(estimates: pd.DataFrame, seeds: pd.Series, *, include: Sequence[float] = ()) -> tuple[float, float]:
+    """Ends of an axis that shows every seed, every interval and `include`, with a margin of 6%."""
+    bounds = [estimates[column].to_numpy(float) for column in ("mean", "low", "high")]
+    numbers = np.concatenate([*bounds, seeds.to_numpy(float), np.asarray(include, float)])
+    low, high = float(np.nanmin(numbers)), float(np.nanmax(numbers))
+    margin = 0.06 * (high - low) or 0.005
+    return low - margin, high + margin
+
+
+def error_bounds(row: pd.Series) -> np.ndarray:
+    """Distances from the mean to the bounds of its interval, as matplotlib's error bars want them."""
+    return np.array([[row["mean"] - row["low"]], [row["high"] - row["mean"]]], dtype=float)
+
+
+def spoken(rows: pd.DataFrame, write: Callable[[float], str], unit: str) -> str:
+    """Rows of estimates in words: `ms 62.45% (95% interval 61.90 to 63.01, 5 seeds); ...`."""
+    return "; ".join(_spoken(row, write, unit) for _, row in rows.iterrows())
+
+
+def _spoken(row: pd.Series, write: Callable[[float], str], unit: str) -> str:
+    said = f"{row['method']} {write(row['mean'])}{unit}"
+    if row["n"] < 2:
+        return f"{said} (one seed)"
+    return f"{said} (95% interval {write(row['low'])} to {write(row['high'])}, {row['n']} seeds)"

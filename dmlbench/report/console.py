@@ -1,0 +1,93 @@
+"""The comparison that `dmlbench run` ends with: one table per protocol and dataset."""
+
+import string
+from collections.abc import Callable
+
+import pandas as pd
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from dmlbench.analysis.groups import Group, arrange, check_unambiguous, groups
+from dmlbench.analysis.overhead import overhead
+from dmlbench.report.layout import few_seeds, other_machines, without_base
+from dmlbench.report.naming import in_order, percent, points, ratio
+from dmlbench.report.tables import SELECTIONS, UNTRAINED, accuracy, differences, seed_values
+
+COLUMNS = ("method", "R@1 %", "seeds", "R@1 to base", "MAP@R %", "step time")
+
+
+def comparison(results: pd.DataFrame, selection: str = "last") -> list[RenderableType]:
+    """Tables of R@1 with its interval, the difference to the base, MAP@R and the step time's ratio to the base's.
+
+    Args:
+        results: As `load_results` returns them, or part of it.
+        selection: How the epoch was chosen, a key of `SELECTIONS`.
+
+    Returns:
+        What a rich console prints: for every group a table and how to read it. Empty where no cell finished.
+
+    Raises:
+        UserError: where two results claim one place in a table.
+    """
+    arranged = arrange(results)
+    check_unambiguous(arranged)
+    values = seed_values(arranged)
+    values = values[values["selection"].isin([UNTRAINED, selection])]
+    means, paired, times = accuracy(values), differences(values), overhead(arranged)
+    return [
+        part
+        for group in groups(values)
+        for part in _group(group, selection, *(group.of(frame) for frame in (means, paired, times)))
+    ]
+
+
+def _group(
+    group: Group, selection: str, means: pd.DataFrame, paired: pd.DataFrame, times: pd.DataFrame
+) -> list[RenderableType]:
+    # Titles and names are Text, not markup: a name in square brackets is a name.
+    title = Text(f"{group.title}: {SELECTIONS[selection]}", style="bold")
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="dim")
+    for column in COLUMNS:
+        table.add_column(column, justify="left" if column == "method" else "right", no_wrap=column == "method")
+    signs = _signs(means)
+    for method in in_order(means.drop_duplicates("method")).to_dict("records"):
+        own = [frame[frame["method"] == method["method"]] for frame in (means, paired, times)]
+        table.add_row(*map(Text, _cells(method["method"], method["marks"], signs, *own)))
+    notes = [f"[low, high]: 95% t-interval over seeds; epoch: {SELECTIONS[selection]}."]
+    notes += (
+        ["Step time: ratio to the base's, from ordinary runs that may have shared the machine."] if len(times) else []
+    )
+    notes += [f"{sign}: {mark}." for mark, sign in signs.items()]
+    notes += [*few_seeds(means[means["method"] != UNTRAINED]), *without_base(means, paired), *other_machines(times)]
+    return [table, Text("\n".join(notes), style="dim"), Text("")]
+
+
+def _signs(means: pd.DataFrame) -> dict[str, str]:
+    marks = dict.fromkeys(mark for marks in means["marks"] for mark in marks.split("; ") if mark)
+    return {mark: string.ascii_lowercase[place] for place, mark in enumerate(marks)}
+
+
+def _cells(
+    method: str, marks: str, signs: dict[str, str], means: pd.DataFrame, paired: pd.DataFrame, times: pd.DataFrame
+) -> list[str]:
+    own = ",".join(signs[mark] for mark in marks.split("; ") if mark)
+    recall = means[means["metric"] == "recall_at_1"]
+    precision = means.loc[means["metric"] == "map_at_r", "mean"]
+    slower = times.loc[times["n"] > 0, "mean"]
+    return [
+        f"{method} ({own})" if own else method,
+        _estimate(recall, percent),
+        str(recall["n"].max()) if len(recall) else "–",
+        _estimate(paired[paired["metric"] == "recall_at_1"], points),
+        percent(precision.iloc[0]) if len(precision) else "–",
+        f"{ratio(slower.iloc[0])}×" if len(slower) else "",
+    ]
+
+
+def _estimate(rows: pd.DataFrame, write: Callable[[float], str]) -> str:
+    if rows.empty:
+        return ""
+    row = rows.iloc[0]
+    interval = f" [{write(row['low'])}, {write(row['high'])}]" if row["n"] > 1 else ""
+    return write(row["mean"]) + interval

@@ -1,0 +1,65 @@
+"""Tables as Markdown, LaTeX (booktabs) and CSV."""
+
+import re
+
+import pandas as pd
+
+from dmlbench.analysis.groups import without_paths
+from dmlbench.report.layout import Entry, Table
+from dmlbench.report.naming import MINUS
+
+TEXT_COLUMNS = ("Method", "Base", "Marks")
+LATEX = str.maketrans(
+    {
+        "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+        "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
+        "|": r"\textbar{}", "–": "--", "×": r"$\times$", "…": r"\ldots{}", MINUS: "$-$", "\n": " ",
+    }
+)  # fmt: skip
+
+
+def markdown(table: Table) -> str:
+    """A Markdown table (GitHub's dialect) with its notes below; the title is left to the page."""
+    columns = table.columns
+    rule = ["---" if column in TEXT_COLUMNS else "---:" for column in columns]
+    rows = [[_markdown_entry(entry) for entry in row] for row in table.rows]
+    lines = [[escape_markdown(column) for column in columns], rule, *rows]
+    body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return "\n\n".join([body, *(escape_markdown(note) for note in table.notes)])
+
+
+def latex(table: Table) -> str:
+    r"""A LaTeX table for `\usepackage{booktabs}`: intervals on a second line, notes in the caption."""
+    columns = table.columns
+    alignment = "".join("l" if column in TEXT_COLUMNS else "r" for column in columns)
+    lines = [" & ".join(map(escape_latex, columns)) + r" \\", r"\midrule"]
+    for row in table.rows:
+        lines.append(" & ".join(escape_latex(entry.text) for entry in row) + r" \\")
+        if any(entry.interval for entry in row):
+            # Empty groups: LaTeX reads a bracket after a line break as the break's argument.
+            small = [f"{{\\scriptsize {escape_latex(entry.interval)}}}" if entry.interval else "{}" for entry in row]
+            lines.append(" & ".join(small) + r" \\[2pt]")
+    caption = " ".join(escape_latex(text) for text in (f"{table.title}.", *table.notes))
+    head = [r"\begin{table}", r"\centering", f"\\caption{{{caption}}}", f"\\label{{tab:{table.slug}}}"]
+    body = [f"\\begin{{tabular}}{{{alignment}}}", r"\toprule", *lines, r"\bottomrule", r"\end{tabular}"]
+    return "\n".join([*head, *body, r"\end{table}"]) + "\n"
+
+
+def csv(frame: pd.DataFrame) -> str:
+    """A tidy CSV in full precision; settings that name a user's folders are cut to their last part."""
+    return frame.assign(variant=frame["variant"].map(without_paths)).to_csv(index=False, lineterminator="\n")
+
+
+def escape_latex(text: str) -> str:
+    """Text in which LaTeX's special characters stand for themselves."""
+    return text.translate(LATEX)
+
+
+def escape_markdown(text: str) -> str:
+    """Text in which Markdown's and HTML's special characters stand for themselves."""
+    return re.sub(r"([\\`*_\[\]<>|~#&])", r"\\\1", " ".join(text.split()))
+
+
+def _markdown_entry(entry: Entry) -> str:
+    # An interval holds only figures, and its brackets start no link.
+    return f"{escape_markdown(entry.text)} {entry.interval}".strip()

@@ -1,0 +1,127 @@
+"""Renders a results folder into `reports/<name>/`: a page, Markdown, tables and figures."""
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+
+from dmlbench import __version__
+from dmlbench.analysis.groups import arrange, check_unambiguous, done, without_paths
+from dmlbench.errors import UserError, unknown_name
+from dmlbench.report import sources
+from dmlbench.report.content import Numbers, Section, sections
+from dmlbench.report.folder import PAGE, check_target, replacing
+from dmlbench.report.formats import csv, escape_markdown, latex, markdown
+from dmlbench.report.style import PALETTE
+from dmlbench.results import load_history, load_results
+from dmlbench.store import Store, read_summary
+
+FILTERS = ("protocol", "dataset", "method")
+Only = Mapping[str, Collection[str]]
+
+
+def render(results_root: Path, name: str, output: Path = Path("reports"), only: Only | None = None) -> Path:
+    """Render a report; an earlier one of that name is replaced when the new one is complete.
+
+    Args:
+        results_root: The folder given to `dmlbench run --results`.
+        name: Name of the report's folder below `output`.
+        output: Where reports go.
+        only: Names to keep, by `protocol`, `dataset` or `method`; a column that is not given keeps all.
+
+    Returns:
+        The report's folder, with index.html, report.md, tables/ and figures/.
+
+    Raises:
+        UserError: where there is nothing to report, results contradict each other, or the folder cannot be written.
+    """
+    target = check_target(output, name)
+    results = _kept(load_results(results_root), only)
+    if results.empty:
+        raise UserError(
+            f"{results_root}: no finished results", hint="run `dmlbench run --methods ms --datasets glyphs` first"
+        )
+    arranged = arrange(results)
+    check_unambiguous(arranged)
+    specs = sources.read_specs(arranged)
+    sources.check_one_spec(arranged, specs)
+    numbers = Numbers.of(arranged, arrange(load_history(results_root)))
+    with replacing(target) as folder:
+        for part in ("figures", "tables"):
+            (folder / part).mkdir()
+        built = sections(numbers, lambda group: sources.group_facts(group, arranged, specs), folder / "figures")
+        _write_tables(folder / "tables", numbers, built, sources.settings(arranged, specs), results_root)
+        begun = _kept(sources.unfinished(Store(results_root)), only, known=True)
+        context = _context(name, arranged, built) | {
+            "commands": sources.commands(arranged, specs),
+            "unfinished": sources.in_words(begun),
+        }
+        _write_pages(folder, context)
+    return target
+
+
+def _kept(frame: pd.DataFrame, only: Only | None, *, known: bool = False) -> pd.DataFrame:
+    for column, names in (only or {}).items():
+        if column not in FILTERS:
+            raise unknown_name("column", column, FILTERS, where="--only")
+        unknown = [] if known else sorted(set(names) - set(frame[column]))
+        if unknown:
+            raise unknown_name(column, unknown[0], frame[column].unique(), where="--only")
+    for column, names in (only or {}).items():
+        frame = frame[frame[column].isin(list(names))]
+    return frame
+
+
+def _write_tables(
+    folder: Path, numbers: Numbers, built: list[Section], settings: pd.DataFrame, results_root: Path
+) -> None:
+    cells = numbers.results
+    relative = [Path(path).relative_to(results_root).as_posix() for path in cells["folder"]]
+    errors = [without_paths(error) if isinstance(error, str) else error for error in cells["error"]]
+    tidy = {
+        "accuracy": numbers.accuracy,
+        "differences": numbers.differences,
+        "overhead": numbers.overhead,
+        "settings": settings,
+        "cells": cells.assign(folder=relative, error=errors),
+    }
+    for name, frame in tidy.items():
+        (folder / f"{name}.csv").write_text(csv(frame), encoding="utf-8")
+    for section in built:
+        for table in section.tables:
+            (folder / f"{table.slug}.tex").write_text(latex(table), encoding="utf-8")
+
+
+def _context(name: str, arranged: pd.DataFrame, built: list[Section]) -> dict[str, Any]:
+    finished = done(arranged).drop_duplicates("folder")
+    summaries = [summary for path in finished["folder"] if (summary := read_summary(Path(path)))]
+    days = sorted(summary["started"][:10] for summary in summaries)
+    return {
+        "name": name,
+        "version": __version__,
+        "palette": PALETTE,
+        "sections": built,
+        "cells": len(finished),
+        "methods": finished["method"].nunique(),
+        "days": list(dict.fromkeys([days[0], days[-1]])) if days else [],
+        "failed": sources.failed(arranged),
+        "environments": sources.environments(summaries),
+        "datasets": sources.datasets(summaries),
+        "codes": sources.code_states(summaries),
+    }
+
+
+def _write_pages(folder: Path, context: dict[str, Any]) -> None:
+    environment = Environment(
+        loader=PackageLoader("dmlbench.report"),
+        autoescape=select_autoescape(("html.j2",)),  # names come from users; Markdown has its own filter
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"md": escape_markdown, "md_table": markdown}
+    for template, file in ("index.html.j2", PAGE), ("report.md.j2", "report.md"):
+        text = environment.get_template(template).render(context)
+        (folder / file).write_text(text.rstrip() + "\n", encoding="utf-8")

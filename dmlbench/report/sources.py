@@ -1,0 +1,180 @@
+"""Where a report's numbers come from: specs, machines, data, code, and what is missing."""
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from dmlbench.analysis.groups import GROUP, Group, arrange, done, without_paths
+from dmlbench.errors import UserError
+from dmlbench.spec import Cell, Part, digest, protocol_identity
+from dmlbench.store import Store, folder_state, read_spec, read_summary
+
+Specs = Mapping[str, Cell]
+
+
+@dataclass(frozen=True)
+class Missing:
+    """A cell without a result: its place in words, and why."""
+
+    label: str
+    reason: str
+
+
+def read_specs(arranged: pd.DataFrame) -> dict[str, Cell]:
+    """The spec of every finished cell, by folder."""
+    return {folder: read_spec(Path(folder)) for folder in done(arranged)["folder"].unique()}
+
+
+def check_one_spec(arranged: pd.DataFrame, specs: Specs) -> None:
+    """Raise UserError where cells of one row, or of one table, were made from different specs.
+
+    A protocol or method file that was edited between two runs gives results under the same names that may not be
+    averaged or compared. Seeds apart, a row has one spec; all rows of a table share protocol and dataset.
+    """
+    cells = done(arranged).drop_duplicates("folder")
+    identities = [specs[folder].identity() | {"seed": None} for folder in cells["folder"]]
+    shared = [(protocol_identity(specs[folder].protocol), specs[folder].dataset.version) for folder in cells["folder"]]
+    cells = cells.assign(own=list(map(digest, identities)), shared=list(map(digest, shared)))
+    for keys, column in ([*GROUP, "method"], "own"), (GROUP, "shared"):
+        for _, part in cells.groupby(keys, sort=False):
+            first, other = part.iloc[0], part[part[column] != part[column].iloc[0]]
+            if len(other):
+                place = f"{first['protocol']} on {first['dataset']}"
+                raise UserError(
+                    f"{first['folder']} and {other['folder'].iloc[0]}: made from different specs under the same names "
+                    f"({first['method']} and {other['method'].iloc[0]}, {place})",
+                    hint="keep results of one spec in this folder, or give --results",
+                )
+
+
+def group_facts(group: Group, arranged: pd.DataFrame, specs: Specs) -> str:
+    """A group's protocol and dataset in one sentence."""
+    folder = done(group.of(arranged))["folder"].iloc[0]
+    protocol = specs[folder].protocol
+    training, data = protocol.training, (read_summary(Path(folder)) or {}).get("dataset", {})
+    classes = training.batch_size // training.samples_per_class
+    facts = [
+        protocol.title,
+        f"{training.epochs} epochs in batches of {classes} × {training.samples_per_class}",
+        f"{protocol.model.embedding_dim}-d embedding",
+    ]
+    if protocol.validation.classes:
+        facts.append(f"{protocol.validation.classes:.0%} of the training classes held out")
+    if "test_images" in data:
+        facts.append(f"{data['train_images']:,} training images of {data['train_classes']:,} classes")
+        facts.append(f"{data['test_images']:,} test images of {data['test_classes']:,} other classes")
+    return without_paths("; ".join(facts)) + "."
+
+
+def settings(arranged: pd.DataFrame, specs: Specs) -> pd.DataFrame:
+    """Every method's hyperparameters: one row per group, method and parameter, with the source of its value."""
+    rows = []
+    for cell in done(arranged).drop_duplicates([*GROUP, "method"]).to_dict("records"):
+        method = specs[cell["folder"]].method
+        for part in filter(None, (method.loss, method.distillation)):
+            place = {key: cell[key] for key in (*GROUP, "method")} | {"part": part.name, "variant_of": part.variant}
+            rows += [place | value for value in _values(part)]
+    columns = [*GROUP, "method", "part", "variant_of", "parameter", "value", "source", "published"]
+    return pd.DataFrame(rows, columns=columns).rename(columns={"variant_of": "implementation"})
+
+
+def commands(arranged: pd.DataFrame, specs: Specs) -> list[str]:
+    """The command lines that make these results again."""
+    seeds: dict[tuple[Any, ...], set[int]] = {}
+    for folder in done(arranged)["folder"].unique():
+        cell = specs[folder]
+        key = (cell.protocol.name, cell.overrides, cell.dataset.name, cell.method.name)
+        seeds.setdefault(key, set()).add(cell.seed)
+    methods: dict[tuple[Any, ...], list[str]] = {}
+    for (protocol, overrides, dataset, method), used in seeds.items():
+        methods.setdefault((protocol, overrides, dataset, tuple(sorted(used))), []).append(method)
+    datasets: dict[tuple[Any, ...], list[str]] = {}
+    for (protocol, overrides, dataset, used), names in methods.items():
+        datasets.setdefault((protocol, overrides, used, tuple(sorted(names))), []).append(dataset)
+    return [_command(*key, names) for key, names in datasets.items()]
+
+
+def environments(summaries: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
+    """Every distinct machine with its libraries, and how many cells ran there."""
+    counts: dict[tuple[tuple[str, str], ...], int] = {}
+    for summary in summaries:
+        found = {key: str(value) for key, value in summary["environment"].items()}
+        # The number of a GPU is no difference between two environments.
+        found["device"] = found.get("device", "").partition(":")[0]
+        counts[tuple(found.items())] = counts.get(tuple(found.items()), 0) + 1
+    return [{"cells": str(count)} | dict(found) for found, count in counts.items()]
+
+
+def datasets(summaries: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
+    """Every distinct dataset content by version and fingerprint."""
+    found = {(d["name"], str(d["version"]), str(d.get("fingerprint", ""))) for d in (s["dataset"] for s in summaries)}
+    return [dict(zip(("name", "version", "fingerprint"), key, strict=True)) for key in sorted(found)]
+
+
+def code_states(summaries: Sequence[dict[str, Any]]) -> list[str]:
+    """Every distinct state of the training code: version, digest and commit."""
+    found = set()
+    for summary in summaries:
+        code, version = summary.get("code", {}), summary["environment"].get("dmlbench", "unknown")
+        commit = (
+            f", commit {code['commit'][:10]}{' with changes' if code.get('dirty') else ''}" if "commit" in code else ""
+        )
+        found.add(f"dmlbench {version}, training code {code.get('digest', 'unknown')}{commit}")
+    return sorted(found)
+
+
+def failed(arranged: pd.DataFrame) -> list[Missing]:
+    """Cells that failed, with their errors."""
+    rows = arranged[arranged["status"] != "done"].drop_duplicates("folder").to_dict("records")
+    return [_missing(row, without_paths(str(row["error"] or "no message"))) for row in rows]
+
+
+def unfinished(store: Store) -> pd.DataFrame:
+    """Cells that were begun and have no result: their index, arranged as results are, and `state`."""
+    rows = []
+    for folder in store.folders():
+        state = folder_state(folder)
+        if state in ("running", "interrupted"):
+            rows.append(read_spec(folder).index() | {"state": state})
+    return arrange(pd.DataFrame(rows)) if rows else pd.DataFrame(columns=[*GROUP, "method", "seed", "state"])
+
+
+def in_words(begun: pd.DataFrame) -> list[Missing]:
+    """Rows of `unfinished` in words."""
+    return [_missing(row, row["state"]) for row in begun.to_dict("records")]
+
+
+def _missing(row: Mapping[Any, Any], reason: str) -> Missing:
+    group = Group(row["protocol"], row["variant"], row["dataset"])
+    return Missing(f"{row['method']}, seed {row['seed']}, {group.title}", reason)
+
+
+def _values(part: Part) -> list[dict[str, Any]]:
+    rates = {f"learning rate of {name}": value for name, value in part.learning_rates.items()}
+    return [
+        {"parameter": name, "value": value.value, "source": value.source, "published": value.published}
+        for name, value in (part.parameters | rates).items()
+    ]
+
+
+def _command(
+    protocol: str, overrides: Sequence[str], seeds: tuple[int, ...], methods: Sequence[str], names: Sequence[str]
+) -> str:
+    words = [
+        "dmlbench",
+        "run",
+        "--methods",
+        ",".join(methods),
+        "--datasets",
+        ",".join(sorted(names)),
+        "--protocol",
+        protocol,
+    ]
+    first = seeds == tuple(range(len(seeds)))
+    words += ["--seeds", str(len(seeds))] if first else [word for seed in seeds for word in ("--seed", str(seed))]
+    words += [word for setting in overrides for word in ("--set", without_paths(setting))]
+    return " ".join(shlex.quote(word) for word in words)

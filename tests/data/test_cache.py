@@ -1,0 +1,22 @@
+from pathlib import Path
+
+import pytest
+
+from dmlbench.data.cache import cache_dir
+
+
+def test_xdg_cache_home_wins(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache_dir() == tmp_path / "dmlbench"
+
+
+@pytest.mark.parametrize("given", ["", "relative/folder"])
+@pytest.mark.parametrize(
+    ("platform", "folder"),
+    [("linux", ".cache"), ("darwin", "Library/Caches"), ("win32", "AppData/Local")],
+)
+def test_falls_back_to_the_platforms_custom(monkeypatch, given, platform, folder):
+    monkeypatch.setenv("XDG_CACHE_HOME", given)
+    monkeypatch.delenv("LOCALAPPDATA", raising=False)
+    monkeypatch.setattr("sys.platform", platform)
+    assert cache_dir() == Path.home() / folder / "dmlbench"

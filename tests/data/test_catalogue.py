@@ -1,0 +1,45 @@
+import subprocess
+import sys
+
+import pytest
+
+from dmlbench.data import catalogue, omniglot
+from dmlbench.data.catalogue import DATASETS, dataset_info, dataset_spec, prepare
+from dmlbench.errors import UserError
+
+
+def test_planning_needs_no_torch():
+    code = "import sys, dmlbench.data.catalogue; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_entries_are_keyed_by_their_name_and_know_a_protocol():
+    assert set(DATASETS) == {"glyphs", "omniglot-small"}
+    assert all(name == info.name and info.default_protocol == "conv4-64" for name, info in DATASETS.items())
+
+
+def test_a_misspelt_name_is_answered_with_the_nearest():
+    with pytest.raises(UserError, match=r"did you mean 'glyphs'.*dmlbench list datasets") as caught:
+        dataset_info("glyps")
+    assert "\n" not in str(caught.value)
+
+
+def test_specs_carry_the_version_of_the_contents():
+    assert dataset_spec("glyphs").version == "1"
+    assert dataset_spec("omniglot-small").version == omniglot.VERSION
+    assert len({dataset_spec(name).version for name in DATASETS}) == len(DATASETS)
+
+
+def test_prepare_makes_glyphs_and_says_so_once(glyphs_drawn):
+    lines = []
+    prepare("glyphs", None, lines.append)
+    prepare("glyphs", None, lines.append)
+    assert len(glyphs_drawn) == 1
+    assert len(lines) == 1
+    assert str(catalogue.cache_dir()) in lines[0]
+
+
+def test_prepare_checks_the_given_folder(fake_omniglot, tmp_path):
+    prepare("omniglot-small", fake_omniglot, print)
+    with pytest.raises(UserError, match="no such data folder"):
+        prepare("omniglot-small", tmp_path / "absent", print)
