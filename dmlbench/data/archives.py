@@ -7,6 +7,7 @@ import urllib.request
 from http.client import HTTPException
 from pathlib import Path
 from typing import IO
+from urllib.error import HTTPError
 from urllib.parse import urlsplit
 
 from filelock import FileLock
@@ -62,6 +63,8 @@ def fetch(url: str, destination: Path, sha256: str, log: Log) -> None:
             if not _holds(destination, sha256):
                 _download(url, destination, sha256, log)
     except (OSError, HTTPException) as error:
+        if isinstance(error, HTTPError):
+            error.close()  # it is the server's answer, with its connection
         raise UserError(f"cannot download {url} ({error})", hint=manual) from error
 
 

@@ -14,7 +14,7 @@ from dmlbench.report.layout import few_seeds, other_machines, without_base
 from dmlbench.report.naming import in_order, percent, points, ratio
 from dmlbench.report.tables import SELECTIONS, UNTRAINED, accuracy, differences, seed_values
 
-COLUMNS = ("method", "R@1 %", "seeds", "R@1 to base", "MAP@R %", "step time")
+COLUMNS = ("method", "R@1", "n", "to base", "MAP@R", "time")
 
 
 def comparison(results: pd.DataFrame, selection: str = "last") -> list[RenderableType]:
@@ -53,10 +53,13 @@ def _group(
     signs = _signs(means)
     for method in in_order(means.drop_duplicates("method")).to_dict("records"):
         own = [frame[frame["method"] == method["method"]] for frame in (means, paired, times)]
-        table.add_row(*map(Text, _cells(method["method"], method["marks"], signs, *own)))
-    notes = [f"[low, high]: 95% t-interval over seeds; epoch: {SELECTIONS[selection]}."]
+        table.add_row(*map(Text, _cells(method["method"], _signed(method["marks"], signs), *own)))
+    notes = [
+        f"{SELECTIONS[selection].capitalize()}. R@1 and MAP@R in %; n: seeds; [low, high]: 95% t-interval over seeds.",
+        "to base: R@1 minus the base's, paired by seed, in points.",
+    ]
     notes += (
-        ["Step time: ratio to the base's, from ordinary runs that may have shared the machine."] if len(times) else []
+        ["time: step time over the base's, in ordinary runs that may have shared the machine."] if len(times) else []
     )
     notes += [f"{sign}: {mark}." for mark, sign in signs.items()]
     notes += [*few_seeds(means[means["method"] != UNTRAINED]), *without_base(means, paired), *other_machines(times)]
@@ -68,15 +71,17 @@ def _signs(means: pd.DataFrame) -> dict[str, str]:
     return {mark: string.ascii_lowercase[place] for place, mark in enumerate(marks)}
 
 
-def _cells(
-    method: str, marks: str, signs: dict[str, str], means: pd.DataFrame, paired: pd.DataFrame, times: pd.DataFrame
-) -> list[str]:
+def _signed(marks: str, signs: dict[str, str]) -> str:
     own = ",".join(signs[mark] for mark in marks.split("; ") if mark)
+    return f" ({own})" if own else ""
+
+
+def _cells(method: str, signed: str, means: pd.DataFrame, paired: pd.DataFrame, times: pd.DataFrame) -> list[str]:
     recall = means[means["metric"] == "recall_at_1"]
     precision = means.loc[means["metric"] == "map_at_r", "mean"]
     slower = times.loc[times["n"] > 0, "mean"]
     return [
-        f"{method} ({own})" if own else method,
+        method + signed,
         _estimate(recall, percent),
         str(recall["n"].max()) if len(recall) else "–",
         _estimate(paired[paired["metric"] == "recall_at_1"], points),
@@ -89,5 +94,6 @@ def _estimate(rows: pd.DataFrame, write: Callable[[float], str]) -> str:
     if rows.empty:
         return ""
     row = rows.iloc[0]
-    interval = f" [{write(row['low'])}, {write(row['high'])}]" if row["n"] > 1 else ""
+    # No space inside: on a narrow terminal the interval goes to the next line whole.
+    interval = f" [{write(row['low'])},{write(row['high'])}]" if row["n"] > 1 else ""
     return write(row["mean"]) + interval

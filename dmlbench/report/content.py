@@ -26,7 +26,7 @@ class Numbers:
 
     results: pd.DataFrame
     history: pd.DataFrame
-    values: pd.DataFrame
+    seed_values: pd.DataFrame
     accuracy: pd.DataFrame
     pairs: pd.DataFrame
     differences: pd.DataFrame
@@ -85,12 +85,12 @@ def sections(numbers: Numbers, facts: Callable[[Group], str], figures: Path) -> 
             _overhead(group, numbers, look, figures),
             _curves(group, numbers, look, figures),
         )
-        for group in groups(numbers.values)
+        for group in groups(numbers.seed_values)
     ]
 
 
 def _accuracy(group: Group, numbers: Numbers, look: Look, figures: Path) -> list[Exhibit]:
-    estimates, values = (_drawn(group, frame) for frame in (numbers.accuracy, numbers.values))
+    estimates, values = (_drawn(group, frame) for frame in (numbers.accuracy, numbers.seed_values))
     trained, seeds = (frame[frame["selection"] != UNTRAINED] for frame in (estimates, values))
     untrained = estimates.loc[estimates["selection"] == UNTRAINED, "mean"]
     reference = float(untrained.iloc[0]) if len(untrained) else np.nan
@@ -100,7 +100,9 @@ def _accuracy(group: Group, numbers: Numbers, look: Look, figures: Path) -> list
         picture = None
         if len(shown):
             limits = limits_of(trained, seeds["value"])
-            picture = save(accuracy_plot(group, selection, shown, dots, reference, look, limits), figures)
+            picture = save(
+                accuracy_plot(group, selection, shown, dots, untrained=reference, look=look, limits=limits), figures
+            )
         exhibits.append(Exhibit(accuracy_table(group, selection, numbers.accuracy), picture))
     return exhibits
 
@@ -113,7 +115,7 @@ def _differences(group: Group, numbers: Numbers, look: Look, figures: Path) -> l
         picture = None
         if len(shown):
             limits = limits_of(estimates, pairs["value"] - pairs["value_base"], include=[0.0])
-            picture = save(difference_plot(group, selection, shown, dots, look, limits), figures)
+            picture = save(difference_plot(group, selection, shown, dots, look=look, limits=limits), figures)
         table = difference_table(group, selection, numbers.differences, numbers.accuracy)
         exhibits.append(Exhibit(table, picture))
     return exhibits

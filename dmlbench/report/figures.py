@@ -1,6 +1,7 @@
 """Accuracy, difference to the base, and overhead: one figure per protocol, dataset and choice of the epoch."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,6 +23,7 @@ def accuracy_plot(
     selection: str,
     estimates: pd.DataFrame,
     values: pd.DataFrame,
+    *,
     untrained: float,
     look: Look,
     limits: Limits,
@@ -51,14 +53,20 @@ def accuracy_plot(
     return Plot(
         figure,
         f"accuracy_{group.slug}_{selection}",
-        f"{metric} on {group.title}; {SELECTIONS[selection]}. Large marks: means with 95% t-intervals over seeds; small "
-        "dots: seeds; grey: the untrained network.",
+        f"{metric} on {group.title}; {SELECTIONS[selection]}. Large marks: means with 95% t-intervals over seeds; "
+        "small dots: seeds; grey: the untrained network.",
         f"{metric} on {group.title}, {SELECTIONS[selection]}: {spoken(rows, percent, '%')}.{reference}",
     )
 
 
 def difference_plot(
-    group: Group, selection: str, estimates: pd.DataFrame, pairs: pd.DataFrame, look: Look, limits: Limits
+    group: Group,
+    selection: str,
+    estimates: pd.DataFrame,
+    pairs: pd.DataFrame,
+    *,
+    look: Look,
+    limits: Limits,
 ) -> Plot:
     """Difference of every modified method to its own base, paired by seed, around a zero line.
 
@@ -72,6 +80,7 @@ def difference_plot(
     """
     metric, rows = metric_name(str(estimates["metric"].iloc[0])), in_order(estimates)
     seeds = {name: part["value"] - part["value_base"] for name, part in pairs.groupby("method")}
+    said = spoken(rows, points, " points")
     with rc_context(RC):
         title = [group.title, SELECTIONS[selection], "mean paired difference, 95% t-interval, seeds"]
         figure, axes = row_canvas(len(rows), title)
@@ -85,7 +94,7 @@ def difference_plot(
         f"difference_{group.slug}_{selection}",
         f"Difference in {metric} to the method's own base on {group.title}; {SELECTIONS[selection]}. Large marks: mean "
         "paired differences with 95% t-intervals; small dots: seeds.",
-        f"Difference in {metric} to the base on {group.title}, {SELECTIONS[selection]}: {spoken(rows, points, ' points')}.",
+        f"Difference in {metric} to the base on {group.title}, {SELECTIONS[selection]}: {said}.",
     )
 
 
@@ -122,9 +131,9 @@ def _dots(axes: Axes, rows: pd.DataFrame, seeds: dict[str, pd.Series], look: Loo
     for place, (_, row) in enumerate(rows.iterrows()):
         colour = look.colour(row["base"])
         own = 100 * seeds[row["method"]].to_numpy(float)
-        faint = {"alpha": 0.55, "markersize": 4, "markeredgewidth": 0}
+        faint: dict[str, Any] = {"alpha": 0.55, "markersize": 4, "markeredgewidth": 0}
         axes.plot(own, np.full(len(own), place + 0.22), ".", color=colour, zorder=2, **faint)
-        mark = {
+        mark: dict[str, Any] = {
             "marker": look.marker(row["modifier"]),
             "markersize": 5,
             "markeredgecolor": PAPER,
@@ -154,12 +163,21 @@ def _untrained(axes: Axes, place: int, untrained: float) -> None:
         return
     edge, side, sign = (0.0, "left", "◂ {}") if untrained < low else (1.0, "right", "{} ▸")
     words = sign.format(f"{untrained:.2f}, off the axis")
-    style = {"transform": axes.get_yaxis_transform(), "ha": side, "va": "center_baseline", "color": MUTED}
+    style: dict[str, Any] = {
+        "transform": axes.get_yaxis_transform(),
+        "ha": side,
+        "va": "center_baseline",
+        "color": MUTED,
+    }
     axes.text(edge, place, words, fontsize=7.5, **style)
 
 
 def _bar(axes: Axes, place: int, row: pd.Series, look: Look) -> None:
-    style = {"edgecolor": look.colour(row["base"]), "facecolor": PAPER, "hatch": look.hatch(row["modifier"])}
+    style: dict[str, Any] = {
+        "edgecolor": look.colour(row["base"]),
+        "facecolor": PAPER,
+        "hatch": look.hatch(row["modifier"]),
+    }
     axes.barh(place, row["mean"] - 1, left=1, height=0.58, linewidth=0.9, zorder=2, **style)
     if row["n"] > 1:
         axes.errorbar(row["mean"], place, xerr=error_bounds(row), color=INK, capsize=2, linewidth=0.9, zorder=3)

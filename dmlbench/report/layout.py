@@ -1,7 +1,8 @@
 """Tables as people read them: rounded, with intervals, titles that say how the epoch was chosen, and notes."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
@@ -76,7 +77,7 @@ def difference_table(group: Group, selection: str, differences: pd.DataFrame, ac
         ("Method", *map(metric_name, metrics), "Pairs", "Marks"),
         tuple(rows),
         (
-            "In percentage points: mean of the differences per seed [paired 95% t-interval]. "
+            "In percentage points: mean of the differences per seed [paired 95% t-interval].",
             "Intervals are not corrected for the number of comparisons.",
             *few_seeds(mine),
             *without_base(group.of(accuracy), mine),
@@ -129,16 +130,14 @@ def _by_method(estimates: pd.DataFrame) -> Iterable[pd.DataFrame]:
 
 
 def _row(part: pd.DataFrame, metrics: list[str], write: Callable[[float], str]) -> tuple[Entry, ...]:
-    by_metric = part.set_index("metric")
+    by_metric = {row["metric"]: row for row in part.to_dict("records")}
     first = part.iloc[0]
     seeds = int(part["n"].max())
-    measured = [
-        estimate_entry(by_metric.loc[name], write, seeds) if name in by_metric.index else Entry("–") for name in metrics
-    ]
+    measured = [estimate_entry(by_metric[name], write, seeds) if name in by_metric else Entry("–") for name in metrics]
     return (Entry(first["method"]), *measured, Entry(str(seeds)), Entry(str(first["marks"])))
 
 
-def estimate_entry(estimate: pd.Series, write: Callable[[float], str], seeds: int) -> Entry:
+def estimate_entry(estimate: Mapping[Hashable, Any], write: Callable[[float], str], seeds: int) -> Entry:
     """An estimate with its interval; `write` is `percent` or `points`.
 
     Where a metric was measured for fewer than the row's `seeds` (NMI is not due at every epoch), it says so.

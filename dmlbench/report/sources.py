@@ -76,26 +76,23 @@ def settings(arranged: pd.DataFrame, specs: Specs) -> pd.DataFrame:
     for cell in done(arranged).drop_duplicates([*GROUP, "method"]).to_dict("records"):
         method = specs[cell["folder"]].method
         for part in filter(None, (method.loss, method.distillation)):
-            place = {key: cell[key] for key in (*GROUP, "method")} | {"part": part.name, "variant_of": part.variant}
+            place = {key: cell[key] for key in (*GROUP, "method")} | {"part": part.name, "implementation": part.variant}
             rows += [place | value for value in _values(part)]
-    columns = [*GROUP, "method", "part", "variant_of", "parameter", "value", "source", "published"]
-    return pd.DataFrame(rows, columns=columns).rename(columns={"variant_of": "implementation"})
+    columns = [*GROUP, "method", "part", "implementation", "parameter", "value", "source", "published"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def commands(arranged: pd.DataFrame, specs: Specs) -> list[str]:
-    """The command lines that make these results again."""
-    seeds: dict[tuple[Any, ...], set[int]] = {}
-    for folder in done(arranged)["folder"].unique():
-        cell = specs[folder]
-        key = (cell.protocol.name, cell.overrides, cell.dataset.name, cell.method.name)
-        seeds.setdefault(key, set()).add(cell.seed)
-    methods: dict[tuple[Any, ...], list[str]] = {}
-    for (protocol, overrides, dataset, method), used in seeds.items():
-        methods.setdefault((protocol, overrides, dataset, tuple(sorted(used))), []).append(method)
-    datasets: dict[tuple[Any, ...], list[str]] = {}
-    for (protocol, overrides, dataset, used), names in methods.items():
-        datasets.setdefault((protocol, overrides, used, tuple(sorted(names))), []).append(dataset)
-    return [_command(*key, names) for key, names in datasets.items()]
+    """The command lines that make these results again, one per protocol with its settings, dataset and seeds."""
+    names = ["protocol", "overrides", "dataset", "method"]
+    cells = [specs[folder] for folder in done(arranged)["folder"].unique()]
+    rows = [(cell.protocol.name, cell.overrides, cell.dataset.name, cell.method.name, cell.seed) for cell in cells]
+    runs = pd.DataFrame(rows, columns=[*names, "seed"])
+    seeds = runs.groupby(names)["seed"].agg(lambda own: tuple(sorted(own))).reset_index()
+    return [
+        _command(protocol, overrides, dataset, own, list(part["method"]))
+        for (protocol, overrides, dataset, own), part in seeds.groupby([*names[:-1], "seed"])
+    ]
 
 
 def environments(summaries: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
@@ -162,18 +159,9 @@ def _values(part: Part) -> list[dict[str, Any]]:
 
 
 def _command(
-    protocol: str, overrides: Sequence[str], seeds: tuple[int, ...], methods: Sequence[str], names: Sequence[str]
+    protocol: str, overrides: Sequence[str], dataset: str, seeds: tuple[int, ...], methods: Sequence[str]
 ) -> str:
-    words = [
-        "dmlbench",
-        "run",
-        "--methods",
-        ",".join(methods),
-        "--datasets",
-        ",".join(sorted(names)),
-        "--protocol",
-        protocol,
-    ]
+    words = ["dmlbench", "run", "--methods", ",".join(methods), "--datasets", dataset, "--protocol", protocol]
     first = seeds == tuple(range(len(seeds)))
     words += ["--seeds", str(len(seeds))] if first else [word for seed in seeds for word in ("--seed", str(seed))]
     words += [word for setting in overrides for word in ("--set", without_paths(setting))]

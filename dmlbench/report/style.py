@@ -19,7 +19,7 @@ MARKERS = ("o", "s", "D", "^", "v", "P", "X")
 LINES: tuple[Any, ...] = ("-", (0, (4, 1.6)), (0, (1.2, 1.2)), (0, (5, 1.4, 1.2, 1.4)), (0, (7, 2)))
 HATCHES = ("", "////", "\\\\\\\\", "xxxx", "||||", "----", "++++")  # lines only: dots take a megabyte of SVG
 
-RC: dict[str, Any] = {
+RC: dict[Any, Any] = {
     "figure.constrained_layout.use": True,
     "figure.facecolor": PAPER,
     "font.size": 8,

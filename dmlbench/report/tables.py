@@ -1,6 +1,7 @@
 """The numbers of a report as tidy tables: one row per method and metric, fractions in full precision."""
 
 from dataclasses import asdict
+from typing import Any
 
 import pandas as pd
 
@@ -88,6 +89,6 @@ def selections_of(frame: pd.DataFrame) -> list[str]:
     return [name for name in SELECTIONS if name in present]
 
 
-def _estimates(keys: list[str], found: list[tuple[tuple[str, ...], Estimate]]) -> pd.DataFrame:
+def _estimates(keys: list[str], found: list[tuple[Any, Estimate]]) -> pd.DataFrame:
     rows = [dict(zip(keys, key, strict=True)) | asdict(estimate) for key, estimate in found]
     return pd.DataFrame(rows, columns=[*keys, "mean", "low", "high", "n"])
