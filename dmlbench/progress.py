@@ -88,14 +88,18 @@ class Display:
         seconds = time.monotonic() - self.started.get(cell.hash, time.monotonic())
         place = f"[{self.ended}/{self.cells}]"
         if event["status"] == "done":
-            self.console.print(f"{place} {cell.label}: done in {seconds:.0f} s", markup=False)
+            self.console.print(f"{place} {cell.label}: done in {seconds:.0f} s", markup=False, soft_wrap=True)
         else:
             message = event["error"]["message"]
-            self.console.print(f"{place} {cell.label}: FAILED: {message} (log: {folder / 'log.txt'})", markup=False)
+            self.console.print(
+                f"{place} {cell.label}: FAILED: {message} (log: {folder / 'log.txt'})", markup=False, soft_wrap=True
+            )
 
     def _claimed(self, cell: Cell, folder: Path, event: dict[str, Any]) -> None:  # noqa: ARG002
         self._advance(cell)
-        self.console.print(f"[{self.ended}/{self.cells}] {cell.label}: another process has it", markup=False)
+        self.console.print(
+            f"[{self.ended}/{self.cells}] {cell.label}: another process has it", markup=False, soft_wrap=True
+        )
 
     def _advance(self, cell: Cell) -> None:
         self.ended += 1

@@ -121,7 +121,7 @@ def _run(
     from dmlbench.progress import Display
 
     def say(line: str) -> None:
-        console.print(line, markup=False)
+        console.print(line, markup=False, soft_wrap=True)
 
     matrix.make_ready(todo, execution, say)
     say(
@@ -180,7 +180,7 @@ def _print_failures(console: "Console", store: "Store", cells: "Sequence[Cell]")
     failed = [(cell, record) for cell in cells if (record := store.record(cell)) and not record.done]
     for cell, record in failed:
         error = record.summary["error"]
-        console.print(f"failed: {cell.label}: {error['kind']}: {error['message']}", markup=False)
+        console.print(f"failed: {cell.label}: {error['kind']}: {error['message']}", markup=False, soft_wrap=True)
     if failed:
         console.print(
             f"{len(failed)} of {len(cells)} cells failed; the same command with --retry failed runs them again"

@@ -12,7 +12,9 @@ from matplotlib.figure import Figure
 from dmlbench.report.style import COLUMN, MUTED
 
 ROW = 0.24  # inches a method takes in dot plots and bar charts
+LINE = 0.14  # inches a line of text takes
 CHARACTERS_PER_INCH = 17.5  # of a title
+LABEL = 22  # characters of a method's name in one line: more would leave no room to draw in
 
 
 @dataclass(frozen=True)
@@ -25,16 +27,19 @@ class Plot:
     alt: str
 
 
-def row_canvas(rows: int, title: Sequence[str]) -> tuple[Figure, Axes]:
-    """A figure one column wide with a row per method, the first on top, and a title in the given lines."""
-    lines = wrapped(title, COLUMN)
-    figure = Figure(figsize=(COLUMN, 0.58 + 0.14 * len(lines) + ROW * max(rows, 1.6)))
+def row_canvas(names: Sequence[str], title: Sequence[str]) -> tuple[Figure, Axes]:
+    """A figure one column wide with a named row per method, the first on top, and a title in the given lines."""
+    lines, labels = wrapped(title, COLUMN), [_label(name) for name in names]
+    tallest = max((label.count("\n") + 1 for label in labels), default=1)
+    row = max(ROW, LINE * tallest)
+    figure = Figure(figsize=(COLUMN, 0.58 + LINE * len(lines) + row * max(len(labels), 1.6)))
     axes = figure.subplots()
     write_title(figure, lines)
     axes.grid(axis="x")
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
-    axes.set_ylim(rows - 0.45, -0.55)
+    axes.set_ylim(len(labels) - 0.45, -0.55)
+    axes.set_yticks(range(len(labels)), labels)
     return figure, axes
 
 
@@ -65,6 +70,13 @@ def error_bounds(row: pd.Series) -> np.ndarray:
 def spoken(rows: pd.DataFrame, write: Callable[[float], str], unit: str) -> str:
     """Rows of estimates in words: `ms 62.45% (95% interval 61.90 to 63.01, 5 seeds); ...`."""
     return "; ".join(_spoken(row, write, unit) for _, row in rows.iterrows())
+
+
+def _label(name: str) -> str:
+    if len(name) <= LABEL:
+        return name
+    base, plus, modifier = name.partition("+")
+    return "\n".join(line for part in (base, plus + modifier) for line in textwrap.wrap(part, LABEL))
 
 
 def _spoken(row: pd.Series, write: Callable[[float], str], unit: str) -> str:

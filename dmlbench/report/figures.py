@@ -43,8 +43,8 @@ def accuracy_plot(
     measured = not math.isnan(untrained)
     with rc_context(RC):
         title = [group.title, SELECTIONS[selection], "mean, 95% t-interval, seeds"]
-        figure, axes = row_canvas(len(rows) + measured, title)
-        _dots(axes, rows, {name: part["value"] for name, part in values.groupby("method")}, look)
+        figure, axes = row_canvas([*rows["method"], *(["untrained"] if measured else [])], title)
+        _dots(axes, rows, {str(name): part["value"] for name, part in values.groupby("method")}, look)
         axes.set_xlim(100 * limits[0], 100 * limits[1])
         axes.set_xlabel(f"{metric} (%)")
         if measured:
@@ -79,11 +79,11 @@ def difference_plot(
         limits: Ends of the axis as fractions, the same for all selections of a group.
     """
     metric, rows = metric_name(str(estimates["metric"].iloc[0])), in_order(estimates)
-    seeds = {name: part["value"] - part["value_base"] for name, part in pairs.groupby("method")}
+    seeds = {str(name): part["value"] - part["value_base"] for name, part in pairs.groupby("method")}
     said = spoken(rows, points, " points")
     with rc_context(RC):
         title = [group.title, SELECTIONS[selection], "mean paired difference, 95% t-interval, seeds"]
-        figure, axes = row_canvas(len(rows), title)
+        figure, axes = row_canvas(list(rows["method"]), title)
         axes.axvline(0, color=INK, linewidth=0.9, zorder=1)
         _dots(axes, rows, seeds, look)
         axes.set_xlim(100 * limits[0], 100 * limits[1])
@@ -108,11 +108,10 @@ def overhead_plot(group: Group, ratios: pd.DataFrame, look: Look) -> Plot:
     """
     rows = in_order(ratios)
     with rc_context(RC):
-        figure, axes = row_canvas(len(rows), [group.title, "geometric mean, 95% t-interval over seeds"])
+        figure, axes = row_canvas(list(rows["method"]), [group.title, "geometric mean, 95% t-interval over seeds"])
         for place, (_, row) in enumerate(rows.iterrows()):
             _bar(axes, place, row, look)
         axes.axvline(1, color=INK, linewidth=0.9, zorder=4)
-        axes.set_yticks(range(len(rows)), rows["method"])
         ends = rows[["mean", "low", "high"]].to_numpy(float)
         low, high = min(1.0, np.nanmin(ends)), max(1.02, np.nanmax(ends))
         axes.set_xlim(low - 0.03 * (high - low), high + 0.22 * (high - low))  # room for the ratio in words
@@ -145,7 +144,6 @@ def _dots(axes: Axes, rows: pd.DataFrame, seeds: dict[str, pd.Series], look: Loo
             axes.errorbar(
                 100 * row["mean"], place - 0.08, xerr=bounds, color=colour, capsize=2.2, linewidth=1.2, zorder=3
             )
-    axes.set_yticks(range(len(rows)), rows["method"])
     axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10], min_n_ticks=4))
 
 
@@ -154,8 +152,6 @@ def _untrained(axes: Axes, place: int, untrained: float) -> None:
 
     An axis that reaches down to an untrained network would squash the differences between methods.
     """
-    methods = [label.get_text() for label in axes.get_yticklabels()]
-    axes.set_yticks(range(place + 1), [*methods, "untrained"])
     low, high = axes.get_xlim()
     if low <= untrained <= high:
         axes.axvline(untrained, color=MUTED, linewidth=0.8, linestyle=(0, (3, 2)), zorder=1)

@@ -84,15 +84,15 @@ def settings(arranged: pd.DataFrame, specs: Specs) -> pd.DataFrame:
 
 def commands(arranged: pd.DataFrame, specs: Specs) -> list[str]:
     """The command lines that make these results again, one per protocol with its settings, dataset and seeds."""
-    names = ["protocol", "overrides", "dataset", "method"]
-    cells = [specs[folder] for folder in done(arranged)["folder"].unique()]
-    rows = [(cell.protocol.name, cell.overrides, cell.dataset.name, cell.method.name, cell.seed) for cell in cells]
-    runs = pd.DataFrame(rows, columns=[*names, "seed"])
-    seeds = runs.groupby(names)["seed"].agg(lambda own: tuple(sorted(own))).reset_index()
-    return [
-        _command(protocol, overrides, dataset, own, list(part["method"]))
-        for (protocol, overrides, dataset, own), part in seeds.groupby([*names[:-1], "seed"])
-    ]
+    seeds: dict[tuple[str, tuple[str, ...], str, str], list[int]] = {}
+    for folder in done(arranged)["folder"].unique():
+        cell = specs[folder]
+        key = (cell.protocol.name, cell.overrides, cell.dataset.name, cell.method.name)
+        seeds.setdefault(key, []).append(cell.seed)
+    methods: dict[tuple[str, tuple[str, ...], str, tuple[int, ...]], list[str]] = {}
+    for (protocol, overrides, dataset, method), own in sorted(seeds.items()):
+        methods.setdefault((protocol, overrides, dataset, tuple(sorted(own))), []).append(method)
+    return [_command(*key, names) for key, names in methods.items()]
 
 
 def environments(summaries: Sequence[dict[str, Any]]) -> list[dict[str, str]]:

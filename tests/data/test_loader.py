@@ -63,9 +63,11 @@ def test_a_function_of_seed_and_epoch(glyphs_split, make_protocol):
 
 
 def test_augmentation_follows_the_position_not_the_image(glyphs_split, make_protocol):
-    one_image = Split(glyphs_split.images[:1], glyphs_split.labels[:1], glyphs_split.class_names[:1])
-    ((images, _),) = epoch(TrainingBatches(one_image, make_protocol(), seed=0), 0)
-    assert len(images.flatten(1).unique(dim=0)) == 112
+    copies = Split(glyphs_split.images[:1].repeat(224, 1, 1, 1), torch.arange(224) // 112, ("a", "b"))
+    batches = TrainingBatches(copies, make_protocol(), seed=0)
+    drawn = torch.cat([images for number in (0, 1) for images, _ in batches.epoch(number)])
+    assert len(drawn) == 448  # two steps in each of two epochs
+    assert len(drawn.flatten(1).unique(dim=0)) == 448
 
 
 def test_augmentation_leaves_the_sampler_alone(glyphs_split, make_protocol):

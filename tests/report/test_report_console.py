@@ -1,0 +1,59 @@
+import io
+
+import pytest
+from fake_results import make_cell, write_cell, write_failure
+from rich.console import Console
+
+from dmlbench.errors import UserError
+from dmlbench.report.console import comparison
+from dmlbench.results import load_results
+
+
+def printed(results, width=100, **options):
+    console = Console(file=io.StringIO(), width=width, highlight=False)
+    for part in comparison(results, **options):
+        console.print(part)
+    return console.file.getvalue()
+
+
+def test_every_group_has_a_table_and_says_how_to_read_it(results):
+    text = printed(load_results(results))
+    assert text.count("conv4-64 on glyphs") == 2
+    assert "conv4-64 on omniglot-small: last epoch" in text
+    assert "[low, high]: 95% t-interval over seeds" in text
+    assert "a: untuned: nothing published." in text
+    assert "nothing can be concluded from: proxyanchor+psd (1)" in text
+
+
+def test_a_row_has_accuracy_difference_and_step_time(results):
+    line = next(line for line in printed(load_results(results)).splitlines() if line.startswith("ms+psd (a)"))
+    assert "63.05 [62.30,63.80]" in line
+    assert "+0.59 [−0.04,+1.23]" in line
+    assert line.endswith("1.29×")
+
+
+def test_it_fits_a_terminal_of_eighty_columns(results):
+    lines = printed(load_results(results), width=80).splitlines()
+    assert any(line.startswith("proxyanchor+psd (a,b)") and line.rstrip().endswith("×") for line in lines)
+
+
+def test_another_selection_is_named(results):
+    assert "best test epoch (as published" in printed(load_results(results), selection="best_test")
+
+
+def test_names_in_brackets_are_no_markup(tmp_path):
+    cell = make_cell("ms", 0)
+    write_cell(tmp_path, cell, cell=cell.index() | {"method": "[red]ms[/red]", "base": "[red]ms[/red]"})
+    assert "[red]ms[/red]" in printed(load_results(tmp_path))
+
+
+def test_only_failures_give_nothing(tmp_path):
+    write_failure(tmp_path, make_cell("ms", 0))
+    assert comparison(load_results(tmp_path)) == []
+
+
+def test_two_results_of_one_cell_are_an_error(tmp_path):
+    for tau in (1.0, 2.0):
+        write_cell(tmp_path, make_cell("ms+psd", 0, tau=tau))
+    with pytest.raises(UserError, match="two results for ms"):
+        comparison(load_results(tmp_path))

@@ -1,0 +1,113 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from dmlbench.analysis.groups import Group
+from dmlbench.report.canvas import limits_of
+from dmlbench.report.figures import accuracy_plot, difference_plot, overhead_plot
+from dmlbench.report.naming import BASES, MODIFIERS
+from dmlbench.report.pictures import inline, save
+from dmlbench.report.style import PALETTE, Look
+
+GROUP = Group("p", "", "d")
+LOOK = Look.of(["ms", "triplet"], ["", "psd"])
+
+
+def estimates(*methods, n=3):
+    rows = [
+        {"method": name, "base": name.partition("+")[0], "modifier": name.partition("+")[2], "metric": "recall_at_1"}
+        | {
+            "mean": 0.6,
+            "low": 0.59 if n > 1 else np.nan,
+            "high": 0.61 if n > 1 else np.nan,
+            "n": n,
+            "selection": "last",
+        }
+        for name in methods
+    ]
+    return pd.DataFrame(rows)
+
+
+def values(*methods):
+    rows = [{"method": name, "value": value, "value_base": 0.59} for name in methods for value in (0.59, 0.6, 0.61)]
+    return pd.DataFrame(rows)
+
+
+def accuracy(*methods, untrained=0.3, n=3):
+    shown = (estimates(*methods, n=n), values(*methods))
+    return accuracy_plot(GROUP, "last", *shown, untrained=untrained, look=LOOK, limits=(0.58, 0.62))
+
+
+def labels(plot):
+    return [label.get_text() for label in plot.figure.axes[0].get_yticklabels()]
+
+
+def test_the_untrained_network_has_a_row_and_off_the_axis_a_number():
+    plot = accuracy("ms", "ms+psd")
+    assert labels(plot) == ["ms", "ms+psd", "untrained"]
+    assert "30.00, off the axis" in plot.figure.axes[0].texts[0].get_text()
+    assert plot.alt.endswith("The untrained network has 30.00%.")
+
+
+def test_the_untrained_network_is_a_line_where_it_lies_on_the_axis():
+    plot = accuracy("ms", untrained=0.595)
+    assert not list(plot.figure.axes[0].texts)
+    assert any(list(line.get_xdata()) == [59.5, 59.5] for line in plot.figure.axes[0].lines)
+
+
+def test_without_an_untrained_network():
+    assert labels(accuracy("ms", untrained=np.nan)) == ["ms"]
+
+
+def test_one_seed_draws_no_interval():
+    assert len(accuracy("ms", n=1).figure.axes[0].collections) == 0
+    assert "(one seed)" in accuracy("ms", n=1).alt
+
+
+def test_differences_are_drawn_in_points_around_zero():
+    rows = estimates("ms+psd").assign(mean=0.01, low=-0.002, high=0.022)
+    plot = difference_plot(GROUP, "last", rows, values("ms+psd"), look=LOOK, limits=(-0.01, 0.03))
+    axes = plot.figure.axes[0]
+    assert axes.get_xlim() == pytest.approx((-1, 3))
+    assert "+1.00 points (95% interval −0.20 to +2.20, 3 seeds)" in plot.alt
+
+
+def test_overhead_bars_start_at_one():
+    ratios = estimates("ms+psd").assign(mean=1.3, low=1.2, high=1.4)
+    (bar,) = overhead_plot(GROUP, ratios, LOOK).figure.axes[0].patches
+    assert (bar.get_x(), bar.get_width()) == pytest.approx((1, 0.3))
+
+
+def test_known_names_keep_their_signs_in_every_report():
+    alone, all_of_them = Look.of(["ms"], ["obdsd"]), Look.of([*BASES, "new", "other"], [*MODIFIERS, "mine"])
+    assert alone.colour("ms") == all_of_them.colour("ms")
+    assert alone.marker("obdsd") == all_of_them.marker("obdsd")
+    names = [*BASES, "new", "other"]
+    assert len({all_of_them.colour(name) for name in names}) == len(PALETTE)
+
+
+def test_limits_show_everything_with_a_margin():
+    low, high = limits_of(estimates("ms"), pd.Series([0.5, 0.7]), include=[0.0])
+    assert low < 0
+    assert high > 0.7
+    assert limits_of(estimates("ms", n=1), pd.Series([0.6])) == pytest.approx((0.595, 0.605))
+
+
+def test_saving_twice_gives_the_same_bytes(tmp_path):
+    contents = []
+    for place in ("a", "b"):
+        (tmp_path / place).mkdir()
+        save(accuracy("ms"), tmp_path / place)
+        contents.append([path.read_bytes() for path in sorted((tmp_path / place).iterdir())])
+    assert contents[0] == contents[1]
+    assert b"<dc:date>" not in contents[0][1]
+
+
+def test_inlined_figures_share_no_identifier():
+    content = '<g id="a" clip-path="url(#c)"><use xlink:href="#a"/></g>'
+    svg = f'<?xml?><svg width="1pt" height="2pt" viewBox="0 0 1 2">{content}</svg>'
+    found = inline(svg, "x", 'say "hi"')
+    assert found == (
+        '<svg role="img" aria-label="say &#34;hi&#34;" viewBox="0 0 1 2"><g id="x-a" clip-path="url(#x-c)">'
+        '<use xlink:href="#x-a"/></g></svg>'
+    )

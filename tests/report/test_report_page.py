@@ -1,0 +1,260 @@
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from fake_results import make_cell, write_cell, write_failure
+
+from dmlbench.errors import UserError
+from dmlbench.report.page import render
+
+HOSTILE = 'ms"><script>alert(1)</script>$x$ {{7*7}} _%&|'
+VOID = {"meta", "link", "br", "img", "input", "hr"}
+
+
+class Page(HTMLParser):
+    """Collects tags, identifiers and links, and checks that elements are closed in order."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.ids: list[str] = []
+        self.links: list[str] = []
+        self.images: list[dict] = []
+        self.words: list[str] = []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.handle_startendtag(tag, attrs)
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        found = dict(attrs)
+        self.tags.append(tag)
+        self.ids += [found["id"]] if "id" in found else []
+        self.links += [found[key] for key in ("href", "src", "xlink:href") if key in found]
+        self.links += re.findall(r"url\(([^)]*)\)", " ".join(value or "" for value in found.values()))
+        self.images += [found] if tag == "svg" else []
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+
+@pytest.fixture(scope="module")
+def page(report):
+    return Page((report / "index.html").read_text())
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_the_report_holds_page_markdown_tables_and_figures(report):
+    names = set(files(report))
+    assert {"index.html", "report.md", "tables/accuracy.csv", "tables/cells.csv", "tables/settings.csv"} <= names
+    for stem in ("accuracy_conv4-64_glyphs_last", "difference_conv4-64_glyphs_best_test", "overhead_conv4-64_glyphs"):
+        assert {f"figures/{stem}.png", f"figures/{stem}.svg", f"tables/{stem}.tex"} <= names
+    assert "figures/curves_conv4-64_omniglot-small.svg" in names
+    assert not [path for path in report.parent.iterdir() if path != report]
+
+
+def test_the_page_loads_nothing_from_elsewhere(report, page):
+    assert not re.search(r"https?:", (report / "index.html").read_text())
+    outside = [link for link in page.links if not link.startswith("#") and link != "data:,"]
+    assert all((report / link).is_file() for link in outside)
+
+
+def test_every_link_of_the_markdown_is_a_file_of_the_report(report):
+    links = re.findall(r"(?<!\\)\]\(([^)]*)\)", (report / "report.md").read_text())
+    assert len(links) > 20
+    assert all((report / link).is_file() for link in links)
+
+
+def test_identifiers_are_unique_and_references_lead_somewhere(page):
+    assert len(set(page.ids)) == len(page.ids)
+    inner = {link[1:] for link in page.links if link.startswith("#")}
+    assert inner <= set(page.ids)
+    assert len(inner) > 20
+
+
+def test_every_figure_says_in_words_what_it_shows(page):
+    assert len(page.images) == 20
+    assert all(image["role"] == "img" and len(image["aria-label"]) > 40 for image in page.images)
+    assert any("ms+psd +0." in image["aria-label"] for image in page.images)
+
+
+def test_titles_say_how_the_epoch_was_chosen(report):
+    for text in ((report / "index.html").read_text(), (report / "report.md").read_text()):
+        assert "Accuracy of conv4-64 on glyphs; last epoch" in text
+        assert "best test epoch (as published: chosen on the test classes)" in text
+        assert "epoch chosen by MAP@R on held-out training classes" in text
+
+
+def test_failed_and_unfinished_cells_are_listed_without_the_users_folders(report):
+    for name in ("index.html", "report.md", "tables/cells.csv"):
+        text = (report / name).read_text()
+        assert "alice" not in text
+        assert str(report.parent) not in text
+        assert "…/glyphs.npz" in text
+    assert "interrupted: ms+dm2, seed 1, conv4-64 on glyphs" in (report / "report.md").read_text()
+
+
+def test_sources_name_code_data_machine_and_commands(report):
+    text = (report / "report.md").read_text()
+    assert (
+        "dmlbench run --methods ms,ms+psd --datasets glyphs --protocol conv4-64 --seeds 3 --set training.epochs=6"
+        in text
+    )
+    assert "dmlbench 0.1.0, training code 0123456789abcdef, commit ababababab" in text
+    assert "glyphs, version 1, fingerprint f00dfeed12345678" in text
+    assert "machine a1b2c3d4e5f6" in text
+
+
+def test_csv_tables_read_back(report):
+    accuracy = pd.read_csv(report / "tables/accuracy.csv", keep_default_na=False, na_values=[""])
+    assert {"protocol", "dataset", "selection", "method", "metric", "mean", "low", "high", "n", "marks"} <= set(
+        accuracy
+    )
+    assert accuracy["mean"].between(0, 1).all()
+    settings = pd.read_csv(report / "tables/settings.csv")
+    assert {"parameter", "value", "source", "published"} <= set(settings)
+
+
+def test_the_same_results_give_the_same_bytes(results, report, tmp_path):
+    assert files(render(results, "first", tmp_path)) == files(report)
+
+
+def test_a_report_is_replaced_whole(results, tmp_path):
+    folder = render(results, "r", tmp_path, only={"dataset": ["omniglot-small"]})
+    (folder / "stale.txt").write_text("old")
+    render(results, "r", tmp_path, only={"method": ["ms"], "dataset": ["omniglot-small"]})
+    assert "stale.txt" not in files(folder)
+    assert "proxyanchor" not in (folder / "report.md").read_text()
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_an_interrupted_rendering_leaves_the_old_report(results, tmp_path, monkeypatch):
+    folder = render(results, "r", tmp_path, only={"dataset": ["omniglot-small"]})
+    before = files(folder)
+
+    def fail(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("dmlbench.report.page._write_pages", fail)
+    with pytest.raises(KeyboardInterrupt):
+        render(results, "r", tmp_path, only={"dataset": ["omniglot-small"]})
+    assert files(folder) == before
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_a_folder_that_is_no_report_is_left_alone(results, tmp_path):
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.tex").write_text("years of work")
+    with pytest.raises(UserError, match="exists and is not a report; give another --name"):
+        render(results, "thesis", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["", "..", "a/b", "/x", ".hidden", "-x"])
+def test_a_name_is_a_plain_name(results, tmp_path, name):
+    with pytest.raises(UserError, match="not a plain name"):
+        render(results, name, tmp_path)
+
+
+def test_an_output_folder_that_cannot_be_written(results, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written"):
+        render(results, "r", tmp_path / "file")
+
+
+def test_an_empty_results_folder_names_the_next_command(tmp_path):
+    with pytest.raises(UserError, match="no finished results; run `dmlbench run"):
+        render(tmp_path, "r", tmp_path / "reports")
+    assert not (tmp_path / "reports").exists()
+
+
+@pytest.mark.parametrize(
+    ("only", "message"), [({"dataset": ["glyps"]}, "did you mean 'glyphs'"), ({"seed": ["1"]}, "unknown column")]
+)
+def test_a_misspelt_filter(results, tmp_path, only, message):
+    with pytest.raises(UserError, match=message):
+        render(results, "r", tmp_path, only=only)
+
+
+def test_only_failures(tmp_path):
+    write_failure(tmp_path / "runs", make_cell("ms", 0))
+    folder = render(tmp_path / "runs", "r", tmp_path / "reports")
+    Page((folder / "index.html").read_text())
+    text = (folder / "report.md").read_text()
+    assert "0 finished cells" in text
+    assert "failed: ms, seed 0, conv4-64 on glyphs: loss is nan at epoch 3, step 7" in text
+    assert list((folder / "figures").iterdir()) == []
+
+
+def test_one_cell_alone(tmp_path):
+    write_cell(tmp_path / "runs", make_cell("ms", 0))
+    folder = render(tmp_path / "runs", "r", tmp_path / "reports")
+    text = (folder / "report.md").read_text()
+    assert "nothing can be concluded from: ms (1)" in text
+    assert "Difference to the base" not in text
+    Page((folder / "index.html").read_text())
+
+
+def test_hostile_method_names_stay_names(tmp_path):
+    for seed in range(2):
+        cell = make_cell("ms", seed)
+        folder = write_cell(tmp_path / "runs", cell, cell=cell.index() | {"method": HOSTILE, "base": HOSTILE})
+        assert folder.is_dir()
+    report = render(tmp_path / "runs", "r", tmp_path / "reports")
+    page = Page((report / "index.html").read_text())
+    assert "script" not in page.tags
+    assert any(HOSTILE in word for word in page.words)
+    assert "<script>" not in (report / "report.md").read_text().replace(r"\<script\>", "")
+    (table,) = [path.read_text() for path in (report / "tables").glob("accuracy_*_last.tex")]
+    assert r"\$x\$ \{\{7*7\}\} \_\%\&" in table
+
+
+def test_two_specs_of_one_cell_are_an_error_that_names_both_folders(tmp_path):
+    folders = [write_cell(tmp_path, make_cell("ms+psd", 0, tau=tau)) for tau in (1.0, 2.0)]
+    with pytest.raises(UserError) as error:
+        render(tmp_path, "r", tmp_path / "reports")
+    assert all(str(folder) in str(error.value) for folder in folders)
+
+
+def test_two_specs_over_the_seeds_of_one_method_are_an_error(tmp_path):
+    folders = [write_cell(tmp_path, make_cell("ms+psd", seed, tau=tau)) for seed, tau in ((0, 1.0), (1, 2.0))]
+    with pytest.raises(UserError, match="different specs under the same names") as error:
+        render(tmp_path, "r", tmp_path / "reports")
+    assert all(str(folder) in str(error.value) for folder in folders)
+
+
+def test_methods_of_different_protocol_contents_are_not_compared(tmp_path):
+    write_cell(tmp_path, make_cell("ms", 0, epochs=8))
+    write_cell(tmp_path, make_cell("ms+psd", 0, epochs=12))
+    with pytest.raises(UserError, match="different specs under the same names"):
+        render(tmp_path, "r", tmp_path / "reports")
+
+
+def test_a_methods_settings_are_compared_with_the_plain_base(tmp_path):
+    for seed in range(3):
+        write_cell(tmp_path, make_cell("ms", seed))
+        write_cell(tmp_path, make_cell("ms+psd", seed))
+        write_cell(tmp_path, make_cell("ms+psd", seed, tau=2.0, overrides=("distillation.tau=2",)))
+    text = (render(tmp_path, "r", tmp_path / "reports") / "report.md").read_text()
+    assert "| ms+psd{tau=2} | +" in text
+    assert "--set distillation.tau=2" in text
+
+
+def test_no_torch_is_imported():
+    modules = "dmlbench.report.page, dmlbench.report.console, dmlbench.analysis.overhead"
+    code = f"import sys, {modules}; assert 'torch' not in sys.modules and 'mlflow' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

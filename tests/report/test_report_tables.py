@@ -1,0 +1,204 @@
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from fake_results import make_cell, write_cell
+from scipy import stats
+
+from dmlbench.analysis.groups import Group, arrange, groups
+from dmlbench.analysis.overhead import overhead
+from dmlbench.report import layout, tables
+from dmlbench.report.formats import csv, escape_latex, escape_markdown, latex, markdown
+from dmlbench.report.naming import in_order, metric_name, percent, points, table_metrics
+from dmlbench.results import load_results
+
+GLYPHS = Group("conv4-64", "", "glyphs")
+
+
+@pytest.fixture(scope="module")
+def arranged(results):
+    return arrange(load_results(results))
+
+
+@pytest.fixture(scope="module")
+def values(arranged):
+    return tables.seed_values(arranged)
+
+
+def pick(frame, **wanted):
+    for column, value in wanted.items():
+        frame = frame[frame[column] == value]
+    return frame
+
+
+def raw(arranged, method, selection="last", metric="recall_at_1"):
+    rows = pick(GLYPHS.of(arranged), method=method, selection=selection)
+    return rows.set_index("seed")[metric].sort_index()
+
+
+def test_accuracy_is_the_mean_and_t_interval_over_seeds(arranged, values):
+    (row,) = pick(GLYPHS.of(tables.accuracy(values)), method="ms", selection="last", metric="recall_at_1").to_dict(
+        "records"
+    )
+    sample = raw(arranged, "ms").to_numpy()
+    half = stats.t.ppf(0.975, 4) * np.std(sample, ddof=1) / np.sqrt(5)
+    assert row["mean"] == pytest.approx(sample.mean())
+    assert (row["low"], row["high"]) == pytest.approx((sample.mean() - half, sample.mean() + half))
+    assert row["n"] == 5
+
+
+def test_the_untrained_network_counts_once_per_seed(arranged, values):
+    (row,) = pick(GLYPHS.of(tables.accuracy(values)), method="untrained", metric="recall_at_1").to_dict("records")
+    assert row["n"] == 5
+    assert row["mean"] == pytest.approx(raw(arranged, "ms", "untrained").mean())
+
+
+def test_differences_are_paired_by_seed(arranged, values):
+    rows = pick(GLYPHS.of(tables.differences(values)), method="ms+psd", selection="best_test", metric="map_at_r")
+    (row,) = rows.to_dict("records")
+    own, base = (raw(arranged, name, "best_test", "map_at_r") for name in ("ms+psd", "ms"))
+    expected = stats.ttest_rel(own, base).confidence_interval(0.95)
+    assert row["mean"] == pytest.approx((own - base).mean())
+    assert (row["low"], row["high"]) == pytest.approx((expected.low, expected.high))
+
+
+def test_selections_and_variants_are_never_mixed(arranged, values):
+    found = tables.accuracy(values)
+    assert len(groups(found)) == 3
+    assert set(pick(found, variant="")["selection"]) == {"untrained", "last", "best_test"}
+    assert set(found[found["variant"] != ""]["selection"]) == {"untrained", "last", "validation", "best_test"}
+    key = ["protocol", "variant", "dataset", "selection", "method", "metric"]
+    assert not found.duplicated(key).any()
+
+
+def test_geometry_stands_in_the_csv_alone(values):
+    found = tables.accuracy(values)
+    assert "spectral_decay" in set(found["metric"])
+    assert "spectral decay" not in layout.accuracy_table(GLYPHS, "last", found).columns
+
+
+def test_accuracy_table_starts_with_the_untrained_network_and_shows_marks(values):
+    table = layout.accuracy_table(GLYPHS, "last", tables.accuracy(values))
+    assert table.title == "Accuracy of conv4-64 on glyphs; last epoch"
+    assert [row[0].text for row in table.rows] == [
+        "untrained",
+        "ms",
+        "ms+psd",
+        "ms+obdsd",
+        "proxyanchor",
+        "proxyanchor+psd",
+    ]
+    assert table.columns == (
+        "Method",
+        "R@1",
+        "R@2",
+        "R@4",
+        "R@8",
+        "MAP@R",
+        "R-precision",
+        "NMI",
+        "AMI",
+        "Seeds",
+        "Marks",
+    )
+    assert table.rows[-1][-1].text == "untuned: nothing published; unpublished composition"
+
+
+def test_the_best_test_epoch_is_named_as_what_it_is(values):
+    found = tables.accuracy(values)
+    table = layout.accuracy_table(GLYPHS, "best_test", found)
+    assert "as published: chosen on the test classes" in table.title
+    assert "as published" in layout.difference_table(GLYPHS, "best_test", tables.differences(values), found).title
+
+
+def test_one_seed_has_no_interval_and_a_warning(values):
+    group = Group("conv4-64", "", "omniglot-small")
+    table = layout.accuracy_table(group, "last", tables.accuracy(values))
+    alone = table.rows[-1]
+    assert [entry.interval for entry in alone] == [""] * len(alone)
+    assert table.notes[-1] == "Fewer than 3 seeds, so nothing can be concluded from: proxyanchor+psd (1)."
+    assert not any(
+        note.startswith("Fewer") for note in layout.accuracy_table(GLYPHS, "last", tables.accuracy(values)).notes
+    )
+
+
+def test_a_metric_of_fewer_seeds_says_so():
+    entry = layout.estimate_entry({"mean": 0.5, "low": 0.4, "high": 0.6, "n": 2}, percent, seeds=3)
+    assert (entry.text, entry.interval) == ("50.00", "[40.00, 60.00] n = 2")
+
+
+def test_a_method_without_its_base_is_named(tmp_path):
+    write_cell(tmp_path, make_cell("ms+psd", 0))
+    write_cell(tmp_path, make_cell("ms", 1))
+    found = tables.seed_values(arrange(load_results(tmp_path)))
+    table = layout.difference_table(GLYPHS, "last", tables.differences(found), tables.accuracy(found))
+    assert table.rows == ()
+    assert table.notes[-1] == "No result of the base with the same seed, so no difference for: ms+psd."
+
+
+def test_overhead_table_says_what_it_is_and_what_it_left_out(tmp_path):
+    for name, machine in ("ms", "m1"), ("ms+psd", "m2"):
+        write_cell(tmp_path, make_cell(name, 0), machine=machine)
+    table = layout.overhead_table(GLYPHS, overhead(arrange(load_results(tmp_path))))
+    assert [entry.text for entry in table.rows[0]] == ["ms+psd", "ms", "–", "–", "–", "0"]
+    assert any("not an isolated, interleaved measurement" in note for note in table.notes)
+    assert any("different machines: ms+psd (1)" in note for note in table.notes)
+
+
+def test_numbers_are_written_in_percent_and_points():
+    assert (percent(0.6280), percent(math.nan)) == ("62.80", "–")
+    assert (points(0.0042), points(-0.01234), points(0.0)) == ("+0.42", "−1.23", "+0.00")
+    assert (metric_name("recall_at_1000"), metric_name("map_at_r"), metric_name("spectral_decay")) == (
+        "R@1000",
+        "MAP@R",
+        "spectral decay",
+    )
+    assert table_metrics({"nmi", "recall_at_10", "recall_at_2", "map_at_r", "x"}) == [
+        "recall_at_2",
+        "recall_at_10",
+        "map_at_r",
+        "nmi",
+    ]
+
+
+def test_methods_stand_in_one_order():
+    names = ["zeta+psd", "untrained", "ms+obdsd", "ms+psd", "ms", "contrastive", "ms{alpha=3}"]
+    rows = [name.partition("+") for name in names]
+    frame = pd.DataFrame({"method": names, "base": [r[0] for r in rows], "modifier": [r[2] for r in rows]})
+    frame.loc[frame["method"] == "untrained", "base"] = ""
+    expected = ["untrained", "contrastive", "ms", "ms+psd", "ms+obdsd", "ms{alpha=3}", "zeta+psd"]
+    assert list(in_order(frame)["method"]) == expected
+
+
+def test_csv_keeps_full_precision_and_no_folders(values):
+    found = tables.accuracy(values).assign(variant="model.weights=/home/alice/w.pth")
+    text = csv(found)
+    assert repr(float(found["mean"].iloc[0])) in text
+    assert "alice" not in text
+    assert "model.weights=…/w.pth" in text
+
+
+def entries(*texts):
+    return tuple(layout.Entry(text) for text in texts)
+
+
+def test_latex_escapes_and_is_a_booktabs_table():
+    table = layout.Table(
+        "t", "50% of a_b", ("Method", "R@1"), ((layout.Entry(r"a_b&\input{x}"), layout.Entry("+1", "[−1, 2]")),)
+    )
+    text = latex(table)
+    assert r"a\_b\&\textbackslash{}input\{x\} & +1 \\" in text
+    assert r"{} & {\scriptsize [$-$1, 2]} \\[2pt]" in text
+    assert r"\caption{50\% of a\_b.}" in text
+    assert [text.count(rule) for rule in (r"\toprule", r"\midrule", r"\bottomrule")] == [1, 1, 1]
+
+
+def test_latex_escapes_every_special_character():
+    assert escape_latex("#$%&_{}~^\\") == r"\#\$\%\&\_\{\}\textasciitilde{}\textasciicircum{}\textbackslash{}"
+
+
+def test_markdown_cells_cannot_leave_their_cell():
+    text = markdown(layout.Table("t", "", ("Method", "R@1"), (entries("a|b\n<script>[x](y)", "1"),)))
+    assert text.splitlines()[2] == r"| a\|b \<script\>\[x\](y) | 1 |"
+    assert escape_markdown("`*_") == r"\`\*\_"
