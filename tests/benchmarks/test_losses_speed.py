@@ -28,7 +28,7 @@ def two_threads():
 
 @pytest.fixture(scope="module", autouse=True)
 def heading():
-    print(f"\n{'forward + backward, ms':<28}{'ours':>8}{'PML':>8}{'ratio':>8}")  # noqa: T201
+    print(f"\n{'forward + backward, ms':<28}{'ours':>8}{'PML':>8}{'ratio':>8}")
 
 
 def make_batch(classes=CLASSES):
@@ -53,7 +53,7 @@ def compare(name, ours, theirs, limit, rounds=100):
     timings = interleave({"ours": step(ours), "PML": step(theirs)}, rounds=rounds)
     ratio = timings.ratio("ours", "PML")
     milliseconds = [1e3 * timings.median(which) for which in ("ours", "PML")]
-    print(f"{name:<28}{milliseconds[0]:>8.2f}{milliseconds[1]:>8.2f}{ratio:>8.2f}")  # noqa: T201
+    print(f"{name:<28}{milliseconds[0]:>8.2f}{milliseconds[1]:>8.2f}{ratio:>8.2f}")
     assert ratio <= limit
 
 

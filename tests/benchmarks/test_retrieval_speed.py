@@ -54,7 +54,7 @@ def test_backends(count, dimension, classes, threads, rounds):
     finally:
         torch.set_num_threads(before)
     row = "  ".join(f"{name} {timings.median(name):.3f}" for name in candidates)
-    print(f"\n{count:>6} x {dimension}, {threads} threads, s: {row}")  # noqa: T201
+    print(f"\n{count:>6} x {dimension}, {threads} threads, s: {row}")
     if count <= 5_000:
         assert timings.ratio("torch", "sorted matrix") < 0.5
     if count == 2_000:
