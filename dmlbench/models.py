@@ -1,6 +1,7 @@
 """The network: a backbone (conv4, timm or torchvision), pooling, and a linear embedding head, L2-normalised."""
 
-from collections.abc import Callable
+import difflib
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dmlbench.errors import UserError, unknown_name
+from dmlbench.errors import UserError
 from dmlbench.spec import InputSpec, ModelSpec
 
 BACKBONES = "conv4, timm:NAME or torchvision:NAME"
@@ -109,7 +110,10 @@ def _conv4(_: str, spec: ModelSpec, image: InputSpec) -> nn.Module:
     pool = AverageMaxPool() if spec.pooling == "average+max" else nn.AdaptiveAvgPool2d(1)
     if image.size < 16:
         raise UserError(f"input.size: conv4 halves the image four times and needs 16 px, not {image.size}")
-    backbone = Conv4(image.channels, pool, **spec.kwargs)  # type: ignore[arg-type]
+    try:
+        backbone = Conv4(image.channels, pool, **spec.kwargs)  # type: ignore[arg-type]
+    except (TypeError, RuntimeError) as error:
+        raise UserError(f"model.kwargs: conv4 does not take {spec.kwargs} ({error})", hint="valid: width") from error
     if spec.weights:
         _load(backbone, spec.weights, ignore="")
     return backbone
@@ -119,8 +123,7 @@ def _timm(name: str, spec: ModelSpec, image: InputSpec) -> nn.Module:
     import timm
 
     if not timm.is_model(name):
-        near = timm.list_models(f"*{name.split('.', maxsplit=1)[0]}*")[:8]
-        raise unknown_name("timm model", name, near, where="model.backbone")
+        raise _unknown_backbone("timm", name, timm.list_models())
     pooled = "avg" if spec.pooling == "average" else "avgmax"
     kwargs: dict[str, Any] = {"num_classes": 0, "in_chans": image.channels, "global_pool": pooled, **spec.kwargs}
     try:
@@ -128,7 +131,8 @@ def _timm(name: str, spec: ModelSpec, image: InputSpec) -> nn.Module:
     except (TypeError, AssertionError, RuntimeError, OSError) as error:
         raise UserError(f"model: timm cannot build {name} with {kwargs} ({error})") from error
     if spec.weights and spec.weights != "pretrained":
-        _load(backbone, _local(spec.weights, "pretrained"), ignore="classifier.")
+        classifier = getattr(backbone, "pretrained_cfg", {}).get("classifier") or "classifier"
+        _load(backbone, _local(spec.weights, "pretrained"), ignore=f"{classifier}.")
     # timm's avgmax is the mean of both; the published pooling is their sum.
     return nn.Sequential(backbone, _Double()) if spec.pooling == "average+max" else backbone
 
@@ -139,7 +143,7 @@ def _torchvision(name: str, spec: ModelSpec, image: InputSpec) -> nn.Module:
     if image.channels != 3:
         raise UserError(f"input.channels: torchvision:{name} takes 3 channels, not {image.channels}")
     if name not in models.list_models():
-        raise unknown_name("torchvision model", name, models.list_models(), where="model.backbone")
+        raise _unknown_backbone("torchvision", name, models.list_models())
     local = spec.weights if spec.weights and spec.weights.endswith((".safetensors", ".pth")) else None
     if spec.weights == "DEFAULT":
         raise UserError("model.weights: DEFAULT changes between releases", hint="name the weights, e.g. IMAGENET1K_V1")
@@ -158,6 +162,13 @@ def _torchvision(name: str, spec: ModelSpec, image: InputSpec) -> nn.Module:
             raise UserError(f"model.pooling: torchvision:{name} does not end in average pooling", hint="use average")
         backbone.avgpool = AverageMaxPool()
     return backbone
+
+
+def _unknown_backbone(source: str, name: str, names: Sequence[str]) -> UserError:
+    """The nearest names only: each library has hundreds."""
+    near = difflib.get_close_matches(name, names, n=5)
+    hint = f"did you mean {', '.join(near)}?" if near else f"see {source}'s list_models()"
+    return UserError(f"model.backbone: unknown {source} model {name!r}", hint=hint)
 
 
 class _Double(nn.Module):
@@ -197,7 +208,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, SafetensorError, RuntimeError, ValueError, EOFError, ImportError) as error:
-        raise UserError(f"{path}: not a readable weights file ({str(error).splitlines()[0]})") from error
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(f"{path}: not a readable weights file ({reason})") from error
     except Exception as error:  # torch raises pickle's own UnpicklingError for foreign content
         raise UserError(f"{path}: not a weights file that loads without code ({type(error).__name__})") from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):

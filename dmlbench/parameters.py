@@ -57,6 +57,12 @@ class ProxyAnchorParameters(Section):
         return self
 
 
+class LearningRate(Section):
+    """Rate of a parameter that a loss learns beside the network; 0 keeps it as it starts."""
+
+    rate: NonNegativeFloat
+
+
 class PSDParameters(Section):
     """Progressive self-distillation. `lambda` weighs the loss; it grows with the epoch from 0."""
 

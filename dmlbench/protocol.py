@@ -42,7 +42,7 @@ def load_protocol(name: str, dataset: str, settings: dict[str, Any] | None = Non
     """Resolve a protocol for a dataset, with nested `settings` from the command line on top.
 
     Raises:
-        UserError: for an unknown protocol, key or value, or a weights file that is not there.
+        UserError: for an unknown protocol, key or value, or a weights file that is missing or not the one stated.
     """
     path = protocol_path(name)
     content = read_yaml(path)
@@ -105,5 +105,8 @@ def _with_weights_digest(protocol: ProtocolSpec, path: Path) -> ProtocolSpec:
     if found is None:
         raise UserError(f"{path}: model.weights: no such file {weights!r}", hint="--set model.weights=FILE")
     digest = hashlib.sha256(found.read_bytes()).hexdigest()
+    stated = protocol.model.weights_sha256
+    if stated not in (None, digest):
+        raise UserError(f"{found}: expected sha256 {stated} (model.weights_sha256 of {path}), found {digest}")
     model = protocol.model.model_copy(update={"weights": str(found.resolve()), "weights_sha256": digest})
     return protocol.model_copy(update={"model": model})

@@ -7,7 +7,7 @@ from typing import Any
 
 from dmlbench.errors import UserError, unknown_name
 from dmlbench.method_file import AnyFile, MethodFile, Parameter, PinnedFile, file_model
-from dmlbench.parameters import DISTILLATION_PARAMETERS, LEARNED, LOSS_PARAMETERS
+from dmlbench.parameters import DISTILLATION_PARAMETERS, LEARNED, LOSS_PARAMETERS, LearningRate
 from dmlbench.schema import read_yaml, validate
 from dmlbench.spec import MethodSpec, Part, ResolvedValue, Scalar
 
@@ -98,11 +98,10 @@ class Registry:
         context = {"base": base.name, "dataset": dataset, "protocol": protocol}
         pinned = self.file(name) if name in self._paths and modifier else None
         extra = pinned if isinstance(pinned, PinnedFile) else None
-        loss = self._resolve_part(base, context, extra.loss if extra else {}, settings.loss, extra)
+        loss = self._resolve_part(base, context, settings.loss, extra)
         if modifier is None:
             return MethodSpec(name=name, loss=loss)
-        overlay = extra.distillation if extra else {}
-        distillation = self._resolve_part(modifier, context, overlay, settings.distillation)
+        distillation = self._resolve_part(modifier, context, settings.distillation, extra)
         marks = _marks(loss, distillation, composed=extra is None and base.name not in modifier.published_with)
         return MethodSpec(name=name, loss=loss, distillation=distillation, marks=marks)
 
@@ -138,24 +137,25 @@ class Registry:
         return file
 
     def _kind(self, name: str) -> str:
-        return str(read_yaml(self._paths[name][0]).get("kind"))
+        try:
+            return str(read_yaml(self._paths[name][0]).get("kind"))
+        except UserError:  # a broken file hurts only who uses it
+            return ""
 
     def _resolve_part(
-        self,
-        file: MethodFile,
-        context: dict[str, str],
-        overlay: dict[str, Parameter],
-        settings: dict[str, Scalar],
-        pinned: PinnedFile | None = None,
+        self, file: MethodFile, context: dict[str, str], settings: dict[str, Scalar], pinned: PinnedFile | None
     ) -> Part:
         path, folder = self._paths[file.name]
-        where = str(path)
+        overlay: dict[str, Parameter] = getattr(pinned, file.kind) if pinned else {}
+        own_rates = pinned.learning_rates if pinned and file.kind == "loss" else {}
+        where = str(self._paths[pinned.name][0] if pinned and (overlay or own_rates) else path)
+        rates = _resolve_rates(file, file.learning_rates | own_rates, context, where)
         values = {n: p.resolve(context, f"{where}: {n}") for n, p in (file.parameters | overlay).items()}
         given = {name: value for name, value in settings.items() if name in values}
         for name, value in given.items():
-            values[name] = ResolvedValue(value=value, source="--set on the command line")
+            content = {"value": value, "source": "--set on the command line"}
+            values[name] = validate(ResolvedValue, content, f"--set {file.kind}.{name}")
             where = f"--set {file.kind}"  # the file's own values were checked when it was read
-        rates = file.learning_rates | (pinned.learning_rates if pinned else {})
         return Part(
             name=file.name,
             title=file.title,
@@ -163,7 +163,7 @@ class Registry:
             class_name=file.class_name,
             variant=file.variant,
             parameters=_checked(file, values, where),
-            learning_rates={n: p.resolve(context, f"{where}: {n}") for n, p in rates.items()},
+            learning_rates=rates,
             **_plugin(file, folder),
         )
 
@@ -180,6 +180,7 @@ def load_file(path: Path, folder: Folder) -> AnyFile:
             hint=f"add --methods-dir {folder.path}",
         )
     _checked(file, {name: p.resolve({}, str(path)) for name, p in file.parameters.items()}, str(path))
+    _resolve_rates(file, file.learning_rates, {}, str(path))
     return file
 
 
@@ -195,13 +196,24 @@ def _checked(file: MethodFile, values: dict[str, ResolvedValue], where: str) -> 
         return values
     if file.class_name not in registered:
         raise unknown_name(f"{file.kind} class", file.class_name, registered, where=f"{where}: class")
-    learned = LEARNED.get(file.class_name, ())
-    stray = [name for name in file.learning_rates if name not in learned]
-    if stray:
-        raise unknown_name("learned parameter", stray[0], learned, where=f"{where}: learning_rates")
     plain = {name: resolved.value for name, resolved in values.items()}
     checked = validate(registered[file.class_name], plain, f"{where}: parameters").model_dump(by_alias=True)
     return {name: values[name].model_copy(update={"value": value}) for name, value in checked.items()}
+
+
+def _resolve_rates(
+    file: MethodFile, rates: dict[str, Parameter], context: dict[str, str], where: str
+) -> dict[str, ResolvedValue]:
+    """Learning rates of the parameters that the registered class learns."""
+    learned = rates if file.plugin else LEARNED.get(file.class_name, ())
+    resolved = {}
+    for name, parameter in rates.items():
+        if name not in learned:
+            raise unknown_name("learned parameter", name, learned, where=f"{where}: learning_rates")
+        found = parameter.resolve(context, f"{where}: {name}")
+        rate = validate(LearningRate, {"rate": found.value}, f"{where}: learning_rates.{name}").rate
+        resolved[name] = found.model_copy(update={"value": rate})
+    return resolved
 
 
 def _plugin(file: MethodFile, folder: Folder) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """The boundary where files become specs: safe YAML, and validation errors as one line with file and key."""
 
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -15,7 +15,8 @@ class _UniqueKeyLoader(yaml.SafeLoader):
     """Safe YAML in which a key given twice is an error, not a silent overwrite."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        written = [key for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+        keys = [self.construct_object(key, deep=True) for key in written]
         twice = [str(key) for index, key in enumerate(keys) if key in keys[:index]]
         if twice:
             problem = f"key {twice[0]!r} stands twice"
@@ -52,8 +53,9 @@ def _one_line(error: ValidationError, model: type[BaseModel], where: str) -> Use
     details = error.errors(include_url=False)
     # An unknown key explains a missing one (a typo makes both), so it is named first.
     first = next((item for item in details if item["type"] == "extra_forbidden"), details[0])
-    location = tuple(part for part in first["loc"] if part != "value" or first["type"] != "union")
-    key = ".".join(str(part) for part in location)
+    location = first["loc"]
+    scalar = len(location) > 1 and location[-1] == "bool"  # the first member of `spec.Scalar`: none of them fits
+    key = ".".join(str(part) for part in (location[:-1] if scalar else location))
     more = f" (and {len(details) - 1} more)" if len(details) > 1 else ""
     if first["type"] == "extra_forbidden":
         parent = ".".join(str(part) for part in location[:-1])
@@ -61,17 +63,22 @@ def _one_line(error: ValidationError, model: type[BaseModel], where: str) -> Use
         if known:
             return unknown_name("key", str(location[-1]), known, where=f"{where}: {parent}" if parent else where)
         return UserError(f"{where}: {key}: unknown key{more}")
+    if scalar:
+        return UserError(f"{where}: {key}: must be a finite number, a text, true or false, not {first['input']!r}")
     message = first["msg"].removeprefix("Value error, ")
     given = "" if isinstance(first["input"], dict) else f", not {first['input']!r}"
     return UserError(f"{where}: {key + ': ' if key else ''}{message}{given}{more}")
 
 
 def _fields(model: type[BaseModel], location: tuple[str | int, ...]) -> list[str]:
-    """Names that are valid at a location, following nested models as far as their annotations say."""
+    """Names that are valid at a location, following models, and mappings and tuples of them, by their annotations."""
+    annotation: Any = model
     for part in location:
-        field = model.model_fields.get(str(part))
-        annotation = field.annotation if field else None
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
-            return []
-        model = annotation
-    return [field.alias or name for name, field in model.model_fields.items()]
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            field = annotation.model_fields.get(str(part))
+            annotation = field.annotation if field else None
+        else:  # dict[str, Model] or tuple[Model, ...]
+            annotation = next((item for item in get_args(annotation) if item not in (str, ...)), None)
+    if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+        return []
+    return [field.alias or name for name, field in annotation.model_fields.items()]

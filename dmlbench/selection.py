@@ -7,8 +7,8 @@ name, beside the others and never mixed with them (Musgrave et al. 2020, arXiv 2
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-# Geometry describes an embedding space and has no better direction, so no epoch is selected by it.
-SELECTABLE = ("recall_at_", "map_at_r", "r_precision", "nmi", "ami")
+# Geometry and the spread of NMI over k-means starts have no better direction, so no epoch is selected by them.
+SELECTABLE = ("map_at_r", "r_precision", "nmi", "ami")
 VALIDATION_METRIC = "validation/map_at_r"
 Row = Mapping[str, float | int | None]
 
@@ -42,7 +42,7 @@ def _best(rows: Sequence[Row]) -> dict[str, Any]:
     for row in rows:
         for metric, value in _at(row)["metrics"].items():
             better = metric not in best or value > best[metric][0]
-            if metric.startswith(SELECTABLE) and better:
+            if (metric in SELECTABLE or metric.startswith("recall_at_")) and better:
                 best[metric] = (value, row["epoch"])
     return {
         "epochs": {metric: epoch for metric, (_, epoch) in best.items()},

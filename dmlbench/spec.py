@@ -20,7 +20,7 @@ Fraction = Annotated[float, Ge(0), Lt(1)]
 class Section(BaseModel):
     """A part of a spec: frozen, and a key it does not know is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
 
 class ModelSpec(Section):

@@ -1,6 +1,5 @@
 """The comparison that `dmlbench run` ends with: one table per protocol and dataset."""
 
-import string
 from collections.abc import Callable
 
 import pandas as pd
@@ -10,7 +9,7 @@ from rich.text import Text
 
 from dmlbench.analysis.groups import Group, arrange, check_unambiguous, groups
 from dmlbench.analysis.overhead import overhead
-from dmlbench.report.layout import few_seeds, other_machines, without_base
+from dmlbench.report.layout import few_seeds, mark_signs, other_machines, signed, without_base
 from dmlbench.report.naming import in_order, percent, points, ratio
 from dmlbench.report.tables import SELECTIONS, UNTRAINED, accuracy, differences, seed_values
 
@@ -50,10 +49,10 @@ def _group(
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="dim")
     for column in COLUMNS:
         table.add_column(column, justify="left" if column == "method" else "right", no_wrap=column == "method")
-    signs = _signs(means)
+    signs = mark_signs(means["marks"])
     for method in in_order(means.drop_duplicates("method")).to_dict("records"):
         own = [frame[frame["method"] == method["method"]] for frame in (means, paired, times)]
-        table.add_row(*map(Text, _cells(method["method"], _signed(method["marks"], signs), *own)))
+        table.add_row(*map(Text, _cells(method["method"], signed(method["marks"], signs), *own)))
     notes = [
         f"{SELECTIONS[selection].capitalize()}. R@1 and MAP@R in %; n: seeds; [low, high]: 95% t-interval over seeds.",
         "to base: R@1 minus the base's, paired by seed, in points.",
@@ -66,22 +65,12 @@ def _group(
     return [table, Text("\n".join(notes), style="dim"), Text("")]
 
 
-def _signs(means: pd.DataFrame) -> dict[str, str]:
-    marks = dict.fromkeys(mark for marks in means["marks"] for mark in marks.split("; ") if mark)
-    return {mark: string.ascii_lowercase[place] for place, mark in enumerate(marks)}
-
-
-def _signed(marks: str, signs: dict[str, str]) -> str:
-    own = ",".join(signs[mark] for mark in marks.split("; ") if mark)
-    return f" ({own})" if own else ""
-
-
-def _cells(method: str, signed: str, means: pd.DataFrame, paired: pd.DataFrame, times: pd.DataFrame) -> list[str]:
+def _cells(method: str, letters: str, means: pd.DataFrame, paired: pd.DataFrame, times: pd.DataFrame) -> list[str]:
     recall = means[means["metric"] == "recall_at_1"]
     precision = means.loc[means["metric"] == "map_at_r", "mean"]
     slower = times.loc[times["n"] > 0, "mean"]
     return [
-        method + signed,
+        f"{method} ({letters})" if letters else method,
         _estimate(recall, percent),
         str(recall["n"].max()) if len(recall) else "–",
         _estimate(paired[paired["metric"] == "recall_at_1"], points),

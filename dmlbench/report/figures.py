@@ -115,7 +115,7 @@ def overhead_plot(group: Group, ratios: pd.DataFrame, look: Look) -> Plot:
         ends = rows[["mean", "low", "high"]].to_numpy(float)
         low, high = min(1.0, np.nanmin(ends)), max(1.02, np.nanmax(ends))
         axes.set_xlim(low - 0.03 * (high - low), high + 0.22 * (high - low))  # room for the ratio in words
-        axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+        axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10], min_n_ticks=4))
         axes.set_xlabel("training-step time relative to base")
     return Plot(
         figure,

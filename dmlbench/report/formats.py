@@ -5,7 +5,7 @@ import re
 import pandas as pd
 
 from dmlbench.analysis.groups import without_paths
-from dmlbench.report.layout import Entry, Table
+from dmlbench.report.layout import Entry, Table, mark_signs, signed
 from dmlbench.report.naming import MINUS
 
 TEXT_COLUMNS = ("Method", "Base", "Marks")
@@ -29,18 +29,24 @@ def markdown(table: Table) -> str:
 
 
 def latex(table: Table) -> str:
-    r"""A LaTeX table for `\usepackage{booktabs}`: intervals on a second line, notes in the caption."""
-    columns = table.columns
+    r"""A LaTeX table for `\usepackage{booktabs}`: intervals on a second line, notes and marks in the caption."""
+    columns, rows, signs = _with_signs(table)
     alignment = "".join("l" if column in TEXT_COLUMNS else "r" for column in columns)
     lines = [" & ".join(map(escape_latex, columns)) + r" \\", r"\midrule"]
-    for row in table.rows:
-        lines.append(" & ".join(escape_latex(entry.text) for entry in row) + r" \\")
+    for row, letters in rows:
+        name, *cells = (escape_latex(entry.text) for entry in row)
+        lines.append(" & ".join([f"{name}$^{{{letters}}}$" if letters else name, *cells]) + r" \\")
         if any(entry.interval for entry in row):
-            # Empty groups: LaTeX reads a bracket after a line break as the break's argument.
-            small = [f"{{\\scriptsize {escape_latex(entry.interval)}}}" if entry.interval else "{}" for entry in row]
+            small = [f"{{\\tiny {escape_latex(entry.interval)}}}" if entry.interval else "" for entry in row]
             lines.append(" & ".join(small) + r" \\[2pt]")
-    caption = " ".join(escape_latex(text) for text in (f"{table.title}.", *table.notes))
-    head = [r"\begin{table}", r"\centering", f"\\caption{{{caption}}}", f"\\label{{tab:{table.slug}}}"]
+    notes = [f"{table.title}.", *table.notes, *(f"{letter}: {mark}." for mark, letter in signs.items())]
+    caption = f"\\caption{{{escape_latex(' '.join(notes))}}}"
+    head = [
+        r"\begin{table}",
+        r"\centering\footnotesize\setlength{\tabcolsep}{3pt}",
+        caption,
+        f"\\label{{tab:{table.slug}}}",
+    ]
     body = [f"\\begin{{tabular}}{{{alignment}}}", r"\toprule", *lines, r"\bottomrule", r"\end{tabular}"]
     return "\n".join([*head, *body, r"\end{table}"]) + "\n"
 
@@ -58,6 +64,14 @@ def escape_latex(text: str) -> str:
 def escape_markdown(text: str) -> str:
     """Text in which Markdown's and HTML's special characters stand for themselves."""
     return re.sub(r"([\\`*_\[\]<>|~#&])", r"\\\1", " ".join(text.split()))
+
+
+def _with_signs(table: Table) -> tuple[tuple[str, ...], list[tuple[tuple[Entry, ...], str]], dict[str, str]]:
+    """Columns and rows without the marks, each row with its letters: a text width has no room for the marks."""
+    if table.columns[-1] != "Marks":
+        return table.columns, [(row, "") for row in table.rows], {}
+    signs = mark_signs(row[-1].text for row in table.rows)
+    return table.columns[:-1], [(row[:-1], signed(row[-1].text, signs)) for row in table.rows], signs
 
 
 def _markdown_entry(entry: Entry) -> str:

@@ -1,5 +1,6 @@
 """Tables as people read them: rounded, with intervals, titles that say how the epoch was chosen, and notes."""
 
+import string
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -122,6 +123,17 @@ def other_machines(overhead: pd.DataFrame) -> list[str]:
     dropped = overhead[overhead["other_machine"] > 0]
     named = [f"{row.method} ({row.other_machine})" for row in dropped.itertuples()]
     return [f"Pairs left out because the two ran on different machines: {', '.join(named)}."] if named else []
+
+
+def mark_signs(marks: Iterable[str]) -> dict[str, str]:
+    """A letter for every mark, where a table has no room for them: `{"unpublished composition": "a"}`."""
+    distinct = dict.fromkeys(mark for own in marks for mark in own.split("; ") if mark)
+    return {mark: string.ascii_lowercase[place] for place, mark in enumerate(distinct)}
+
+
+def signed(marks: str, signs: dict[str, str]) -> str:
+    """The letters of a row's marks: `a,b`."""
+    return ",".join(signs[mark] for mark in marks.split("; ") if mark)
 
 
 def _by_method(estimates: pd.DataFrame) -> Iterable[pd.DataFrame]:

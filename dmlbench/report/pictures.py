@@ -8,7 +8,7 @@ from markupsafe import Markup, escape
 from matplotlib import rc_context
 
 from dmlbench.report.canvas import Plot
-from dmlbench.report.style import GRID, INK, MUTED, PALETTE, PAPER, RC
+from dmlbench.report.style import COLUMN, GRID, INK, MUTED, PALETTE, PAPER, RC
 
 # What the page's style sheet sets for light and for dark.
 PAGE_COLOURS = {INK: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--grid)", PAPER: "var(--paper)"} | {
@@ -18,12 +18,16 @@ PAGE_COLOURS = {INK: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--grid)", P
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure as the page shows it; `slug` names its files, `svg` is safe markup."""
+    """A figure as the page shows it; `slug` names its files, `svg` is safe markup.
+
+    `wide` figures span a page, others one column.
+    """
 
     slug: str
     caption: str
     alt: str
     svg: Markup
+    wide: bool = False
 
 
 def save(plot: Plot, folder: Path) -> Picture:
@@ -37,7 +41,8 @@ def save(plot: Plot, folder: Path) -> Picture:
     with rc_context(RC | {"svg.hashsalt": plot.slug}):
         plot.figure.savefig(folder / f"{plot.slug}.png", metadata={"Software": None})
         plot.figure.savefig(path, metadata={"Date": None, "Creator": None})
-    return Picture(plot.slug, plot.caption, plot.alt, inline(path.read_text(encoding="utf-8"), plot.slug, plot.alt))
+    svg = inline(path.read_text(encoding="utf-8"), plot.slug, plot.alt)
+    return Picture(plot.slug, plot.caption, plot.alt, svg, wide=plot.figure.get_figwidth() > COLUMN)
 
 
 def inline(svg: str, prefix: str, label: str) -> Markup:

@@ -189,9 +189,17 @@ def test_latex_escapes_and_is_a_booktabs_table():
     )
     text = latex(table)
     assert r"a\_b\&\textbackslash{}input\{x\} & +1 \\" in text
-    assert r"{} & {\scriptsize [$-$1, 2]} \\[2pt]" in text
+    assert r" & {\tiny [$-$1, 2]} \\[2pt]" in text
     assert r"\caption{50\% of a\_b.}" in text
     assert [text.count(rule) for rule in (r"\toprule", r"\midrule", r"\bottomrule")] == [1, 1, 1]
+
+
+def test_latex_puts_marks_into_letters_and_the_caption(values):
+    text = latex(layout.accuracy_table(GLYPHS, "last", tables.accuracy(values)))
+    assert "ms+psd$^{a}$ & 63.05" in text
+    assert "proxyanchor+psd$^{a,b}$ & " in text
+    assert r"a: untuned: nothing published. b: unpublished composition.}" in text
+    assert "Marks" not in text
 
 
 def test_latex_escapes_every_special_character():

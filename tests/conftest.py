@@ -1,0 +1,59 @@
+"""Cells and method folders made by hand, for the tests of this folder."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from dmlbench.spec import (
+    Cell,
+    DatasetSpec,
+    InputSpec,
+    MethodSpec,
+    ModelSpec,
+    Part,
+    ProtocolSpec,
+    ResolvedValue,
+    TrainingSpec,
+)
+
+
+@pytest.fixture
+def make_cell() -> Callable[..., Cell]:
+    """Cells of a tiny protocol: `make_cell("ms+psd", seed=1, epochs=3)`."""
+
+    def make(method: str = "ms", seed: int = 0, dataset: str = "glyphs", version: str = "test", **training) -> Cell:
+        protocol = ProtocolSpec(
+            name="tiny",
+            title="Tiny",
+            model=ModelSpec(backbone="conv4", embedding_dim=4),
+            input=InputSpec(channels=1, size=16, resize=16, mean=(0.0,), std=(1.0,), augmentation="none"),
+            training=TrainingSpec(**({"epochs": 2, "learning_rate": 0.001} | training)),
+        )
+        base, _, modifier = method.partition("+")
+        return Cell(
+            method=MethodSpec(
+                name=method,
+                loss=_part(base, "loss", "multi_similarity", alpha=2.0),
+                distillation=_part(modifier, "distillation", "psd", tau=1.0) if modifier else None,
+            ),
+            dataset=DatasetSpec(name=dataset, version=version),
+            protocol=protocol,
+            seed=seed,
+        )
+
+    return make
+
+
+def _part(name: str, kind: str, class_name: str, **values: float) -> Part:
+    parameters = {key: ResolvedValue(value=value, source="a test") for key, value in values.items()}
+    return Part(name=name, title=name, kind=kind, class_name=class_name, parameters=parameters)
+
+
+@pytest.fixture
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder, so that no `./methods` is found but the package's own files."""
+    folder = tmp_path / "work"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder

@@ -1,0 +1,236 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dmlbench import matrix
+from dmlbench.data.catalogue import dataset_info
+from dmlbench.errors import UserError
+from dmlbench.matrix import (
+    Execution,
+    Request,
+    data_folder,
+    expected_seconds,
+    make_ready,
+    pending,
+    plan,
+    worker_devices,
+)
+from dmlbench.protocol import load_protocol
+from dmlbench.store import CellWriter, Store, claim
+
+PLAN_ONLY = """
+import sys
+from dmlbench.matrix import Request, expected_seconds, pending, plan
+from dmlbench.store import Store
+from pathlib import Path
+cells = plan(Request(("ms", "ms+obdsd"), ("glyphs", "omniglot-small"), (0, 1)))
+assert len(pending(cells, Store(Path("nowhere")), retry_failed=True)) == 8
+assert expected_seconds(cells, Store(Path("nowhere"))) is None
+print(sorted({"torch", "torchvision", "timm", "faiss", "sklearn", "pandas", "mlflow", "matplotlib"} & set(sys.modules)))
+"""
+
+
+@pytest.fixture(autouse=True)
+def _alone(empty_folder):
+    """No `./methods` but what a test puts there."""
+
+
+@pytest.fixture
+def store(tmp_path) -> Store:
+    return Store(tmp_path / "runs")
+
+
+def request(methods=("ms",), datasets=("glyphs",), seeds=(0,), **more) -> Request:
+    return Request(methods, datasets, seeds, **more)
+
+
+def refusal(*args, **more) -> str:
+    with pytest.raises(UserError) as caught:
+        plan(request(*args, **more))
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def begin(store: Store, cell) -> CellWriter:
+    store.folder(cell).mkdir(parents=True)
+    writer = CellWriter(store.folder(cell))
+    writer.begin(cell)
+    return writer
+
+
+def finish(store: Store, cell, status="done", total_s=10.0) -> None:
+    begin(store, cell).finish({"status": status, "cell": cell.index(), "total_s": total_s})
+
+
+def test_whole_seeds_finish_first():
+    cells = plan(request(("ms", "triplet+psd"), ("glyphs", "omniglot-small"), (4, 0)))
+    assert [cell.label for cell in cells] == [
+        "ms on glyphs, seed 4",
+        "triplet+psd on glyphs, seed 4",
+        "ms on omniglot-small, seed 4",
+        "triplet+psd on omniglot-small, seed 4",
+        "ms on glyphs, seed 0",
+        "triplet+psd on glyphs, seed 0",
+        "ms on omniglot-small, seed 0",
+        "triplet+psd on omniglot-small, seed 0",
+    ]
+    assert len({cell.hash for cell in cells}) == 8
+    assert {cell.dataset.version for cell in cells} != {""}
+
+
+def test_every_dataset_has_its_protocol_and_overrides():
+    for cell in plan(request(datasets=("glyphs", "omniglot-small"))):
+        assert cell.protocol == load_protocol(dataset_info(cell.dataset.name).default_protocol, cell.dataset.name)
+    (chosen,) = plan(request(protocol="resnet50-128"))
+    assert chosen.protocol.name == "resnet50-128"
+
+
+def test_settings_reach_protocol_and_methods():
+    settings = ("training.epochs=3", "loss.margin=0.3", "distillation.lambda=7")
+    ms, triplet, distilled = plan(request(("ms", "triplet", "ms+psd"), settings=settings))
+    assert {cell.protocol.training.epochs for cell in (ms, triplet, distilled)} == {3}
+    assert triplet.method.loss.values()["margin"] == 0.3
+    assert "margin" not in ms.method.loss.values()
+    assert distilled.method.distillation.values()["lambda"] == 7.0
+    assert ms.index()["variant"] == "distillation.lambda=7, loss.margin=0.3, training.epochs=3"
+    assert plan(request(settings=settings[:1]))[0].hash == ms.hash  # a setting it does not have changes no cell
+
+
+def test_a_methods_folder_and_a_users_protocol(tmp_path, empty_folder):
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    own = (Path(matrix.__file__).parent.parent / "methods" / "ms.yaml").read_text()
+    (mine / "ms.yaml").write_text(own.replace("alpha: {value: 2.0", "alpha: {value: 5.0"))
+    assert plan(request(methods_dir=mine))[0].method.loss.values()["alpha"] == 5.0
+    shipped = (Path(matrix.__file__).parent / "protocols" / "conv4-64.yaml").read_text()
+    Path("quick.yaml").write_text(shipped.replace("name: conv4-64", "name: quick"))
+    assert plan(request(protocol="quick.yaml"))[0].protocol.name == "quick"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"methods": ("ms", "mss")}, "unknown method 'mss'; did you mean 'ms'?"),
+        ({"methods": ("obdsd",)}, "'obdsd' is a modifier and needs a base"),
+        ({"datasets": ("glyps",)}, "unknown dataset 'glyps'; did you mean 'glyphs'?"),
+        ({"datasets": ("glyps",), "protocol": "conv4-64"}, "unknown dataset 'glyps'; did you mean 'glyphs'?"),
+        ({"protocol": "conv4"}, "unknown protocol 'conv4'; did you mean 'conv4-64'?"),
+        ({"settings": ("training.epoch=3",)}, "--set: training: unknown key 'epoch'"),
+        ({"settings": ("epochs=3",)}, "--set 'epochs=3': must be key.path=value"),
+        (
+            {"settings": ("loss.margin=3",)},
+            "--set loss.margin: no chosen method has this parameter; valid: alpha, base, beta, epsilon",
+        ),
+        (
+            {"settings": ("distillation.lambda=3",)},
+            "--set distillation.lambda: no chosen method has this parameter; none of the methods has a distillation",
+        ),
+        ({"methods": ("ms+psd",), "settings": ("distillation.omega=0",)}, "--set distillation.omega: no chosen"),
+        ({"methods": ("ms+psd",), "settings": ("distillation.tau=0",)}, "--set distillation: parameters: tau: "),
+        ({"methods_dir": Path("nowhere")}, "--methods-dir nowhere: no such folder"),
+    ],
+)
+def test_a_mistake_is_found_before_anything_runs(wrong, message, empty_folder):
+    assert refusal(**wrong).startswith(message)
+    assert list(empty_folder.iterdir()) == []
+
+
+def test_planning_imports_nothing_heavy():
+    done = subprocess.run([sys.executable, "-c", PLAN_ONLY], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "[]\n"
+
+
+def test_what_is_pending(store, make_cell):
+    cells = [make_cell(seed=seed) for seed in range(5)]
+    missing, interrupted, running, done, failed = cells
+    begin(store, interrupted)
+    begin(store, running)
+    finish(store, done)
+    finish(store, failed, "failed")
+    with claim(store.folder(running)) as claimed:
+        assert claimed
+        assert [store.state(cell) for cell in cells] == ["missing", "interrupted", "running", "done", "failed"]
+        assert pending(cells, store, retry_failed=False) == [missing, interrupted]
+        assert pending(cells, store, retry_failed=True) == [missing, interrupted, failed]
+
+
+def test_expected_seconds_from_the_same_method_dataset_and_protocol(store, make_cell):
+    for seed, seconds in enumerate((10.0, 30.0, 14.0)):
+        finish(store, make_cell("ms", seed=seed), total_s=seconds)
+    finish(store, make_cell("ms", seed=3), "failed", total_s=1000.0)
+    finish(store, make_cell("ms", seed=4, dataset="omniglot-small"), total_s=500.0)
+    finish(store, make_cell("ms", seed=4, epochs=9), total_s=700.0)
+    assert expected_seconds([make_cell("ms", seed=7)], store) == 14.0
+    assert expected_seconds([make_cell("ms", seed=7), make_cell("ms", seed=8)], store) == 28.0
+
+
+def test_expected_seconds_of_another_method_and_of_the_unknown(store, make_cell):
+    finish(store, make_cell("ms"), total_s=10.0)
+    finish(store, make_cell("triplet"), total_s=20.0)
+    assert expected_seconds([make_cell("margin")], store) == 15.0  # any method on this dataset is the best guess
+    assert expected_seconds([make_cell("ms", epochs=9)], store) is None
+    assert expected_seconds([make_cell("ms"), make_cell("ms", epochs=9)], store) == 20.0
+    assert expected_seconds([], store) is None
+    assert expected_seconds([make_cell()], Store(store.root / "nowhere")) is None
+
+
+def test_the_data_folder(tmp_path, monkeypatch):
+    monkeypatch.delenv("DMLBENCH_DATA", raising=False)
+    assert data_folder(None) is None
+    monkeypatch.setenv("DMLBENCH_DATA", str(tmp_path))
+    assert data_folder(None) == tmp_path
+    assert data_folder(Path()) == Path()
+    monkeypatch.setenv("DMLBENCH_DATA", "nowhere")
+    with pytest.raises(UserError, match=r"^DMLBENCH_DATA nowhere: no such folder"):
+        data_folder(None)
+    with pytest.raises(UserError, match=r"^--data-dir elsewhere: no such folder"):
+        data_folder(Path("elsewhere"))
+
+
+def test_data_is_made_ready_before_results(store, make_cell, monkeypatch):
+    asked = []
+
+    def refuse(name, data_dir, _log):
+        asked.append((name, data_dir))
+        raise UserError("no data")
+
+    monkeypatch.setattr(matrix, "prepare", refuse)
+    with pytest.raises(UserError, match="no data"):
+        make_ready([make_cell(seed=0), make_cell(seed=1)], Execution(store, data_dir=Path("data")), print)
+    assert asked == [("glyphs", Path("data"))]
+    assert not store.root.exists()
+    monkeypatch.setattr(matrix, "prepare", lambda *_: None)
+    make_ready([], Execution(store), print)
+    assert not store.root.exists()
+    make_ready([make_cell()], Execution(store), print)
+    assert store.root.is_dir()
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="cores are counted another way here")
+@pytest.mark.parametrize(
+    ("cores", "threads", "options", "count"),
+    [
+        (8, 1, {}, 8),
+        (8, 2, {}, 4),
+        (8, 1, {"data_workers": 1}, 4),
+        (1, 4, {}, 1),
+        (8, 2, {"workers": 3}, 3),
+    ],
+)
+def test_workers_share_the_cores(monkeypatch, cores, threads, options, count):
+    store = Store(Path("runs"))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(cores)))
+    assert worker_devices(Execution(store, device="cpu", **options), threads) == ["cpu"] * count
+
+
+def test_workers_take_turns_on_the_gpus(store, monkeypatch):
+    monkeypatch.setattr(matrix, "_gpu_count", lambda: 2)
+    assert worker_devices(Execution(store), 1) == ["cuda:0", "cuda:1"]
+    assert worker_devices(Execution(store, workers=3), 1) == ["cuda:0", "cuda:1", "cuda:0"]
+    assert set(worker_devices(Execution(store, device="cpu"), 1)) == {"cpu"}
+    monkeypatch.setattr(matrix, "_gpu_count", lambda: 0)
+    assert worker_devices(Execution(store, workers=2), 1) == ["cpu", "cpu"]

@@ -1,0 +1,125 @@
+"""The schemas of hyperparameters against the constructors that take them."""
+
+import inspect
+from typing import get_args
+
+import pytest
+from pydantic import ValidationError
+
+from dmlbench.distillation import DISTILLATIONS
+from dmlbench.errors import UserError
+from dmlbench.losses import LOSSES
+from dmlbench.method_file import MethodFile
+from dmlbench.parameters import DISTILLATION_PARAMETERS, LEARNED, LOSS_PARAMETERS
+from dmlbench.registry import Registry
+from dmlbench.training.components import build_distillation, build_loss
+
+SIZES = {"num_classes": 3, "embedding_dim": 4}
+REGISTERED = {**LOSSES, **DISTILLATIONS}
+SCHEMAS = {**LOSS_PARAMETERS, **DISTILLATION_PARAMETERS}
+PARTS = ("contrastive", "triplet", "margin", "ms", "proxyanchor", "psd", "obdsd")
+OUT_OF_RANGE = [
+    ("contrastive", "positive_margin", -0.1),
+    ("contrastive", "negative_margin", 0.0),
+    ("contrastive", "mining", "semihard"),
+    ("triplet", "margin", 0.0),
+    ("triplet", "mining", "hardest"),
+    ("margin", "margin", -0.2),
+    ("margin", "beta", 0.0),
+    ("margin", "mining", "semihard"),
+    ("multi_similarity", "alpha", 0.0),
+    ("multi_similarity", "beta", -1.0),
+    ("multi_similarity", "epsilon", -0.1),
+    ("proxy_anchor", "alpha", 0.0),
+    ("proxy_anchor", "alpha", 80.0),  # with delta .1 its exponents would overflow
+    ("proxy_anchor", "delta", -0.1),
+    ("psd", "tau", 0.0),
+    ("obdsd", "tau", -1.0),
+    ("obdsd", "omega", 1.0),
+    ("obdsd", "omega", -0.01),
+    ("obdsd", "tau_diffusion", 0.0),
+]
+
+
+def sizes_of(component) -> dict[str, int]:
+    return {name: size for name, size in SIZES.items() if name in inspect.signature(component).parameters}
+
+
+def defaults(name: str) -> dict:
+    """The default values of the shipped file of a registered class."""
+    files = Registry().files().values()
+    file = next(file for file in files if isinstance(file, MethodFile) and file.class_name == name)
+    return {key: parameter.value for key, parameter in file.parameters.items()}
+
+
+def test_every_registered_class_has_a_schema():
+    assert set(LOSS_PARAMETERS) == set(LOSSES)
+    assert set(DISTILLATION_PARAMETERS) == set(DISTILLATIONS)
+
+
+@pytest.mark.parametrize("name", REGISTERED)
+def test_schema_and_constructor_take_the_same_names(name):
+    taken = set(inspect.signature(REGISTERED[name]).parameters) - set(SIZES)
+    fields = {field.alias or key for key, field in SCHEMAS[name].model_fields.items()}
+    assert fields - {"lambda"} == taken
+    assert ("lambda" in fields) == (name in DISTILLATIONS)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_learned_parameters_are_the_modules(name):
+    loss = LOSSES[name](**sizes_of(LOSSES[name]))
+    assert tuple(key for key, _ in loss.named_parameters()) == LEARNED.get(name, ())
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_default_values_are_the_constructors(name):
+    signature = inspect.signature(LOSSES[name])
+    assert defaults(name) == {
+        key: parameter.default for key, parameter in signature.parameters.items() if key not in SIZES
+    }
+
+
+@pytest.mark.parametrize(("name", "parameter", "value"), OUT_OF_RANGE)
+def test_schema_and_constructor_refuse_the_same_values(name, parameter, value):
+    values = defaults(name)
+    SCHEMAS[name].model_validate(values)
+    with pytest.raises(ValidationError):
+        SCHEMAS[name].model_validate(values | {parameter: value})
+    values.pop("lambda", None)
+    with pytest.raises(ValueError, match=parameter):
+        REGISTERED[name](**sizes_of(REGISTERED[name]), **values | {parameter: value})
+
+
+@pytest.mark.parametrize("name", [name for name in LOSSES if "mining" in LOSS_PARAMETERS[name].model_fields])
+def test_every_mining_that_a_schema_names_builds(name):
+    for mining in get_args(LOSS_PARAMETERS[name].model_fields["mining"].annotation):
+        assert LOSSES[name](**sizes_of(LOSSES[name]), mining=mining).mining == mining
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_the_defaults_of_every_shipped_file_build(name, empty_folder):
+    method = Registry().resolve(name if name not in ("psd", "obdsd") else f"ms+{name}", "nowhere", "none")
+    loss = build_loss(method.loss, SIZES)
+    assert isinstance(loss, LOSSES[method.loss.class_name])
+    for key, value in method.loss.values().items():
+        if key not in LEARNED.get(method.loss.class_name, ()):
+            assert getattr(loss, key) == value
+    distillation, weight = build_distillation(method.distillation)
+    if method.distillation:
+        assert isinstance(distillation, DISTILLATIONS[name])
+        assert weight == method.distillation.values()["lambda"] == 75.0
+    else:
+        assert (distillation, weight) == (None, 0.0)
+
+
+def test_a_weight_may_be_zero_but_not_negative():
+    DISTILLATION_PARAMETERS["psd"].model_validate({"lambda": 0, "tau": 1})
+    with pytest.raises(ValidationError):
+        DISTILLATION_PARAMETERS["psd"].model_validate({"lambda": -1, "tau": 1})
+
+
+def test_a_value_that_no_constructor_takes_names_method_and_class(empty_folder):
+    loss = Registry().resolve("ms", "glyphs", "conv4-64").loss
+    stray = loss.model_copy(update={"parameters": loss.parameters | {"gamma": loss.parameters["alpha"]}})
+    with pytest.raises(UserError, match=r"^ms: parameters: multi_similarity does not take .*gamma"):
+        build_loss(stray, SIZES)

@@ -1,0 +1,134 @@
+import subprocess
+import sys
+
+import pytest
+
+import dmlbench
+from dmlbench.errors import UserError
+from dmlbench.results import INDEX, load_history, load_results
+from dmlbench.selection import selections
+from dmlbench.store import CellWriter, Store
+
+ROWS = [
+    {"epoch": 0, "test/recall_at_1": 0.1, "time/evaluation_s": 0.5},
+    {"epoch": 1, "train/loss": 1 / 3, "time/train_s": 2.0, "time/evaluation_s": 0.0},
+    {"epoch": 2, "train/loss": 0.25, "test/recall_at_1": 0.3, "test/nmi": 0.6, "time/train_s": 2.0},
+]
+
+
+@pytest.fixture
+def root(tmp_path):
+    return tmp_path / "runs"
+
+
+def write(root, cell, rows=ROWS, **summary):
+    folder = Store(root).folder(cell)
+    folder.mkdir(parents=True)
+    writer = CellWriter(folder)
+    writer.begin(cell)
+    for row in rows:
+        writer.append(row)
+    done = {
+        "status": "done",
+        "cell": cell.index(),
+        "selections": selections(rows),
+        "timing": {"step_ms": 12.5, "train_s": 4.0},
+        "environment": {"machine": "abc"},
+    }
+    writer.finish(done | summary)
+    return folder
+
+
+def failure(kind="diverged", message="loss is nan at epoch 1, step 2", **environment):
+    error = {"kind": kind, "class": "DivergedError", "message": message}
+    return {"status": "failed", "error": error, "selections": None, "timing": None, "environment": environment}
+
+
+def test_a_row_per_cell_and_selection(root, make_cell):
+    folder = write(root, make_cell("ms+psd", seed=1))
+    write(root, make_cell("ms", seed=1))
+    table = load_results(root)
+    assert len(table) == 6
+    assert list(table.columns[:7]) == list(INDEX)
+    chosen = table[table["method"] == "ms+psd"].set_index("selection")
+    assert list(chosen.index) == ["untrained", "last", "best_test"]
+    last = chosen.loc["last"]
+    assert (last["recall_at_1"], last["nmi"], last["epoch"]) == (0.3, 0.6, 2)
+    assert (last["base"], last["modifier"], last["dataset"], last["protocol"], last["seed"]) == (
+        *("ms", "psd", "glyphs", "tiny"),
+        1,
+    )
+    assert (last["step_ms"], last["train_seconds"], last["machine"], last["status"]) == (12.5, 4.0, "abc", "done")
+    assert (last["folder"], last["marks"], last["variant"]) == (str(folder), "", "")
+    assert chosen.loc["untrained", "recall_at_1"] == 0.1
+    assert chosen["nmi"].isna().tolist() == [True, False, False]
+
+
+def test_a_failed_cell_is_one_row_with_its_error(root, make_cell):
+    write(root, make_cell("ms", seed=0))
+    write(root, make_cell("ms", seed=1), rows=[], **failure(machine="abc"))
+    write(root, make_cell("ms", seed=2), rows=ROWS[:1], **failure("died", "the worker process ended with SIGKILL"))
+    table = load_results(root)
+    failed = table[table["status"] == "failed"]
+    assert len(table) == 5
+    assert failed["seed"].tolist() == [1, 2]
+    assert failed["error"].tolist() == ["loss is nan at epoch 1, step 2", "the worker process ended with SIGKILL"]
+    assert failed["recall_at_1"].isna().all()
+    assert failed["selection"].isna().all()
+    assert table[table["status"] == "done"]["error"].isna().all()
+
+
+def test_a_row_per_cell_and_epoch(root, make_cell):
+    write(root, make_cell("ms", seed=0))
+    write(root, make_cell("ms", seed=1), rows=[], **failure())
+    write(root, make_cell("triplet", seed=0), rows=ROWS[:1], **failure())
+    history = load_history(root)
+    assert len(history) == 4
+    assert list(history.columns[:9]) == [*INDEX, "hash", "epoch"]
+    complete = history[history["method"] == "ms"]
+    assert complete["epoch"].tolist() == [0, 1, 2]
+    assert complete["train/loss"].tolist()[1:] == [1 / 3, 0.25]
+    assert complete["test/recall_at_1"].isna().tolist() == [False, True, False]
+    assert history["modifier"].isna().sum() == 0
+
+
+def test_unfinished_cells_are_no_results(root, make_cell):
+    cell = make_cell()
+    folder = Store(root).folder(cell)
+    folder.mkdir(parents=True)
+    CellWriter(folder).begin(cell)
+    assert load_results(root).empty
+    assert load_history(root).empty
+
+
+@pytest.mark.parametrize("load", [load_results, load_history])
+def test_an_empty_folder_gives_an_empty_table_with_the_usual_columns(root, load):
+    root.mkdir()
+    table = load(root)
+    assert len(table) == 0
+    assert set(INDEX) <= set(table.columns)
+
+
+@pytest.mark.parametrize("load", [load_results, load_history])
+def test_folders_that_hold_no_results(root, tmp_path, make_cell, load):
+    with pytest.raises(UserError, match="no such results folder"):
+        load(root)
+    folder = write(root, make_cell())
+    (folder / "summary.json").write_text('{"version": 2}')
+    with pytest.raises(UserError, match="results version 2 is not known here"):
+        load(str(root))
+
+
+def test_the_package_offers_both(root, make_cell):
+    write(root, make_cell())
+    assert dmlbench.load_results is load_results
+    assert dmlbench.load_history is load_history
+    assert dmlbench.load_results(str(root)).equals(load_results(root))
+    with pytest.raises(AttributeError, match="'dmlbench' has no attribute 'load_result'"):
+        _ = dmlbench.load_result
+
+
+def test_importing_the_package_is_light():
+    code = "import sys, dmlbench; print(dmlbench.__version__, sorted({'pandas', 'torch', 'numpy'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == f"{dmlbench.__version__} []\n"

@@ -1,0 +1,93 @@
+"""A network, images and batches so small that an epoch takes milliseconds."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from dmlbench.data.images import Split
+from dmlbench.data.loader import TrainingBatches
+from dmlbench.models import build_model
+from dmlbench.randomness import stream_seed
+from dmlbench.registry import MethodSettings, Registry
+from dmlbench.spec import InputSpec, ModelSpec, ProtocolSpec, TrainingSpec
+from dmlbench.training.components import build_learner
+from dmlbench.training.learner import Learner
+from dmlbench.training.loop import train_epoch
+
+CPU = torch.device("cpu")
+CLASSES = 4
+
+
+@pytest.fixture(autouse=True)
+def _threads():
+    """One thread, as in the protocol: two add up in another order."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def split() -> Split:
+    """Four classes of six noisy 16 px images."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(CLASSES).repeat_interleave(6)
+    prototypes = torch.randint(0, 200, (CLASSES, 1, 16, 16), generator=generator)
+    noise = torch.randint(0, 56, (len(labels), 1, 16, 16), generator=generator)
+    return Split((prototypes[labels] + noise).to(torch.uint8), labels, tuple("abcd"))
+
+
+@pytest.fixture
+def make_protocol() -> Callable[..., ProtocolSpec]:
+    """The protocol of these tests; keywords override its training section."""
+
+    def make(**training) -> ProtocolSpec:
+        return ProtocolSpec(
+            name="tiny",
+            title="Tiny",
+            model=ModelSpec(backbone="conv4", embedding_dim=8, kwargs={"width": 8}),
+            input=InputSpec(channels=1, size=16, resize=16, mean=(0.5,), std=(0.25,), augmentation="none", flip=True),
+            training=TrainingSpec(**({"epochs": 4, "batch_size": 8, "learning_rate": 0.01} | training)),
+        )
+
+    return make
+
+
+@pytest.fixture
+def make_learner(make_protocol) -> Callable[..., Learner]:
+    """A learner by method name; `lambda_` is the distillation's weight, keywords override the training section."""
+
+    def make(name: str = "ms", lambda_: float | None = None, *, seed: int = 0, **training) -> Learner:
+        protocol = make_protocol(**training)
+        settings = MethodSettings() if lambda_ is None else MethodSettings(distillation={"lambda": lambda_})
+        method = Registry().resolve(name, "glyphs", protocol.name, settings)
+        torch.manual_seed(stream_seed(seed, 0, "weights"))
+        model = build_model(protocol.model, protocol.input)
+        torch.manual_seed(stream_seed(seed, 0, "loss"))
+        return build_learner(method, protocol, model, CLASSES, CPU)
+
+    return make
+
+
+@pytest.fixture
+def train(split, make_protocol) -> Callable[..., list[dict]]:
+    """Train epochs as a cell does, and give their rows."""
+
+    def run(learner: Learner, epochs: range, seed: int = 0) -> list[dict]:
+        with TrainingBatches(split, make_protocol(), seed) as batches:
+            return [train_epoch(learner, batches, epoch, seed, CPU, channels_last=True) for epoch in epochs]
+
+    return run
+
+
+@pytest.fixture
+def batch(split) -> tuple[torch.Tensor, torch.Tensor]:
+    """Eight images of four classes, normalised, and their labels."""
+    chosen = torch.tensor([0, 1, 6, 7, 12, 13, 18, 19])
+    return (split.images[chosen].float() / 255 - 0.5) / 0.25, split.labels[chosen]
+
+
+@pytest.fixture
+def mining() -> torch.Generator:
+    return torch.Generator().manual_seed(7)

@@ -1,0 +1,130 @@
+import hashlib
+
+import pytest
+import torch
+from torch import nn
+
+from dmlbench.errors import UserError
+from dmlbench.spec import Part, ResolvedValue
+from dmlbench.training.components import build_distillation, build_loss
+
+PULL = """
+import torch
+
+class Pull(torch.nn.Module):
+    def __init__(self, strength, num_classes):
+        super().__init__()
+        if strength < 0:
+            raise ValueError("strength must not be negative")
+        self.strength = strength
+        self.centres = torch.nn.Parameter(torch.zeros(num_classes, 2))
+
+    def forward(self, embeddings, labels, generator=None):
+        return self.strength * embeddings.square().sum()
+
+class Soft:
+    tau = 1.0
+    def __init__(self, sharpness):
+        self.sharpness = sharpness
+"""
+SIZES = {"num_classes": 3, "embedding_dim": 2}
+
+
+@pytest.fixture
+def plugin(tmp_path):
+    """A part whose class comes from a file."""
+
+    def make(class_name, text=PULL, kind="loss", **values) -> Part:
+        path = tmp_path / "plugin.py"
+        path.write_text(text)
+        parameters = {name: ResolvedValue(value=value, source="a test") for name, value in values.items()}
+        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+        where = {"plugin": str(path), "plugin_sha256": sha256}
+        return Part(name="mine", title="Mine", kind=kind, class_name=class_name, parameters=parameters, **where)
+
+    return make
+
+
+def groups(learner):
+    """(size of the group, rate, weight decay) of the optimiser's groups."""
+    return [(len(g["params"]), g["lr"], g["weight_decay"]) for g in learner.optimizer.param_groups]
+
+
+def test_proxies_and_boundaries_learn_at_their_own_rates_without_decay(make_learner):
+    backbone = len(list(make_learner("ms").model.backbone.parameters()))
+    settings = {"learning_rate": 1e-5, "weight_decay": 4e-4}
+    network = [(backbone, 1e-5, 4e-4), (2, 1e-5, 4e-4)]
+    assert groups(make_learner("ms", **settings)) == network
+    assert groups(make_learner("triplet+obdsd", **settings)) == network
+    assert groups(make_learner("proxyanchor+psd", **settings)) == [*network, (1, 0.01, 0.0)]
+    assert groups(make_learner("margin", **settings)) == [*network, (1, 0.0005, 0.0)]
+
+
+def test_the_head_may_have_its_own_rate(make_learner):
+    learner = make_learner("ms", learning_rate=1e-5, head_learning_rate=1e-3)
+    assert [rate for _, rate, _ in groups(learner)] == [1e-5, 1e-3]
+    head = learner.optimizer.param_groups[1]["params"]
+    assert [id(parameter) for parameter in head] == [id(parameter) for parameter in learner.model.head.parameters()]
+
+
+def test_every_parameter_is_optimised_once(make_learner):
+    learner = make_learner("margin+psd")
+    optimised = [id(p) for group in learner.optimizer.param_groups for p in group["params"]]
+    everything = [id(p) for part in (learner.model, learner.criterion) for p in part.parameters()]
+    assert sorted(optimised) == sorted(everything)
+    assert isinstance(learner.optimizer, torch.optim.Adam)
+
+
+def test_decay_shrinks_the_network_and_not_the_proxies(make_learner, batch, mining):
+    learner = make_learner("proxyanchor", weight_decay=100.0)
+    learner.criterion.forward = lambda embeddings, labels, generator: (
+        0 * (embeddings.sum() + learner.criterion.proxies.sum())
+    )
+    weight, proxies = learner.model.head.weight.detach().clone(), learner.criterion.proxies.detach().clone()
+    learner.step(*batch, 0, mining)
+    assert not torch.equal(learner.model.head.weight, weight)
+    assert torch.equal(learner.criterion.proxies, proxies)
+
+
+def test_milestones_shrink_every_rate(make_learner, train):
+    training = {"epochs": 5, "learning_rate": 0.01, "milestones": (1, 3), "gamma": 0.5}
+    learner = make_learner("proxyanchor", **training)
+    rows = train(learner, range(5))
+    rates = [row["train/learning_rate"] for row in rows]
+    assert rates == pytest.approx([0.01, 0.005, 0.005, 0.0025, 0.0025])
+    assert [group["lr"] for group in learner.optimizer.param_groups] == pytest.approx([0.0025, 0.0025, 0.0025])
+
+
+def test_without_milestones_the_rate_stays(make_learner, train):
+    rows = train(make_learner("ms"), range(3))
+    assert [row["train/learning_rate"] for row in rows] == [0.01] * 3
+
+
+def test_a_plugin_is_built_with_the_sizes_it_asks_for(plugin):
+    loss = build_loss(plugin("Pull", strength=2.0), SIZES)
+    assert isinstance(loss, nn.Module)
+    assert loss.strength == 2.0
+    assert loss.centres.shape == (3, 2)
+    distillation, weight = build_distillation(plugin("Soft", kind="distillation", sharpness=3, **{"lambda": 7}))
+    assert (distillation.sharpness, weight) == (3, 7.0)
+    assert build_distillation(plugin("Soft", kind="distillation", sharpness=3))[1] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("class_name", "text", "values", "message"),
+    [
+        ("Push", PULL, {}, "plugin.py: class: defines no 'Push'"),
+        ("Pull", "import nowhere_to_be_found", {}, "plugin.py: plugin: ModuleNotFoundError: No module named"),
+        ("Pull", "class Pull(:", {}, "plugin.py: plugin: SyntaxError"),
+        ("Pull", "1 / 0", {}, "plugin.py: plugin: ZeroDivisionError"),
+        ("Pull", PULL, {}, "mine: parameters: Pull does not take {'num_classes': 3} (missing a required argument"),
+        ("Pull", PULL, {"strength": 1, "speed": 2}, "mine: parameters: Pull does not take"),
+        ("Pull", PULL, {"strength": -1}, "strength must not be negative"),
+        ("Soft", PULL, {"sharpness": 1}, "plugin.py: Soft must be a torch.nn.Module"),
+    ],
+)
+def test_a_plugin_that_does_not_work_says_why(plugin, class_name, text, values, message):
+    with pytest.raises(UserError) as caught:
+        build_loss(plugin(class_name, text, **values), SIZES)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)

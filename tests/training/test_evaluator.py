@@ -1,0 +1,67 @@
+import pytest
+import torch
+
+from dmlbench.evaluation import clustering_metrics, geometry_metrics, retrieval_metrics
+from dmlbench.models import build_model
+from dmlbench.training.evaluator import Evaluator, timed
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def protocol(make_protocol):
+    evaluation = {"ks": (1, 3), "clustering_runs": 2, "batch_size": 7}
+    spec = make_protocol()
+    return spec.model_copy(update={"evaluation": spec.evaluation.model_copy(update=evaluation)})
+
+
+@pytest.fixture
+def model(protocol):
+    torch.manual_seed(0)
+    return build_model(protocol.model, protocol.input).train()
+
+
+def test_embeddings_in_the_splits_order_by_a_network_in_eval_mode(protocol, model, split):
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    embeddings = Evaluator(split, protocol, 0, CPU).embed(model)
+    assert model.training
+    assert all(torch.equal(buffer, before[name]) for name, buffer in model.named_buffers())
+    assert not embeddings.requires_grad
+    images = (split.images.float() / 255 - 0.5) / 0.25
+    with torch.no_grad():
+        assert torch.allclose(embeddings, model.eval()(images), atol=1e-5)
+
+
+def test_all_metrics_of_the_protocol(protocol, model, split):
+    evaluator = Evaluator(split, protocol, 3, CPU)
+    embeddings = evaluator.embed(model)
+    metrics = evaluator.measure(model, clustering=True)
+    expected = retrieval_metrics(embeddings, split.labels, ks=(1, 3)) | geometry_metrics(embeddings, split.labels)
+    expected |= clustering_metrics(embeddings, split.labels, seed=evaluator.clustering_seed, runs=2)
+    assert metrics == {name: float(value) for name, value in expected.items()}
+    assert {"recall_at_1", "recall_at_3", "map_at_r", "r_precision", "nmi", "ami"} <= set(metrics)
+    plain = evaluator.measure(model, clustering=False)
+    assert set(metrics) - set(plain) == {"nmi", "ami", "nmi_std"}
+    assert all(metrics[name] == value for name, value in plain.items())
+
+
+def test_clustering_starts_depend_on_the_seed_alone(protocol, split):
+    seeds = [Evaluator(split, protocol, seed, CPU).clustering_seed for seed in (0, 0, 1)]
+    assert seeds[0] == seeds[1] != seeds[2]
+    assert all(0 <= seed < 2**31 for seed in seeds)
+
+
+def test_half_precision_gives_float32(make_protocol, split, protocol):
+    half = make_protocol(autocast="bfloat16")
+    torch.manual_seed(0)
+    model = build_model(half.model, half.input)
+    full, halved = (Evaluator(split, spec, 0, CPU).embed(model) for spec in (protocol, half))
+    assert halved.dtype == torch.float32
+    assert not torch.equal(full, halved)
+    assert torch.allclose(full, halved, atol=0.05)
+
+
+def test_timing(protocol, model, split):
+    metrics, seconds = timed(Evaluator(split, protocol, 0, CPU), model, clustering=False)
+    assert 0 <= metrics["recall_at_1"] <= 1
+    assert seconds > 0
