@@ -14,7 +14,7 @@ from safetensors.torch import save
 from dmlbench import provenance
 from dmlbench.data.images import Dataset, load_dataset, split_classes
 from dmlbench.data.loader import TrainingBatches
-from dmlbench.errors import UserError
+from dmlbench.errors import DivergedError, UserError
 from dmlbench.models import EmbeddingModel, build_model
 from dmlbench.randomness import stream_seed
 from dmlbench.selection import selections
@@ -23,7 +23,7 @@ from dmlbench.store import CellWriter, Row, claim, read_summary, write_atomicall
 from dmlbench.training.components import build_learner
 from dmlbench.training.device import prepare, resolve_device
 from dmlbench.training.evaluator import Evaluator
-from dmlbench.training.loop import DivergedError, evaluate_epoch, train_epoch
+from dmlbench.training.loop import evaluate_epoch, train_epoch
 
 Emit = Callable[[dict[str, Any]], None]
 

@@ -1,4 +1,4 @@
-"""Errors a user can mend: one line with what is wrong, where, the valid values and the next command."""
+"""Errors with a place of their own: a user's mistake, told in one line, and a training that diverged."""
 
 import difflib
 from collections.abc import Iterable
@@ -14,6 +14,10 @@ class UserError(Exception):
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(f"{message}; {hint}" if hint else message)
+
+
+class DivergedError(ArithmeticError):
+    """A loss or an embedding was not finite: the cell fails as `diverged`, and the message says when."""
 
 
 def unknown_name(

@@ -13,7 +13,7 @@ from dmlbench.errors import UserError
 from dmlbench.executors.local import Task, run_local
 from dmlbench.protocol import load_protocol, parse_settings
 from dmlbench.registry import MethodSettings, Registry
-from dmlbench.spec import Cell, RunOptions
+from dmlbench.spec import Cell, MethodSpec, RunOptions
 from dmlbench.store import Record, State, Store
 
 DATA_VARIABLE = "DMLBENCH_DATA"
@@ -60,7 +60,6 @@ def plan(request: Request) -> list[Cell]:
     settings = MethodSettings(method_settings["loss"], method_settings["distillation"])
     for name in request.methods:
         registry.parts(name)
-    overrides = tuple(sorted(request.settings))
     pairs = []
     for dataset in request.datasets:
         protocol = load_protocol(request.protocol or dataset_info(dataset).default_protocol, dataset, protocol_settings)
@@ -68,7 +67,11 @@ def plan(request: Request) -> list[Cell]:
             method = registry.resolve(name, dataset, protocol.name, settings)
             pairs.append((method, dataset_spec(dataset), protocol))
     _check_applied(method_settings, [method for method, _, _ in pairs])
-    return [Cell(*pair, seed=seed, overrides=overrides) for seed in request.seeds for pair in pairs]
+    return [
+        Cell(*pair, seed=seed, overrides=_applying(request.settings, pair[0]))
+        for seed in request.seeds
+        for pair in pairs
+    ]
 
 
 def pending(cells: Sequence[Cell], store: Store, *, retry_failed: bool) -> list[Cell]:
@@ -138,7 +141,21 @@ def _expected(cell: Cell, records: Sequence[Record]) -> float | None:
     return median(seconds) if seconds else None
 
 
-def _check_applied(settings: dict[str, dict[str, Any]], methods: Sequence[Any]) -> None:
+def _applying(settings: Sequence[str], method: MethodSpec) -> tuple[str, ...]:
+    """The `--set` values that reach this method: all of the protocol's, of its parts those that a part has."""
+    has = {
+        "loss": method.loss.parameters,
+        "distillation": method.distillation.parameters if method.distillation else {},
+    }
+
+    def applies(setting: str) -> bool:
+        section, _, name = setting.partition("=")[0].partition(".")
+        return section not in has or name in has[section]
+
+    return tuple(sorted(filter(applies, settings)))
+
+
+def _check_applied(settings: dict[str, dict[str, Any]], methods: Sequence[MethodSpec]) -> None:
     """A method setting that no chosen method has is a mistake, not a wish."""
     for section, values in settings.items():
         parts = [part for method in methods if (part := getattr(method, section)) is not None]

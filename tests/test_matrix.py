@@ -95,7 +95,9 @@ def test_settings_reach_protocol_and_methods():
     assert triplet.method.loss.values()["margin"] == 0.3
     assert "margin" not in ms.method.loss.values()
     assert distilled.method.distillation.values()["lambda"] == 7.0
-    assert ms.index()["variant"] == "distillation.lambda=7, loss.margin=0.3, training.epochs=3"
+    assert ms.index()["variant"] == "training.epochs=3"  # only what changed this cell
+    assert triplet.index()["variant"] == "loss.margin=0.3, training.epochs=3"
+    assert distilled.index()["variant"] == "distillation.lambda=7, training.epochs=3"
     assert plan(request(settings=settings[:1]))[0].hash == ms.hash  # a setting it does not have changes no cell
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from dmlbench.commands.options import results_option
+from dmlbench.errors import UserError
 
 
 @click.command("report")
@@ -13,15 +14,33 @@ from dmlbench.commands.options import results_option
 @click.option(
     "--output", type=click.Path(path_type=Path), default=Path("reports"), show_default=True, help="Where reports go."
 )
-def command(results: Path, name: str, output: Path) -> None:
+@click.option(
+    "--only",
+    multiple=True,
+    metavar="COLUMN=NAMES",
+    callback=lambda _context, _parameter, pairs: _filters(pairs),
+    help="Keep some protocols, datasets or methods, e.g. method=ms,ms+psd. Repeatable.",
+)
+def command(results: Path, name: str, output: Path, only: dict[str, tuple[str, ...]]) -> None:
     """Render results as a self-contained page, Markdown, CSV and LaTeX tables, PNG and SVG figures.
 
     \b
     Examples:
       dmlbench report
-      dmlbench report --results results/runs --name glyphs-first-look
+      dmlbench report --results results/runs --name glyphs-first-look --only dataset=glyphs
     """
     from dmlbench.report.page import render
 
-    folder = render(results, name, output)
+    folder = render(results, name, output, only)
     click.echo(f"{folder / 'index.html'}")
+
+
+def _filters(pairs: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+    only: dict[str, tuple[str, ...]] = {}
+    for pair in pairs:
+        column, equals, text = pair.partition("=")
+        names = tuple(name.strip() for name in text.split(","))
+        if not equals or not all(names):
+            raise UserError(f"--only {pair!r}: must be COLUMN=NAMES", hint="for example --only method=ms,ms+psd")
+        only[column] = only.get(column, ()) + names
+    return only

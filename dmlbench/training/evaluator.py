@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from dmlbench.data.images import Split
 from dmlbench.data.loader import EvaluationBatches
+from dmlbench.errors import DivergedError
 from dmlbench.evaluation import clustering_metrics, geometry_metrics, retrieval_metrics
 from dmlbench.randomness import stream_seed
 from dmlbench.spec import ProtocolSpec
@@ -27,13 +28,20 @@ class Evaluator:
 
     @torch.no_grad()
     def embed(self, model: nn.Module) -> Tensor:
-        """Embeddings of the split in its order, (N, D) float32 on the model's device."""
+        """Embeddings of the split in its order, (N, D) float32 on the model's device.
+
+        Raises:
+            DivergedError: where one is not finite: the weights broke after the last loss that was.
+        """
         model.eval()
         dtype = AUTOCAST.get(self.autocast)
         with torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None):
             parts = [model(images.to(self.device, non_blocking=True)) for images in self.batches]
         model.train()
-        return torch.cat(parts)
+        embeddings = torch.cat(parts)
+        if broken := int((~embeddings.isfinite()).any(dim=1).sum()):
+            raise DivergedError(f"{broken} of {len(embeddings)} embeddings are not finite")
+        return embeddings
 
     def measure(self, model: nn.Module, *, clustering: bool) -> dict[str, float]:
         """All metrics of the split, as fractions."""

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from dmlbench.data.loader import TrainingBatches
+from dmlbench.errors import DivergedError
 from dmlbench.randomness import stream_seed
 from dmlbench.spec import EvaluationSpec
 from dmlbench.training.clock import PHASES
@@ -14,10 +15,6 @@ from dmlbench.training.evaluator import Evaluator, timed
 from dmlbench.training.learner import Learner
 
 Row = dict[str, float | int | None]
-
-
-class DivergedError(ArithmeticError):
-    """The loss was not finite; the cell fails with the epoch (from 1) and step (from 1) where it happened."""
 
 
 def train_epoch(

@@ -56,6 +56,7 @@ CASES = {
     "unknown command": (("rum",), ("unknown command 'rum'", "'run'?")),
     "results not there": (("report", "--results", "nowhere"), ("nowhere: no such results folder", "dmlbench run")),
     "results a file": (("report", "--results", "file"), ("file: not a folder",)),
+    "only nothing": (("report", "--only", "ms"), ("--only 'ms': must be COLUMN=NAMES", "method=ms,ms+psd")),
     "status of nothing": (("status", "--results", "nowhere"), ("no such results folder",)),
     "validate nothing": (("validate", "mine.yaml"), ("mine.yaml: no such file",)),
     "evaluate nothing": (("evaluate", "nowhere"), ("no such file", "--keep weights")),

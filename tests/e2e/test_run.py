@@ -62,6 +62,13 @@ def test_run_then_mlflow_status_and_report(dmlbench: Command, tmp_path: Path) ->
     assert (tmp_path / "reports" / "first" / "index.html").is_file()
     assert (tmp_path / "reports" / "first" / "report.md").is_file()
 
+    some = dmlbench("report", "--name", "some", "--only", "method=ms,ms+psd", "--only", "dataset=glyphs")
+    assert some.returncode == 0, some.stderr
+    wrong = dmlbench("report", "--name", "none", "--only", "method=mss")
+    assert wrong.returncode == 2
+    assert "--only: unknown method 'mss'; did you mean 'ms'?" in wrong.stderr
+    assert not (tmp_path / "reports" / "none").exists()
+
     cell = next((tmp_path / "results" / "runs" / "conv4-64" / "glyphs" / "ms").glob("seed0-*"))
     scored = json.loads(dmlbench("evaluate", str(cell), "--json").stdout)
     last = results[(results["method"] == "ms") & (results["seed"] == 0) & (results["selection"] == "last")].iloc[0]

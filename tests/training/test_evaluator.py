@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from dmlbench.errors import DivergedError
 from dmlbench.evaluation import clustering_metrics, geometry_metrics, retrieval_metrics
 from dmlbench.models import build_model
 from dmlbench.training.evaluator import Evaluator, timed
@@ -65,3 +66,10 @@ def test_timing(protocol, model, split):
     metrics, seconds = timed(Evaluator(split, protocol, 0, CPU), model, clustering=False)
     assert 0 <= metrics["recall_at_1"] <= 1
     assert seconds > 0
+
+
+def test_embeddings_that_are_not_finite_are_a_divergence(protocol, model, split):
+    with torch.no_grad():
+        next(model.parameters()).fill_(float("inf"))
+    with pytest.raises(DivergedError, match=f"of {len(split.labels)} embeddings are not finite"):
+        Evaluator(split, protocol, 0, CPU).measure(model, clustering=False)

@@ -1,9 +1,10 @@
 import pytest
 import torch
 
+from dmlbench.errors import DivergedError
 from dmlbench.spec import EvaluationSpec
 from dmlbench.training.clock import PHASES
-from dmlbench.training.loop import DivergedError, evaluate_epoch
+from dmlbench.training.loop import evaluate_epoch
 
 
 @pytest.fixture
