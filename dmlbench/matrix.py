@@ -143,14 +143,12 @@ def _expected(cell: Cell, records: Sequence[Record]) -> float | None:
 
 def _applying(settings: Sequence[str], method: MethodSpec) -> tuple[str, ...]:
     """The `--set` values that reach this method: all of the protocol's, of its parts those that a part has."""
-    has = {
-        "loss": method.loss.parameters,
-        "distillation": method.distillation.parameters if method.distillation else {},
-    }
+    parts = {"loss": method.loss, "distillation": method.distillation}
 
     def applies(setting: str) -> bool:
         section, _, name = setting.partition("=")[0].partition(".")
-        return section not in has or name in has[section]
+        part = parts.get(section)
+        return section not in parts or (part is not None and name in part.parameters)
 
     return tuple(sorted(filter(applies, settings)))
 
