@@ -8,6 +8,7 @@ import pandas as pd
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
+from seaborn import swarmplot
 
 from dmlbench.analysis.groups import Group
 from dmlbench.report.canvas import Plot, error_bounds, row_canvas, spoken
@@ -129,9 +130,7 @@ def overhead_plot(group: Group, ratios: pd.DataFrame, look: Look) -> Plot:
 def _dots(axes: Axes, rows: pd.DataFrame, seeds: dict[str, pd.Series], look: Look) -> None:
     for place, (_, row) in enumerate(rows.iterrows()):
         colour = look.colour(row["base"])
-        own = 100 * seeds[row["method"]].to_numpy(float)
-        faint: dict[str, Any] = {"alpha": 0.55, "markersize": 4, "markeredgewidth": 0}
-        axes.plot(own, np.full(len(own), place + 0.22), ".", color=colour, zorder=2, **faint)
+        _swarm(axes, 100 * seeds[row["method"]].to_numpy(float), place + 0.22, colour)
         mark: dict[str, Any] = {
             "marker": look.marker(row["modifier"]),
             "markersize": 5,
@@ -145,6 +144,14 @@ def _dots(axes: Axes, rows: pd.DataFrame, seeds: dict[str, pd.Series], look: Loo
                 100 * row["mean"], place - 0.08, xerr=bounds, color=colour, capsize=2.2, linewidth=1.2, zorder=3
             )
     axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10], min_n_ticks=4))
+
+
+def _swarm(axes: Axes, values: np.ndarray, place: float, colour: str) -> None:
+    """Seeds as faint dots that never hide one another."""
+    ticks = axes.get_yticks(), [label.get_text() for label in axes.get_yticklabels()]
+    faint: dict[str, Any] = {"alpha": 0.55, "size": 2.2, "linewidth": 0, "zorder": 2, "warn_thresh": 1.0}
+    swarmplot(x=values, y=np.full(len(values), place), orient="h", native_scale=True, color=colour, ax=axes, **faint)
+    axes.set_yticks(*ticks)  # seaborn would name this row alone
 
 
 def _untrained(axes: Axes, place: int, untrained: float) -> None:
