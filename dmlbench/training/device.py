@@ -12,10 +12,10 @@ from dmlbench.spec import TrainingSpec
 def resolve_device(name: str) -> torch.device:
     """`auto` is CUDA where there is one; raises UserError where CUDA is asked for and absent."""
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise UserError(f"--device {name}: torch sees no CUDA device", hint="valid: auto, cpu; see `dmlbench doctor`")
-    return torch.device(name)
+    return torch.device("cuda:0" if name == "cuda" else name)
 
 
 def prepare(training: TrainingSpec, device: torch.device) -> None:
@@ -25,6 +25,7 @@ def prepare(training: TrainingSpec, device: torch.device) -> None:
     if device.type == "cuda":
         # cuBLAS reads this when its first handle is made; without it sums depend on the stream's workspace.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.cuda.set_device(device)  # events and synchronisation act on the current device
         torch.cuda.reset_peak_memory_stats(device)
     torch.use_deterministic_algorithms(training.deterministic)
     torch.backends.cudnn.deterministic = training.deterministic
