@@ -60,8 +60,15 @@ class Store:
         return Record(self.folder(cell), summary) if summary else None
 
     def folders(self) -> list[Path]:
-        """The folder of every cell that was ever begun, in path order."""
-        return sorted(path.parent for path in self.root.glob("*/*/*/seed*/spec.yaml"))
+        """The folder of every cell that was ever begun, in path order.
+
+        Raises:
+            UserError: where a folder on the way cannot be read: a result that is not seen would be left out silently.
+        """
+        level = [self.root] if self.root.is_dir() else []
+        for _ in ("protocol", "dataset", "method", "cell"):
+            level = [child for folder in level for child in _subfolders(folder)]
+        return [folder for folder in level if folder.name.startswith("seed") and _has_spec(folder)]
 
     def records(self) -> Iterator[Record]:
         """Every finished cell, in path order."""
@@ -81,10 +88,7 @@ class Store:
         except NotADirectoryError:
             raise UserError(f"{self.root}: not a folder", hint="name a results folder with --results") from None
         except OSError as error:
-            raise UserError(
-                f"{self.root}: cannot be read ({error.strerror})",
-                hint="mend its permissions, or name another with --results",
-            ) from None
+            raise _unreadable(self.root, error) from None
 
     def check_writable(self) -> None:
         """Create the results folder; raises UserError where that, or writing into it, is not possible."""
@@ -216,6 +220,28 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    try:
+        return sorted(child for child in folder.iterdir() if child.is_dir())
+    except OSError as error:
+        raise _unreadable(folder, error) from None
+
+
+def _has_spec(folder: Path) -> bool:
+    try:
+        (folder / "spec.yaml").stat()
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise _unreadable(folder, error) from None
+    return True
+
+
+def _unreadable(folder: Path, error: OSError) -> UserError:
+    hint = "mend its permissions, or name another with --results"
+    return UserError(f"{folder}: cannot be read ({error.strerror})", hint=hint)
 
 
 def _is_locked(path: Path) -> bool:

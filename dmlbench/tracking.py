@@ -83,9 +83,11 @@ def connect() -> "MlflowClient":
     for chatty in ("mlflow", "alembic"):  # a new database is no news to someone who watches training
         logging.getLogger(chatty).setLevel(logging.WARNING)
     uri = mlflow.get_tracking_uri()
-    client = mlflow.MlflowClient(uri)
     try:
-        with _database_lock(uri):
+        with _database_lock(
+            uri
+        ):  # also tells at once of a folder that cannot be written, where MLflow tries for minutes
+            client = mlflow.MlflowClient(uri)
             client.search_experiments(max_results=1)
     except (mlflow.exceptions.MlflowException, OSError) as error:
         raise TrackingError(str(error)) from error

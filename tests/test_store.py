@@ -269,6 +269,25 @@ def test_a_results_folder_that_is_none(tmp_path, monkeypatch):
         Store(tmp_path).check_readable()
 
 
+@pytest.mark.parametrize("closed", ["tiny", "ms", "seed", "spec"])
+def test_a_folder_that_cannot_be_read_is_never_left_out(store, make_cell, monkeypatch, closed):
+    begin(store, make_cell("ms")).finish({"status": "done"})
+    begin(store, make_cell("margin")).finish({"status": "done"})
+
+    def refusing(call):
+        def look(path, *args, **options):
+            if path.name.startswith(closed):
+                raise PermissionError(13, "Permission denied")
+            return call(path, *args, **options)
+
+        return look
+
+    for name in ("iterdir", "stat"):
+        monkeypatch.setattr(Path, name, refusing(getattr(Path, name)))
+    with pytest.raises(UserError, match=r"cannot be read \(Permission denied\); mend its permissions"):
+        store.folders()
+
+
 def test_a_results_folder_is_made_and_tried(tmp_path, monkeypatch):
     store = Store(tmp_path / "a" / "b")
     store.check_writable()

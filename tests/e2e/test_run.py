@@ -116,10 +116,13 @@ def test_a_diverged_cell_fails_alone(dmlbench: Command, tmp_path: Path) -> None:
     assert "1 of 1 cells to run" in retry.stdout
 
 
-def test_a_dead_tracking_server_costs_a_warning(dmlbench: Command, tmp_path: Path) -> None:
-    done = dmlbench(*TWO, "--seeds", "1", MLFLOW_TRACKING_URI="http://127.0.0.1:9")
+@pytest.mark.parametrize("uri", ["http://127.0.0.1:9", "sqlite:///file/mlflow.db"])
+def test_a_dead_tracking_store_costs_a_warning(uri: str, dmlbench: Command, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()  # a folder that cannot be written, for root too
+    done = dmlbench(*TWO, "--seeds", "1", MLFLOW_TRACKING_URI=uri)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "results are safe, `dmlbench sync` sends them later" in done.stdout
+    assert "sqlalche.me" not in done.stdout + done.stderr
     assert len(metric_columns(tmp_path / "results" / "runs")) == 2
 
 
