@@ -133,7 +133,7 @@ def _work(connection: Connection, options: RunOptions, threads: int) -> None:
 def _redirect_output(folder: Path) -> None:
     """Send what libraries print to the cell's log, down to messages of the C runtime before a crash."""
     folder.mkdir(parents=True, exist_ok=True)
-    log = os.open(folder / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    log = os.open(folder / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     os.dup2(log, 1)
     os.dup2(log, 2)
     os.close(log)

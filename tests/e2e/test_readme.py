@@ -10,6 +10,8 @@ from pathlib import Path
 import mlflow
 import pytest
 
+from dmlbench import load_results
+from dmlbench.analysis.statistics import t_interval
 from tests.e2e.conftest import Command
 
 ROOT = Path(__file__).parents[2]
@@ -63,3 +65,16 @@ def test_the_wheel_brings_methods_protocols_and_templates(tmp_path: Path) -> Non
     assert "ms+obdsd" in listed
     assert list(site.glob("dmlbench/report/templates/*"))
     assert (site / "dmlbench" / "protocols" / "conv4-64.yaml").is_file()
+
+
+def test_readme_shows_the_reference_results() -> None:
+    text = (ROOT / "README.md").read_text()
+    results = load_results(ROOT / "results" / "reference")
+    last = results[(results["dataset"] == "glyphs") & (results["selection"] == "last")]
+    assert last.groupby("method").size().to_dict() == {"ms": 6, "ms+obdsd": 6}
+    for method, metric in (("ms", "recall_at_1"), ("ms+obdsd", "recall_at_1"), ("ms", "map_at_r"), ("ms+obdsd", "nmi")):
+        estimate = t_interval(100 * last[last["method"] == method][metric])
+        assert f"{estimate.mean:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]" in text
+    report = (ROOT / "reports" / "glyphs" / "report.md").read_text()
+    row = next(line for line in report.splitlines() if line.startswith("| ms+obdsd | −"))
+    assert row.split("|")[2].strip() in text
