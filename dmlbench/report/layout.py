@@ -53,7 +53,7 @@ def accuracy_table(group: Group, selection: str, accuracy: pd.DataFrame) -> Tabl
     return Table(
         f"accuracy_{group.slug}_{selection}",
         f"Accuracy of {group.title}; {SELECTIONS[selection]}",
-        ("Method", *map(metric_name, metrics), "Seeds", "Marks"),
+        ("Method", "Seeds", *map(metric_name, metrics), "Marks"),
         tuple(rows),
         (*notes, *few_seeds(trained)),
     )
@@ -75,7 +75,7 @@ def difference_table(group: Group, selection: str, differences: pd.DataFrame, ac
     return Table(
         f"difference_{group.slug}_{selection}",
         f"Difference to the method's own base on {group.title}; {SELECTIONS[selection]}",
-        ("Method", *map(metric_name, metrics), "Pairs", "Marks"),
+        ("Method", "Pairs", *map(metric_name, metrics), "Marks"),
         tuple(rows),
         (
             "In percentage points: mean of the differences per seed [paired 95% t-interval].",
@@ -146,7 +146,7 @@ def _row(part: pd.DataFrame, metrics: list[str], write: Callable[[float], str]) 
     first = part.iloc[0]
     seeds = int(part["n"].max())
     measured = [estimate_entry(by_metric[name], write, seeds) if name in by_metric else Entry("–") for name in metrics]
-    return (Entry(first["method"]), *measured, Entry(str(seeds)), Entry(str(first["marks"])))
+    return (Entry(first["method"]), Entry(str(seeds)), *measured, Entry(str(first["marks"])))
 
 
 def estimate_entry(estimate: Mapping[Hashable, Any], write: Callable[[float], str], seeds: int) -> Entry:

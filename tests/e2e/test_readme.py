@@ -76,5 +76,5 @@ def test_readme_shows_the_reference_results() -> None:
         estimate = t_interval(100 * last[last["method"] == method][metric])
         assert f"{estimate.mean:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]" in text
     report = (ROOT / "reports" / "glyphs" / "report.md").read_text()
-    row = next(line for line in report.splitlines() if line.startswith("| ms+obdsd | −"))
-    assert row.split("|")[2].strip() in text
+    row = next(line for line in report.splitlines() if line.startswith("| ms+obdsd | 6 | −"))
+    assert row.split("|")[3].strip() in text

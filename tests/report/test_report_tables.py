@@ -91,6 +91,7 @@ def test_accuracy_table_starts_with_the_untrained_network_and_shows_marks(values
     ]
     assert table.columns == (
         "Method",
+        "Seeds",
         "R@1",
         "R@2",
         "R@4",
@@ -99,7 +100,6 @@ def test_accuracy_table_starts_with_the_untrained_network_and_shows_marks(values
         "R-precision",
         "NMI",
         "AMI",
-        "Seeds",
         "Marks",
     )
     assert table.rows[-1][-1].text == "untuned: nothing published; unpublished composition"
@@ -196,7 +196,7 @@ def test_latex_escapes_and_is_a_booktabs_table():
 
 def test_latex_puts_marks_into_letters_and_the_caption(values):
     text = latex(layout.accuracy_table(GLYPHS, "last", tables.accuracy(values)))
-    assert "ms+psd$^{a}$ & 63.05" in text
+    assert "ms+psd$^{a}$ & 6 & 63.05" in text
     assert "proxyanchor+psd$^{a,b}$ & " in text
     assert r"a: untuned: nothing published. b: unpublished composition.}" in text
     assert "Marks" not in text
