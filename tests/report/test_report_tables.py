@@ -196,7 +196,7 @@ def test_latex_escapes_and_is_a_booktabs_table():
 
 def test_latex_puts_marks_into_letters_and_the_caption(values):
     text = latex(layout.accuracy_table(GLYPHS, "last", tables.accuracy(values)))
-    assert "ms+psd$^{a}$ & 6 & 63.05" in text
+    assert "ms+psd$^{a}$ & 5 & 63.05" in text
     assert "proxyanchor+psd$^{a,b}$ & " in text
     assert r"a: untuned: nothing published. b: unpublished composition.}" in text
     assert "Marks" not in text
