@@ -82,7 +82,8 @@ def test_validate_every_shipped_method(dmlbench: Command) -> None:
     assert len(files) == 7
     done = dmlbench("validate", *files)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count(": valid; one step of ") == 7
+    assert done.stdout.count(": valid; a step of ") == 7
+    assert done.stderr == ""
 
 
 def test_dry_run_plans_and_writes_nothing(dmlbench: Command, tmp_path: Path) -> None:
