@@ -66,7 +66,7 @@ def test_validate_and_run_a_method_in_one_file_and_a_plugin(dmlbench: Command, t
     (mine / "pull.py").write_text(PLUGIN)
     checked = dmlbench("validate", "mine/pull.yaml")
     assert checked.returncode == 0, checked.stderr
-    assert "one step of pull gives loss" in checked.stdout
+    assert "a step of pull gives loss" in checked.stdout
     run = ("run", "--methods", "pull,pull+psd", "--datasets", "glyphs", *TINY, "--seeds", "1", "--tracking", "none")
     done = dmlbench(*run, "--methods-dir", "mine")
     assert done.returncode == 0, done.stdout + done.stderr
