@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -13,7 +13,7 @@ from dmlbench.errors import UserError
 from dmlbench.executors.local import Task, run_local
 from dmlbench.protocol import load_protocol, parse_settings
 from dmlbench.registry import MethodSettings, Registry
-from dmlbench.spec import Cell, MethodSpec, RunOptions
+from dmlbench.spec import Cell, MethodSpec, ProtocolSpec, RunOptions, digest, protocol_identity
 from dmlbench.store import Record, State, Store
 
 DATA_VARIABLE = "DMLBENCH_DATA"
@@ -90,13 +90,14 @@ def data_folder(given: Path | None) -> Path | None:
 
 
 def make_ready(cells: Sequence[Cell], execution: Execution, log: Callable[[str], None]) -> None:
-    """Check everything that cells need before any of them starts: their data first, then the results folder.
+    """Check everything that cells need before any of them starts: data, networks, then the results folder.
 
     Raises:
-        UserError: where data or the results folder are not usable; nothing is left behind.
+        UserError: where data, a network or the results folder are not usable; nothing is left behind.
     """
     for name in sorted({cell.dataset.name for cell in cells}):
         prepare(name, execution.data_dir, log)
+    _check_networks({digest(protocol_identity(cell.protocol)): cell.protocol for cell in cells}.values())
     if cells:
         execution.store.check_writable()
 
@@ -151,6 +152,19 @@ def _applying(settings: Sequence[str], method: MethodSpec) -> tuple[str, ...]:
         return section not in parts or (part is not None and name in part.parameters)
 
     return tuple(sorted(filter(applies, settings)))
+
+
+def _check_networks(protocols: Iterable[ProtocolSpec]) -> None:
+    """Build every network once: a misspelt backbone or weights that do not fit are one error, not one a cell.
+
+    A plain conv4 cannot fail and is spared: it would be the only reason to import torch here.
+    """
+    for protocol in protocols:
+        model = protocol.model
+        if model.backbone != "conv4" or model.kwargs or model.weights or protocol.input.size < 16:
+            from dmlbench.models import build_model
+
+            build_model(model, protocol.input)
 
 
 def _check_applied(settings: dict[str, dict[str, Any]], methods: Sequence[MethodSpec]) -> None:

@@ -85,6 +85,21 @@ def test_unknown_key_in_a_method_file(dmlbench: Command, tmp_path: Path) -> None
     assert not (tmp_path / "results").exists()
 
 
+@pytest.mark.parametrize(
+    ("setting", "needles"),
+    [
+        ("model.backbone=timm:resnet5O", ("unknown timm model 'resnet5O'", "did you mean resnet50")),
+        ("input.size=8", ("input.size: conv4", "needs 16 px, not 8")),
+    ],
+)
+def test_a_network_that_cannot_be_built(
+    setting: str, needles: tuple[str, ...], dmlbench: Command, tmp_path: Path
+) -> None:
+    dmlbench("doctor")  # draws the glyphs, which is no news of the run below
+    _refused(dmlbench(*RUN, "--methods", "ms", "--datasets", "glyphs", "--set", setting), needles)
+    assert not (tmp_path / "results").exists()
+
+
 def test_unreadable_results_folder(dmlbench: Command, tmp_path: Path) -> None:
     results = tmp_path / "results" / "runs"
     cell = results / "conv4-64" / "glyphs" / "ms" / "seed0-00000000"
