@@ -98,7 +98,7 @@ def _check_counts(info: DatasetInfo, train: LabelledImages, test: LabelledImages
         raise UserError(
             f"{info.name}: expected {expected} training classes, test classes, training images, test images, "
             f"found {found}",
-            hint=f"obtain the release named by `dmlbench data info {info.name}`",
+            hint=f"obtain the release of {info.source}",
         )
 
 
