@@ -54,9 +54,10 @@ class Commands(click.Group):
         return super().resolve_command(ctx, args)
 
 
-@click.command(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]}, invoke_without_command=True)
 @click.version_option(__version__, prog_name="dmlbench")
-def dmlbench() -> None:
+@click.pass_context
+def dmlbench(context: click.Context) -> None:
     """Reproducible benchmarks for deep metric learning.
 
     \b
@@ -64,6 +65,8 @@ def dmlbench() -> None:
       dmlbench run --methods ms,ms+obdsd --datasets glyphs
       dmlbench report --name first
     """
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
 
 
 def main() -> None:

@@ -152,12 +152,15 @@ def _dry_run(console: "Console", cells: "Sequence[Cell]", todo: "Sequence[Cell]"
         names_ = (cell.method.name, cell.dataset.name, cell.protocol.name)
         table.add_row(*names_, str(cell.seed), cell.hash[:8], execution.store.state(cell))
     console.print(table)
+    if not todo:
+        console.print(f"0 of {len(cells)} cells to run")
+        return 0
     seconds = matrix.expected_seconds(todo, execution.store)
     threads = max((cell.protocol.training.cpu_threads for cell in cells), default=1)
     workers = len(matrix.worker_devices(execution, threads))
     known = "unknown (no past records of this protocol and dataset)"
     if seconds is not None:
-        known = f"about {max(seconds / workers, seconds / max(len(todo), 1)) / 60:.1f} minutes"
+        known = f"about {max(seconds / workers, seconds / len(todo)) / 60:.1f} minutes"
     console.print(f"{len(todo)} of {len(cells)} cells to run with {workers} at a time; time from past records: {known}")
     return 0
 

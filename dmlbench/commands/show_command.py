@@ -48,7 +48,8 @@ def command(
     import yaml
 
     console.print(f"\nprotocol {spec.name}: {spec.title}", markup=False)
-    console.print(yaml.safe_dump(spec.model_dump(mode="json", exclude={"name", "title", "description"})), markup=False)
+    values = spec.model_dump(mode="json", exclude={"name", "title", "description"})
+    console.print(yaml.safe_dump(values, sort_keys=False, default_flow_style=None), markup=False)
 
 
 def _values(part: object) -> object:

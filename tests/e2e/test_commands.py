@@ -42,6 +42,11 @@ def test_help_ends_with_two_examples(name: str | None, dmlbench: Command) -> Non
     assert len(re.findall(r"^\s+(?:\w+=\S+ )?dmlbench ", examples, flags=re.MULTILINE)) == 2
 
 
+def test_without_a_command_the_overview_is_shown(dmlbench: Command) -> None:
+    assert dmlbench().stdout == dmlbench("--help").stdout
+    assert dmlbench().stderr == ""
+
+
 def test_list(dmlbench: Command) -> None:
     methods = dmlbench("list", "methods").stdout
     assert len(methods.splitlines()) == 16
