@@ -25,7 +25,8 @@ def unknown_name(
 ) -> UserError:
     """Build the error for a misspelt name: the nearest valid name first, then all of them."""
     names = sorted(valid)
-    near = difflib.get_close_matches(name, names, n=1)
+    by_lower_case = {valid_name.lower(): valid_name for valid_name in names}
+    near = [by_lower_case[match] for match in difflib.get_close_matches(name.lower(), by_lower_case, n=1)]
     parts = [f"did you mean {near[0]!r}?"] if near else []
     parts.append(f"valid: {', '.join(names)}" if names else "there are none")
     if command:

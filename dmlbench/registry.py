@@ -63,8 +63,12 @@ class Registry:
                 self._paths.setdefault(name, (path, folder))
 
     def files(self) -> dict[str, AnyFile]:
-        """Every file by name; raises UserError for the first that is not valid."""
-        return {name: self.file(name) for name in sorted(self._paths)}
+        """Every valid file by name; `problems` tells of the others, which fail when they are used."""
+        return {name: file for name, file in self._read().items() if not isinstance(file, UserError)}
+
+    def problems(self) -> list[str]:
+        """What is wrong with the files that are not valid, one line each."""
+        return [str(file) for file in self._read().values() if isinstance(file, UserError)]
 
     def names(self) -> list[str]:
         """Every method that can be run: bases, and each base with each modifier."""
@@ -126,6 +130,15 @@ class Registry:
                 hint=f"modifiers: {', '.join(sorted(modifiers))}",
             )
         return base, modifier
+
+    def _read(self) -> dict[str, AnyFile | UserError]:
+        read: dict[str, AnyFile | UserError] = {}
+        for name in sorted(self._paths):
+            try:
+                read[name] = self.file(name)
+            except UserError as error:
+                read[name] = error
+        return read
 
     def _part(self, part: str, name: str) -> MethodFile:
         if part not in self._paths:

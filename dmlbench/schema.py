@@ -65,6 +65,9 @@ def _one_line(error: ValidationError, model: type[BaseModel], where: str) -> Use
         return UserError(f"{where}: {key}: unknown key{more}")
     if scalar:
         return UserError(f"{where}: {key}: must be a finite number, a text, true or false, not {first['input']!r}")
+    if first["type"] == "model_type" and (names := _fields(model, location)):
+        given = f"{first['input']!r}"
+        return UserError(f"{where}: {key}: must be a mapping, not {given}", hint=f"valid keys: {', '.join(names)}")
     message = first["msg"].removeprefix("Value error, ")
     given = "" if isinstance(first["input"], dict) else f", not {first['input']!r}"
     return UserError(f"{where}: {key + ': ' if key else ''}{message}{given}{more}")

@@ -25,3 +25,7 @@ def test_the_nearest_name_stands_before_all_valid_names():
 )
 def test_no_guess_where_nothing_is_near(valid, message):
     assert str(unknown_name("key", "zzz", valid)) == message
+
+
+def test_case_is_no_other_name():
+    assert "did you mean 'ms'?" in str(unknown_name("method", "MS", ["ms", "margin"]))

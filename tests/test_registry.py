@@ -382,3 +382,15 @@ def test_an_overrides_value_is_checked_where_it_applies(mine):
 def test_settings_are_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         MethodSettings().loss = {}
+
+
+def test_a_broken_file_hides_no_other(tmp_path):
+    (tmp_path / "mine.yaml").write_text("name: mine\nkind: loss\ncolour: red\n")
+    (tmp_path / "torn.yaml").write_text("a: [")
+    registry = Registry(tmp_path)
+    assert registry.names() == Registry().names()
+    assert [problem.split(": ")[0] for problem in registry.problems()] == [
+        str(tmp_path / "mine.yaml"),
+        str(tmp_path / "torn.yaml"),
+    ]
+    assert Registry().problems() == []

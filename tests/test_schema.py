@@ -118,3 +118,10 @@ def test_aliases_are_the_keys_that_are_named():
     with pytest.raises(UserError, match="did you mean 'class'") as caught:
         validate(MethodFile, {"clas": "x"}, "f")
     assert "class_name" not in str(caught.value)
+
+
+def test_a_value_in_a_mappings_place_names_its_keys():
+    with pytest.raises(UserError, match=r"^f: inner: must be a mapping, not 3; valid keys: width, alias$"):
+        validate(Outer, {"inner": 3}, "f")
+    with pytest.raises(UserError, match=r"^f: by_name\.x: must be a mapping, not 0\.2; valid keys: width, alias$"):
+        validate(Outer, {"inner": {"width": 1}, "by_name": {"x": 0.2}}, "f")

@@ -37,6 +37,9 @@ def _evaluate(folder: Path, dataset: str | None, data_dir: Path | None, device: 
     from dmlbench.matrix import data_folder
     from dmlbench.store import read_spec
 
+    if not (folder / "spec.yaml").is_file():
+        hint = "name one such as results/runs/PROTOCOL/DATASET/METHOD/seed0-1234abcd; see `dmlbench status`"
+        raise UserError(f"{folder}: not a cell's folder", hint=hint)
     weights = folder / "weights.safetensors"
     if not weights.is_file():
         raise UserError(f"{weights}: no such file", hint="run the cell with --keep weights")

@@ -41,6 +41,8 @@ def _methods(methods_dir: Path | None) -> "Table":
             titles[part].replace(" loss", "") if index else titles[part] for index, part in enumerate(name.split("+"))
         ]
         table.add_row(name, titles.get(name, " + ".join(parts)))
+    for problem in registry.problems():
+        click.echo(f"not usable: {problem}", err=True)
     return table
 
 

@@ -59,7 +59,7 @@ CASES = {
     "only nothing": (("report", "--only", "ms"), ("--only 'ms': must be COLUMN=NAMES", "method=ms,ms+psd")),
     "status of nothing": (("status", "--results", "nowhere"), ("no such results folder",)),
     "validate nothing": (("validate", "mine.yaml"), ("mine.yaml: no such file",)),
-    "evaluate nothing": (("evaluate", "nowhere"), ("no such file", "--keep weights")),
+    "evaluate nothing": (("evaluate", "nowhere"), ("nowhere: not a cell's folder", "dmlbench status")),
     "show unknown dataset": (("show", "ms", "--dataset", "cup"), ("unknown dataset 'cup'", "'cub'?")),
 }
 
