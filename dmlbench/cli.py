@@ -78,9 +78,13 @@ def main() -> None:
         sys.exit(2)
     except click.ClickException as error:
         hint = f"; see `{error.ctx.command_path} --help`" if isinstance(error, click.UsageError) and error.ctx else ""
-        click.echo(f"error: {error.format_message().rstrip('.')}{hint}", err=True)
+        message = " ".join(error.format_message().split()).rstrip(".")  # click lists choices on lines of their own
+        click.echo(f"error: {message}{hint}", err=True)
         sys.exit(2)
     except (KeyboardInterrupt, click.Abort):
-        click.echo("interrupted: finished cells are kept; the same command goes on with the rest", err=True)
+        click.echo(
+            "interrupted: finished cells are kept; the same command runs the rest from their start",
+            err=True,
+        )
         sys.exit(130)
     sys.exit(code if isinstance(code, int) else 0)

@@ -85,7 +85,7 @@ def data_folder(given: Path | None) -> Path | None:
     named = given or (Path(value) if (value := os.environ.get(DATA_VARIABLE)) else None)
     if named is not None and not named.is_dir():
         source = "--data-dir" if given else DATA_VARIABLE
-        raise UserError(f"{source} {named}: no such folder")
+        raise UserError(f"{source} {named}: no such folder", hint="name the one that holds the data, or none")
     return named
 
 

@@ -33,7 +33,7 @@ def protocol_path(name: str) -> Path:
         return shipped[name]
     if name.endswith((".yaml", ".yml")):
         if not Path(name).is_file():
-            raise UserError(f"--protocol {name}: no such file")
+            raise UserError(f"--protocol {name}: no such file", hint="see `dmlbench list protocols`")
         return Path(name)
     raise unknown_name("protocol", name, shipped, command="dmlbench list protocols")
 

@@ -152,7 +152,7 @@ def test_a_value_and_a_mapping_exclude_each_other():
 
 def test_unknown_protocols():
     assert refusal("conv4").startswith("unknown protocol 'conv4'; did you mean 'conv4-64'?; valid: conv4-64, resnet50")
-    assert refusal("nowhere.yaml") == "--protocol nowhere.yaml: no such file"
+    assert refusal("nowhere.yaml") == "--protocol nowhere.yaml: no such file; see `dmlbench list protocols`"
     assert protocol_path("conv4-64").name == "conv4-64.yaml"
 
 

@@ -42,7 +42,10 @@ def _evaluate(folder: Path, dataset: str | None, data_dir: Path | None, device: 
         raise UserError(f"{folder}: not a cell's folder", hint=hint)
     weights = folder / "weights.safetensors"
     if not weights.is_file():
-        raise UserError(f"{weights}: no such file", hint="run the cell with --keep weights")
+        raise UserError(
+            f"{weights}: no such file",
+            hint="run the cell with --keep weights; a finished one needs another --results",
+        )
     cell = read_spec(folder)
     import torch
 

@@ -14,7 +14,7 @@ from dmlbench.commands.options import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from rich.console import Console
 
@@ -128,6 +128,7 @@ def _run(
         f"{len(cells)} cells: {len(cells) - len(todo)} there already, {len(todo)} to run; "
         f"results in {execution.store.root}"
     )
+    _say_not_kept(cells, todo, execution, say)
     if not todo:
         return
     mirror: Any = nullcontext()
@@ -140,6 +141,18 @@ def _run(
         matrix.execute(todo, execution, observers)
         if tracking == "auto":
             say("sending the last runs to MLflow")
+
+
+def _say_not_kept(
+    cells: "Sequence[Cell]", todo: "Sequence[Cell]", execution: "Execution", say: "Callable[[str], None]"
+) -> None:
+    """Finished cells are never run again, also not for files they did not keep: say so, once."""
+    waiting = {cell.hash for cell in todo}
+    for kept in execution.keep:
+        folders = [execution.store.folder(cell) for cell in cells if cell.hash not in waiting]
+        bare = [folder for folder in folders if not (folder / f"{kept}.safetensors").is_file()]
+        if bare:
+            say(f"{len(bare)} cells that are there already have no {kept}; another --results folder runs them again")
 
 
 def _dry_run(console: "Console", cells: "Sequence[Cell]", todo: "Sequence[Cell]", execution: "Execution") -> int:

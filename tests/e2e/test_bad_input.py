@@ -53,6 +53,7 @@ CASES = {
     "no cuda": ((*RUN, "--methods", "ms", "--datasets", "glyphs", "--device", "tpu"), ("unknown device 'tpu'",)),
     "method given twice": ((*RUN, "--methods", "ms,ms", "--datasets", "glyphs"), ("given twice",)),
     "no methods": ((*RUN, "--datasets", "glyphs"), ("Missing option '--methods'",)),
+    "nothing to list": (("list",), ("Missing argument", "methods, datasets, protocols")),
     "unknown command": (("rum",), ("unknown command 'rum'", "'run'?")),
     "results not there": (("report", "--results", "nowhere"), ("nowhere: no such results folder", "dmlbench run")),
     "results a file": (("report", "--results", "file"), ("file: not a folder",)),

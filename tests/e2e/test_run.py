@@ -53,6 +53,7 @@ def test_run_then_mlflow_status_and_report(dmlbench: Command, tmp_path: Path) ->
     again = dmlbench(*TWO, "--seeds", "2")
     assert again.returncode == 0
     assert "4 there already, 0 to run" in again.stdout
+    assert "have no" not in dmlbench(*TWO, "--seeds", "2", "--keep", "weights").stdout
     assert "0 runs sent, 4 were there already" in dmlbench("sync").stdout
 
     states = json.loads(dmlbench("status", "--json").stdout)
