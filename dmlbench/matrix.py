@@ -14,7 +14,8 @@ from dmlbench.executors.local import Task, run_local
 from dmlbench.protocol import load_protocol, parse_settings
 from dmlbench.registry import MethodSettings, Registry
 from dmlbench.spec import Cell, MethodSpec, ProtocolSpec, RunOptions, digest, protocol_identity
-from dmlbench.store import Record, State, Store
+from dmlbench.spec_difference import differences
+from dmlbench.store import Record, State, Store, read_spec, read_summary
 
 DATA_VARIABLE = "DMLBENCH_DATA"
 
@@ -80,6 +81,24 @@ def pending(cells: Sequence[Cell], store: Store, *, retry_failed: bool) -> list[
     return [cell for cell in cells if store.state(cell) in wanted]
 
 
+def rivals(cells: Sequence[Cell], store: Store) -> list[tuple[Cell, Path]]:
+    """Finished results that share a row with cells to come, by their names, but were made from another spec.
+
+    Returns:
+        A cell to come and a result's folder for each; a report refuses to read both.
+    """
+    rows = {store.folder(cell).parent: cell for cell in cells}
+    return [
+        (cell, folder)
+        for row, cell in rows.items()
+        for folder in sorted(row.glob("seed*-*"))
+        if (summary := read_summary(folder))
+        and summary["status"] == "done"
+        and summary["cell"]["variant"] == cell.index()["variant"]
+        and differences(read_spec(folder), cell)
+    ]
+
+
 def data_folder(given: Path | None) -> Path | None:
     """The data folder: `--data-dir`, else DMLBENCH_DATA, else None (the default cache)."""
     named = given or (Path(value) if (value := os.environ.get(DATA_VARIABLE)) else None)
@@ -90,14 +109,15 @@ def data_folder(given: Path | None) -> Path | None:
 
 
 def make_ready(cells: Sequence[Cell], execution: Execution, log: Callable[[str], None]) -> None:
-    """Check everything that cells need before any of them starts: data, networks, then the results folder.
+    """Check everything that cells need before any of them starts: data, networks, plugins, the results folder.
 
     Raises:
-        UserError: where data, a network or the results folder are not usable; nothing is left behind.
+        UserError: where data, a network, a plugin or the results folder is not usable; nothing is left behind.
     """
     for name in sorted({cell.dataset.name for cell in cells}):
         prepare(name, execution.data_dir, log)
     _check_networks({digest(protocol_identity(cell.protocol)): cell.protocol for cell in cells}.values())
+    _check_plugins({digest(cell.method.identity()): cell for cell in cells}.values())
     if cells:
         execution.store.check_writable()
 
@@ -165,6 +185,17 @@ def _check_networks(protocols: Iterable[ProtocolSpec]) -> None:
             from dmlbench.models import build_model
 
             build_model(model, protocol.input)
+
+
+def _check_plugins(cells: Iterable[Cell]) -> None:
+    """Load and construct every plugin once; the classes shipped here were checked with their parameters."""
+    for cell in cells:
+        parts = [part for part in (cell.method.loss, cell.method.distillation) if part is not None and part.plugin]
+        for part in parts:
+            from dmlbench.training.components import build_distillation, build_loss
+
+            sizes = {"num_classes": 2, "embedding_dim": cell.protocol.model.embedding_dim}
+            build_loss(part, sizes) if part.kind == "loss" else build_distillation(part)
 
 
 def _check_applied(settings: dict[str, dict[str, Any]], methods: Sequence[MethodSpec]) -> None:

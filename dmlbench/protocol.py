@@ -35,6 +35,8 @@ def protocol_path(name: str) -> Path:
         if not Path(name).is_file():
             raise UserError(f"--protocol {name}: no such file", hint="see `dmlbench list protocols`")
         return Path(name)
+    if Path(name).is_file():
+        raise UserError(f"--protocol {name}: not a protocol file", hint="yours ends in .yaml")
     raise unknown_name("protocol", name, shipped, command="dmlbench list protocols")
 
 
@@ -47,6 +49,7 @@ def load_protocol(name: str, dataset: str, settings: dict[str, Any] | None = Non
     path = protocol_path(name)
     content = read_yaml(path)
     file = validate(ProtocolFile, content, str(path))
+    _check_own_name(file.name, path)
     resolved = file.model_dump(exclude={"datasets"})
     special = file.datasets.get(dataset, {})
     where = f"{path}: datasets.{dataset}"
@@ -83,6 +86,13 @@ def parse_settings(pairs: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, di
                 raise UserError(f"--set {pair!r}: {part} is set to a value already")
         target[rest[-1]] = value
     return protocol, method
+
+
+def _check_own_name(name: str, path: Path) -> None:
+    """A user's protocol under a shipped one's name would give its numbers that name in every table."""
+    shipped = own_protocols().get(name)
+    if shipped is not None and path.read_bytes() != shipped.read_bytes():
+        raise UserError(f"{path}: name: {name!r} is a shipped protocol's", hint="give yours another name")
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any], where: str) -> dict[str, Any]:

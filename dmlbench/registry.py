@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from dmlbench.spec import MethodSpec, Part, ResolvedValue, Scalar
 
 UNTUNED = "untuned: nothing published"
 UNPUBLISHED = "unpublished composition"
+REPLACED = "the user's own {}, not the shipped one"
 LIST = "dmlbench list methods"
 
 
@@ -37,6 +39,12 @@ def own_folder() -> Path:
     package = Path(__file__).parent
     inside = package / "_methods"
     return inside if inside.is_dir() else package.parent / "methods"
+
+
+@cache
+def shipped_files() -> dict[str, Path]:
+    """The package's own method files by name."""
+    return _index(own_folder())
 
 
 def search_path(methods_dir: Path | None) -> list[Folder]:
@@ -104,9 +112,10 @@ class Registry:
         extra = pinned if isinstance(pinned, PinnedFile) else None
         loss = self._resolve_part(base, context, settings.loss, extra)
         if modifier is None:
-            return MethodSpec(name=name, loss=loss)
+            return MethodSpec(name=name, loss=loss, marks=self._replacing(base.name))
         distillation = self._resolve_part(modifier, context, settings.distillation, extra)
         marks = _marks(loss, distillation, composed=extra is None and base.name not in modifier.published_with)
+        marks += self._replacing(base.name, modifier.name, *([extra.name] if extra else []))
         return MethodSpec(name=name, loss=loss, distillation=distillation, marks=marks)
 
     def parts(self, name: str) -> tuple[MethodFile, MethodFile | None]:
@@ -122,6 +131,9 @@ class Registry:
             )
         if not plus:
             return base, None
+        if "+" in modifier_name:
+            example = f"{base_name}+{modifier_name.partition('+')[0]}"
+            raise UserError(f"{name!r}: a base takes one modifier", hint=f"for example {example}")
         modifier = self._part(modifier_name, name)
         if modifier.kind == "loss":
             modifiers = [n for n in self._paths if "+" not in n and self._kind(n) == "distillation"]
@@ -130,6 +142,15 @@ class Registry:
                 hint=f"modifiers: {', '.join(sorted(modifiers))}",
             )
         return base, modifier
+
+    def _replacing(self, *names: str) -> tuple[str, ...]:
+        """A mark for each file that stands in for a shipped method of its name: its numbers are not that method's."""
+        known = [name for name in names if shipped_files().keys() >= {*name.split("+")}]
+        return tuple(REPLACED.format(name) for name in known if not self._is_shipped(name))
+
+    def _is_shipped(self, name: str) -> bool:
+        shipped = shipped_files().get(name)
+        return shipped is not None and shipped.read_bytes() == self._paths[name][0].read_bytes()
 
     def _read(self) -> dict[str, AnyFile | UserError]:
         read: dict[str, AnyFile | UserError] = {}
@@ -234,7 +255,8 @@ def _plugin(file: MethodFile, folder: Folder) -> dict[str, str]:
         return {}
     path = (folder.path / file.plugin).resolve()
     if path.parent != folder.path.resolve() or not path.is_file():
-        raise UserError(f"{folder.path / file.plugin}: plugin: must be a file beside its YAML")
+        why = "must be beside its YAML" if path.is_file() else f"no such file beside {file.name}'s YAML"
+        raise UserError(f"{folder.path / file.plugin}: plugin: {why}")
     return {"plugin": str(path), "plugin_sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
 
 

@@ -83,7 +83,8 @@ class TrainingSpec(Section):
     @model_validator(mode="after")
     def _consistent(self) -> "TrainingSpec":
         if self.batch_size % self.samples_per_class:
-            raise ValueError("batch_size must be a multiple of samples_per_class")
+            sizes = f"batch_size ({self.batch_size}) must be a multiple of samples_per_class"
+            raise ValueError(f"{sizes} ({self.samples_per_class})")
         return self
 
 

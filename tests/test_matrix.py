@@ -1,3 +1,4 @@
+import dataclasses
 import os
 import subprocess
 import sys
@@ -6,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from dmlbench import matrix
+from dmlbench.commands.run_notes import notes
 from dmlbench.data.catalogue import dataset_info
 from dmlbench.errors import UserError
 from dmlbench.matrix import (
@@ -16,11 +18,21 @@ from dmlbench.matrix import (
     make_ready,
     pending,
     plan,
+    rivals,
     worker_devices,
 )
 from dmlbench.protocol import load_protocol
 from dmlbench.store import CellWriter, Store, claim
 
+PULL = """\
+name: pull
+title: Pull
+kind: loss
+class: Pull
+plugin: pull.py
+paper: {title: none, authors: nobody, venue: nowhere}
+parameters: {}
+"""
 PLAN_ONLY = """
 import sys
 from dmlbench.matrix import Request, expected_seconds, pending, plan
@@ -178,6 +190,41 @@ def test_expected_seconds_of_another_method_and_of_the_unknown(store, make_cell)
     assert expected_seconds([make_cell("ms"), make_cell("ms", epochs=9)], store) == 20.0
     assert expected_seconds([], store) is None
     assert expected_seconds([make_cell()], Store(store.root / "nowhere")) is None
+
+
+def test_results_of_another_spec_under_the_same_names(store, make_cell):
+    old, also_old, failed = make_cell("ms", epochs=9), make_cell("ms", seed=1, epochs=9), make_cell("ms", epochs=8)
+    finish(store, old)
+    finish(store, also_old)
+    finish(store, failed, "failed")
+    finish(store, make_cell("ms", seed=2))
+    finish(store, dataclasses.replace(make_cell("ms", epochs=7), overrides=("training.epochs=7",)))
+    cells = [make_cell("ms", seed=seed) for seed in range(3)] + [make_cell("ms+psd")]
+    assert [folder for _, folder in rivals(cells, store)] == [store.folder(old), store.folder(also_old)]
+    assert rivals(cells[3:], store) == []
+    (line,) = notes(cells, cells, Execution(store))
+    assert line.startswith("note: 2 results here have another spec under names of this run, such as ")
+    assert "(protocol.training.epochs 9, 2)" in line
+
+
+def test_notes_before_a_run(store, make_cell):
+    done, new = make_cell(), make_cell("ms+psd", epochs=1)
+    finish(store, done)
+    kept, alone = notes([done, new], [new], Execution(store, keep=("weights",)))
+    assert kept == "note: 1 of the cells that are there have no weights; another --results folder runs them again"
+    assert alone == "note: with one epoch no teacher acts; ms+psd trains like its base"
+    (store.folder(done) / "weights.safetensors").touch()
+    assert notes([done], [], Execution(store, keep=("weights",))) == []
+    assert notes([new], [make_cell("triplet", epochs=1), make_cell("ms+psd")], Execution(store)) == []
+
+
+def test_a_plugin_that_does_not_load_is_found_before_any_cell(store, empty_folder):
+    (empty_folder / "pull.yaml").write_text(PULL)
+    (empty_folder / "pull.py").write_text("import nowhere_to_be_found")
+    cells = plan(request(("pull", "ms"), methods_dir=empty_folder))
+    with pytest.raises(UserError, match=r"pull\.py: plugin: ModuleNotFoundError: No module named"):
+        make_ready(cells, Execution(store), print)
+    assert not store.root.exists()
 
 
 def test_the_data_folder(tmp_path, monkeypatch):

@@ -132,7 +132,7 @@ def test_the_last_setting_of_a_key_counts():
         ("training.epochs=many", "--set: training.epochs: Input should be a valid integer"),
         ("training.epochs=0", "--set: training.epochs: Input should be greater than 0, not 0"),
         ("training.epochs.first=3", "--set: training.epochs: Input should be a valid integer"),
-        ("training.batch_size=3", "--set: training: batch_size must be a multiple of samples_per_class"),
+        ("training.batch_size=3", "--set: training: batch_size (3) must be a multiple of samples_per_class (2)"),
         ("training.learning_rate=.inf", "--set: training.learning_rate: Input should be a finite number"),
         ("evaluation.ks=[2, 4]", "--set: evaluation: ks must hold 1"),
         ("model.kwargs=3", "--set: model: kwargs: must be a mapping, not 3"),
@@ -150,10 +150,16 @@ def test_a_value_and_a_mapping_exclude_each_other():
         parse_settings(("model.width=3", "model.width.height=4"))
 
 
+def test_a_copy_of_a_shipped_protocol_may_keep_its_name(mine):
+    copied = mine(protocol_path("conv4-64").read_text())
+    assert load_protocol(copied, "glyphs") == load_protocol("conv4-64", "glyphs")
+
+
 def test_unknown_protocols():
     assert refusal("conv4").startswith("unknown protocol 'conv4'; did you mean 'conv4-64'?; valid: conv4-64, resnet50")
     assert refusal("nowhere.yaml") == "--protocol nowhere.yaml: no such file; see `dmlbench list protocols`"
     assert protocol_path("conv4-64").name == "conv4-64.yaml"
+    assert refusal(__file__) == f"--protocol {__file__}: not a protocol file; yours ends in .yaml"
 
 
 @pytest.mark.parametrize(
@@ -161,6 +167,7 @@ def test_unknown_protocols():
     [
         ("title:", "titel:", "glyphs", ": unknown key 'titel'; did you mean 'title'?"),
         ("epochs: 3", "epoch: 3", "glyphs", ": training: unknown key 'epoch'; did you mean 'epochs'?"),
+        ("name: mine", "name: conv4-64", "glyphs", ": name: 'conv4-64' is a shipped protocol's; give yours another"),
         ("name: mine", "name: ../mine", "glyphs", ": name: String should match pattern"),
         ("epochs: 7", "epoch: 7", "cub", ": datasets.cub: training: unknown key 'epoch'; did you mean 'epochs'?"),
         ("epochs: 7", "epochs: 0", "cub", ": datasets.cub: training.epochs: Input should be greater than 0, not 0"),

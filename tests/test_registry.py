@@ -5,6 +5,7 @@ import pytest
 
 from dmlbench.errors import UserError
 from dmlbench.registry import (
+    REPLACED,
     UNPUBLISHED,
     UNTUNED,
     Folder,
@@ -147,7 +148,7 @@ def test_a_pinned_file_wins_and_leaves_the_rest_to_the_parts(mine):
     method = resolve("ms+psd", mine)
     assert method.distillation.values() == {"lambda": 10.0, "tau": 2.0}
     assert method.loss.values() == {"alpha": 2.0, "beta": 40.0, "base": 0.5, "epsilon": 0.05}
-    assert method.marks == ()
+    assert method.marks == (REPLACED.format("ms+psd"),)
     assert resolve("ms", mine).loss.values()["epsilon"] == 0.1
     assert resolve("triplet+psd", mine).distillation.values() == {"lambda": 75.0, "tau": 1.0}
     assert len(Registry(mine).names()) == 15
@@ -159,7 +160,7 @@ def test_a_pinned_file_may_give_rates_of_the_loss(mine):
     method = resolve("margin+psd", mine)
     assert method.loss.rates() == {"beta": 0.001}
     assert method.distillation.rates() == {}
-    assert method.marks == (UNTUNED,)
+    assert method.marks == (UNTUNED, REPLACED.format("margin+psd"))
 
 
 @pytest.mark.parametrize(
@@ -190,8 +191,16 @@ def test_search_order(mine, empty_folder):
     assert alpha() == 3.0
     (mine / "other-name.yaml").write_text(shipped("ms").replace("alpha: {value: 2.0", "alpha: {value: 4"))
     assert alpha(mine) == 4.0
+    assert REPLACED.format("ms") in resolve("ms", mine).marks
+    assert REPLACED.format("ms") in resolve("ms+psd", mine).marks
+    assert resolve("triplet", mine).marks == ()
     assert [folder.path for folder in search_path(mine)] == [mine, Path("methods"), own_folder()]
     assert [folder.named_by_user for folder in search_path(mine)] == [True, False, False]
+
+
+def test_a_copy_of_a_shipped_file_is_not_a_replacement(mine):
+    (mine / "copied.yaml").write_text(shipped("ms"))
+    assert resolve("ms", mine).marks == ()
 
 
 def test_a_folder_counts_once(empty_folder):
@@ -249,7 +258,7 @@ def test_a_rate_out_of_range(mine, rate, message):
 
 def test_yaml_1_1_reads_5e_4_as_text_but_it_is_a_rate(mine):
     (mine / "margin.yaml").write_text(shipped("margin").replace("value: 0.0005", "value: 5e-4"))
-    assert resolve("margin", mine) == resolve("margin").model_copy()
+    assert resolve("margin", mine).loss == resolve("margin").loss
 
 
 @pytest.mark.parametrize(
@@ -261,7 +270,7 @@ def test_yaml_1_1_reads_5e_4_as_text_but_it_is_a_rate(mine):
         ("obdsd", ["'obdsd' is a modifier and needs a base", "for example ms+obdsd", ", ".join(BASES)]),
         ("psd+ms", ["'psd' is a modifier and needs a base", "ms+psd"]),
         ("ms+triplet", ["'ms+triplet': 'triplet' is a base and cannot follow a +", "modifiers: obdsd, psd"]),
-        ("ms+psd+obdsd", ["'ms+psd+obdsd': unknown method 'psd+obdsd'"]),
+        ("ms+psd+obdsd", ["'ms+psd+obdsd': a base takes one modifier; for example ms+psd"]),
     ],
 )
 def test_names_that_are_none(name, expected):
@@ -302,13 +311,25 @@ def test_python_loads_only_from_a_folder_the_user_named(mine, empty_folder):
     assert resolve("pull", Path("methods")).loss.plugin == part.plugin
 
 
-@pytest.mark.parametrize("plugin", ["../pull.py", "nowhere.py", "/etc/hostname", "sub/pull.py", "."])
-def test_a_plugin_lies_beside_its_yaml(mine, plugin):
+BESIDE, NO_FILE = "must be beside its YAML", "no such file beside pull's YAML"
+
+
+@pytest.mark.parametrize(
+    ("plugin", "why"),
+    [
+        ("../pull.py", BESIDE),
+        ("nowhere.py", NO_FILE),
+        ("/etc/hostname", BESIDE),
+        ("sub/pull.py", BESIDE),
+        (".", NO_FILE),
+    ],
+)
+def test_a_plugin_lies_beside_its_yaml(mine, plugin, why):
     (mine / "sub").mkdir()
     for path in (mine.parent / "pull.py", mine / "sub" / "pull.py"):
         path.touch()
     (mine / "pull.yaml").write_text(PLUGIN.replace("plugin: pull.py", f"plugin: {plugin}"))
-    assert "plugin: must be a file beside its YAML" in refusal("pull", mine)
+    assert f"plugin: {why}" in refusal("pull", mine)
 
 
 def test_a_plugins_parameters_are_its_constructors_affair(mine):

@@ -289,7 +289,7 @@ def test_a_part_gives_plain_values(cell):
         (TrainingSpec, {"epochs": 0}, "greater than 0"),
         (TrainingSpec, {"learning_rate": 0.0}, "greater than 0"),
         (TrainingSpec, {"learning_rate": float("inf")}, "finite"),
-        (TrainingSpec, {"batch_size": 5}, "multiple of samples_per_class"),
+        (TrainingSpec, {"batch_size": 5}, r"\(5\) must be a multiple of samples_per_class \(2\)"),
         (TrainingSpec, {"gamma": 1.5}, "less than or equal to 1"),
         (TrainingSpec, {"autocast": "float8"}, "'none', 'bfloat16' or 'float16'"),
         (EvaluationSpec, {"ks": (2, 4)}, "ks must hold 1"),

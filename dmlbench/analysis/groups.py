@@ -77,7 +77,7 @@ def check_unambiguous(arranged: pd.DataFrame) -> None:
         first, second = twice.iloc[0], twice.iloc[1]
         raise UserError(
             f"{first['folder']} and {second['folder']}: two results for {first['method']} on {first['dataset']}, "
-            f"seed {first['seed']}, made from different specs",
+            f"seed {first['seed']}",
             hint="keep one of them in this results folder",
         )
 

@@ -14,7 +14,7 @@ from dmlbench.commands.options import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from rich.console import Console
 
@@ -118,17 +118,16 @@ def _run(
     from contextlib import nullcontext
 
     from dmlbench import matrix
+    from dmlbench.commands.run_notes import notes
     from dmlbench.progress import Display
 
     def say(line: str) -> None:
         console.print(line, markup=False, soft_wrap=True)
 
     matrix.make_ready(todo, execution, say)
-    say(
-        f"{len(cells)} cells: {len(cells) - len(todo)} there already, {len(todo)} to run; "
-        f"results in {execution.store.root}"
-    )
-    _say_not_kept(cells, todo, execution, say)
+    say(_in_words(cells, todo, execution))
+    for note in notes(cells, todo, execution):
+        say(note)
     if not todo:
         return
     mirror: Any = nullcontext()
@@ -143,16 +142,11 @@ def _run(
             say("sending the last runs to MLflow")
 
 
-def _say_not_kept(
-    cells: "Sequence[Cell]", todo: "Sequence[Cell]", execution: "Execution", say: "Callable[[str], None]"
-) -> None:
-    """Finished cells are never run again, also not for files they did not keep: say so, once."""
-    waiting = {cell.hash for cell in todo}
-    for kept in execution.keep:
-        folders = [execution.store.folder(cell) for cell in cells if cell.hash not in waiting]
-        bare = [folder for folder in folders if not (folder / f"{kept}.safetensors").is_file()]
-        if bare:
-            say(f"{len(bare)} cells that are there already have no {kept}; another --results folder runs them again")
+def _in_words(cells: "Sequence[Cell]", todo: "Sequence[Cell]", execution: "Execution") -> str:
+    there = len(cells) - len(todo)
+    failed = sum(execution.store.state(cell) == "failed" for cell in cells if cell not in todo) if there else 0
+    which = f" ({failed} failed; --retry failed runs them again)" if failed else ""
+    return f"{len(cells)} cells: {there} there already{which}, {len(todo)} to run; results in {execution.store.root}"
 
 
 def _dry_run(console: "Console", cells: "Sequence[Cell]", todo: "Sequence[Cell]", execution: "Execution") -> int:

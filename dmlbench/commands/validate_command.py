@@ -31,6 +31,8 @@ def _validate(file: Path) -> str:
 
     if not file.is_file():
         raise UserError(f"{file}: no such file")
+    if file.suffix not in (".yaml", ".yml"):
+        raise UserError(f"{file}: not a method file", hint="give its YAML, which names a plugin beside it")
     content = load_file(file, Folder(file.parent, named_by_user=True))
     registry = Registry(file.parent)
     name = f"ms+{content.name}" if content.kind == "distillation" else content.name

@@ -5,16 +5,15 @@ import warnings
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from dmlbench.evaluation.inputs import unit_embeddings
+from dmlbench.evaluation.inputs import Array, unit_embeddings
 
 # k-means++ passes over the data a dozen times per class: hours at the 11,316 of Stanford Online Products.
 _MAX_CAREFUL_SEEDING = 1000
 
 
 @torch.no_grad()
-def clustering_metrics(embeddings: Tensor, labels: Tensor, seed: int = 0, runs: int = 3) -> dict[str, float]:
+def clustering_metrics(embeddings: Array, labels: Array, seed: int = 0, runs: int = 3) -> dict[str, float]:
     """Cluster the normalised embeddings by k-means, k = classes present, and compare with the classes.
 
     The scores depend on where k-means starts (standard deviation about .01 at 100 classes), so they are means
@@ -22,7 +21,7 @@ def clustering_metrics(embeddings: Tensor, labels: Tensor, seed: int = 0, runs: 
     above. It runs on the CPU with as many threads as PyTorch has.
 
     Args:
-        embeddings: (N, D), floating point; normalised here.
+        embeddings: (N, D), floating point, a tensor or a numpy array; normalised here.
         labels: (N,), integers.
         seed: Seed of the k-means starts, >= 0.
         runs: How many k-means runs are averaged.
@@ -37,7 +36,7 @@ def clustering_metrics(embeddings: Tensor, labels: Tensor, seed: int = 0, runs: 
     """
     if runs < 1:
         raise ValueError(f"runs must be >= 1, got {runs}")
-    vectors, labels = unit_embeddings(embeddings.cpu(), labels.cpu())
+    vectors, labels = unit_embeddings(embeddings, labels, device="cpu")
     points, classes = vectors.float().numpy(), labels.numpy()
     k = len(np.unique(classes))
     starts = np.random.SeedSequence(seed).generate_state(runs)

@@ -3,14 +3,14 @@
 import torch
 from torch import Tensor
 
-from dmlbench.evaluation.inputs import unit_embeddings
+from dmlbench.evaluation.inputs import Array, unit_embeddings
 
 # Added to both mean distances, far below any that matters: 0 / 0 becomes 1.
 _DISTANCE_FLOOR = 1e-12
 
 
 @torch.no_grad()
-def geometry_metrics(embeddings: Tensor, labels: Tensor) -> dict[str, float]:
+def geometry_metrics(embeddings: Array, labels: Array) -> dict[str, float]:
     """Measure spectral decay and class tightness (Roth et al., ICML 2020, section 5), both without units.
 
     - ``spectral_decay``: the Kullback-Leibler divergence of the uniform distribution to the min(N, D)
@@ -23,7 +23,7 @@ def geometry_metrics(embeddings: Tensor, labels: Tensor) -> dict[str, float]:
       tighter than the whole); where only the centroids coincide it is huge, but finite.
 
     Args:
-        embeddings: (N, D), floating point; normalised here.
+        embeddings: (N, D), floating point, a tensor or a numpy array; normalised here.
         labels: (N,), integers.
 
     Raises:
@@ -31,7 +31,7 @@ def geometry_metrics(embeddings: Tensor, labels: Tensor) -> dict[str, float]:
             which one has two members.
     """
     # On the CPU: it takes two small products, and sums over classes have no fixed order on a GPU.
-    vectors, classes = unit_embeddings(embeddings.cpu(), labels.cpu())
+    vectors, classes = unit_embeddings(embeddings, labels, device="cpu")
     return {
         "spectral_decay": _spectral_decay(vectors),
         "intra_over_inter": _intra_over_inter(vectors, classes),

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from dmlbench.evaluation.inputs import unit_embeddings
+from dmlbench.evaluation.inputs import Array, unit_embeddings
 from dmlbench.evaluation.neighbours import Gallery, make_ranker, positive_similarities
 
 
 @torch.no_grad()
 def retrieval_metrics(
-    embeddings: Tensor, labels: Tensor, ks: Sequence[int] = (1, 2, 4, 8), backend: str = "auto"
+    embeddings: Array, labels: Array, ks: Sequence[int] = (1, 2, 4, 8), backend: str = "auto"
 ) -> dict[str, float | int]:
     """Measure zero-shot retrieval by cosine similarity, each query kept out of its references by its index.
 
@@ -29,7 +29,7 @@ def retrieval_metrics(
     Similarities are compared in float64. Memory grows with N x D and with the largest class, never with N^2.
 
     Args:
-        embeddings: (N, D), floating point; normalised here. Their device does the work.
+        embeddings: (N, D), floating point, a tensor or a numpy array; normalised here. Their device does the work.
         labels: (N,), integers.
         ks: The cut-offs of recall, each at least 1.
         backend: ``torch``, ``faiss`` or ``auto``, the faster of the two that are installed.

@@ -44,9 +44,9 @@ def render(results_root: Path, name: str, output: Path = Path("reports"), only: 
             f"{results_root}: no finished results", hint="run `dmlbench run --methods ms --datasets glyphs` first"
         )
     arranged = arrange(results)
-    check_unambiguous(arranged)
     specs = sources.read_specs(arranged)
-    sources.check_one_spec(arranged, specs)
+    sources.check_one_spec(arranged, specs)  # first: it can say what differs
+    check_unambiguous(arranged)
     numbers = Numbers.of(arranged, arrange(load_history(results_root)))
     with replacing(target) as folder:
         for part in ("figures", "tables"):

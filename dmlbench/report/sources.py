@@ -2,7 +2,7 @@
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +10,24 @@ import pandas as pd
 
 from dmlbench.analysis.groups import GROUP, Group, arrange, done, without_paths
 from dmlbench.errors import UserError
+from dmlbench.protocol import own_protocols
+from dmlbench.registry import REPLACED, shipped_files
 from dmlbench.spec import Cell, Part, digest, protocol_identity
+from dmlbench.spec_difference import differences
 from dmlbench.store import Store, folder_state, read_spec, read_summary
 
 Specs = Mapping[str, Cell]
+
+
+@dataclass(frozen=True, order=True)
+class _Matrix:
+    """Cells that one command line makes, but for its methods."""
+
+    protocol: str
+    overrides: tuple[str, ...]
+    dataset: str
+    seeds: tuple[int, ...] = ()
+    own_files: bool = False
 
 
 @dataclass(frozen=True)
@@ -43,12 +57,7 @@ def check_one_spec(arranged: pd.DataFrame, specs: Specs) -> None:
         for _, part in cells.groupby(keys, sort=False):
             first, other = part.iloc[0], part[part[column] != part[column].iloc[0]]
             if len(other):
-                place = f"{first['protocol']} on {first['dataset']}"
-                raise UserError(
-                    f"{first['folder']} and {other['folder'].iloc[0]}: made from different specs under the same names "
-                    f"({first['method']} and {other['method'].iloc[0]}, {place})",
-                    hint="keep results of one spec in this folder, or give --results",
-                )
+                raise _two_specs(part, (str(first["folder"]), str(other["folder"].iloc[0])), specs)
 
 
 def group_facts(group: Group, arranged: pd.DataFrame, specs: Specs) -> str:
@@ -84,15 +93,15 @@ def settings(arranged: pd.DataFrame, specs: Specs) -> pd.DataFrame:
 
 def commands(arranged: pd.DataFrame, specs: Specs) -> list[str]:
     """The command lines that make these results again, one per protocol with its settings, dataset and seeds."""
-    seeds: dict[tuple[str, tuple[str, ...], str, str], list[int]] = {}
-    for folder in done(arranged)["folder"].unique():
-        cell = specs[folder]
-        key = (cell.protocol.name, cell.overrides, cell.dataset.name, cell.method.name)
-        seeds.setdefault(key, []).append(cell.seed)
-    methods: dict[tuple[str, tuple[str, ...], str, tuple[int, ...]], list[str]] = {}
-    for (protocol, overrides, dataset, method), own in sorted(seeds.items()):
-        methods.setdefault((protocol, overrides, dataset, tuple(sorted(own))), []).append(method)
-    return [_command(*key, names) for key, names in methods.items()]
+    methods: dict[tuple[_Matrix, str], list[int]] = {}
+    for cell in (specs[folder] for folder in done(arranged)["folder"].unique()):
+        place = _Matrix(cell.protocol.name, cell.overrides, cell.dataset.name, own_files=_needs_own_files(cell))
+        methods.setdefault((place, cell.method.name), []).append(cell.seed)
+    lines: dict[_Matrix, list[str]] = {}
+    for (place, method), seeds in sorted(methods.items()):
+        lines.setdefault(replace(place, seeds=tuple(sorted(seeds))), []).append(method)
+    note = "# METHODS: the folder of the method files that are not shipped"
+    return [_command(*line) for line in lines.items()] + ([note] if any(line.own_files for line in lines) else [])
 
 
 def environments(summaries: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
@@ -125,9 +134,12 @@ def code_states(summaries: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def failed(arranged: pd.DataFrame) -> list[Missing]:
-    """Cells that failed, with their errors."""
+    """Cells that failed, with their errors, but for those that another spec has finished since."""
+    place = [*GROUP, "method", "seed"]
+    there = set(done(arranged)[place].itertuples(index=False, name=None))
     rows = arranged[arranged["status"] != "done"].drop_duplicates("folder").to_dict("records")
-    return [_missing(row, without_paths(str(row["error"] or "no message"))) for row in rows]
+    open_ = [row for row in rows if tuple(row[column] for column in place) not in there]
+    return [_missing(row, without_paths(str(row["error"] or "no message"))) for row in open_]
 
 
 def unfinished(store: Store) -> pd.DataFrame:
@@ -145,6 +157,18 @@ def in_words(begun: pd.DataFrame) -> list[Missing]:
     return [_missing(row, row["state"]) for row in begun.to_dict("records")]
 
 
+def _two_specs(part: pd.DataFrame, folders: tuple[str, str], specs: Specs) -> UserError:
+    started = {folder: (read_summary(Path(folder)) or {}).get("started", "") for folder in folders}
+    older, newer = sorted(folders, key=lambda folder: started[folder])
+    place, differ = Group(*part.iloc[0][GROUP]).title, differences(specs[older], specs[newer])
+    methods = " and ".join(dict.fromkeys(specs[folder].method.name for folder in (older, newer)))
+    return UserError(
+        f"{older} (older) and {newer} (newer): made from different specs under the same names ({methods}, {place}): "
+        f"{differ}",
+        hint="delete the folders of one spec, or run into another --results",
+    )
+
+
 def _missing(row: Mapping[Any, Any], reason: str) -> Missing:
     group = Group(row["protocol"], row["variant"], row["dataset"])
     return Missing(f"{row['method']}, seed {row['seed']}, {group.title}", reason)
@@ -158,11 +182,19 @@ def _values(part: Part) -> list[dict[str, Any]]:
     ]
 
 
-def _command(
-    protocol: str, overrides: Sequence[str], dataset: str, seeds: tuple[int, ...], methods: Sequence[str]
-) -> str:
-    words = ["dmlbench", "run", "--methods", ",".join(methods), "--datasets", dataset, "--protocol", protocol]
+def _needs_own_files(cell: Cell) -> bool:
+    """Whether a part of the method has its code or its values from a user's folder."""
+    names = {part.name for part in (cell.method.loss, cell.method.distillation) if part}
+    marks = {REPLACED.format(name) for name in (*names, cell.method.name)}
+    return not names <= shipped_files().keys() or not marks.isdisjoint(cell.method.marks)
+
+
+def _command(matrix: _Matrix, methods: Sequence[str]) -> str:
+    words = ["dmlbench", "run", "--methods", ",".join(methods), "--datasets", matrix.dataset]
+    words += ["--protocol", matrix.protocol if matrix.protocol in own_protocols() else f"{matrix.protocol}.yaml"]
+    words += ["--methods-dir", "METHODS"] if matrix.own_files else []
+    seeds = matrix.seeds
     first = seeds == tuple(range(len(seeds)))
     words += ["--seeds", str(len(seeds))] if first else [word for seed in seeds for word in ("--seed", str(seed))]
-    words += [word for setting in overrides for word in ("--set", without_paths(setting))]
+    words += [word for setting in matrix.overrides for word in ("--set", without_paths(setting))]
     return " ".join(shlex.quote(word) for word in words)

@@ -80,7 +80,9 @@ def _plugin_class(part: Part) -> Any:  # noqa: ANN401 - a class from the user's 
     except Exception as error:
         raise UserError(f"{path}: plugin: {type(error).__name__}: {error}") from error
     if not hasattr(module, part.class_name):
-        raise UserError(f"{path}: class: defines no {part.class_name!r}")
+        own = [name for name, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__]
+        hint = f"it defines {', '.join(own)}" if own else "it defines no class"
+        raise UserError(f"{path}: class: defines no {part.class_name!r}", hint=hint)
     return getattr(module, part.class_name)
 
 

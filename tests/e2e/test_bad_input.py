@@ -60,6 +60,7 @@ CASES = {
     "only nothing": (("report", "--only", "ms"), ("--only 'ms': must be COLUMN=NAMES", "method=ms,ms+psd")),
     "status of nothing": (("status", "--results", "nowhere"), ("no such results folder",)),
     "validate nothing": (("validate", "mine.yaml"), ("mine.yaml: no such file",)),
+    "validate a plugin": (("validate", "file"), ("file: not a method file", "give its YAML")),
     "evaluate nothing": (("evaluate", "nowhere"), ("nowhere: not a cell's folder", "dmlbench status")),
     "show unknown dataset": (("show", "ms", "--dataset", "cup"), ("unknown dataset 'cup'", "'cub'?")),
 }

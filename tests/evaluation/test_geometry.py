@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from dmlbench.evaluation import geometry_metrics
+from dmlbench.evaluation import clustering_metrics, geometry_metrics, retrieval_metrics
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
 
@@ -25,6 +25,13 @@ def naive_intra_over_inter(vectors, labels):
     intra = [mean_distance(group) for group in groups if len(group) > 1]
     inter = mean_distance(normalize(torch.stack([group.mean(dim=0) for group in groups])))
     return float(sum(intra) / len(intra) / inter)
+
+
+@pytest.mark.parametrize("metrics", [geometry_metrics, clustering_metrics, retrieval_metrics])
+def test_numpy_arrays_are_as_good_as_tensors(metrics):
+    vectors = np.random.default_rng(0).normal(size=(40, 6)).astype(np.float32)
+    classes = np.arange(40, dtype=np.int32) % 7
+    assert metrics(vectors, classes) == metrics(torch.from_numpy(vectors), torch.from_numpy(classes))
 
 
 @pytest.mark.parametrize("path", sorted(GOLDENS.glob("retrieval_*.npz")), ids=lambda path: path.stem)

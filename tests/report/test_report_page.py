@@ -1,3 +1,4 @@
+import dataclasses
 import re
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import pytest
 from fake_results import make_cell, write_cell, write_failure
 
 from dmlbench.errors import UserError
+from dmlbench.registry import REPLACED
 from dmlbench.report.page import render
 
 HOSTILE = 'ms"><script>alert(1)</script>$x$ {{7*7}} _%&|'
@@ -228,6 +230,7 @@ def test_two_specs_of_one_cell_are_an_error_that_names_both_folders(tmp_path):
     with pytest.raises(UserError) as error:
         render(tmp_path, "r", tmp_path / "reports")
     assert all(str(folder) in str(error.value) for folder in folders)
+    assert "(ms+psd, conv4-64 on glyphs): method.distillation.parameters.tau " in str(error.value)
 
 
 def test_two_specs_over_the_seeds_of_one_method_are_an_error(tmp_path):
@@ -237,10 +240,37 @@ def test_two_specs_over_the_seeds_of_one_method_are_an_error(tmp_path):
     assert all(str(folder) in str(error.value) for folder in folders)
 
 
+def test_a_failure_of_an_earlier_spec_is_not_missing_once_another_is_done(tmp_path):
+    write_failure(tmp_path, make_cell("ms", 0, epochs=9), "a mistake in a plugin")
+    write_failure(tmp_path, make_cell("ms", 1, epochs=9), "a second mistake")
+    write_cell(tmp_path, make_cell("ms", 0))
+    text = (render(tmp_path, "r", tmp_path / "reports") / "report.md").read_text()
+    assert "a mistake in a plugin" not in text
+    assert "a second mistake" in text
+
+
+def test_commands_name_the_users_own_files(tmp_path):
+    other = make_cell("own", 0)
+    protocol = other.protocol.model_copy(update={"name": "mine"})
+    replaced = make_cell("triplet", 0)
+    marked = replaced.method.model_copy(update={"marks": (REPLACED.format("triplet"),)})
+    write_cell(tmp_path, make_cell("ms", 0))
+    write_cell(tmp_path, dataclasses.replace(other, protocol=protocol))
+    write_cell(tmp_path, dataclasses.replace(replaced, method=marked))
+    text = (render(tmp_path, "r", tmp_path / "reports") / "report.md").read_text()
+    run = "dmlbench run --methods {} --datasets glyphs --protocol {} --seeds 1\n"
+    assert run.format("ms", "conv4-64") in text
+    assert run.format("own", "mine.yaml --methods-dir METHODS") in text
+    assert run.format("triplet", "conv4-64 --methods-dir METHODS") in text
+    assert "# METHODS: the folder of the method files that are not shipped\n" in text
+    assert "the user's own triplet, not the shipped one" in text
+
+
 def test_methods_of_different_protocol_contents_are_not_compared(tmp_path):
     write_cell(tmp_path, make_cell("ms", 0, epochs=8))
     write_cell(tmp_path, make_cell("ms+psd", 0, epochs=12))
-    with pytest.raises(UserError, match="different specs under the same names"):
+    match = r"different specs under the same names .*: protocol\.training\.epochs (8, 12|12, 8); delete the folders"
+    with pytest.raises(UserError, match=match):
         render(tmp_path, "r", tmp_path / "reports")
 
 

@@ -113,7 +113,8 @@ def test_a_plugin_is_built_with_the_sizes_it_asks_for(plugin):
 @pytest.mark.parametrize(
     ("class_name", "text", "values", "message"),
     [
-        ("Push", PULL, {}, "plugin.py: class: defines no 'Push'"),
+        ("Push", PULL, {}, "plugin.py: class: defines no 'Push'; it defines Pull, Soft"),
+        ("Pull", "import torch", {}, "plugin.py: class: defines no 'Pull'; it defines no class"),
         ("Pull", "import nowhere_to_be_found", {}, "plugin.py: plugin: ModuleNotFoundError: No module named"),
         ("Pull", "class Pull(:", {}, "plugin.py: plugin: SyntaxError"),
         ("Pull", "1 / 0", {}, "plugin.py: plugin: ZeroDivisionError"),

@@ -1,0 +1,48 @@
+"""What `dmlbench run` says before it starts: nothing of it stops a run, all of it explains what comes out."""
+
+from collections.abc import Sequence
+
+from dmlbench.matrix import Execution, rivals
+from dmlbench.spec import Cell
+from dmlbench.spec_difference import differences
+from dmlbench.store import read_spec
+
+
+def notes(cells: Sequence[Cell], todo: Sequence[Cell], execution: Execution) -> list[str]:
+    """Lines for the user about the cells of a run.
+
+    Args:
+        cells: The whole matrix.
+        todo: Its cells that have no result yet.
+        execution: How they run.
+    """
+    return [*_not_kept(cells, todo, execution), *_of_other_specs(todo, execution), *_without_teacher(todo)]
+
+
+def _not_kept(cells: Sequence[Cell], todo: Sequence[Cell], execution: Execution) -> list[str]:
+    """Finished cells are never run again, also not for files they did not keep."""
+    waiting = {cell.hash for cell in todo}
+    folders = [execution.store.folder(cell) for cell in cells if cell.hash not in waiting]
+    bare = {kept: sum(not (f / f"{kept}.safetensors").is_file() for f in folders) for kept in execution.keep}
+    return [
+        f"note: {count} of the cells that are there have no {kept}; another --results folder runs them again"
+        for kept, count in bare.items()
+        if count
+    ]
+
+
+def _of_other_specs(todo: Sequence[Cell], execution: Execution) -> list[str]:
+    """Results that a report would refuse to read beside the ones to come."""
+    found = rivals(todo, execution.store)
+    if not found:
+        return []
+    cell, folder = found[0]
+    which = f"such as {folder} ({differences(read_spec(folder), cell)})"
+    remedy = "`dmlbench report` will want them deleted, or this run in another --results"
+    return [f"note: {len(found)} results here have another spec under names of this run, {which}; {remedy}"]
+
+
+def _without_teacher(todo: Sequence[Cell]) -> list[str]:
+    """A teacher is the network after an epoch, and its weight grows with the epoch from 0."""
+    short = {c.method.name: None for c in todo if c.method.distillation and c.protocol.training.epochs == 1}
+    return [f"note: with one epoch no teacher acts; {', '.join(short)} trains like its base"] if short else []
