@@ -84,9 +84,8 @@ def connect() -> "MlflowClient":
         logging.getLogger(chatty).setLevel(logging.WARNING)
     uri = mlflow.get_tracking_uri()
     try:
-        with _database_lock(
-            uri
-        ):  # also tells at once of a folder that cannot be written, where MLflow tries for minutes
+        # The lock also tells at once of a folder that cannot be written, where MLflow tries for minutes.
+        with _database_lock(uri):
             client = mlflow.MlflowClient(uri)
             client.search_experiments(max_results=1)
     except (mlflow.exceptions.MlflowException, OSError) as error:
@@ -96,9 +95,9 @@ def connect() -> "MlflowClient":
 
 def _database_lock(uri: str) -> AbstractContextManager[object]:
     """The lock under which a local database is created: several first writers break it."""
-    if not uri.startswith("sqlite:///"):
+    database = local_database(uri)
+    if database is None:
         return nullcontext()
-    database = Path(uri.removeprefix("sqlite:///"))
     return FileLock(database.with_name(f".{database.name}.lock"), timeout=120)
 
 
@@ -108,6 +107,11 @@ def tracking_uri() -> str:
     import mlflow
 
     return str(mlflow.get_tracking_uri())
+
+
+def local_database(uri: str) -> Path | None:
+    """The file of a store that is an SQLite database, there or not; None for any other store."""
+    return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
 
 
 def _set_limits() -> None:

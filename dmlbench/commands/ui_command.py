@@ -16,9 +16,14 @@ def command(port: int) -> int:
       dmlbench ui
       dmlbench ui --port 5001
     """
-    from dmlbench.tracking import tracking_uri
+    from dmlbench.errors import UserError
+    from dmlbench.tracking import local_database, tracking_uri
 
     uri = tracking_uri()
+    database = local_database(uri)
+    if database is not None and not database.is_file():
+        hint = "`dmlbench run` or `dmlbench sync` in this folder sends some, MLFLOW_TRACKING_URI names another store"
+        raise UserError(f"{database}: no runs yet", hint=hint)
     if uri.startswith(("http://", "https://")):
         click.echo(f"runs go to the MLflow server {uri}: open it in a browser")
         return 0

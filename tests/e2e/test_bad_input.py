@@ -61,6 +61,7 @@ CASES = {
     "status of nothing": (("status", "--results", "nowhere"), ("no such results folder",)),
     "validate nothing": (("validate", "mine.yaml"), ("mine.yaml: no such file",)),
     "validate a plugin": (("validate", "file"), ("file: not a method file", "give its YAML")),
+    "ui of nothing": (("ui",), ("mlflow.db: no runs yet", "dmlbench run")),
     "evaluate nothing": (("evaluate", "nowhere"), ("nowhere: not a cell's folder", "dmlbench status")),
     "show unknown dataset": (("show", "ms", "--dataset", "cup"), ("unknown dataset 'cup'", "'cub'?")),
 }

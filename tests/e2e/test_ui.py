@@ -1,0 +1,58 @@
+"""`dmlbench ui` serves the runs of this folder, to this machine only."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import TINY, Command
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def answer(url: str, body: dict, process: subprocess.Popen) -> dict:
+    """The server's answer, as soon as it is up."""
+    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})  # noqa: S310 - http
+    deadline = time.monotonic() + 120
+    while True:
+        assert process.poll() is None, "the server ended"
+        try:
+            with urllib.request.urlopen(request, timeout=10) as reply:  # noqa: S310
+                return json.load(reply)
+        except (urllib.error.URLError, ConnectionError):
+            assert time.monotonic() < deadline, "no answer within two minutes"
+            time.sleep(0.5)
+
+
+@pytest.mark.slow
+def test_ui_serves_the_runs_on_this_machine_and_ends_on_interrupt(
+    dmlbench: Command, tmp_path: Path, environment: dict[str, str]
+) -> None:
+    done = dmlbench("run", "--methods", "ms", "--datasets", "glyphs", *TINY, "--seeds", "1")
+    assert done.returncode == 0, done.stderr
+    port = free_port()
+    command = [str(Path(sys.executable).with_name("dmlbench")), "ui", "--port", str(port)]
+    options = {"cwd": tmp_path, "env": environment, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    with subprocess.Popen(command, start_new_session=True, **options) as process:
+        try:
+            url = f"http://127.0.0.1:{port}/api/2.0/mlflow/experiments/search"
+            found = answer(url, {"max_results": 10}, process)
+            assert "dmlbench/conv4-64/glyphs" in {experiment["name"] for experiment in found["experiments"]}
+            with socket.socket() as elsewhere, pytest.raises(OSError, match="refused"):
+                elsewhere.connect(("127.0.0.2", port))  # loopback, but not the address it listens on
+        finally:
+            os.killpg(process.pid, signal.SIGINT)  # as a terminal's Ctrl-C reaches them all
+            code = process.wait(timeout=60)
+    assert code == 0
