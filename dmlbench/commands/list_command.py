@@ -67,5 +67,7 @@ def _protocols() -> "Table":
     table = Table("name", "title", "epochs", "file", box=None)
     for name, path in own_protocols().items():
         protocol = validate(ProtocolFile, read_yaml(path), str(path))
-        table.add_row(name, protocol.title, str(protocol.training.epochs), path.name)
+        special = {dataset: over.get("training", {}).get("epochs") for dataset, over in protocol.datasets.items()}
+        epochs = [str(protocol.training.epochs), *(f"{dataset} {own}" for dataset, own in special.items() if own)]
+        table.add_row(name, protocol.title, ", ".join(epochs), str(path))
     return table
