@@ -71,6 +71,7 @@ def _train(cell: Cell, writer: CellWriter, options: RunOptions, emit: Emit) -> d
     model = build_model(protocol.model, protocol.input).to(device)
     if protocol.training.channels_last:
         model = model.to(memory_format=torch.channels_last)
+    start = provenance.weights_digest(model)
     torch.manual_seed(stream_seed(seed, 0, "loss"))
     learner = build_learner(cell.method, protocol, model, len(train.class_names), device)
 
@@ -90,6 +91,7 @@ def _train(cell: Cell, writer: CellWriter, options: RunOptions, emit: Emit) -> d
 
     _keep(options.keep, writer.folder, model, evaluators["test"])
     return {
+        "initial_weights": start,
         "selections": selections(writer.rows),
         "timing": _timing(writer.rows),
         "dataset": _dataset(cell, dataset, len(train.class_names)),

@@ -7,7 +7,10 @@ import platform
 import subprocess
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import nn
 
 LIBRARIES = ("torch", "torchvision", "timm", "numpy", "scikit-learn", "faiss-gpu", "faiss-cpu")
 # What a number depends on. The report, the runner and the command line may change without changing any.
@@ -81,6 +84,15 @@ def cpu_model() -> str:
         return platform.processor() or platform.machine()
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.machine()
+
+
+def weights_digest(model: "nn.Module") -> str:
+    """Sixteen hexadecimal digits over a network's weights: pretrained ones by content, and a pair's common start."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def peak_memory_mb(device: str) -> dict[str, float]:

@@ -32,6 +32,12 @@ def test_run_then_mlflow_status_and_report(dmlbench: Command, tmp_path: Path) ->
     untrained = results[results["selection"] == "untrained"]
     assert (untrained.groupby("seed")["recall_at_1"].nunique() == 1).all()  # one start for all methods of a seed
 
+    starts: dict[str, set[str]] = {}
+    for file in (tmp_path / "results" / "runs").glob("*/*/*/*/summary.json"):
+        starts.setdefault(file.parent.name[:5], set()).add(json.loads(file.read_text())["initial_weights"])
+    assert [len(found) for found in starts.values()] == [1, 1]
+    assert starts["seed0"] != starts["seed1"]
+
     client = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("dmlbench/conv4-64/glyphs")
     assert experiment is not None
@@ -112,7 +118,7 @@ def test_a_diverged_cell_fails_alone(dmlbench: Command, tmp_path: Path) -> None:
     assert "--retry failed" in done.stdout
     skipped = dmlbench("run", "--methods", "ms,triplet", "--datasets", "glyphs", *tiny, *wild)
     assert skipped.returncode == 1
-    assert "2 there already, 0 to run" in skipped.stdout
+    assert "2 there already (2 failed; --retry failed runs them again), 0 to run" in skipped.stdout
     retry = dmlbench("run", "--methods", "ms", "--datasets", "glyphs", *tiny, *wild, "--retry", "failed", "--dry-run")
     assert "1 of 1 cells to run" in retry.stdout
 
