@@ -67,10 +67,7 @@ def _train(cell: Cell, writer: CellWriter, options: RunOptions, emit: Emit) -> d
     splits = {"test": dataset.test} | ({"validation": held_out} if held_out else {})
     evaluators = {name: Evaluator(split, protocol, seed, device) for name, split in splits.items()}
 
-    torch.manual_seed(stream_seed(seed, 0, "weights"))
-    model = build_model(protocol.model, protocol.input).to(device)
-    if protocol.training.channels_last:
-        model = model.to(memory_format=torch.channels_last)
+    model = _seeded_model(cell, device)
     start = provenance.weights_digest(model)
     torch.manual_seed(stream_seed(seed, 0, "loss"))
     learner = build_learner(cell.method, protocol, model, len(train.class_names), device)
@@ -98,6 +95,13 @@ def _train(cell: Cell, writer: CellWriter, options: RunOptions, emit: Emit) -> d
         "environment": provenance.environment(str(device)),
         "peak_memory_mb": provenance.peak_memory_mb(str(device)),
     }
+
+
+def _seeded_model(cell: Cell, device: torch.device) -> EmbeddingModel:
+    """The network as every method of a seed starts from it."""
+    torch.manual_seed(stream_seed(cell.seed, 0, "weights"))
+    model = build_model(cell.protocol.model, cell.protocol.input).to(device)
+    return model.to(memory_format=torch.channels_last) if cell.protocol.training.channels_last else model
 
 
 def _describe(error: Exception) -> dict[str, str]:
