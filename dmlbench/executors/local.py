@@ -5,6 +5,7 @@ import os
 import signal
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dmlbench.spec import Cell, RunOptions
-from dmlbench.store import CellWriter
+from dmlbench.store import CellWriter, read_summary
 
 Event = dict[str, Any]
 OnEvent = Callable[["Task", Event], None]
@@ -33,6 +34,7 @@ class _Worker:
     connection: Connection
     device: str
     task: Task | None = None
+    finished: bool = False  # the task's end was told
 
 
 def run_local(
@@ -72,8 +74,9 @@ def _start(options: RunOptions, device: str, threads: int) -> _Worker:
 
 
 def _assign(worker: _Worker, queue: deque[Task]) -> None:
-    worker.task = queue.popleft() if queue else None
-    worker.connection.send(worker.task)
+    worker.task, worker.finished = queue.popleft() if queue else None, False
+    with suppress(BrokenPipeError, ConnectionResetError):  # it has died: the next receive says so
+        worker.connection.send(worker.task)
 
 
 def _receive(worker: _Worker, queue: deque[Task], on_event: OnEvent) -> bool:
@@ -83,23 +86,31 @@ def _receive(worker: _Worker, queue: deque[Task], on_event: OnEvent) -> bool:
         event = worker.connection.recv()
     except (EOFError, ConnectionResetError):
         worker.process.join()
-        on_event(worker.task, _record_death(worker.task, worker.process.exitcode))
+        if not worker.finished:
+            on_event(worker.task, _record_death(worker.task, worker.process.exitcode))
         return False
     if event["event"] == "idle":
         _assign(worker, queue)
     else:
+        worker.finished = event["event"] == "finished"
         on_event(worker.task, event)
     return True
 
 
 def _record_death(task: Task, exit_code: int | None) -> Event:
-    """Write the failure of a cell whose worker was killed, with what its log last said."""
+    """Write the failure of a cell whose worker was killed, with what its log last said; a result stays one."""
+    if (summary := read_summary(task.folder)) and summary["status"] == "done":
+        return {"event": "finished", "status": "done", "error": None}
     cause = f"signal {signal.Signals(-exit_code).name}" if exit_code and exit_code < 0 else f"exit code {exit_code}"
     log = task.folder / "log.txt"
     tail = log.read_text(encoding="utf-8", errors="replace").splitlines()[-5:] if log.is_file() else []
     message = f"the worker process ended with {cause}"
     error = {"kind": "died", "class": "WorkerDied", "message": message, "log": tail}
-    CellWriter(task.folder).finish({"status": "failed", "error": error, "cell": task.cell.index(), "environment": {}})
+    task.folder.mkdir(parents=True, exist_ok=True)
+    writer = CellWriter(task.folder)
+    if not (task.folder / "spec.yaml").is_file():  # it died before it began
+        writer.begin(task.cell)
+    writer.finish({"status": "failed", "error": error, "cell": task.cell.index(), "environment": {}})
     return {"event": "finished", "status": "failed", "error": error}
 
 
