@@ -34,7 +34,7 @@ class _Worker:
     connection: Connection
     device: str
     task: Task | None = None
-    finished: bool = False  # the task's end was told
+    finished: bool = False  # the task's end was told, or another process has it
 
 
 def run_local(
@@ -92,7 +92,7 @@ def _receive(worker: _Worker, queue: deque[Task], on_event: OnEvent) -> bool:
     if event["event"] == "idle":
         _assign(worker, queue)
     else:
-        worker.finished = event["event"] == "finished"
+        worker.finished = event["event"] in ("finished", "claimed")
         on_event(worker.task, event)
     return True
 
