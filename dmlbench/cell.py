@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save
 
 from dmlbench import provenance
-from dmlbench.data.images import Dataset, load_dataset, split_classes
+from dmlbench.data.images import Dataset, Split, load_dataset, split_classes
 from dmlbench.data.loader import TrainingBatches
 from dmlbench.errors import DivergedError, UserError
 from dmlbench.models import EmbeddingModel, build_model
@@ -28,39 +28,43 @@ from dmlbench.training.loop import evaluate_epoch, train_epoch
 Emit = Callable[[dict[str, Any]], None]
 
 
-def run_cell(cell: Cell, folder: Path, options: RunOptions, emit: Emit) -> None:
+def run_cell(cell: Cell, folder: Path, options: RunOptions, emit: Emit) -> bool:
     """Run a cell into its folder, unless another process is at it or has just finished it.
 
     Emits `{"event": "started" | "epoch" | "finished" | "claimed", ...}`. A failure is a result too and raises
     nothing: its summary carries the error.
+
+    Returns:
+        Whether this process may run another cell: after an error a CUDA context can be beyond use.
     """
     with claim(folder) as claimed:
         if not claimed or ((finished := read_summary(folder)) and finished["status"] == "done"):
             emit({"event": "claimed"})
-            return
+            return True
         writer = CellWriter(folder)
         writer.begin(cell)
         emit({"event": "started"})
         started, clock = datetime.now(UTC), time.perf_counter()
+        # Both before training: sources may change while it runs, and a broken device tells nothing of itself.
+        code = {"digest": provenance.code_digest(), **provenance.git_state()}
+        result: dict[str, Any] = {"cell": cell.index(), "started": started.isoformat(timespec="seconds"), "code": code}
+        result["environment"] = {}
         try:
-            result = {"status": "done", **_train(cell, writer, options, emit)}
+            device = resolve_device(options.device)
+            result["environment"] = provenance.environment(str(device)) | options.load()
+            result |= {"status": "done", **_train(cell, writer, options, device, emit)}
         except Exception as error:  # noqa: BLE001 - any failure is a result, and the matrix goes on
             writer.log(traceback.format_exc())
-            result = {"status": "failed", "error": _describe(error), "environment": provenance.environment("cpu")}
-        result |= {
-            "cell": cell.index(),
-            "started": started.isoformat(timespec="seconds"),
-            "total_s": time.perf_counter() - clock,
-            "code": {"digest": provenance.code_digest(), **provenance.git_state()},
-        }
-        writer.finish(result)
+            result |= {"status": "failed", "error": _describe(error)}
+        writer.finish(result | {"total_s": time.perf_counter() - clock})
         emit({"event": "finished", "status": result["status"], "error": result.get("error")})
+        return result.get("error", {}).get("kind") != "error" or not options.device.startswith("cuda")
 
 
-def _train(cell: Cell, writer: CellWriter, options: RunOptions, emit: Emit) -> dict[str, Any]:
+def _train(cell: Cell, writer: CellWriter, options: RunOptions, device: torch.device, emit: Emit) -> dict[str, Any]:
     protocol, seed = cell.protocol, cell.seed
-    device = resolve_device(options.device)
     prepare(protocol.training, device)
+    provenance.reset_peak_memory()
 
     dataset = load_dataset(cell.dataset.name, options.data_dir)
     train, held_out = split_classes(dataset.train, protocol.validation.classes)
@@ -91,8 +95,7 @@ def _train(cell: Cell, writer: CellWriter, options: RunOptions, emit: Emit) -> d
         "initial_weights": start,
         "selections": selections(writer.rows),
         "timing": _timing(writer.rows),
-        "dataset": _dataset(cell, dataset, len(train.class_names)),
-        "environment": provenance.environment(str(device)),
+        "dataset": _dataset(cell, dataset, train),
         "peak_memory_mb": provenance.peak_memory_mb(str(device)),
     }
 
@@ -124,11 +127,14 @@ def _timing(rows: list[Row]) -> dict[str, Any]:
     }
 
 
-def _dataset(cell: Cell, dataset: Dataset, train_classes: int) -> dict[str, Any]:
+def _dataset(cell: Cell, dataset: Dataset, train: Split) -> dict[str, Any]:
+    """What was trained and tested on; classes held out for validation count as neither."""
     return cell.dataset.model_dump() | {
         "fingerprint": dataset.fingerprint,
-        "train_images": len(dataset.train.labels),
-        "train_classes": train_classes,
+        "train_images": len(train.labels),
+        "train_classes": len(train.class_names),
+        "held_out_images": len(dataset.train.labels) - len(train.labels),
+        "held_out_classes": len(dataset.train.class_names) - len(train.class_names),
         "test_images": len(dataset.test.labels),
         "test_classes": len(dataset.test.class_names),
     }

@@ -1,6 +1,7 @@
 """The `dmlbench` command: finds subcommands, prints errors as one line, and sets the exit code."""
 
 import importlib
+import signal
 import sys
 
 import click
@@ -71,6 +72,7 @@ def dmlbench(context: click.Context) -> None:
 
 def main() -> None:
     """Entry point: 0 all done, 1 a cell failed, 2 usage, 130 interrupted."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's polite end is an interrupt, too
     try:
         code = dmlbench.main(standalone_mode=False)
     except UserError as error:

@@ -131,13 +131,16 @@ def execute(cells: Sequence[Cell], execution: Execution, observers: Sequence[Obs
 
     tasks = [Task(cell, execution.store.folder(cell)) for cell in cells]
     threads = max(cell.protocol.training.cpu_threads for cell in cells)
-    options = RunOptions(execution.data_dir, execution.device, execution.data_workers, execution.keep)
-    run_local(tasks, options, worker_devices(execution, threads), threads, on_event)
+    devices = worker_devices(execution, threads)[: len(tasks)]
+    options = RunOptions(
+        execution.data_dir, execution.device, execution.data_workers, execution.keep, processes=len(devices)
+    )
+    run_local(tasks, options, devices, threads, on_event)
 
 
 def worker_devices(execution: Execution, threads: int) -> list[str]:
     """The device of each worker: one a GPU, or the CPU's cores divided by the protocol's threads."""
-    gpus = _gpu_count() if execution.device in ("auto", "cuda") else 0
+    gpus = _gpu_count(asked_for=execution.device == "cuda") if execution.device in ("auto", "cuda") else 0
     if gpus:
         return [f"cuda:{index % gpus}" for index in range(execution.workers or gpus)]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -209,9 +212,10 @@ def _check_applied(settings: dict[str, dict[str, Any]], methods: Sequence[Method
                 raise UserError(f"--set {section}.{name}: no chosen method has this parameter", hint=hint)
 
 
-def _gpu_count() -> int:
-    """CUDA devices. Machines without NVIDIA's tools are spared the import of torch."""
-    if shutil.which("nvidia-smi") is None:
+def _gpu_count(*, asked_for: bool) -> int:
+    """CUDA devices. Machines that show no sign of one are spared the import of torch."""
+    signs = (Path("/dev/nvidiactl"), Path("/dev/dxg"), Path("/dev/kfd"))  # NVIDIA, NVIDIA in WSL, ROCm
+    if not asked_for and shutil.which("nvidia-smi") is None and not any(sign.exists() for sign in signs):
         return 0
     import torch
 

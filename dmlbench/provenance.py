@@ -5,6 +5,7 @@ import importlib.metadata
 import os
 import platform
 import subprocess
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -95,18 +96,21 @@ def weights_digest(model: "nn.Module") -> str:
     return digest.hexdigest()[:16]
 
 
+def reset_peak_memory() -> None:
+    """Begin a new peak of this process's memory, where the system can: a worker runs many cells."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
 def peak_memory_mb(device: str) -> dict[str, float]:
-    """Peak memory of this process so far, and of the device, in MiB."""
+    """Peak memory of this process since `reset_peak_memory` (Linux only), and of the device, in MiB."""
     import torch
 
     peak: dict[str, float] = {}
-    try:
-        import resource
-    except ImportError:  # Windows has no such module
-        pass
-    else:
-        unit = 1024 if platform.system() != "Darwin" else 1024 * 1024
-        peak["host"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1)
+    with suppress(OSError):
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+        marks = [int(line.split()[1]) for line in lines if line.startswith("VmHWM:")]
+        peak |= {"host": round(max(marks) / 1024, 1)} if marks else {}
     if device.startswith("cuda"):
         peak["device"] = round(torch.cuda.max_memory_allocated(device) / 2**20, 1)
     return peak

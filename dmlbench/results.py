@@ -20,8 +20,9 @@ def load_results(path: str | Path = DEFAULT_ROOT) -> pd.DataFrame:
         One row per cell and selection (`untrained`, `last`, `validation`, `best_test`): the columns protocol,
         variant (what `--set` changed, or ""), dataset, method, base, modifier, seed, hash, status, selection, marks,
         folder; a column per test metric as a fraction (`recall_at_1`, ...) and its `epoch`; `step_ms` (milliseconds
-        per training step, median over epochs from the second), `train_seconds`, `machine`. A failed cell is one
-        row with empty metrics and its `error`.
+        per training step without the wait for data, median over epochs from the second), `train_seconds`; `machine`
+        (with what shared it), between which times do not compare; `origin` (kind of device, digest of the initial
+        weights), between which no pair is formed. A failed cell is one row with empty metrics and its `error`.
 
     Raises:
         UserError: where the folder cannot be read or holds results of an unknown version.
@@ -52,6 +53,16 @@ def _index(record: Record) -> dict[str, Any]:
     return {key: cell[key] for key in (*INDEX, "hash")}
 
 
+def _place(environment: dict[str, Any]) -> str | None:
+    machine, load = environment.get("machine"), [environment.get(key) for key in ("processes", "data_workers")]
+    return None if machine is None else "/".join(str(part) for part in (machine, *load) if part is not None)
+
+
+def _origin(summary: dict[str, Any]) -> str:
+    kind = str(summary["environment"].get("device", "")).partition(":")[0]
+    return "/".join(filter(None, (kind, summary.get("initial_weights"))))
+
+
 def _rows(record: Record) -> list[dict[str, Any]]:
     summary = record.summary
     timing = summary.get("timing") or {}
@@ -61,7 +72,8 @@ def _rows(record: Record) -> list[dict[str, Any]]:
         "folder": str(record.folder),
         "step_ms": timing.get("step_ms"),
         "train_seconds": timing.get("train_s"),
-        "machine": summary["environment"].get("machine"),
+        "machine": _place(summary["environment"]),
+        "origin": _origin(summary),
         "error": (summary.get("error") or {}).get("message"),
     }
     chosen = summary.get("selections") or {}

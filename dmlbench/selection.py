@@ -24,6 +24,9 @@ def selections(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
     if not trained:
         return result
     result["last"] = _at(trained[-1])
+    # A metric that was not measured at every epoch (NMI is dear) was not chosen by: it has no other selection.
+    throughout = set.intersection(*(set(_at(row)["metrics"]) for row in trained))
+    trained = [{k: v for k, v in row.items() if not k.startswith("test/") or k[5:] in throughout} for row in trained]
     validated = [row for row in trained if row.get(VALIDATION_METRIC) is not None]
     if validated:
         result["validation"] = _at(max(validated, key=lambda row: row[VALIDATION_METRIC] or 0.0))

@@ -253,12 +253,21 @@ class Cell:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How a cell is run: nothing here can change a number, so nothing here enters the hash."""
+    """How a cell is run. It names no other experiment, so it stays out of the hash.
+
+    The device alone can change digits (another generator, other kernels): results record it, and two results of
+    different kinds of device are not paired.
+    """
 
     data_dir: Path | None = None
     device: str = "auto"
     data_workers: int = 0
     keep: tuple[str, ...] = ()
+    processes: int = 1
+
+    def load(self) -> dict[str, int]:
+        """What shares the machine with the cell, for its result: times under different loads do not compare."""
+        return {"processes": self.processes, "data_workers": self.data_workers}
 
 
 def protocol_identity(protocol: ProtocolSpec) -> dict[str, Any]:

@@ -138,6 +138,9 @@ def _send(client: "MlflowClient", record: Record) -> bool:
     experiment = _experiment(client, cell["protocol"], cell["dataset"])
     started = str(record.summary.get("started", ""))
     existing = client.search_runs([experiment], f"tags.cell = '{cell['hash']}'")
+    # A finished run stays, also one that another machine sent: the same cell again is the same number.
+    if any(run.info.status == "FINISHED" for run in existing):
+        return False
     if any(run.data.tags.get("started") == started and run.info.end_time for run in existing):
         return False
     for run in existing:  # an attempt that was cut off, or a failure that has since been run again

@@ -276,10 +276,16 @@ def test_workers_share_the_cores(monkeypatch, cores, threads, options, count):
     assert worker_devices(Execution(store, device="cpu", **options), threads) == ["cpu"] * count
 
 
+def test_a_gpu_that_is_asked_for_is_looked_for_without_its_tools(store, monkeypatch):
+    monkeypatch.setattr(matrix.shutil, "which", lambda _: None)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
+    assert worker_devices(Execution(store, device="cuda"), 1) == ["cuda:0", "cuda:1", "cuda:2"]
+
+
 def test_workers_take_turns_on_the_gpus(store, monkeypatch):
-    monkeypatch.setattr(matrix, "_gpu_count", lambda: 2)
+    monkeypatch.setattr(matrix, "_gpu_count", lambda **_: 2)
     assert worker_devices(Execution(store), 1) == ["cuda:0", "cuda:1"]
     assert worker_devices(Execution(store, workers=3), 1) == ["cuda:0", "cuda:1", "cuda:0"]
     assert set(worker_devices(Execution(store, device="cpu"), 1)) == {"cpu"}
-    monkeypatch.setattr(matrix, "_gpu_count", lambda: 0)
+    monkeypatch.setattr(matrix, "_gpu_count", lambda **_: 0)
     assert worker_devices(Execution(store, workers=2), 1) == ["cpu", "cpu"]

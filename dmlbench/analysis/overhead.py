@@ -13,8 +13,8 @@ from dmlbench.analysis.statistics import log_ratio_interval
 
 KEYS = [*GROUP, "method", "base", "modifier"]
 CAVEAT = (
-    "From the phase clock of ordinary runs, which may have shared their machine: a first reading, not an isolated, "
-    "interleaved measurement."
+    "From the phase clock of ordinary runs, without the wait for data; they may have shared their machine, so it is a "
+    "first reading, not an isolated, interleaved measurement."
 )
 
 

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -135,10 +136,19 @@ def _work(connection: Connection, options: RunOptions, threads: int) -> None:
     try:
         while (task := connection.recv()) is not None:
             _redirect_output(task.folder)
-            run_cell(task.cell, task.folder, options, connection.send)
-            connection.send({"event": "idle"})
-    except (EOFError, BrokenPipeError, ConnectionResetError):
+            if not run_cell(task.cell, task.folder, options, partial(_tell, connection)):
+                return  # the runner starts a fresh process for the next cell
+            _tell(connection, {"event": "idle"})
+    except (EOFError, ConnectionResetError):
         return
+
+
+def _tell(connection: Connection, event: Event) -> None:
+    """Send an event. Where the runner has gone the worker ends: its cell was interrupted and has not failed."""
+    try:
+        connection.send(event)
+    except (BrokenPipeError, ConnectionResetError) as error:
+        raise SystemExit(1) from error
 
 
 def _redirect_output(folder: Path) -> None:

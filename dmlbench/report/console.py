@@ -9,7 +9,7 @@ from rich.text import Text
 
 from dmlbench.analysis.groups import Group, arrange, check_unambiguous, groups
 from dmlbench.analysis.overhead import overhead
-from dmlbench.report.layout import few_seeds, mark_signs, other_machines, signed, without_base
+from dmlbench.report.layout import few_seeds, mark_signs, other_machines, other_starts, signed, without_base
 from dmlbench.report.naming import in_order, percent, points, ratio
 from dmlbench.report.tables import SELECTIONS, UNTRAINED, accuracy, differences, seed_values
 
@@ -37,12 +37,23 @@ def comparison(results: pd.DataFrame, selection: str = "last") -> list[Renderabl
     return [
         part
         for group in groups(values)
-        for part in _group(group, selection, *(group.of(frame) for frame in (means, paired, times)))
+        for part in _group(
+            group,
+            selection,
+            *(group.of(frame) for frame in (means, paired, times)),
+            unpaired=other_starts(group.of(values)),
+        )
     ]
 
 
 def _group(
-    group: Group, selection: str, means: pd.DataFrame, paired: pd.DataFrame, times: pd.DataFrame
+    group: Group,
+    selection: str,
+    means: pd.DataFrame,
+    paired: pd.DataFrame,
+    times: pd.DataFrame,
+    *,
+    unpaired: list[str],
 ) -> list[RenderableType]:
     # Titles and names are Text, not markup: a name in square brackets is a name.
     title = Text(f"{group.title}: {SELECTIONS[selection]}", style="bold")
@@ -61,7 +72,8 @@ def _group(
         ["time: step time over the base's, in ordinary runs that may have shared the machine."] if len(times) else []
     )
     notes += [f"{sign}: {mark}." for mark, sign in signs.items()]
-    notes += [*few_seeds(means[means["method"] != UNTRAINED]), *without_base(means, paired), *other_machines(times)]
+    notes += [*few_seeds(means[means["method"] != UNTRAINED]), *without_base(means, paired)]
+    notes += [*unpaired, *other_machines(times)]
     return [table, Text("\n".join(notes), style="dim"), Text("")]
 
 

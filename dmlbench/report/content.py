@@ -12,7 +12,7 @@ from dmlbench.analysis.overhead import overhead
 from dmlbench.report.canvas import limits_of
 from dmlbench.report.curves import curve_plot
 from dmlbench.report.figures import accuracy_plot, difference_plot, overhead_plot
-from dmlbench.report.layout import Table, accuracy_table, difference_table, overhead_table
+from dmlbench.report.layout import Table, accuracy_table, difference_table, other_starts, overhead_table
 from dmlbench.report.pictures import Picture, save
 from dmlbench.report.style import Look
 from dmlbench.report.tables import UNTRAINED, accuracy, differences, seed_differences, seed_values, selections_of
@@ -79,7 +79,7 @@ def sections(numbers: Numbers, facts: Callable[[Group], str], figures: Path) -> 
     return [
         Section(
             group,
-            facts(group),
+            " ".join([facts(group), *other_starts(group.of(numbers.seed_values))]),
             _accuracy(group, numbers, look, figures),
             _differences(group, numbers, look, figures),
             _overhead(group, numbers, look, figures),

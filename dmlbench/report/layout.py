@@ -10,7 +10,7 @@ import pandas as pd
 from dmlbench.analysis.groups import Group
 from dmlbench.analysis.overhead import CAVEAT
 from dmlbench.report.naming import in_order, metric_name, percent, points, ratio, table_metrics
-from dmlbench.report.tables import SELECTIONS, UNTRAINED
+from dmlbench.report.tables import SELECTIONS, UNTRAINED, other_origins
 
 FEW = 3  # below this number of seeds no conclusion is offered
 
@@ -122,7 +122,15 @@ def other_machines(overhead: pd.DataFrame) -> list[str]:
     """A note on the pairs that ran on two machines and form no ratio, if there are any."""
     dropped = overhead[overhead["other_machine"] > 0]
     named = [f"{row.method} ({row.other_machine})" for row in dropped.itertuples()]
-    return [f"Pairs left out because the two ran on different machines: {', '.join(named)}."] if named else []
+    why = "the two ran on different machines or under different loads"
+    return [f"Pairs left out because {why}: {', '.join(named)}."] if named else []
+
+
+def other_starts(values: pd.DataFrame) -> list[str]:
+    """A note on the seeds of which method and base form no pair, if there are any; `values` as of `seed_values`."""
+    named = [f"{method} ({count})" for method, count in other_origins(values).items()]
+    why = "the base's run had other initial weights or another kind of device"
+    return [f"Seeds that form no pair, for {why}: {', '.join(named)}."] if named else []
 
 
 def mark_signs(marks: Iterable[str]) -> dict[str, str]:

@@ -18,7 +18,8 @@ SELECTIONS = {
 }
 METHOD = ["method", "base", "modifier", "marks"]
 NOT_METRICS = {
-    *INDEX, "hash", "status", "marks", "folder", "step_ms", "train_seconds", "machine", "error", "selection", "epoch",
+    *INDEX, "hash", "status", "marks", "folder", "step_ms", "train_seconds", "machine", "origin", "error", "selection",
+    "epoch",
 }  # fmt: skip
 
 
@@ -29,10 +30,10 @@ def seed_values(arranged: pd.DataFrame) -> pd.DataFrame:
         arranged: Results after `groups.arrange`.
 
     Returns:
-        Columns `GROUP`, selection, `METHOD`, seed, metric, value.
+        Columns `GROUP`, selection, `METHOD`, seed, origin, metric, value.
     """
     metrics = [column for column in arranged.columns if column not in NOT_METRICS]
-    names = [*GROUP, "selection", *METHOD, "seed"]
+    names = [*GROUP, "selection", *METHOD, "seed", "origin"]
     if not metrics:
         return pd.DataFrame(columns=[*names, "metric", "value"])
     long = done(arranged).melt(names, metrics, var_name="metric").dropna(subset=["value"])
@@ -78,9 +79,24 @@ def differences(values: pd.DataFrame) -> pd.DataFrame:
 
 
 def seed_differences(values: pd.DataFrame) -> pd.DataFrame:
-    """Values of modified methods beside their base's (`value_base`) of the same seed, selection and metric."""
+    """Values of modified methods beside their base's (`value_base`) of the same seed, selection and metric.
+
+    Two that did not start from the same weights on the same kind of device are no pair: see `other_origins`.
+    """
+    pairs = _candidates(values)
+    return pairs[pairs["origin"] == pairs["origin_base"]]
+
+
+def other_origins(values: pd.DataFrame) -> dict[str, int]:
+    """How many seeds of each method form no pair, for the base's run had other initial weights or another device."""
+    pairs = _candidates(values)
+    dropped = pairs[pairs["origin"] != pairs["origin_base"]].drop_duplicates([*GROUP, "method", "seed"])
+    return {str(method): int(count) for method, count in dropped.groupby("method", sort=False).size().items()}
+
+
+def _candidates(values: pd.DataFrame) -> pd.DataFrame:
     trained = values[values["selection"] != UNTRAINED]
-    return paired_with_base(trained, [*GROUP, "selection", "metric"], ["value"])
+    return paired_with_base(trained, [*GROUP, "selection", "metric"], ["value", "origin"])
 
 
 def selections_of(frame: pd.DataFrame) -> list[str]:

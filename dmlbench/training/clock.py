@@ -1,7 +1,8 @@
 """Where a training step's time goes, measured without stopping the device.
 
 On CUDA every phase is bracketed by events that are read once, at the end of the epoch; on a CPU by the monotonic
-clock. The wait for data is host time on both.
+clock. The wait for data is host time on both, so on CUDA it overlaps the other phases and the sum of all may exceed
+the epoch's time. What lies between phases (copies to the device) belongs to none.
 """
 
 import time

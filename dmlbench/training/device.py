@@ -27,6 +27,9 @@ def prepare(training: TrainingSpec, device: torch.device) -> None:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.cuda.set_device(device)  # events and synchronisation act on the current device
         torch.cuda.reset_peak_memory_stats(device)
+        # Float32 is float32: torch lets convolutions round to TF32, and only on some GPUs.
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cuda.matmul.allow_tf32 = False
     torch.use_deterministic_algorithms(training.deterministic)
     torch.backends.cudnn.deterministic = training.deterministic
     torch.backends.cudnn.benchmark = not training.deterministic

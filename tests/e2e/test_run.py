@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -61,6 +63,10 @@ def test_run_then_mlflow_status_and_report(dmlbench: Command, tmp_path: Path) ->
     assert "4 there already, 0 to run" in again.stdout
     assert "have no" not in dmlbench(*TWO, "--seeds", "2", "--keep", "weights").stdout
     assert "0 runs sent, 4 were there already" in dmlbench("sync").stdout
+    shutil.copytree(tmp_path / "results" / "runs", tmp_path / "elsewhere")  # the same cells, of another machine
+    for file in (tmp_path / "elsewhere").glob("*/*/*/*/summary.json"):
+        file.write_text(re.sub(r'"started": "\d{4}', '"started": "1999', file.read_text()))
+    assert "0 runs sent, 4 were there already" in dmlbench("sync", "--results", "elsewhere").stdout
 
     states = json.loads(dmlbench("status", "--json").stdout)
     assert [cell["state"] for cell in states] == ["done"] * 4
@@ -151,6 +157,26 @@ def test_interrupt_keeps_what_is_done_and_a_killed_worker_fails_alone(
     assert "signal SIGKILL" in output
     states = [cell["state"] for cell in json.loads(dmlbench("status", "--json").stdout)]
     assert sorted(states) == ["failed", "interrupted"]
+
+
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, 130), (signal.SIGKILL, -9)])
+def test_cells_of_a_runner_that_is_ended_are_interrupted_not_failed(
+    sent: signal.Signals, code: int, environment: dict[str, str], dmlbench: Command, tmp_path: Path
+) -> None:
+    script = str(Path(sys.executable).with_name("dmlbench"))
+    long = ("run", "--methods", "ms", "--datasets", "glyphs", "--seeds", "1", "--tracking", "none")
+    long += (*TINY, "--set", "training.epochs=500")
+    begun = subprocess.Popen([script, *long], cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True)
+    _wait_for_history(tmp_path)
+    begun.send_signal(sent)
+    begun.communicate(timeout=60)
+    assert begun.returncode == code
+    for _ in range(300):  # the worker notices at its next word to the runner
+        (cell,) = json.loads(dmlbench("status", "--json").stdout)
+        if cell["state"] != "running":
+            break
+    assert cell["state"] == "interrupted"
+    assert "1 of 1 cells to run" in dmlbench(*long, "--dry-run").stdout
 
 
 def _wait_for_history(folder: Path, besides: Path | None = None) -> Path:

@@ -4,8 +4,10 @@ import pytest
 from fake_results import make_cell, write_cell, write_failure
 from rich.console import Console
 
+from dmlbench.analysis.groups import arrange
 from dmlbench.errors import UserError
 from dmlbench.report.console import comparison
+from dmlbench.report.tables import differences, seed_values
 from dmlbench.results import load_results
 
 
@@ -39,6 +41,17 @@ def test_it_fits_a_terminal_of_eighty_columns(results):
 
 def test_another_selection_is_named(results):
     assert "best test epoch (as published" in printed(load_results(results), selection="best_test")
+
+
+def test_runs_that_did_not_start_alike_form_no_pair(tmp_path):
+    for seed in range(3):
+        write_cell(tmp_path, make_cell("ms", seed), initial_weights="aa" if seed else "bb")
+        write_cell(tmp_path, make_cell("ms+psd", seed), initial_weights="aa")
+    text = printed(load_results(tmp_path))
+    assert "Seeds that form no pair, for the base's run had other initial weights or another kind of device" in text
+    assert "ms+psd (1)" in text
+    values = seed_values(arrange(load_results(tmp_path)))
+    assert set(differences(values[values["metric"] == "recall_at_1"])["n"]) == {2}
 
 
 def test_names_in_brackets_are_no_markup(tmp_path):

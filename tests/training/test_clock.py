@@ -60,6 +60,7 @@ def test_phases_of_real_steps_add_up_to_about_the_total(name, make_learner, trai
     row = train(learner, range(1, 2))[0]
     phases = {phase: row[f"time/{phase}_s"] for phase in PHASES}
     assert 0.6 * row["time/train_s"] < sum(phases.values()) <= row["time/train_s"]
-    assert row["time/step_ms"] == pytest.approx(1000 * row["time/train_s"] / 3)
+    working = sum(seconds for phase, seconds in phases.items() if phase != "data")
+    assert row["time/step_ms"] == pytest.approx(1000 * working / 3)  # a slow loader is no cost of a method
     distilled = {"teacher", "distillation"}
     assert all((phases[phase] > 0) == ("+" in name or phase not in distilled) for phase in PHASES)
