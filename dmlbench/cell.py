@@ -17,8 +17,9 @@ from dmlbench.data.loader import TrainingBatches
 from dmlbench.errors import DivergedError, UserError
 from dmlbench.models import EmbeddingModel, build_model
 from dmlbench.randomness import stream_seed
+from dmlbench.run_options import RunOptions
 from dmlbench.selection import selections
-from dmlbench.spec import Cell, RunOptions
+from dmlbench.spec import Cell
 from dmlbench.store import CellWriter, Row, claim, read_summary, write_atomically
 from dmlbench.training.components import build_learner
 from dmlbench.training.device import prepare, resolve_device
@@ -51,7 +52,7 @@ def run_cell(cell: Cell, folder: Path, options: RunOptions, emit: Emit) -> bool:
         result["environment"] = {}
         try:
             device = resolve_device(options.device)
-            result["environment"] = provenance.environment(str(device)) | options.load()
+            result["environment"] = provenance.environment(str(device)) | options.machine_load()
             result |= {"status": "done", **_train(cell, writer, options, device, emit)}
         except Exception as error:  # noqa: BLE001 - any failure is a result, and the matrix goes on
             writer.log(traceback.format_exc())
@@ -66,10 +67,11 @@ def _train(cell: Cell, writer: CellWriter, options: RunOptions, device: torch.de
     prepare(protocol.training, device)
     provenance.reset_peak_memory()
 
-    dataset = load_dataset(cell.dataset.name, options.data_dir)
+    dataset = load_dataset(cell.dataset, options.data_dir, writer.log)
     train, held_out = split_classes(dataset.train, protocol.validation.classes)
     splits = {"test": dataset.test} | ({"validation": held_out} if held_out else {})
-    evaluators = {name: Evaluator(split, protocol, seed, device) for name, split in splits.items()}
+    workers = options.data_workers
+    evaluators = {name: Evaluator(split, protocol, seed, device, workers) for name, split in splits.items()}
 
     model = _seeded_model(cell, device)
     start = provenance.weights_digest(model)
@@ -82,11 +84,10 @@ def _train(cell: Cell, writer: CellWriter, options: RunOptions, device: torch.de
 
     epochs = protocol.training.epochs
     record({"epoch": 0} | evaluate_epoch(0, epochs, protocol.evaluation, model, evaluators))
-    layout = protocol.training.channels_last
-    with TrainingBatches(train, protocol, seed, options.data_workers, pin_memory=device.type == "cuda") as batches:
+    with TrainingBatches(train, protocol, seed, device, workers) as batches:
         for epoch in range(epochs):
             torch.manual_seed(stream_seed(seed, epoch, "model"))  # dropout and the like, should a backbone have any
-            row = train_epoch(learner, batches, epoch, seed, device, channels_last=layout)
+            row = train_epoch(learner, batches, epoch, seed, device)
             row |= evaluate_epoch(epoch + 1, epochs, protocol.evaluation, model, evaluators)
             record({"epoch": epoch + 1} | row)
 
@@ -129,7 +130,8 @@ def _timing(rows: list[Row]) -> dict[str, Any]:
 
 def _dataset(cell: Cell, dataset: Dataset, train: Split) -> dict[str, Any]:
     """What was trained and tested on; classes held out for validation count as neither."""
-    return cell.dataset.model_dump() | {
+    return cell.dataset.identity() | {
+        "skipped": list(cell.dataset.skipped),
         "fingerprint": dataset.fingerprint,
         "train_images": len(train.labels),
         "train_classes": len(train.class_names),

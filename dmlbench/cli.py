@@ -20,6 +20,7 @@ COMMANDS = {
     "evaluate": "Score saved weights on a dataset's test classes.",
     "sync": "Send results that MLflow does not have yet.",
     "ui": "Open the MLflow UI on the store that runs go to.",
+    "data": "Fetch, check or show a dataset.",
     "doctor": "Check Python, torch, GPU, faiss, disk and data.",
 }
 

@@ -8,15 +8,19 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Protocol
 
-from dmlbench.data.catalogue import dataset_info, dataset_spec, prepare
+from dmlbench.data.catalogue import DatasetInfo, dataset_info
+from dmlbench.data.family import Log
+from dmlbench.data.ready import dataset_spec, prepare
 from dmlbench.errors import UserError
 from dmlbench.executors.local import Task, run_local
 from dmlbench.protocol import load_protocol, parse_settings
 from dmlbench.registry import MethodSettings, Registry
-from dmlbench.spec import Cell, MethodSpec, ProtocolSpec, RunOptions, digest, protocol_identity
+from dmlbench.run_options import RunOptions
+from dmlbench.spec import Cell, MethodSpec, ProtocolSpec, digest, protocol_identity
 from dmlbench.store import Record, State, Store, read_summary
 
 DATA_VARIABLE = "DMLBENCH_DATA"
+MOST_DATA_WORKERS = 8  # decode faster than a GPU trains
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,8 @@ class Request:
     protocol: str | None = None
     settings: tuple[str, ...] = ()
     methods_dir: Path | None = None
+    data_dir: Path | None = None
+    skip_bad: bool = False
 
 
 @dataclass(frozen=True)
@@ -39,7 +45,7 @@ class Execution:
     data_dir: Path | None = None
     device: str = "auto"
     workers: int | None = None
-    data_workers: int = 0
+    data_workers: int | None = None
     keep: tuple[str, ...] = ()
 
 
@@ -49,8 +55,10 @@ class Observer(Protocol):
     def __call__(self, cell: Cell, folder: Path, event: dict[str, Any]) -> None: ...  # noqa: D102
 
 
-def plan(request: Request) -> list[Cell]:
+def plan(request: Request, log: Log = lambda _: None) -> list[Cell]:
     """Resolve every cell of the matrix, in an order that finishes whole seeds first.
+
+    The user's own folders of images are read here, for their contents are their version; `log` tells of it.
 
     Raises:
         UserError: for any name or setting that is not valid, before anything runs.
@@ -61,11 +69,11 @@ def plan(request: Request) -> list[Cell]:
     for name in request.methods:
         registry.parts(name)
     pairs = []
-    for dataset in request.datasets:
-        protocol = load_protocol(request.protocol or dataset_info(dataset).default_protocol, dataset, protocol_settings)
-        for name in request.methods:
-            method = registry.resolve(name, dataset, protocol.name, settings)
-            pairs.append((method, dataset_spec(dataset), protocol))
+    for info in _distinct([dataset_info(text) for text in request.datasets]):
+        protocol = load_protocol(request.protocol or info.default_protocol, info.name, protocol_settings)
+        methods = [registry.resolve(name, info.name, protocol.name, settings) for name in request.methods]
+        dataset = dataset_spec(info, request.data_dir, log, skip_bad=request.skip_bad)
+        pairs += [(method, dataset, protocol) for method in methods]
     _check_applied(method_settings, [method for method, _, _ in pairs])
     return [
         Cell(*pair, seed=seed, overrides=_applying(request.settings, pair[0]))
@@ -113,8 +121,8 @@ def make_ready(cells: Sequence[Cell], execution: Execution, log: Callable[[str],
     Raises:
         UserError: where data, a network, a plugin or the results folder is not usable; nothing is left behind.
     """
-    for name in sorted({cell.dataset.name for cell in cells}):
-        prepare(name, execution.data_dir, log)
+    for spec in {cell.dataset.name: cell.dataset for cell in cells}.values():
+        prepare(spec, execution.data_dir, log)
     _check_networks({digest(protocol_identity(cell.protocol)): cell.protocol for cell in cells}.values())
     _check_plugins({digest(cell.method.identity()): cell for cell in cells}.values())
     if cells:
@@ -131,9 +139,8 @@ def execute(cells: Sequence[Cell], execution: Execution, observers: Sequence[Obs
     tasks = [Task(cell, execution.store.folder(cell)) for cell in cells]
     threads = max(cell.protocol.training.cpu_threads for cell in cells)
     devices = worker_devices(execution, threads)[: len(tasks)]
-    options = RunOptions(
-        execution.data_dir, execution.device, execution.data_workers, execution.keep, processes=len(devices)
-    )
+    workers = data_workers(execution, devices)
+    options = RunOptions(execution.data_dir, execution.device, workers, execution.keep, processes=len(devices))
     run_local(tasks, options, devices, threads, on_event)
 
 
@@ -142,9 +149,15 @@ def worker_devices(execution: Execution, threads: int) -> list[str]:
     gpus = _gpu_count(asked_for=execution.device == "cuda") if execution.device in ("auto", "cuda") else 0
     if gpus:
         return [f"cuda:{index % gpus}" for index in range(execution.workers or gpus)]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    count = execution.workers or max(1, cores // (threads + execution.data_workers))
+    count = execution.workers or max(1, _cores() // (threads + (execution.data_workers or 0)))
     return ["cpu" if execution.device == "auto" else execution.device] * count
+
+
+def data_workers(execution: Execution, devices: Sequence[str]) -> int:
+    """Loader processes of each cell: those asked for, else none on a CPU and a share of the cores on a GPU."""
+    if execution.data_workers is not None:
+        return execution.data_workers
+    return min(MOST_DATA_WORKERS, _cores() // len(devices)) if devices[0].startswith("cuda") else 0
 
 
 def expected_seconds(cells: Sequence[Cell], store: Store) -> float | None:
@@ -209,6 +222,17 @@ def _check_applied(settings: dict[str, dict[str, Any]], methods: Sequence[Method
                 valid = sorted({key for part in parts for key in part.parameters})
                 hint = f"valid: {', '.join(valid)}" if valid else "none of the methods has a distillation"
                 raise UserError(f"--set {section}.{name}: no chosen method has this parameter", hint=hint)
+
+
+def _distinct(infos: Sequence[DatasetInfo]) -> Sequence[DatasetInfo]:
+    names = [info.name for info in infos]
+    if twice := next((name for index, name in enumerate(names) if name in names[:index]), None):
+        raise UserError(f"--datasets: {twice!r} is declared twice", hint="give one of them another name")
+    return infos
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _gpu_count(*, asked_for: bool) -> int:

@@ -7,7 +7,6 @@ models are read, never changed. Titles, sources and other prose never enter the 
 import hashlib
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
@@ -177,11 +176,36 @@ class MethodSpec(Section):
         return {"name": self.name, "loss": self.loss.identity(), "distillation": distillation}
 
 
+class FolderSplit(Section):
+    """Which classes of a folder train: the first `train` of the sorted ones (None: half), or named for both sides."""
+
+    train: PositiveInt | tuple[str, ...] | None = None
+    test: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "FolderSplit":
+        if isinstance(self.train, tuple) != bool(self.test):
+            raise ValueError("train and test go together as lists of classes; or train alone, as their number")
+        if isinstance(self.train, tuple) and (both := sorted(set(self.train) & set(self.test))):
+            raise ValueError(f"{both[0]!r} is in train and in test: classes seen in training are no test")
+        return self
+
+
 class DatasetSpec(Section):
-    """A dataset by name and by the version of its contents."""
+    """A dataset by name and by the version of its contents; where a user's own lies stays out of the hash.
+
+    `version` fixes the contents, the split and what was `skipped` (paths of images left out as unusable).
+    """
 
     name: str
     version: str
+    root: str | None = None
+    split: FolderSplit = FolderSplit()
+    skipped: tuple[str, ...] = ()
+
+    def identity(self) -> dict[str, str]:
+        """What enters the hash."""
+        return {"name": self.name, "version": self.version}
 
 
 @dataclass(frozen=True)
@@ -198,7 +222,7 @@ class Cell:
         """The hashed content: every value that can change a number."""
         return {
             "method": self.method.identity(),
-            "dataset": self.dataset.model_dump(),
+            "dataset": self.dataset.identity(),
             "protocol": protocol_identity(self.protocol),
             "seed": self.seed,
         }
@@ -249,25 +273,6 @@ class Cell:
             seed=int(data["seed"]),
             overrides=tuple(data["overrides"]),
         )
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """How a cell is run. It names no other experiment, so it stays out of the hash.
-
-    The device alone can change digits (another generator, other kernels): results record it, and two results of
-    different kinds of device are not paired.
-    """
-
-    data_dir: Path | None = None
-    device: str = "auto"
-    data_workers: int = 0
-    keep: tuple[str, ...] = ()
-    processes: int = 1
-
-    def load(self) -> dict[str, int]:
-        """What shares the machine with the cell, for its result: times under different loads do not compare."""
-        return {"processes": self.processes, "data_workers": self.data_workers}
 
 
 def protocol_identity(protocol: ProtocolSpec) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from dmlbench.commands.options import data_dir_option
 
 @click.command("evaluate")
 @click.argument("cell", type=click.Path(path_type=Path))
-@click.option("--dataset", help="Score on this dataset's test classes [default: the cell's].")
+@click.option("--dataset", help="Score on this dataset's (or NAME=FOLDER's) test classes [default: the cell's].")
 @data_dir_option()
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
@@ -49,20 +49,25 @@ def _evaluate(folder: Path, dataset: str | None, data_dir: Path | None, device: 
     cell = read_spec(folder)
     import torch
 
-    from dmlbench.data.catalogue import dataset_info, prepare
+    from dmlbench.data.catalogue import dataset_info
     from dmlbench.data.images import load_dataset
+    from dmlbench.data.ready import dataset_spec, prepare
     from dmlbench.models import build_model, load_model
     from dmlbench.training.device import prepare as prepare_process
     from dmlbench.training.device import resolve_device
     from dmlbench.training.evaluator import Evaluator
 
-    name = dataset_info(dataset or cell.dataset.name).name
     given = data_folder(data_dir)
-    prepare(name, given, lambda line: click.echo(line, err=True))
+    spec = dataset_spec(dataset_info(dataset), given, _say) if dataset else cell.dataset
+    prepare(spec, given, _say)
     where = resolve_device(device)
     prepare_process(cell.protocol.training, where)
     torch.manual_seed(0)
     untrained = cell.protocol.model.model_copy(update={"weights": None, "weights_sha256": None})
     model = load_model(build_model(untrained, cell.protocol.input), weights).to(where)
-    evaluator = Evaluator(load_dataset(name, given).test, cell.protocol, cell.seed, where)
+    evaluator = Evaluator(load_dataset(spec, given, _say).test, cell.protocol, cell.seed, where)
     return evaluator.measure(model, clustering=True)
+
+
+def _say(line: str) -> None:
+    click.echo(line, err=True)

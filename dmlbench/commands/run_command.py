@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 
 @click.command("run")
 @click.option("--methods", required=True, callback=names, help="Comma-separated, e.g. ms,ms+obdsd.")
-@click.option("--datasets", required=True, callback=names, help="Comma-separated, e.g. glyphs,omniglot-small.")
+@click.option(
+    "--datasets", required=True, callback=names, help="Comma-separated names, NAME=FOLDER of images, or a YAML."
+)
 @click.option("--seeds", type=click.IntRange(1), help="How many seeds: 0 to N-1 [default: 6].")
 @click.option("--seed", "chosen", type=click.IntRange(0), multiple=True, help="One seed by its number. Repeatable.")
 @protocol_option()
@@ -41,10 +43,15 @@ if TYPE_CHECKING:
     type=click.IntRange(1),
     help="Cells at a time [default: cores // threads of the protocol; on CUDA one a GPU].",
 )
-@click.option("--data-workers", type=click.IntRange(0), default=0, show_default=True, help="Loader processes per cell.")
+@click.option(
+    "--data-workers",
+    type=click.IntRange(0),
+    help="Loader processes per cell [default: none on a CPU, a share of the cores on a GPU].",
+)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 @click.option("--retry", type=click.Choice(["failed"]), help="Run failed cells again.")
 @click.option("--keep", callback=names, help="Keep weights, embeddings or both (comma-separated).")
+@click.option("--skip-bad", is_flag=True, help="Leave out images that cannot be used; the version of the data says so.")
 @click.option("--dry-run", is_flag=True, help="Show the cells, their state and the time they will take.")
 def command(**options: Any) -> int:  # noqa: ANN401 - click's options
     """Train and score methods on datasets over seeds. Finished cells are never run again.
@@ -63,14 +70,14 @@ def command(**options: Any) -> int:  # noqa: ANN401 - click's options
     request = matrix.Request(
         options["methods"], options["datasets"], _seeds(options["seeds"], options["chosen"]),
         options["protocol"], options["settings"], options["methods_dir"],
+        matrix.data_folder(options["data_dir"]), options["skip_bad"],
     )  # fmt: skip
     keep, device = _checked_keep(options["keep"]), _checked_device(options["device"])
-    cells = matrix.plan(request)
-    store = Store(options["results"])
-    data_dir = matrix.data_folder(options["data_dir"])
-    todo = matrix.pending(cells, store, retry_failed=options["retry"] == "failed")
-    execution = matrix.Execution(store, data_dir, device, options["workers"], options["data_workers"], keep)
     console = plain_or_wide()
+    cells = matrix.plan(request, lambda line: console.print(line, markup=False, soft_wrap=True))
+    store = Store(options["results"])
+    todo = matrix.pending(cells, store, retry_failed=options["retry"] == "failed")
+    execution = matrix.Execution(store, request.data_dir, device, options["workers"], options["data_workers"], keep)
     if options["dry_run"]:
         return _dry_run(console, cells, todo, execution)
     _run(console, cells, todo, execution, tracking=options["tracking"])

@@ -1,10 +1,11 @@
-"""Published archives: verified by checksum before use, and downloaded so that nothing half-written remains."""
+"""Published archives: verified by checksum before use, and downloaded so that a broken transfer goes on later."""
 
 import hashlib
 import os
-import tempfile
 import urllib.request
-from http.client import HTTPException
+from collections.abc import Callable
+from dataclasses import dataclass
+from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from typing import IO
 from urllib.error import HTTPError
@@ -15,95 +16,151 @@ from filelock import FileLock
 from dmlbench.data.family import Log
 from dmlbench.errors import UserError
 
-SCHEMES = ("https",)
+SCHEMES = ("https", "http")  # a checksum, not the connection, vouches for the contents
 TIMEOUT_S = 30.0
 CHUNK_BYTES = 1 << 20
-LOG_EVERY_BYTES = 16 << 20
+REPORTED_SHARE = 0.05
+
+Progress = Callable[[int, int], None]  # bytes there, bytes in all (0: unknown)
 
 
-def verify(path: Path, sha256: str) -> None:
+@dataclass(frozen=True)
+class Archive:
+    """A published archive.
+
+    Attributes:
+        name: Its file name.
+        url: Where it is published.
+        checksum: ``algorithm:hexadecimal digest`` of its contents.
+        folder: The folder in it that holds the dataset.
+        size: Its size, for people.
+        largest: Bytes that it may hold unpacked.
+    """
+
+    name: str
+    url: str
+    checksum: str
+    folder: str
+    size: str
+    largest: int = 8 << 30
+
+
+def verify(path: Path, checksum: str) -> None:
     """Raise UserError, naming the file, its size and both checksums, unless its contents are the published ones."""
-    found = file_sha256(path)
-    if found != sha256:
+    found = file_checksum(path, checksum)
+    if found != checksum:
         raise UserError(
-            f"{path}: expected sha256 {sha256}, found {found} in {path.stat().st_size} bytes",
+            f"{path}: expected {checksum}, found {found} in {path.stat().st_size} bytes",
             hint="the file is truncated or another release: delete it and download it again",
         )
 
 
-def file_sha256(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file's contents; an unreadable file is a UserError."""
+def file_checksum(path: Path, like: str = "sha256:") -> str:
+    """The checksum of a file's contents by the algorithm of another; an unreadable file is a UserError."""
+    algorithm = like.partition(":")[0]
     try:
         with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+            return f"{algorithm}:{hashlib.file_digest(file, algorithm).hexdigest()}"
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})", hint="check its permissions") from error
 
 
-def fetch(url: str, destination: Path, sha256: str, log: Log) -> None:
+def fetch(url: str, destination: Path, checksum: str, log: Log, progress: Progress | None = None) -> None:
     """Download an archive unless the destination already holds it; only verified contents get the final name.
 
+    What a broken transfer brought stays beside the destination as ``.part``, and the next call goes on from there.
+
     Args:
-        url: An https address.
+        url: An http or https address.
         destination: Final path; its folder is made. Parallel callers wait for the first.
-        sha256: Checksum the contents must have.
+        checksum: What the contents must have, e.g. ``md5:...``.
         log: Takes lines of progress.
+        progress: Takes the bytes so far; by default lines go to `log`.
 
     Raises:
         UserError: No connection, a refused or broken transfer, or other contents than expected.
     """
     if urlsplit(url).scheme not in SCHEMES:
         raise ValueError(f"{url}: only {', '.join(SCHEMES)} addresses are fetched")
-    manual = f"place {destination.name} (sha256 {sha256}) in {destination.parent}, or pass its folder as --data-dir"
-    if _holds(destination, sha256):  # before the lock, which a read-only folder refuses
+    manual = f"place {destination.name} ({checksum}) in {destination.parent}, or pass its folder as --data-dir"
+    if _holds(destination, checksum):  # before the lock, which a read-only folder refuses
         return
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(destination.with_name(destination.name + ".lock")):
-            if not _holds(destination, sha256):
-                _download(url, destination, sha256, log)
+            if not _holds(destination, checksum):
+                _download(url, destination, checksum, log, progress or _lines(url, log))
     except (OSError, HTTPException) as error:
         if isinstance(error, HTTPError):
             error.close()  # it is the server's answer, with its connection
         raise UserError(f"cannot download {url} ({error})", hint=manual) from error
 
 
-def _holds(path: Path, sha256: str) -> bool:
-    return path.is_file() and file_sha256(path) == sha256
+def _holds(path: Path, checksum: str) -> bool:
+    return path.is_file() and file_checksum(path, checksum) == checksum
 
 
-def _download(url: str, destination: Path, sha256: str, log: Log) -> None:
-    """Stream to a temporary name in the same folder; rename after checksum and fsync."""
-    log(f"downloading {url}")
-    handle, name = tempfile.mkstemp(dir=destination.parent, prefix=destination.name, suffix=".part")
-    temporary = Path(name)
+def _download(url: str, destination: Path, checksum: str, log: Log, progress: Progress) -> None:
+    """Append to the partial file; rename it after checksum and fsync."""
+    partial = destination.with_name(destination.name + ".part")
+    log(f"downloading {url} to {destination.parent}")
+    with partial.open("ab") as file:
+        expected = _receive(url, file, log, progress)
+        file.flush()
+        os.fsync(file.fileno())
+    size = partial.stat().st_size
+    if size < expected:
+        hint = "what came is kept: the same command goes on from there"
+        raise UserError(f"{url}: the transfer broke after {size} of {expected} bytes", hint=hint)
+    found = file_checksum(partial, checksum)
+    if found != checksum:
+        partial.unlink()
+        hint = "nothing was kept: try again, or download it by hand and pass its folder as --data-dir"
+        raise UserError(f"{url}: expected {checksum}, received {found} in {size} bytes", hint=hint)
+    partial.replace(destination)
+    log(f"saved {destination} ({size} bytes)")
+
+
+def _receive(url: str, file: IO[bytes], log: Log, progress: Progress) -> int:
+    """Append what is missing of `url` to `file`; returns the size that it should have then, 0 where not told."""
+    start = file.tell()
+    request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})  # noqa: S310 - fetch() checks the scheme
     try:
-        with os.fdopen(handle, "wb") as file:
-            size = _stream(url, file, log)
-        _check_download(url, temporary, size, sha256)
-        temporary.replace(destination)
-        log(f"saved {destination} ({size} bytes)")
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _stream(url: str, file: IO[bytes], log: Log) -> int:
-    size = 0
-    with urllib.request.urlopen(url, timeout=TIMEOUT_S) as response:  # noqa: S310 - fetch() checks the scheme
+        response = urllib.request.urlopen(request, timeout=TIMEOUT_S)  # noqa: S310
+    except HTTPError as error:
+        if error.code != 416 or not start:  # range not satisfiable: the part is all there, or of another file
+            raise
+        error.close()
+        return start
+    with response:
+        if start and not _continues(response, start):
+            log("the server cannot continue: starting anew")
+            file.truncate(start := 0)
+        elif start:
+            log(f"going on after {start} bytes")
+        total = start + int(response.headers.get("Content-Length") or 0)
+        total = 0 if total == start else total
+        done = start
         while chunk := response.read(CHUNK_BYTES):
             file.write(chunk)
-            if size // LOG_EVERY_BYTES != (size + len(chunk)) // LOG_EVERY_BYTES:
-                log(f"{(size + len(chunk)) >> 20} MiB of {url}")
-            size += len(chunk)
-    file.flush()
-    os.fsync(file.fileno())
-    return size
+            done += len(chunk)
+            progress(done, total)
+    return total
 
 
-def _check_download(url: str, temporary: Path, size: int, sha256: str) -> None:
-    found = file_sha256(temporary)
-    if found != sha256:
-        raise UserError(
-            f"{url}: expected sha256 {sha256}, received {found} in {size} bytes",
-            hint="nothing was kept: try again, or download it by hand and pass its folder as --data-dir",
-        )
+def _continues(response: HTTPResponse, start: int) -> bool:
+    return response.status == 206 and response.headers.get("Content-Range", "").startswith(f"bytes {start}-")
+
+
+def _lines(url: str, log: Log) -> Progress:
+    """A line whenever another share of the whole is there."""
+    told = 0
+
+    def progress(done: int, total: int) -> None:
+        nonlocal told
+        step = max(16 << 20, int(total * REPORTED_SHARE))
+        if done // step > told:
+            told = done // step
+            log(f"{done >> 20} of {total >> 20 if total else '?'} MiB of {url}")
+
+    return progress

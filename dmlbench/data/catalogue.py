@@ -6,34 +6,39 @@ To add a dataset: one file beside this one with ``prepare`` and ``read`` (see `f
 from dataclasses import dataclass
 from pathlib import Path
 
-from dmlbench.data import glyphs, omniglot
-from dmlbench.data.cache import cache_dir
-from dmlbench.data.family import Family, Log
-from dmlbench.errors import unknown_name
+from dmlbench.data import cars, cub, glyphs, omniglot, sop
+from dmlbench.data.declared import declared
+from dmlbench.data.family import Family
+from dmlbench.data.folder import ImageFolder
+from dmlbench.errors import UserError, unknown_name
 from dmlbench.spec import DatasetSpec
-
-__all__ = ["DATASETS", "DatasetInfo", "cache_dir", "dataset_info", "dataset_spec", "prepare"]
 
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """One dataset: counts of its class-disjoint split, provenance, and the module that reads it.
+    """One dataset: counts of its class-disjoint split, provenance, and what reads it.
 
-    `version` changes whenever the contents or the split do.
+    `version` changes whenever the contents or the split do. A declared folder has neither version nor counts of its
+    own: both are read from it.
     """
 
     name: str
     title: str
     description: str
-    version: str
-    train_classes: int
-    test_classes: int
-    train_images: int
-    test_images: int
-    licence: str
-    source: str
     family: Family
+    version: str = ""
+    train_classes: int = 0
+    test_classes: int = 0
+    train_images: int = 0
+    test_images: int = 0
+    licence: str = ""
+    source: str = ""
     default_protocol: str = "conv4-64"
+
+    @property
+    def counts(self) -> tuple[int, int, int, int]:
+        """Training classes, test classes, training images, test images."""
+        return self.train_classes, self.test_classes, self.train_images, self.test_images
 
 
 DATASETS: dict[str, DatasetInfo] = {
@@ -68,32 +73,76 @@ DATASETS: dict[str, DatasetInfo] = {
             source="https://github.com/brendenlake/omniglot",
             family=omniglot,
         ),
+        DatasetInfo(
+            name="cub",
+            title="CUB-200-2011",
+            description="Photographs of 200 kinds of birds: classes 1-100 train, 101-200 test",
+            version=cub.VERSION,
+            train_classes=100,
+            test_classes=100,
+            train_images=5_864,
+            test_images=5_924,
+            licence="non-commercial research; the images belong to their photographers",
+            source="https://data.caltech.edu/records/65de6-vp158",
+            family=cub,
+            default_protocol="resnet50-128",
+        ),
+        DatasetInfo(
+            name="cars",
+            title="Cars196",
+            description="Photographs of 196 models of cars, train and test merged: classes 1-98 train, 99-196 test",
+            version=cars.VERSION,
+            train_classes=98,
+            test_classes=98,
+            train_images=8_054,
+            test_images=8_131,
+            licence="non-commercial research",
+            source="Krause et al. 2013, 3D Object Representations for Fine-Grained Categorization",
+            family=cars,
+            default_protocol="resnet50-128",
+        ),
+        DatasetInfo(
+            name="sop",
+            title="Stanford Online Products",
+            description="Photographs of 22,634 products on sale, split by product as published",
+            version=sop.VERSION,
+            train_classes=11_318,
+            test_classes=11_316,
+            train_images=59_551,
+            test_images=60_502,
+            licence="non-commercial research",
+            source="Song et al. 2016, arXiv 1511.06452",
+            family=sop,
+            default_protocol="resnet50-128",
+        ),
     )
 }
 
 
-def dataset_info(name: str) -> DatasetInfo:
-    """The catalogue's entry; an unknown name is a UserError with the nearest valid one."""
-    if name not in DATASETS:
-        raise unknown_name("dataset", name, DATASETS, command="dmlbench list datasets")
-    return DATASETS[name]
-
-
-def dataset_spec(name: str) -> DatasetSpec:
-    """The part of a cell's spec that names the data and fixes its contents."""
-    return DatasetSpec(name=name, version=dataset_info(name).version)
-
-
-def prepare(name: str, data_dir: Path | None, log: Log) -> None:
-    """Make sure a dataset can be loaded before any cell starts: generate, verify or fetch it.
-
-    Args:
-        name: A name of the catalogue.
-        data_dir: The folder the user gave (``--data-dir`` or ``DMLBENCH_DATA``), None for neither. Nothing is
-            ever downloaded into a given folder.
-        log: Takes one line per lengthy step.
+def dataset_info(text: str) -> DatasetInfo:
+    """The catalogue's entry, or the folder that ``name=path`` or a YAML file declares.
 
     Raises:
-        UserError: What is missing or damaged, and what to do next.
+        UserError: an unknown name, with the nearest valid one; a declaration that is not valid.
     """
-    dataset_info(name).family.prepare(data_dir, log)
+    own = declared(text)
+    if own is None:
+        if text not in DATASETS:
+            hint = "dmlbench list datasets"
+            raise unknown_name("dataset", text, [*DATASETS, "NAME=FOLDER"], command=hint)
+        return DATASETS[text]
+    folder, protocol = own
+    if folder.name in DATASETS:
+        raise UserError(
+            f"--datasets {text}: {folder.name!r} is a dataset of the catalogue", hint="give yours another name"
+        )
+    return DatasetInfo(
+        folder.name, folder.name, f"Images of {folder.root}, a folder for each class", folder, default_protocol=protocol
+    )
+
+
+def family_of(spec: DatasetSpec) -> Family:
+    """What reads the dataset of a cell."""
+    if spec.root is None:
+        return dataset_info(spec.name).family
+    return ImageFolder(spec.name, Path(spec.root), spec.split)

@@ -3,17 +3,19 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
+
+from dmlbench.errors import UserError
 
 Log = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class LabelledImages:
-    """One side of a class-disjoint split.
+    """One side of a class-disjoint split, in memory.
 
     Attributes:
         images: uint8 (N, C, H, W), ordered by class.
@@ -26,11 +28,61 @@ class LabelledImages:
     class_names: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class LabelledFiles:
+    """One side of a class-disjoint split, as image files.
+
+    Attributes:
+        root: The folder that `paths` start from.
+        paths: N relative paths with forward slashes, ordered by class.
+        labels: int64 (N,), contiguous from 0.
+        class_names: One name per label.
+    """
+
+    root: Path
+    paths: tuple[str, ...]
+    labels: NDArray[np.int64]
+    class_names: tuple[str, ...]
+
+    def without(self, skipped: frozenset[str]) -> "LabelledFiles":
+        """Leave some paths out; a class that loses its last image goes, and the later ones move up."""
+        if not skipped:
+            return self
+        kept = [index for index, path in enumerate(self.paths) if path not in skipped]
+        classes, labels = np.unique(self.labels[kept], return_inverse=True)
+        names = tuple(self.class_names[label] for label in classes.tolist())
+        return LabelledFiles(self.root, tuple(self.paths[index] for index in kept), labels.astype(np.int64), names)
+
+
+Side = LabelledImages | LabelledFiles
+
+
 class Family(Protocol):
-    """A module of this package that knows one dataset."""
+    """What knows one dataset: a module of this package, or a folder that the user declared."""
 
     def prepare(self, data_dir: Path | None, log: Log) -> None:
         """Make sure `read` will succeed; raise UserError with the remedy otherwise."""
 
-    def read(self, data_dir: Path | None, log: Log) -> tuple[LabelledImages, LabelledImages]:
+    def read(self, data_dir: Path | None, log: Log) -> tuple[Side, Side]:
         """Training and test classes."""
+
+
+@runtime_checkable
+class Downloadable(Protocol):
+    """A family whose files are published under a public link."""
+
+    def fetch(self, folder: Path, log: Log, progress: Callable[[int, int], None] | None = None) -> None:
+        """Have the dataset in `folder`."""
+
+
+def labelled(root: Path, rows: list[tuple[str, str]]) -> LabelledFiles:
+    """Files from (class name, path) rows; classes are numbered in order of appearance.
+
+    Raises:
+        UserError: there are no rows.
+    """
+    if not rows:
+        raise UserError(f"{root}: holds no images for one side of the split", hint="see `dmlbench data check`")
+    numbers: dict[str, int] = {}
+    labels = [numbers.setdefault(name, len(numbers)) for name, _ in rows]
+    return LabelledFiles(root, tuple(path for _, path in rows), np.array(labels, dtype=np.int64), tuple(numbers))

@@ -1,18 +1,24 @@
-"""Loaded datasets: uint8 images and contiguous labels as tensors, and validation classes held out of training."""
+"""Loaded datasets: images and contiguous labels, and validation classes held out of training."""
 
-import hashlib
 import logging
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import PIL
 import torch
+import torchvision
 from torch import Tensor
 
-from dmlbench.data.catalogue import DatasetInfo, dataset_info
-from dmlbench.data.family import LabelledImages, Log
+from dmlbench.data.catalogue import dataset_info, family_of
+from dmlbench.data.family import LabelledFiles, LabelledImages, Log, Side
+from dmlbench.data.files import Chosen, decoded, read_files
+from dmlbench.data.fingerprints import files_fingerprint, fingerprint
+from dmlbench.data.geometry import Images
+from dmlbench.data.ready import files_of
 from dmlbench.errors import UserError
 from dmlbench.randomness import stream
+from dmlbench.spec import DatasetSpec
 
 LOGGER = logging.getLogger(__name__)
 
@@ -22,12 +28,12 @@ class Split:
     """Images of one set of classes.
 
     Attributes:
-        images: uint8 (N, C, H, W).
+        images: uint8 (C, H, W) each: a tensor (N, C, H, W), or files.
         labels: int64 (N,), contiguous from 0.
         class_names: One name per label.
     """
 
-    images: Tensor
+    images: Images
     labels: Tensor
     class_names: tuple[str, ...]
 
@@ -42,21 +48,24 @@ class Dataset:
     fingerprint: str
 
 
-def load_dataset(name: str, data_dir: Path | None = None, log: Log = LOGGER.info) -> Dataset:
-    """Read a dataset into memory.
+def load_dataset(spec: DatasetSpec, data_dir: Path | None = None, log: Log = LOGGER.info) -> Dataset:
+    """Read a dataset: small ones into memory, files encoded or as a mapped cache of decoded pixels.
 
     Args:
-        name: A name of the catalogue.
+        spec: Its name and version, as `ready.dataset_spec` gives them.
         data_dir: The folder the user gave, None for the cache.
         log: Takes one line per lengthy step.
 
     Raises:
-        UserError: An unknown name, or files that are missing or damaged.
+        UserError: An unknown name, or files that are missing, damaged or not those of the version.
     """
-    info = dataset_info(name)
-    train, test = info.family.read(data_dir, log)
-    _check_counts(info, train, test)
-    return Dataset(name, _split(train), _split(test), fingerprint(train, test))
+    sides = family_of(spec).read(data_dir, log)
+    files = files_of(sides)
+    if files is None:
+        _check_counts(spec, sides)
+        found = [side for side in sides if isinstance(side, LabelledImages)]
+        return Dataset(spec.name, _split(found[0]), _split(found[1]), fingerprint(*found))
+    return _load_files(spec, files, log)
 
 
 def split_classes(split: Split, fraction: float) -> tuple[Split, Split | None]:
@@ -81,19 +90,32 @@ def split_classes(split: Split, fraction: float) -> tuple[Split, Split | None]:
     return _select(split, order[held_out:]), _select(split, order[:held_out])
 
 
-def fingerprint(*splits: LabelledImages) -> str:
-    """SHA-256 of shapes, pixels, labels and class names."""
-    digest = hashlib.sha256()
-    for split in splits:
-        digest.update(repr((split.images.shape, split.class_names)).encode())
-        digest.update(np.ascontiguousarray(split.images).data)
-        digest.update(split.labels.astype("<i8").data)
-    return digest.hexdigest()
+def _load_files(spec: DatasetSpec, files: tuple[LabelledFiles, LabelledFiles], log: Log) -> Dataset:
+    if spec.root is None:
+        _check_counts(spec, files)
+    kept = [side.without(frozenset(spec.skipped)) for side in files]
+    encoded, digests = zip(*map(read_files, kept), strict=True)
+    whole = files_fingerprint(zip(kept, digests, strict=True))
+    if spec.root is not None and not whole.startswith(spec.version):
+        found = f"{spec.name}: {spec.root} holds other images than version {spec.version} (now {whole[:12]})"
+        raise UserError(found, hint="they changed since the run was planned: run it again")
+    # Decoders of different releases may differ by a grey level, and one's pixels must not pass for another's.
+    key = f"{whole[:16]}-torchvision{torchvision.__version__}-pillow{PIL.__version__}"
+    names = ("train", "test")
+    images = [decoded(side, f"{key}-{name}", log) for side, name in zip(encoded, names, strict=True)]
+    train, test = (
+        Split(pictures, torch.from_numpy(side.labels), side.class_names)
+        for pictures, side in zip(images, kept, strict=True)
+    )
+    return Dataset(spec.name, train, test, whole)
 
 
-def _check_counts(info: DatasetInfo, train: LabelledImages, test: LabelledImages) -> None:
-    found = len(train.class_names), len(test.class_names), len(train.images), len(test.images)
-    expected = info.train_classes, info.test_classes, info.train_images, info.test_images
+def _check_counts(spec: DatasetSpec, sides: tuple[Side, Side]) -> None:
+    """Compare a dataset of the catalogue with its published numbers, before anything is skipped."""
+    info = dataset_info(spec.name)
+    train, test = sides
+    found = len(train.class_names), len(test.class_names), len(train.labels), len(test.labels)
+    expected = info.counts
     if found != expected:
         raise UserError(
             f"{info.name}: expected {expected} training classes, test classes, training images, test images, "
@@ -110,4 +132,6 @@ def _select(split: Split, classes: np.ndarray) -> Split:
     kept = torch.from_numpy(np.sort(classes))
     mask = torch.isin(split.labels, kept)
     labels = torch.searchsorted(kept, split.labels[mask])
-    return Split(split.images[mask], labels, tuple(split.class_names[index] for index in kept.tolist()))
+    images = split.images
+    selected = images[mask] if isinstance(images, Tensor) else Chosen(images, mask.nonzero()[:, 0].numpy())
+    return Split(selected, labels, tuple(split.class_names[index] for index in kept.tolist()))

@@ -1,9 +1,13 @@
-"""Batches for training and evaluation; the number of workers never changes a bit of them."""
+"""Batches for training and evaluation; the number of workers never changes a bit of them.
+
+Workers decode, crop and resize in 8 bits; the device normalises. On CUDA workers only decode and cut out, one batched
+operation resizes (`device_crops`), and the next batch is copied while the device works on this one.
+"""
 
 import math
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from types import TracebackType
-from typing import Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import torch
@@ -11,16 +15,22 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from dmlbench.data.augment import augment, evaluation_geometry, normalise, training_source, uniforms_per_image
+from dmlbench.data.augment import augment, crops, training_source, uniforms_per_image
+from dmlbench.data.device_crops import Crops, packed, resized
+from dmlbench.data.geometry import EvaluationView, Images, adapt_channels, chosen, evaluation_images, normalise
 from dmlbench.data.images import Split
 from dmlbench.data.sampler import epoch_indices, epoch_steps
 from dmlbench.randomness import stream
 from dmlbench.spec import InputSpec, ProtocolSpec
 
 Batch = tuple[Tensor, Tensor]
+HostBatch = tuple[Tensor | Crops, Tensor]
 Recipe = tuple[NDArray[np.int64], NDArray[np.float64]]
+Host = TypeVar("Host")
+Ready = TypeVar("Ready", Tensor, Batch)
 
-CACHED_EVALUATION_BYTES = 512 << 20
+CPU = torch.device("cpu")
+KEPT_EVALUATION_BYTES = 2 << 30
 
 
 class TrainingBatches:
@@ -30,41 +40,37 @@ class TrainingBatches:
         split: Training classes.
         protocol: Its `input` and `training` sections are read.
         seed: The cell's seed.
+        device: Where batches are wanted.
         data_workers: Processes that prepare batches; 0 prepares them in the calling process.
-        pin_memory: Page-locked batches, for fast copies to a GPU.
 
     Use it as a context manager, or call `close`: workers live until then.
     """
 
     def __init__(
-        self,
-        split: Split,
-        protocol: ProtocolSpec,
-        seed: int,
-        data_workers: int = 0,
-        *,
-        pin_memory: bool = False,
+        self, split: Split, protocol: ProtocolSpec, seed: int, device: torch.device = CPU, data_workers: int = 0
     ) -> None:
         self.steps = epoch_steps(len(split.labels), protocol.training)
         # A copy: handing the split to spawned workers moves its memory away from under a NumPy view.
         self._labels = split.labels.numpy().copy()
         self._protocol = protocol
         self._seed = seed
+        self._device = device
         self._recipes = _Recipes()
         self._epoch: Generator[Batch, None, None] | None = None
-        self._loader: DataLoader[Batch] | None = DataLoader(
-            _BatchMaker(split, protocol.input),
+        on_device = device.type == "cuda" and protocol.input.augmentation == "crop"
+        self._loader: DataLoader[HostBatch] | None = DataLoader(
+            _BatchMaker(split, protocol.input, resize_on_device=on_device),
             batch_size=None,  # a recipe is a whole batch
             sampler=self._recipes,
-            num_workers=data_workers,
             persistent_workers=data_workers > 0,
-            worker_init_fn=_one_thread,
-            generator=torch.Generator(),  # unused, but the default would advance torch's global stream
-            pin_memory=pin_memory,
+            **_loader_options(device, data_workers),
         )
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
-        """Yield `steps` pairs: float32 images (B, C, H, W), int64 labels (B,). One epoch runs at a time."""
+        """Yield `steps` pairs on the device: float32 images (B, C, H, W), normalised, and int64 labels (B,).
+
+        Images have the protocol's memory layout. One epoch runs at a time.
+        """
         if self._loader is None:
             raise RuntimeError("these batches are closed")
         if self._epoch is not None:
@@ -86,69 +92,172 @@ class TrainingBatches:
     ) -> None:
         self.close()
 
-    def _batches(self, loader: "DataLoader[Batch]", epoch: int) -> Generator[Batch, None, None]:
+    def _batches(self, loader: "DataLoader[HostBatch]", epoch: int) -> Generator[Batch, None, None]:
         training, columns = self._protocol.training, uniforms_per_image(self._protocol.input)
         indices = epoch_indices(self._labels, training, stream(self._seed, epoch, "sampler"))
         # One row per position in the epoch: two draws of one image differ, whoever prepares them.
         uniforms = stream(self._seed, epoch, "augmentation").random((*indices.shape, columns))
         self._recipes.current = list(zip(indices, uniforms, strict=True))
-        yield from loader
+        yield from ahead(loader, self._finished, self._device)
+
+    def _finished(self, batch: HostBatch) -> Batch:
+        images, labels = batch
+        spec, training = self._protocol.input, self._protocol.training
+        layout = torch.channels_last if training.channels_last else torch.contiguous_format
+        ready = normalise(_on_device(images, spec, self._device), spec).contiguous(memory_format=layout)
+        return ready, labels.to(self._device, non_blocking=True)
 
 
 class EvaluationBatches:
-    """The images of a split in order, in evaluation geometry; the transformed images are kept if they are small.
+    """The images of a split in order, in evaluation geometry; the 8-bit results are kept if they are small.
 
     Args:
         split: Any classes.
         protocol: Its `input` section is read.
         batch_size: Images per batch (the last may hold fewer); the protocol's by default.
+        device: Where batches are wanted.
+        data_workers: Processes that decode and resize files; images in memory need none.
 
-    Iterating yields float32 (B, C, H, W).
+    Iterating yields normalised float32 (B, C, H, W) on the device.
     """
 
-    def __init__(self, split: Split, protocol: ProtocolSpec, batch_size: int | None = None) -> None:
+    def __init__(
+        self,
+        split: Split,
+        protocol: ProtocolSpec,
+        batch_size: int | None = None,
+        device: torch.device = CPU,
+        data_workers: int = 0,
+    ) -> None:
         self._spec = protocol.input
+        self._device = device
         self._batch_size = batch_size or protocol.evaluation.batch_size
-        size = 4 * len(split.images) * self._spec.channels * self._spec.size**2
-        self._ready = size <= CACHED_EVALUATION_BYTES
-        self._images = self._transformed(split.images) if self._ready else split.images
+        self._data_workers = data_workers
+        size = len(split.labels) * self._spec.channels * self._spec.size**2
+        self._keep = size <= KEPT_EVALUATION_BYTES
+        in_memory = isinstance(split.images, Tensor) and self._keep
+        self._images: Images = (
+            evaluation_images(split.images, self._spec) if in_memory else EvaluationView(split.images, self._spec)
+        )
 
     def __len__(self) -> int:
         return math.ceil(len(self._images) / self._batch_size)
 
     def __iter__(self) -> Iterator[Tensor]:
-        for batch in self._images.split(self._batch_size):
-            yield batch if self._ready else self._transformed(batch)
+        if isinstance(self._images, Tensor):
+            return ahead(self._images.split(self._batch_size), self._finished, self._device)
+        return ahead(self._made(), self._finished, self._device)
 
-    def _transformed(self, images: Tensor) -> Tensor:
-        return normalise(evaluation_geometry(images, self._spec), self._spec)
+    def _made(self) -> Iterator[Tensor]:
+        """Batches made from files, remembered on the first complete pass where they are small."""
+        indices = np.arange(len(self._images))
+        loader: DataLoader[Tensor] = DataLoader(
+            _Rows(self._images),
+            batch_size=None,
+            sampler=_Recipes(np.array_split(indices, range(self._batch_size, len(indices), self._batch_size))),
+            **_loader_options(self._device, self._data_workers),
+        )
+        seen = []
+        for batch in loader:
+            if self._keep:
+                seen.append(batch)
+            yield batch
+        if self._keep:
+            self._images = torch.cat(seen)
+
+    def _finished(self, images: Tensor) -> Tensor:
+        return normalise(images.to(self._device, non_blocking=True), self._spec)
 
 
-class _BatchMaker(Dataset[Batch]):
+def ahead(
+    batches: Iterable[Host], finish: Callable[[Host], Ready], device: torch.device
+) -> Generator[Ready, None, None]:
+    """Finish batches for a device; on CUDA the next one is copied and finished beside the work on this one.
+
+    Args:
+        batches: Host batches, page-locked for CUDA.
+        finish: Copies one to the device without blocking, and finishes it there; gives tensors of the device.
+        device: The device.
+    """
+    if device.type != "cuda":
+        yield from map(finish, batches)
+        return
+    side, current = torch.cuda.Stream(device), torch.cuda.current_stream(device)
+    waiting: list[tuple[Ready, torch.cuda.Event]] = []
+    for batch in batches:
+        with torch.cuda.stream(side):
+            ready = finish(batch)
+            waiting.append((ready, side.record_event()))
+        if len(waiting) > 1:
+            yield _handed_over(*waiting.pop(0), current)
+    for item in waiting:
+        yield _handed_over(*item, current)
+
+
+def _handed_over(ready: Ready, done: torch.cuda.Event, current: torch.cuda.Stream) -> Ready:
+    """Let the training stream wait for a batch, and the allocator know that it uses it."""
+    current.wait_event(done)
+    for tensor in ready if isinstance(ready, tuple) else (ready,):
+        tensor.record_stream(current)
+    return ready
+
+
+def _on_device(images: Tensor | Crops, spec: InputSpec, device: torch.device) -> Tensor:
+    if isinstance(images, Tensor):
+        return images.to(device, non_blocking=True)
+    moved = images._replace(
+        pixels=images.pixels.to(device, non_blocking=True), mirrored=images.mirrored.to(device, non_blocking=True)
+    )
+    return adapt_channels(resized(moved, spec.size), spec.channels)
+
+
+class _BatchMaker(Dataset[HostBatch]):
     """Makes the batch of a recipe; without state, so that any process may make any batch."""
 
-    def __init__(self, split: Split, spec: InputSpec) -> None:
+    def __init__(self, split: Split, spec: InputSpec, *, resize_on_device: bool) -> None:
         self._source = training_source(split.images, spec)
         self._labels = split.labels
         self._spec = spec
+        self._resize_on_device = resize_on_device
 
-    def __getitem__(self, recipe: Recipe) -> Batch:
+    def __getitem__(self, recipe: Recipe) -> HostBatch:
         indices, uniforms = recipe
-        chosen = torch.from_numpy(indices)
-        return augment(self._source[chosen], uniforms, self._spec), self._labels[chosen]
+        labels = self._labels[torch.from_numpy(indices)]
+        if self._resize_on_device:
+            return packed(crops(self._source, indices, uniforms, self._spec), self._spec), labels
+        return augment(self._source, indices, uniforms, self._spec), labels
 
 
-class _Recipes(Sampler[Recipe]):
-    """Hands the current epoch's batches (indices, uniforms) to the loader in order."""
+class _Rows(Dataset[Tensor]):
+    """Images by a batch of positions."""
 
-    def __init__(self) -> None:
-        self.current: list[Recipe] = []
+    def __init__(self, images: Images) -> None:
+        self._images = images
 
-    def __iter__(self) -> Iterator[Recipe]:
+    def __getitem__(self, indices: NDArray[np.int64]) -> Tensor:
+        return chosen(self._images, indices)
+
+
+class _Recipes(Sampler[Any]):
+    """Hands what the batches are made from to the loader, in order."""
+
+    def __init__(self, current: list[Any] | None = None) -> None:
+        self.current = current or []
+
+    def __iter__(self) -> Iterator[Any]:
         return iter(self.current)
 
     def __len__(self) -> int:
         return len(self.current)
+
+
+def _loader_options(device: torch.device, data_workers: int) -> dict[str, Any]:
+    return {
+        "num_workers": data_workers,
+        "worker_init_fn": _one_thread,
+        "generator": torch.Generator(),  # unused, but the default would advance torch's global stream
+        "pin_memory": device.type == "cuda",
+    }
 
 
 def _one_thread(_worker: int) -> None:

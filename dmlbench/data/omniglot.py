@@ -15,13 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from dmlbench.data.archives import fetch, file_sha256, verify
+from dmlbench.data import archives
+from dmlbench.data.archives import Progress, file_checksum, verify
 from dmlbench.data.cache import cache_dir
 from dmlbench.data.family import LabelledImages, Log
+from dmlbench.data.places import below
 from dmlbench.errors import UserError
 
 URL = "https://raw.githubusercontent.com/brendenlake/omniglot/master/python/"
-SEARCH_DEPTH = 3
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,12 @@ def prepare(data_dir: Path | None, log: Log) -> None:
         _locate(archive, data_dir, log)
 
 
+def fetch(folder: Path, log: Log, progress: Progress | None = None) -> None:
+    """Download both archives into `folder` unless they lie there; they are read as they are."""
+    for archive in (TRAIN, TEST):
+        _download(archive, folder, log, progress)
+
+
 def read(data_dir: Path | None, log: Log) -> tuple[LabelledImages, LabelledImages]:
     """Training and test classes: uint8 (N, 1, 105, 105), ink 255 on 0; class names are ``Alphabet/characterNN``."""
     train, test = (_read_archive(_locate(archive, data_dir, log), archive) for archive in (TRAIN, TEST))
@@ -57,21 +64,23 @@ def read(data_dir: Path | None, log: Log) -> tuple[LabelledImages, LabelledImage
 def _locate(archive: Archive, data_dir: Path | None, log: Log) -> Path:
     if data_dir is not None:
         return _find(archive, data_dir)
-    path = cache_dir() / "omniglot" / archive.name
-    fetch(URL + archive.name, path, archive.sha256, log)
+    return _download(archive, cache_dir(), log)
+
+
+def _download(archive: Archive, folder: Path, log: Log, progress: Progress | None = None) -> Path:
+    path = folder / "omniglot" / archive.name
+    archives.fetch(URL + archive.name, path, f"sha256:{archive.sha256}", log, progress)
     return path
 
 
 def _find(archive: Archive, data_dir: Path) -> Path:
-    """The first intact copy at most `SEARCH_DEPTH` folders down; a damaged one is reported, never replaced."""
-    if not data_dir.is_dir():
-        raise UserError(f"{data_dir}: no such data folder", hint=_remedy(archive))
-    places = (data_dir.glob("*/" * depth + archive.name) for depth in range(SEARCH_DEPTH + 1))
-    found = [path for place in places for path in sorted(place) if path.is_file()]
+    """The first intact copy at most `places.SEARCH_DEPTH` folders down; a damaged one is reported, never replaced."""
+    found = [path for path in below(data_dir, archive.name, hint=_remedy(archive)) if path.is_file()]
     if not found:
         raise UserError(f"{data_dir}: {archive.name} not found (sha256 {archive.sha256})", hint=_remedy(archive))
-    chosen = next((path for path in found if file_sha256(path) == archive.sha256), found[0])
-    verify(chosen, archive.sha256)
+    checksum = f"sha256:{archive.sha256}"
+    chosen = next((path for path in found if file_checksum(path) == checksum), found[0])
+    verify(chosen, checksum)
     return chosen
 
 

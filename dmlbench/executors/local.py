@@ -13,7 +13,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from dmlbench.spec import Cell, RunOptions
+from dmlbench.run_options import RunOptions
+from dmlbench.spec import Cell
 from dmlbench.store import CellWriter, read_summary
 
 Event = dict[str, Any]

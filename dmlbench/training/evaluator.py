@@ -17,9 +17,11 @@ from dmlbench.training.learner import AUTOCAST
 class Evaluator:
     """Embeds a split and scores it; keeps the transformed images between epochs where they are small."""
 
-    def __init__(self, split: Split, protocol: ProtocolSpec, seed: int, device: torch.device) -> None:
+    def __init__(
+        self, split: Split, protocol: ProtocolSpec, seed: int, device: torch.device, data_workers: int = 0
+    ) -> None:
         self.labels = split.labels
-        self.batches = EvaluationBatches(split, protocol)
+        self.batches = EvaluationBatches(split, protocol, device=device, data_workers=data_workers)
         self.evaluation = protocol.evaluation
         self.autocast = protocol.training.autocast
         self.device = device
@@ -36,7 +38,7 @@ class Evaluator:
         model.eval()
         dtype = AUTOCAST.get(self.autocast)
         with torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None):
-            parts = [model(images.to(self.device, non_blocking=True)) for images in self.batches]
+            parts = [model(images) for images in self.batches]
         model.train()
         embeddings = torch.cat(parts)
         if broken := int((~embeddings.isfinite()).any(dim=1).sum()):

@@ -17,9 +17,7 @@ from dmlbench.training.learner import Learner
 Row = dict[str, float | int | None]
 
 
-def train_epoch(
-    learner: Learner, batches: TrainingBatches, epoch: int, seed: int, device: torch.device, *, channels_last: bool
-) -> Row:
+def train_epoch(learner: Learner, batches: TrainingBatches, epoch: int, seed: int, device: torch.device) -> Row:
     """Train one epoch (counted from 0) and return its losses and phase times.
 
     Losses stay on the device until the epoch ends: reading one a step would stop the device each time.
@@ -28,8 +26,7 @@ def train_epoch(
         DivergedError: where a step's loss was not finite.
     """
     generator = torch.Generator(device).manual_seed(stream_seed(seed, epoch, "mining"))
-    layout = torch.channels_last if channels_last else torch.contiguous_format
-    loader = _timed_batches(learner, batches, epoch, device, layout)
+    loader = _timed_batches(learner, batches, epoch)
     ranking, distilled = [], []
     rate = learner.optimizer.param_groups[0]["lr"]
     learner.model.train()
@@ -64,15 +61,11 @@ def evaluate_epoch(
     return row | {"time/evaluation_s": spent}
 
 
-def _timed_batches(
-    learner: Learner, batches: TrainingBatches, epoch: int, device: torch.device, layout: torch.memory_format
-) -> Iterator[tuple[Tensor, Tensor]]:
+def _timed_batches(learner: Learner, batches: TrainingBatches, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
     iterator = iter(batches.epoch(epoch))
     for _ in range(batches.steps):
         with learner.clock.phase("data"):
             images, labels = next(iterator)
-            images = images.to(device, non_blocking=True, memory_format=layout)
-            labels = labels.to(device, non_blocking=True)
         yield images, labels
 
 

@@ -1,0 +1,184 @@
+"""`dmlbench data`."""
+
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dmlbench.commands.options import data_dir_option
+
+if TYPE_CHECKING:
+    from dmlbench.data.checking import Checked
+
+LISTED = 20
+EPILOG = """\b
+Examples:
+  dmlbench data fetch cub --data-dir data
+  dmlbench data check birds=path/to/images
+"""
+
+
+@click.group("data", epilog=EPILOG)
+def command() -> None:
+    """Fetch, check or show a dataset: a name of `dmlbench list datasets`, NAME=FOLDER, or a dataset's YAML."""
+
+
+@command.command("fetch")
+@click.argument("name")
+@data_dir_option()
+def fetch(name: str, data_dir: Path | None) -> None:
+    """Download a dataset into the data folder, verify and unpack it. A broken download goes on where it stopped.
+
+    \b
+    Examples:
+      dmlbench data fetch cub
+      dmlbench data fetch sop --data-dir data
+    """
+    from dmlbench.data.cache import cache_dir
+    from dmlbench.data.catalogue import dataset_info
+    from dmlbench.data.family import Downloadable
+    from dmlbench.errors import UserError
+
+    info = dataset_info(name)
+    folder = _created(data_dir) or cache_dir()
+    with suppress(UserError):
+        info.family.read(folder, lambda _: None)
+        click.echo(f"{info.name}: is there; `dmlbench data check {name}` looks at every image")
+        return
+    if not isinstance(info.family, Downloadable):
+        info.family.read(folder, click.echo)  # its error says what to place where
+        return
+    with _bar() as progress:
+        info.family.fetch(folder, click.echo, progress)
+    info.family.read(folder, click.echo)
+    click.echo(f"{info.name}: ready in {folder}; `dmlbench data check {name}` looks at every image")
+
+
+@command.command("check")
+@click.argument("name")
+@data_dir_option()
+def check(name: str, data_dir: Path | None) -> int:
+    """Count classes and images, decode every image, find duplicates across the split, and print the fingerprint.
+
+    Exit code 1 where a run would refuse the dataset.
+
+    \b
+    Examples:
+      dmlbench data check cub --data-dir data
+      dmlbench data check birds=path/to/images
+    """
+    from dmlbench.data.catalogue import dataset_info
+    from dmlbench.data.checking import check as look
+    from dmlbench.matrix import data_folder
+
+    info = dataset_info(name)
+    found = look(info, data_folder(data_dir), click.echo)
+    _print_counts(info.name, found)
+    _print_list("cannot be used", found.bad, limit=None)
+    _print_list("not RGB", found.converted, limit=LISTED)
+    same = {" = ".join(group): "" for group in found.duplicates}
+    _print_list("with the same content in train and test", same, limit=LISTED)
+    if found.fingerprint:
+        click.echo(f"fingerprint {found.fingerprint}")
+    click.echo("sound: a run takes it as it is" if found.sound else "NOT sound: a run refuses it as it is")
+    return 0 if found.sound else 1
+
+
+@command.command("info")
+@click.argument("name")
+@data_dir_option()
+@click.option(
+    "--sheet", type=click.Path(path_type=Path), help="PNG of random classes [default: NAME-contact-sheet.png here]."
+)
+def info(name: str, data_dir: Path | None, sheet: Path | None) -> None:
+    """Show a dataset's counts, sizes and licence, and draw a contact sheet of random classes.
+
+    \b
+    Examples:
+      dmlbench data info glyphs
+      dmlbench data info cub --data-dir data --sheet cub.png
+    """
+    from rich.table import Table
+
+    from dmlbench.data.catalogue import dataset_info
+    from dmlbench.data.checking import sizes
+    from dmlbench.data.contact_sheet import draw_contact_sheet
+    from dmlbench.errors import UserError
+    from dmlbench.matrix import data_folder
+    from dmlbench.progress import plain_or_wide
+
+    entry = dataset_info(name)
+    sides = entry.family.read(data_folder(data_dir), click.echo)
+    console = plain_or_wide()
+    known = {"title": entry.title, "what": entry.description, "licence": entry.licence, "source": entry.source}
+    for key, value in known.items():
+        if value:
+            console.print(f"{key}: {value}", markup=False, soft_wrap=True)
+    rows = sizes(sides, click.echo)
+    table = Table("", *next(iter(rows.values())), box=None)
+    for side, row in rows.items():
+        table.add_row(side, *(f"{value:,}" if isinstance(value, int) else value for value in row.values()))
+    console.print(table)
+    console.print("a range is least - median - most; width and height in pixels")
+    path = sheet or Path(f"{entry.name}-contact-sheet.png")
+    if path.suffix.lower() != ".png" or not path.absolute().parent.is_dir():
+        raise UserError(f"--sheet {path}: must be a .png in a folder that exists")
+    draw_contact_sheet(f"{entry.title}: random classes", sides, path)
+    console.print(f"wrote {path}", markup=False, soft_wrap=True)
+
+
+def _created(data_dir: Path | None) -> Path | None:
+    """The data folder; one that was named for a download is made."""
+    from dmlbench.matrix import data_folder
+
+    if data_dir is not None:
+        data_dir.mkdir(parents=True, exist_ok=True)
+    return data_folder(data_dir)
+
+
+def _print_counts(name: str, found: "Checked") -> None:
+    from rich.table import Table
+
+    from dmlbench.progress import plain_or_wide
+
+    table = Table(name, "classes", "images", *(["published", ""] if found.published else []), box=None)
+    for index, side in enumerate(("train", "test")):
+        classes, images = found.counts[index], found.counts[index + 2]
+        row = [side, f"{classes:,}", f"{images:,}"]
+        if found.published:
+            wanted = found.published[index], found.published[index + 2]
+            row += [f"{wanted[0]:,} / {wanted[1]:,}", "ok" if wanted == (classes, images) else "DIFFERENT"]
+        table.add_row(*row)
+    plain_or_wide().print(table)
+
+
+def _print_list(what: str, found: dict[str, str], *, limit: int | None) -> None:
+    click.echo(f"{len(found):,} images {what}{':' if found else ''}")
+    for path, why in list(found.items())[:limit]:
+        click.echo(f"  {path}{f': {why}' if why else ''}")
+    if limit is not None and len(found) > limit:
+        click.echo(f"  and {len(found) - limit:,} more")
+
+
+class _bar:  # noqa: N801 - used as a function
+    """A progress bar in bytes on a terminal; nothing elsewhere, where lines go out instead."""
+
+    def __enter__(self) -> Any:  # noqa: ANN401 - a callback or None
+        from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
+
+        from dmlbench.progress import plain_or_wide
+
+        console = plain_or_wide()
+        self._shown = None
+        if not console.is_terminal:
+            return None
+        columns = (BarColumn(), DownloadColumn(binary_units=True), TransferSpeedColumn(), TimeRemainingColumn())
+        self._shown = shown = Progress(*columns, console=console)
+        task = shown.add_task("download", total=None)
+        shown.start()
+        return lambda done, total: shown.update(task, completed=done, total=total or None)
+
+    def __exit__(self, *_: object) -> None:
+        if self._shown:
+            self._shown.stop()

@@ -1,0 +1,133 @@
+"""`cars`: Cars196 (Krause et al. 2013). Train and test are merged, then classes 1-98 train and 99-196 test.
+
+The published links are dead, so users place one of three layouts: the original one (`car_ims/`, `cars_annos.mat`),
+the split release (`cars_train/`, `cars_test/` and the annotations of its devkit), or a folder for each class.
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from dmlbench.data.cache import cache_dir
+from dmlbench.data.family import LabelledFiles, Log, labelled
+from dmlbench.data.places import IMAGE_SUFFIXES, below, check_listed, files_below, tell_strays
+from dmlbench.errors import UserError
+
+NAME = "cars"
+VERSION = "Cars196 classes 1-98/99-196"
+TRAIN_CLASSES = 98
+CLASS_NAMES = tuple((Path(__file__).parent / "cars_classes.txt").read_text(encoding="utf-8").splitlines())
+ORIGINAL = "cars_annos.mat"
+SPLIT = {"cars_train": "cars_train_annos.mat", "cars_test": "cars_test_annos_withlabels.mat"}
+CLASS_FOLDERS = ("cars", "Cars", "cars196", "Cars196", "CARS196", "stanford_cars")
+LAYOUTS = (
+    "car_ims/ with cars_annos.mat (car_ims.tgz md5 d5c8f0aa497503f355e17dc7886c3f14, cars_annos.mat md5 "
+    "b407c6086d669747186bd1d764ff9dbc); or cars_train/ and cars_test/ with cars_train_annos.mat (of the devkit, md5 "
+    "c3b158d763b6e2245038c8ad08e45376) and cars_test_annos_withlabels.mat (md5 b0a2b23655a3edd16d84508592a98d10); "
+    "or cars/<001..196 or class name>/*.jpg"
+)
+
+Row = tuple[int, str]  # class from 1, path from the root
+
+
+def prepare(data_dir: Path | None, log: Log) -> None:
+    """Find one of the layouts; nothing is downloaded, for no public link is left."""
+    read(data_dir, log)
+
+
+def read(data_dir: Path | None, log: Log) -> tuple[LabelledFiles, LabelledFiles]:
+    """Training and test classes, by class and then by path."""
+    folder = data_dir or cache_dir()
+    hint = f"the published links are dead; place {LAYOUTS}"
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such data folder", hint=hint)
+    layouts = (layout(folder, log) for layout in (_original, _split, _by_class))
+    root, rows = next((found for found in layouts if found), (folder, []))
+    if not rows:
+        raise UserError(f"{folder}: holds no layout of Cars196", hint=hint)
+    sides = [[row for row in sorted(rows) if (row[0] <= TRAIN_CLASSES) == train] for train in (True, False)]
+    train, test = (labelled(root, [(CLASS_NAMES[label - 1], path) for label, path in side]) for side in sides)
+    return train, test
+
+
+def _original(folder: Path, log: Log) -> tuple[Path, list[Row]] | None:
+    """`car_ims/` beside `cars_annos.mat`, which says for each image its class."""
+    lists = [path for path in _below(folder, ORIGINAL) if (path.parent / "car_ims").is_dir()]
+    if not lists:
+        return None
+    rows = list(_annotations(lists[0], "relative_im_path", "car_ims"))
+    check_listed(NAME, lists[0].parent, ["car_ims"], [path for _, path in rows], log)
+    return lists[0].parent, rows
+
+
+def _split(folder: Path, log: Log) -> tuple[Path, list[Row]] | None:
+    """`cars_train/` and `cars_test/`, whose annotations may lie anywhere; some copies nest a folder in its like."""
+    if not all(_below(folder, name) for name in SPLIT):
+        return None
+    rows: list[Row] = []
+    folders = []
+    for name, annotations in SPLIT.items():
+        lists = _below(folder, annotations)
+        if not lists:
+            raise UserError(f"{folder}: holds {name}/ but not {annotations}", hint=f"place {LAYOUTS}")
+        images = next(path for path in reversed(_below(folder, name)) if path.is_dir())
+        folders.append(images.relative_to(folder).as_posix())
+        rows += _annotations(lists[0], "fname", folders[-1])
+    check_listed(NAME, folder, folders, [path for _, path in rows], log)
+    return folder, rows
+
+
+def _by_class(folder: Path, log: Log) -> tuple[Path, list[Row]] | None:
+    """A folder a class, by number (`001`, `001.AMG_Hummer`) or by name, whatever its spaces and slashes became."""
+    roots = [path for name in CLASS_FOLDERS for path in _below(folder, name) if path.is_dir()]
+    for root in roots:
+        classes = {path.name: _class_number(path.name) for path in root.iterdir() if path.is_dir()}
+        known = {name: number for name, number in classes.items() if number}
+        if len(known) < len(CLASS_NAMES) or len(set(known.values())) < len(known):
+            continue
+        there = [(name, path) for name in known for path in files_below(root, name)]
+        rows = [(known[name], path) for name, path in there if _is_image(path)]
+        tell_strays(NAME, root, {path for _, path in there} - {path for _, path in rows}, log)
+        return root, rows
+    return None
+
+
+def _class_number(name: str) -> int | None:
+    if numbered := re.match(r"(\d{1,3})(?!\d)", name):
+        number = int(numbered[1])
+        return number if 1 <= number <= len(CLASS_NAMES) else None
+    return _NUMBERS.get(_letters(name))
+
+
+def _letters(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+_NUMBERS = {_letters(name): number for number, name in enumerate(CLASS_NAMES, start=1)}
+
+
+def _is_image(path: str) -> bool:
+    return Path(path).suffix.lower() in IMAGE_SUFFIXES and not Path(path).name.startswith(".")
+
+
+def _annotations(path: Path, field: str, folder: str) -> Iterator[Row]:
+    """Class and image of every annotation of a MATLAB file."""
+    from scipy.io import loadmat
+
+    try:
+        table: Any = loadmat(path)["annotations"][0]
+        for entry in table:
+            name, label = str(entry[field][0]), int(entry["class"][0, 0])
+            if not 1 <= label <= len(CLASS_NAMES):
+                raise UserError(f"{path}: class {label} of {name} is not one of 1-{len(CLASS_NAMES)}")
+            yield label, f"{folder}/{Path(name).name}"
+    except (KeyError, ValueError, IndexError, TypeError, OSError, NotImplementedError) as error:
+        hint = f"place {LAYOUTS}"
+        raise UserError(
+            f"{path}: not the annotations of Cars196 ({type(error).__name__}: {error})", hint=hint
+        ) from error
+
+
+def _below(folder: Path, name: str) -> list[Path]:
+    return below(folder, name, hint=f"place {LAYOUTS}")

@@ -1,0 +1,72 @@
+"""`cub`: CUB-200-2011 (Wah et al. 2011). Classes 1-100 train, 101-200 test; its own train/test list is not used."""
+
+from pathlib import Path
+
+from dmlbench.data.archives import Archive, Progress
+from dmlbench.data.cache import cache_dir
+from dmlbench.data.extraction import fetch_and_extract
+from dmlbench.data.family import LabelledFiles, Log, labelled
+from dmlbench.data.places import below, check_listed
+from dmlbench.errors import UserError
+
+NAME = "cub"
+VERSION = "CUB_200_2011 classes 1-100/101-200"
+TRAIN_CLASSES = 100
+ARCHIVE = Archive(
+    name="CUB_200_2011.tgz",
+    url="https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz",
+    checksum="md5:97eceeb196236b17998738112f37df78",
+    folder="CUB_200_2011",
+    size="1.1 GiB",
+)
+
+
+def prepare(data_dir: Path | None, log: Log) -> None:
+    """Find the release; only without a given folder is a missing one downloaded, into the cache."""
+    if data_dir is None and not _found(cache_dir()):
+        fetch(cache_dir(), log)
+    read(data_dir, log)
+
+
+def fetch(folder: Path, log: Log, progress: Progress | None = None) -> None:
+    """Download the published archive into `folder` unless it lies there, verify and unpack it."""
+    fetch_and_extract(ARCHIVE, folder, log, progress)
+
+
+def read(data_dir: Path | None, log: Log) -> tuple[LabelledFiles, LabelledFiles]:
+    """Training and test classes, by class and then by path."""
+    folder = data_dir or cache_dir()
+    found = _found(folder)
+    if not found:
+        hint = f"`dmlbench data fetch cub --data-dir {folder}` downloads it ({ARCHIVE.size})"
+        raise UserError(
+            f"{folder}: holds no CUB_200_2011/ with images.txt, image_class_labels.txt and images/", hint=hint
+        )
+    root = found[0].parent
+    paths = _table(root / "images.txt")
+    classes = {image: int(label) for image, label in _table(root / "image_class_labels.txt").items()}
+    if paths.keys() != classes.keys():
+        raise UserError(f"{root}: images.txt and image_class_labels.txt list different images")
+    rows = sorted((classes[image], f"images/{path}") for image, path in paths.items())
+    check_listed(NAME, root, ["images"], [path for _, path in rows], log)
+    sides = [[row for row in rows if (row[0] <= TRAIN_CLASSES) == train] for train in (True, False)]
+    train, test = (labelled(root, [(path.split("/")[1], path) for _, path in side]) for side in sides)
+    return train, test
+
+
+def _found(folder: Path) -> list[Path]:
+    if not folder.is_dir() and folder == cache_dir():
+        return []
+    lists = below(folder, "image_class_labels.txt", hint="name an existing one with --data-dir")
+    return [path for path in lists if (path.parent / "images.txt").is_file() and (path.parent / "images").is_dir()]
+
+
+def _table(path: Path) -> dict[str, str]:
+    """Two columns, the first of them the image's number."""
+    table = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        first, _, second = line.strip().partition(" ")
+        if not first.isdigit() or not second or (path.name != "images.txt" and not second.isdigit()):
+            raise UserError(f"{path}: line {number}: must be an image's number and its value, not {line!r}")
+        table[first] = second
+    return table

@@ -1,0 +1,47 @@
+"""Datasets that the user declares: ``name=path/to/images``, or a YAML file."""
+
+import re
+from pathlib import Path
+
+from pydantic import Field
+
+from dmlbench.data.folder import ImageFolder
+from dmlbench.errors import UserError
+from dmlbench.schema import read_yaml, validate
+from dmlbench.spec import FolderSplit, Section
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+DEFAULT_PROTOCOL = "resnet50-128"
+
+
+class DatasetFile(Section):
+    """A dataset's YAML: a folder of images with one subfolder a class, and which classes train."""
+
+    name: str = Field(pattern=f"^{NAME.pattern}$")
+    root: str
+    split: FolderSplit = FolderSplit()
+    default_protocol: str = DEFAULT_PROTOCOL
+
+
+def declared(text: str) -> tuple[ImageFolder, str] | None:
+    """The folder that `text` declares and its default protocol; None where it declares none.
+
+    Args:
+        text: ``name=path``, or the path of a YAML file, whose `root` is relative to it.
+
+    Raises:
+        UserError: a name that is none, no such file, or a file that is not valid.
+    """
+    if text.endswith((".yaml", ".yml")) and "=" not in text:
+        file = Path(text)
+        if not file.is_file():
+            raise UserError(f"--datasets {text}: no such file", hint="NAME, NAME=FOLDER or a dataset's YAML")
+        content = validate(DatasetFile, read_yaml(file), text)
+        return ImageFolder(content.name, file.parent / content.root, content.split), content.default_protocol
+    name, equals, path = text.partition("=")
+    if not equals:
+        return None
+    if not NAME.fullmatch(name) or not path:
+        hint = "letters, digits, '.', '_' and '-', for example birds=path/to/images"
+        raise UserError(f"--datasets {text!r}: must be NAME=FOLDER", hint=hint)
+    return ImageFolder(name, Path(path)), DEFAULT_PROTOCOL

@@ -1,0 +1,185 @@
+"""Images that live in files: encoded in memory and decoded when asked for, or decoded once into a mapped cache."""
+
+import hashlib
+import io
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from filelock import FileLock
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from dmlbench.data.cache import cache_dir
+from dmlbench.data.decode import decode
+from dmlbench.data.family import LabelledFiles, Log
+from dmlbench.data.geometry import Images
+from dmlbench.errors import UserError
+
+IN_MEMORY_BYTES = 16 << 30
+DECODED_BYTES = 4 << 30  # per side of a split; a larger one is decoded anew for every batch
+TYPICAL_COMPRESSION = 4  # JPEGs decode to at least this many times their size
+
+
+@dataclass(frozen=True)
+class EncodedImages:
+    """Files decoded when asked for, as uint8 (3, H, W).
+
+    Attributes:
+        paths: One file an image.
+        content: uint8, all files one after another; None where they are too large and are read one by one.
+        ends: int64 (N,), where each file ends in `content`.
+    """
+
+    paths: tuple[Path, ...]
+    content: Tensor | None
+    ends: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Tensor:
+        try:
+            return decode(self._encoded(index))
+        except (OSError, RuntimeError, ValueError) as error:
+            hint = "see `dmlbench data check`, or leave it out with --skip-bad"
+            raise UserError(
+                f"{self.paths[index]}: cannot be decoded ({str(error).splitlines()[0]})", hint=hint
+            ) from error
+
+    def _encoded(self, index: int) -> Tensor:
+        if self.content is None:
+            return torch.frombuffer(bytearray(self.paths[index].read_bytes()), dtype=torch.uint8)
+        return self.content[self.ends[index - 1] if index else 0 : self.ends[index]]
+
+
+@dataclass(frozen=True)
+class DecodedImages:
+    """Decoded pixels, mapped from a file that all processes share.
+
+    Attributes:
+        pixels: uint8 (sum of H * W * 3,).
+        sizes: int64 (N, 2), heights and widths.
+        ends: int64 (N,), where each image ends in `pixels`.
+    """
+
+    pixels: Tensor
+    sizes: NDArray[np.int64]
+    ends: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def __getitem__(self, index: int) -> Tensor:
+        height, width = self.sizes[index].tolist()
+        start = self.ends[index] - 3 * height * width
+        return self.pixels[start : self.ends[index]].view(height, width, 3).permute(2, 0, 1)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Some of other images."""
+
+    images: Images
+    indices: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.images[int(self.indices[index])]
+
+
+def read_files(files: LabelledFiles) -> tuple[EncodedImages, list[str]]:
+    """Read a side's files, into memory unless they are very large together, and their SHA-256 in order.
+
+    Raises:
+        UserError: a file that cannot be read.
+    """
+    paths = tuple(files.root / path for path in files.paths)
+    digests: list[str] = []
+    try:
+        ends = np.cumsum([path.stat().st_size for path in paths])
+        kept = torch.empty(int(ends[-1]), dtype=torch.uint8) if ends[-1] <= IN_MEMORY_BYTES else None
+        for path, end in zip(paths, ends.tolist(), strict=True):
+            content = path.read_bytes()
+            digests.append(hashlib.sha256(content).hexdigest())
+            if kept is not None:
+                kept.numpy()[end - len(content) : end] = np.frombuffer(content, dtype=np.uint8)
+    except OSError as error:
+        raise UserError(
+            f"{error.filename}: cannot be read ({error.strerror})", hint="see `dmlbench data check`"
+        ) from error
+    return EncodedImages(paths, kept, ends), digests
+
+
+def decoded(images: EncodedImages, key: str, log: Log) -> EncodedImages | DecodedImages:
+    """The same images decoded, from a cache that is made on first use; unchanged where they or the disk are too large.
+
+    Args:
+        images: The encoded ones.
+        key: Names the contents; another key is another file of the cache.
+        log: Takes a line when the cache is made, or why it is not.
+    """
+    folder = cache_dir() / "decoded" / key
+    if images.ends[-1] * TYPICAL_COMPRESSION > DECODED_BYTES:
+        return images
+    try:
+        if not folder.is_dir() and not _make(images, folder, log):
+            return images
+        sizes = np.load(folder / "sizes.npy")
+        # A private map: torch wants memory that it could write, and nothing it writes reaches the file.
+        pixels = np.memmap(folder / "pixels.bin", dtype=np.uint8, mode="c")
+    except (OSError, ValueError) as error:
+        log(f"{folder}: not used as a cache of decoded images ({error})")
+        return images
+    ends = np.cumsum(3 * sizes.prod(axis=1))
+    if len(sizes) != len(images) or ends[-1] != len(pixels):
+        log(f"{folder}: not the images of its name; delete it")
+        return images
+    return DecodedImages(torch.from_numpy(pixels), sizes, ends)
+
+
+def _make(images: EncodedImages, folder: Path, log: Log) -> bool:
+    """Decode into the cache unless it would be too large; the folder appears whole or not at all."""
+    size = 3 * int(_sizes(images).prod(axis=1).sum())
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    if size > DECODED_BYTES or size > shutil.disk_usage(folder.parent).free // 4:
+        return False
+    with FileLock(folder.with_name(folder.name + ".lock")):
+        if folder.is_dir():
+            return True
+        log(f"decoding {len(images)} images into {folder} ({size / 2**20:.0f} MiB)")
+        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=folder.name, suffix=".part"))
+        try:
+            _write(images, temporary)
+            temporary.rename(folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    return True
+
+
+def _write(images: EncodedImages, folder: Path) -> None:
+    sizes = []
+    with (folder / "pixels.bin").open("wb") as file:
+        for index in range(len(images)):
+            image = images[index].permute(1, 2, 0)
+            sizes.append(image.shape[:2])
+            file.write(image.contiguous().numpy().data)
+        file.flush()
+        os.fsync(file.fileno())
+    np.save(folder / "sizes.npy", np.array(sizes, dtype=np.int64))
+
+
+def _sizes(images: EncodedImages) -> NDArray[np.int64]:
+    """Heights and widths from the files' heads, without decoding."""
+    sizes = []
+    for index in range(len(images)):
+        with Image.open(io.BytesIO(images._encoded(index).numpy().tobytes())) as opened:
+            sizes.append((opened.height, opened.width))
+    return np.array(sizes, dtype=np.int64)

@@ -1,0 +1,58 @@
+"""Finding published layouts below a data folder, and comparing what they list with what is there."""
+
+import os
+from collections.abc import Iterable
+from itertools import islice
+from pathlib import Path
+
+from dmlbench.data.family import Log
+from dmlbench.errors import UserError
+
+SEARCH_DEPTH = 3
+IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"))
+
+
+def below(data_dir: Path, name: str, *, hint: str) -> list[Path]:
+    """Entries called `name` in a data folder or at most `SEARCH_DEPTH` folders down, the shallowest first.
+
+    Raises:
+        UserError: no such data folder.
+    """
+    if not data_dir.is_dir():
+        raise UserError(f"{data_dir}: no such data folder", hint=hint)
+    return [path for depth in range(SEARCH_DEPTH + 1) for path in sorted(data_dir.glob("*/" * depth + name))]
+
+
+def check_listed(name: str, root: Path, folders: Iterable[str], listed: Iterable[str], log: Log) -> None:
+    """Compare a published list with the files below some folders of `root`; files that it lacks are ignored.
+
+    Raises:
+        UserError: a listed file is not there.
+    """
+    wanted = set(listed)
+    there = {path for folder in folders for path in files_below(root, folder)}
+    if missing := sorted(wanted - there):
+        hint = "the release is incomplete: extract it again"
+        raise UserError(
+            f"{name}: {len(missing)} of {len(wanted)} listed images are not in {root} ({_some(missing)})", hint=hint
+        )
+    tell_strays(name, root, there - wanted, log)
+
+
+def tell_strays(name: str, root: Path, strays: Iterable[str], log: Log) -> None:
+    """Say how many files are ignored, if any."""
+    if ignored := sorted(strays):
+        log(f"{name}: {len(ignored)} other files below {root} are ignored ({_some(ignored)})")
+
+
+def files_below(root: Path, folder: str) -> list[str]:
+    """All files below a folder of `root`, as paths from `root` with forward slashes, unsorted."""
+    found = []
+    for parent, _, names in os.walk(root / folder):
+        relative = Path(parent).relative_to(root).as_posix()
+        found += [name if relative == "." else f"{relative}/{name}" for name in names]
+    return found
+
+
+def _some(paths: list[str]) -> str:
+    return ", ".join(islice(paths, 3)) + (", ..." if len(paths) > 3 else "")

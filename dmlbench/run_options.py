@@ -1,0 +1,23 @@
+"""How a cell is run, as against what it is."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How a cell is run. It names no other experiment, so it stays out of the hash.
+
+    The device alone can change digits (another generator, other kernels): results record it, and two results of
+    different kinds of device are not paired.
+    """
+
+    data_dir: Path | None = None
+    device: str = "auto"
+    data_workers: int = 0
+    keep: tuple[str, ...] = ()
+    processes: int = 1
+
+    def machine_load(self) -> dict[str, int]:
+        """What shares the machine with the cell, for its result: times under different loads do not compare."""
+        return {"processes": self.processes, "data_workers": self.data_workers}
