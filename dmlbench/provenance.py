@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import nn
 
-LIBRARIES = ("torch", "torchvision", "timm", "numpy", "scikit-learn", "faiss-gpu", "faiss-cpu")
+LIBRARIES = ("torch", "torchvision", "timm", "numpy", "pillow", "simplejpeg", "scikit-learn", "faiss-gpu", "faiss-cpu")
 # What a number depends on. The report, the runner and the command line may change without changing any.
 TRAINING_PATH = (
     "cell.py", "models.py", "randomness.py", "selection.py", "spec.py", "data", "distillation", "evaluation",

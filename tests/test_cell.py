@@ -6,7 +6,7 @@ import torch
 from dmlbench import cell as module
 from dmlbench.cell import run_cell
 from dmlbench.errors import DivergedError, UserError
-from dmlbench.spec import RunOptions
+from dmlbench.run_options import RunOptions
 from dmlbench.store import Store, read_summary
 
 

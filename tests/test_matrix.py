@@ -243,8 +243,8 @@ def test_the_data_folder(tmp_path, monkeypatch):
 def test_data_is_made_ready_before_results(store, make_cell, monkeypatch):
     asked = []
 
-    def refuse(name, data_dir, _log):
-        asked.append((name, data_dir))
+    def refuse(spec, data_dir, _log):
+        asked.append((spec.name, data_dir))
         raise UserError("no data")
 
     monkeypatch.setattr(matrix, "prepare", refuse)

@@ -34,7 +34,7 @@ def refusal(name="conv4-64", dataset="glyphs", *pairs) -> str:
 
 
 def test_the_shipped_protocols_carry_their_files_names():
-    assert set(own_protocols()) == {"conv4-64", "resnet50-128", "resnet50-512"}
+    assert set(own_protocols()) == {"conv4-64", "mobilenetv1-112", "resnet50-128", "resnet50-512"}
     for name in own_protocols():
         assert load_protocol(name, "glyphs").name == name
 
@@ -156,7 +156,9 @@ def test_a_copy_of_a_shipped_protocol_may_keep_its_name(mine):
 
 
 def test_unknown_protocols():
-    assert refusal("conv4").startswith("unknown protocol 'conv4'; did you mean 'conv4-64'?; valid: conv4-64, resnet50")
+    assert refusal("conv4").startswith(
+        "unknown protocol 'conv4'; did you mean 'conv4-64'?; valid: conv4-64, mobilenetv1-112"
+    )
     assert refusal("nowhere.yaml") == "--protocol nowhere.yaml: no such file; see `dmlbench list protocols`"
     assert protocol_path("conv4-64").name == "conv4-64.yaml"
     assert refusal(__file__) == f"--protocol {__file__}: not a protocol file; yours ends in .yaml"

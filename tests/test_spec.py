@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from dmlbench.protocol import load_protocol
 from dmlbench.registry import MethodSettings, Registry
+from dmlbench.run_options import RunOptions
 from dmlbench.spec import (
     Cell,
     DatasetSpec,
@@ -18,7 +19,6 @@ from dmlbench.spec import (
     Part,
     ProtocolSpec,
     ResolvedValue,
-    RunOptions,
     TrainingSpec,
     ValidationSpec,
     protocol_identity,

@@ -104,11 +104,15 @@ def _download(url: str, destination: Path, checksum: str, log: Log, progress: Pr
     """Append to the partial file; rename it after checksum and fsync."""
     partial = destination.with_name(destination.name + ".part")
     log(f"downloading {url} to {destination.parent}")
-    with partial.open("ab") as file:
-        expected = _receive(url, file, log, progress)
-        file.flush()
-        os.fsync(file.fileno())
-    size = partial.stat().st_size
+    try:
+        with partial.open("ab") as file:
+            expected = _receive(url, file, log, progress)
+            file.flush()
+            os.fsync(file.fileno())
+    finally:
+        size = partial.stat().st_size
+        if not size:
+            partial.unlink()
     if size < expected:
         hint = "what came is kept: the same command goes on from there"
         raise UserError(f"{url}: the transfer broke after {size} of {expected} bytes", hint=hint)

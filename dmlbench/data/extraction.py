@@ -6,8 +6,8 @@ import tarfile
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from lzma import LZMAError
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -123,15 +123,16 @@ def _copy(file: Path, member: Member, path: Path) -> None:
 def _members(file: Path) -> Iterator[Iterator[Member]]:
     """The archive's members in order, opened one at a time."""
     if zipfile.is_zipfile(file):
-        with zipfile.ZipFile(file) as opened:
-            yield _zip_members(opened)
+        # Closed in order: a member left open would keep the archive open.
+        with zipfile.ZipFile(file) as opened, closing(_zip_members(opened)) as members:
+            yield members
     else:
         # As a stream: a member is judged by its head before any of its bytes are unpacked.
         with tarfile.open(file, "r|*") as opened_tar:
             yield _tar_members(opened_tar)
 
 
-def _zip_members(opened: zipfile.ZipFile) -> Iterator[Member]:
+def _zip_members(opened: zipfile.ZipFile) -> Generator[Member, None, None]:
     for info in opened.infolist():
         mode = info.external_attr >> 16
         if stat.S_ISLNK(mode):

@@ -46,7 +46,7 @@ class EncodedImages:
     def __getitem__(self, index: int) -> Tensor:
         try:
             return decode(self._encoded(index))
-        except (OSError, RuntimeError, ValueError) as error:
+        except (OSError, SyntaxError, ValueError) as error:
             hint = "see `dmlbench data check`, or leave it out with --skip-bad"
             raise UserError(
                 f"{self.paths[index]}: cannot be decoded ({str(error).splitlines()[0]})", hint=hint

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import PIL
+import simplejpeg
 import torch
-import torchvision
 from torch import Tensor
 
 from dmlbench.data.catalogue import dataset_info, family_of
@@ -100,7 +100,7 @@ def _load_files(spec: DatasetSpec, files: tuple[LabelledFiles, LabelledFiles], l
         found = f"{spec.name}: {spec.root} holds other images than version {spec.version} (now {whole[:12]})"
         raise UserError(found, hint="they changed since the run was planned: run it again")
     # Decoders of different releases may differ by a grey level, and one's pixels must not pass for another's.
-    key = f"{whole[:16]}-torchvision{torchvision.__version__}-pillow{PIL.__version__}"
+    key = f"{whole[:16]}-simplejpeg{simplejpeg.__version__}-pillow{PIL.__version__}"
     names = ("train", "test")
     images = [decoded(side, f"{key}-{name}", log) for side, name in zip(encoded, names, strict=True)]
     train, test = (

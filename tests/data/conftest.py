@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 from dmlbench.data import catalogue, glyphs, omniglot
-from dmlbench.data.archives import file_sha256
+from dmlbench.data.archives import file_checksum
 from dmlbench.data.images import Split, load_dataset
-from dmlbench.spec import InputSpec, ModelSpec, ProtocolSpec, TrainingSpec
+from dmlbench.spec import DatasetSpec, InputSpec, ModelSpec, ProtocolSpec, TrainingSpec
 
 REAL_OMNIGLOT = Path(__file__).resolve().parents[3] / "shared" / "data"
 SIDE = 105
@@ -41,7 +41,7 @@ def glyphs_drawn(glyph_images, monkeypatch):
 
 @pytest.fixture
 def glyphs_split(glyphs_drawn) -> Split:
-    return load_dataset("glyphs").train
+    return load_dataset(DatasetSpec(name="glyphs", version="1")).train
 
 
 @pytest.fixture
@@ -65,7 +65,9 @@ def fake_omniglot(tmp_path, monkeypatch):
     ):
         archive = getattr(omniglot, attribute)
         write_archive(folder / archive.name, alphabets)
-        monkeypatch.setattr(omniglot, attribute, replace(archive, sha256=file_sha256(folder / archive.name)))
+        monkeypatch.setattr(
+            omniglot, attribute, replace(archive, sha256=file_checksum(folder / archive.name).removeprefix("sha256:"))
+        )
     info = replace(catalogue.DATASETS["omniglot-small"], train_classes=3, test_classes=1, train_images=9, test_images=3)
     monkeypatch.setitem(catalogue.DATASETS, "omniglot-small", info)
     return folder.parent
@@ -114,3 +116,52 @@ def make_protocol():
         )
 
     return make
+
+
+@pytest.fixture
+def annotations():
+    """The official lists of CUB-200-2011 and Cars196."""
+    folder = REAL_OMNIGLOT.parent / "annotations"
+    if not folder.is_dir():
+        pytest.skip("the official lists are not beside this checkout")
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Four classes a-d of three noisy 40 x 30 JPEGs."""
+    root = tmp_path / "images"
+    rng = np.random.default_rng(0)
+    for name in "abcd":
+        (root / name).mkdir(parents=True)
+        for number in range(3):
+            write_jpeg(root / name / f"{number}.jpg", rng.integers(0, 256, (30, 40, 3), dtype=np.uint8))
+    return root
+
+
+def write_jpeg(path, pixels, mode=None):
+    image = Image.fromarray(pixels) if mode is None else Image.frombytes(mode, pixels.shape[1::-1], pixels.tobytes())
+    image.save(path, "JPEG", quality=95)
+
+
+@pytest.fixture
+def bad_folder(folder):
+    """The folder with one truncated, one empty, one CMYK, one grey, one palette and one 1 x 1 image, and no image."""
+    whole = (folder / "a" / "0.jpg").read_bytes()
+    (folder / "a" / "truncated.jpg").write_bytes(whole[: len(whole) // 2])
+    (folder / "b" / "empty.jpg").write_bytes(b"")
+    rng = np.random.default_rng(1)
+    write_jpeg(folder / "c" / "cmyk.jpg", rng.integers(0, 256, (30, 40, 4), dtype=np.uint8), mode="CMYK")
+    write_jpeg(folder / "c" / "grey.jpg", rng.integers(0, 256, (30, 40), dtype=np.uint8))
+    Image.fromarray(rng.integers(0, 9, (30, 40), dtype=np.uint8)).convert("P").save(folder / "d" / "palette.png")
+    write_jpeg(folder / "d" / "dot.jpg", np.zeros((1, 1, 3), dtype=np.uint8))
+    (folder / "d" / "page.jpg").write_bytes(b"<html>not found</html>")
+    return folder
+
+
+BAD = {
+    "a/truncated.jpg": "truncated",
+    "b/empty.jpg": "empty file",
+    "d/dot.jpg": "1 x 1 px: shows nothing (the least is 8)",
+    "d/page.jpg": "not an image",
+}

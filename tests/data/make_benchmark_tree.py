@@ -75,7 +75,9 @@ def make_cars_by_class(annotations: Path, output: Path, *, by_name: bool) -> Non
     names = [str(entry[0]).replace("/", "-") for entry in meta]
     rows = list(car_rows(annotations))
     folders = {label: names[label - 1] if by_name else f"{label:03d}" for _, label, _ in rows}
-    write_images(output / "cars" / folders[label] / f"{'test' if test else 'train'}_{file}" for file, label, test in rows)
+    write_images(
+        output / "cars" / folders[label] / f"{'test' if test else 'train'}_{file}" for file, label, test in rows
+    )
 
 
 def make_sop(output: Path, shrink: int = 1) -> None:

@@ -5,35 +5,45 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from dmlbench.data import archives
 from dmlbench.data.archives import fetch, verify
 from dmlbench.errors import UserError
 
 BODY = b"published contents" * 1000
-SHA256 = hashlib.sha256(BODY).hexdigest()
+SHA256 = f"sha256:{hashlib.sha256(BODY).hexdigest()}"
+MD5 = f"md5:{hashlib.md5(BODY).hexdigest()}"  # noqa: S324 - as published
 
 
 @pytest.fixture
-def server(monkeypatch):
-    """Serves `BODY` at /good, other bytes at /wrong, a torn transfer at /torn; counts requests."""
-    monkeypatch.setattr(archives, "SCHEMES", ("http",))
+def server():
+    """Serves `BODY` at /good (in ranges, too) and at /whole (never in ranges), other bytes at /wrong, and at /torn
+    the first 5,000 bytes of what was asked for. Counts requests and remembers the ranges asked for.
+    """
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
+            asked = self.headers.get("Range")
             self.server.requests += 1
+            self.server.ranges.append(asked)
             if self.path == "/missing":
                 self.send_error(404)
                 return
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(BODY)))
+            body = BODY[::-1] if self.path == "/wrong" else BODY
+            start = int(asked.removeprefix("bytes=").removesuffix("-")) if asked and self.path != "/whole" else 0
+            if start >= len(body):
+                self.send_error(416)
+                return
+            self.send_response(206 if start else 200)
+            if start:
+                self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
+            self.send_header("Content-Length", str(len(body) - start))
             self.end_headers()
-            self.wfile.write({"/good": BODY, "/wrong": BODY[::-1], "/torn": BODY[:100]}[self.path])
+            self.wfile.write(body[start : start + 5000] if self.path == "/torn" else body[start:])
 
         def log_message(self, *_):
             pass
 
     with HTTPServer(("127.0.0.1", 0), Handler) as served:
-        served.requests = 0
+        served.requests, served.ranges = 0, []
         served.address = f"http://127.0.0.1:{served.server_port}"
         thread = threading.Thread(target=served.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
@@ -62,12 +72,45 @@ def test_a_damaged_destination_is_replaced(server, tmp_path):
     assert (tmp_path / "a.zip").read_bytes() == BODY
 
 
-@pytest.mark.parametrize("path", ["wrong", "torn"])
-def test_other_contents_are_refused_and_leave_nothing(server, tmp_path, path):
-    with pytest.raises(UserError, match=f"expected sha256 {SHA256}, received") as caught:
-        fetch(f"{server.address}/{path}", tmp_path / "a.zip", SHA256, print)
+def test_other_contents_are_refused_and_leave_nothing(server, tmp_path):
+    with pytest.raises(UserError, match=f"expected {SHA256}, received") as caught:
+        fetch(f"{server.address}/wrong", tmp_path / "a.zip", SHA256, print)
     assert "\n" not in str(caught.value)
     assert left_over(tmp_path) == []
+
+
+def test_a_broken_transfer_goes_on_where_it_stopped(server, tmp_path):
+    calls = []
+    for there in (5000, 10_000, 15_000):
+        with pytest.raises(UserError, match=f"broke after {there} of {len(BODY)} bytes.*goes on"):
+            fetch(f"{server.address}/torn", tmp_path / "a.zip", MD5, print, lambda *done: calls.append(done))
+        assert left_over(tmp_path) == ["a.zip.part"]
+    fetch(f"{server.address}/good", tmp_path / "a.zip", MD5, print, lambda *done: calls.append(done))
+    assert server.ranges == [None, "bytes=5000-", "bytes=10000-", "bytes=15000-"]
+    assert (tmp_path / "a.zip").read_bytes() == BODY
+    assert left_over(tmp_path) == ["a.zip"]
+    assert calls == [(done, len(BODY)) for done in (5000, 10_000, 15_000, len(BODY))]
+
+
+def test_a_server_without_ranges_sends_it_anew(server, tmp_path):
+    (tmp_path / "a.zip.part").write_bytes(b"something else")
+    fetch(f"{server.address}/whole", tmp_path / "a.zip", SHA256, print)
+    assert (tmp_path / "a.zip").read_bytes() == BODY
+
+
+def test_a_partial_file_that_is_whole_is_taken(server, tmp_path):
+    (tmp_path / "a.zip.part").write_bytes(BODY)
+    fetch(f"{server.address}/good", tmp_path / "a.zip", SHA256, print)
+    assert (tmp_path / "a.zip").read_bytes() == BODY
+
+
+@pytest.mark.parametrize("there", [b"x" * 100, b"x" * 20_000])
+def test_a_partial_file_of_other_contents_does_not_last(server, tmp_path, there):
+    (tmp_path / "a.zip.part").write_bytes(there)
+    with pytest.raises(UserError, match="nothing was kept"):
+        fetch(f"{server.address}/good", tmp_path / "a.zip", SHA256, print)
+    assert left_over(tmp_path) == []
+    fetch(f"{server.address}/good", tmp_path / "a.zip", SHA256, print)
 
 
 def test_an_error_of_the_server_says_what_to_place_where(server, tmp_path):
@@ -77,8 +120,7 @@ def test_an_error_of_the_server_says_what_to_place_where(server, tmp_path):
     assert left_over(tmp_path) == []
 
 
-def test_a_refused_connection_says_what_to_place_where(tmp_path, monkeypatch):
-    monkeypatch.setattr(archives, "SCHEMES", ("http",))
+def test_a_refused_connection_says_what_to_place_where(tmp_path):
     with socket.socket() as taken:  # bound, but nobody listens
         taken.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{taken.getsockname()[1]}/a.zip"
@@ -89,8 +131,8 @@ def test_a_refused_connection_says_what_to_place_where(tmp_path, monkeypatch):
     assert left_over(tmp_path) == []
 
 
-@pytest.mark.parametrize("url", ["http://example.org/a.zip", "file:///etc/hostname"])
-def test_only_https(tmp_path, url):
+@pytest.mark.parametrize("url", ["ftp://example.org/a.zip", "file:///etc/hostname"])
+def test_only_the_web(tmp_path, url):
     with pytest.raises(ValueError, match="https"):
         fetch(url, tmp_path / "a.zip", SHA256, print)
 
@@ -100,6 +142,6 @@ def test_verify(tmp_path):
     path.write_bytes(BODY)
     verify(path, SHA256)
     with pytest.raises(UserError, match=f"{len(BODY)} bytes"):
-        verify(path, "0" * 64)
+        verify(path, "sha256:" + "0" * 64)
     with pytest.raises(UserError, match="cannot be read"):
         verify(tmp_path / "absent", SHA256)

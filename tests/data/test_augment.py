@@ -3,18 +3,8 @@ import pytest
 import torch
 from torchvision.transforms import v2
 
-from dmlbench.data.augment import (
-    CROP_TRIES,
-    adapt_channels,
-    affine,
-    augment,
-    crop_boxes,
-    evaluation_geometry,
-    normalise,
-    random_resized_crop,
-    training_source,
-    uniforms_per_image,
-)
+from dmlbench.data.augment import CROP_TRIES, affine, augment, crop_boxes, training_source, uniforms_per_image
+from dmlbench.data.geometry import EvaluationView, adapt_channels, evaluation_geometry, evaluation_images, normalise
 from dmlbench.spec import InputSpec
 
 
@@ -75,11 +65,16 @@ class TestAffine:
         torch.testing.assert_close(turned, expected, atol=1e-4, rtol=0)
 
 
+def boxes_of(table, height, width, input_spec):
+    heights, widths = np.full(len(table), height), np.full(len(table), width)
+    return crop_boxes(table, heights, widths, input_spec)
+
+
 class TestCrop:
     crop = rgb(size=20, resize=24, augmentation="crop", flip=True)
 
     def test_boxes_lie_inside_and_have_the_wanted_areas_and_ratios(self):
-        top, left, tall, wide = crop_boxes(np.random.default_rng(0).random((20_000, 22)), 100, 150, self.crop).T
+        top, left, tall, wide = boxes_of(np.random.default_rng(0).random((20_000, 22)), 100, 150, self.crop).T
         assert (top >= 0).all()
         assert (left >= 0).all()
         assert (top + tall <= 100).all()
@@ -93,7 +88,7 @@ class TestCrop:
 
     def test_sampled_as_torchvision_samples(self):
         """Means and deviations of 20,000 boxes, against torchvision's own sampling."""
-        ours = crop_boxes(np.random.default_rng(0).random((20_000, 22)), 100, 150, self.crop)
+        ours = boxes_of(np.random.default_rng(0).random((20_000, 22)), 100, 150, self.crop)
         torch.manual_seed(0)
         transform = v2.RandomResizedCrop(20)
         image = torch.zeros(3, 100, 150)
@@ -108,63 +103,73 @@ class TestCrop:
     def test_the_central_crop_where_no_box_fits(self, height, width, box):
         largest = np.zeros((1, 22))
         largest[:, 0 : 2 * CROP_TRIES : 2] = 1.0  # the whole area, at an extreme ratio
-        assert crop_boxes(largest, height, width, self.crop).tolist() == [box]
+        assert boxes_of(largest, height, width, self.crop).tolist() == [box]
 
     def test_the_first_fitting_try_counts(self):
         table = np.zeros((1, 22))
         table[:, 0::2], table[:, 1::2] = 1.0, 0.0  # no fit
         table[:, 4:6] = (0.5, 0.5)  # the third try: ratio 1, area .54
         table[:, -2:] = (0.0, 0.999)
-        assert crop_boxes(table, 100, 100, self.crop).tolist() == [[0, 27, 73, 73]]
+        assert boxes_of(table, 100, 100, self.crop).tolist() == [[0, 27, 73, 73]]
+
+    def test_each_image_has_boxes_of_its_own_size(self):
+        table = np.random.default_rng(0).random((3, 22))
+        sizes = [(40, 50), (200, 30), (9, 9)]
+        together = crop_boxes(table, *np.array(sizes).T, self.crop)
+        alone = [boxes_of(table[row : row + 1], *size, self.crop)[0] for row, size in enumerate(sizes)]
+        assert together.tolist() == np.stack(alone).tolist()
 
     def test_pixels_are_those_of_torchvision(self):
-        images = uint8_images(6, 3, 40, 50)
-        table = uniforms(6, self.crop)
-        ours = random_resized_crop(images, table, self.crop)
+        images = [uint8_images(3, 40, 50), uint8_images(3, 31, 90), uint8_images(3, 200, 20)]
+        table = uniforms(3, self.crop)
+        ours = augment(images, np.arange(3), table, self.crop)
         for image, row, result in zip(images, table, ours, strict=True):
-            top, left, tall, wide = crop_boxes(row[None, :-1], 40, 50, self.crop)[0].tolist()
-            expected = v2.functional.resized_crop(image.float() / 255, top, left, tall, wide, [20, 20], antialias=True)
-            expected = expected.flip(-1) if row[-1] < 0.5 else expected
-            torch.testing.assert_close(result, expected, atol=1e-5, rtol=0)
+            top, left, tall, wide = boxes_of(row[None, :-1], *image.shape[1:], self.crop)[0].tolist()
+            expected = v2.functional.resized_crop(image, top, left, tall, wide, [20, 20], antialias=True)
+            assert torch.equal(result, expected.flip(-1) if row[-1] < 0.5 else expected)
 
     def test_no_flip_unless_asked(self):
         images, table = uint8_images(4, 3, 40, 50), uniforms(4, self.crop)
         table[:, -1] = 0.0
-        flipped = random_resized_crop(images, table, self.crop)
-        straight = random_resized_crop(images, table, self.crop.model_copy(update={"flip": False}))
+        flipped = augment(images, np.arange(4), table, self.crop)
+        straight = augment(images, np.arange(4), table, self.crop.model_copy(update={"flip": False}))
         assert torch.equal(flipped, straight.flip(-1))
 
 
 class TestEvaluationGeometry:
-    def test_already_in_size_is_only_scaled(self):
+    def test_already_in_size_is_left_alone(self):
         images = uint8_images(3, 1, 28, 28)
-        assert torch.equal(evaluation_geometry(images, spec()), images.float() / 255)
+        assert torch.equal(evaluation_geometry(images, spec()), images)
 
     @pytest.mark.parametrize(("height", "width"), [(60, 90), (90, 60), (31, 47)])
     def test_as_torchvision_resizes_and_crops(self, height, width):
         images = uint8_images(3, 3, height, width)
-        reference = v2.Compose([v2.Resize(32, antialias=True), v2.CenterCrop(28)])(images.float() / 255)
-        ours = evaluation_geometry(images, rgb(resize=32))
-        torch.testing.assert_close(ours, reference, atol=1e-5, rtol=0)
+        reference = v2.Compose([v2.Resize(32, antialias=True), v2.CenterCrop(28)])(images)
+        assert torch.equal(evaluation_geometry(images, rgb(resize=32)), reference)
 
     def test_independent_of_what_else_is_transformed(self):
         images = uint8_images(300, 1, 40, 40)
-        whole = evaluation_geometry(images, spec())
+        whole = evaluation_images(images, spec())
         assert torch.equal(whole[270:280], evaluation_geometry(images[270:280], spec()))
+        assert torch.equal(whole[275], EvaluationView(list(images), spec())[275])
 
 
 class TestChannels:
     def test_grey_becomes_three_equal_channels(self):
-        grey = torch.rand(2, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+        grey = uint8_images(2, 1, 4, 4)
         adapted = adapt_channels(grey, 3)
         assert adapted.shape == (2, 3, 4, 4)
         assert all(torch.equal(adapted[:, channel], grey[:, 0]) for channel in range(3))
 
     def test_colours_become_luminance(self):
-        colours = torch.eye(3).reshape(3, 3, 1, 1)
-        assert adapt_channels(colours, 1).flatten().tolist() == pytest.approx([0.299, 0.587, 0.114])
-        white = adapt_channels(torch.ones(1, 3, 2, 2), 1)
-        torch.testing.assert_close(white, torch.ones(1, 1, 2, 2))
+        colours = 255 * torch.eye(3, dtype=torch.uint8).reshape(3, 3, 1, 1)
+        assert adapt_channels(colours, 1).flatten().tolist() == [76, 150, 29]
+        white = torch.full((3, 2, 2), 255, dtype=torch.uint8)
+        assert torch.equal(adapt_channels(white, 1), white[:1])
+
+    def test_eight_bits_are_scaled(self):
+        images = uint8_images(2, 3, 4, 4)
+        assert torch.equal(normalise(images, rgb()), images.float() / 255)
 
     def test_normalised_per_channel(self):
         images = torch.ones(1, 3, 2, 2)
@@ -182,17 +187,16 @@ class TestAugment:
 
     def test_shape_and_type(self, augmentation, channels):
         source, table, chosen = self.batch(augmentation, channels)
-        result = augment(source, table, chosen)
+        result = augment(source, np.arange(9), table, chosen)
         assert result.shape == (9, chosen.channels, 28, 28)
-        assert result.dtype == torch.float32
-        assert result.is_contiguous()
+        assert result.dtype == (torch.float32 if augmentation == "affine" else torch.uint8)
 
     def test_deterministic_and_independent_of_the_rest_of_the_batch(self, augmentation, channels):
         source, table, chosen = self.batch(augmentation, channels)
-        whole = augment(source, table, chosen)
-        assert torch.equal(whole, augment(source, table, chosen))
+        whole = augment(source, np.arange(9), table, chosen)
+        assert torch.equal(whole, augment(source, np.arange(9), table, chosen))
         for index in range(9):
-            alone = augment(source[index : index + 1], table[index : index + 1], chosen)
+            alone = augment(source, np.array([index]), table[index : index + 1], chosen)
             torch.testing.assert_close(alone[0], whole[index], atol=1e-6, rtol=0)
 
     def test_the_number_of_threads_changes_nothing(self, augmentation, channels):
@@ -202,7 +206,7 @@ class TestAugment:
         try:
             for threads in (1, 2):
                 torch.set_num_threads(threads)
-                results.append(augment(source, table, chosen))
+                results.append(augment(source, np.arange(9), table, chosen))
         finally:
             torch.set_num_threads(before)
         assert torch.equal(*results)

@@ -3,8 +3,10 @@ import sys
 
 import pytest
 
-from dmlbench.data import catalogue, omniglot
-from dmlbench.data.catalogue import DATASETS, dataset_info, dataset_spec, prepare
+from dmlbench.data import omniglot
+from dmlbench.data.cache import cache_dir
+from dmlbench.data.catalogue import DATASETS, dataset_info
+from dmlbench.data.ready import dataset_spec, prepare
 from dmlbench.errors import UserError
 
 
@@ -14,8 +16,10 @@ def test_planning_needs_no_torch():
 
 
 def test_entries_are_keyed_by_their_name_and_know_a_protocol():
-    assert set(DATASETS) == {"glyphs", "omniglot-small"}
-    assert all(name == info.name and info.default_protocol == "conv4-64" for name, info in DATASETS.items())
+    assert set(DATASETS) == {"glyphs", "omniglot-small", "cub", "cars", "sop"}
+    small = ("glyphs", "omniglot-small")
+    assert all(name == info.name for name, info in DATASETS.items())
+    assert all((i.default_protocol == "conv4-64") == (i.name in small) for i in DATASETS.values())
 
 
 def test_a_misspelt_name_is_answered_with_the_nearest():
@@ -24,22 +28,26 @@ def test_a_misspelt_name_is_answered_with_the_nearest():
     assert "\n" not in str(caught.value)
 
 
+def spec_of(name, folder=None):
+    return dataset_spec(dataset_info(name), folder, print)
+
+
 def test_specs_carry_the_version_of_the_contents():
-    assert dataset_spec("glyphs").version == "1"
-    assert dataset_spec("omniglot-small").version == omniglot.VERSION
-    assert len({dataset_spec(name).version for name in DATASETS}) == len(DATASETS)
+    assert spec_of("glyphs").version == "1"
+    assert spec_of("omniglot-small").version == omniglot.VERSION
+    assert len({spec_of(name).version for name in DATASETS}) == len(DATASETS)
 
 
 def test_prepare_makes_glyphs_and_says_so_once(glyphs_drawn):
     lines = []
-    prepare("glyphs", None, lines.append)
-    prepare("glyphs", None, lines.append)
+    prepare(spec_of("glyphs"), None, lines.append)
+    prepare(spec_of("glyphs"), None, lines.append)
     assert len(glyphs_drawn) == 1
     assert len(lines) == 1
-    assert str(catalogue.cache_dir()) in lines[0]
+    assert str(cache_dir()) in lines[0]
 
 
 def test_prepare_checks_the_given_folder(fake_omniglot, tmp_path):
-    prepare("omniglot-small", fake_omniglot, print)
+    prepare(spec_of("omniglot-small"), fake_omniglot, print)
     with pytest.raises(UserError, match="no such data folder"):
-        prepare("omniglot-small", tmp_path / "absent", print)
+        prepare(spec_of("omniglot-small"), tmp_path / "absent", print)

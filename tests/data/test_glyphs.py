@@ -8,8 +8,10 @@ from dmlbench.data.alphabet import SIBLING_DISTANCE, Draws, _hausdorff, _padded_
 from dmlbench.data.drawing import draw
 from dmlbench.data.images import load_dataset
 from dmlbench.errors import UserError
+from dmlbench.spec import DatasetSpec
 
-# Version 1. Another value here means other pixels: old results no longer belong to the dataset's version.
+# Version 1. Another fingerprint means other pixels: old results no longer belong to the dataset's version.
+GLYPHS = DatasetSpec(name="glyphs", version=glyphs.VERSION)
 PINNED_FINGERPRINT = "06890bb9510470fd8235b8839139aec1b61f64a7373e9983dafec0861564956c"
 
 
@@ -18,11 +20,11 @@ def cache_file():
 
 
 def test_pinned_contents(glyphs_drawn):
-    assert load_dataset("glyphs").fingerprint == PINNED_FINGERPRINT
+    assert load_dataset(GLYPHS).fingerprint == PINNED_FINGERPRINT
 
 
 def test_counts_and_values(glyphs_drawn):
-    dataset = load_dataset("glyphs")
+    dataset = load_dataset(GLYPHS)
     for split in (dataset.train, dataset.test):
         assert split.images.shape == (2_000, 1, 28, 28)
         assert split.labels.bincount().tolist() == [20] * 100
@@ -63,7 +65,7 @@ def test_bell_is_standard():
 
 
 def test_the_cache_spares_a_second_drawing(glyphs_drawn):
-    first, second = load_dataset("glyphs"), load_dataset("glyphs")
+    first, second = load_dataset(GLYPHS), load_dataset(GLYPHS)
     assert len(glyphs_drawn) == 1
     assert first.fingerprint == second.fingerprint
 

@@ -6,8 +6,10 @@ import torch
 
 from dmlbench.data import catalogue
 from dmlbench.data.family import LabelledImages
-from dmlbench.data.images import Split, fingerprint, load_dataset, split_classes
+from dmlbench.data.fingerprints import fingerprint
+from dmlbench.data.images import Split, load_dataset, split_classes
 from dmlbench.errors import UserError
+from dmlbench.spec import DatasetSpec
 
 
 @pytest.fixture
@@ -66,11 +68,11 @@ def test_counts_are_checked(glyphs_drawn, monkeypatch):
     info = replace(catalogue.DATASETS["glyphs"], test_images=1_999)
     monkeypatch.setitem(catalogue.DATASETS, "glyphs", info)
     with pytest.raises(UserError, match="1999"):
-        load_dataset("glyphs")
+        load_dataset(DatasetSpec(name="glyphs", version="1"))
 
 
 def test_loaded_tensors(fake_omniglot):
-    dataset = load_dataset("omniglot-small", fake_omniglot)
+    dataset = load_dataset(DatasetSpec(name="omniglot-small", version="x"), fake_omniglot)
     assert dataset.train.images.dtype == torch.uint8
     assert dataset.train.labels.dtype == torch.int64
     assert dataset.name == "omniglot-small"

@@ -4,9 +4,11 @@ import time
 import pytest
 import torch
 
-from dmlbench.data.augment import evaluation_geometry
+from dmlbench.data.files import decoded, read_files
+from dmlbench.data.folder import ImageFolder
+from dmlbench.data.geometry import evaluation_images, normalise
 from dmlbench.data.images import Split
-from dmlbench.data.loader import CACHED_EVALUATION_BYTES, EvaluationBatches, TrainingBatches
+from dmlbench.data.loader import KEPT_EVALUATION_BYTES, EvaluationBatches, TrainingBatches
 
 # Python 3.12 warns of any fork once a library has started threads; workers run none of them.
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
@@ -122,12 +124,12 @@ def test_torchs_global_stream_is_left_alone(glyphs_split, make_protocol, data_wo
     assert torch.equal(torch.get_rng_state(), before)
 
 
-@pytest.mark.parametrize("limit", [CACHED_EVALUATION_BYTES, 0])
+@pytest.mark.parametrize("limit", [KEPT_EVALUATION_BYTES, 0])
 def test_evaluation_batches(glyphs_split, make_protocol, monkeypatch, limit):
-    monkeypatch.setattr("dmlbench.data.loader.CACHED_EVALUATION_BYTES", limit)
+    monkeypatch.setattr("dmlbench.data.loader.KEPT_EVALUATION_BYTES", limit)
     protocol = make_protocol(mean=(0.5,), std=(0.25,))
     batches = EvaluationBatches(glyphs_split, protocol, batch_size=300)
-    expected = (evaluation_geometry(glyphs_split.images, protocol.input) - 0.5) / 0.25
+    expected = normalise(evaluation_images(glyphs_split.images, protocol.input), protocol.input)
     for _ in range(2):
         parts = list(batches)
         assert len(parts) == len(batches) == 7
@@ -138,3 +140,56 @@ def test_evaluation_batches(glyphs_split, make_protocol, monkeypatch, limit):
 def test_evaluation_batch_size_is_the_protocols_by_default(glyphs_split, make_protocol):
     protocol = make_protocol()
     assert len(next(iter(EvaluationBatches(glyphs_split, protocol)))) == protocol.evaluation.batch_size
+
+
+@pytest.fixture
+def photographs(folder):
+    """A folder's training half: decoded when asked for, and from the decoded cache."""
+    files = ImageFolder("x", folder).read(None, print)[0]
+    encoded, _ = read_files(files)
+    labels = torch.from_numpy(files.labels)
+    return [Split(images, labels, files.class_names) for images in (encoded, decoded(encoded, "key", print))]
+
+
+@pytest.mark.parametrize("augmentation", ["affine", "crop", "none"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_files_give_the_same_batches_with_any_workers_and_cache(photographs, make_protocol, augmentation, channels):
+    colours = {"channels": channels, "mean": (0.5,) * channels, "std": (0.5,) * channels, "flip": True}
+    protocol = make_protocol(batch_size=12, augmentation=augmentation, resize=30, **colours)
+    epochs = []
+    for split, workers in ((photographs[0], 0), (photographs[0], 2), (photographs[1], 0), (photographs[1], 1)):
+        with TrainingBatches(split, protocol, seed=0, data_workers=workers) as batches:
+            epochs.append(epoch(batches, 0))
+    assert epochs[0][0][0].shape == (12, channels, 28, 28)
+    assert all(equal(epochs[0], other) for other in epochs[1:])
+
+
+def test_sources_too_large_to_keep_are_made_anew(photographs, make_protocol, monkeypatch):
+    protocol = make_protocol(batch_size=12, mean=(0.5,), std=(0.5,))
+    kept = epoch(TrainingBatches(photographs[0], protocol, seed=0), 0)
+    monkeypatch.setattr("dmlbench.data.augment.SOURCE_BYTES", 0)
+    assert equal(epoch(TrainingBatches(photographs[0], protocol, seed=0), 0), kept)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("limit", [KEPT_EVALUATION_BYTES, 0])
+def test_evaluation_of_files(photographs, make_protocol, monkeypatch, limit, workers):
+    monkeypatch.setattr("dmlbench.data.loader.KEPT_EVALUATION_BYTES", limit)
+    protocol = make_protocol(channels=3, mean=(0.5,) * 3, std=(0.5,) * 3)
+    batches = EvaluationBatches(photographs[0], protocol, batch_size=4, data_workers=workers)
+    expected = normalise(evaluation_images(photographs[0].images, protocol.input), protocol.input)
+    for _ in range(2):
+        parts = list(batches)
+        assert [len(part) for part in parts] == [4, 2]
+        assert torch.equal(torch.cat(parts), expected)
+    assert isinstance(batches._images, torch.Tensor) == bool(limit)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_a_gpu_gets_the_same_batches(photographs, make_protocol):
+    protocol = make_protocol(batch_size=12, augmentation="crop", channels=3, mean=(0.5,) * 3, std=(0.5,) * 3, flip=True)
+    on_host = epoch(TrainingBatches(photographs[0], protocol, seed=0), 0)
+    on_device = epoch(TrainingBatches(photographs[0], protocol, seed=0, device=torch.device("cuda:0")), 0)
+    for (images, labels), (others, other_labels) in zip(on_host, on_device, strict=True):
+        assert torch.equal(labels, other_labels.cpu())
+        assert (images - others.cpu()).abs().max() <= 2 / 255 + 1e-6  # one grey level, with a deviation of .5

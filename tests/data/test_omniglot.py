@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 
 from dmlbench.data import archives, omniglot
-from dmlbench.data.archives import file_sha256
+from dmlbench.data.archives import file_checksum
 from dmlbench.data.images import load_dataset
 from dmlbench.errors import UserError
+from dmlbench.spec import DatasetSpec
 
 
 def test_the_published_archives(real_omniglot):
-    dataset = load_dataset("omniglot-small", real_omniglot)
+    dataset = load_dataset(DatasetSpec(name="omniglot-small", version=omniglot.VERSION), real_omniglot)
     assert (len(dataset.train.class_names), len(dataset.train.images)) == (136, 2_720)
     assert (len(dataset.test.class_names), len(dataset.test.images)) == (106, 2_120)
     assert {name.split("/")[0] for name in dataset.test.class_names} == {"Japanese_(katakana)", "Sanskrit", "Tagalog"}
@@ -45,7 +46,7 @@ def test_an_intact_copy_is_preferred_to_a_damaged_one(fake_omniglot):
 
 
 def test_a_given_folder_without_an_archive(fake_omniglot, monkeypatch):
-    monkeypatch.setattr(omniglot, "fetch", no_download)
+    monkeypatch.setattr(archives, "fetch", no_download)
     missing = fake_omniglot / "omniglot" / omniglot.TEST.name
     missing.unlink()
     before = sorted(fake_omniglot.rglob("*"))
@@ -63,18 +64,18 @@ def test_a_given_folder_that_is_none(tmp_path):
 
 
 def test_a_truncated_archive(fake_omniglot, monkeypatch):
-    monkeypatch.setattr(omniglot, "fetch", no_download)
+    monkeypatch.setattr(archives, "fetch", no_download)
     path = fake_omniglot / "omniglot" / omniglot.TRAIN.name
     path.write_bytes(path.read_bytes()[:-100])
     message = refusal(fake_omniglot)
-    for part in (str(path), omniglot.TRAIN.sha256, file_sha256(path), f"{path.stat().st_size} bytes", "delete it"):
+    for part in (str(path), omniglot.TRAIN.sha256, file_checksum(path), f"{path.stat().st_size} bytes", "delete it"):
         assert part in message
 
 
 def test_without_a_folder_the_cache_is_filled_once(fake_omniglot, monkeypatch):
     fetched = []
 
-    def download(url, destination, _sha256, _log):
+    def download(url, destination, _checksum, _log, _progress):
         fetched.append(url)
         shutil.copy(fake_omniglot / "omniglot" / destination.name, destination)
 

@@ -132,7 +132,7 @@ def test_damaged_archive(damage: str, dmlbench: Command, tmp_path: Path) -> None
     victim.write_bytes(content[: len(content) // 2] if damage == "truncated" else content[:-1] + b"x")
     found = hashlib.sha256(victim.read_bytes()).hexdigest()
     done = dmlbench(*RUN, "--methods", "ms", "--datasets", "omniglot-small", "--data-dir", "data")
-    _refused(done, ("images_background_small2.zip: expected sha256 3ccaa407", f"found {found}"))
+    _refused(done, ("images_background_small2.zip: expected sha256:3ccaa407", f"found sha256:{found}"))
     assert not list((tmp_path / "results").rglob("*.*")) if (tmp_path / "results").exists() else True
 
 

@@ -76,7 +76,7 @@ def train(split, make_protocol) -> Callable[..., list[dict]]:
 
     def run(learner: Learner, epochs: range, seed: int = 0) -> list[dict]:
         with TrainingBatches(split, make_protocol(), seed) as batches:
-            return [train_epoch(learner, batches, epoch, seed, CPU, channels_last=True) for epoch in epochs]
+            return [train_epoch(learner, batches, epoch, seed, CPU) for epoch in epochs]
 
     return run
 

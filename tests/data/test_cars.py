@@ -1,0 +1,95 @@
+import pytest
+from make_benchmark_tree import make_cars_by_class, make_cars_original, make_cars_split
+
+from dmlbench.data import cars
+from dmlbench.data.catalogue import DATASETS
+from dmlbench.errors import UserError
+
+LAYOUTS = {
+    "original": make_cars_original,
+    "split": make_cars_split,
+    "by number": lambda annotations, output: make_cars_by_class(annotations, output, by_name=False),
+    "by name": lambda annotations, output: make_cars_by_class(annotations, output, by_name=True),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_official_split(annotations, tmp_path, layout):
+    LAYOUTS[layout](annotations, tmp_path / "deep" / "down")
+    lines = []
+    train, test = cars.read(tmp_path, lines.append)
+    counts = len(train.class_names), len(test.class_names), len(train.paths), len(test.paths)
+    assert counts == DATASETS["cars"].counts == (98, 98, 8_054, 8_131)
+    assert train.class_names + test.class_names == cars.CLASS_NAMES
+    assert lines == []
+    assert train.labels.tolist() == sorted(train.labels.tolist())
+
+
+def test_images_have_their_class(annotations, tmp_path):
+    """Of the split release, where neither name nor folder tells the class."""
+    make_cars_split(annotations, tmp_path)
+    train, test = cars.read(tmp_path, print)
+    official = {}
+    for side in ("train", "test"):
+        for line in (annotations / "Cars196" / f"{side}.txt").read_text().splitlines():
+            file, label = line.split()
+            official[f"cars_{side}/{file}"] = int(label)
+    found = dict(zip(train.paths, train.labels + 1, strict=True)) | dict(zip(test.paths, test.labels + 99, strict=True))
+    assert found == official
+
+
+def test_a_nested_copy_with_strays(annotations, tmp_path):
+    make_cars_split(annotations, tmp_path)
+    (tmp_path / "outer").mkdir()
+    (tmp_path / "cars_train").rename(tmp_path / "outer" / "cars_train")
+    (tmp_path / "outer").rename(tmp_path / "cars_train")
+    (tmp_path / "cars_test" / "._00001.jpg").touch()
+    lines = []
+    train, _ = cars.read(tmp_path, lines.append)
+    assert sum(path.startswith("cars_train/cars_train/") for path in train.paths) > 4_000
+    assert len(lines) == 1
+    assert "1 other files" in lines[0]
+
+
+def test_labels_of_the_test_half_are_needed(annotations, tmp_path):
+    make_cars_split(annotations, tmp_path)
+    (tmp_path / "cars_test_annos_withlabels.mat").unlink()
+    with pytest.raises(
+        UserError, match=r"not cars_test_annos_withlabels\.mat; place .*md5 b0a2b23655a3edd16d84508592a98d10"
+    ):
+        cars.read(tmp_path, print)
+    unlabelled = annotations / "Cars196" / "cars_test_annos.mat"
+    (tmp_path / "cars_test_annos_withlabels.mat").write_bytes(unlabelled.read_bytes())
+    with pytest.raises(UserError, match="not the annotations of Cars196"):
+        cars.read(tmp_path, print)
+
+
+def test_nothing_there_says_what_to_place(tmp_path):
+    for folder in (tmp_path, tmp_path / "absent"):
+        with pytest.raises(
+            UserError, match=r"links are dead; place car_ims/.*cars_train/.*cars/<001\.\.196 or"
+        ) as caught:
+            cars.prepare(folder, print)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_class_folder_missing_is_no_layout(annotations, tmp_path):
+    make_cars_by_class(annotations, tmp_path, by_name=False)
+    folder = tmp_path / "cars" / "007"
+    for path in folder.iterdir():
+        path.unlink()
+    folder.rmdir()
+    with pytest.raises(UserError, match="holds no layout"):
+        cars.read(tmp_path, print)
+
+
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [("001", 1), ("001.AM_General", 1), ("196", 196), ("197", None), ("000", None), ("1234", None), ("x", None),
+     ("Ram C-V Cargo Van Minivan 2012", 174), ("ram_c_v_cargo_van_minivan_2012", 174),
+     ("smart fortwo Convertible 2012", 196)],
+)  # fmt: skip
+def test_class_numbers(name, number):
+    if number == 174:
+        assert cars.CLASS_NAMES[number - 1] == "Ram C/V Cargo Van Minivan 2012"
+    assert cars._class_number(name) == number

@@ -1,0 +1,107 @@
+import pytest
+
+from dmlbench.data.catalogue import dataset_info
+from dmlbench.data.declared import declared
+from dmlbench.data.folder import ImageFolder
+from dmlbench.errors import UserError
+from dmlbench.spec import FolderSplit
+
+
+def read(root, **split):
+    return ImageFolder("birds", root, FolderSplit(**split)).read(None, print)
+
+
+def test_half_of_the_sorted_classes_train(folder):
+    train, test = read(folder)
+    assert train.class_names == ("a", "b")
+    assert test.class_names == ("c", "d")
+    assert train.paths == ("a/0.jpg", "a/1.jpg", "a/2.jpg", "b/0.jpg", "b/1.jpg", "b/2.jpg")
+    assert test.labels.tolist() == [0, 0, 0, 1, 1, 1]
+
+
+def test_declared_splits(folder):
+    (folder / "e").mkdir()
+    (folder / "e" / "0.png").touch()
+    assert read(folder)[0].class_names == ("a", "b")
+    assert read(folder, train=3)[0].class_names == ("a", "b", "c")
+    train, test = read(folder, train=("d", "a"), test=("b", "c"))
+    assert train.class_names == ("d", "a")
+    assert test.class_names == ("b", "c")
+
+
+def test_strays_are_ignored_with_a_count(folder):
+    for stray in ("._0.jpg", "a/._0.jpg", "a/notes.txt", "b/deeper/0.jpg", "top.jpg", ".hidden/0.jpg"):
+        (folder / stray).parent.mkdir(exist_ok=True)
+        (folder / stray).touch()
+    lines = []
+    train, test = ImageFolder("birds", folder).read(None, lines.append)
+    assert len(train.paths) == len(test.paths) == 6
+    assert len(lines) == 1
+    assert lines[0].startswith("birds: 6 other files below")
+
+
+@pytest.mark.parametrize("split", [{}, {"train": 1}, {"train": 3}, {"train": 9}, {"train": ("a",), "test": ("b", "c")}])
+def test_sides_of_one_class_are_none(folder, split):
+    for path in (folder / "d").iterdir():
+        path.unlink()
+    with pytest.raises(UserError, match="each side needs two"):
+        read(folder, **split)
+
+
+def test_a_class_that_is_not_there(folder):
+    with pytest.raises(UserError, match="unknown class 'A'; did you mean 'a'"):
+        read(folder, train=("A", "b"), test=("c", "d"))
+    with pytest.raises(UserError, match="no such folder"):
+        read(folder / "absent")
+
+
+@pytest.mark.parametrize("split", [{"train": ["a"]}, {"test": ["a"]}, {"train": 2, "test": ["a"]},
+                                   {"train": ["a", "b"], "test": ["b"]}, {"train": 0}])  # fmt: skip
+def test_splits_that_are_none(split):
+    with pytest.raises(ValueError, match=r"train|test"):
+        FolderSplit(**split)
+
+
+class TestDeclared:
+    def test_a_name_of_the_catalogue_declares_nothing(self):
+        assert declared("cub") is None
+
+    def test_name_and_path(self):
+        folder, protocol = declared("birds=some/a=b/images")
+        assert (folder.name, str(folder.root), protocol) == ("birds", "some/a=b/images", "resnet50-128")
+
+    def test_a_yaml(self, tmp_path, folder):
+        file = tmp_path / "birds.yaml"
+        text = "name: birds\nroot: images\nsplit: {train: [a, b], test: [c, d]}\ndefault_protocol: mobilenetv1-112\n"
+        file.write_text(text)
+        own, protocol = declared(str(file))
+        assert own.root == folder
+        assert protocol == "mobilenetv1-112"
+        assert own.read(None, print)[1].class_names == ("c", "d")
+        assert dataset_info(str(file)).default_protocol == "mobilenetv1-112"
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [("name: birds", "root"), ("name: a b\nroot: x", "name"),
+         ("name: a\nroot: x\nsplt: {}", "did you mean 'split'"),
+         ("name: a\nroot: x\nsplit: {train: [a]}", "go together"), ("- 1", "mapping")],
+    )  # fmt: skip
+    def test_yamls_that_are_none(self, tmp_path, text, message):
+        file = tmp_path / "birds.yaml"
+        file.write_text(text)
+        with pytest.raises(UserError, match=message) as caught:
+            declared(str(file))
+        assert str(file) in str(caught.value)
+
+    @pytest.mark.parametrize("text", ["=path", "birds=", "a b=path", ".x=path"])
+    def test_texts_that_are_none(self, text):
+        with pytest.raises(UserError, match="must be NAME=FOLDER"):
+            declared(text)
+
+    def test_no_such_yaml(self):
+        with pytest.raises(UserError, match="no such file"):
+            declared("absent.yaml")
+
+    def test_names_of_the_catalogue_are_taken(self, folder):
+        with pytest.raises(UserError, match="'cub' is a dataset of the catalogue"):
+            dataset_info(f"cub={folder}")

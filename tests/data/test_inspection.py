@@ -1,0 +1,84 @@
+import hashlib
+import os
+
+import numpy as np
+import pytest
+from conftest import BAD
+from PIL import Image
+
+from dmlbench.data.cache import cache_dir
+from dmlbench.data.folder import ImageFolder
+from dmlbench.data.inspection import inspect, look_at, unusable
+
+
+@pytest.fixture
+def sides(bad_folder):
+    return ImageFolder("x", bad_folder).read(None, print)
+
+
+def test_each_bad_image_is_named(sides):
+    assert unusable(inspect(sides, print)) == BAD
+
+
+def test_what_becomes_rgb(sides):
+    train, test = inspect(sides, print)
+    notes = {path: finding.note for path, finding in (train | test).items() if finding.note}
+    assert notes == {
+        "c/cmyk.jpg": "CMYK, becomes RGB", "c/grey.jpg": "grey, becomes RGB", "d/palette.png": "palette, becomes RGB",
+    }  # fmt: skip
+
+
+def test_findings_of_a_sound_image(folder):
+    path = folder / "a" / "0.jpg"
+    finding = look_at(path)
+    assert (finding.width, finding.height, finding.mode, finding.problem) == (40, 30, "RGB", "")
+    assert finding.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_sixteen_bits_are_the_wrong_mode(tmp_path):
+    Image.fromarray(np.zeros((20, 20), dtype=np.uint16)).save(tmp_path / "deep.png")
+    assert "no 8-bit colours" in look_at(tmp_path / "deep.png").problem
+
+
+def test_a_missing_file(tmp_path):
+    assert look_at(tmp_path / "absent.jpg").problem == "cannot be read (No such file or directory)"
+
+
+def test_verdicts_are_kept_until_a_file_changes(sides, bad_folder):
+    lines = []
+    first = inspect(sides, lines.append)
+    assert inspect(sides, lines.append) == first
+    assert len(lines) == 1
+    (bad_folder / "b" / "empty.jpg").write_bytes((bad_folder / "a" / "0.jpg").read_bytes())
+    assert "b/empty.jpg" not in unusable(inspect(sides, lines.append))
+    assert "decoding 1 images" in lines[1]
+
+
+def test_an_inspection_anew_sees_what_kept_its_size_and_time(sides, bad_folder):
+    inspect(sides, print)
+    path = bad_folder / "a" / "0.jpg"
+    times = path.stat().st_atime_ns, path.stat().st_mtime_ns
+    path.write_bytes(bytes(path.stat().st_size))
+    os.utime(path, ns=times)
+    assert "a/0.jpg" not in unusable(inspect(sides, print))
+    assert unusable(inspect(sides, print, anew=True))["a/0.jpg"] == "not an image"
+    assert "a/0.jpg" in unusable(inspect(sides, print))
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", '{"a/0.jpg": 1}', '{"a/0.jpg": {"stamp": [1], "finding": {}}}'])
+def test_a_damaged_record_costs_another_look(sides, content):
+    first = inspect(sides, print)
+    (record,) = (cache_dir() / "inspections").glob("*.json")
+    record.write_text(content)
+    assert inspect(sides, print) == first
+    assert inspect(sides, print) == first
+
+
+def test_progress(tmp_path):
+    for name in "abcd":
+        (tmp_path / "many" / name).mkdir(parents=True)
+        for number in range(30):
+            Image.new("RGB", (9, 9)).save(tmp_path / "many" / name / f"{number}.png")
+    lines = []
+    inspect(ImageFolder("x", tmp_path / "many").read(None, print), lines.append)
+    assert lines[1:] == [f"decoded {count} of 120" for count in range(12, 121, 12)]
