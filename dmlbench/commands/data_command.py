@@ -12,16 +12,17 @@ if TYPE_CHECKING:
     from dmlbench.data.checking import Checked
 
 LISTED = 20
-EPILOG = """\b
-Examples:
-  dmlbench data fetch cub --data-dir data
-  dmlbench data check birds=path/to/images
-"""
 
 
-@click.group("data", epilog=EPILOG)
+@click.group("data")
 def command() -> None:
-    """Fetch, check or show a dataset: a name of `dmlbench list datasets`, NAME=FOLDER, or a dataset's YAML."""
+    """Fetch, check or show a dataset: a name of `dmlbench list datasets`, NAME=FOLDER, or a dataset's YAML.
+
+    \b
+    Examples:
+      dmlbench data fetch cub --data-dir data
+      dmlbench data check birds=path/to/images
+    """
 
 
 @command.command("fetch")

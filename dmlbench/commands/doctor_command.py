@@ -94,5 +94,6 @@ def _dataset(name: str, given: Path | None) -> Check:
         # Naming the cache as if it were given looks into it and downloads nothing.
         DATASETS[name].family.prepare(given or cache_dir(), lambda _: None)
     except UserError as error:
-        return "note", f"dataset {name}", str(error)
+        what, _, _ = str(error).partition("; ")
+        return "note", f"dataset {name}", f"{what}; see `dmlbench data fetch {name}`"
     return "ok", f"dataset {name}", "ready"

@@ -50,11 +50,15 @@ def _datasets() -> "Table":
     from rich.table import Table
 
     from dmlbench.data.catalogue import DATASETS
+    from dmlbench.data.declared import DEFAULT_PROTOCOL
 
     table = Table("name", "title", "training classes / images", "test classes / images", "protocol", box=None)
     for info in DATASETS.values():
-        train, test = f"{info.train_classes} / {info.train_images:,}", f"{info.test_classes} / {info.test_images:,}"
+        train, test = f"{info.train_classes:,} / {info.train_images:,}", f"{info.test_classes:,} / {info.test_images:,}"
         table.add_row(info.name, info.title, train, test, info.default_protocol)
+    table.add_row(
+        "NAME=FOLDER", "Your own: a folder for each class", "half of the classes", "the rest", DEFAULT_PROTOCOL
+    )
     return table
 
 

@@ -1,5 +1,6 @@
 """A picture of a dataset: some images of some random classes, by name."""
 
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -38,8 +39,8 @@ def draw_contact_sheet(title: str, sides: tuple[Side, Side], path: Path, seed: i
         for axis in line:
             axis.set(xticks=[], yticks=[])
             axis.axis("off")
-        text = f"{name}: {side.class_names[label]}"
-        line[0].text(-0.08, 0.5, _wrapped(text), transform=line[0].transAxes, ha="right", va="center", fontsize=8)
+        text = f"{name}\n{textwrap.shorten(side.class_names[label], 36, placeholder=' ...')}"
+        line[0].text(-0.08, 0.5, text, transform=line[0].transAxes, ha="right", va="center", fontsize=8)
     figure.savefig(path, format="png", bbox_inches="tight")
 
 
@@ -58,7 +59,3 @@ def _pixels(side: Side, index: int) -> NDArray[np.uint8] | None:
             return np.asarray(opened.convert("RGB"))
     except Exception:  # noqa: BLE001 - decoders of damaged files raise nearly anything; `check` names them
         return None
-
-
-def _wrapped(text: str, width: int = 28) -> str:
-    return "\n".join(text[start : start + width] for start in range(0, min(len(text), 3 * width), width))

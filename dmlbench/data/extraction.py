@@ -84,7 +84,7 @@ def _unpack(file: Path, folder: Path, largest: int) -> None:
         for number, member in enumerate(members, start=1):
             total += member.size
             if total > largest or number > MOST_MEMBERS:
-                limit = f"{largest / 2**30:.1f} GiB in {MOST_MEMBERS} members"
+                limit = f"{largest / 2**30:.1f} GiB or {MOST_MEMBERS:,} members"
                 raise UserError(f"{file}: refused: it unpacks to more than {limit}")
             path = folder / _safe(file, member)
             if member.content is None:

@@ -20,6 +20,8 @@ from torch.utils.data import DataLoader
 from torchvision import transforms
 
 from dmlbench.data import loader
+from dmlbench.data.augment import augment, crops, uniforms_per_image
+from dmlbench.data.device_crops import packed, resized
 from dmlbench.data.files import decoded, read_files
 from dmlbench.data.folder import ImageFolder
 from dmlbench.data.images import Split
@@ -116,9 +118,6 @@ def test_images_per_second(files, one_thread, monkeypatch, tmp_path, workers):
 
 def test_the_device_path_on_this_cpu(files, one_thread):
     """What workers are spared, and what a device has to do: one batched resizing instead of 112 small ones."""
-    from dmlbench.data.augment import augment, crops, uniforms_per_image
-    from dmlbench.data.device_crops import packed, resized
-
     images = splits(files)["decoded cache"].images
     spec = load_protocol("resnet50-128", "cub", {"model": {"weights": None}}).input
     indices = np.arange(112)
