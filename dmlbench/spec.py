@@ -10,7 +10,16 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
 
 Scalar = bool | int | float | str
 Fraction = Annotated[float, Ge(0), Lt(1)]
@@ -182,12 +191,23 @@ class FolderSplit(Section):
     train: PositiveInt | tuple[str, ...] | None = None
     test: tuple[str, ...] = ()
 
+    @field_validator("train", "test", mode="before")
+    @classmethod
+    def _plain(cls, value: Any) -> Any:  # noqa: ANN401 - content of a file
+        names = value if isinstance(value, list | tuple) else ()
+        if any(not isinstance(name, str) for name in names):
+            raise ValueError("classes are named by texts: put numbers in quotes")
+        if isinstance(value, bool) or not (value is None or isinstance(value, int | list | tuple)):
+            raise ValueError("must be a number of classes (train only) or a list of their names")
+        return value
+
     @model_validator(mode="after")
     def _consistent(self) -> "FolderSplit":
         if isinstance(self.train, tuple) != bool(self.test):
             raise ValueError("train and test go together as lists of classes; or train alone, as their number")
-        if isinstance(self.train, tuple) and (both := sorted(set(self.train) & set(self.test))):
-            raise ValueError(f"{both[0]!r} is in train and in test: classes seen in training are no test")
+        named = (*self.train, *self.test) if isinstance(self.train, tuple) else ()
+        if twice := sorted(name for name in set(named) if named.count(name) > 1):
+            raise ValueError(f"{twice[0]!r} is named twice: classes are in train or in test, and once")
         return self
 
 

@@ -43,9 +43,10 @@ def fetch(name: str, data_dir: Path | None) -> None:
 
     info = dataset_info(name)
     folder = _created(data_dir) or cache_dir()
+    look = f"`dmlbench data check {name}{f' --data-dir {data_dir}' if data_dir else ''}` looks at every image"
     with suppress(UserError):
         info.family.read(folder, lambda _: None)
-        click.echo(f"{info.name}: is there; `dmlbench data check {name}` looks at every image")
+        click.echo(f"{info.name}: is there; {look}")
         return
     if not isinstance(info.family, Downloadable):
         info.family.read(folder, click.echo)  # its error says what to place where
@@ -53,7 +54,7 @@ def fetch(name: str, data_dir: Path | None) -> None:
     with _bar() as progress:
         info.family.fetch(folder, click.echo, progress)
     info.family.read(folder, click.echo)
-    click.echo(f"{info.name}: ready in {folder}; `dmlbench data check {name}` looks at every image")
+    click.echo(f"{info.name}: ready in {folder}; {look}")
 
 
 @command.command("check")
@@ -62,7 +63,7 @@ def fetch(name: str, data_dir: Path | None) -> None:
 def check(name: str, data_dir: Path | None) -> int:
     """Count classes and images, decode every image, find duplicates across the split, and print the fingerprint.
 
-    Exit code 1 where a run would refuse the dataset.
+    Exit code 1 where a run would refuse an image or a count, 2 where it would not even find a dataset.
 
     \b
     Examples:
@@ -80,6 +81,10 @@ def check(name: str, data_dir: Path | None) -> int:
     _print_list("not RGB", found.converted, limit=LISTED)
     same = {" = ".join(group): "" for group in found.duplicates}
     _print_list("with the same content in train and test", same, limit=LISTED)
+    if found.lonely:
+        click.echo(f"{found.lonely:,} test classes have one image, which is no query: nothing can be retrieved for it")
+    if found.problem:
+        click.echo(f"the folder {found.problem}")
     if found.fingerprint:
         click.echo(f"fingerprint {found.fingerprint}")
     click.echo("sound: a run takes it as it is" if found.sound else "NOT sound: a run refuses it as it is")
@@ -110,6 +115,9 @@ def info(name: str, data_dir: Path | None, sheet: Path | None) -> None:
     from dmlbench.progress import plain_or_wide
 
     entry = dataset_info(name)
+    path = sheet or Path(f"{entry.name}-contact-sheet.png")
+    if path.suffix.lower() != ".png" or not path.absolute().parent.is_dir():
+        raise UserError(f"--sheet {path}: must be a .png in a folder that exists")
     sides = entry.family.read(data_folder(data_dir), click.echo)
     console = plain_or_wide()
     known = {"title": entry.title, "what": entry.description, "licence": entry.licence, "source": entry.source}
@@ -122,19 +130,20 @@ def info(name: str, data_dir: Path | None, sheet: Path | None) -> None:
         table.add_row(side, *(f"{value:,}" if isinstance(value, int) else value for value in row.values()))
     console.print(table)
     console.print("a range is least - median - most; width and height in pixels")
-    path = sheet or Path(f"{entry.name}-contact-sheet.png")
-    if path.suffix.lower() != ".png" or not path.absolute().parent.is_dir():
-        raise UserError(f"--sheet {path}: must be a .png in a folder that exists")
     draw_contact_sheet(f"{entry.title}: random classes", sides, path)
     console.print(f"wrote {path}", markup=False, soft_wrap=True)
 
 
 def _created(data_dir: Path | None) -> Path | None:
     """The data folder; one that was named for a download is made."""
+    from dmlbench.errors import UserError
     from dmlbench.matrix import data_folder
 
-    if data_dir is not None:
-        data_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        if data_dir is not None:
+            data_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--data-dir {data_dir}: cannot be made ({error.strerror})") from error
     return data_folder(data_dir)
 
 

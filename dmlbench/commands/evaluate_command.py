@@ -13,9 +13,12 @@ from dmlbench.commands.options import data_dir_option
 @click.argument("cell", type=click.Path(path_type=Path))
 @click.option("--dataset", help="Score on this dataset's (or NAME=FOLDER's) test classes [default: the cell's].")
 @data_dir_option()
+@click.option("--skip-bad", is_flag=True, help="Leave out images of --dataset that cannot be used.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
-def command(cell: Path, dataset: str | None, data_dir: Path | None, device: str, as_json: bool) -> None:
+def command(
+    cell: Path, *, dataset: str | None, data_dir: Path | None, skip_bad: bool, device: str, as_json: bool
+) -> None:
     """Score the weights that `run --keep weights` left in a cell's folder.
 
     \b
@@ -23,7 +26,7 @@ def command(cell: Path, dataset: str | None, data_dir: Path | None, device: str,
       dmlbench evaluate results/runs/conv4-64/glyphs/ms/seed0-1a2b3c4d
       dmlbench evaluate results/runs/conv4-64/glyphs/ms/seed0-1a2b3c4d --dataset omniglot-small --data-dir data
     """
-    metrics = _evaluate(cell, dataset, data_dir, device)
+    metrics = _evaluate(cell, dataset, data_dir, device, skip_bad=skip_bad)
     if as_json:
         click.echo(json.dumps(metrics, indent=1))
         return
@@ -32,7 +35,9 @@ def command(cell: Path, dataset: str | None, data_dir: Path | None, device: str,
         click.echo(f"{name:<{width}}  {value:.6g}")
 
 
-def _evaluate(folder: Path, dataset: str | None, data_dir: Path | None, device: str) -> dict[str, Any]:
+def _evaluate(
+    folder: Path, dataset: str | None, data_dir: Path | None, device: str, *, skip_bad: bool
+) -> dict[str, Any]:
     from dmlbench.errors import UserError
     from dmlbench.matrix import data_folder
     from dmlbench.store import read_spec
@@ -58,7 +63,7 @@ def _evaluate(folder: Path, dataset: str | None, data_dir: Path | None, device: 
     from dmlbench.training.evaluator import Evaluator
 
     given = data_folder(data_dir)
-    spec = dataset_spec(dataset_info(dataset), given, _say) if dataset else cell.dataset
+    spec = dataset_spec(dataset_info(dataset), given, _say, skip_bad=skip_bad) if dataset else cell.dataset
     prepare(spec, given, _say)
     where = resolve_device(device)
     prepare_process(cell.protocol.training, where)

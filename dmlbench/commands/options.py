@@ -11,10 +11,11 @@ from dmlbench.errors import UserError
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
-def names(_: click.Context, parameter: click.Parameter, value: str | None) -> tuple[str, ...]:
-    """Split a comma-separated option; an empty name or one given twice is an error."""
-    if value is None:
+def names(_: click.Context, parameter: click.Parameter, value: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    """Split a comma-separated option, given once or more; an empty name or one given twice is an error."""
+    if not value:
         return ()
+    value = ",".join(value) if isinstance(value, tuple) else value
     parts = [part.strip() for part in value.split(",")]
     label = parameter.opts[0]
     if not all(parts):

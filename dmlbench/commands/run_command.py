@@ -24,9 +24,13 @@ if TYPE_CHECKING:
 
 
 @click.command("run")
-@click.option("--methods", required=True, callback=names, help="Comma-separated, e.g. ms,ms+obdsd.")
+@click.option("--methods", required=True, multiple=True, callback=names, help="Comma-separated, e.g. ms,ms+obdsd.")
 @click.option(
-    "--datasets", required=True, callback=names, help="Comma-separated names, NAME=FOLDER of images, or a YAML."
+    "--datasets",
+    required=True,
+    multiple=True,
+    callback=names,
+    help="Comma-separated names, NAME=FOLDER of images, or a YAML.",
 )
 @click.option("--seeds", type=click.IntRange(1), help="How many seeds: 0 to N-1 [default: 6].")
 @click.option("--seed", "chosen", type=click.IntRange(0), multiple=True, help="One seed by its number. Repeatable.")
@@ -160,6 +164,7 @@ def _dry_run(console: "Console", cells: "Sequence[Cell]", todo: "Sequence[Cell]"
     from rich.table import Table
 
     from dmlbench import matrix
+    from dmlbench.data.ready import not_ready
 
     table = Table("method", "dataset", "protocol", "seed", "cell", "state", box=None)
     for cell in cells:
@@ -169,6 +174,9 @@ def _dry_run(console: "Console", cells: "Sequence[Cell]", todo: "Sequence[Cell]"
     if not todo:
         console.print(f"0 of {len(cells)} cells to run")
         return 0
+    for spec in {cell.dataset.name: cell.dataset for cell in todo}.values():
+        if problem := not_ready(spec, execution.data_dir):
+            console.print(f"not ready: {problem}", markup=False, soft_wrap=True)
     seconds = matrix.expected_seconds(todo, execution.store)
     threads = max((cell.protocol.training.cpu_threads for cell in cells), default=1)
     workers = len(matrix.worker_devices(execution, threads))

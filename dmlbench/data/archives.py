@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from typing import IO
-from urllib.error import HTTPError
+from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 
 from filelock import FileLock
@@ -90,10 +90,12 @@ def fetch(url: str, destination: Path, checksum: str, log: Log, progress: Progre
         with FileLock(destination.with_name(destination.name + ".lock")):
             if not _holds(destination, checksum):
                 _download(url, destination, checksum, log, progress or _lines(url, log))
-    except (OSError, HTTPException) as error:
+    except (URLError, ConnectionError, TimeoutError, HTTPException) as error:
         if isinstance(error, HTTPError):
             error.close()  # it is the server's answer, with its connection
         raise UserError(f"cannot download {url} ({error})", hint=manual) from error
+    except OSError as error:
+        raise UserError(f"{error.filename or destination}: cannot be written ({error.strerror})") from error
 
 
 def _holds(path: Path, checksum: str) -> bool:
@@ -103,6 +105,8 @@ def _holds(path: Path, checksum: str) -> bool:
 def _download(url: str, destination: Path, checksum: str, log: Log, progress: Progress) -> None:
     """Append to the partial file; rename it after checksum and fsync."""
     partial = destination.with_name(destination.name + ".part")
+    if destination.exists():
+        log(f"{destination} is not the published file, or damaged: it will be replaced")
     log(f"downloading {url} to {destination.parent}")
     try:
         with partial.open("ab") as file:

@@ -11,7 +11,7 @@ from typing import Any
 
 from dmlbench.data.cache import cache_dir
 from dmlbench.data.family import LabelledFiles, Log, labelled
-from dmlbench.data.places import IMAGE_SUFFIXES, below, check_listed, files_below, tell_strays
+from dmlbench.data.places import IMAGE_SUFFIXES, below, check_listed, files_below, some, tell_strays
 from dmlbench.errors import UserError
 
 NAME = "cars"
@@ -21,6 +21,7 @@ CLASS_NAMES = tuple((Path(__file__).parent / "cars_classes.txt").read_text(encod
 ORIGINAL = "cars_annos.mat"
 SPLIT = {"cars_train": "cars_train_annos.mat", "cars_test": "cars_test_annos_withlabels.mat"}
 CLASS_FOLDERS = ("cars", "Cars", "cars196", "Cars196", "CARS196", "stanford_cars")
+SOME_CLASSES = 20  # from here on a folder is taken for one of classes
 LAYOUTS = (
     "car_ims/ with cars_annos.mat (car_ims.tgz md5 d5c8f0aa497503f355e17dc7886c3f14, cars_annos.mat md5 "
     "b407c6086d669747186bd1d764ff9dbc); or cars_train/ and cars_test/ with cars_train_annos.mat (of the devkit, md5 "
@@ -32,8 +33,7 @@ Row = tuple[int, str]  # class from 1, path from the root
 
 
 def prepare(data_dir: Path | None, log: Log) -> None:
-    """Find one of the layouts; nothing is downloaded, for no public link is left."""
-    read(data_dir, log)
+    """Nothing can be downloaded, for no public link is left."""
 
 
 def read(data_dir: Path | None, log: Log) -> tuple[LabelledFiles, LabelledFiles]:
@@ -80,12 +80,15 @@ def _split(folder: Path, log: Log) -> tuple[Path, list[Row]] | None:
 
 def _by_class(folder: Path, log: Log) -> tuple[Path, list[Row]] | None:
     """A folder a class, by number (`001`, `001.AMG_Hummer`) or by name, whatever its spaces and slashes became."""
-    roots = [path for name in CLASS_FOLDERS for path in _below(folder, name) if path.is_dir()]
+    roots = [folder, *(path for name in CLASS_FOLDERS for path in _below(folder, name) if path.is_dir())]
     for root in roots:
         classes = {path.name: _class_number(path.name) for path in root.iterdir() if path.is_dir()}
         known = {name: number for name, number in classes.items() if number}
-        if len(known) < len(CLASS_NAMES) or len(set(known.values())) < len(known):
+        if len(known) < SOME_CLASSES:
             continue
+        if missing := [name for number, name in enumerate(CLASS_NAMES, start=1) if number not in known.values()]:
+            found = f"{len(CLASS_NAMES) - len(missing)} of {len(CLASS_NAMES)} class folders"
+            raise UserError(f"{root}: holds {found} of Cars196", hint=f"missing: {some(missing)}")
         there = [(name, path) for name in known for path in files_below(root, name)]
         rows = [(known[name], path) for name, path in there if _is_image(path)]
         tell_strays(NAME, root, {path for _, path in there} - {path for _, path in rows}, log)

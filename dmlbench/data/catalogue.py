@@ -19,7 +19,7 @@ class DatasetInfo:
     """One dataset: counts of its class-disjoint split, provenance, and what reads it.
 
     `version` changes whenever the contents or the split do. A declared folder has neither version nor counts of its
-    own: both are read from it.
+    own: both are read from it. `files` tells families of image files from those that fit into memory.
     """
 
     name: str
@@ -34,6 +34,7 @@ class DatasetInfo:
     licence: str = ""
     source: str = ""
     default_protocol: str = "conv4-64"
+    files: bool = False
 
     @property
     def counts(self) -> tuple[int, int, int, int]:
@@ -86,6 +87,7 @@ DATASETS: dict[str, DatasetInfo] = {
             source="https://data.caltech.edu/records/65de6-vp158",
             family=cub,
             default_protocol="resnet50-128",
+            files=True,
         ),
         DatasetInfo(
             name="cars",
@@ -100,6 +102,7 @@ DATASETS: dict[str, DatasetInfo] = {
             source="Krause et al. 2013, 3D Object Representations for Fine-Grained Categorization",
             family=cars,
             default_protocol="resnet50-128",
+            files=True,
         ),
         DatasetInfo(
             name="sop",
@@ -114,6 +117,7 @@ DATASETS: dict[str, DatasetInfo] = {
             source="Song et al. 2016, arXiv 1511.06452",
             family=sop,
             default_protocol="resnet50-128",
+            files=True,
         ),
     )
 }
@@ -128,17 +132,17 @@ def dataset_info(text: str) -> DatasetInfo:
     own = declared(text)
     if own is None:
         if text not in DATASETS:
-            hint = "dmlbench list datasets"
-            raise unknown_name("dataset", text, [*DATASETS, "NAME=FOLDER"], command=hint)
+            if Path(text).is_dir():
+                raise UserError(f"--datasets {text}: a folder needs a name", hint=f"{Path(text).resolve().name}={text}")
+            raise unknown_name("dataset", text, [*DATASETS, "NAME=FOLDER"], command="dmlbench list datasets")
         return DATASETS[text]
     folder, protocol = own
     if folder.name in DATASETS:
         raise UserError(
             f"--datasets {text}: {folder.name!r} is a dataset of the catalogue", hint="give yours another name"
         )
-    return DatasetInfo(
-        folder.name, folder.name, f"Images of {folder.root}, a folder for each class", folder, default_protocol=protocol
-    )
+    description = f"Images of {folder.root}, a folder for each class"
+    return DatasetInfo(folder.name, folder.name, description, folder, default_protocol=protocol, files=True)
 
 
 def family_of(spec: DatasetSpec) -> Family:

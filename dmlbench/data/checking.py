@@ -10,8 +10,8 @@ import numpy as np
 from dmlbench.data.catalogue import DatasetInfo
 from dmlbench.data.family import LabelledImages, Log, Side
 from dmlbench.data.fingerprints import files_fingerprint, fingerprint
-from dmlbench.data.inspection import Finding, inspect, unusable
-from dmlbench.data.ready import files_of
+from dmlbench.data.inspection import Finding, inspect, on_both_sides, unusable
+from dmlbench.data.ready import files_of, too_little
 
 SIDES = ("train", "test")
 
@@ -26,7 +26,9 @@ class Checked:
         bad: Paths of images that cannot be used, and why.
         converted: Paths of images that become RGB, and from what.
         duplicates: Groups of paths of one content on both sides of the split.
+        lonely: Test classes of a single image, which has nothing to be retrieved by.
         fingerprint: Of labels and contents; empty where an image cannot be used.
+        problem: What else a run would refuse; empty for nothing.
     """
 
     counts: tuple[int, int, int, int]
@@ -34,12 +36,14 @@ class Checked:
     bad: dict[str, str]
     converted: dict[str, str]
     duplicates: list[tuple[str, ...]]
+    lonely: int
     fingerprint: str
+    problem: str = ""
 
     @property
     def sound(self) -> bool:
         """Whether a run would take the dataset as it is."""
-        return not self.bad and self.published in (None, self.counts)
+        return not self.bad and not self.problem and self.published in (None, self.counts)
 
 
 def check(info: DatasetInfo, data_dir: Path | None, log: Log) -> Checked:
@@ -52,18 +56,17 @@ def check(info: DatasetInfo, data_dir: Path | None, log: Log) -> Checked:
     train, test = sides
     counts = (len(train.class_names), len(test.class_names), len(train.labels), len(test.labels))
     published = info.counts if info.version else None
+    lonely = int((np.bincount(test.labels) == 1).sum())
     files = files_of(sides)
     if files is None:
-        return Checked(
-            counts, published, {}, {}, [], fingerprint(*(side for side in sides if isinstance(side, LabelledImages)))
-        )
+        whole = fingerprint(*(side for side in sides if isinstance(side, LabelledImages)))
+        return Checked(counts, published, {}, {}, [], lonely, whole)
     findings = inspect(files, log, anew=True)
     bad = unusable(findings)
-    whole = files_fingerprint(
-        (side, [found[p].sha256 for p in side.paths]) for side, found in zip(files, findings, strict=True)
-    )
+    digests = [[finding.sha256 for finding in side.values()] for side in findings]
+    whole = "" if bad else files_fingerprint(zip(files, digests, strict=True))
     converted = {path: found.note for side in findings for path, found in side.items() if found.note}
-    return Checked(counts, published, bad, converted, _duplicates(findings), "" if bad else whole)
+    return Checked(counts, published, bad, converted, on_both_sides(findings), lonely, whole, too_little(files))
 
 
 def sizes(sides: tuple[Side, Side], log: Log) -> dict[str, dict[str, Any]]:
@@ -92,13 +95,3 @@ def _range(values: Sequence[int] | np.ndarray) -> str:
         return "-"
     low, middle, high = int(np.min(values)), int(np.median(values)), int(np.max(values))
     return str(low) if low == high else f"{low} - {middle} - {high}"
-
-
-def _duplicates(findings: Sequence[dict[str, Finding]]) -> list[tuple[str, ...]]:
-    """Files of one content of which some train and some test."""
-    by_content: list[dict[str, list[str]]] = [{}, {}]
-    for side, found in zip(by_content, findings, strict=True):
-        for path, finding in found.items():
-            side.setdefault(finding.sha256, []).append(path)
-    train, test = by_content
-    return [tuple(train[content] + test[content]) for content in train if content in test and content]

@@ -1,6 +1,7 @@
 """A picture of a dataset: some images of some random classes, by name."""
 
 import textwrap
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dmlbench.data.family import LabelledImages, Side
+from dmlbench.errors import UserError
 
 CLASSES, IMAGES = 6, 8  # of either side
 INCHES = 1.0
@@ -39,9 +41,15 @@ def draw_contact_sheet(title: str, sides: tuple[Side, Side], path: Path, seed: i
         for axis in line:
             axis.set(xticks=[], yticks=[])
             axis.axis("off")
-        text = f"{name}\n{textwrap.shorten(side.class_names[label], 36, placeholder=' ...')}"
+        shown = side.class_names[label].encode("utf-8", "replace").decode()
+        text = f"{name}\n{textwrap.shorten(shown, 36, placeholder=' ...')}"
         line[0].text(-0.08, 0.5, text, transform=line[0].transAxes, ha="right", va="center", fontsize=8)
-    figure.savefig(path, format="png", bbox_inches="tight")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        try:
+            figure.savefig(path, format="png", bbox_inches="tight")
+        except OSError as error:
+            raise UserError(f"--sheet {path}: cannot be written ({error.strerror})") from error
 
 
 def _some(side: Side, rng: np.random.Generator) -> list[int]:

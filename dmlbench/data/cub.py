@@ -22,10 +22,9 @@ ARCHIVE = Archive(
 
 
 def prepare(data_dir: Path | None, log: Log) -> None:
-    """Find the release; only without a given folder is a missing one downloaded, into the cache."""
+    """Download a release that is missing in the cache; a given folder is left as it is."""
     if data_dir is None and not _found(cache_dir()):
         fetch(cache_dir(), log)
-    read(data_dir, log)
 
 
 def fetch(folder: Path, log: Log, progress: Progress | None = None) -> None:
@@ -43,6 +42,8 @@ def read(data_dir: Path | None, log: Log) -> tuple[LabelledFiles, LabelledFiles]
             f"{folder}: holds no CUB_200_2011/ with images.txt, image_class_labels.txt and images/", hint=hint
         )
     root = found[0].parent
+    if len(found) > 1:
+        log(f"{NAME}: {len(found)} copies below {folder}; the one in {root} is used")
     paths = _table(root / "images.txt")
     classes = {image: int(label) for image, label in _table(root / "image_class_labels.txt").items()}
     if paths.keys() != classes.keys():

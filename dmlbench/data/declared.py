@@ -32,16 +32,18 @@ def declared(text: str) -> tuple[ImageFolder, str] | None:
     Raises:
         UserError: a name that is none, no such file, or a file that is not valid.
     """
-    if text.endswith((".yaml", ".yml")) and "=" not in text:
-        file = Path(text)
+    if text.lower().endswith((".yaml", ".yml")) and "=" not in text:
+        file = Path(text).expanduser()
         if not file.is_file():
             raise UserError(f"--datasets {text}: no such file", hint="NAME, NAME=FOLDER or a dataset's YAML")
         content = validate(DatasetFile, read_yaml(file), text)
-        return ImageFolder(content.name, file.parent / content.root, content.split), content.default_protocol
+        return ImageFolder(
+            content.name, file.parent / Path(content.root).expanduser(), content.split
+        ), content.default_protocol
     name, equals, path = text.partition("=")
     if not equals:
         return None
     if not NAME.fullmatch(name) or not path:
         hint = "letters, digits, '.', '_' and '-', for example birds=path/to/images"
         raise UserError(f"--datasets {text!r}: must be NAME=FOLDER", hint=hint)
-    return ImageFolder(name, Path(path)), DEFAULT_PROTOCOL
+    return ImageFolder(name, Path(path).expanduser()), DEFAULT_PROTOCOL

@@ -61,10 +61,10 @@ class Family(Protocol):
     """What knows one dataset: a module of this package, or a folder that the user declared."""
 
     def prepare(self, data_dir: Path | None, log: Log) -> None:
-        """Make sure `read` will succeed; raise UserError with the remedy otherwise."""
+        """Make or download what is missing, where that can be done unasked."""
 
     def read(self, data_dir: Path | None, log: Log) -> tuple[Side, Side]:
-        """Training and test classes."""
+        """Training and test classes; raise UserError with the remedy where they are not there or damaged."""
 
 
 @runtime_checkable

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dmlbench.data.family import LabelledFiles, Log, labelled
-from dmlbench.data.places import IMAGE_SUFFIXES, files_below, tell_strays
+from dmlbench.data.places import IMAGE_SUFFIXES, some, tell_strays
 from dmlbench.errors import UserError, unknown_name
 from dmlbench.spec import FolderSplit
 
@@ -17,7 +17,8 @@ class ImageFolder:
 
     Attributes:
         name: The dataset's name, for messages.
-        root: Holds a folder for each class; images deeper down, hidden files and other kinds of files are ignored.
+        root: Holds a folder for each class, or links to such; what lies deeper, hidden files and other kinds of files
+            are ignored.
         split: Which classes train and which test.
     """
 
@@ -26,29 +27,43 @@ class ImageFolder:
     split: FolderSplit = HALF
 
     def prepare(self, data_dir: Path | None, log: Log) -> None:
-        """See that both sides hold images."""
-        self.read(data_dir, log)
+        """Nothing has to be prepared: the folder is the user's."""
 
     def read(self, data_dir: Path | None, log: Log) -> tuple[LabelledFiles, LabelledFiles]:  # noqa: ARG002
         """Training and test classes, by class and then by file name.
 
         Raises:
-            UserError: no such folder, fewer than two classes with images for a side, a class of the split missing.
+            UserError: no such folder, one that cannot be read, fewer than two classes with images for a side, a class
+                of the split missing.
         """
         if not self.root.is_dir():
-            raise UserError(f"{self.name}: {self.root}: no such folder", hint=f"--datasets {self.name}=path/to/images")
-        there = files_below(self.root, ".")
-        images = sorted(path for path in there if _is_image(path))
-        classes = sorted({path.split("/")[0] for path in images})
-        train, test = self._sides(classes)
-        tell_strays(self.name, self.root, set(there) - set(images), log)
-        by_class: dict[str, list[tuple[str, str]]] = {name: [] for name in classes}
-        for path in images:
-            by_class[path.split("/")[0]].append((path.split("/")[0], path))
-        first, second = (
-            labelled(self.root, [row for name in side for row in by_class[name]]) for side in (train, test)
-        )
-        return first, second
+            hint = f"{self.name}=FOLDER names a folder that holds a folder for each class"
+            raise UserError(f"{self.name}: {self.root}: no such folder", hint=hint)
+        try:
+            images, strays = self._listing()
+        except OSError as error:
+            what = f"{self.name}: {error.filename}: cannot be read ({error.strerror})"
+            raise UserError(what, hint="check its permissions") from error
+        tell_strays(self.name, self.root, strays, log)
+        classes = sorted(name for name, files in images.items() if files)
+        if empty := sorted(images.keys() - set(classes)):
+            log(f"{self.name}: {len(empty)} folders of {self.root} hold no images and are no classes ({some(empty)})")
+        rows = [[(name, f"{name}/{file}") for name in side for file in images[name]] for side in self._sides(classes)]
+        train, test = (labelled(self.root, side) for side in rows)
+        return train, test
+
+    def _listing(self) -> tuple[dict[str, list[str]], list[str]]:
+        """Image names by class folder, and all else that is there."""
+        images: dict[str, list[str]] = {}
+        strays = []
+        for entry in self.root.iterdir():
+            if not entry.is_dir() or entry.name.startswith("."):
+                strays.append(entry.name)
+                continue
+            files = sorted(file.name for file in entry.iterdir() if _is_image(file))
+            strays += [f"{entry.name}/{file.name}" for file in entry.iterdir() if not _is_image(file)]
+            images[entry.name] = files
+        return images, strays
 
     def _sides(self, classes: list[str]) -> tuple[list[str], list[str]]:
         if isinstance(self.split.train, tuple):
@@ -61,12 +76,11 @@ class ImageFolder:
             sides = classes[:count], classes[count:]
         if min(map(len, sides)) < 2:
             found = f"{len(classes)} classes with images, {len(sides[0])} to train and {len(sides[1])} to test"
-            hint = "each side needs two: a folder for each class, with images in it"
+            hint = "each side needs two: a folder for each class, with images directly in it"
             raise UserError(f"{self.name}: {self.root}: holds {found}", hint=hint)
         return sides
 
 
-def _is_image(path: str) -> bool:
-    parts = path.split("/")
-    hidden = any(part.startswith(".") for part in parts)
-    return len(parts) == 2 and not hidden and Path(path).suffix.lower() in IMAGE_SUFFIXES
+def _is_image(path: Path) -> bool:
+    hidden = path.name.startswith(".")
+    return not hidden and path.suffix.lower() in IMAGE_SUFFIXES and not path.is_dir()

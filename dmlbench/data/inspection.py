@@ -102,6 +102,17 @@ def unusable(findings: Iterable[dict[str, Finding]]) -> dict[str, str]:
     return {path: finding.problem for side in findings for path, finding in side.items() if finding.problem}
 
 
+def on_both_sides(findings: Sequence[dict[str, Finding]]) -> list[tuple[str, ...]]:
+    """Groups of usable images of one content of which some train and some test."""
+    by_content: list[dict[str, list[str]]] = [{}, {}]
+    for side, found in zip(by_content, findings, strict=True):
+        for path, finding in found.items():
+            if not finding.problem:
+                side.setdefault(finding.sha256, []).append(path)
+    train, test = by_content
+    return [tuple(train[content] + test[content]) for content in train if content in test]
+
+
 class _Kept:
     """Findings of earlier inspections of a folder, in the cache."""
 
@@ -116,7 +127,8 @@ class _Kept:
     def get(self, path: str, stamp: tuple[int, int] | None) -> Finding | None:
         try:
             entry = self._entries[path]
-            return Finding(**entry["finding"]) if entry["stamp"] == list(stamp or ()) else None  # type: ignore[arg-type]
+            kept = entry["stamp"] == (list(stamp) if stamp else None)
+            return Finding(**entry["finding"]) if kept else None  # type: ignore[arg-type]
         except (KeyError, TypeError):
             return None
 

@@ -9,7 +9,7 @@ from dmlbench.data.family import Log
 from dmlbench.errors import UserError
 
 SEARCH_DEPTH = 3
-IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"))
+IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".jpe", ".jfif"))
 
 
 def below(data_dir: Path, name: str, *, hint: str) -> list[Path]:
@@ -34,7 +34,7 @@ def check_listed(name: str, root: Path, folders: Iterable[str], listed: Iterable
     if missing := sorted(wanted - there):
         hint = "the release is incomplete: extract it again"
         raise UserError(
-            f"{name}: {len(missing)} of {len(wanted)} listed images are not in {root} ({_some(missing)})", hint=hint
+            f"{name}: {len(missing)} of {len(wanted)} listed images are not in {root} ({some(missing)})", hint=hint
         )
     tell_strays(name, root, there - wanted, log)
 
@@ -42,17 +42,22 @@ def check_listed(name: str, root: Path, folders: Iterable[str], listed: Iterable
 def tell_strays(name: str, root: Path, strays: Iterable[str], log: Log) -> None:
     """Say how many files are ignored, if any."""
     if ignored := sorted(strays):
-        log(f"{name}: {len(ignored)} other files below {root} are ignored ({_some(ignored)})")
+        log(f"{name}: {len(ignored)} other files below {root} are ignored ({some(ignored)})")
 
 
 def files_below(root: Path, folder: str) -> list[str]:
     """All files below a folder of `root`, as paths from `root` with forward slashes, unsorted."""
+
+    def refuse(error: OSError) -> None:
+        raise UserError(f"{error.filename}: cannot be read ({error.strerror})", hint="check its permissions") from error
+
     found = []
-    for parent, _, names in os.walk(root / folder):
+    for parent, _, names in os.walk(root / folder, onerror=refuse):
         relative = Path(parent).relative_to(root).as_posix()
         found += [name if relative == "." else f"{relative}/{name}" for name in names]
     return found
 
 
-def _some(paths: list[str]) -> str:
+def some(paths: list[str]) -> str:
+    """The first three of many."""
     return ", ".join(islice(paths, 3)) + (", ..." if len(paths) > 3 else "")

@@ -5,11 +5,14 @@ from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
-from dmlbench.data.catalogue import DatasetInfo, family_of
+import numpy as np
+
+from dmlbench.data.catalogue import DatasetInfo, dataset_info, family_of
 from dmlbench.data.family import LabelledFiles, Log, Side
 from dmlbench.data.fingerprints import files_fingerprint
 from dmlbench.data.folder import ImageFolder
-from dmlbench.data.inspection import inspect, unusable
+from dmlbench.data.inspection import inspect, on_both_sides, unusable
+from dmlbench.data.places import some
 from dmlbench.errors import UserError
 from dmlbench.spec import DatasetSpec
 
@@ -29,11 +32,9 @@ def dataset_spec(info: DatasetInfo, data_dir: Path | None, log: Log, *, skip_bad
         UserError: where images have to be read and cannot.
     """
     folder = info.family if isinstance(info.family, ImageFolder) else None
-    if folder is None and not skip_bad:
+    if folder is None and not (skip_bad and info.files):
         return DatasetSpec(name=info.name, version=info.version)
-    sides = files_of(info.family.read(data_dir, lambda _: None))
-    if sides is None:
-        return DatasetSpec(name=info.name, version=info.version)
+    sides = _files(info.family.read(data_dir, lambda _: None))
     findings = inspect(sides, log)
     skipped = tuple(unusable(findings)) if skip_bad else ()
     if folder is None:
@@ -59,21 +60,73 @@ def prepare(spec: DatasetSpec, data_dir: Path | None, log: Log) -> None:
     """
     family = family_of(spec)
     family.prepare(data_dir, log)
-    if (sides := files_of(family.read(data_dir, lambda _: None))) is None:
-        return
-    bad = {path: why for path, why in unusable(inspect(sides, log)).items() if path not in spec.skipped}
+    if spec.root is None and not dataset_info(spec.name).files:
+        return  # it was generated or verified just now
+    sides = _files(family.read(data_dir, log))
+    check_counts(spec, sides)
+    findings = inspect(sides, log)
+    bad = {path: why for path, why in unusable(findings).items() if path not in spec.skipped}
     if bad:
-        some = ", ".join(f"{path} ({why})" for path, why in islice(bad.items(), LISTED))
+        listed = ", ".join(f"{path} ({why})" for path, why in islice(bad.items(), LISTED))
         more = f" and {len(bad) - LISTED} more" if len(bad) > LISTED else ""
         total = sum(len(side.paths) for side in sides)
         hint = f"replace them, or leave them out with --skip-bad; `dmlbench data check` lists all of {sides[0].root}"
-        raise UserError(f"{spec.name}: {len(bad)} of {total} images cannot be used: {some}{more}", hint=hint)
+        raise UserError(f"{spec.name}: {len(bad)} of {total} images cannot be used: {listed}{more}", hint=hint)
+    if problem := too_little([side.without(frozenset(spec.skipped)) for side in sides]):
+        raise UserError(f"{spec.name}: {sides[0].root}: {problem}")
+    if spec.skipped:
+        log(f"{spec.name}: {len(spec.skipped)} unusable images are left out ({some(list(spec.skipped))})")
+    if both := on_both_sides(findings):
+        log(f"{spec.name}: {len(both)} images are in train and in test alike ({some(list(both[0]))})")
+
+
+def too_little(sides: Sequence[LabelledFiles]) -> str:
+    """Why nothing could be learned or measured on these sides; empty where it can."""
+    train, test = sides
+    if min(len(train.class_names), len(test.class_names)) < 2:
+        counts = f"{len(train.class_names)} classes to train and {len(test.class_names)} to test"
+        return f"leaves {counts}, and each side needs two"
+    if np.bincount(test.labels).max() < 2:
+        return "no test class has two images, so there is nothing to retrieve"
+    return ""
 
 
 def files_of(sides: tuple[Side, Side]) -> tuple[LabelledFiles, LabelledFiles] | None:
     """Both sides where they are files; None for images in memory."""
     train, test = sides
     return (train, test) if isinstance(train, LabelledFiles) and isinstance(test, LabelledFiles) else None
+
+
+def not_ready(spec: DatasetSpec, data_dir: Path | None) -> str:
+    """What a run would complain of or download; looks only, and decodes nothing. Empty where files are complete."""
+    if spec.root is None and not dataset_info(spec.name).files:
+        return ""
+    try:
+        check_counts(spec, family_of(spec).read(data_dir, lambda _: None))
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+def check_counts(spec: DatasetSpec, sides: tuple[Side, Side]) -> None:
+    """Compare a dataset of the catalogue with its published numbers, before anything is skipped; raises UserError."""
+    if spec.root is not None:
+        return
+    info = dataset_info(spec.name)
+    train, test = sides
+    found = len(train.class_names), len(test.class_names), len(train.labels), len(test.labels)
+    if found != info.counts:
+        raise UserError(
+            f"{info.name}: expected {info.counts} training classes, test classes, training images, test images, "
+            f"found {found}",
+            hint=f"obtain the release of {info.source}",
+        )
+
+
+def _files(sides: tuple[Side, Side]) -> tuple[LabelledFiles, LabelledFiles]:
+    found = files_of(sides)
+    assert found is not None  # noqa: S101 - narrows the type: the catalogue says that it is a family of files
+    return found
 
 
 def _digest(paths: Sequence[str]) -> str:

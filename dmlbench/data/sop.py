@@ -23,10 +23,9 @@ ARCHIVE = Archive(
 
 
 def prepare(data_dir: Path | None, log: Log) -> None:
-    """Find the release; only without a given folder is a missing one downloaded, into the cache."""
+    """Download a release that is missing in the cache; a given folder is left as it is."""
     if data_dir is None and not _found(cache_dir()):
         fetch(cache_dir(), log)
-    read(data_dir, log)
 
 
 def fetch(folder: Path, log: Log, progress: Progress | None = None) -> None:
@@ -42,6 +41,8 @@ def read(data_dir: Path | None, log: Log) -> tuple[LabelledFiles, LabelledFiles]
         hint = f"`dmlbench data fetch sop --data-dir {folder}` downloads it ({ARCHIVE.size})"
         raise UserError(f"{folder}: holds no Stanford_Online_Products/ with {' and '.join(LISTS)}", hint=hint)
     root = found[0].parent
+    if len(found) > 1:
+        log(f"{NAME}: {len(found)} copies below {folder}; the one in {root} is used")
     train, test = (labelled(root, _rows(root / name)) for name in LISTS)
     folders = {path.split("/")[0] for path in train.paths + test.paths}
     check_listed(NAME, root, sorted(folders), train.paths + test.paths, log)

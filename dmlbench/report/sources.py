@@ -25,7 +25,7 @@ class _Matrix:
 
     protocol: str
     overrides: tuple[str, ...]
-    dataset: str
+    datasets: tuple[str, ...]
     seeds: tuple[int, ...] = ()
     own_files: bool = False
 
@@ -76,6 +76,8 @@ def group_facts(group: Group, arranged: pd.DataFrame, specs: Specs) -> str:
     if "test_images" in data:
         facts.append(f"{data['train_images']:,} training images of {data['train_classes']:,} classes")
         facts.append(f"{data['test_images']:,} test images of {data['test_classes']:,} other classes")
+    if data.get("skipped"):
+        facts.append(f"{len(data['skipped'])} unusable images left out")
     return without_paths("; ".join(facts)) + "."
 
 
@@ -95,7 +97,9 @@ def commands(arranged: pd.DataFrame, specs: Specs) -> list[str]:
     """The command lines that make these results again, one per protocol with its settings, dataset and seeds."""
     methods: dict[tuple[_Matrix, str], list[int]] = {}
     for cell in (specs[folder] for folder in done(arranged)["folder"].unique()):
-        place = _Matrix(cell.protocol.name, cell.overrides, cell.dataset.name, own_files=_needs_own_files(cell))
+        data = cell.dataset
+        words = (f"{data.name}=FOLDER" if data.root else data.name, *(["--skip-bad"] if data.skipped else []))
+        place = _Matrix(cell.protocol.name, cell.overrides, words, own_files=_needs_own_files(cell))
         methods.setdefault((place, cell.method.name), []).append(cell.seed)
     lines: dict[_Matrix, list[str]] = {}
     for (place, method), seeds in sorted(methods.items()):
@@ -190,7 +194,7 @@ def _needs_own_files(cell: Cell) -> bool:
 
 
 def _command(matrix: _Matrix, methods: Sequence[str]) -> str:
-    words = ["dmlbench", "run", "--methods", ",".join(methods), "--datasets", matrix.dataset]
+    words = ["dmlbench", "run", "--methods", ",".join(methods), "--datasets", *matrix.datasets]
     words += ["--protocol", matrix.protocol if matrix.protocol in own_protocols() else f"{matrix.protocol}.yaml"]
     words += ["--methods-dir", "METHODS"] if matrix.own_files else []
     seeds = matrix.seeds

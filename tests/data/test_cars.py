@@ -69,18 +69,20 @@ def test_nothing_there_says_what_to_place(tmp_path):
         with pytest.raises(
             UserError, match=r"links are dead; place car_ims/.*cars_train/.*cars/<001\.\.196 or"
         ) as caught:
-            cars.prepare(folder, print)
+            cars.read(folder, print)
         assert "\n" not in str(caught.value)
 
 
-def test_a_class_folder_missing_is_no_layout(annotations, tmp_path):
+def test_a_class_folder_missing_is_named(annotations, tmp_path):
     make_cars_by_class(annotations, tmp_path, by_name=False)
     folder = tmp_path / "cars" / "007"
     for path in folder.iterdir():
         path.unlink()
     folder.rmdir()
-    with pytest.raises(UserError, match="holds no layout"):
+    with pytest.raises(UserError, match="holds 195 of 196 class folders of Cars196; missing: Acura"):
         cars.read(tmp_path, print)
+    with pytest.raises(UserError, match="holds 195 of 196"):
+        cars.read(tmp_path / "cars", print)
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,23 @@ def test_duplicates_across_the_split_by_content(folder):
     assert found.sound
 
 
+def test_unusable_files_are_no_duplicates(folder):
+    for name in "ad":
+        (folder / name / "empty.jpg").touch()
+    assert checked(folder).duplicates == []
+
+
+def test_classes_of_one_image(folder):
+    (folder / "d" / "0.jpg").unlink()
+    (folder / "d" / "1.jpg").unlink()
+    found = checked(folder)
+    assert found.lonely == 1
+    assert found.sound
+    (folder / "c" / "0.jpg").unlink()
+    (folder / "c" / "1.jpg").unlink()
+    assert not checked(folder).sound
+
+
 def test_sets_in_memory(glyphs_drawn):
     found = check(dataset_info("glyphs"), None, print)
     assert found.sound

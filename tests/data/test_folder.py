@@ -55,10 +55,38 @@ def test_a_class_that_is_not_there(folder):
         read(folder / "absent")
 
 
+def test_classes_without_images_are_named(folder):
+    (folder / "empty").mkdir()
+    (folder / "odd").mkdir()
+    (folder / "odd" / "0.raw").touch()
+    lines = []
+    ImageFolder("birds", folder).read(None, lines.append)
+    assert lines[1] == f"birds: 2 folders of {folder} hold no images and are no classes (empty, odd)"
+
+
+def test_links_to_class_folders_are_classes(folder, tmp_path):
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    for name in "abcd":
+        (linked / name).symlink_to(folder / name)
+    (linked / "d" / "loop").symlink_to(linked)
+    assert read(linked)[1].paths == read(folder)[1].paths
+
+
+def test_a_folder_that_cannot_be_read_is_an_error(folder, monkeypatch):
+    def refuse(_):
+        raise PermissionError(13, "Permission denied", str(folder / "a"))
+
+    monkeypatch.setattr("pathlib.Path.iterdir", refuse)
+    with pytest.raises(UserError, match=r"birds: .*/a: cannot be read \(Permission denied\)"):
+        read(folder)
+
+
 @pytest.mark.parametrize("split", [{"train": ["a"]}, {"test": ["a"]}, {"train": 2, "test": ["a"]},
-                                   {"train": ["a", "b"], "test": ["b"]}, {"train": 0}])  # fmt: skip
+                                   {"train": ["a", "b"], "test": ["b"]}, {"train": 0},
+                                   {"train": ["a", "a"], "test": ["b", "c"]}, {"train": True}, {"train": 0.5}])  # fmt: skip
 def test_splits_that_are_none(split):
-    with pytest.raises(ValueError, match=r"train|test"):
+    with pytest.raises(ValueError, match=r"train|test|number"):
         FolderSplit(**split)
 
 
@@ -84,7 +112,8 @@ class TestDeclared:
         ("text", "message"),
         [("name: birds", "root"), ("name: a b\nroot: x", "name"),
          ("name: a\nroot: x\nsplt: {}", "did you mean 'split'"),
-         ("name: a\nroot: x\nsplit: {train: [a]}", "go together"), ("- 1", "mapping")],
+         ("name: a\nroot: x\nsplit: {train: [a]}", "go together"),
+         ("name: a\nroot: x\nsplit: {train: [1, 2], test: [3, 4]}", "put numbers in quotes"), ("- 1", "mapping")],
     )  # fmt: skip
     def test_yamls_that_are_none(self, tmp_path, text, message):
         file = tmp_path / "birds.yaml"
@@ -97,6 +126,10 @@ class TestDeclared:
     def test_texts_that_are_none(self, text):
         with pytest.raises(UserError, match="must be NAME=FOLDER"):
             declared(text)
+
+    def test_a_folder_without_a_name(self, folder):
+        with pytest.raises(UserError, match="a folder needs a name; images="):
+            dataset_info(str(folder))
 
     def test_no_such_yaml(self):
         with pytest.raises(UserError, match="no such file"):

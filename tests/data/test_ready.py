@@ -1,10 +1,12 @@
+from dataclasses import replace
+
 import pytest
 from conftest import BAD
 from make_benchmark_tree import make_sop
 
-from dmlbench.data.catalogue import dataset_info
+from dmlbench.data.catalogue import DATASETS, dataset_info
 from dmlbench.data.images import load_dataset
-from dmlbench.data.ready import dataset_spec, prepare
+from dmlbench.data.ready import dataset_spec, not_ready, prepare
 from dmlbench.errors import UserError
 
 
@@ -64,9 +66,42 @@ def test_a_class_without_a_sound_image_goes(folder):
     for path in (folder / "a").iterdir():
         path.write_bytes(b"")
     write_jpeg_class(folder, "e")
-    dataset = load_dataset(spec_of(folder, skip_bad=True))
-    assert dataset.train.class_names == ("b",)
-    assert dataset.train.labels.unique().tolist() == [0]
+    write_jpeg_class(folder, "f")
+    spec = spec_of(folder, skip_bad=True)
+    prepare(spec, None, print)
+    dataset = load_dataset(spec)
+    assert dataset.train.class_names == ("b", "c")
+    assert dataset.train.labels.unique().tolist() == [0, 1]
+
+
+def test_what_skipping_leaves_must_be_enough(folder):
+    for path in (folder / "a").iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(UserError, match="leaves 1 classes to train and 2 to test, and each side needs two"):
+        prepare(spec_of(folder, skip_bad=True), None, print)
+
+
+def test_some_test_class_needs_two_images(folder):
+    for name in "cd":
+        (folder / name / "0.jpg").unlink()
+        (folder / name / "1.jpg").unlink()
+    with pytest.raises(UserError, match="no test class has two images"):
+        prepare(spec_of(folder), None, print)
+
+
+def test_a_run_tells_of_what_it_skips_and_of_duplicates(bad_folder):
+    (bad_folder / "d" / "copy.jpg").write_bytes((bad_folder / "a" / "1.jpg").read_bytes())
+    lines = []
+    prepare(spec_of(bad_folder, skip_bad=True), None, lines.append)
+    assert "birds: 4 unusable images are left out (a/truncated.jpg, b/empty.jpg, d/dot.jpg, ...)" in lines
+    assert "birds: 1 images are in train and in test alike (a/1.jpg, d/copy.jpg)" in lines
+
+
+def test_what_a_dry_run_says(products, folder):
+    spec = dataset_spec(dataset_info("sop"), products, print)
+    assert not_ready(spec, products) == ""
+    assert "holds no Stanford_Online_Products" in not_ready(spec, folder)
+    assert not_ready(spec_of(folder), None) == ""
 
 
 def write_jpeg_class(folder, name):
@@ -81,17 +116,35 @@ def test_images_that_change_under_a_run(folder):
         load_dataset(spec)
 
 
-def test_skipping_changes_the_version_of_a_published_set(tmp_path):
+@pytest.fixture
+def products(tmp_path, monkeypatch):
+    """A data folder with a small `sop`, known to the package as the published one."""
     make_sop(tmp_path, shrink=200)
+    counts = {"train_classes": 56, "test_classes": 56, "train_images": 297, "test_images": 302}
+    monkeypatch.setitem(DATASETS, "sop", replace(DATASETS["sop"], **counts))
+    return tmp_path
+
+
+def test_skipping_changes_the_version_of_a_published_set(products):
     info = dataset_info("sop")
-    assert dataset_spec(info, tmp_path, print).version == info.version
-    assert dataset_spec(info, tmp_path, print, skip_bad=True) == dataset_spec(info, tmp_path, print)
-    bad = min(tmp_path.rglob("*.JPG"))
+    whole = dataset_spec(info, products, print)
+    assert whole.version == info.version
+    assert dataset_spec(info, products, print, skip_bad=True) == whole
+    prepare(whole, products, print)
+    bad = min(products.rglob("*.JPG"))
     bad.write_bytes(b"")
     with pytest.raises(UserError, match=f"sop: 1 of 599 images cannot be used: .*{bad.name}"):
-        prepare(dataset_spec(info, tmp_path, print), tmp_path, print)
-    spec = dataset_spec(info, tmp_path, print, skip_bad=True)
+        prepare(whole, products, print)
+    spec = dataset_spec(info, products, print, skip_bad=True)
     assert spec.version.startswith(f"{info.version}-without-")
-    prepare(spec, tmp_path, print)
-    with pytest.raises(UserError, match=r"expected .*59551"):  # what is skipped does not hide an incomplete release
-        load_dataset(spec, tmp_path)
+    prepare(spec, products, print)
+    dataset = load_dataset(spec, products)
+    assert len(dataset.train.labels) + len(dataset.test.labels) == 598
+
+
+def test_an_incomplete_release_is_refused_before_any_cell(products, monkeypatch):
+    monkeypatch.setitem(DATASETS, "sop", replace(DATASETS["sop"], test_images=303))
+    spec = dataset_spec(dataset_info("sop"), products, print)
+    for refuse in (prepare, load_dataset):
+        with pytest.raises(UserError, match=r"sop: expected \(56, 56, 297, 303\) .*found \(56, 56, 297, 302\)"):
+            refuse(spec, products, print)

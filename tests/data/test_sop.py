@@ -66,9 +66,7 @@ def test_nothing_there(tmp_path):
 def test_a_missing_one_is_downloaded_into_the_cache_only(monkeypatch, tmp_path):
     fetched = []
     monkeypatch.setattr(sop, "fetch_and_extract", lambda archive, folder, *_: fetched.append((archive.name, folder)))
-    with pytest.raises(UserError, match="Stanford_Online_Products"):
-        sop.prepare(None, print)
+    sop.prepare(None, print)
     assert fetched == [("Stanford_Online_Products.zip", sop.cache_dir())]
-    with pytest.raises(UserError, match="Stanford_Online_Products"):
-        sop.prepare(tmp_path, print)
+    sop.prepare(tmp_path, print)
     assert len(fetched) == 1
