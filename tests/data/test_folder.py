@@ -84,7 +84,8 @@ def test_a_folder_that_cannot_be_read_is_an_error(folder, monkeypatch):
 
 @pytest.mark.parametrize("split", [{"train": ["a"]}, {"test": ["a"]}, {"train": 2, "test": ["a"]},
                                    {"train": ["a", "b"], "test": ["b"]}, {"train": 0},
-                                   {"train": ["a", "a"], "test": ["b", "c"]}, {"train": True}, {"train": 0.5}])  # fmt: skip
+                                   {"train": ["a", "a"], "test": ["b", "c"]}, {"train": True},
+                                   {"train": 0.5}])  # fmt: skip
 def test_splits_that_are_none(split):
     with pytest.raises(ValueError, match=r"train|test|number"):
         FolderSplit(**split)
