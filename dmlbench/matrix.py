@@ -13,6 +13,7 @@ from dmlbench.data.family import Log
 from dmlbench.data.ready import dataset_spec, prepare
 from dmlbench.errors import UserError
 from dmlbench.executors.local import Task, run_local
+from dmlbench.machine import usable_cores
 from dmlbench.protocol import load_protocol, parse_settings
 from dmlbench.registry import MethodSettings, Registry
 from dmlbench.run_options import RunOptions
@@ -149,7 +150,7 @@ def worker_devices(execution: Execution, threads: int) -> list[str]:
     gpus = _gpu_count(asked_for=execution.device == "cuda") if execution.device in ("auto", "cuda") else 0
     if gpus:
         return [f"cuda:{index % gpus}" for index in range(execution.workers or gpus)]
-    count = execution.workers or max(1, _cores() // (threads + (execution.data_workers or 0)))
+    count = execution.workers or max(1, usable_cores() // (threads + (execution.data_workers or 0)))
     return ["cpu" if execution.device == "auto" else execution.device] * count
 
 
@@ -157,7 +158,7 @@ def data_workers(execution: Execution, devices: Sequence[str]) -> int:
     """Loader processes of each cell: those asked for, else none on a CPU and a share of the cores on a GPU."""
     if execution.data_workers is not None:
         return execution.data_workers
-    return min(MOST_DATA_WORKERS, _cores() // len(devices)) if devices[0].startswith("cuda") else 0
+    return min(MOST_DATA_WORKERS, usable_cores() // len(devices)) if devices[0].startswith("cuda") else 0
 
 
 def expected_seconds(cells: Sequence[Cell], store: Store) -> float | None:
@@ -229,10 +230,6 @@ def _distinct(infos: Sequence[DatasetInfo]) -> Sequence[DatasetInfo]:
     if twice := next((name for index, name in enumerate(names) if name in names[:index]), None):
         raise UserError(f"--datasets: {twice!r} is declared twice", hint="give one of them another name")
     return infos
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _gpu_count(*, asked_for: bool) -> int:

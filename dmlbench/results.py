@@ -60,7 +60,8 @@ def _place(environment: dict[str, Any]) -> str | None:
 
 def _origin(summary: dict[str, Any]) -> str:
     kind = str(summary["environment"].get("device", "")).partition(":")[0]
-    return "/".join(filter(None, (kind, summary.get("initial_weights"))))
+    data = summary.get("dataset", {}).get("fingerprint", "")[:16]
+    return "/".join(filter(None, (kind, summary.get("initial_weights"), data)))
 
 
 def _rows(record: Record) -> list[dict[str, Any]]:

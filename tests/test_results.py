@@ -5,7 +5,7 @@ import pytest
 
 import dmlbench
 from dmlbench.errors import UserError
-from dmlbench.results import INDEX, load_history, load_results
+from dmlbench.results import INDEX, _origin, load_history, load_results
 from dmlbench.selection import selections
 from dmlbench.store import CellWriter, Store
 
@@ -132,3 +132,11 @@ def test_importing_the_package_is_light():
     code = "import sys, dmlbench; print(dmlbench.__version__, sorted({'pandas', 'torch', 'numpy'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == f"{dmlbench.__version__} []\n"
+
+
+def test_results_of_other_pixels_have_another_origin():
+    summary = {"environment": {"device": "cuda:1"}, "initial_weights": "w", "dataset": {"fingerprint": "a" * 64}}
+    other = summary | {"dataset": {"fingerprint": "b" * 64}}
+    elsewhere = summary | {"environment": {"device": "cuda:0"}}
+    assert _origin(summary) == _origin(elsewhere)
+    assert len({_origin(summary), _origin(other), _origin({"environment": {}})}) == 3

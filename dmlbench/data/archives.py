@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from typing import IO
-from urllib.error import HTTPError, URLError
+from urllib.error import HTTPError
 from urllib.parse import urlsplit
 
 from filelock import FileLock
@@ -22,6 +22,10 @@ CHUNK_BYTES = 1 << 20
 REPORTED_SHARE = 0.05
 
 Progress = Callable[[int, int], None]  # bytes there, bytes in all (0: unknown)
+
+
+class NetworkError(Exception):
+    """The connection's fault, not the disk's: both raise OSError."""
 
 
 @dataclass(frozen=True)
@@ -90,9 +94,7 @@ def fetch(url: str, destination: Path, checksum: str, log: Log, progress: Progre
         with FileLock(destination.with_name(destination.name + ".lock")):
             if not _holds(destination, checksum):
                 _download(url, destination, checksum, log, progress or _lines(url, log))
-    except (URLError, ConnectionError, TimeoutError, HTTPException) as error:
-        if isinstance(error, HTTPError):
-            error.close()  # it is the server's answer, with its connection
+    except NetworkError as error:
         raise UserError(f"cannot download {url} ({error})", hint=manual) from error
     except OSError as error:
         raise UserError(f"{error.filename or destination}: cannot be written ({error.strerror})") from error
@@ -136,10 +138,12 @@ def _receive(url: str, file: IO[bytes], log: Log, progress: Progress) -> int:
     try:
         response = urllib.request.urlopen(request, timeout=TIMEOUT_S)  # noqa: S310
     except HTTPError as error:
+        error.close()  # it is the server's answer, with its connection
         if error.code != 416 or not start:  # range not satisfiable: the part is all there, or of another file
-            raise
-        error.close()
+            raise NetworkError(error) from error
         return start
+    except (OSError, HTTPException) as error:
+        raise NetworkError(error) from error
     with response:
         if start and not _continues(response, start):
             log("the server cannot continue: starting anew")
@@ -149,11 +153,18 @@ def _receive(url: str, file: IO[bytes], log: Log, progress: Progress) -> int:
         total = start + int(response.headers.get("Content-Length") or 0)
         total = 0 if total == start else total
         done = start
-        while chunk := response.read(CHUNK_BYTES):
+        while chunk := _read(response):
             file.write(chunk)
             done += len(chunk)
             progress(done, total)
     return total
+
+
+def _read(response: HTTPResponse) -> bytes:
+    try:
+        return response.read(CHUNK_BYTES)
+    except (OSError, HTTPException) as error:
+        raise NetworkError(error) from error
 
 
 def _continues(response: HTTPResponse, start: int) -> bool:

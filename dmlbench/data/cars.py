@@ -7,7 +7,6 @@ the split release (`cars_train/`, `cars_test/` and the annotations of its devkit
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from dmlbench.data.cache import cache_dir
 from dmlbench.data.family import LabelledFiles, Log, labelled
@@ -71,7 +70,9 @@ def _split(folder: Path, log: Log) -> tuple[Path, list[Row]] | None:
         lists = _below(folder, annotations)
         if not lists:
             raise UserError(f"{folder}: holds {name}/ but not {annotations}", hint=f"place {LAYOUTS}")
-        images = next(path for path in reversed(_below(folder, name)) if path.is_dir())
+        images = next((path for path in _below(folder, name) if any(path.glob("[!.]*.jpg"))), None)
+        if images is None:
+            raise UserError(f"{folder}: holds no images in {name}/", hint=f"place {LAYOUTS}")
         folders.append(images.relative_to(folder).as_posix())
         rows += _annotations(lists[0], "fname", folders[-1])
     check_listed(NAME, folder, folders, [path for _, path in rows], log)
@@ -80,19 +81,23 @@ def _split(folder: Path, log: Log) -> tuple[Path, list[Row]] | None:
 
 def _by_class(folder: Path, log: Log) -> tuple[Path, list[Row]] | None:
     """A folder a class, by number (`001`, `001.AMG_Hummer`) or by name, whatever its spaces and slashes became."""
-    roots = [folder, *(path for name in CLASS_FOLDERS for path in _below(folder, name) if path.is_dir())]
+    roots = [*(path for name in CLASS_FOLDERS for path in _below(folder, name) if path.is_dir()), folder]
+    incomplete = None
     for root in roots:
         classes = {path.name: _class_number(path.name) for path in root.iterdir() if path.is_dir()}
         known = {name: number for name, number in classes.items() if number}
-        if len(known) < SOME_CLASSES:
-            continue
         if missing := [name for number, name in enumerate(CLASS_NAMES, start=1) if number not in known.values()]:
-            found = f"{len(CLASS_NAMES) - len(missing)} of {len(CLASS_NAMES)} class folders"
-            raise UserError(f"{root}: holds {found} of Cars196", hint=f"missing: {some(missing)}")
+            found = len(CLASS_NAMES) - len(missing)
+            if found >= SOME_CLASSES and incomplete is None:
+                what = f"{root}: holds {found} of {len(CLASS_NAMES)} class folders of Cars196"
+                incomplete = UserError(what, hint=f"missing: {some(missing)}")
+            continue
         there = [(name, path) for name in known for path in files_below(root, name)]
         rows = [(known[name], path) for name, path in there if _is_image(path)]
         tell_strays(NAME, root, {path for _, path in there} - {path for _, path in rows}, log)
         return root, rows
+    if incomplete:
+        raise incomplete
     return None
 
 
@@ -119,17 +124,16 @@ def _annotations(path: Path, field: str, folder: str) -> Iterator[Row]:
     from scipy.io import loadmat
 
     try:
-        table: Any = loadmat(path)["annotations"][0]
-        for entry in table:
-            name, label = str(entry[field][0]), int(entry["class"][0, 0])
-            if not 1 <= label <= len(CLASS_NAMES):
-                raise UserError(f"{path}: class {label} of {name} is not one of 1-{len(CLASS_NAMES)}")
-            yield label, f"{folder}/{Path(name).name}"
-    except (KeyError, ValueError, IndexError, TypeError, OSError, NotImplementedError) as error:
+        rows = [(str(entry[field][0]), int(entry["class"][0, 0])) for entry in loadmat(path)["annotations"][0]]
+    except Exception as error:  # scipy raises nearly anything for a file that is none
         hint = f"place {LAYOUTS}"
         raise UserError(
             f"{path}: not the annotations of Cars196 ({type(error).__name__}: {error})", hint=hint
         ) from error
+    for name, label in rows:
+        if not 1 <= label <= len(CLASS_NAMES):
+            raise UserError(f"{path}: class {label} of {name} is not one of 1-{len(CLASS_NAMES)}")
+        yield label, f"{folder}/{Path(name).name}"
 
 
 def _below(folder: Path, name: str) -> list[Path]:

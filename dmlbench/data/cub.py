@@ -6,7 +6,7 @@ from dmlbench.data.archives import Archive, Progress
 from dmlbench.data.cache import cache_dir
 from dmlbench.data.extraction import fetch_and_extract
 from dmlbench.data.family import LabelledFiles, Log, labelled
-from dmlbench.data.places import below, check_listed
+from dmlbench.data.places import below, check_listed, read_lines
 from dmlbench.errors import UserError
 
 NAME = "cub"
@@ -65,7 +65,7 @@ def _found(folder: Path) -> list[Path]:
 def _table(path: Path) -> dict[str, str]:
     """Two columns, the first of them the image's number."""
     table = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(read_lines(path), start=1):
         first, _, second = line.strip().partition(" ")
         if not first.isdigit() or not second or (path.name != "images.txt" and not second.isdigit()):
             raise UserError(f"{path}: line {number}: must be an image's number and its value, not {line!r}")

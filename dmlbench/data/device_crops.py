@@ -18,17 +18,15 @@ CHUNK = 16  # images resized at a time: they are padded to the largest of them
 
 
 class Crops(NamedTuple):
-    """Crops of different sizes in one buffer, so that a batch is one transfer. A tuple, so that loaders can pin it.
+    """Crops of different sizes in one buffer, so that a batch is two transfers. A tuple, so that loaders can pin it.
 
     Attributes:
         pixels: uint8 (sum of h * w, C), rows of each crop in order.
-        sizes: int64 (B, 2), heights and widths; stays on the host, where it is read.
-        mirrored: bool (B,).
+        table: int64 (B, 4), for each crop its height, width, first pixel, and 1 where it is to be mirrored.
     """
 
     pixels: Tensor
-    sizes: Tensor
-    mirrored: Tensor
+    table: Tensor
 
 
 def packed(crops: list[tuple[Tensor, bool]], spec: InputSpec) -> Crops:
@@ -36,25 +34,28 @@ def packed(crops: list[tuple[Tensor, bool]], spec: InputSpec) -> Crops:
     images = [_bounded(crop, spec) for crop, _ in crops]
     channels = images[0].shape[0]
     pixels = torch.cat([image.permute(1, 2, 0).reshape(-1, channels) for image in images])
-    sizes = torch.tensor([image.shape[-2:] for image in images])
-    return Crops(pixels, sizes, torch.tensor([mirrored for _, mirrored in crops]))
+    table = torch.tensor([[*image.shape[-2:], 0, mirrored] for image, (_, mirrored) in zip(images, crops, strict=True)])
+    areas = table[:, 0] * table[:, 1]
+    table[:, 2] = areas.cumsum(0) - areas
+    return Crops(pixels, table)
 
 
-def resized(crops: Crops, size: int) -> Tensor:
-    """Resize (bilinear, antialiased) and mirror.
+def resized(crops: Crops, size: int, device: torch.device) -> Tensor:
+    """Resize (bilinear, antialiased) and mirror on a device, without making the host wait.
 
     Args:
-        crops: Packed crops, pixels and `mirrored` on any one device.
+        crops: Packed crops on the host, page-locked for CUDA.
         size: Side of the result in pixels.
+        device: Where to do it.
 
     Returns:
-        uint8 (B, C, size, size) on the device of the pixels.
+        uint8 (B, C, size, size) on the device.
     """
-    areas = crops.sizes.prod(dim=1)
-    starts = areas.cumsum(0) - areas
-    chunks = zip(crops.sizes.split(CHUNK), starts.split(CHUNK), strict=True)
-    batch = torch.cat([_resized_chunk(crops.pixels, sizes, first, size) for sizes, first in chunks])
-    return torch.where(crops.mirrored[:, None, None, None], batch.flip(-1), batch)
+    pixels, table = crops.pixels.to(device, non_blocking=True), crops.table.to(device, non_blocking=True)
+    largest = [chunk[:, :2].amax(dim=0).tolist() for chunk in crops.table.split(CHUNK)]
+    chunks = zip(table.split(CHUNK), largest, strict=True)
+    batch = torch.cat([_resized_chunk(pixels, rows, tallest, widest, size) for rows, (tallest, widest) in chunks])
+    return torch.where(table[:, 3, None, None, None] > 0, batch.flip(-1), batch)
 
 
 def _bounded(crop: Tensor, spec: InputSpec) -> Tensor:
@@ -65,24 +66,22 @@ def _bounded(crop: Tensor, spec: InputSpec) -> Tensor:
     return resized_crop(crop, own_channels, mirrored=False)
 
 
-def _resized_chunk(pixels: Tensor, sizes: Tensor, starts: Tensor, size: int) -> Tensor:
-    tallest, widest = sizes.amax(dim=0).tolist()
-    heights, widths, starts = (values.to(pixels.device, non_blocking=True) for values in (*sizes.unbind(1), starts))
+def _resized_chunk(pixels: Tensor, table: Tensor, tallest: int, widest: int, size: int) -> Tensor:
+    heights, widths, starts, _ = table[:, :, None, None].unbind(1)
     rows = torch.arange(tallest, device=pixels.device)[:, None]
     columns = torch.arange(widest, device=pixels.device)
     # Beyond an image's edge any pixel will do: its weight is 0.
-    inside = torch.minimum(rows, heights[:, None, None] - 1) * widths[:, None, None]
-    places = starts[:, None, None] + inside + torch.minimum(columns, widths[:, None, None] - 1)
+    places = starts + torch.minimum(rows, heights - 1) * widths + torch.minimum(columns, widths - 1)
     padded = pixels[places].permute(0, 3, 1, 2).to(torch.float32)
     vertical, horizontal = _weights(heights, tallest, size), _weights(widths, widest, size)
     return (vertical[:, None] @ padded @ horizontal[:, None].mT).round().clamp(0, 255).to(torch.uint8)
 
 
 def _weights(lengths: Tensor, longest: int, size: int) -> Tensor:
-    """Triangle filters from `lengths` (B,) to `size` pixels, as wide as a shrinking needs: (B, size, longest)."""
-    scale = (lengths / size)[:, None, None]
+    """Triangle filters from `lengths` (B, 1, 1) to `size` pixels, as wide as a shrinking needs: (B, size, longest)."""
+    scale = lengths / size
     centres = (torch.arange(size, device=lengths.device)[:, None] + 0.5) * scale
     places = torch.arange(longest, device=lengths.device)
     distance = (places + 0.5 - centres).abs() / scale.clamp(min=1)
-    weights = (1 - distance).clamp(min=0) * (places < lengths[:, None, None])
+    weights = (1 - distance).clamp(min=0) * (places < lengths)
     return weights / weights.sum(dim=-1, keepdim=True)

@@ -13,13 +13,24 @@ from lzma import LZMAError
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO
 
+from filelock import FileLock
+
 from dmlbench.data.archives import Archive, Progress, fetch
 from dmlbench.data.family import Log
 from dmlbench.errors import UserError
 
 CHUNK_BYTES = 1 << 20
 MOST_MEMBERS = 500_000
-DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, LZMAError, EOFError, NotImplementedError, RuntimeError)
+DAMAGE = (
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    zlib.error,
+    LZMAError,
+    EOFError,
+    NotImplementedError,
+    RuntimeError,
+    ValueError,
+)
 
 
 @dataclass(frozen=True)
@@ -33,16 +44,28 @@ class Member:
 
 
 def fetch_and_extract(archive: Archive, folder: Path, log: Log, progress: Progress | None = None) -> None:
-    """Have an archive's dataset in `folder`: download it unless it lies there, verify and unpack it.
+    """Have an archive's dataset in `folder`, unless it is there: download the archive, verify and unpack it.
 
     Raises:
         UserError: as `fetch` and `extract` do.
     """
-    file = folder / archive.name
-    fetch(archive.url, file, archive.checksum, log, progress)
-    log(f"unpacking {file}")
-    extract(file, folder, archive.folder, archive.largest)
-    log(f"{folder / archive.folder} is ready; {file.name} is no longer needed")
+    file, target = folder / archive.name, folder / archive.folder
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / f".{archive.folder}.lock")
+        with lock:  # parallel callers wait for the first
+            if target.is_dir():
+                return
+            fetch(archive.url, file, archive.checksum, log, progress)
+            for left in folder.glob(f".{archive.folder}*.part"):  # by a process that was killed: this one has the lock
+                shutil.rmtree(left, ignore_errors=True)
+            log(f"unpacking {file}")
+            extract(file, folder, archive.folder, archive.largest)
+    except OSError as error:
+        raise UserError(
+            f"{folder}: cannot be written ({error.strerror})", hint="name another with --data-dir"
+        ) from error
+    log(f"{target} is ready; {file.name} is no longer needed")
 
 
 def extract(file: Path, folder: Path, wanted: str, largest: int) -> None:

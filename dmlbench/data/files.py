@@ -5,6 +5,7 @@ import io
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from torch import Tensor
 from dmlbench.data.cache import cache_dir
 from dmlbench.data.decode import decode
 from dmlbench.data.family import LabelledFiles, Log
+from dmlbench.data.fingerprints import content_order
 from dmlbench.data.geometry import Images
 from dmlbench.errors import UserError
 
@@ -33,12 +35,15 @@ class EncodedImages:
     Attributes:
         paths: One file an image.
         content: uint8, all files one after another; None where they are too large and are read one by one.
-        ends: int64 (N,), where each file ends in `content`.
+        spans: int64 (N, 2), where each file begins and ends in `content`.
     """
 
     paths: tuple[Path, ...]
     content: Tensor | None
-    ends: NDArray[np.int64]
+    spans: NDArray[np.int64]
+
+    def __post_init__(self) -> None:
+        assert len(self.paths) == len(self.spans)  # noqa: S101 - else images would have each other's labels
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -55,7 +60,8 @@ class EncodedImages:
     def _encoded(self, index: int) -> Tensor:
         if self.content is None:
             return torch.frombuffer(bytearray(self.paths[index].read_bytes()), dtype=torch.uint8)
-        return self.content[self.ends[index - 1] if index else 0 : self.ends[index]]
+        start, end = self.spans[index].tolist()
+        return self.content[start:end]
 
 
 @dataclass(frozen=True)
@@ -63,14 +69,30 @@ class DecodedImages:
     """Decoded pixels, mapped from a file that all processes share.
 
     Attributes:
+        folder: The cache's, from which another process maps it again.
         pixels: uint8 (sum of H * W * 3,).
         sizes: int64 (N, 2), heights and widths.
         ends: int64 (N,), where each image ends in `pixels`.
     """
 
+    folder: Path
     pixels: Tensor
     sizes: NDArray[np.int64]
     ends: NDArray[np.int64]
+
+    @classmethod
+    def opened(cls, folder: Path) -> "DecodedImages":
+        """Map a cache; raises OSError, ValueError or EOFError where it is damaged."""
+        sizes = np.load(folder / "sizes.npy")
+        # A private map: torch wants memory that it could write, and nothing it writes reaches the file.
+        pixels = np.memmap(folder / "pixels.bin", dtype=np.uint8, mode="c")
+        ends = np.cumsum(3 * sizes.prod(axis=1))
+        if ends[-1] != len(pixels):
+            raise ValueError("sizes and pixels do not belong together")
+        return cls(folder, torch.from_numpy(pixels), sizes, ends)
+
+    def __reduce__(self) -> tuple[Callable[[Path], "DecodedImages"], tuple[Path]]:
+        return DecodedImages.opened, (self.folder,)
 
     def __len__(self) -> int:
         return len(self.ends)
@@ -96,7 +118,11 @@ class Chosen:
 
 
 def read_files(files: LabelledFiles) -> tuple[EncodedImages, list[str]]:
-    """Read a side's files, into memory unless they are very large together, and their SHA-256 in order.
+    """Read a side's files, into memory unless they are very large together.
+
+    Returns:
+        The images, and the SHA-256 of their files: by class, and within a class by this SHA-256. So neither names nor
+        the layout of a release decide which image a position of the sampler means.
 
     Raises:
         UserError: a file that cannot be read.
@@ -112,37 +138,35 @@ def read_files(files: LabelledFiles) -> tuple[EncodedImages, list[str]]:
             if kept is not None:
                 kept.numpy()[end - len(content) : end] = np.frombuffer(content, dtype=np.uint8)
     except OSError as error:
-        raise UserError(
-            f"{error.filename}: cannot be read ({error.strerror})", hint="see `dmlbench data check`"
-        ) from error
-    return EncodedImages(paths, kept, ends), digests
+        hint = "see `dmlbench data check`"
+        raise UserError(f"{error.filename}: cannot be read ({error.strerror})", hint=hint) from error
+    order = content_order(files, digests)
+    spans = np.stack((np.concatenate(([0], ends[:-1])), ends), axis=1)[order]
+    return EncodedImages(tuple(paths[i] for i in order), kept, spans), [digests[i] for i in order]
 
 
 def decoded(images: EncodedImages, key: str, log: Log) -> EncodedImages | DecodedImages:
-    """The same images decoded, from a cache that is made on first use; unchanged where they or the disk are too large.
+    """The same images decoded, from a cache made on first use; unchanged where they are too large for it or the disk.
 
     Args:
         images: The encoded ones.
         key: Names the contents; another key is another file of the cache.
-        log: Takes a line when the cache is made, or why it is not.
+        log: Takes a line when the cache is made, or cannot be used.
     """
     folder = cache_dir() / "decoded" / key
-    if images.ends[-1] * TYPICAL_COMPRESSION > DECODED_BYTES:
+    if images.spans.max() * TYPICAL_COMPRESSION > DECODED_BYTES:
         return images
     try:
         if not folder.is_dir() and not _make(images, folder, log):
             return images
-        sizes = np.load(folder / "sizes.npy")
-        # A private map: torch wants memory that it could write, and nothing it writes reaches the file.
-        pixels = np.memmap(folder / "pixels.bin", dtype=np.uint8, mode="c")
-    except (OSError, ValueError) as error:
-        log(f"{folder}: not used as a cache of decoded images ({error})")
+        found = DecodedImages.opened(folder)
+    except (OSError, ValueError, EOFError) as error:
+        log(f"{folder}: not used as a cache of decoded images ({error}); delete it to have it made again")
         return images
-    ends = np.cumsum(3 * sizes.prod(axis=1))
-    if len(sizes) != len(images) or ends[-1] != len(pixels):
-        log(f"{folder}: not the images of its name; delete it")
+    if len(found) != len(images):
+        log(f"{folder}: not the images of its name; delete it to have it made again")
         return images
-    return DecodedImages(torch.from_numpy(pixels), sizes, ends)
+    return found
 
 
 def _make(images: EncodedImages, folder: Path, log: Log) -> bool:
@@ -154,6 +178,8 @@ def _make(images: EncodedImages, folder: Path, log: Log) -> bool:
     with FileLock(folder.with_name(folder.name + ".lock")):
         if folder.is_dir():
             return True
+        for left in folder.parent.glob(f"{folder.name}*.part"):  # by a process that was killed: this one has the lock
+            shutil.rmtree(left, ignore_errors=True)
         log(f"decoding {len(images)} images into {folder} ({size / 2**20:.0f} MiB)")
         temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=folder.name, suffix=".part"))
         try:
@@ -173,7 +199,10 @@ def _write(images: EncodedImages, folder: Path) -> None:
             file.write(image.contiguous().numpy().data)
         file.flush()
         os.fsync(file.fileno())
-    np.save(folder / "sizes.npy", np.array(sizes, dtype=np.int64))
+    with (folder / "sizes.npy").open("wb") as file:
+        np.save(file, np.array(sizes, dtype=np.int64))
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _sizes(images: EncodedImages) -> NDArray[np.int64]:

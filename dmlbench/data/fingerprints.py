@@ -19,7 +19,7 @@ def fingerprint(*sides: LabelledImages) -> str:
 
 
 def files_fingerprint(sides: Iterable[tuple[LabelledFiles, Sequence[str]]]) -> str:
-    """SHA-256 of labels and contents in order, whatever the files are called.
+    """SHA-256 of labels and contents, whatever the files are called and however a release lays them out.
 
     Args:
         sides: Each side's files and the SHA-256 of each file.
@@ -27,6 +27,12 @@ def files_fingerprint(sides: Iterable[tuple[LabelledFiles, Sequence[str]]]) -> s
     digest = hashlib.sha256()
     for files, contents in sides:
         digest.update(f"{len(files.paths)}\n".encode())
-        for label, content in zip(files.labels.tolist(), contents, strict=True):
-            digest.update(f"{label} {content}\n".encode())
+        for index in content_order(files, contents):
+            digest.update(f"{files.labels[index]} {contents[index]}\n".encode())
     return digest.hexdigest()
+
+
+def content_order(files: LabelledFiles, contents: Sequence[str]) -> list[int]:
+    """Positions of a side's files by class, and within a class by the SHA-256 of their contents."""
+    labels = files.labels.tolist()
+    return sorted(range(len(labels)), key=lambda index: (labels[index], contents[index]))

@@ -96,7 +96,10 @@ def _load_files(spec: DatasetSpec, files: tuple[LabelledFiles, LabelledFiles], l
     whole = files_fingerprint(zip(kept, digests, strict=True))
     if spec.root is not None and not whole.startswith(spec.version):
         found = f"{spec.name}: {spec.root} holds other images than version {spec.version} (now {whole[:12]})"
-        raise UserError(found, hint="they changed since the run was planned: run it again")
+        raise UserError(
+            found,
+            hint="they changed under the run, or without a trace: `dmlbench data check` looks anew; then run it again",
+        )
     # Decoders of different releases may differ by a grey level, and one's pixels must not pass for another's.
     key = f"{whole[:16]}-simplejpeg{simplejpeg.__version__}-pillow{PIL.__version__}"
     names = ("train", "test")

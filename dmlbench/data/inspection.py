@@ -1,6 +1,6 @@
 """Decodes every image of a dataset once: what it is, whether it can be used, and the checksum of its file.
 
-The verdicts are kept in the cache folder and hold for a file as long as its size and time of change do.
+The verdicts are kept in the cache folder and hold for a file as long as its size and times of change do.
 """
 
 import hashlib
@@ -15,10 +15,12 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import PIL
 from PIL import Image
 
 from dmlbench.data.cache import cache_dir
 from dmlbench.data.family import LabelledFiles, Log
+from dmlbench.machine import usable_cores
 
 SMALLEST_SIDE = 8  # pixels; less than that shows nothing
 MODES = {  # what PIL calls them, and what happens to them
@@ -26,6 +28,9 @@ MODES = {  # what PIL calls them, and what happens to them
     "RGBA": "with transparency", "LA": "grey with transparency", "PA": "palette with transparency",
 }  # fmt: skip
 REPORTED_STEPS = 10
+RULES = f"1, pillow {PIL.__version__}"  # verdicts of other rules are none; raise the number with a change of them
+
+Stamp = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -120,11 +125,11 @@ class _Kept:
         name = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]
         self._file = cache_dir() / "inspections" / f"{name}.json"
         self._entries: dict[str, dict[str, object]] = {}
-        with suppress(OSError, ValueError, AttributeError):
-            entries = json.loads(self._file.read_text(encoding="utf-8"))
-            self._entries = entries if isinstance(entries, dict) else {}
+        with suppress(OSError, ValueError, AttributeError, TypeError, KeyError):
+            record = json.loads(self._file.read_text(encoding="utf-8"))
+            self._entries = dict(record["files"]) if record["rules"] == RULES else {}
 
-    def get(self, path: str, stamp: tuple[int, int] | None) -> Finding | None:
+    def get(self, path: str, stamp: Stamp | None) -> Finding | None:
         try:
             entry = self._entries[path]
             kept = entry["stamp"] == (list(stamp) if stamp else None)
@@ -132,14 +137,14 @@ class _Kept:
         except (KeyError, TypeError):
             return None
 
-    def save(self, findings: dict[str, Finding], stamps: dict[str, tuple[int, int] | None]) -> None:
+    def save(self, findings: dict[str, Finding], stamps: dict[str, Stamp | None]) -> None:
         """A folder that takes no cache costs another inspection, nothing else."""
         fresh = {path: {"stamp": stamps[path], "finding": asdict(finding)} for path, finding in findings.items()}
         with suppress(OSError):
             self._file.parent.mkdir(parents=True, exist_ok=True)
             handle, name = tempfile.mkstemp(dir=self._file.parent, prefix=self._file.stem, suffix=".part")
             with os.fdopen(handle, "w", encoding="utf-8") as file:
-                json.dump(self._entries | fresh, file)
+                json.dump({"rules": RULES, "files": self._entries | fresh}, file)
             Path(name).replace(self._file)
 
 
@@ -147,10 +152,9 @@ def _looked_at(root: Path, paths: list[str], log: Log) -> list[Finding]:
     """Decoders leave Python's lock, so threads use all cores."""
     found: list[Finding] = []
     step = max(1, len(paths) // REPORTED_STEPS)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    with warnings.catch_warnings(), ThreadPoolExecutor(cores) as pool:
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
+    with warnings.catch_warnings(), ThreadPoolExecutor(usable_cores()) as pool:
         warnings.filterwarnings("ignore", module="PIL")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)  # the last filter is asked first
         for finding in pool.map(look_at, (root / path for path in paths)):
             found.append(finding)
             if len(found) % step == 0 and len(paths) > 10 * REPORTED_STEPS:
@@ -167,9 +171,9 @@ def _undecodable(error: Exception) -> str:
     return "truncated" if "truncated" in message.lower() else f"cannot be decoded ({message})"
 
 
-def _stamp(path: Path) -> tuple[int, int] | None:
+def _stamp(path: Path) -> Stamp | None:
     try:
         status = path.stat()
     except OSError:
         return None
-    return status.st_size, status.st_mtime_ns
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns  # copies may keep the first two

@@ -20,6 +20,7 @@ from dmlbench.data.device_crops import Crops, packed, resized
 from dmlbench.data.geometry import EvaluationView, Images, adapt_channels, chosen, evaluation_images, normalise
 from dmlbench.data.images import Split
 from dmlbench.data.sampler import epoch_indices, epoch_steps
+from dmlbench.errors import UserError
 from dmlbench.randomness import stream
 from dmlbench.spec import InputSpec, ProtocolSpec
 
@@ -98,7 +99,7 @@ class TrainingBatches:
         # One row per position in the epoch: two draws of one image differ, whoever prepares them.
         uniforms = stream(self._seed, epoch, "augmentation").random((*indices.shape, columns))
         self._recipes.current = list(zip(indices, uniforms, strict=True))
-        yield from ahead(loader, self._finished, self._device)
+        yield from ahead(_in_one_line(loader), self._finished, self._device)
 
     def _finished(self, batch: HostBatch) -> Batch:
         images, labels = batch
@@ -137,7 +138,9 @@ class EvaluationBatches:
         self._keep = size <= KEPT_EVALUATION_BYTES
         in_memory = isinstance(split.images, Tensor) and self._keep
         self._images: Images = (
-            evaluation_images(split.images, self._spec) if in_memory else EvaluationView(split.images, self._spec)
+            self._locked(evaluation_images(split.images, self._spec))
+            if in_memory
+            else EvaluationView(split.images, self._spec)
         )
 
     def __len__(self) -> int:
@@ -158,12 +161,16 @@ class EvaluationBatches:
             **_loader_options(self._device, self._data_workers),
         )
         seen = []
-        for batch in loader:
+        for batch in _in_one_line(loader):
             if self._keep:
                 seen.append(batch)
             yield batch
         if self._keep:
-            self._images = torch.cat(seen)
+            self._images = self._locked(torch.cat(seen))
+
+    def _locked(self, images: Tensor) -> Tensor:
+        """Page-locked for CUDA, so that copies do not make the host wait."""
+        return images.pin_memory() if self._device.type == "cuda" else images
 
     def _finished(self, images: Tensor) -> Tensor:
         return normalise(images.to(self._device, non_blocking=True), self._spec)
@@ -205,10 +212,15 @@ def _handed_over(ready: Ready, done: torch.cuda.Event, current: torch.cuda.Strea
 def _on_device(images: Tensor | Crops, spec: InputSpec, device: torch.device) -> Tensor:
     if isinstance(images, Tensor):
         return images.to(device, non_blocking=True)
-    moved = images._replace(
-        pixels=images.pixels.to(device, non_blocking=True), mirrored=images.mirrored.to(device, non_blocking=True)
-    )
-    return adapt_channels(resized(moved, spec.size), spec.channels)
+    return adapt_channels(resized(images, spec.size, device), spec.channels)
+
+
+def _in_one_line(loader: "DataLoader[Host]") -> Iterator[Host]:
+    """Batches of a loader; a worker's error is told as the process's own would be, without its traceback."""
+    try:
+        yield from loader
+    except UserError as error:
+        raise UserError(str(error).splitlines()[-1].removeprefix(f"{UserError.__module__}.UserError: ")) from error
 
 
 class _BatchMaker(Dataset[HostBatch]):

@@ -20,7 +20,19 @@ def below(data_dir: Path, name: str, *, hint: str) -> list[Path]:
     """
     if not data_dir.is_dir():
         raise UserError(f"{data_dir}: no such data folder", hint=hint)
-    return [path for depth in range(SEARCH_DEPTH + 1) for path in sorted(data_dir.glob("*/" * depth + name))]
+    found = [path for depth in range(SEARCH_DEPTH + 1) for path in sorted(data_dir.glob("*/" * depth + name))]
+    # An archive being unpacked, or left so, lies in a hidden folder.
+    return [path for path in found if not any(part.startswith(".") for part in path.relative_to(data_dir).parts)]
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a published list; raises UserError where it is none."""
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})", hint="check its permissions") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not a text file ({error.reason})") from error
 
 
 def check_listed(name: str, root: Path, folders: Iterable[str], listed: Iterable[str], log: Log) -> None:
@@ -49,6 +61,8 @@ def files_below(root: Path, folder: str) -> list[str]:
     """All files below a folder of `root`, as paths from `root` with forward slashes, unsorted."""
 
     def refuse(error: OSError) -> None:
+        if isinstance(error, FileNotFoundError):
+            return  # what a list names and is not there is told with the list
         raise UserError(f"{error.filename}: cannot be read ({error.strerror})", hint="check its permissions") from error
 
     found = []

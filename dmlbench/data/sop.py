@@ -6,7 +6,7 @@ from dmlbench.data.archives import Archive, Progress
 from dmlbench.data.cache import cache_dir
 from dmlbench.data.extraction import fetch_and_extract
 from dmlbench.data.family import LabelledFiles, Log, labelled
-from dmlbench.data.places import below, check_listed
+from dmlbench.data.places import below, check_listed, read_lines
 from dmlbench.errors import UserError
 
 NAME = "sop"
@@ -58,7 +58,7 @@ def _found(folder: Path) -> list[Path]:
 
 def _rows(path: Path) -> list[tuple[str, str]]:
     """(class name, path) by class number, then in the order of the list."""
-    header, *lines = path.read_text(encoding="utf-8").splitlines() or [""]
+    header, *lines = read_lines(path) or [""]
     if header.split() != COLUMNS:
         raise UserError(f"{path}: line 1: must be {' '.join(COLUMNS)!r}, not {header!r}")
     rows = []

@@ -129,7 +129,7 @@ def other_machines(overhead: pd.DataFrame) -> list[str]:
 def other_starts(values: pd.DataFrame) -> list[str]:
     """A note on the seeds of which method and base form no pair, if there are any; `values` as of `seed_values`."""
     named = [f"{method} ({count})" for method, count in other_origins(values).items()]
-    why = "the base's run had other initial weights or another kind of device"
+    why = "the base's run had other initial weights, other images or another kind of device"
     return [f"Seeds that form no pair, for {why}: {', '.join(named)}."] if named else []
 
 

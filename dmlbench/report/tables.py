@@ -81,7 +81,7 @@ def differences(values: pd.DataFrame) -> pd.DataFrame:
 def seed_differences(values: pd.DataFrame) -> pd.DataFrame:
     """Values of modified methods beside their base's (`value_base`) of the same seed, selection and metric.
 
-    Two that did not start from the same weights on the same kind of device are no pair: see `other_origins`.
+    Two that did not start from the same weights with the same images on the same kind of device are no pair: see `other_origins`.
     """
     pairs = _candidates(values)
     return pairs[pairs["origin"] == pairs["origin_base"]]

@@ -2,7 +2,8 @@
 
 On CUDA every phase is bracketed by events that are read once, at the end of the epoch; on a CPU by the monotonic
 clock. The wait for data is host time on both, so on CUDA it overlaps the other phases and the sum of all may exceed
-the epoch's time. What lies between phases (copies to the device) belongs to none.
+the epoch's time. On CUDA the copies to the device and the resizing there run beside the
+other phases and belong to none.
 """
 
 import time

@@ -157,11 +157,3 @@ def bad_folder(folder):
     write_jpeg(folder / "d" / "dot.jpg", np.zeros((1, 1, 3), dtype=np.uint8))
     (folder / "d" / "page.jpg").write_bytes(b"<html>not found</html>")
     return folder
-
-
-BAD = {
-    "a/truncated.jpg": "truncated",
-    "b/empty.jpg": "empty file",
-    "d/dot.jpg": "1 x 1 px: shows nothing (the least is 8)",
-    "d/page.jpg": "not an image",
-}

@@ -3,6 +3,7 @@ from make_benchmark_tree import make_cars_by_class, make_cars_original, make_car
 
 from dmlbench.data import cars
 from dmlbench.data.catalogue import DATASETS
+from dmlbench.data.files import read_files
 from dmlbench.errors import UserError
 
 LAYOUTS = {
@@ -23,6 +24,31 @@ def test_the_official_split(annotations, tmp_path, layout):
     assert train.class_names + test.class_names == cars.CLASS_NAMES
     assert lines == []
     assert train.labels.tolist() == sorted(train.labels.tolist())
+
+
+def test_layouts_of_the_same_images_are_the_same_dataset(annotations, tmp_path):
+    """`split` and a layout with other names and another order: nothing that a number depends on may differ."""
+    make_cars_split(annotations, tmp_path / "split")
+    first = cars.read(tmp_path / "split", print)
+    other = tmp_path / "other" / "cars"
+    for side, start in zip(first, (1, 99), strict=True):
+        for path, label in zip(side.paths, side.labels.tolist(), strict=True):
+            folder = other / f"{label + start:03d}"
+            folder.mkdir(parents=True, exist_ok=True)
+            reversed_name = path.replace("/", "_").removesuffix(".jpg")[::-1]
+            (folder / f"{reversed_name}.jpg").write_bytes((side.root / path).read_bytes())
+    second = cars.read(tmp_path / "other", print)
+    digests = [[read_files(side)[1] for side in sides] for sides in (first, second)]
+    assert digests[0] == digests[1]
+    assert [side.labels.tolist() for side in first] == [side.labels.tolist() for side in second]
+    assert first[0].paths != second[0].paths
+
+
+def test_experiments_beside_the_classes_do_not_hide_them(annotations, tmp_path):
+    make_cars_by_class(annotations, tmp_path, by_name=False)
+    for number in range(1, 25):
+        (tmp_path / f"{number:02d}_experiment").mkdir()
+    assert len(cars.read(tmp_path, print)[0].paths) == 8_054
 
 
 def test_images_have_their_class(annotations, tmp_path):

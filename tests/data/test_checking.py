@@ -1,7 +1,7 @@
 from dataclasses import replace
 
 import pytest
-from conftest import BAD
+from bad_images import BAD
 from PIL import Image
 
 from dmlbench.data import catalogue

@@ -1,13 +1,18 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 from dmlbench.data import device_crops
 from dmlbench.data.augment import augment, crops, uniforms_per_image
+from dmlbench.data.decode import decode
 from dmlbench.data.device_crops import packed, resized
 from dmlbench.spec import InputSpec
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))]
+SHARED = Path(__file__).resolve().parents[3] / "shared" / "data" / "cub50" / "images"
+CPU = torch.device("cpu")
 SIZES = [(30, 40), (200, 31), (64, 64), (9, 300), (333, 500), (8, 8)]
 
 
@@ -27,8 +32,7 @@ def both_paths(images, input_spec, device):
     uniforms = np.random.default_rng(2).random((56, uniforms_per_image(input_spec)))
     on_host = augment(images, indices, uniforms, input_spec)
     batch = packed(crops(images, indices, uniforms, input_spec), input_spec)
-    moved = batch._replace(pixels=batch.pixels.to(device), mirrored=batch.mirrored.to(device))
-    return on_host, resized(moved, input_spec.size).cpu()
+    return on_host, resized(batch, input_spec.size, torch.device(device)).cpu()
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -39,6 +43,15 @@ def test_paths_differ_by_a_grey_level_at_most(size, device):
     difference = (on_host.int() - on_device.int()).abs()
     assert difference.max() <= 1
     assert difference.float().mean() < 0.2
+
+
+def test_photographs_differ_as_stated():
+    if not SHARED.is_dir():
+        pytest.skip("the real photographs are not beside this checkout")
+    paths = sorted(SHARED.glob("*/*.jpg"))[::100]
+    photographs = [decode(torch.frombuffer(bytearray(path.read_bytes()), dtype=torch.uint8)) for path in paths]
+    on_host, on_device = both_paths(photographs, spec(112), "cpu")
+    assert 0.1 < (on_host.int() - on_device.int()).abs().float().mean() < 0.18
 
 
 def test_smooth_images_differ_less():
@@ -67,7 +80,7 @@ def test_huge_crops_are_resized_on_the_host(monkeypatch):
 
 def test_an_image_does_not_depend_on_its_neighbours():
     images = [(image, index % 2 == 0) for index, image in enumerate(noise())]
-    whole = resized(packed(images, spec(28)), 28)
+    whole = resized(packed(images, spec(28)), 28, CPU)
     for index, image in enumerate(images):
-        alone = resized(packed([image], spec(28)), 28)[0]
+        alone = resized(packed([image], spec(28)), 28, CPU)[0]
         assert (alone.int() - whole[index].int()).abs().max() <= 1  # sums of another length may round otherwise

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from dmlbench.data.extraction import extract
+from dmlbench.data.archives import Archive, file_checksum
+from dmlbench.data.extraction import extract, fetch_and_extract
+from dmlbench.data.places import below
 from dmlbench.errors import UserError
 
 LARGEST = 8 << 30
@@ -173,3 +175,35 @@ def test_an_archive_of_something_else(tmp_path):
     with pytest.raises(UserError, match="holds no folder other"):
         extract(zipped(tmp_path / "a.zip", *GOOD), tmp_path, "other", LARGEST)
     assert everything_below(tmp_path) == ["a.zip"]
+
+
+@pytest.fixture
+def published(tmp_path):
+    """An archive of `GOOD` as published, lying in the data folder already."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    path = tar(folder / "set.tgz", *GOOD)
+    return Archive("set.tgz", "https://nowhere.invalid/set.tgz", file_checksum(path, "md5:"), "set", "1 KiB")
+
+
+def test_an_archive_that_lies_there_is_unpacked_once(published, tmp_path):
+    lines = []
+    for _ in range(2):
+        fetch_and_extract(published, tmp_path / "data", lines.append)
+    assert (tmp_path / "data" / "set" / "images" / "a.jpg").is_file()
+    assert len(lines) == 2
+
+
+def test_what_a_killed_process_left_is_swept_and_never_found(published, tmp_path):
+    left = tmp_path / "data" / ".setabc.part" / "set"
+    left.mkdir(parents=True)
+    (left / "list.txt").touch()
+    assert below(tmp_path / "data", "list.txt", hint="") == []
+    fetch_and_extract(published, tmp_path / "data", print)
+    assert not left.exists()
+    assert len(below(tmp_path / "data", "list.txt", hint="")) == 1
+
+
+def test_names_that_no_file_can_have(tmp_path):
+    with pytest.raises(UserError, match="damaged"):
+        extract(tar(tmp_path / "a.tar", ("set/a", b"x"), ("set/nul\0" + "x" * 200, b"x")), tmp_path, "set", LARGEST)

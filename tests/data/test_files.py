@@ -1,10 +1,12 @@
+import pickle
+
 import numpy as np
 import pytest
 import torch
 
 from dmlbench.data import files
 from dmlbench.data.cache import cache_dir
-from dmlbench.data.files import Chosen, DecodedImages, EncodedImages, decoded, read_files
+from dmlbench.data.files import Chosen, DecodedImages, decoded, read_files
 from dmlbench.data.folder import ImageFolder
 from dmlbench.errors import UserError
 
@@ -102,7 +104,7 @@ def test_an_image_that_cannot_be_decoded_is_named(train, folder):
     (folder / "a" / "0.jpg").write_bytes(b"\xff\xd8\xff")
     encoded, _ = read_files(train)
     with pytest.raises(UserError, match=r"a/0\.jpg: cannot be decoded .*--skip-bad"):
-        encoded[0]
+        [encoded[index] for index in range(3)]
 
 
 def test_a_file_that_is_gone_is_named(train, folder):
@@ -111,5 +113,39 @@ def test_a_file_that_is_gone_is_named(train, folder):
         read_files(train)
 
 
-def test_encoded_images_are_equal_in_value_only(train):
-    assert isinstance(read_files(train)[0], EncodedImages)
+def test_another_process_maps_the_cache_again(train):
+    encoded, _ = read_files(train)
+    images = decoded(encoded, "key", print)
+    content = pickle.dumps(images)
+    assert len(content) < 1_000
+    assert equal(pickle.loads(content), encoded)  # noqa: S301 - our own
+
+
+@pytest.mark.parametrize("name", ["sizes.npy", "pixels.bin"])
+@pytest.mark.parametrize("content", [b"", b"x"])
+def test_a_half_written_cache_is_done_without(train, name, content):
+    encoded, _ = read_files(train)
+    decoded(encoded, "key", print)
+    (cache_dir() / "decoded" / "key" / name).write_bytes(content)
+    lines = []
+    assert decoded(encoded, "key", lines.append) is encoded
+    assert "delete it" in lines[0]
+
+
+def test_what_a_killed_process_left_is_swept(train):
+    left = cache_dir() / "decoded" / "keyabc.part"
+    left.mkdir(parents=True)
+    decoded(read_files(train)[0], "key", print)
+    assert not left.exists()
+
+
+def test_order_is_by_content_within_a_class(train, folder):
+    encoded, digests = read_files(train)
+    assert digests[:3] == sorted(digests[:3])
+    assert digests[3:] == sorted(digests[3:])
+    for number, path in enumerate(sorted((folder / "a").iterdir())):
+        path.rename(folder / "a" / f"{9 - number}.jpg")
+    renamed, same = read_files(ImageFolder("x", folder).read(None, print)[0])
+    assert same == digests
+    assert equal(renamed, encoded)
+    assert [path.parent.name for path in encoded.paths] == ["a"] * 3 + ["b"] * 3

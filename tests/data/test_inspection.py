@@ -3,9 +3,10 @@ import os
 
 import numpy as np
 import pytest
-from conftest import BAD
+from bad_images import BAD
 from PIL import Image
 
+from dmlbench.data import inspection
 from dmlbench.data.cache import cache_dir
 from dmlbench.data.folder import ImageFolder
 from dmlbench.data.inspection import inspect, look_at, unusable
@@ -54,15 +55,43 @@ def test_verdicts_are_kept_until_a_file_changes(sides, bad_folder):
     assert "decoding 1 images" in lines[1]
 
 
-def test_an_inspection_anew_sees_what_kept_its_size_and_time(sides, bad_folder):
+def test_a_file_that_keeps_its_size_and_time_is_seen(sides, bad_folder):
     inspect(sides, print)
     path = bad_folder / "a" / "0.jpg"
     times = path.stat().st_atime_ns, path.stat().st_mtime_ns
     path.write_bytes(bytes(path.stat().st_size))
     os.utime(path, ns=times)
-    assert "a/0.jpg" not in unusable(inspect(sides, print))
-    assert unusable(inspect(sides, print, anew=True))["a/0.jpg"] == "not an image"
-    assert "a/0.jpg" in unusable(inspect(sides, print))
+    assert unusable(inspect(sides, print))["a/0.jpg"] == "not an image"
+
+
+def test_an_inspection_anew_believes_nothing(sides, monkeypatch):
+    inspect(sides, print)
+    monkeypatch.setattr(inspection, "_stamp", lambda _: (1, 2, 3))
+    inspect(sides, print)
+    monkeypatch.setattr(inspection, "look_at", lambda _: inspection.Finding("", 0, 0, "", "another verdict"))
+    assert unusable(inspect(sides, print)) == BAD
+    assert len(unusable(inspect(sides, print, anew=True))) == 19
+    assert len(unusable(inspect(sides, print))) == 19
+
+
+def test_verdicts_of_other_rules_are_none(sides, monkeypatch):
+    inspect(sides, print)
+    monkeypatch.setattr(inspection, "RULES", "2")
+    lines = []
+    inspect(sides, lines.append)
+    assert len(lines) == 1
+
+
+def test_absurdly_large_images(tmp_path, monkeypatch):
+    """Between PIL's limit, where it warns, and twice that, where it refuses by itself."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1_000)
+    for name in "abcd":
+        (tmp_path / "many" / name).mkdir(parents=True)
+        for number, side in enumerate((20, 40, 50)):
+            Image.new("RGB", (side, side)).save(tmp_path / "many" / name / f"{number}.png")
+    found = unusable(inspect(ImageFolder("x", tmp_path / "many").read(None, print), print))
+    assert set(found.values()) == {"absurdly large"}
+    assert len(found) == 8
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{", '{"a/0.jpg": 1}', '{"a/0.jpg": {"stamp": [1], "finding": {}}}'])

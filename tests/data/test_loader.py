@@ -9,6 +9,7 @@ from dmlbench.data.folder import ImageFolder
 from dmlbench.data.geometry import evaluation_images, normalise
 from dmlbench.data.images import Split
 from dmlbench.data.loader import KEPT_EVALUATION_BYTES, EvaluationBatches, TrainingBatches
+from dmlbench.errors import UserError
 
 # Python 3.12 warns of any fork once a library has started threads; workers run none of them.
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
@@ -183,6 +184,18 @@ def test_evaluation_of_files(photographs, make_protocol, monkeypatch, limit, wor
         assert [len(part) for part in parts] == [4, 2]
         assert torch.equal(torch.cat(parts), expected)
     assert isinstance(batches._images, torch.Tensor) == bool(limit)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_damaged_image_is_named_whoever_meets_it(folder, make_protocol, workers):
+    for path in (folder / "a").iterdir():
+        path.write_bytes(b"\xff\xd8\xff" + path.name.encode())
+    files = ImageFolder("x", folder).read(None, print)[0]
+    split = Split(read_files(files)[0], torch.from_numpy(files.labels), files.class_names)
+    protocol = make_protocol(batch_size=12, augmentation="crop", channels=3, mean=(0.5,) * 3, std=(0.5,) * 3)
+    refusal = pytest.raises(UserError, match=r"^\S*/a/\d\.jpg: cannot be decoded \(.*--skip-bad$")
+    with TrainingBatches(split, protocol, 0, data_workers=workers) as batches, refusal:
+        next(batches.epoch(0))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")

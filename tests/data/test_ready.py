@@ -1,7 +1,7 @@
 from dataclasses import replace
 
 import pytest
-from conftest import BAD
+from bad_images import BAD
 from make_benchmark_tree import make_sop
 
 from dmlbench.data.catalogue import DATASETS, dataset_info
