@@ -6,9 +6,10 @@ from pathlib import Path
 from pydantic import Field
 
 from dmlbench.data.folder import ImageFolder
+from dmlbench.dataset_spec import FolderSplit
 from dmlbench.errors import UserError
 from dmlbench.schema import read_yaml, validate
-from dmlbench.spec import FolderSplit, Section
+from dmlbench.spec import Section
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 DEFAULT_PROTOCOL = "resnet50-128"

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from dmlbench.data.family import LabelledFiles, Log, labelled
 from dmlbench.data.places import IMAGE_SUFFIXES, some, tell_strays
+from dmlbench.dataset_spec import FolderSplit
 from dmlbench.errors import UserError, unknown_name
-from dmlbench.spec import FolderSplit
 
 HALF = FolderSplit()
 

@@ -81,14 +81,15 @@ def differences(values: pd.DataFrame) -> pd.DataFrame:
 def seed_differences(values: pd.DataFrame) -> pd.DataFrame:
     """Values of modified methods beside their base's (`value_base`) of the same seed, selection and metric.
 
-    Two that did not start from the same weights with the same images on the same kind of device are no pair: see `other_origins`.
+    Two that did not start from the same weights, with the same images, on the same kind of device, are no pair:
+    see `other_origins`.
     """
     pairs = _candidates(values)
     return pairs[pairs["origin"] == pairs["origin_base"]]
 
 
 def other_origins(values: pd.DataFrame) -> dict[str, int]:
-    """How many seeds of each method form no pair, for the base's run had other initial weights or another device."""
+    """How many seeds of each method form no pair, for the base's run had another origin."""
     pairs = _candidates(values)
     dropped = pairs[pairs["origin"] != pairs["origin_base"]].drop_duplicates([*GROUP, "method", "seed"])
     return {str(method): int(count) for method, count in dropped.groupby("method", sort=False).size().items()}

@@ -3,8 +3,8 @@ import pytest
 from dmlbench.data.catalogue import dataset_info
 from dmlbench.data.declared import declared
 from dmlbench.data.folder import ImageFolder
+from dmlbench.dataset_spec import FolderSplit
 from dmlbench.errors import UserError
-from dmlbench.spec import FolderSplit
 
 
 def read(root, **split):

@@ -48,7 +48,7 @@ def test_runs_that_did_not_start_alike_form_no_pair(tmp_path):
         write_cell(tmp_path, make_cell("ms", seed), initial_weights="aa" if seed else "bb")
         write_cell(tmp_path, make_cell("ms+psd", seed), initial_weights="aa")
     text = printed(load_results(tmp_path))
-    assert "Seeds that form no pair, for the base's run had other initial weights or another kind of device" in text
+    assert "Seeds that form no pair, for the base's run had other initial weights, other images or another" in text
     assert "ms+psd (1)" in text
     values = seed_values(arrange(load_results(tmp_path)))
     assert set(differences(values[values["metric"] == "recall_at_1"])["n"]) == {2}
