@@ -2,48 +2,32 @@
 
 from pathlib import Path
 
-from dmlbench.data.archives import Archive, Progress
-from dmlbench.data.cache import cache_dir
-from dmlbench.data.extraction import fetch_and_extract
+from dmlbench.data.archives import Archive
 from dmlbench.data.family import LabelledFiles, Log, labelled
-from dmlbench.data.places import below, check_listed, read_lines
+from dmlbench.data.places import check_listed, read_lines
+from dmlbench.data.release import Release
 from dmlbench.errors import UserError
 
 NAME = "cub"
 VERSION = "CUB_200_2011 classes 1-100/101-200"
 TRAIN_CLASSES = 100
-ARCHIVE = Archive(
-    name="CUB_200_2011.tgz",
-    url="https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz",
-    checksum="md5:97eceeb196236b17998738112f37df78",
-    folder="CUB_200_2011",
-    size="1.1 GiB",
+RELEASE = Release(
+    NAME,
+    Archive(
+        name="CUB_200_2011.tgz",
+        url="https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz",
+        checksum="md5:97eceeb196236b17998738112f37df78",
+        folder="CUB_200_2011",
+        size="1.1 GiB",
+    ),
+    marks=("image_class_labels.txt", "images.txt", "images"),
 )
-
-
-def prepare(data_dir: Path | None, log: Log) -> None:
-    """Download a release that is missing in the cache; a given folder is left as it is."""
-    if data_dir is None and not _found(cache_dir()):
-        fetch(cache_dir(), log)
-
-
-def fetch(folder: Path, log: Log, progress: Progress | None = None) -> None:
-    """Download the published archive into `folder` unless it lies there, verify and unpack it."""
-    fetch_and_extract(ARCHIVE, folder, log, progress)
+prepare, fetch = RELEASE.prepare, RELEASE.fetch
 
 
 def read(data_dir: Path | None, log: Log) -> tuple[LabelledFiles, LabelledFiles]:
     """Training and test classes, by class and then by path."""
-    folder = data_dir or cache_dir()
-    found = _found(folder)
-    if not found:
-        hint = f"`dmlbench data fetch cub --data-dir {folder}` downloads it ({ARCHIVE.size})"
-        raise UserError(
-            f"{folder}: holds no CUB_200_2011/ with images.txt, image_class_labels.txt and images/", hint=hint
-        )
-    root = found[0].parent
-    if len(found) > 1:
-        log(f"{NAME}: {len(found)} copies below {folder}; the one in {root} is used")
+    root = RELEASE.root(data_dir, log)
     paths = _table(root / "images.txt")
     classes = {image: int(label) for image, label in _table(root / "image_class_labels.txt").items()}
     if paths.keys() != classes.keys():
@@ -53,13 +37,6 @@ def read(data_dir: Path | None, log: Log) -> tuple[LabelledFiles, LabelledFiles]
     sides = [[row for row in rows if (row[0] <= TRAIN_CLASSES) == train] for train in (True, False)]
     train, test = (labelled(root, [(path.split("/")[1], path) for _, path in side]) for side in sides)
     return train, test
-
-
-def _found(folder: Path) -> list[Path]:
-    if not folder.is_dir() and folder == cache_dir():
-        return []
-    lists = below(folder, "image_class_labels.txt", hint="name an existing one with --data-dir")
-    return [path for path in lists if (path.parent / "images.txt").is_file() and (path.parent / "images").is_dir()]
 
 
 def _table(path: Path) -> dict[str, str]:

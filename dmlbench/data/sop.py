@@ -2,58 +2,37 @@
 
 from pathlib import Path
 
-from dmlbench.data.archives import Archive, Progress
-from dmlbench.data.cache import cache_dir
-from dmlbench.data.extraction import fetch_and_extract
+from dmlbench.data.archives import Archive
 from dmlbench.data.family import LabelledFiles, Log, labelled
-from dmlbench.data.places import below, check_listed, read_lines
+from dmlbench.data.places import check_listed, read_lines
+from dmlbench.data.release import Release
 from dmlbench.errors import UserError
 
 NAME = "sop"
 VERSION = "Stanford_Online_Products Ebay_train/Ebay_test"
 LISTS = ("Ebay_train.txt", "Ebay_test.txt")
 COLUMNS = ["image_id", "class_id", "super_class_id", "path"]
-ARCHIVE = Archive(
-    name="Stanford_Online_Products.zip",
-    url="http://ftp.cs.stanford.edu/cs/cvgl/Stanford_Online_Products.zip",
-    checksum="md5:7f73d41a2f44250d4779881525aea32e",
-    folder="Stanford_Online_Products",
-    size="2.9 GiB",
+RELEASE = Release(
+    NAME,
+    Archive(
+        name="Stanford_Online_Products.zip",
+        url="http://ftp.cs.stanford.edu/cs/cvgl/Stanford_Online_Products.zip",
+        checksum="md5:7f73d41a2f44250d4779881525aea32e",
+        folder="Stanford_Online_Products",
+        size="2.9 GiB",
+    ),
+    marks=LISTS,
 )
-
-
-def prepare(data_dir: Path | None, log: Log) -> None:
-    """Download a release that is missing in the cache; a given folder is left as it is."""
-    if data_dir is None and not _found(cache_dir()):
-        fetch(cache_dir(), log)
-
-
-def fetch(folder: Path, log: Log, progress: Progress | None = None) -> None:
-    """Download the published archive into `folder` unless it lies there, verify and unpack it."""
-    fetch_and_extract(ARCHIVE, folder, log, progress)
+prepare, fetch = RELEASE.prepare, RELEASE.fetch
 
 
 def read(data_dir: Path | None, log: Log) -> tuple[LabelledFiles, LabelledFiles]:
     """Training and test classes in the order of the published lists."""
-    folder = data_dir or cache_dir()
-    found = _found(folder)
-    if not found:
-        hint = f"`dmlbench data fetch sop --data-dir {folder}` downloads it ({ARCHIVE.size})"
-        raise UserError(f"{folder}: holds no Stanford_Online_Products/ with {' and '.join(LISTS)}", hint=hint)
-    root = found[0].parent
-    if len(found) > 1:
-        log(f"{NAME}: {len(found)} copies below {folder}; the one in {root} is used")
+    root = RELEASE.root(data_dir, log)
     train, test = (labelled(root, _rows(root / name)) for name in LISTS)
     folders = {path.split("/")[0] for path in train.paths + test.paths}
     check_listed(NAME, root, sorted(folders), train.paths + test.paths, log)
     return train, test
-
-
-def _found(folder: Path) -> list[Path]:
-    if not folder.is_dir() and folder == cache_dir():
-        return []
-    lists = below(folder, LISTS[0], hint="name an existing one with --data-dir")
-    return [path for path in lists if path.with_name(LISTS[1]).is_file()]
 
 
 def _rows(path: Path) -> list[tuple[str, str]]:

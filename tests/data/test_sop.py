@@ -1,7 +1,8 @@
 import pytest
 from make_benchmark_tree import make_sop
 
-from dmlbench.data import sop
+from dmlbench.data import release, sop
+from dmlbench.data.cache import cache_dir
 from dmlbench.data.catalogue import DATASETS
 from dmlbench.errors import UserError
 
@@ -65,8 +66,10 @@ def test_nothing_there(tmp_path):
 
 def test_a_missing_one_is_downloaded_into_the_cache_only(monkeypatch, tmp_path):
     fetched = []
-    monkeypatch.setattr(sop, "fetch_and_extract", lambda archive, folder, *_: fetched.append((archive.name, folder)))
+    monkeypatch.setattr(
+        release, "fetch_and_extract", lambda archive, folder, *_: fetched.append((archive.name, folder))
+    )
     sop.prepare(None, print)
-    assert fetched == [("Stanford_Online_Products.zip", sop.cache_dir())]
+    assert fetched == [("Stanford_Online_Products.zip", cache_dir())]
     sop.prepare(tmp_path, print)
     assert len(fetched) == 1
