@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
-from dmlbench.data.geometry import EvaluationView, Images, chosen, evaluation_images, resized_crop, stacked
+from dmlbench.data.geometry import EvaluationView, Images, chosen, evaluation_images, resized_crop
 from dmlbench.spec import InputSpec
 
 CROP_TRIES = 10
@@ -53,7 +53,7 @@ def augment(source: Images, indices: NDArray[np.int64], uniforms: NDArray[np.flo
         (B, channels, size, size): uint8, or for "affine" float32 in [0, 1].
     """
     if spec.augmentation == "crop":
-        return stacked(
+        return torch.stack(
             [resized_crop(crop, spec, mirrored=flip) for crop, flip in crops(source, indices, uniforms, spec)]
         )
     batch = chosen(source, indices)

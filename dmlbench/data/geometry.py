@@ -45,7 +45,7 @@ def evaluation_images(images: Images, spec: InputSpec) -> Tensor:
     """All of `images` in evaluation geometry, uint8 (N, channels, size, size)."""
     if isinstance(images, Tensor):
         return torch.cat([evaluation_geometry(chunk, spec) for chunk in images.split(CHUNK_IMAGES)])
-    return stacked([evaluation_geometry(images[index], spec) for index in range(len(images))])
+    return torch.stack([evaluation_geometry(images[index], spec) for index in range(len(images))])
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def chosen(images: Images, indices: NDArray[np.int64]) -> Tensor:
     """Equal images at `indices` (B,), as uint8 (B, C, H, W)."""
     if isinstance(images, Tensor):
         return images[torch.from_numpy(indices)]
-    return stacked([images[index] for index in indices.tolist()])
+    return torch.stack([images[index] for index in indices.tolist()])
 
 
 def adapt_channels(images: Tensor, channels: int) -> Tensor:
@@ -93,13 +93,6 @@ def adapt_channels(images: Tensor, channels: int) -> Tensor:
     red, green, blue = images.to(torch.float32).unbind(-3)
     grey = LUMINANCE[0] * red + LUMINANCE[1] * green + LUMINANCE[2] * blue
     return grey.round().to(torch.uint8).unsqueeze(-3)
-
-
-def stacked(images: list[Tensor]) -> Tensor:
-    """Equal images (C, H, W) as a batch, channels last in memory: what decoders give and networks take."""
-    channels, height, width = images[0].shape
-    batch = torch.empty((len(images), height, width, channels), dtype=images[0].dtype).permute(0, 3, 1, 2)
-    return torch.stack(images, out=batch)
 
 
 def normalise(images: Tensor, spec: InputSpec) -> Tensor:

@@ -3,8 +3,8 @@
     pytest -m benchmark tests/benchmarks/test_pipeline_speed.py -s
 
 The published one: PIL, torchvision.transforms v1 (RandomResizedCrop, flip, ToTensor, Normalize) and a DataLoader.
-Ours hands 8-bit batches to the device, which normalises; what it costs where the device is the same CPU is a row of
-its own. Files lie in the page cache in either case.
+Ours hands 8-bit batches to the device, which normalises and arranges them; what that costs where the device is the
+same CPU is a row of its own. Files lie in the page cache in either case.
 """
 
 import os
@@ -19,7 +19,6 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision import transforms
 
-from dmlbench.data import loader
 from dmlbench.data.augment import augment, crops, uniforms_per_image
 from dmlbench.data.device_crops import packed, resized
 from dmlbench.data.files import decoded, read_files
@@ -96,7 +95,7 @@ def test_images_per_second(files, one_thread, monkeypatch, tmp_path, workers):
         def run():
             with monkeypatch.context() as patched:
                 if not normalising:
-                    patched.setattr(loader, "normalise", lambda images, _: images)
+                    patched.setattr(TrainingBatches, "_finished", lambda _, batch: batch)
                 return [images.shape for images, _ in batches.epoch(0)]
 
         return run
@@ -112,12 +111,13 @@ def test_images_per_second(files, one_thread, monkeypatch, tmp_path, workers):
     for name in candidates:
         rate, ratio = len(files.paths) / timings.median(name), 1 / timings.ratio(name, "published")
         print(f"{name:>40} {rate:6.0f} images/s  x {ratio:.2f}")
-    assert 1 / timings.ratio("encoded", "published") > 1.2
-    assert 1 / timings.ratio("decoded cache", "published") > 4
+    assert 1 / timings.ratio("encoded", "published") >= (2 if workers else 1.5)
+    assert workers or 1 / timings.ratio("decoded cache", "published") >= 8
 
 
-def test_the_device_path_on_this_cpu(files, one_thread):
+def test_the_device_path_on_this_cpu(files, one_thread, monkeypatch, tmp_path):
     """What workers are spared, and what a device has to do: one batched resizing instead of 112 small ones."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     images = splits(files)["decoded cache"].images
     spec = load_protocol("resnet50-128", "cub", {"model": {"weights": None}}).input
     indices = np.arange(112)
@@ -126,7 +126,7 @@ def test_the_device_path_on_this_cpu(files, one_thread):
     candidates = {
         "host: crop and resize": lambda: augment(images, indices, table, spec),
         "host: crop and pack": lambda: packed(crops(images, indices, table, spec), spec),
-        "device operation": lambda: resized(batch, spec.size),
+        "device operation": lambda: resized(batch, spec.size, torch.device("cpu")),
     }
     timings = interleave(candidates, rounds=ROUNDS, warm_up=1)
     print()
