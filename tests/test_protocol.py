@@ -36,7 +36,8 @@ def refusal(name="conv4-64", dataset="glyphs", *pairs) -> str:
 def test_the_shipped_protocols_carry_their_files_names():
     assert set(own_protocols()) == {"conv4-64", "mobilenetv1-112", "resnet50-128", "resnet50-512"}
     for name in own_protocols():
-        assert load_protocol(name, "glyphs").name == name
+        weights = {"model": {"weights": None}} if name == "mobilenetv1-112" else None  # the user's own
+        assert load_protocol(name, "glyphs", weights).name == name
 
 
 @pytest.mark.parametrize(
@@ -153,6 +154,11 @@ def test_a_value_and_a_mapping_exclude_each_other():
 def test_a_copy_of_a_shipped_protocol_may_keep_its_name(mine):
     copied = mine(protocol_path("conv4-64").read_text())
     assert load_protocol(copied, "glyphs") == load_protocol("conv4-64", "glyphs")
+
+
+def test_weights_that_the_user_brings_are_asked_for():
+    with pytest.raises(UserError, match=r"model\.weights: no such file .*--set model\.weights=FILE"):
+        load_protocol("mobilenetv1-112", "glyphs")
 
 
 def test_unknown_protocols():

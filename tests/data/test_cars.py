@@ -14,6 +14,7 @@ LAYOUTS = {
 }
 
 
+@pytest.mark.slow  # each test that makes 16,185 files takes seconds
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_the_official_split(annotations, tmp_path, layout):
     LAYOUTS[layout](annotations, tmp_path / "deep" / "down")
@@ -26,6 +27,7 @@ def test_the_official_split(annotations, tmp_path, layout):
     assert train.labels.tolist() == sorted(train.labels.tolist())
 
 
+@pytest.mark.slow
 def test_layouts_of_the_same_images_are_the_same_dataset(annotations, tmp_path):
     """`split` and a layout with other names and another order: nothing that a number depends on may differ."""
     make_cars_split(annotations, tmp_path / "split")
@@ -44,6 +46,7 @@ def test_layouts_of_the_same_images_are_the_same_dataset(annotations, tmp_path):
     assert first[0].paths != second[0].paths
 
 
+@pytest.mark.slow
 def test_experiments_beside_the_classes_do_not_hide_them(annotations, tmp_path):
     make_cars_by_class(annotations, tmp_path, by_name=False)
     for number in range(1, 25):
@@ -64,6 +67,7 @@ def test_images_have_their_class(annotations, tmp_path):
     assert found == official
 
 
+@pytest.mark.slow
 def test_a_nested_copy_with_strays(annotations, tmp_path):
     make_cars_split(annotations, tmp_path)
     (tmp_path / "outer").mkdir()
@@ -99,6 +103,7 @@ def test_nothing_there_says_what_to_place(tmp_path):
         assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_class_folder_missing_is_named(annotations, tmp_path):
     make_cars_by_class(annotations, tmp_path, by_name=False)
     folder = tmp_path / "cars" / "007"

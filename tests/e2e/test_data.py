@@ -90,6 +90,7 @@ def test_a_sound_folder_runs_and_its_fingerprint_is_the_checked_one(
     assert "root" not in dataset
 
 
+@pytest.mark.slow
 def test_changed_images_are_another_experiment(dmlbench: Command, birds: Path, tmp_path: Path) -> None:
     assert dmlbench(*RUN, "--datasets", "birds=birds").returncode == 0
     (birds / "crow" / "0.jpg").write_bytes((birds / "crow" / "1.jpg").read_bytes())
@@ -99,6 +100,7 @@ def test_changed_images_are_another_experiment(dmlbench: Command, birds: Path, t
     assert len(list((tmp_path / "results").rglob("summary.json"))) == 2
 
 
+@pytest.mark.slow
 def test_workers_and_another_place_change_nothing(dmlbench: Command, birds: Path, tmp_path: Path) -> None:
     crops = ("--set", "input.augmentation=crop", "--set", "input.channels=3", "--set", "input.mean=[0.5, 0.5, 0.5]",
              "--set", "input.std=[0.5, 0.5, 0.5]", "--set", "training.batch_size=4")  # fmt: skip
@@ -114,6 +116,7 @@ def test_workers_and_another_place_change_nothing(dmlbench: Command, birds: Path
     assert first == second == third
 
 
+@pytest.mark.slow
 def test_evaluate_on_a_folder(dmlbench: Command, birds: Path, tmp_path: Path) -> None:
     assert dmlbench(*RUN, "--datasets", "birds=birds", "--keep", "weights").returncode == 0
     (cell,) = (tmp_path / "results").glob("runs/*/*/*/seed0-*")
