@@ -81,8 +81,10 @@ def check(name: str, data_dir: Path | None) -> int:
     _print_list("not RGB", found.converted, limit=LISTED)
     same = {" = ".join(group): "" for group in found.duplicates}
     _print_list("with the same content in train and test", same, limit=LISTED)
-    if found.lonely:
-        click.echo(f"{found.lonely:,} test classes have one image, which is no query: nothing can be retrieved for it")
+    if found.singletons:
+        click.echo(
+            f"{found.singletons:,} test classes have one image, which is no query: nothing can be retrieved for it"
+        )
     if found.problem:
         click.echo(f"the folder {found.problem}")
     if found.fingerprint:

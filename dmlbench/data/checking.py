@@ -26,7 +26,7 @@ class Checked:
         bad: Paths of images that cannot be used, and why.
         converted: Paths of images that become RGB, and from what.
         duplicates: Groups of paths of one content on both sides of the split.
-        lonely: Test classes of a single image, which has nothing to be retrieved by.
+        singletons: Test classes of a single image, which has nothing to be retrieved by.
         fingerprint: Of labels and contents; empty where an image cannot be used.
         problem: What else a run would refuse; empty for nothing.
     """
@@ -36,7 +36,7 @@ class Checked:
     bad: dict[str, str]
     converted: dict[str, str]
     duplicates: list[tuple[str, ...]]
-    lonely: int
+    singletons: int
     fingerprint: str
     problem: str = ""
 
@@ -56,17 +56,17 @@ def check(info: DatasetInfo, data_dir: Path | None, log: Log) -> Checked:
     train, test = sides
     counts = (len(train.class_names), len(test.class_names), len(train.labels), len(test.labels))
     published = info.counts if info.version else None
-    lonely = int((np.bincount(test.labels) == 1).sum())
+    singletons = int((np.bincount(test.labels) == 1).sum())
     files = files_of(sides)
     if files is None:
         whole = fingerprint(*(side for side in sides if isinstance(side, LabelledImages)))
-        return Checked(counts, published, {}, {}, [], lonely, whole)
+        return Checked(counts, published, {}, {}, [], singletons, whole)
     findings = inspect(files, log, anew=True)
     bad = unusable(findings)
     digests = [[finding.sha256 for finding in side.values()] for side in findings]
     whole = "" if bad else files_fingerprint(zip(files, digests, strict=True))
     converted = {path: found.note for side in findings for path, found in side.items() if found.note}
-    return Checked(counts, published, bad, converted, on_both_sides(findings), lonely, whole, too_little(files))
+    return Checked(counts, published, bad, converted, on_both_sides(findings), singletons, whole, too_little(files))
 
 
 def sizes(sides: tuple[Side, Side], log: Log) -> dict[str, dict[str, Any]]:
