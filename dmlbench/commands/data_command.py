@@ -1,14 +1,16 @@
 """`dmlbench data`."""
 
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from dmlbench.commands.options import data_dir_option
 
 if TYPE_CHECKING:
+    from dmlbench.data.archives import Progress as ByteProgress
     from dmlbench.data.checking import Checked
 
 LISTED = 20
@@ -173,24 +175,18 @@ def _print_list(what: str, found: dict[str, str], *, limit: int | None) -> None:
         click.echo(f"  and {len(found) - limit:,} more")
 
 
-class _bar:  # noqa: N801 - used as a function
-    """A progress bar in bytes on a terminal; nothing elsewhere, where lines go out instead."""
+@contextmanager
+def _bar() -> Iterator["ByteProgress | None"]:
+    """A progress bar in bytes on a terminal; None elsewhere, where lines go out instead."""
+    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
-    def __enter__(self) -> Any:  # noqa: ANN401 - a callback or None
-        from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
+    from dmlbench.progress import plain_or_wide
 
-        from dmlbench.progress import plain_or_wide
-
-        console = plain_or_wide()
-        self._shown = None
-        if not console.is_terminal:
-            return None
-        columns = (BarColumn(), DownloadColumn(binary_units=True), TransferSpeedColumn(), TimeRemainingColumn())
-        self._shown = shown = Progress(*columns, console=console)
+    console = plain_or_wide()
+    if not console.is_terminal:
+        yield None
+        return
+    columns = (BarColumn(), DownloadColumn(binary_units=True), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as shown:
         task = shown.add_task("download", total=None)
-        shown.start()
-        return lambda done, total: shown.update(task, completed=done, total=total or None)
-
-    def __exit__(self, *_: object) -> None:
-        if self._shown:
-            self._shown.stop()
+        yield lambda done, total: shown.update(task, completed=done, total=total or None)
