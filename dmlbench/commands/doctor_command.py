@@ -88,6 +88,7 @@ def _data(data_dir: Path | None) -> list[Check]:
 def _dataset(name: str, given: Path | None) -> Check:
     from dmlbench.data.cache import cache_dir
     from dmlbench.data.catalogue import DATASETS
+    from dmlbench.data.family import Downloadable
     from dmlbench.errors import UserError
 
     try:
@@ -98,6 +99,8 @@ def _dataset(name: str, given: Path | None) -> Check:
             DATASETS[name].family.prepare(given or cache_dir(), lambda _: None)
     except UserError as error:
         what, _, _ = str(error).partition("; ")
-        state = "bad" if name == "glyphs" else "note"  # the embedded one is always there where a run could work
+        info = DATASETS[name]
+        elsewhere = info.files or isinstance(info.family, Downloadable)  # else it is made here, and must be makeable
+        state = "note" if elsewhere else "bad"
         return state, f"dataset {name}", f"{what}; see `dmlbench data fetch {name}`"
     return "ok", f"dataset {name}", "ready"
