@@ -1,8 +1,7 @@
 import pytest
 from make_benchmark_tree import make_cub, small_jpeg
 
-from dmlbench.data import cub, release
-from dmlbench.data.cache import cache_dir
+from dmlbench.data import cub
 from dmlbench.data.catalogue import DATASETS
 from dmlbench.data.ready import files_of
 from dmlbench.errors import UserError
@@ -80,14 +79,3 @@ def test_lists_that_disagree(small):
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
     with pytest.raises(UserError, match="list different images"):
         cub.read(small, print)
-
-
-def test_a_missing_one_is_downloaded_into_the_cache_only(monkeypatch, tmp_path):
-    fetched = []
-    monkeypatch.setattr(
-        release, "fetch_and_extract", lambda archive, folder, *_: fetched.append((archive.name, folder))
-    )
-    cub.prepare(None, print)
-    assert fetched == [("CUB_200_2011.tgz", cache_dir())]
-    cub.prepare(tmp_path, print)
-    assert len(fetched) == 1

@@ -1,8 +1,7 @@
 import pytest
 from make_benchmark_tree import make_sop
 
-from dmlbench.data import release, sop
-from dmlbench.data.cache import cache_dir
+from dmlbench.data import sop
 from dmlbench.data.catalogue import DATASETS
 from dmlbench.errors import UserError
 
@@ -62,14 +61,3 @@ def test_lists_that_are_none(small, line):
 def test_nothing_there(tmp_path):
     with pytest.raises(UserError, match=r"holds no Stanford_Online_Products.*dmlbench data fetch sop"):
         sop.read(tmp_path, print)
-
-
-def test_a_missing_one_is_downloaded_into_the_cache_only(monkeypatch, tmp_path):
-    fetched = []
-    monkeypatch.setattr(
-        release, "fetch_and_extract", lambda archive, folder, *_: fetched.append((archive.name, folder))
-    )
-    sop.prepare(None, print)
-    assert fetched == [("Stanford_Online_Products.zip", cache_dir())]
-    sop.prepare(tmp_path, print)
-    assert len(fetched) == 1
