@@ -3,27 +3,33 @@
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
 from safetensors.torch import save
 
 from dmlbench import provenance
+from dmlbench.atomic import write_atomically
+from dmlbench.claims import LostClaimError, claim
 from dmlbench.data.images import Dataset, Split, load_dataset, split_classes
 from dmlbench.data.loader import TrainingBatches
-from dmlbench.errors import DivergedError, UserError
+from dmlbench.errors import DivergedError, StorageError, UserError
 from dmlbench.models import EmbeddingModel, build_model
 from dmlbench.randomness import stream_seed
 from dmlbench.run_options import RunOptions
 from dmlbench.selection import selections
 from dmlbench.spec import Cell
-from dmlbench.store import CellWriter, Row, claim, read_summary, write_atomically
+from dmlbench.store import CellWriter, Row, read_summary
+from dmlbench.training import checkpoint
+from dmlbench.training.checkpoint import Checkpoint
+from dmlbench.training.clock import timing
 from dmlbench.training.components import build_learner
 from dmlbench.training.device import prepare, resolve_device
 from dmlbench.training.evaluator import Evaluator
+from dmlbench.training.learner import Learner
 from dmlbench.training.loop import evaluate_epoch, train_epoch
 
 Emit = Callable[[dict[str, Any]], None]
@@ -32,38 +38,58 @@ Emit = Callable[[dict[str, Any]], None]
 def run_cell(cell: Cell, folder: Path, options: RunOptions, emit: Emit) -> bool:
     """Run a cell into its folder, unless another process is at it or has just finished it.
 
-    Emits `{"event": "started" | "epoch" | "finished" | "claimed", ...}`. A failure is a result too and raises
-    nothing: its summary carries the error.
-
     Returns:
         Whether this process may run another cell: after an error a CUDA context can be beyond use.
     """
     with claim(folder) as claimed:
-        if not claimed or ((finished := read_summary(folder)) and finished["status"] == "done"):
-            emit({"event": "claimed"})
+        done = bool((finished := read_summary(folder)) and finished["status"] == "done")
+        if claimed is None or done:
+            emit({"event": "claimed", "done": done})
             return True
-        writer = CellWriter(folder)
+        return run_claimed(cell, CellWriter(folder, claimed.check), options, emit)
+
+
+def run_claimed(cell: Cell, writer: CellWriter, options: RunOptions, emit: Emit) -> bool:
+    """Run a cell whose claim is held, from its last checkpoint where there is one.
+
+    Emits `{"event": "started" | "epoch" | "finished" | "halted", ...}`. A failure is a result too and raises nothing:
+    its summary carries the error. `halted` is no failure of the cell: its folder cannot be written, or another host
+    took it over; what was written before is whole, and the cell can be gone on with.
+
+    Returns:
+        As `run_cell`.
+    """
+    started, clock = datetime.now(UTC), time.perf_counter()
+    # Both before training: sources may change while it runs, and a broken device tells nothing of itself.
+    code = {"digest": provenance.code_digest(), **provenance.git_state()}
+    result: dict[str, Any] = {"cell": cell.index(), "started": started.isoformat(timespec="seconds"), "code": code}
+    result["environment"] = {}
+    try:
         writer.begin(cell)
         emit({"event": "started"})
-        started, clock = datetime.now(UTC), time.perf_counter()
-        # Both before training: sources may change while it runs, and a broken device tells nothing of itself.
-        code = {"digest": provenance.code_digest(), **provenance.git_state()}
-        result: dict[str, Any] = {"cell": cell.index(), "started": started.isoformat(timespec="seconds"), "code": code}
-        result["environment"] = {}
         try:
             device = resolve_device(options.device)
             result["environment"] = provenance.environment(str(device)) | options.machine_load()
-            result |= {"status": "done", **_train(cell, writer, options, device, emit)}
+            result |= {"status": "done", **_train(cell, writer, options, result, emit)}
+        except (StorageError, LostClaimError):
+            raise
         except Exception as error:  # noqa: BLE001 - any failure is a result, and the matrix goes on
             writer.log(traceback.format_exc())
             result |= {"status": "failed", "error": _describe(error)}
-        writer.finish(result | {"total_s": time.perf_counter() - clock})
-        emit({"event": "finished", "status": result["status"], "error": result.get("error")})
-        return result.get("error", {}).get("kind") != "error" or not options.device.startswith("cuda")
+        earlier = result.pop("earlier_s", 0.0)
+        writer.finish(result | {"total_s": earlier + time.perf_counter() - clock})
+        if result["status"] == "done" or result["error"]["kind"] == "diverged":  # nothing is left to go on with
+            checkpoint.clear(writer.folder)
+    except (StorageError, LostClaimError) as error:
+        emit({"event": "halted", "error": _describe(error)})
+        return True
+    emit({"event": "finished", "status": result["status"], "error": result.get("error")})
+    return result.get("error", {}).get("kind") not in ("error", "memory") or not options.device.startswith("cuda")
 
 
-def _train(cell: Cell, writer: CellWriter, options: RunOptions, device: torch.device, emit: Emit) -> dict[str, Any]:
-    protocol, seed = cell.protocol, cell.seed
+def _train(cell: Cell, writer: CellWriter, options: RunOptions, result: dict[str, Any], emit: Emit) -> dict[str, Any]:
+    protocol, seed, begun = cell.protocol, cell.seed, time.perf_counter()
+    device = torch.device(result["environment"]["device"])
     prepare(protocol.training, device)
     provenance.reset_peak_memory()
 
@@ -77,28 +103,57 @@ def _train(cell: Cell, writer: CellWriter, options: RunOptions, device: torch.de
     start = provenance.weights_digest(model)
     torch.manual_seed(stream_seed(seed, 0, "loss"))
     learner = build_learner(cell.method, protocol, model, len(train.class_names), device)
-
-    def record(row: Row) -> None:
-        writer.append(row)
-        emit({"event": "epoch", "epoch": row["epoch"], "epochs": epochs, "row": row})
+    past = _resume(_made_by(result, dataset, start), result["environment"], writer, learner)
 
     epochs = protocol.training.epochs
-    record({"epoch": 0} | evaluate_epoch(0, epochs, protocol.evaluation, model, evaluators))
+    record = _Recorder(writer, learner, past, emit, begun)
+    if not writer.rows:
+        record({"epoch": 0} | evaluate_epoch(0, epochs, protocol.evaluation, model, evaluators))
     with TrainingBatches(train, protocol, seed, device, workers) as batches:
-        for epoch in range(epochs):
+        for epoch in range(past.epoch, epochs):
+            writer.log(f"epoch {epoch + 1} of {epochs} begins")
             torch.manual_seed(stream_seed(seed, epoch, "model"))  # dropout and the like, should a backbone have any
             row = train_epoch(learner, batches, epoch, seed, device)
             row |= evaluate_epoch(epoch + 1, epochs, protocol.evaluation, model, evaluators)
             record({"epoch": epoch + 1} | row)
 
-    _keep(options.keep, writer.folder, model, evaluators["test"])
-    return {
-        "initial_weights": start,
-        "selections": selections(writer.rows),
-        "timing": _timing(writer.rows),
-        "dataset": _dataset(cell, dataset, train),
-        "peak_memory_mb": provenance.peak_memory_mb(str(device)),
-    }
+    _keep(options.keep, writer, model, evaluators["test"])
+    peak = provenance.peak_memory_mb(str(device))
+    return {"initial_weights": start, "dataset": _dataset(cell, dataset, train), "peak_memory_mb": peak} | record.sums(
+        result["environment"], cell
+    )
+
+
+class _Recorder:
+    """Takes an epoch's row to the checkpoint, the history and the runner, in this order."""
+
+    def __init__(self, writer: CellWriter, learner: Learner, past: Checkpoint, emit: Emit, begun: float) -> None:
+        self._writer, self._learner, self._past, self._emit = writer, learner, past, emit
+        self._begun, self._earlier = begun, past.seconds
+
+    def __call__(self, row: Row) -> None:
+        self._past = replace(
+            self._past,
+            epoch=int(row["epoch"] or 0),
+            learner=self._learner.state(),
+            rows=[*self._writer.rows, row],
+            seconds=self._earlier + time.perf_counter() - self._begun,
+        )
+        with self._writer.writing():
+            checkpoint.save(self._writer.folder, self._past)
+        self._writer.append(row)
+        self._emit({"event": "epoch", "epoch": row["epoch"], "epochs": self._learner.epochs, "row": row})
+
+    def sums(self, environment: dict[str, Any], cell: Cell) -> dict[str, Any]:
+        """What comes out over all attempts at the cell."""
+        rows, past = self._writer.rows, self._past
+        return {
+            "selections": selections(rows),
+            "timing": timing(rows, past.resumed),
+            "environment": provenance.of_all_attempts(environment, past.places, cell.hash),
+            "resumed": past.resumed,
+            "earlier_s": self._earlier,
+        }
 
 
 def _seeded_model(cell: Cell, device: torch.device) -> EmbeddingModel:
@@ -108,24 +163,34 @@ def _seeded_model(cell: Cell, device: torch.device) -> EmbeddingModel:
     return model.to(memory_format=torch.channels_last) if cell.protocol.training.channels_last else model
 
 
+def _made_by(result: dict[str, Any], dataset: Dataset, start: str) -> dict[str, str]:
+    """What the numbers depend on, which all attempts at a cell must share."""
+    kind = provenance.kind_of_machine(result["environment"])
+    given = {"cell": result["cell"]["hash"], "code": result["code"]["digest"]}
+    return given | kind | {"data": dataset.fingerprint, "initial weights": start}
+
+
+def _resume(made_by: dict[str, str], environment: dict[str, Any], writer: CellWriter, learner: Learner) -> Checkpoint:
+    """Bring writer and learner to where the last attempt ended, or to the beginning."""
+    past = checkpoint.load(writer.folder, made_by, writer.log)
+    if past.rows:
+        learner.restore(past.learner)
+        writer.resume(past.rows)
+        past.resumed.append(past.epoch)
+    else:
+        writer.restart()
+    past.places.append(provenance.place(environment))
+    return past
+
+
 def _describe(error: Exception) -> dict[str, str]:
-    kind = {DivergedError: "diverged", UserError: "usage"}.get(type(error), "error")
-    message = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return {"kind": kind, "class": type(error).__name__, "message": message}
-
-
-def _timing(rows: list[Row]) -> dict[str, Any]:
-    """Sums over the run; the step time is the median over epochs from the second, the first warms up."""
-    trained = [row for row in rows if row["epoch"]]
-    settled = trained[1:] or trained
-    phases = [key for key in trained[0] if key.startswith("time/") and key.endswith("_s")]
-    totals = {key.removeprefix("time/"): sum(float(row[key] or 0) for row in rows if key in row) for key in phases}
-    return {
-        "step_ms": median(float(row["time/step_ms"] or 0) for row in settled),
-        "train_s": totals.pop("train_s"),
-        "evaluation_s": totals.pop("evaluation_s"),
-        "phases": totals,
-    }
+    kinds = {DivergedError: "diverged", UserError: "usage", StorageError: "storage", LostClaimError: "claim"}
+    kind, name = kinds.get(type(error), "error"), type(error).__name__
+    message = str(error).splitlines()[0] if str(error) else name
+    if isinstance(error, torch.OutOfMemoryError):
+        kind = "memory"
+        message += "; what helps: nothing else on this GPU, a smaller --per-gpu, --set training.autocast=bfloat16"
+    return {"kind": kind, "class": name, "message": message}
 
 
 def _dataset(cell: Cell, dataset: Dataset, train: Split) -> dict[str, Any]:
@@ -142,11 +207,13 @@ def _dataset(cell: Cell, dataset: Dataset, train: Split) -> dict[str, Any]:
     }
 
 
-def _keep(keep: tuple[str, ...], folder: Path, model: EmbeddingModel, test: Evaluator) -> None:
+def _keep(keep: tuple[str, ...], writer: CellWriter, model: EmbeddingModel, test: Evaluator) -> None:
     """Save what `--keep` asks for: final weights, and the test embeddings with their labels."""
     if "weights" in keep:
         state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-        write_atomically(folder / "weights.safetensors", save(state))
+        with writer.writing():
+            write_atomically(writer.folder / "weights.safetensors", save(state))
     if "embeddings" in keep:
         tensors = {"embeddings": test.embed(model).cpu().contiguous(), "labels": test.labels.contiguous()}
-        write_atomically(folder / "embeddings.safetensors", save(tensors))
+        with writer.writing():
+            write_atomically(writer.folder / "embeddings.safetensors", save(tensors))

@@ -86,7 +86,7 @@ def main() -> None:
         sys.exit(2)
     except (KeyboardInterrupt, click.Abort):
         click.echo(
-            "interrupted: finished cells are kept; the same command runs the rest from their start",
+            "interrupted: nothing is lost; the same command goes on from the last whole epoch of every cell",
             err=True,
         )
         sys.exit(130)

@@ -1,4 +1,4 @@
-"""Errors with a place of their own: a user's mistake, told in one line, and a training that diverged."""
+"""Errors with a place of their own: a user's mistake, told in one line, and a training that diverged, a full disk."""
 
 import difflib
 from collections.abc import Iterable
@@ -14,6 +14,10 @@ class UserError(Exception):
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(f"{message}; {hint}" if hint else message)
+
+
+class StorageError(RuntimeError):
+    """The results folder cannot be written: no result is at fault, and what was written before is whole."""
 
 
 class DivergedError(ArithmeticError):

@@ -6,22 +6,23 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from dmlbench.data.catalogue import DatasetInfo, dataset_info
 from dmlbench.data.family import Log
 from dmlbench.data.ready import dataset_spec, prepare
 from dmlbench.errors import UserError
-from dmlbench.executors.local import Task, run_local
+from dmlbench.executors.local import run_local
+from dmlbench.executors.tasks import Task
+from dmlbench.interrupts import Interrupts
 from dmlbench.machine import usable_cores
 from dmlbench.protocol import load_protocol, parse_settings
 from dmlbench.registry import MethodSettings, Registry
-from dmlbench.run_options import RunOptions
+from dmlbench.run_options import MOST_DATA_WORKERS, RunOptions, Share
 from dmlbench.spec import Cell, MethodSpec, ProtocolSpec, digest, protocol_identity
 from dmlbench.store import Record, State, Store, read_summary
 
 DATA_VARIABLE = "DMLBENCH_DATA"
-MOST_DATA_WORKERS = 8  # decode faster than a GPU trains
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,9 @@ class Execution:
     workers: int | None = None
     data_workers: int | None = None
     keep: tuple[str, ...] = ()
+    per_gpu: int = 1
+    executor: Literal["local", "ray"] = "local"
+    address: str | None = None
 
 
 class Observer(Protocol):
@@ -84,9 +88,11 @@ def plan(request: Request, log: Log = lambda _: None) -> list[Cell]:
 
 
 def pending(cells: Sequence[Cell], store: Store, *, retry_failed: bool) -> list[Cell]:
-    """The cells that still have to run."""
-    wanted: tuple[State, ...] = ("missing", "interrupted", "failed") if retry_failed else ("missing", "interrupted")
-    return [cell for cell in cells if store.state(cell) in wanted]
+    """The cells that still have to run; those that another process is at come last, for its end may free them."""
+    wanted: tuple[State, ...] = ("missing", "interrupted", "running", *(("failed",) if retry_failed else ()))
+    states = {cell.hash: store.state(cell) for cell in cells}
+    waiting = [cell for cell in cells if states[cell.hash] in wanted]
+    return sorted(waiting, key=lambda cell: states[cell.hash] == "running")
 
 
 def rivals(cells: Sequence[Cell], store: Store) -> list[tuple[Cell, Path]]:
@@ -130,7 +136,7 @@ def make_ready(cells: Sequence[Cell], execution: Execution, log: Callable[[str],
         execution.store.check_writable()
 
 
-def execute(cells: Sequence[Cell], execution: Execution, observers: Sequence[Observer]) -> None:
+def execute(cells: Sequence[Cell], execution: Execution, observers: Sequence[Observer], interrupts: Interrupts) -> None:
     """Run cells that were made ready to their end; how each ended stands in the store."""
 
     def on_event(task: Task, event: dict[str, Any]) -> None:
@@ -139,19 +145,39 @@ def execute(cells: Sequence[Cell], execution: Execution, observers: Sequence[Obs
 
     tasks = [Task(cell, execution.store.folder(cell)) for cell in cells]
     threads = max(cell.protocol.training.cpu_threads for cell in cells)
+    if execution.executor == "ray":
+        from dmlbench.executors.ray import run_ray
+
+        share = Share(threads, execution.per_gpu, execution.workers, execution.data_workers)
+        options = RunOptions(execution.data_dir, execution.device, keep=execution.keep)
+        run_ray(
+            tasks, options, share, execution.store.root, execution.address, on_event=on_event, interrupts=interrupts
+        )
+        return
     devices = worker_devices(execution, threads)[: len(tasks)]
     workers = data_workers(execution, devices)
     options = RunOptions(execution.data_dir, execution.device, workers, execution.keep, processes=len(devices))
-    run_local(tasks, options, devices, threads, on_event)
+    run_local(tasks, options, devices, threads=threads, on_event=on_event, interrupts=interrupts)
 
 
 def worker_devices(execution: Execution, threads: int) -> list[str]:
-    """The device of each worker: one a GPU, or the CPU's cores divided by the protocol's threads."""
+    """The device of each worker: `per_gpu` a GPU in turn, or the CPU's cores divided by what a worker uses of them.
+
+    On a CPU never more than the cores hold: a second process on the cores of the first makes both slower than one.
+
+    Raises:
+        UserError: where more workers are asked for than the GPUs hold.
+    """
     gpus = _gpu_count(asked_for=execution.device == "cuda") if execution.device in ("auto", "cuda") else 0
     if gpus:
-        return [f"cuda:{index % gpus}" for index in range(execution.workers or gpus)]
-    count = execution.workers or max(1, usable_cores() // (threads + (execution.data_workers or 0)))
-    return ["cpu" if execution.device == "auto" else execution.device] * count
+        slots = gpus * execution.per_gpu
+        if execution.workers and execution.workers > slots:
+            held = f"{gpus} GPU{'s' if gpus > 1 else ''} with --per-gpu {execution.per_gpu} hold {slots}"
+            needed = -(-execution.workers // gpus)
+            raise UserError(f"--workers {execution.workers}: {held}", hint=f"--per-gpu {needed} makes them share")
+        return [f"cuda:{index % gpus}" for index in range(execution.workers or slots)]
+    most = max(1, usable_cores() // (threads + (execution.data_workers or 0)))
+    return ["cpu" if execution.device == "auto" else execution.device] * min(execution.workers or most, most)
 
 
 def data_workers(execution: Execution, devices: Sequence[str]) -> int:

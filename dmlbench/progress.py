@@ -64,10 +64,14 @@ class Display:
             "epoch": self._epoch,
             "finished": self._finished,
             "claimed": self._claimed,
+            "halted": self._halted,
+            "stopped": self._stopped,
         }
         handlers[event["event"]](cell, folder, event)
 
     def _started(self, cell: Cell, folder: Path, event: dict[str, Any]) -> None:  # noqa: ARG002 - one shape for all
+        if cell.hash in self.bars:  # begun again, on another node
+            self.progress.remove_task(self.bars.pop(cell.hash))
         self.started[cell.hash] = time.monotonic()
         epochs = cell.protocol.training.epochs
         self.bars[cell.hash] = self.progress.add_task(cell.label, total=epochs, figures="starting")
@@ -88,18 +92,25 @@ class Display:
         seconds = time.monotonic() - self.started.get(cell.hash, time.monotonic())
         place = f"[{self.ended}/{self.cells}]"
         if event["status"] == "done":
-            self.console.print(f"{place} {cell.label}: done in {seconds:.0f} s", markup=False, soft_wrap=True)
+            self._say(f"{place} {cell.label}: done in {seconds:.0f} s")
         else:
-            message = event["error"]["message"]
-            self.console.print(
-                f"{place} {cell.label}: FAILED: {message} (log: {folder / 'log.txt'})", markup=False, soft_wrap=True
-            )
+            self._say(f"{place} {cell.label}: FAILED: {event['error']['message']} (log: {folder / 'log.txt'})")
 
     def _claimed(self, cell: Cell, folder: Path, event: dict[str, Any]) -> None:  # noqa: ARG002
         self._advance(cell)
-        self.console.print(
-            f"[{self.ended}/{self.cells}] {cell.label}: another process has it", markup=False, soft_wrap=True
-        )
+        what = "has run it" if event["done"] else "has it"
+        self._say(f"[{self.ended}/{self.cells}] {cell.label}: another process {what}")
+
+    def _halted(self, cell: Cell, folder: Path, event: dict[str, Any]) -> None:  # noqa: ARG002
+        self._advance(cell)
+        self._say(f"[{self.ended}/{self.cells}] {cell.label}: HALTED: {event['error']['message']}")
+
+    def _stopped(self, cell: Cell, folder: Path, event: dict[str, Any]) -> None:  # noqa: ARG002
+        self._advance(cell)
+        self._say(f"[{self.ended}/{self.cells}] {cell.label}: stopped after an epoch")
+
+    def _say(self, line: str) -> None:
+        self.console.print(line, markup=False, soft_wrap=True)
 
     def _advance(self, cell: Cell) -> None:
         self.ended += 1

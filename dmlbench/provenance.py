@@ -40,6 +40,25 @@ def environment(device: str) -> dict[str, Any]:
     }
 
 
+def kind_of_machine(environment: dict[str, Any]) -> dict[str, str]:
+    """What of an environment numbers depend on to the last bit: processor and libraries, not whose they are."""
+    cuda = str(environment["device"]).startswith("cuda")
+    keys = ("gpu", "cuda", "cudnn") if cuda else ("cpu", "cpu_capability")
+    return {key: str(environment.get(key)) for key in (*keys, "python", *versions())}
+
+
+def place(environment: dict[str, Any]) -> str:
+    """The machine and what shares it, for times are compared within one place only."""
+    return "/".join(str(environment.get(key)) for key in ("machine", "processes", "data_workers"))
+
+
+def of_all_attempts(environment: dict[str, Any], places: list[str], cell: str) -> dict[str, Any]:
+    """The environment of a cell that several attempts trained; times of several places compare with no other's."""
+    if len(set(places)) == 1:
+        return environment
+    return environment | {"machine": f"several, cell {cell[:8]}", "places": places}
+
+
 @cache
 def versions() -> dict[str, str]:
     """Versions of the libraries that numbers depend on, and our own."""

@@ -3,6 +3,21 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+MOST_DATA_WORKERS = 8  # decode faster than a GPU trains
+
+
+@dataclass(frozen=True)
+class Share:
+    """What each cell takes of the machines: CPU threads, a part of a GPU, loader processes.
+
+    `workers` is the most cells at a time. None leaves a number to the machine.
+    """
+
+    threads: int = 1
+    per_gpu: int = 1
+    workers: int | None = None
+    data_workers: int | None = None
+
 
 @dataclass(frozen=True)
 class RunOptions:

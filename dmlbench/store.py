@@ -1,29 +1,34 @@
 """The results folder: one folder a cell, written atomically, locked while it runs, never overwritten.
 
 `results/runs/<protocol>/<dataset>/<method>/seed<k>-<hash8>/` holds `spec.yaml` (everything resolved),
-`history.csv` (a row an epoch), `summary.json` (written last: its presence is the result) and `log.txt`.
+`history.csv` (a row an epoch), `summary.json` (written last: its presence is the result) and `log.txt`. The spec is
+written when a run is planned, so the folders with a spec alone are the cells that are missing.
 """
 
 import csv
 import io
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from filelock import FileLock, Timeout
 
-from dmlbench.errors import UserError
+from dmlbench.atomic import write_atomically
+from dmlbench.claims import holder
+from dmlbench.errors import StorageError, UserError
 from dmlbench.spec import Cell
 
 VERSION = 1
 DEFAULT_ROOT = Path("results/runs")
 State = Literal["missing", "running", "interrupted", "done", "failed"]
 Row = dict[str, float | int | None]
+SPEC = "spec.yaml"
+_DUMPER: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # ten times as fast, where PyYAML was built with it
 
 
 @dataclass(frozen=True)
@@ -51,8 +56,28 @@ class Store:
         return self.root / cell.protocol.name / cell.dataset.name / cell.method.name / name
 
     def state(self, cell: Cell) -> State:
-        """What the folder says of the cell."""
-        return folder_state(self.folder(cell))
+        """What the folder says of the cell.
+
+        Raises:
+            UserError: where it holds the result of another cell.
+        """
+        folder = self.folder(cell)
+        summary = read_summary(folder)
+        if summary and (found := summary.get("cell", {}).get("hash")) != cell.hash:
+            raise UserError(
+                f"{folder / 'summary.json'}: is the result of cell {found}, not of {cell.hash}",
+                hint="it was edited or copied here; delete the folder to run the cell",
+            )
+        return folder_state(folder)
+
+    def plan(self, cells: Sequence[Cell]) -> None:
+        """Write the spec of every cell that has none, so that `status` knows of the cells to come."""
+        for cell in cells:
+            folder = self.folder(cell)
+            if not (folder / SPEC).is_file():
+                with storing(folder):
+                    folder.mkdir(parents=True, exist_ok=True)
+                    write_atomically(folder / SPEC, _spec_text(cell))
 
     def record(self, cell: Cell) -> Record | None:
         """The cell's result, or None while there is none."""
@@ -104,49 +129,70 @@ class Store:
 
 
 class CellWriter:
-    """Writes one cell's folder while its lock is held."""
+    """Writes one cell's folder while its claim is held.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: The cell's.
+        check: Raises where the claim is lost; called before every write.
+
+    Every method raises StorageError where the folder cannot be written; what was there before stays whole.
+    """
+
+    def __init__(self, folder: Path, check: Callable[[], None] = lambda: None) -> None:
         self.folder = folder
         self.rows: list[Row] = []
+        self._check = check
 
     def begin(self, cell: Cell) -> None:
-        """Clear what an interrupted or failed run left, and write the spec."""
-        for name in ("summary.json", "history.csv"):
-            (self.folder / name).unlink(missing_ok=True)
-        (self.folder / "log.txt").write_text("")  # emptied, not replaced: the process may be writing to it
-        write_atomically(self.folder / "spec.yaml", yaml.safe_dump(cell.to_dict(), sort_keys=False, allow_unicode=True))
+        """Write the spec, and clear a failure that another attempt left."""
+        with self.writing():
+            (self.folder / "summary.json").unlink(missing_ok=True)
+            write_atomically(self.folder / SPEC, _spec_text(cell))
+
+    def restart(self) -> None:
+        """Clear what an attempt left that nothing can be taken from."""
+        with self.writing():
+            (self.folder / "history.csv").unlink(missing_ok=True)
+
+    def resume(self, rows: Sequence[Row]) -> None:
+        """Go on after these rows: those that an attempt wrote beyond its last checkpoint are dropped."""
+        self.rows = list(rows)
+        with self.writing():
+            write_atomically(self.folder / "history.csv", history_text(self.rows))
 
     def append(self, row: Row) -> None:
         """Add an epoch's row to `history.csv`."""
         self.rows.append(row)
-        write_atomically(self.folder / "history.csv", history_text(self.rows))
+        with self.writing():
+            write_atomically(self.folder / "history.csv", history_text(self.rows))
 
     def log(self, line: str) -> None:
-        """Add a line to `log.txt`."""
-        with (self.folder / "log.txt").open("a", encoding="utf-8") as file:
-            file.write(line.rstrip("\n") + "\n")
+        """Add a line to `log.txt`, with the time."""
+        stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        with storing(self.folder), (self.folder / "log.txt").open("a", encoding="utf-8") as file:
+            file.write(f"{stamp} {line.rstrip()}\n")
 
     def finish(self, summary: dict[str, Any]) -> None:
         """Write the summary, which makes the cell a result."""
         content = json.dumps({"version": VERSION, **summary}, indent=1, allow_nan=False)
-        write_atomically(self.folder / "summary.json", content + "\n")
+        with self.writing():
+            write_atomically(self.folder / "summary.json", content + "\n")
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Around a write: the claim is checked, and what the disk refuses is a StorageError."""
+        self._check()
+        with storing(self.folder):
+            yield
 
 
 @contextmanager
-def claim(folder: Path) -> Iterator[bool]:
-    """Hold the cell's lock; yields False where another process holds it. The lock dies with its process."""
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock", timeout=1.0)
+def storing(folder: Path) -> Iterator[None]:
+    """Turn what the disk refuses into a StorageError that names the folder."""
     try:
-        lock.acquire()
-    except Timeout:
-        yield False
-        return
-    try:
-        yield True
-    finally:
-        lock.release()
+        yield
+    except OSError as error:
+        raise StorageError(f"{folder}: cannot be written ({error.strerror or error})") from error
 
 
 def folder_state(folder: Path) -> State:
@@ -154,9 +200,9 @@ def folder_state(folder: Path) -> State:
     summary = read_summary(folder)
     if summary is not None:
         return "done" if summary["status"] == "done" else "failed"
-    if not (folder / "spec.yaml").is_file():
-        return "missing"
-    return "running" if _is_locked(folder / ".lock") else "interrupted"
+    if holder(folder):
+        return "running"
+    return "interrupted" if (folder / "history.csv").is_file() else "missing"
 
 
 def read_summary(folder: Path) -> dict[str, Any] | None:
@@ -207,19 +253,8 @@ def history_text(rows: list[Row]) -> str:
     return buffer.getvalue()
 
 
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write beside the target, flush to disk and rename: a reader sees the old content or the new, never a part."""
-    data = content.encode() if isinstance(content, str) else content
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+def _spec_text(cell: Cell) -> str:
+    return yaml.dump(cell.to_dict(), Dumper=_DUMPER, sort_keys=False, allow_unicode=True)
 
 
 def _subfolders(folder: Path) -> list[Path]:
@@ -242,14 +277,3 @@ def _has_spec(folder: Path) -> bool:
 def _unreadable(folder: Path, error: OSError) -> UserError:
     hint = "mend its permissions, or name another with --results"
     return UserError(f"{folder}: cannot be read ({error.strerror})", hint=hint)
-
-
-def _is_locked(path: Path) -> bool:
-    if not path.is_file():
-        return False
-    lock = FileLock(path, timeout=0)
-    try:
-        with lock:
-            return False
-    except (Timeout, OSError):
-        return True

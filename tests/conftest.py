@@ -1,6 +1,8 @@
 """Cells and method folders made by hand, for the tests of this folder."""
 
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,33 @@ from dmlbench.spec import (
     ResolvedValue,
     TrainingSpec,
 )
+
+HOLDER = """
+import sys
+from pathlib import Path
+from dmlbench.claims import claim
+with claim(Path(sys.argv[1])) as claimed:
+    print(claimed is not None, flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def hold() -> Iterator[Callable[[Path], tuple[subprocess.Popen[str], bool]]]:
+    """Claims a folder in another process; gives the process and whether it got the lock."""
+    processes = []
+
+    def start(folder: Path) -> tuple[subprocess.Popen[str], bool]:
+        process = subprocess.Popen(
+            [sys.executable, "-c", HOLDER, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        processes.append(process)
+        return process, process.stdout.readline().strip() == "True"
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.communicate()
 
 
 @pytest.fixture

@@ -1,3 +1,7 @@
+import csv
+import errno
+import json
+import os
 from types import SimpleNamespace
 
 import pytest
@@ -5,9 +9,43 @@ import torch
 
 from dmlbench import cell as module
 from dmlbench.cell import run_cell
+from dmlbench.data.images import Dataset, Split
 from dmlbench.errors import DivergedError, UserError
 from dmlbench.run_options import RunOptions
 from dmlbench.store import Store, read_summary
+
+
+@pytest.fixture
+def small(monkeypatch, make_cell):
+    """A cell of three epochs that train in no time: four classes of six 16 px images."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(4).repeat_interleave(6)
+    images = torch.randint(0, 255, (24, 1, 16, 16), generator=generator).to(torch.uint8)
+    split = Split(images, labels, tuple("abcd"))
+    monkeypatch.setattr(module, "load_dataset", lambda *_: Dataset("small", split, split, "f00d"))
+    monkeypatch.setattr(module.provenance, "git_state", dict)
+    return make_cell("ms+psd", epochs=3, batch_size=8)
+
+
+def numbers(folder) -> list[list[str]]:
+    with (folder / "history.csv").open(newline="") as file:
+        rows = list(csv.reader(file))
+    kept = [index for index, name in enumerate(rows[0]) if not name.startswith("time/")]
+    return [[row[index] for index in kept] for row in rows]
+
+
+def run(cell, root, options=RunOptions(device="cpu"), emit=lambda _: None):  # noqa: B008 - frozen
+    folder = Store(root).folder(cell)
+    run_cell(cell, folder, options, emit)
+    return folder, read_summary(folder)
+
+
+def stopping_at(epoch):
+    def emit(event):
+        if event["event"] == "epoch" and event["epoch"] == epoch:
+            raise SystemExit(0)
+
+    return emit
 
 
 @pytest.fixture
@@ -76,4 +114,99 @@ def test_nothing_is_written_when_the_runner_has_gone(tmp_path, make_cell):
     folder = Store(tmp_path).folder(cell)
     with pytest.raises(SystemExit):
         run_cell(cell, folder, RunOptions(), gone)
-    assert Store(tmp_path).state(cell) == "interrupted"
+    assert Store(tmp_path).state(cell) == "missing"
+
+
+def test_an_interrupted_cell_goes_on_to_the_same_numbers(tmp_path, small):
+    whole, expected = run(small, tmp_path / "whole")
+    for epoch in (0, 1, 2, 3):
+        with pytest.raises(SystemExit):
+            run(small, tmp_path / "parts", emit=stopping_at(epoch))
+        assert Store(tmp_path / "parts").state(small) == "interrupted"
+    parts, summary = run(small, tmp_path / "parts")
+    assert numbers(parts) == numbers(whole)
+    assert summary["selections"] == expected["selections"]
+    assert (expected["resumed"], summary["resumed"]) == ([], [0, 1, 2, 3])
+    assert sorted(path.name for path in parts.iterdir()) == ["history.csv", "log.txt", "spec.yaml", "summary.json"]
+    log = (parts / "log.txt").read_text()
+    assert [log.count(f"epoch {epoch} of 3 begins") for epoch in (1, 2, 3)] == [1, 1, 1]
+    assert summary["total_s"] > summary["timing"]["train_s"] + summary["timing"]["evaluation_s"]
+
+
+def test_what_other_code_began_is_begun_again(tmp_path, small, monkeypatch):
+    with pytest.raises(SystemExit):
+        run(small, tmp_path, emit=stopping_at(2))
+    monkeypatch.setattr(module.provenance, "code_digest", lambda: "other")
+    folder, summary = run(small, tmp_path)
+    assert summary["resumed"] == []
+    assert "checkpoint.pt: is of another run (code " in (folder / "log.txt").read_text()
+
+
+def test_times_of_two_loads_compare_with_no_other(tmp_path, small):
+    with pytest.raises(SystemExit):
+        run(small, tmp_path, emit=stopping_at(1), options=RunOptions(device="cpu", processes=2))
+    _, summary = run(small, tmp_path, options=RunOptions(device="cpu", processes=1))
+    assert summary["environment"]["machine"] == f"several, cell {small.hash[:8]}"
+    assert len(summary["environment"]["places"]) == 2
+
+
+def test_a_disk_that_is_full_at_any_write_costs_no_epoch_before_it(tmp_path, small, monkeypatch):
+    """ENOSPC at every write in turn: nothing is half-written, and the cell goes on to the same numbers."""
+    whole, _ = run(small, tmp_path / "whole")
+    real, count = os.fsync, 0
+
+    def counted(descriptor):
+        nonlocal count
+        count -= 1
+        if count == 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", counted)
+    for write in range(1, 100):
+        root, events, count = tmp_path / str(write), [], write
+        folder, summary = run(small, root, emit=events.append)
+        hit = count <= 0
+        if summary is None:
+            assert hit
+            assert events[-1]["event"] == "halted"
+            assert "cannot be written (No space left on device)" in events[-1]["error"]["message"]
+            _check_whole_files(folder)
+            count = 0
+            _, summary = run(small, root)
+        assert summary["status"] == "done"
+        assert numbers(folder) == numbers(whole)
+        if not hit:
+            break
+    assert write > 15
+
+
+def _check_whole_files(folder):
+    assert not [path for path in folder.iterdir() if path.suffix == ".tmp"]
+    if (folder / "history.csv").exists():
+        assert len({len(row) for row in numbers(folder)}) == 1
+    for path in folder.glob("*.json"):
+        json.loads(path.read_text())
+
+
+def test_a_cell_that_another_host_took_over_writes_nothing_more(tmp_path, small, monkeypatch):
+    events = []
+
+    def lose(event):
+        events.append(event)
+        if event["event"] == "epoch" and event["epoch"] == 1:
+            monkeypatch.setattr("dmlbench.claims.read_owner", lambda _: None)
+
+    folder, summary = run(small, tmp_path, emit=lose)
+    assert summary is None
+    assert (events[-1]["event"], events[-1]["error"]["kind"]) == ("halted", "claim")
+    assert "another process has taken over" in events[-1]["error"]["message"]
+    assert len(numbers(folder)) == 3  # a header, and the epochs before
+
+
+def test_memory_that_a_gpu_lacks_says_what_helps(failing):
+    fit, summary, _ = failing(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nmore"), "cuda:0")
+    assert not fit
+    assert summary["error"]["kind"] == "memory"
+    assert "CUDA out of memory" in summary["error"]["message"]
+    assert "--per-gpu" in summary["error"]["message"]

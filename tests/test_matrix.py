@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from dmlbench import matrix
+from dmlbench.claims import claim
 from dmlbench.commands.run_notes import notes
 from dmlbench.data.catalogue import dataset_info
 from dmlbench.errors import UserError
@@ -22,7 +23,7 @@ from dmlbench.matrix import (
     worker_devices,
 )
 from dmlbench.protocol import load_protocol
-from dmlbench.store import CellWriter, Store, claim
+from dmlbench.store import CellWriter, Store
 
 PULL = """\
 name: pull
@@ -161,15 +162,16 @@ def test_planning_imports_nothing_heavy():
 def test_what_is_pending(store, make_cell):
     cells = [make_cell(seed=seed) for seed in range(5)]
     missing, interrupted, running, done, failed = cells
-    begin(store, interrupted)
+    begin(store, interrupted).append({"epoch": 0})
     begin(store, running)
     finish(store, done)
     finish(store, failed, "failed")
     with claim(store.folder(running)) as claimed:
         assert claimed
         assert [store.state(cell) for cell in cells] == ["missing", "interrupted", "running", "done", "failed"]
-        assert pending(cells, store, retry_failed=False) == [missing, interrupted]
-        assert pending(cells, store, retry_failed=True) == [missing, interrupted, failed]
+        # Its owner may die, so what runs elsewhere is looked at again, after all else.
+        assert pending(cells, store, retry_failed=False) == [missing, interrupted, running]
+        assert pending(cells, store, retry_failed=True) == [missing, interrupted, failed, running]
 
 
 def test_expected_seconds_from_the_same_method_dataset_and_protocol(store, make_cell):
@@ -285,7 +287,10 @@ def test_a_gpu_that_is_asked_for_is_looked_for_without_its_tools(store, monkeypa
 def test_workers_take_turns_on_the_gpus(store, monkeypatch):
     monkeypatch.setattr(matrix, "_gpu_count", lambda **_: 2)
     assert worker_devices(Execution(store), 1) == ["cuda:0", "cuda:1"]
-    assert worker_devices(Execution(store, workers=3), 1) == ["cuda:0", "cuda:1", "cuda:0"]
+    assert worker_devices(Execution(store, workers=3, per_gpu=2), 1) == ["cuda:0", "cuda:1", "cuda:0"]
+    assert worker_devices(Execution(store, per_gpu=2), 1) == ["cuda:0", "cuda:1", "cuda:0", "cuda:1"]
+    with pytest.raises(UserError, match=r"--workers 3: 2 GPUs with --per-gpu 1 hold 2; --per-gpu 2 makes them share"):
+        worker_devices(Execution(store, workers=3), 1)
     assert set(worker_devices(Execution(store, device="cpu"), 1)) == {"cpu"}
     monkeypatch.setattr(matrix, "_gpu_count", lambda **_: 0)
     assert worker_devices(Execution(store, workers=2), 1) == ["cpu", "cpu"]

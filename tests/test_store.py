@@ -1,56 +1,19 @@
 import csv
 import io
 import json
-import subprocess
-import sys
+import re
 from pathlib import Path
 
 import pytest
 
-from dmlbench.errors import UserError
-from dmlbench.store import (
-    VERSION,
-    CellWriter,
-    Store,
-    claim,
-    folder_state,
-    history_text,
-    read_spec,
-    read_summary,
-    write_atomically,
-)
-
-HOLDER = """
-import sys
-from pathlib import Path
-from dmlbench.store import claim
-with claim(Path(sys.argv[1])) as claimed:
-    print(claimed, flush=True)
-    sys.stdin.read()
-"""
+from dmlbench.claims import claim
+from dmlbench.errors import StorageError, UserError
+from dmlbench.store import VERSION, CellWriter, Store, folder_state, history_text, read_spec, read_summary
 
 
 @pytest.fixture
 def store(tmp_path) -> Store:
     return Store(tmp_path / "runs")
-
-
-@pytest.fixture
-def hold():
-    """Claims a folder in another process; gives the process and whether it got the lock."""
-    processes = []
-
-    def start(folder: Path) -> tuple[subprocess.Popen[str], bool]:
-        process = subprocess.Popen(
-            [sys.executable, "-c", HOLDER, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        processes.append(process)
-        return process, process.stdout.readline().strip() == "True"
-
-    yield start
-    for process in processes:
-        process.kill()
-        process.communicate()
 
 
 def begin(store: Store, cell) -> CellWriter:
@@ -68,36 +31,13 @@ def test_a_cells_folder_is_named_by_what_it_is(store, make_cell):
     assert store.folder(make_cell("ms+psd", seed=3, version="2")) != store.folder(cell)
 
 
-def test_a_reader_sees_the_old_content_or_the_new(tmp_path):
-    path = tmp_path / "file.txt"
-    write_atomically(path, "old")
-    write_atomically(path, b"new \xff")
-    assert path.read_bytes() == b"new \xff"
-    assert list(tmp_path.iterdir()) == [path]
-
-
-@pytest.mark.parametrize("failing", ["os.fsync", "pathlib.Path.replace"])
-@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
-def test_a_write_that_fails_midway_leaves_the_old_content(tmp_path, monkeypatch, failing, error):
-    path = tmp_path / "file.txt"
-    write_atomically(path, "old")
-
-    def fail(*_args):
-        assert path.read_text() == "old"
-        raise error
-
-    monkeypatch.setattr(failing, fail)
-    with pytest.raises(type(error)):
-        write_atomically(path, "new and longer")
-    assert path.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path]
-
-
 def test_states_from_missing_to_done(store, make_cell, hold):
     cell = make_cell()
     folder = store.folder(cell)
     assert store.state(cell) == "missing"
     writer = begin(store, cell)
+    assert store.state(cell) == "missing"  # a spec alone is a plan
+    writer.append({"epoch": 0})
     assert store.state(cell) == "interrupted"
     process, claimed = hold(folder)
     assert claimed
@@ -105,35 +45,10 @@ def test_states_from_missing_to_done(store, make_cell, hold):
     process.kill()
     process.wait()
     assert store.state(cell) == "interrupted"
-    writer.finish({"status": "failed"})
+    writer.finish({"status": "failed", "cell": cell.index()})
     assert store.state(cell) == "failed"
-    writer.finish({"status": "done"})
+    writer.finish({"status": "done", "cell": cell.index()})
     assert store.state(cell) == folder_state(folder) == "done"
-
-
-def test_a_claim_is_exclusive_across_processes_and_dies_with_its_holder(tmp_path, hold):
-    folder = tmp_path / "cell"
-    first, claimed = hold(folder)
-    assert claimed
-    _, second_claimed = hold(folder)
-    assert not second_claimed
-    with claim(folder) as ours:
-        assert not ours
-    first.kill()
-    first.wait()
-    with claim(folder) as ours:
-        assert ours
-        _, third_claimed = hold(folder)
-        assert not third_claimed
-    with claim(folder) as ours:
-        assert ours
-
-
-def test_a_claim_ends_with_an_error(tmp_path):
-    with pytest.raises(RuntimeError, match="boom"), claim(tmp_path):
-        raise RuntimeError("boom")
-    with claim(tmp_path) as claimed:
-        assert claimed
 
 
 def test_looking_at_a_state_takes_no_lock(store, make_cell, hold):
@@ -146,19 +61,87 @@ def test_looking_at_a_state_takes_no_lock(store, make_cell, hold):
         assert not other
 
 
-def test_begin_clears_what_another_run_left(store, make_cell):
+def test_a_new_attempt_clears_the_failure_and_goes_on_with_the_log(store, make_cell):
     cell = make_cell()
     writer = begin(store, cell)
     writer.append({"epoch": 0})
     writer.log("an old line")
     writer.finish({"status": "failed"})
     again = begin(store, cell)
-    assert sorted(path.name for path in writer.folder.iterdir()) == ["log.txt", "spec.yaml"]
-    assert (writer.folder / "log.txt").read_text() == ""
+    assert sorted(path.name for path in writer.folder.iterdir()) == ["history.csv", "log.txt", "spec.yaml"]
     assert read_spec(writer.folder) == cell
+    again.restart()
+    assert not (writer.folder / "history.csv").exists()
     again.log("one\n")
-    again.log("two")
-    assert (writer.folder / "log.txt").read_text() == "one\ntwo\n"
+    lines = (writer.folder / "log.txt").read_text().splitlines()
+    assert [line.partition(" ")[2] for line in lines] == ["an old line", "one"]
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", lines[1].partition(" ")[0])
+
+
+def test_rows_beyond_the_checkpoint_are_dropped(store, make_cell):
+    writer = begin(store, make_cell())
+    for epoch in range(4):
+        writer.append({"epoch": epoch})
+    again = begin(store, make_cell())
+    again.resume([{"epoch": 0}, {"epoch": 1}])
+    again.append({"epoch": 2})
+    assert (again.folder / "history.csv").read_text() == "epoch\n0\n1\n2\n"
+
+
+def test_plans_are_specs_and_disturb_nothing(store, make_cell):
+    cells = [make_cell(seed=seed) for seed in range(3)]
+    writer = begin(store, cells[1])
+    writer.finish({"status": "done", "cell": cells[1].index()})
+    before = (writer.folder / "spec.yaml").stat().st_mtime_ns
+    store.plan(cells)
+    assert [store.state(cell) for cell in cells] == ["missing", "done", "missing"]
+    assert len(store.folders()) == 3
+    assert read_spec(store.folder(cells[2])) == cells[2]
+    assert (writer.folder / "spec.yaml").stat().st_mtime_ns == before
+
+
+def test_a_result_of_another_cell_is_none(store, make_cell):
+    cell, other = make_cell(), make_cell(seed=1)
+    begin(store, cell).finish({"status": "done", "cell": other.index()})
+    with pytest.raises(UserError, match=rf"is the result of cell {other.hash}, not of {cell.hash}; it was edited"):
+        store.state(cell)
+
+
+def test_what_the_disk_refuses_names_the_folder(store, make_cell, monkeypatch):
+    cell = make_cell()
+    writer = begin(store, cell)
+
+    def full(_descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    for write in (lambda: writer.append({"epoch": 0}), lambda: writer.finish({}), lambda: writer.begin(cell)):
+        with pytest.raises(StorageError, match=r"cannot be written \(No space left on device\)") as caught:
+            write()
+        assert str(writer.folder) in str(caught.value)
+    with pytest.raises(StorageError):
+        store.plan([make_cell(seed=5)])
+    monkeypatch.undo()
+    assert sorted(path.name for path in writer.folder.iterdir()) == ["spec.yaml"]
+
+
+def test_nothing_is_written_once_the_claim_is_lost(store, make_cell):
+    cell, lost = make_cell(), []
+
+    def check():
+        if lost:
+            raise RuntimeError("lost")
+
+    store.folder(cell).mkdir(parents=True)
+    writer = CellWriter(store.folder(cell), check)
+    writer.begin(cell)
+    writer.append({"epoch": 0})
+    lost.append(True)
+    for write in (lambda: writer.append({"epoch": 1}), lambda: writer.finish({}), lambda: writer.resume([])):
+        with pytest.raises(RuntimeError, match="lost"):
+            write()
+    assert (writer.folder / "history.csv").read_text() == "epoch\n0\n"
+    assert not (writer.folder / "summary.json").exists()
 
 
 def test_rows_are_on_disk_as_soon_as_they_are_known(store, make_cell):
@@ -235,9 +218,10 @@ def test_a_damaged_spec_names_its_file(store, make_cell, damage):
 
 def test_records_are_the_finished_cells_in_path_order(store, make_cell):
     for method, seed, status in (("ms", 1, "done"), ("ms", 0, "failed"), ("margin", 0, "done"), ("ms", 2, None)):
-        writer = begin(store, make_cell(method, seed=seed))
+        cell = make_cell(method, seed=seed)
+        writer = begin(store, cell)
         if status:
-            writer.finish({"status": status})
+            writer.finish({"status": status, "cell": cell.index()})
     assert len(store.folders()) == 4
     assert [record.folder.parent.name + record.folder.name[:5] for record in store.records()] == [
         "marginseed0",

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from dmlbench.matrix import Execution
     from dmlbench.spec import Cell
-    from dmlbench.store import Store
 
 
 @click.command("run")
@@ -45,8 +44,17 @@ if TYPE_CHECKING:
 @click.option(
     "--workers",
     type=click.IntRange(1),
-    help="Cells at a time [default: cores // threads of the protocol; on CUDA one a GPU].",
+    help="Cells at a time [default: cores // threads of the protocol, which is the most; on CUDA --per-gpu a GPU].",
 )
+@click.option("--per-gpu", type=click.IntRange(1), default=1, show_default=True, help="Cells at a time on one GPU.")
+@click.option(
+    "--executor",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    show_default=True,
+    help="Processes of this machine, or a Ray cluster (pip install 'dmlbench[ray]').",
+)
+@click.option("--address", help="Ray cluster, e.g. auto or HOST:6379 [default: one of this machine alone].")
 @click.option(
     "--data-workers",
     type=click.IntRange(0),
@@ -68,6 +76,7 @@ def command(**options: Any) -> int:  # noqa: ANN401 - click's options
       dmlbench run --methods triplet --datasets omniglot-small --seeds 2 --data-dir data --set training.epochs=3
     """
     from dmlbench import matrix
+    from dmlbench.commands.run_outcome import print_comparison, print_unfinished
     from dmlbench.progress import plain_or_wide
     from dmlbench.store import Store
 
@@ -81,12 +90,15 @@ def command(**options: Any) -> int:  # noqa: ANN401 - click's options
     cells = matrix.plan(request, lambda line: console.print(line, markup=False, soft_wrap=True))
     store = Store(options["results"])
     todo = matrix.pending(cells, store, retry_failed=options["retry"] == "failed")
-    execution = matrix.Execution(store, request.data_dir, device, options["workers"], options["data_workers"], keep)
+    execution = matrix.Execution(
+        store, request.data_dir, device, options["workers"], options["data_workers"], keep,
+        options["per_gpu"], options["executor"], _checked_address(options["address"], options["executor"]),
+    )  # fmt: skip
     if options["dry_run"]:
         return _dry_run(console, cells, todo, execution)
     _run(console, cells, todo, execution, tracking=options["tracking"])
-    _print_comparison(console, store, cells)
-    return _print_failures(console, store, cells)
+    print_comparison(console, store, cells)
+    return print_unfinished(console, store, cells)
 
 
 def _seeds(count: int | None, chosen: tuple[int, ...]) -> tuple[int, ...]:
@@ -118,6 +130,18 @@ def _checked_device(device: str) -> str:
     return device
 
 
+def _checked_address(address: str | None, executor: str) -> str | None:
+    from importlib.util import find_spec
+
+    from dmlbench.errors import UserError
+
+    if address and executor != "ray":
+        raise UserError(f"--address {address}: names a Ray cluster", hint="add --executor ray")
+    if executor == "ray" and find_spec("ray") is None:
+        raise UserError("--executor ray: Ray is not installed", hint="pip install 'dmlbench[ray]'")
+    return address
+
+
 def _run(
     console: "Console",
     cells: "Sequence[Cell]",
@@ -130,6 +154,7 @@ def _run(
 
     from dmlbench import matrix
     from dmlbench.commands.run_notes import notes
+    from dmlbench.interrupts import Interrupts
     from dmlbench.progress import Display
 
     def say(line: str) -> None:
@@ -141,16 +166,19 @@ def _run(
         say(note)
     if not todo:
         return
+    execution.store.plan(todo)
     mirror: Any = nullcontext()
     if tracking == "auto":
         from dmlbench.tracking import Mirror
 
         mirror = Mirror(say)
-    with mirror, Display(console, len(todo)) as display:
+    with mirror, Display(console, len(todo)) as display, Interrupts(say) as interrupts:
         observers = [display, mirror] if tracking == "auto" else [display]
-        matrix.execute(todo, execution, observers)
+        matrix.execute(todo, execution, observers, interrupts)
         if tracking == "auto":
             say("sending the last runs to MLflow")
+    if interrupts.asked:
+        raise KeyboardInterrupt
 
 
 def _in_words(cells: "Sequence[Cell]", todo: "Sequence[Cell]", execution: "Execution") -> str:
@@ -185,32 +213,3 @@ def _dry_run(console: "Console", cells: "Sequence[Cell]", todo: "Sequence[Cell]"
         known = f"about {max(seconds / workers, seconds / len(todo)) / 60:.1f} minutes"
     console.print(f"{len(todo)} of {len(cells)} cells to run with {workers} at a time; time from past records: {known}")
     return 0
-
-
-def _print_comparison(console: "Console", store: "Store", cells: "Sequence[Cell]") -> None:
-    from dmlbench.report.console import comparison
-    from dmlbench.results import load_results
-
-    if not any(record.done for cell in cells if (record := store.record(cell))):
-        return
-    results = load_results(store.root)
-    hashes = {cell.hash for cell in cells}
-    for part in comparison(results[results["hash"].isin(hashes)]):
-        console.print(part)
-
-
-def _print_failures(console: "Console", store: "Store", cells: "Sequence[Cell]") -> int:
-    """List what is not done and say what would do it; the exit code."""
-    states = {cell.hash: store.state(cell) for cell in cells}
-    failed = [(cell, record) for cell in cells if (record := store.record(cell)) and not record.done]
-    for cell, record in failed:
-        error = record.summary["error"]
-        console.print(f"failed: {cell.label}: {error['kind']}: {error['message']}", markup=False, soft_wrap=True)
-    if failed:
-        console.print(
-            f"{len(failed)} of {len(cells)} cells failed; the same command with --retry failed runs them again"
-        )
-    running = [cell for cell in cells if states[cell.hash] == "running"]
-    if running:
-        console.print(f"{len(running)} of {len(cells)} cells are being run by another process: {running[0].label} ...")
-    return 0 if all(state == "done" for state in states.values()) else 1

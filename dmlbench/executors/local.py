@@ -4,30 +4,20 @@ import multiprocessing
 import os
 import signal
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
 
+from dmlbench.executors.tasks import THREAD_VARIABLES, Event, OnEvent, Task, cause_of, ending, record_death
+from dmlbench.interrupts import SIGNALS, Interrupts
 from dmlbench.run_options import RunOptions
-from dmlbench.spec import Cell
-from dmlbench.store import CellWriter, read_summary
 
-Event = dict[str, Any]
-OnEvent = Callable[["Task", Event], None]
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-
-
-@dataclass(frozen=True)
-class Task:
-    """A cell and the folder it writes."""
-
-    cell: Cell
-    folder: Path
+GLANCE = 0.2  # seconds between looks at whether to stop
+STOP = "stop"
 
 
 @dataclass
@@ -36,90 +26,117 @@ class _Worker:
     connection: Connection
     device: str
     task: Task | None = None
-    finished: bool = False  # the task's end was told, or another process has it
+    ended: bool = False  # the task's end was told, or another process has it
+
+
+@dataclass
+class _Pool:
+    """The workers of one run and the tasks they have not been given yet."""
+
+    options: RunOptions
+    threads: int
+    queue: deque[Task]
+    on_event: OnEvent
+    later: deque[Task] = field(default_factory=deque)  # another process had them: one more look, at the end
+    claimed: set[Path] = field(default_factory=set)
+    workers: list[_Worker] = field(default_factory=list)
+    stopping: bool = False
 
 
 def run_local(
-    tasks: Sequence[Task], options: RunOptions, devices: Sequence[str], threads: int, on_event: OnEvent
+    tasks: Sequence[Task],
+    options: RunOptions,
+    devices: Sequence[str],
+    *,
+    threads: int,
+    on_event: OnEvent,
+    interrupts: Interrupts,
 ) -> None:
     """Run every task, one worker process per entry of `devices`, and report their events as they come.
 
     Workers start as fresh interpreters, so that thread settings and CUDA start clean, and live on from cell to
-    cell, so that torch is imported once each.
+    cell, so that torch is imported once each. When a stop is asked for, workers end after their epoch; when the
+    results folder cannot be written, no further task is begun.
     """
-    queue = deque(tasks)
-    workers: list[_Worker] = []
+    pool = _Pool(options, threads, deque(tasks), on_event)
     try:
-        workers = [_start(options, device, threads) for device in devices[: len(queue)]]
-        for worker in workers:
-            _assign(worker, queue)
-        while any(worker.task for worker in workers):
-            ready = wait([worker.connection for worker in workers if worker.task])
-            for worker in [worker for worker in workers if worker.connection in ready]:
-                if not _receive(worker, queue, on_event):
-                    workers.remove(worker)
-                    if queue:
-                        workers.append(_start(options, worker.device, threads))
-                        _assign(workers[-1], queue)
+        for device in devices[: len(pool.queue)]:
+            pool.workers.append(_start(pool, device))
+        for worker in pool.workers:
+            _assign(pool, worker)
+        while busy := [worker for worker in pool.workers if worker.task]:
+            if interrupts.asked and not pool.stopping:
+                _ask_to_stop(pool, busy)
+            ready = wait([worker.connection for worker in busy], timeout=GLANCE)
+            for worker in [worker for worker in busy if worker.connection in ready]:
+                if not _receive(pool, worker):
+                    pool.workers.remove(worker)
+                    if pool.queue or pool.later:
+                        pool.workers.append(_start(pool, worker.device))
+                        _assign(pool, pool.workers[-1])
     finally:
-        _stop(workers)
+        _end(pool.workers)
 
 
-def _start(options: RunOptions, device: str, threads: int) -> _Worker:
+def _start(pool: _Pool, device: str) -> _Worker:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    arguments = (theirs, replace(options, device=device), threads)
+    arguments = (theirs, replace(pool.options, device=device), pool.threads)
     process = context.Process(target=_work, args=arguments, name=f"dmlbench {device}")
     process.start()
     theirs.close()
     return _Worker(process, ours, device)
 
 
-def _assign(worker: _Worker, queue: deque[Task]) -> None:
-    worker.task, worker.finished = queue.popleft() if queue else None, False
+def _assign(pool: _Pool, worker: _Worker) -> None:
+    source = pool.queue or pool.later
+    worker.task, worker.ended = source.popleft() if source else None, False
     with suppress(BrokenPipeError, ConnectionResetError):  # it has died: the next receive says so
         worker.connection.send(worker.task)
 
 
-def _receive(worker: _Worker, queue: deque[Task], on_event: OnEvent) -> bool:
-    """Handle one message; False where the worker has died."""
-    assert worker.task is not None  # noqa: S101 - only workers with a task are waited for
+def _ask_to_stop(pool: _Pool, busy: Sequence[_Worker]) -> None:
+    pool.stopping = True
+    pool.queue.clear()
+    pool.later.clear()
+    for worker in busy:
+        with suppress(BrokenPipeError, ConnectionResetError):
+            worker.connection.send(STOP)
+
+
+def _receive(pool: _Pool, worker: _Worker) -> bool:
+    """Handle one message; False where the worker has ended."""
+    task = worker.task
+    assert task is not None  # noqa: S101 - only workers with a task are waited for
     try:
-        event = worker.connection.recv()
+        event: Event = worker.connection.recv()
     except (EOFError, ConnectionResetError):
         worker.process.join()
-        if not worker.finished:
-            on_event(worker.task, _record_death(worker.task, worker.process.exitcode))
+        if not worker.ended:
+            stopped = pool.stopping and worker.process.exitcode == 0
+            event = {"event": "stopped"} if stopped else record_death(task, cause_of(worker.process.exitcode))
+            pool.on_event(task, event)
         return False
     if event["event"] == "idle":
-        _assign(worker, queue)
-    else:
-        worker.finished = event["event"] in ("finished", "claimed")
-        on_event(worker.task, event)
+        _assign(pool, worker)
+        return True
+    worker.ended = ending(event)
+    again = event["event"] == "claimed" and not event["done"] and task.folder not in pool.claimed
+    if again and not pool.stopping:
+        pool.claimed.add(task.folder)
+        pool.later.append(task)
+        return True
+    if event["event"] == "halted" and event["error"]["kind"] == "storage":
+        pool.queue.clear()  # the next cell could not be written either
+        pool.later.clear()
+    pool.on_event(task, event)
     return True
 
 
-def _record_death(task: Task, exit_code: int | None) -> Event:
-    """Write the failure of a cell whose worker was killed, with what its log last said; a result stays one."""
-    if (summary := read_summary(task.folder)) and summary["status"] == "done":
-        return {"event": "finished", "status": "done", "error": None}
-    cause = f"signal {signal.Signals(-exit_code).name}" if exit_code and exit_code < 0 else f"exit code {exit_code}"
-    log = task.folder / "log.txt"
-    tail = log.read_text(encoding="utf-8", errors="replace").splitlines()[-5:] if log.is_file() else []
-    message = f"the worker process ended with {cause}"
-    error = {"kind": "died", "class": "WorkerDied", "message": message, "log": tail}
-    task.folder.mkdir(parents=True, exist_ok=True)
-    writer = CellWriter(task.folder)
-    if not (task.folder / "spec.yaml").is_file():  # it died before it began
-        writer.begin(task.cell)
-    writer.finish({"status": "failed", "error": error, "cell": task.cell.index(), "environment": {}})
-    return {"event": "finished", "status": "failed", "error": error}
-
-
-def _stop(workers: list[_Worker]) -> None:
+def _end(workers: list[_Worker]) -> None:
     for worker in workers:
         if worker.task is not None:
-            worker.process.terminate()
+            worker.process.kill()  # whatever it is writing takes its place whole or not at all
         worker.connection.close()
     for worker in workers:
         worker.process.join(timeout=10)
@@ -130,12 +147,13 @@ def _stop(workers: list[_Worker]) -> None:
 
 def _work(connection: Connection, options: RunOptions, threads: int) -> None:
     """A worker's life: receive a task, run it, say so; None ends it, and so does the runner's end."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the runner decides what stops
+    for number in SIGNALS:  # they reach the whole group, and the runner decides what stops
+        signal.signal(number, signal.SIG_IGN)
     os.environ |= dict.fromkeys(THREAD_VARIABLES, str(threads))
     from dmlbench.cell import run_cell  # after the thread settings, which libraries read when they load
 
     try:
-        while (task := connection.recv()) is not None:
+        while isinstance(task := connection.recv(), Task):
             _redirect_output(task.folder)
             if not run_cell(task.cell, task.folder, options, partial(_tell, connection)):
                 return  # the runner starts a fresh process for the next cell
@@ -145,10 +163,13 @@ def _work(connection: Connection, options: RunOptions, threads: int) -> None:
 
 
 def _tell(connection: Connection, event: Event) -> None:
-    """Send an event. Where the runner has gone the worker ends: its cell was interrupted and has not failed."""
+    """Send an event. Where the runner has gone or asks to stop, the worker ends: its cell has not failed."""
     try:
         connection.send(event)
-    except (BrokenPipeError, ConnectionResetError) as error:
+        begun = event["event"] == "started" or (event["event"] == "epoch" and event["epoch"] < event["epochs"])
+        if begun and connection.poll() and connection.recv() == STOP:
+            raise SystemExit(0)
+    except (EOFError, BrokenPipeError, ConnectionResetError) as error:
         raise SystemExit(1) from error
 
 

@@ -147,11 +147,11 @@ def failed(arranged: pd.DataFrame) -> list[Missing]:
 
 
 def unfinished(store: Store) -> pd.DataFrame:
-    """Cells that were begun and have no result: their index, arranged as results are, and `state`."""
+    """Cells that were planned and have no result: their index, arranged as results are, and `state`."""
     rows = []
     for folder in store.folders():
         state = folder_state(folder)
-        if state in ("running", "interrupted"):
+        if state not in ("done", "failed"):
             rows.append(read_spec(folder).index() | {"state": state})
     return arrange(pd.DataFrame(rows)) if rows else pd.DataFrame(columns=[*GROUP, "method", "seed", "state"])
 

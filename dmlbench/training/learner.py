@@ -7,7 +7,7 @@ epoch counted from 0, so the first epoch has no teacher, and a base method never
 
 import copy
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from dmlbench.distillation import distillation_loss
 from dmlbench.training.clock import PhaseClock
 
+STATEFUL = ("model", "criterion", "optimizer", "scheduler", "scaler")
 AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -84,6 +85,23 @@ class Learner:
     def end_epoch(self) -> None:
         """Advance the schedule and make the student the next epoch's teacher."""
         self.scheduler.step()
+        self._renew_teacher()
+
+    def state(self) -> dict[str, Any]:
+        """All that the next epoch depends on: weights, optimiser, schedule, and what a loss or distillation keeps."""
+        return {name: part.state_dict() for name, part in self._parts().items()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a `state` taken at the end of an epoch; the teacher is the student as it was then."""
+        for name, part in self._parts().items():
+            part.load_state_dict(state[name])
+        self._renew_teacher()
+
+    def _parts(self) -> dict[str, Any]:
+        parts: dict[str, Any] = {name: getattr(self, name) for name in STATEFUL}
+        return parts | ({"distillation": self.distillation} if hasattr(self.distillation, "state_dict") else {})
+
+    def _renew_teacher(self) -> None:
         if self.distillation is None or self.weight == 0:
             return
         if self.teacher is None:

@@ -1,66 +1,132 @@
 import multiprocessing
 from collections import deque
 
-from dmlbench.executors.local import Task, _assign, _receive, _record_death, _Worker
+import pytest
+
+from dmlbench.executors.local import STOP, _ask_to_stop, _assign, _Pool, _receive, _tell, _Worker
+from dmlbench.executors.tasks import Task
+from dmlbench.run_options import RunOptions
 from dmlbench.store import CellWriter, Store
 
+STORAGE = {"event": "halted", "error": {"kind": "storage", "message": "full"}}
+LOST = {"event": "halted", "error": {"kind": "claim", "message": "lost"}}
 
-class Dead:
-    """A process that was killed."""
 
-    exitcode = -9
+class Process:
+    """One that has ended."""
+
+    def __init__(self, exitcode: int) -> None:
+        self.exitcode = exitcode
 
     def join(self) -> None:
         """It has ended."""
 
 
-def test_a_worker_that_dies_before_it_begins_fails_its_cell(tmp_path, make_cell):
-    store, cell = Store(tmp_path), make_cell()
-    event = _record_death(Task(cell, store.folder(cell)), -9)
-    assert event["error"]["message"] == "the worker process ended with signal SIGKILL"
-    assert store.state(cell) == "failed"
-    assert [record.folder for record in store.records()] == [store.folder(cell)]
+@pytest.fixture
+def tasks(tmp_path, make_cell):
+    cells = [make_cell(seed=seed) for seed in range(4)]
+    return [Task(cell, Store(tmp_path).folder(cell)) for cell in cells]
 
 
-def test_what_a_worker_had_written_stays(tmp_path, make_cell):
-    store, cell = Store(tmp_path), make_cell()
-    store.folder(cell).mkdir(parents=True)
-    writer = CellWriter(store.folder(cell))
-    writer.begin(cell)
-    writer.append({"epoch": 0, "test/recall_at_1": 0.5})
-    writer.log("half way")
-    event = _record_death(Task(cell, store.folder(cell)), 3)
-    assert event["error"]["message"] == "the worker process ended with exit code 3"
-    assert event["error"]["log"] == ["half way"]
-    assert "0.5" in (store.folder(cell) / "history.csv").read_text()
+@pytest.fixture
+def told():
+    return []
 
 
-def test_a_worker_that_dies_after_its_result_was_written_changes_nothing(tmp_path, make_cell):
-    store, cell = Store(tmp_path), make_cell()
-    task = Task(cell, store.folder(cell))
-    task.folder.mkdir(parents=True)
-    writer = CellWriter(task.folder)
-    writer.begin(cell)
-    writer.finish({"status": "done", "cell": cell.index()})
-    assert _record_death(task, -9) == {"event": "finished", "status": "done", "error": None}
-    assert store.state(cell) == "done"
-    for told, expected in ((False, ["finished"]), (True, [])):
-        ours, theirs = multiprocessing.Pipe()
-        theirs.close()
-        events = []
-        worker = _Worker(Dead(), ours, "cpu", task, finished=told)
-        assert not _receive(worker, deque(), lambda _task, event, events=events: events.append(event["event"]))
-        assert events == expected
+@pytest.fixture
+def pool(tasks, told):
+    return _Pool(RunOptions(), 1, deque(tasks), lambda task, event: told.append((task.cell.seed, event["event"])))
 
 
-def test_a_worker_killed_between_two_cells_fails_the_one_it_was_given(tmp_path, make_cell):
-    store = Store(tmp_path)
-    tasks = [Task(cell, store.folder(cell)) for cell in (make_cell(seed=0), make_cell(seed=1))]
+@pytest.fixture
+def begun(pool):
+    """A worker with its first task, and the connection it speaks through."""
     ours, theirs = multiprocessing.Pipe()
-    worker = _Worker(Dead(), ours, "cpu")
+    worker = _Worker(Process(-9), ours, "cpu")
+    pool.workers.append(worker)
+    _assign(pool, worker)
+    assert theirs.recv() == worker.task
+    return worker, theirs
+
+
+def test_a_worker_that_dies_fails_its_cell_alone(pool, begun, told, tasks):
+    worker, theirs = begun
     theirs.close()
-    queue, events = deque(tasks), []
-    _assign(worker, queue)
-    assert not _receive(worker, queue, lambda task, event: events.append((task, event["status"])))
-    assert events == [(tasks[0], "failed")]
-    assert list(queue) == tasks[1:]
+    assert not _receive(pool, worker)
+    assert told == [(0, "finished")]
+    assert Store(tasks[0].folder.parents[3]).state(tasks[0].cell) == "failed"
+    assert list(pool.queue) == tasks[1:]
+
+
+def test_a_worker_that_dies_after_its_result_was_written_changes_nothing(pool, begun, told, tasks):
+    worker, theirs = begun
+    tasks[0].folder.mkdir(parents=True)
+    writer = CellWriter(tasks[0].folder)
+    writer.begin(tasks[0].cell)
+    writer.finish({"status": "done", "cell": tasks[0].cell.index()})
+    theirs.send({"event": "finished", "status": "done", "error": None})
+    theirs.close()
+    assert _receive(pool, worker)
+    assert not _receive(pool, worker)
+    assert told == [(0, "finished")]
+    assert Store(tasks[0].folder.parents[3]).state(tasks[0].cell) == "done"
+
+
+def test_a_worker_killed_between_two_cells_fails_the_one_it_was_given(pool, begun, told):
+    worker, theirs = begun
+    theirs.send({"event": "finished", "status": "done", "error": None})
+    theirs.send({"event": "idle"})
+    assert _receive(pool, worker)
+    theirs.close()
+    assert not _receive(pool, worker) or not _receive(pool, worker)
+    assert told == [(0, "finished"), (1, "finished")]
+
+
+def test_a_cell_that_another_process_has_is_tried_once_more_at_the_end(pool, begun, told, tasks):
+    worker, theirs = begun
+    for _ in range(6):
+        theirs.send({"event": "claimed", "done": worker.task is not tasks[0]})
+        theirs.send({"event": "idle"})
+        assert _receive(pool, worker)
+        assert _receive(pool, worker)
+        if worker.task is None:
+            break
+    assert told == [(1, "claimed"), (2, "claimed"), (3, "claimed"), (0, "claimed")]
+
+
+@pytest.mark.parametrize(("event", "left"), [(STORAGE, 0), (LOST, 3)])
+def test_a_full_disk_ends_the_run_and_a_lost_claim_does_not(pool, begun, told, event, left):
+    worker, theirs = begun
+    theirs.send(event)
+    assert _receive(pool, worker)
+    assert told == [(0, "halted")]
+    assert len(pool.queue) == left
+
+
+def test_a_stop_reaches_the_worker_at_its_next_word_and_is_no_failure(pool, begun, told, tasks):
+    worker, theirs = begun
+    _ask_to_stop(pool, [worker])
+    assert not pool.queue
+    _tell(theirs, {"event": "epoch", "epoch": 4, "epochs": 4})  # the last: what is left is to finish
+    with pytest.raises(SystemExit) as ended:
+        _tell(theirs, {"event": "epoch", "epoch": 3, "epochs": 4})
+    assert ended.value.code == 0
+    theirs.close()
+    worker.process = Process(0)
+    assert _receive(pool, worker)
+    assert _receive(pool, worker)
+    assert not _receive(pool, worker)
+    assert told == [(0, "epoch"), (0, "epoch"), (0, "stopped")]
+    assert not (tasks[0].folder / "summary.json").exists()
+
+
+def test_a_worker_whose_runner_has_gone_ends():
+    ours, theirs = multiprocessing.Pipe()
+    ours.close()
+    with pytest.raises(SystemExit) as ended:
+        _tell(theirs, {"event": "started"})
+    assert ended.value.code == 1
+
+
+def test_a_stop_is_a_word_and_no_task():
+    assert not isinstance(STOP, Task)

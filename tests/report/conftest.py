@@ -26,7 +26,9 @@ def results(tmp_path_factory) -> Path:
     interrupted = make_cell("ms+dm2", 1)
     folder = Store(root).folder(interrupted)
     folder.mkdir(parents=True)
-    CellWriter(folder).begin(interrupted)
+    writer = CellWriter(folder)
+    writer.begin(interrupted)
+    writer.append({"epoch": 0})
     return root
 
 

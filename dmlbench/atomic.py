@@ -1,0 +1,47 @@
+"""Files that are there whole or not at all: written beside their place, flushed to disk and renamed."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Replace a file by new content: a reader sees the old or the new, never a part."""
+    with replacing(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def replacing(path: Path, previous: Path | None = None) -> Iterator[IO[bytes]]:
+    """A binary file to write, which takes the path's place once it is whole and on disk; after an error, nothing.
+
+    Args:
+        path: What is replaced.
+        previous: Where the old content goes, in place of being lost.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        if previous is not None and path.is_file():
+            path.replace(previous)
+        temporary.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring a folder's renames to disk, where the system can: a rename alone may be lost with the power."""
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,57 @@
+"""What `dmlbench run` prints at its end: the comparison, and what is not done with the command that does it."""
+
+import shlex
+import sys
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from dmlbench.report.console import comparison
+from dmlbench.results import load_results
+from dmlbench.spec import Cell
+from dmlbench.store import Record, Store
+
+
+def print_comparison(console: Console, store: Store, cells: Sequence[Cell]) -> None:
+    """Print the methods side by side, as far as there are results."""
+    if not any(record.done for cell in cells if (record := store.record(cell))):
+        return
+    results = load_results(store.root)
+    hashes = {cell.hash for cell in cells}
+    for part in comparison(results[results["hash"].isin(hashes)]):
+        console.print(part)
+
+
+def print_unfinished(console: Console, store: Store, cells: Sequence[Cell]) -> int:
+    """List what is not done and say what would do it; the exit code."""
+    states = {cell.hash: store.state(cell) for cell in cells}
+    failed = [(cell, record) for cell in cells if (record := store.record(cell)) and not record.done]
+    if failed:
+        _print_failed(console, failed, of=len(cells))
+    running = [cell for cell in cells if states[cell.hash] == "running"]
+    if running:
+        console.print(f"{len(running)} of {len(cells)} cells are being run by another process: {running[0].label} ...")
+    open_ = sum(state in ("interrupted", "missing") for state in states.values())
+    if open_:
+        console.print(f"{open_} of {len(cells)} cells have not ended; the same command goes on with them")
+    return 0 if all(state == "done" for state in states.values()) else 1
+
+
+def _print_failed(console: Console, failed: Sequence[tuple[Cell, Record]], of: int) -> None:
+    table = Table("failed", "seed", "why", "log", box=None)
+    for cell, record in failed:
+        error = record.summary["error"]
+        name = f"{cell.method.name} on {cell.dataset.name}"
+        table.add_row(name, str(cell.seed), f"{error['kind']}: {error['message']}", str(record.folder / "log.txt"))
+        for line in error.get("log", ()):
+            table.add_row("", "", f"  {line}", "")
+    console.print(table)
+    console.print(f"{len(failed)} of {of} cells failed; to run them again:")
+    console.print(f"  {_retrying(sys.argv[1:])}", markup=False, soft_wrap=True)
+
+
+def _retrying(arguments: Sequence[str]) -> str:
+    """The command line that was typed, with `--retry failed`."""
+    again = [] if "--retry" in arguments else ["--retry", "failed"]
+    return shlex.join(["dmlbench", *arguments, *again])

@@ -1,0 +1,62 @@
+"""What executors share: tasks, their events, and the failure of a cell whose process died."""
+
+import signal
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dmlbench.errors import StorageError
+from dmlbench.spec import Cell
+from dmlbench.store import CellWriter, read_summary
+
+Event = dict[str, Any]
+OnEvent = Callable[["Task", Event], None]
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+LAST_WORDS = 5  # lines of a dead worker's log that its failure quotes
+
+
+@dataclass(frozen=True)
+class Task:
+    """A cell and the folder it writes."""
+
+    cell: Cell
+    folder: Path
+
+
+def ending(event: Event) -> bool:
+    """Whether a cell's events end with this one, for its process."""
+    return event["event"] in ("finished", "claimed", "halted", "stopped")
+
+
+def record_death(task: Task, cause: str) -> Event:
+    """Write the failure of a cell whose process died, with what its log last said; a result stays one.
+
+    Its checkpoint stays too, so a retry goes on from there.
+    """
+    if (summary := read_summary(task.folder)) and summary["status"] == "done":
+        return {"event": "finished", "status": "done", "error": None}
+    log = task.folder / "log.txt"
+    tail = log.read_text(encoding="utf-8", errors="replace").splitlines()[-LAST_WORDS:] if log.is_file() else []
+    error = {"kind": "died", "class": "WorkerDied", "message": cause, "log": tail}
+    with suppress(StorageError, OSError):  # then it counts as interrupted, which is as good
+        task.folder.mkdir(parents=True, exist_ok=True)
+        writer = CellWriter(task.folder)
+        if not (task.folder / "spec.yaml").is_file():  # it died before it began
+            writer.begin(task.cell)
+        writer.finish({"status": "failed", "error": error, "cell": task.cell.index(), "environment": {}})
+    return {"event": "finished", "status": "failed", "error": error}
+
+
+def cause_of(exit_code: int | None) -> str:
+    """Why a process ended, in words, with what may help."""
+    if exit_code is None or exit_code >= 0:
+        return f"the worker process ended with exit code {exit_code}"
+    name = signal.Signals(-exit_code).name
+    likely = {
+        "SIGKILL": " (out of memory? fewer --workers or --data-workers need less)",
+        "SIGSEGV": " (a crash in a library: the end of the log may tell which)",
+        "SIGBUS": " (is a disk full, or the shared memory of the container?)",
+    }
+    return f"the worker process ended with signal {name}{likely.get(name, '')}"

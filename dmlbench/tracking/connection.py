@@ -1,0 +1,91 @@
+"""The way to MLflow's store, with limits that keep a dead server from holding anyone up."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from filelock import FileLock
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+# Two seconds and one retry: with MLflow's defaults a dead server would hold the runner for minutes.
+LIMITS = {
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "2",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+}
+LOCK_SECONDS = 120.0  # what eight runners that begin together wait for each other at most
+
+
+class TrackingError(RuntimeError):
+    """The tracking store did not do what was asked; results are not touched."""
+
+
+def connect() -> "MlflowClient":
+    """A client on the store as MLflow itself resolves it; creates a local database once, under a lock.
+
+    Raises:
+        TrackingError: where the store cannot be reached, made or read.
+    """
+    _set_limits()
+    import mlflow
+
+    for chatty in ("mlflow", "alembic"):  # a new database is no news to someone who watches training
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    uri = mlflow.get_tracking_uri()
+    # The lock also tells at once of a folder that cannot be written, where MLflow tries for minutes.
+    with store_lock(uri), answering():
+        client = mlflow.MlflowClient(uri)
+        client.search_experiments(max_results=1)
+    return client
+
+
+@contextmanager
+def answering() -> Iterator[None]:
+    """Turn whatever a store does wrong into a TrackingError."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except (MlflowException, OSError) as error:
+        raise TrackingError(str(error)) from error
+
+
+@contextmanager
+def store_lock(uri: str) -> Iterator[None]:
+    """One writer at a time on a local database, which several first writers break and many hold up; else nothing."""
+    database = local_database(uri)
+    if database is None:
+        yield
+        return
+    lock = FileLock(database.with_name(f".{database.name}.lock"), timeout=LOCK_SECONDS)
+    try:
+        lock.acquire()
+    except OSError as error:
+        raise TrackingError(str(error)) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def tracking_uri() -> str:
+    """The store that runs go to."""
+    _set_limits()
+    import mlflow
+
+    return str(mlflow.get_tracking_uri())
+
+
+def local_database(uri: str) -> Path | None:
+    """The file of a store that is an SQLite database, there or not; None for any other store."""
+    return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
+
+
+def _set_limits() -> None:
+    for name, value in LIMITS.items():
+        os.environ.setdefault(name, value)

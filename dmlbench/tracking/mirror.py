@@ -1,0 +1,99 @@
+"""Shows a run in MLflow while it goes on: a thread of the runner, which training never waits for."""
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from dmlbench.spec import Cell
+from dmlbench.store import Record, read_summary
+from dmlbench.tracking import runs
+from dmlbench.tracking.connection import connect
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+LINGER = 2.0  # seconds in which events gather into one batch
+FLUSH = (10.0, 60.0)  # seconds at the end for what is left: a hundredth of the run, within these
+AGAIN = (15.0, 600.0)  # seconds until a server that failed is tried again: twice as many each time, within these
+
+
+class Mirror:
+    """Sends cells to MLflow from a thread; use as a context manager and call it as an observer."""
+
+    def __init__(self, warn: Callable[[str], None]) -> None:
+        self._warn = warn
+        self._events: queue.Queue[tuple[Path, str] | None] = queue.Queue()
+        self._thread = threading.Thread(target=self._work, name="mlflow mirror", daemon=True)
+        self._due: dict[Path, str] = {}  # cells with something to send, and the last thing that happened to each
+        self._live: dict[Path, runs.LiveRun] = {}
+        self._client: MlflowClient | None = None
+        self._failing = False
+        self._begun = time.monotonic()
+        self.sent = 0
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._events.put(None)
+        least, most = FLUSH
+        elapsed = time.monotonic() - self._begun
+        self._thread.join(0.1 if self._failing else min(max(elapsed / 100, least), most))
+        if self._thread.is_alive() and not self._failing:
+            self._warn("MLflow is slow: some runs are not there yet; `dmlbench sync` sends the rest")
+
+    def __call__(self, cell: Cell, folder: Path, event: dict[str, Any]) -> None:  # noqa: ARG002 - an Observer
+        """Queue what has happened to a cell."""
+        if event["event"] != "claimed":  # another runner's to show
+            self._events.put((folder, event["event"]))
+
+    def _work(self) -> None:
+        wait, not_before, open_ = AGAIN[0], 0.0, True
+        while open_:
+            open_ = self._gather(not_before)
+            try:
+                self._client = self._client or connect()
+                self._send_due(self._client)
+                if self._failing:
+                    self._warn("MLflow answers again")
+                self._failing, wait = False, AGAIN[0]
+            except Exception as error:  # noqa: BLE001 - whatever a server does, results are safe on disk
+                if not self._failing:
+                    self._tell(error)
+                self._failing, not_before, wait = True, time.monotonic() + wait, min(2 * wait, AGAIN[1])
+
+    def _tell(self, error: Exception) -> None:
+        reason = str(error).splitlines()[0][:200]
+        self._warn(f"MLflow: {type(error).__name__}: {reason}; results are safe, `dmlbench sync` sends them later")
+
+    def _gather(self, not_before: float) -> bool:
+        """Wait for events, and on until sending may be tried; False where there will be no more of them."""
+        event = self._events.get()
+        not_before = max(not_before, time.monotonic() + LINGER)
+        while event is not None:
+            folder, what = event
+            self._due[folder] = what
+            try:
+                event = self._events.get(timeout=max(not_before - time.monotonic(), 0.001))
+            except queue.Empty:
+                return True
+        return False
+
+    def _send_due(self, client: "MlflowClient") -> None:
+        for folder, what in list(self._due.items()):
+            if what == "finished":
+                self._finish(client, folder)
+            else:
+                live = self._live.get(folder) or self._live.setdefault(folder, runs.begin(client, folder))
+                (runs.interrupt if what in ("stopped", "halted") else runs.update)(client, folder, live)
+            del self._due[folder]
+
+    def _finish(self, client: "MlflowClient", folder: Path) -> None:
+        summary = read_summary(folder)
+        if summary is not None:
+            self.sent += runs.send(client, Record(folder, summary), self._live.get(folder))
+        self._live.pop(folder, None)

@@ -1,0 +1,108 @@
+"""A training that can be gone on with after any end: one checkpoint an epoch, the one before it kept.
+
+Random streams are functions of seed, epoch and purpose, so a checkpoint holds no generator; the teacher is the
+student of the epoch before, so it holds none either. What it holds is read back without pickle's freedom to run code.
+"""
+
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dmlbench.atomic import replacing
+
+NAME, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
+VERSION = 1
+Log = Callable[[str], None]
+Row = dict[str, float | int | None]
+
+
+@dataclass
+class Checkpoint:
+    """All that a cell needs to go on.
+
+    Args:
+        made_by: What the numbers depend on (the cell, code, libraries, kind of machine, data, initial weights).
+        epoch: Epochs trained.
+        learner: The learner's state.
+        rows: The history so far.
+        seconds: Time spent so far.
+        places: Machines and their loads that epochs were trained on, in order.
+        resumed: Epochs after which training was taken up again.
+    """
+
+    made_by: dict[str, str]
+    epoch: int = 0
+    learner: dict[str, Any] = field(default_factory=dict)
+    rows: list[Row] = field(default_factory=list)
+    seconds: float = 0.0
+    places: list[str] = field(default_factory=list)
+    resumed: list[int] = field(default_factory=list)
+
+
+def save(folder: Path, checkpoint: Checkpoint) -> None:
+    """Write the folder's checkpoint; the one that was there becomes the previous one.
+
+    A kill in the midst of it leaves at least one that is whole. Raises OSError where the folder cannot be written.
+    """
+    content = {item.name: getattr(checkpoint, item.name) for item in fields(checkpoint)}
+    with replacing(folder / NAME, previous=folder / PREVIOUS) as file:
+        torch.save({"version": VERSION, **content}, file)
+
+
+def load(folder: Path, made_by: Mapping[str, str], log: Log) -> Checkpoint:
+    """The folder's last usable checkpoint, or an empty one; says why one could not be used.
+
+    Args:
+        folder: Where `save` wrote.
+        made_by: What this run's numbers depend on: a checkpoint of anything else is foreign.
+        log: Takes a line where a checkpoint was found.
+    """
+    for name in (NAME, PREVIOUS):
+        path = folder / name
+        if not path.is_file():
+            continue
+        try:
+            checkpoint = _read(path, made_by)
+        except _UnusableError as error:
+            log(f"{name}: {error}; it is left out")
+            continue
+        log(f"goes on after epoch {checkpoint.epoch}, from {name}")
+        return checkpoint
+    return Checkpoint(dict(made_by))
+
+
+def clear(folder: Path) -> None:
+    """Remove the folder's checkpoints: there is a result, or nothing to go on with."""
+    for name in (NAME, PREVIOUS):
+        (folder / name).unlink(missing_ok=True)
+
+
+class _UnusableError(ValueError):
+    pass
+
+
+def _read(path: Path, made_by: Mapping[str, str]) -> Checkpoint:
+    try:
+        _check_whole(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        version = content.pop("version")
+        found = Checkpoint(**content) if version == VERSION else Checkpoint({})
+    except Exception as error:  # a damaged file fails in many ways, none of which may stop the cell
+        raise _UnusableError(f"cannot be read ({type(error).__name__})") from error
+    if version != VERSION:
+        raise _UnusableError(f"is of version {version}, not {VERSION}")
+    if differing := [key for key in {**made_by, **found.made_by} if made_by.get(key) != found.made_by.get(key)]:
+        shown = ", ".join(f"{key} {found.made_by.get(key)}, now {made_by.get(key)}" for key in differing)
+        raise _UnusableError(f"is of another run ({shown})")
+    return found
+
+
+def _check_whole(path: Path) -> None:
+    """Raise where a byte of the archive is not as it was written: torch reads past some damage."""
+    with zipfile.ZipFile(path) as archive:
+        if broken := archive.testzip():
+            raise zipfile.BadZipFile(f"{broken} is damaged")

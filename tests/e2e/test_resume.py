@@ -1,0 +1,69 @@
+"""A matrix that is killed at any moment ends with the numbers of one that was not."""
+
+import itertools
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import TINY, Command, metric_columns
+
+EPOCHS = 8
+FOUR = ("run", "--methods", "ms+psd,margin", "--datasets", "glyphs", "--seeds", "2", "--tracking", "none")
+SETTINGS = tuple(part.replace("epochs=2", f"epochs={EPOCHS}") for part in TINY)
+KILLS = 10
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+def test_a_matrix_killed_at_ten_random_moments(
+    environment: dict[str, str], dmlbench: Command, tmp_path: Path, record_property
+) -> None:
+    undisturbed = dmlbench(*FOUR, *SETTINGS, "--results", "undisturbed")
+    assert undisturbed.returncode == 0, undisturbed.stdout + undisturbed.stderr
+
+    seed = random.SystemRandom().randrange(10**6)
+    record_property("seed", seed)
+    print(f"moments drawn with seed {seed}")
+    moments = random.Random(seed)  # noqa: S311 - no secret
+    script = str(Path(sys.executable).with_name("dmlbench"))
+    kills = 0
+    while kills < KILLS:
+        begun = subprocess.Popen(
+            [script, *FOUR, *SETTINGS, "--results", "killed"],
+            cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
+        try:
+            begun.wait(moments.uniform(1, 9))
+            pytest.fail("the matrix ended before it was killed ten times; give it more epochs")
+        except subprocess.TimeoutExpired:
+            kills += 1
+        if moments.random() < 0.3:  # the runner alone: its workers must notice
+            begun.kill()
+        else:
+            os.killpg(begun.pid, signal.SIGKILL)
+        begun.wait()
+
+    last = dmlbench(*FOUR, *SETTINGS, "--results", "killed")
+    assert last.returncode == 0, last.stdout + last.stderr
+    assert metric_columns(tmp_path / "killed") == metric_columns(tmp_path / "undisturbed")
+    logs = sorted((tmp_path / "killed").glob("*/*/*/*/log.txt"))
+    assert len(logs) == 4
+    for log in logs:
+        _check_epochs(log.read_text())
+    assert not list((tmp_path / "killed").rglob("checkpoint*"))
+    assert not [path for path in (tmp_path / "killed").rglob(".*") if not path.name.endswith(".tmp")]
+
+
+def _check_epochs(log: str) -> None:
+    """Every attempt begins where the one before was interrupted: no earlier epoch is trained again."""
+    begun = [int(epoch) for epoch in re.findall(r"epoch (\d+) of \d+ begins", log)]
+    assert begun[0] == 1
+    assert begun[-1] == EPOCHS
+    for before, after in itertools.pairwise(begun):
+        assert after in (before, before + 1)
