@@ -17,15 +17,16 @@ from dmlbench.claims import LostClaimError, claim
 from dmlbench.data.images import Dataset, Split, load_dataset, split_classes
 from dmlbench.data.loader import TrainingBatches
 from dmlbench.errors import DivergedError, StorageError, UserError
+from dmlbench.history import Row
 from dmlbench.models import EmbeddingModel, build_model
 from dmlbench.randomness import stream_seed
 from dmlbench.run_options import RunOptions
 from dmlbench.selection import selections
 from dmlbench.spec import Cell
-from dmlbench.store import CellWriter, Row, read_summary
+from dmlbench.store import CellWriter, read_summary
+from dmlbench.timings import timing
 from dmlbench.training import checkpoint
 from dmlbench.training.checkpoint import Checkpoint
-from dmlbench.training.clock import timing
 from dmlbench.training.components import build_learner
 from dmlbench.training.device import prepare, resolve_device
 from dmlbench.training.evaluator import Evaluator

@@ -65,7 +65,8 @@ class Claim:
         finally:
             ended.set()
             thread.join()
-            _remove(self.path, self.owner)
+            if read_owner(self.path.parent) == self.owner:
+                self.path.unlink(missing_ok=True)
 
     def _beat(self, ended: threading.Event) -> None:
         while not ended.wait(BEAT):
@@ -141,10 +142,11 @@ def _take(folder: Path, owner: Owner) -> Claim | None:
         if _create(path, owner):
             return Claim(path, owner)
         other = read_owner(folder)
+        judged = _touched(path)
         # On this host the lock is ours, so whoever claimed is dead.
         if (other is None or other.host != owner.host) and not _is_still(path, owner):
             return None
-        _remove(path, other)
+        _bury(path, other, judged)
     return None
 
 
@@ -174,21 +176,21 @@ def _create_exclusively(path: Path, owner: Owner) -> bool:
     return True
 
 
-def _remove(path: Path, owner: Owner | None) -> None:
-    """Remove the claim of this owner and no other: what was judged may have been replaced in between."""
-    grave = path.with_name(f"{NAME}-{uuid.uuid4().hex}")
+def _bury(path: Path, dead: Owner | None, touched: int | None) -> None:
+    """Remove a dead owner's claim, one host at a time: another may have done so, and claimed, since it was judged."""
+    turn = path.with_name(f"{NAME}-turn")
     try:
-        path.rename(grave)
-    except OSError:
+        turn.touch(exist_ok=False)
+    except FileExistsError:
+        with suppress(OSError):
+            if time.time() - turn.stat().st_mtime > LEASE:  # its host died in the midst of this
+                turn.unlink()
         return
     try:
-        found = Owner(**json.loads(grave.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        found = None
-    if found != owner:
-        with suppress(OSError):
-            os.link(grave, path)
-    grave.unlink(missing_ok=True)
+        if (read_owner(path.parent), _touched(path)) == (dead, touched):
+            path.unlink(missing_ok=True)
+    finally:
+        turn.unlink(missing_ok=True)
 
 
 def _is_still(path: Path, owner: Owner) -> bool:

@@ -8,7 +8,8 @@ import pytest
 
 from dmlbench.claims import claim
 from dmlbench.errors import StorageError, UserError
-from dmlbench.store import VERSION, CellWriter, Store, folder_state, history_text, read_spec, read_summary
+from dmlbench.history import history_text
+from dmlbench.store import VERSION, CellWriter, Store, folder_state, read_spec, read_summary
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from dmlbench.report.console import comparison
 from dmlbench.results import load_results
@@ -43,9 +44,8 @@ def _print_failed(console: Console, failed: Sequence[tuple[Cell, Record]], of: i
     for cell, record in failed:
         error = record.summary["error"]
         name = f"{cell.method.name} on {cell.dataset.name}"
-        table.add_row(name, str(cell.seed), f"{error['kind']}: {error['message']}", str(record.folder / "log.txt"))
-        for line in error.get("log", ()):
-            table.add_row("", "", f"  {line}", "")
+        why = Text("\n  ".join((f"{error['kind']}: {error['message']}", *error.get("log", ()))))
+        table.add_row(Text(name), str(cell.seed), why, Text(str(record.folder / "log.txt")))
     console.print(table)
     console.print(f"{len(failed)} of {of} cells failed; to run them again:")
     console.print(f"  {_retrying(sys.argv[1:])}", markup=False, soft_wrap=True)

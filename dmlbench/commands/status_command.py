@@ -2,85 +2,115 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from dmlbench.commands.options import results_option
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from dmlbench.store import Store
+
+REFRESH = 2.0  # seconds
+
 
 @click.command("status")
 @results_option()
+@click.option("--watch", is_flag=True, help="Show it live, until nothing is left to do.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list, for scripts.")
-def command(results: Path, as_json: bool) -> None:
-    """Show which cells of a results folder are done, failed, running or interrupted.
+@click.option("--verify", is_flag=True, help="Check every result against its spec, its hash and its history.")
+def command(results: Path, watch: bool, as_json: bool, verify: bool) -> int:
+    """Show the matrix: which cells are done, running, failed, interrupted or missing.
 
     \b
     Examples:
-      dmlbench status
-      dmlbench status --results results/runs --json
+      dmlbench status --watch
+      dmlbench status --verify --results results/reference
     """
+    from dmlbench.errors import UserError
     from dmlbench.progress import plain_or_wide
     from dmlbench.store import Store
 
-    store = Store(results)
+    store, console = Store(results), plain_or_wide()
     store.check_readable()
-    cells = [_row(folder) for folder in store.folders()]
+    if sum((watch, as_json, verify)) > 1:
+        raise UserError("--watch, --json and --verify exclude each other", hint="choose one")
     if as_json:
-        click.echo(json.dumps(cells, indent=1))
-        return
-    console = plain_or_wide()
-    if not cells:
-        console.print(f"{results}: no cells yet; `dmlbench run` makes them", markup=False)
-        return
-    console.print(_table(cells))
-    counts = {
-        state: sum(cell["state"] == state for cell in cells) for state in ("done", "running", "failed", "interrupted")
-    }
-    console.print(", ".join(f"{count} {state}" for state, count in counts.items()))
-    _warn_of_other_code(console, cells)
-
-
-def _row(folder: Path) -> dict[str, Any]:
-    from dmlbench.store import folder_state, read_spec, read_summary
-
-    state = folder_state(folder)
-    summary = read_summary(folder)
-    index = summary["cell"] if summary else read_spec(folder).index()
-    keys = ("protocol", "variant", "dataset", "method", "seed", "hash")
-    row = {key: index[key] for key in keys} | {"state": state, "epochs_recorded": _epochs(folder)}
-    if summary:
-        last = (summary.get("selections") or {}).get("last", {}).get("metrics", {})
-        row |= {"recall_at_1": last.get("recall_at_1"), "error": (summary.get("error") or {}).get("message")}
-        row |= {"code": (summary.get("code") or {}).get("digest")}
-    return row
-
-
-def _epochs(folder: Path) -> int:
-    """Epochs in the history, without the row of the untrained network."""
-    try:
-        lines = (folder / "history.csv").read_text(encoding="utf-8").count("\n")
-    except OSError:
+        click.echo(json.dumps(_rows(store), indent=1))
         return 0
-    return max(lines - 2, 0)
+    if verify:
+        return _verify(console, store)
+    if watch:
+        _watch(console, store)
+        return 0
+    _show(console, store)
+    return 0
 
 
-def _table(cells: list[dict[str, Any]]) -> object:
-    from rich.table import Table
+def _rows(store: "Store") -> list[dict[str, Any]]:
+    from dmlbench.overview import overview
 
-    table = Table("protocol", "dataset", "method", "seed", "cell", "state", "epochs", "R@1", "why", box=None)
-    for cell in cells:
-        protocol = f"{cell['protocol']} ({cell['variant']})" if cell["variant"] else cell["protocol"]
-        recall = cell.get("recall_at_1")
-        figure = "" if recall is None else f"{100 * recall:.2f}"
-        named = (protocol, cell["dataset"], cell["method"], str(cell["seed"]), cell["hash"][:8])
-        table.add_row(*named, cell["state"], str(cell["epochs_recorded"]), figure, cell.get("error") or "")
-    return table
+    names = ("protocol", "variant", "dataset", "method", "seed", "hash")
+    measured = ("state", "epoch", "epochs", "seconds_left", "recall_at_1", "why", "host", "code")
+    return [
+        {"folder": str(cell.folder)}
+        | {key: cell.index.get(key) for key in names}
+        | {key: getattr(cell, key) for key in measured}
+        for cell in overview(store)
+    ]
 
 
-def _warn_of_other_code(console: Any, cells: list[dict[str, Any]]) -> None:  # noqa: ANN401 - a rich Console
+def _show(console: "Console", store: "Store") -> None:
+    from dmlbench.commands.status_tables import counts, tables
+    from dmlbench.overview import overview
+
+    cells = overview(store)
+    if not cells:
+        console.print(f"{store.root}: no cells yet; `dmlbench run` makes them", markup=False)
+        return
+    console.print(tables(cells))
+    console.print(counts(cells))
     from dmlbench.provenance import code_digest
 
-    other = [cell for cell in cells if cell.get("code") not in (None, code_digest())]
-    if other:
-        console.print(f"note: {len(other)} results were made by other training code than this dmlbench's", markup=False)
+    if other := sum(cell.code not in (None, code_digest()) for cell in cells):
+        console.print(f"note: {other} results were made by other training code than this dmlbench's", markup=False)
+
+
+def _watch(console: "Console", store: "Store") -> None:
+    import time
+
+    from rich.console import Group
+    from rich.live import Live
+
+    from dmlbench.commands.status_tables import counts, tables
+    from dmlbench.errors import UserError
+    from dmlbench.overview import overview
+
+    if not console.is_terminal:
+        raise UserError("--watch: needs a terminal", hint="--json is for scripts")
+    cells = overview(store)
+    with Live(console=console, auto_refresh=False) as live:
+        while True:
+            live.update(Group(tables(cells), counts(cells)), refresh=True)
+            if all(cell.state in ("done", "failed", "damaged") for cell in cells):
+                return
+            time.sleep(REFRESH)
+            cells = overview(store)
+
+
+def _verify(console: "Console", store: "Store") -> int:
+    from dmlbench.verification import problems
+
+    wrong, folders = problems(store), store.folders()
+    for folder, found in wrong.items():
+        for problem in found:
+            console.print(f"{folder}: {problem}", markup=False, soft_wrap=True)
+    if wrong:
+        console.print(
+            f"{len(wrong)} of {len(folders)} cells are not what they say; delete their folders to run them again"
+        )
+        return 1
+    console.print(f"{len(folders)} cells: specs, hashes, histories and results agree")
+    return 0

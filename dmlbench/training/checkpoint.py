@@ -13,11 +13,11 @@ from typing import Any
 import torch
 
 from dmlbench.atomic import replacing
+from dmlbench.history import Row
 
 NAME, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
 VERSION = 1
 Log = Callable[[str], None]
-Row = dict[str, float | int | None]
 
 
 @dataclass

@@ -8,13 +8,12 @@ from torch import Tensor, nn
 
 from dmlbench.data.loader import TrainingBatches
 from dmlbench.errors import DivergedError
+from dmlbench.history import Row
 from dmlbench.randomness import stream_seed
 from dmlbench.spec import EvaluationSpec
 from dmlbench.training.clock import PHASES
 from dmlbench.training.evaluator import Evaluator, timed
 from dmlbench.training.learner import Learner
-
-Row = dict[str, float | int | None]
 
 
 def train_epoch(learner: Learner, batches: TrainingBatches, epoch: int, seed: int, device: torch.device) -> Row:

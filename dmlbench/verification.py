@@ -1,0 +1,59 @@
+"""Whether results are what they say: each against its spec, its hash and its history."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dmlbench.errors import UserError
+from dmlbench.history import HISTORY, read_history
+from dmlbench.selection import selections
+from dmlbench.spec import Cell
+from dmlbench.store import SPEC, Store, file_digest, read_spec, read_summary
+from dmlbench.timings import timing
+
+
+def problems(store: Store) -> dict[Path, list[str]]:
+    """What is wrong with the cells of a results folder; only those with a finding."""
+    found = {folder: _problems(store, folder) for folder in store.folders()}
+    return {folder: wrong for folder, wrong in found.items() if wrong}
+
+
+def _problems(store: Store, folder: Path) -> list[str]:
+    try:
+        cell, summary = read_spec(folder), read_summary(folder)
+    except UserError as error:
+        return [str(error).removeprefix(f"{folder}/")]
+    wrong = _of_names(store, folder, cell)
+    if summary is None:
+        return wrong
+    if summary["cell"].get("hash") != cell.hash:
+        wrong.append(f"summary.json is of cell {summary['cell'].get('hash')}, spec.yaml of {cell.hash}")
+    elif summary["cell"] != cell.index():
+        wrong.append("summary.json and spec.yaml name the cell differently")
+    return wrong + (_of_history(folder, cell, summary) if summary["status"] == "done" else [])
+
+
+def _of_names(store: Store, folder: Path, cell: Cell) -> list[str]:
+    stated = yaml.safe_load((folder / SPEC).read_text(encoding="utf-8")).get("hash")
+    if stated != cell.hash:
+        return [f"spec.yaml says hash {stated}, but its values give {cell.hash}: edited, or of another dmlbench"]
+    if store.folder(cell) != folder:
+        place = store.folder(cell).relative_to(store.root)
+        return [f"holds the spec of another cell, whose folder is {place}"]
+    return []
+
+
+def _of_history(folder: Path, cell: Cell, summary: dict[str, Any]) -> list[str]:
+    try:
+        rows = read_history(folder)
+    except UserError as error:
+        return [str(error).removeprefix(f"{folder}/")]
+    expected = list(range(cell.protocol.training.epochs + 1))
+    if [row["epoch"] for row in rows] != expected:
+        return [f"history.csv does not hold the epochs 0 to {expected[-1]}, once each"]
+    if summary.get("history_sha256") not in (None, file_digest(folder / HISTORY)):
+        return ["history.csv is not the one that summary.json was written for: edited"]
+    sums = {"selections": selections(rows), "timing": timing(rows, summary.get("resumed", ()))}
+    wrong = [name for name, value in sums.items() if summary.get(name) != value]
+    return [f"summary.json: {name} does not follow from history.csv: edited" for name in wrong]

@@ -1,0 +1,58 @@
+import json
+
+import pytest
+
+from dmlbench.claims import claim, this_host
+from dmlbench.overview import overview
+from dmlbench.store import CellWriter, Store
+
+
+@pytest.fixture
+def store(tmp_path) -> Store:
+    return Store(tmp_path / "runs")
+
+
+def row(epoch: int, seconds: float = 2.0) -> dict:
+    return {"epoch": epoch, "time/train_s": seconds if epoch else None, "time/evaluation_s": 1.0}
+
+
+def write(store: Store, cell, epochs: int = 0, **summary) -> CellWriter:
+    store.plan([cell])
+    writer = CellWriter(store.folder(cell))
+    for epoch in range(epochs):
+        writer.append(row(epoch))
+    if summary:
+        writer.finish({"cell": cell.index()} | summary)
+    return writer
+
+
+def test_every_state_of_a_cell(store, make_cell):
+    cells = [make_cell(seed=seed, epochs=9) for seed in range(6)]
+    last = {"last": {"metrics": {"recall_at_1": 0.5}}}
+    write(store, cells[0], 10, status="done", selections=last, code={"digest": "abcd"})
+    write(store, cells[1], 4)
+    write(store, cells[2], 3, status="failed", error={"kind": "diverged", "message": "loss is nan"})
+    write(store, cells[3], 4)
+    write(store, cells[4])
+    write(store, cells[5]).folder.joinpath("summary.json").write_text("{")
+    with claim(store.folder(cells[1])) as claimed:
+        assert claimed
+        found = overview(store)
+    assert [cell.state for cell in found] == ["done", "running", "failed", "interrupted", "missing", "damaged"]
+    done, running, failed, interrupted, missing, damaged = found
+    assert (done.epoch, done.epochs, done.recall_at_1, done.code) == (9, 9, 0.5, "abcd")
+    assert (running.epoch, running.epochs, running.seconds_left) == (3, 9, 18.0)  # six epochs of three seconds
+    assert running.host == this_host()[1]
+    assert (failed.epoch, failed.why) == (2, "diverged: loss is nan")
+    assert (interrupted.epoch, interrupted.seconds_left, interrupted.host) == (3, None, "")
+    assert (missing.epoch, missing.epochs) == (0, 9)
+    assert "damaged JSON" in damaged.why
+    assert json.dumps([cell.index for cell in found])
+
+
+def test_the_time_left_is_unknown_before_the_first_epoch_ends(store, make_cell):
+    cell = make_cell(epochs=9)
+    write(store, cell, 1)
+    with claim(store.folder(cell)):
+        (found,) = overview(store)
+    assert (found.state, found.epoch, found.seconds_left) == ("running", 0, None)
