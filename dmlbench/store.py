@@ -235,13 +235,24 @@ def read_summary(folder: Path) -> dict[str, Any] | None:
 
 
 def read_spec(folder: Path) -> Cell:
-    """Read the cell back from `spec.yaml`; raises UserError where it is damaged."""
+    """Read the cell back from `spec.yaml`.
+
+    Raises:
+        UserError: where it is damaged, or its values are not those that were hashed.
+    """
     path = folder / SPEC
     try:
-        return Cell.from_dict(yaml.load(path.read_text(encoding="utf-8"), Loader=_LOADER))  # noqa: S506 - a safe one
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_LOADER)  # noqa: S506 - a safe one
+        cell, stated = Cell.from_dict(content), content["hash"]
     except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{path}: not a readable spec ({reason})") from error
+    if stated != cell.hash:
+        raise UserError(
+            f"{path}: says hash {stated}, but its values give {cell.hash}: edited by hand, or of another dmlbench",
+            hint="restore it, or delete its folder to run the cell again",
+        )
+    return cell
 
 
 def file_digest(path: Path) -> str:

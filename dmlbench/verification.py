@@ -3,13 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from dmlbench.errors import UserError
 from dmlbench.history import HISTORY, read_history
 from dmlbench.selection import selections
 from dmlbench.spec import Cell
-from dmlbench.store import SPEC, Store, file_digest, read_spec, read_summary
+from dmlbench.store import Store, file_digest, read_spec, read_summary
 from dmlbench.timings import timing
 
 
@@ -24,24 +22,17 @@ def _problems(store: Store, folder: Path) -> list[str]:
         cell, summary = read_spec(folder), read_summary(folder)
     except UserError as error:
         return [str(error).removeprefix(f"{folder}/")]
-    wrong = _of_names(store, folder, cell)
+    place = store.folder(cell)
+    wrong = (
+        [] if place == folder else [f"holds the spec of another cell, whose folder is {place.relative_to(store.root)}"]
+    )
     if summary is None:
         return wrong
-    if summary["cell"].get("hash") != cell.hash:
-        wrong.append(f"summary.json is of cell {summary['cell'].get('hash')}, spec.yaml of {cell.hash}")
+    if (found := summary["cell"].get("hash")) != cell.hash:
+        wrong.append(f"summary.json is of cell {found}, spec.yaml of {cell.hash}")
     elif summary["cell"] != cell.index():
         wrong.append("summary.json and spec.yaml name the cell differently")
     return wrong + (_of_history(folder, cell, summary) if summary["status"] == "done" else [])
-
-
-def _of_names(store: Store, folder: Path, cell: Cell) -> list[str]:
-    stated = yaml.safe_load((folder / SPEC).read_text(encoding="utf-8")).get("hash")
-    if stated != cell.hash:
-        return [f"spec.yaml says hash {stated}, but its values give {cell.hash}: edited, or of another dmlbench"]
-    if store.folder(cell) != folder:
-        place = store.folder(cell).relative_to(store.root)
-        return [f"holds the spec of another cell, whose folder is {place}"]
-    return []
 
 
 def _of_history(folder: Path, cell: Cell, summary: dict[str, Any]) -> list[str]:

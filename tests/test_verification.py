@@ -59,7 +59,7 @@ def test_the_committed_results_are_what_they_say():
     [
         ("learning_rate: 0.001", "learning_rate: 0.002", "its values give"),
         ("seed: 0", "seed: 1", "its values give"),
-        ("hash: ", "hash: ffff", "spec.yaml says hash ffff"),
+        ("hash: ", "hash: ffff", "spec.yaml: says hash ffff"),
         ("protocol:", "protocols:", "not a readable spec"),
     ],
 )

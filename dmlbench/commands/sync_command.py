@@ -19,6 +19,7 @@ def command(results: Path) -> int:
     """
     from rich.progress import track
 
+    from dmlbench.errors import UserError
     from dmlbench.progress import plain_or_wide
     from dmlbench.store import Store
 
@@ -27,12 +28,17 @@ def command(results: Path) -> int:
     records = list(store.records())
     from dmlbench.tracking import TrackingError, connect, send
 
-    console = plain_or_wide(stderr=True)
+    console, sent, damaged = plain_or_wide(stderr=True), 0, 0
     try:
         client = connect()
-        sent = sum(send(client, record) for record in track(records, "sending", console=console))
+        for record in track(records, "sending", console=console):
+            try:
+                sent += send(client, record)
+            except UserError as error:  # of one result: the others are sent all the same
+                damaged += 1
+                click.echo(f"error: {error}", err=True)
     except TrackingError as error:
-        click.echo(f"error: MLflow: {str(error).splitlines()[0]}", err=True)
+        click.echo(f"error: MLflow: {str(error).splitlines()[0]}; {sent} runs were sent before", err=True)
         return 1
-    click.echo(f"{sent} runs sent, {len(records) - sent} were there already")
-    return 0
+    click.echo(f"{sent} runs sent, {len(records) - sent - damaged} were there already")
+    return 1 if damaged else 0

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from dmlbench.errors import UserError
 from dmlbench.spec import Cell
 from dmlbench.store import Record, read_summary
 from dmlbench.tracking import runs
@@ -71,29 +72,34 @@ class Mirror:
         self._warn(f"MLflow: {type(error).__name__}: {reason}; results are safe, `dmlbench sync` sends them later")
 
     def _gather(self, not_before: float) -> bool:
-        """Wait for events, and on until sending may be tried; False where there will be no more of them."""
-        event = self._events.get()
-        not_before = max(not_before, time.monotonic() + LINGER)
-        while event is not None:
-            folder, what = event
-            self._due[folder] = what
+        """Collect events until something is due and may be sent; False where there will be no more of them."""
+        deadline = not_before if self._due else None
+        while True:
             try:
-                event = self._events.get(timeout=max(not_before - time.monotonic(), 0.001))
+                event = self._events.get(timeout=deadline and max(deadline - time.monotonic(), 0.001))
             except queue.Empty:
                 return True
-        return False
+            if event is None:
+                return False
+            folder, what = event
+            self._due[folder] = what
+            deadline = deadline or max(not_before, time.monotonic() + LINGER)
 
     def _send_due(self, client: "MlflowClient") -> None:
         for folder, what in list(self._due.items()):
-            if what == "finished":
-                self._finish(client, folder)
-            else:
-                live = self._live.get(folder) or self._live.setdefault(folder, runs.begin(client, folder))
-                (runs.interrupt if what in ("stopped", "halted") else runs.update)(client, folder, live)
+            try:
+                self._send(client, folder, what)
+            except UserError as error:  # of this cell's files; the others go on
+                self._warn(f"MLflow: left out: {error}")
             del self._due[folder]
 
-    def _finish(self, client: "MlflowClient", folder: Path) -> None:
-        summary = read_summary(folder)
-        if summary is not None:
-            self.sent += runs.send(client, Record(folder, summary), self._live.get(folder))
-        self._live.pop(folder, None)
+    def _send(self, client: "MlflowClient", folder: Path, what: str) -> None:
+        if what == "finished":
+            summary = read_summary(folder)
+            if summary is not None:
+                self.sent += runs.send(client, Record(folder, summary), self._live.get(folder))
+            self._live.pop(folder, None)
+            return
+        if folder not in self._live:
+            self._live[folder] = runs.begin(client, folder)
+        (runs.interrupt if what in ("stopped", "halted") else runs.update)(client, folder, self._live[folder])

@@ -1,0 +1,63 @@
+"""Results to send, and a store in a folder of the test's own."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from dmlbench.selection import selections
+from dmlbench.store import CellWriter, Record, Store
+from dmlbench.timings import timing
+from dmlbench.tracking import connect
+
+
+def row(epoch: int) -> dict:
+    times = {"time/train_s": 1.0 if epoch else None, "time/evaluation_s": 0.5, "time/step_ms": 2.0 if epoch else None}
+    return {"epoch": epoch, "test/recall_at_1": epoch / 10} | times
+
+
+@pytest.fixture
+def begun(tmp_path, make_cell) -> Callable[..., CellWriter]:
+    """Plans a cell and writes so many rows of its history."""
+
+    def begin(seed: int = 0, epochs: int = 0, root: Path = tmp_path / "runs") -> CellWriter:
+        store, cell = Store(root), make_cell(seed=seed)
+        store.plan([cell])
+        writer = CellWriter(store.folder(cell))
+        for epoch in range(epochs):
+            writer.append(row(epoch))
+        return writer
+
+    return begin
+
+
+@pytest.fixture
+def finished(begun, make_cell) -> Callable[..., Record]:
+    """A result as a run leaves it."""
+
+    def finish(
+        writer: CellWriter | None = None, *, seed: int = 0, status: str = "done", started: str = "2026"
+    ) -> Record:
+        writer = writer or begun(seed, 3)
+        sums = {"selections": selections(writer.rows), "timing": timing(writer.rows)}
+        error = {} if status == "done" else {"error": {"kind": "error", "class": "E", "message": "broke"}}
+        summary = {"status": status, "cell": make_cell(seed=seed).index(), "total_s": 4.0, "environment": {}, **error}
+        writer.finish(summary | sums | {"started": f"{started}-11-21T10:00:00+00:00"})
+        return Store(writer.folder.parents[3]).record(make_cell(seed=seed))
+
+    return finish
+
+
+@pytest.fixture
+def in_folder(tmp_path, monkeypatch) -> Path:
+    """Nobody's MLflow settings but the test's, and its folder as the working one."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_HTTP_REQUEST_TIMEOUT", "MLFLOW_HTTP_REQUEST_MAX_RETRIES"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def client(in_folder, monkeypatch) -> Iterator[object]:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{in_folder / 'mlflow.db'}")
+    return connect()

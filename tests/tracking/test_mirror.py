@@ -1,0 +1,102 @@
+import time
+from contextlib import contextmanager
+
+import pytest
+
+from dmlbench.tracking import Mirror, mirror
+from tests.tracking.conftest import row
+from tests.tracking.servers import failing, hanging
+from tests.tracking.test_runs import all_runs, steps
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of MLflow's own libraries
+NOBODY = "http://127.0.0.1:9"
+
+
+@pytest.fixture
+def said() -> list[str]:
+    return []
+
+
+def wait_for(condition, seconds=30.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_cells_are_shown_while_they_run(client, begun, finished, said, monkeypatch):
+    monkeypatch.setattr(mirror, "LINGER", 0.05)
+    writer = begun(epochs=1)
+    with Mirror(said.append) as shown:
+        shown(None, writer.folder, {"event": "started"})
+        shown(None, writer.folder, {"event": "epoch"})
+        wait_for(lambda: client.get_experiment_by_name("dmlbench/tiny/glyphs") and all_runs(client))
+        wait_for(lambda: steps(client, all_runs(client)[0]) == [0])
+        for epoch in (1, 2):
+            writer.append(row(epoch))
+            shown(None, writer.folder, {"event": "epoch"})
+        finished(writer)
+        shown(None, writer.folder, {"event": "finished"})
+        other = begun(seed=1, epochs=2)
+        shown(None, other.folder, {"event": "started"})
+        shown(None, other.folder, {"event": "stopped"})
+        claimed = begun(seed=2, epochs=2)
+        shown(None, claimed.folder, {"event": "claimed"})
+    assert said == []
+    assert shown.sent == 1
+    found = {run.info.run_name: (run.info.status, steps(client, run)) for run in all_runs(client)}
+    assert found == {"ms seed0": ("FINISHED", [0, 1, 2]), "ms seed1": ("KILLED", [0, 1])}
+
+
+@contextmanager
+def absent():
+    yield NOBODY
+
+
+@pytest.mark.parametrize("server", [hanging, failing, absent])
+def test_a_server_that_does_not_serve_costs_one_warning_and_no_waiting(server, in_folder, monkeypatch, finished, said):
+    monkeypatch.setattr(mirror, "LINGER", 0.05)
+    record = finished()
+    with server() as uri:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        with Mirror(said.append) as shown:
+            for _ in range(3):
+                begun = time.monotonic()
+                shown(None, record.folder, {"event": "finished"})
+                assert time.monotonic() - begun < 0.5
+            wait_for(lambda: said)
+            ending = time.monotonic()
+        assert time.monotonic() - ending < 1.0
+    (line,) = said
+    assert line.startswith("MLflow: TrackingError: ")
+    assert line.endswith("results are safe, `dmlbench sync` sends them later")
+    assert shown.sent == 0
+
+
+def test_a_server_that_comes_back_gets_all_of_it(client, monkeypatch, finished, said):
+    monkeypatch.setattr(mirror, "LINGER", 0.05)
+    monkeypatch.setattr(mirror, "AGAIN", (0.2, 0.4))
+    uri, records = client.tracking_uri, [finished(seed=seed) for seed in (0, 1)]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", NOBODY)
+    with Mirror(said.append) as shown:
+        shown(None, records[0].folder, {"event": "finished"})
+        wait_for(lambda: said)
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        wait_for(lambda: shown.sent == 1)
+        shown(None, records[1].folder, {"event": "finished"})
+    assert shown.sent == 2
+    assert [line.partition(":")[0] for line in said] == ["MLflow", "MLflow answers again"]
+    assert len(all_runs(client)) == 2
+
+
+def test_a_damaged_cell_holds_up_no_other(client, finished, said, monkeypatch):
+    monkeypatch.setattr(mirror, "LINGER", 0.05)
+    records = [finished(seed=seed) for seed in (0, 1)]
+    (records[0].folder / "spec.yaml").write_text("seed: 7")
+    with Mirror(said.append) as shown:
+        for record in records:
+            shown(None, record.folder, {"event": "finished"})
+    assert shown.sent == 1
+    (line,) = said
+    assert line.startswith("MLflow: left out: ")
+    assert "not a readable spec" in line

@@ -1,0 +1,138 @@
+import pytest
+from mlflow.exceptions import MlflowException
+
+from dmlbench.errors import UserError
+from dmlbench.tracking import TrackingError, runs
+from dmlbench.tracking.runs import begin, interrupt, send, update
+from tests.tracking.conftest import row
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of MLflow's own libraries
+EXPERIMENT = "dmlbench/tiny/glyphs"
+
+
+def all_runs(client):
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    return client.search_runs([experiment.experiment_id])
+
+
+def steps(client, run, metric="test/recall_at_1") -> list[int]:
+    return [point.step for point in client.get_metric_history(run.info.run_id, metric)]
+
+
+def test_a_result_is_sent_once_however_often_it_is_sent(client, finished):
+    record = finished()
+    assert [send(client, record) for _ in range(3)] == [True, False, False]
+    (run,) = all_runs(client)
+    assert (run.info.status, run.info.run_name) == ("FINISHED", "ms seed0")
+    assert run.data.tags["cell"] == record.summary["cell"]["hash"]
+    assert run.data.tags["status"] == "done"
+    assert steps(client, run) == [0, 1, 2]
+    assert run.info.end_time - run.info.start_time == 4000
+    assert {file.path for file in client.list_artifacts(run.info.run_id)} == {
+        "spec.yaml", "summary.json", "history.csv",
+    }  # fmt: skip
+    assert not list(record.folder.glob(".mlflow*"))
+
+
+def test_a_run_is_shown_while_it_goes_on_and_ends_as_the_same_run(client, begun, finished):
+    writer = begun(epochs=1)
+    live = begin(client, writer.folder)
+    update(client, writer.folder, live)
+    (run,) = all_runs(client)
+    assert (run.info.status, run.data.tags["status"]) == ("RUNNING", "running")
+    assert run.data.params["training.epochs"] == "2"
+    assert steps(client, run) == [0]
+    for epoch in (1, 2):
+        writer.append(row(epoch))
+        update(client, writer.folder, live)
+        update(client, writer.folder, live)
+    assert steps(client, run) == [0, 1, 2]
+    assert send(client, finished(writer), live)
+    (ended,) = all_runs(client)
+    assert ended.info.run_id == run.info.run_id
+    assert (ended.info.status, ended.data.tags["status"]) == ("FINISHED", "done")
+    assert steps(client, ended) == [0, 1, 2]
+
+
+def test_epochs_sent_twice_after_a_lost_answer_are_one(client, begun):
+    writer = begun(epochs=3)
+    live = begin(client, writer.folder)
+    update(client, writer.folder, live)
+    live.epoch = 0
+    update(client, writer.folder, live)
+    (run,) = all_runs(client)
+    assert steps(client, run) == [0, 1, 2]
+
+
+def test_an_interrupted_run_is_replaced_by_the_attempt_that_goes_on(client, begun, finished):
+    writer = begun(epochs=2)
+    live = begin(client, writer.folder)
+    interrupt(client, writer.folder, live)
+    (cut,) = all_runs(client)
+    assert (cut.info.status, cut.data.tags["status"]) == ("KILLED", "interrupted")
+    again = begin(client, writer.folder)
+    writer.append(row(2))
+    update(client, writer.folder, again)
+    (run,) = all_runs(client)
+    assert run.info.run_id != cut.info.run_id
+    assert steps(client, run) == [0, 1, 2]
+    assert send(client, finished(writer), again)
+    assert [run.info.status for run in all_runs(client)] == ["FINISHED"]
+
+
+def test_sync_beside_a_live_run_leaves_one(client, begun, finished):
+    writer = begun(epochs=3)
+    live = begin(client, writer.folder)
+    record = finished(writer)
+    assert send(client, record)  # another process, which knows nothing of the live run
+    assert not send(client, record, live)
+    assert [run.info.status for run in all_runs(client)] == ["FINISHED"]
+
+
+def test_a_failure_gives_way_to_what_was_run_again(client, begun, finished):
+    writer = begun(epochs=3)
+    assert send(client, finished(writer, status="failed"))
+    assert not send(client, finished(writer, status="failed"))
+    (run,) = all_runs(client)
+    assert (run.info.status, run.data.tags["error"]) == ("FAILED", "broke")
+    assert send(client, finished(writer, started="2027"))
+    assert not send(client, finished(writer, started="1999"))  # the same number from another machine
+    assert [run.info.status for run in all_runs(client)] == ["FINISHED"]
+    assert begin(client, writer.folder).run_id is None
+
+
+def test_two_that_send_at_the_same_time_leave_one(client, finished, monkeypatch):
+    record, search, calls = finished(), runs._runs, []
+
+    def blind_at_first(*args):
+        calls.append(args)
+        return [] if len(calls) in (1, 3) else search(*args)
+
+    monkeypatch.setattr(runs, "_runs", blind_at_first)
+    assert send(client, record)
+    assert send(client, record)
+    assert len(all_runs(client)) == 1
+
+
+def test_a_run_that_was_created_and_not_filled_is_replaced(client, finished, monkeypatch):
+    record = finished()
+
+    def refuse(*_, **__):
+        raise MlflowException("lost")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(client), "log_batch", refuse)
+        patch.setattr(type(client), "delete_run", refuse)
+        with pytest.raises(TrackingError, match="lost"):
+            send(client, record)
+    assert len(all_runs(client)) == 1
+    assert send(client, record)
+    assert [run.info.status for run in all_runs(client)] == ["FINISHED"]
+
+
+def test_a_spec_edited_by_hand_is_not_sent_as_what_it_is_not(client, finished):
+    record = finished()
+    path = record.folder / "spec.yaml"
+    path.write_text(path.read_text().replace("learning_rate: 0.001", "learning_rate: 0.5"))
+    with pytest.raises(UserError, match="edited by hand"):
+        send(client, record)
