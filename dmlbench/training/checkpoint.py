@@ -4,6 +4,7 @@ Random streams are functions of seed, epoch and purpose, so a checkpoint holds n
 student of the epoch before, so it holds none either. What it holds is read back without pickle's freedom to run code.
 """
 
+import io
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
@@ -49,8 +50,10 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
     A kill in the midst of it leaves at least one that is whole. Raises OSError where the folder cannot be written.
     """
     content = {item.name: getattr(checkpoint, item.name) for item in fields(checkpoint)}
+    whole = io.BytesIO()  # torch tells of a full disk with a RuntimeError of its own, a file with an OSError
+    torch.save({"version": VERSION, **content}, whole)
     with replacing(folder / NAME, previous=folder / PREVIOUS) as file:
-        torch.save({"version": VERSION, **content}, file)
+        file.write(whole.getbuffer())
 
 
 def load(folder: Path, made_by: Mapping[str, str], log: Log) -> Checkpoint:

@@ -1,0 +1,96 @@
+"""MLflow as a view: stores that eight runners make at once, servers that vanish, and nothing sent twice."""
+
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import mlflow
+import pytest
+
+from tests.e2e.conftest import TINY, Command, metric_columns
+from tests.tracking.servers import hanging, mlflow_server, postgresql, postgresql_programs
+
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning")]  # of MLflow's libraries
+REQUIRE = "DMLBENCH_REQUIRE_POSTGRESQL"
+RUN = ("run", "--datasets", "glyphs", *TINY)
+
+
+def statuses(uri: str) -> Counter[tuple[str, str]]:
+    """How many runs there are of each cell in each status."""
+    client = mlflow.MlflowClient(uri)
+    experiments = [found.experiment_id for found in client.search_experiments()]
+    runs = client.search_runs(experiments, max_results=1000)
+    return Counter((run.data.tags["cell"], run.info.status) for run in runs)
+
+
+def start(environment: dict[str, str], cwd: Path, *arguments: str, **variables: str) -> subprocess.Popen[str]:
+    script = str(Path(sys.executable).with_name("dmlbench"))
+    return subprocess.Popen(
+        [script, *arguments], cwd=cwd, env=environment | variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        text=True,
+    )  # fmt: skip
+
+
+def test_a_server_on_postgresql_that_vanishes_in_the_midst_of_a_run(
+    environment: dict[str, str], dmlbench: Command, tmp_path: Path
+) -> None:
+    programs = postgresql_programs()
+    if programs is None:
+        assert not os.environ.get(REQUIRE), "PostgreSQL is required here and not installed"
+        pytest.skip("PostgreSQL's server programs are not installed")
+    with postgresql(tmp_path / "postgresql", programs) as store, mlflow_server(tmp_path, store) as server:
+        four = (*RUN, "--methods", "ms,margin", "--seeds", "2", "--workers", "1")
+        with start(environment, tmp_path, *four, MLFLOW_TRACKING_URI=server.uri) as running:
+            assert running.stdout is not None
+            seen = []
+            for line in running.stdout:
+                seen.append(line)
+                if "[2/4]" in line:
+                    break
+            time.sleep(3)  # the first of them is there by now
+            server.stop()
+            output = "".join([*seen, *running.stdout])
+        assert running.returncode == 0, output
+        assert "results are safe, `dmlbench sync` sends them later" in output
+        assert len(metric_columns(tmp_path / "results" / "runs")) == 4
+
+        server.start()
+        before = statuses(server.uri)
+        assert 1 <= sum(before[key] for key in before if key[1] == "FINISHED") < 4, before
+        sent = [dmlbench("sync", MLFLOW_TRACKING_URI=server.uri).stdout for _ in range(3)]
+        assert sent[1:] == ["0 runs sent, 4 were there already\n"] * 2, sent
+        after = statuses(server.uri)
+        assert len(after) == 4
+        assert set(after.values()) == {1}
+        assert {status for _, status in after} == {"FINISHED"}
+
+
+def test_eight_runners_at_once_on_a_fresh_folder(environment: dict[str, str], tmp_path: Path) -> None:
+    one = tuple(part.replace("epochs=2", "epochs=1") for part in RUN)
+    runners = [
+        start(environment, tmp_path, *one, "--methods", "ms", "--seeds", "8", "--workers", "1") for _ in range(8)
+    ]
+    outputs = [runner.communicate(timeout=400)[0] for runner in runners]
+    # Whoever ends while another is still at a cell says so; the last to end finds all of them done.
+    assert 0 in {runner.returncode for runner in runners}, outputs[0]
+    assert {runner.returncode for runner in runners} <= {0, 1}
+    assert not [output for output in outputs if "MLflow:" in output or "Traceback" in output]
+    assert len(metric_columns(tmp_path / "results" / "runs")) == 8
+    for log in (tmp_path / "results").rglob("log.txt"):
+        assert log.read_text().count("epoch 1 of 1 begins") == 1
+    found = statuses(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    assert len(found) == 8
+    assert {status for _, status in found} == {"FINISHED"}
+    assert set(found.values()) == {1}
+
+
+def test_a_server_that_hangs_costs_a_warning(dmlbench: Command, tmp_path: Path) -> None:
+    with hanging() as uri:
+        done = dmlbench(*RUN, "--methods", "ms", "--seeds", "1", MLFLOW_TRACKING_URI=uri)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "results are safe, `dmlbench sync` sends them later" in done.stdout
+    assert "0 runs sent" not in done.stdout
+    assert "1 runs sent, 0 were there already" in dmlbench("sync").stdout
