@@ -7,7 +7,7 @@ import sys
 import click
 
 from dmlbench import __version__
-from dmlbench.errors import UserError
+from dmlbench.errors import StorageError, UserError
 
 # Name: (module below dmlbench.commands, one line for the overview). Modules load when their command is used.
 COMMANDS = {
@@ -79,6 +79,9 @@ def main() -> None:
     except UserError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(2)
+    except StorageError as error:
+        click.echo(f"error: {error}; what was written before is whole, and the same command goes on", err=True)
+        sys.exit(1)
     except click.ClickException as error:
         hint = f"; see `{error.ctx.command_path} --help`" if isinstance(error, click.UsageError) and error.ctx else ""
         message = " ".join(error.format_message().split()).rstrip(".")  # click lists choices on lines of their own

@@ -66,6 +66,27 @@ def test_functions_have_at_most_40_lines():
     assert long == {}
 
 
+def test_nothing_that_is_read_back_can_run_code():
+    """No pickle, no eval; YAML and checkpoints through loaders that only know data."""
+    found = []
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            imported = [alias.name for alias in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
+            unsafe = bool({"pickle", "cPickle", "dill", "shelve", "marshal"} & set(imported))
+            if isinstance(node, ast.Call):
+                keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+                unsafe = {
+                    "torch.load": keywords.get("weights_only") != "True",
+                    "np.load": keywords.get("allow_pickle", "False") != "False",
+                    "yaml.load": keywords.get("Loader") not in ("_LOADER", "_UniqueKeyLoader"),
+                    "eval": True,
+                    "exec": True,
+                }.get(ast.unparse(node.func), False)
+            if unsafe:
+                found.append(f"{path.relative_to(ROOT)}:{node.lineno} {ast.unparse(node)}")
+    assert found == []
+
+
 def function_lines(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
     first = node.body[0]
     docstring = first.end_lineno - first.lineno + 1 if ast.get_docstring(node) is not None else 0

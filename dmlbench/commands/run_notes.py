@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from dmlbench.matrix import Execution, rivals
+from dmlbench.machine import usable_cores
+from dmlbench.matrix import Execution, rivals, worker_devices
 from dmlbench.spec import Cell
 from dmlbench.spec_difference import differences
 from dmlbench.store import read_spec
@@ -16,7 +17,8 @@ def notes(cells: Sequence[Cell], todo: Sequence[Cell], execution: Execution) -> 
         todo: Its cells that have no result yet.
         execution: How they run.
     """
-    return [*_not_kept(cells, todo, execution), *_of_other_specs(todo, execution), *_without_teacher(todo)]
+    of_cells = [*_not_kept(cells, todo, execution), *_of_other_specs(todo, execution), *_without_teacher(todo)]
+    return [*of_cells, *_of_fewer_workers(todo, execution)]
 
 
 def _not_kept(cells: Sequence[Cell], todo: Sequence[Cell], execution: Execution) -> list[str]:
@@ -46,3 +48,15 @@ def _without_teacher(todo: Sequence[Cell]) -> list[str]:
     """A teacher is the network after an epoch, and its weight grows with the epoch from 0."""
     short = {c.method.name: None for c in todo if c.method.distillation and c.protocol.training.epochs == 1}
     return [f"note: with one epoch no teacher acts; {', '.join(short)} trains like its base"] if short else []
+
+
+def _of_fewer_workers(todo: Sequence[Cell], execution: Execution) -> list[str]:
+    """More processes than the cores hold would make all of them slower."""
+    if not todo or execution.executor != "local" or not execution.workers:
+        return []
+    threads = max(cell.protocol.training.cpu_threads for cell in todo)
+    held = len(worker_devices(execution, threads))
+    if held >= execution.workers:
+        return []
+    each = threads + (execution.data_workers or 0)
+    return [f"note: --workers {execution.workers}: {usable_cores()} cores hold {held} that use {each} each; {held} run"]

@@ -1,0 +1,114 @@
+"""What the machinery costs, and what a second worker brings, on conv4-64 and glyphs.
+
+    pytest -m benchmark tests/benchmarks/test_runner_speed.py -s
+
+The first compares cells run with their store, checkpoints, claim, progress display and MLflow's mirror, all in the
+training process (in a run they are the parent's, beside it), with the same cells of which nothing is written. The
+second runs eight cells with one worker and with two, by the command line.
+"""
+
+import csv
+import io
+import itertools
+import subprocess
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+from interleave import interleave
+from rich.console import Console
+
+from dmlbench import cell as cell_module
+from dmlbench.matrix import Request, plan
+from dmlbench.progress import Display
+from dmlbench.run_options import RunOptions
+from dmlbench.store import CellWriter, Store
+from dmlbench.tracking import Mirror
+
+pytestmark = [pytest.mark.benchmark, pytest.mark.filterwarnings("ignore::DeprecationWarning")]  # of MLflow's libraries
+EPOCHS = 10
+
+
+class Unwritten(CellWriter):
+    """Keeps the rows and writes nothing."""
+
+    def begin(self, cell):
+        pass
+
+    def restart(self):
+        pass
+
+    def append(self, row):
+        self.rows.append(row)
+
+    def log(self, line):
+        pass
+
+    def finish(self, summary):
+        pass
+
+
+@pytest.fixture
+def cell(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    (planned,) = plan(Request(("ms",), ("glyphs",), (0,), settings=(f"training.epochs={EPOCHS}",)))
+    return planned
+
+
+def test_the_machinery_costs_less_than_three_hundredths(cell, tmp_path, monkeypatch):
+    count = itertools.count()
+    options = RunOptions(device="cpu")
+
+    def bare():
+        with monkeypatch.context() as patch:
+            patch.setattr(cell_module.checkpoint, "save", lambda *_: None)
+            patch.setattr(cell_module.checkpoint, "load", lambda _, made_by, __: cell_module.Checkpoint(dict(made_by)))
+            folder = tmp_path / f"bare{next(count)}"
+            folder.mkdir()
+            cell_module.run_claimed(cell, Unwritten(folder), options, lambda _: None)
+
+    def run(tracked: bool):
+        store = Store(tmp_path / f"run{next(count)}")
+        store.plan([cell])
+        folder = store.folder(cell)
+        console = Console(file=io.StringIO())
+        with Mirror(print) if tracked else nullcontext() as mirror, Display(console, 1) as shown:
+            observers = [shown, mirror] if tracked else [shown]
+            cell_module.run_cell(cell, folder, options, lambda event: [see(cell, folder, event) for see in observers])
+
+    candidates = {"bare": bare, "store": lambda: run(tracked=False), "store + MLflow": lambda: run(tracked=True)}
+    timings = interleave(candidates, rounds=7, warm_up=1)
+    print(f"\nconv4-64 on glyphs, {EPOCHS} epochs, bare: {timings.median('bare'):.2f} s")
+    for name in ("store", "store + MLflow"):
+        print(f"{name:<16}{timings.ratio(name, 'bare'):8.3f} x")
+    assert timings.ratio("store", "bare") < 1.03
+
+
+def test_two_workers_run_eight_cells_in_two_thirds_of_the_time(tmp_path):
+    script = str(Path(sys.executable).with_name("dmlbench"))
+    eight = ["run", "--methods", "ms,margin", "--datasets", "glyphs", "--seeds", "4", "--tracking", "none"]
+    eight += ["--set", "training.epochs=5"]
+    count = itertools.count()
+
+    def run(workers: int):
+        results = tmp_path / f"{workers}-{next(count)}"
+        arguments = [script, *eight, "--workers", str(workers), "--results", str(results)]
+        subprocess.run(arguments, check=True, capture_output=True, cwd=tmp_path)
+
+    timings = interleave({"one": lambda: run(1), "two": lambda: run(2)}, rounds=3, warm_up=0)
+    print(f"\neight cells, one worker: {timings.median('one'):.1f} s, two: {timings.ratio('two', 'one'):.3f} x")
+    first, *others = (numbers(results) for results in sorted(tmp_path.iterdir()))
+    assert len(first) == 8
+    assert all(other == first for other in others)
+    assert timings.ratio("two", "one") < 0.65
+
+
+def numbers(results: Path) -> dict[str, list[tuple[str, ...]]]:
+    found = {}
+    for path in results.glob("*/*/*/*/history.csv"):
+        with path.open(newline="") as file:
+            rows = [{key: value for key, value in row.items() if key[:5] != "time/"} for row in csv.DictReader(file)]
+        found[f"{path.parts[-3]} {path.parts[-2]}"] = [tuple(row.values()) for row in rows]
+    return found
