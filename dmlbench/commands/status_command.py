@@ -45,8 +45,7 @@ def command(results: Path, watch: bool, as_json: bool, verify: bool) -> int:
     if watch:
         _watch(console, store)
         return 0
-    _show(console, store)
-    return 0
+    return _show(console, store)
 
 
 def _rows(store: "Store") -> list[dict[str, Any]]:
@@ -62,20 +61,21 @@ def _rows(store: "Store") -> list[dict[str, Any]]:
     ]
 
 
-def _show(console: "Console", store: "Store") -> None:
+def _show(console: "Console", store: "Store") -> int:
     from dmlbench.commands.status_tables import counts, tables
     from dmlbench.overview import overview
 
     cells = overview(store)
     if not cells:
         console.print(f"{store.root}: no cells yet; `dmlbench run` makes them", markup=False)
-        return
+        return 0
     console.print(tables(cells))
     console.print(counts(cells))
     from dmlbench.provenance import code_digest
 
     if other := sum(cell.code not in (None, code_digest()) for cell in cells):
         console.print(f"note: {other} results were made by other training code than this dmlbench's", markup=False)
+    return 1 if any(cell.state == "damaged" for cell in cells) else 0
 
 
 def _watch(console: "Console", store: "Store") -> None:

@@ -109,8 +109,13 @@ def test_unreadable_results_folder(dmlbench: Command, tmp_path: Path) -> None:
     cell.mkdir(parents=True)
     (cell / "spec.yaml").write_text("{}")
     (cell / "summary.json").write_text('{"version": 99}')
-    for command in (("report",), ("status",), ("sync",)):
+    for command in (("report",), ("sync",)):
         _refused(dmlbench(*command), ("results version 99 is not known here",))
+    for command in (("status",), ("status", "--verify")):
+        shown = dmlbench(*command)
+        assert shown.returncode == 1
+        assert "seed0-00000000" in shown.stdout
+    assert "results version 99 is not known here" in dmlbench("status", "--json").stdout
     (cell / "summary.json").write_text("{")
     _refused(dmlbench("report"), ("damaged JSON",))
     shutil.rmtree(results)

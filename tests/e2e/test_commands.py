@@ -65,6 +65,7 @@ def test_show_resolves_per_dataset_with_sources(dmlbench: Command) -> None:
     assert re.search(r"lambda +75\.0 +parser default", shown)
 
 
+@pytest.mark.slow
 def test_validate_and_run_a_method_in_one_file_and_a_plugin(dmlbench: Command, tmp_path: Path) -> None:
     mine = tmp_path / "mine"
     mine.mkdir()

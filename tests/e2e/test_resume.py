@@ -39,7 +39,7 @@ def test_a_matrix_killed_at_ten_random_moments(
             cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip
         try:
-            begun.wait(moments.uniform(1, 9))
+            begun.wait(moments.uniform(1, 8))
             pytest.fail("the matrix ended before it was killed ten times; give it more epochs")
         except subprocess.TimeoutExpired:
             kills += 1

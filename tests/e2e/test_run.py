@@ -82,6 +82,7 @@ def test_run_then_mlflow_status_and_report(dmlbench: Command, tmp_path: Path) ->
     assert scored["nmi"] == last["nmi"]
 
 
+@pytest.mark.slow
 def test_workers_and_data_workers_change_nothing(dmlbench: Command, tmp_path: Path) -> None:
     variants = {
         "one": ("margin", "2", "--workers", "1"),
@@ -122,7 +123,9 @@ def test_a_diverged_cell_fails_alone(dmlbench: Command, tmp_path: Path) -> None:
     assert "1 of 1 cells to run" in retry.stdout
 
 
-@pytest.mark.parametrize("uri", ["http://127.0.0.1:9", "sqlite:///file/mlflow.db"])
+@pytest.mark.parametrize(
+    "uri", ["http://127.0.0.1:9", pytest.param("sqlite:///file/mlflow.db", marks=pytest.mark.slow)]
+)
 def test_a_dead_tracking_store_costs_a_warning(uri: str, dmlbench: Command, tmp_path: Path) -> None:
     (tmp_path / "file").touch()  # a folder that cannot be written, for root too
     done = dmlbench(*TWO, "--seeds", "1", MLFLOW_TRACKING_URI=uri)
@@ -152,7 +155,9 @@ def test_interrupt_keeps_what_is_done_and_a_killed_worker_fails_alone(
     assert sorted(states) == ["failed", "interrupted"]
 
 
-@pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, 130), (signal.SIGKILL, -9)])
+@pytest.mark.parametrize(
+    ("sent", "code"), [(signal.SIGTERM, 130), pytest.param(signal.SIGKILL, -9, marks=pytest.mark.slow)]
+)
 def test_cells_of_a_runner_that_is_ended_are_interrupted_not_failed(
     sent: signal.Signals, code: int, environment: dict[str, str], dmlbench: Command, tmp_path: Path
 ) -> None:
