@@ -1,6 +1,7 @@
 """Files that are there whole or not at all: written beside their place, flushed to disk and renamed."""
 
 import os
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -21,7 +22,7 @@ def replacing(path: Path, previous: Path | None = None) -> Iterator[IO[bytes]]:
         path: What is replaced.
         previous: Where the old content goes, in place of being lost.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")  # two hosts may have one process number
     try:
         with temporary.open("wb") as file:
             yield file

@@ -25,7 +25,7 @@ BEAT = 10.0  # seconds between heartbeats
 LEASE = 60.0  # a claim touched within this time is alive
 WATCH = 30.0  # how long an older one must lie still before it is taken
 NAME = ".claim"
-ATTEMPTS = 5
+ATTEMPTS, PAUSE = 10, 0.2  # looks at a claim that changes hands, and seconds between them
 
 
 class LostClaimError(RuntimeError):
@@ -65,8 +65,9 @@ class Claim:
         finally:
             ended.set()
             thread.join()
-            if read_owner(self.path.parent) == self.owner:
-                self.path.unlink(missing_ok=True)
+            with suppress(OSError):
+                if read_owner(self.path.parent) == self.owner:
+                    self.path.unlink(missing_ok=True)
 
     def _beat(self, ended: threading.Event) -> None:
         while not ended.wait(BEAT):
@@ -116,7 +117,10 @@ def claim(folder: Path, host: tuple[str, str] | None = None) -> Iterator[Claim |
 
 def holder(folder: Path) -> Owner | None:
     """The process that is at the folder, as far as can be told without touching it; None for nobody."""
-    owner = read_owner(folder)
+    try:
+        owner = read_owner(folder)
+    except OSError:
+        return None
     if owner is None:
         return None
     if owner.host == this_host()[0]:
@@ -129,34 +133,46 @@ def holder(folder: Path) -> Owner | None:
 
 
 def read_owner(folder: Path) -> Owner | None:
-    """Whom the claim names, alive or not; None where there is no claim, or none that can be read."""
+    """Whom the claim names, alive or not; None where there is no claim, or a damaged one.
+
+    Raises:
+        OSError: where it cannot be read: that says nothing of whose it is.
+    """
     try:
         return Owner(**json.loads((folder / NAME).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+    except (FileNotFoundError, NotADirectoryError, ValueError, TypeError):
         return None
 
 
 def _take(folder: Path, owner: Owner) -> Claim | None:
     path = folder / NAME
-    for _ in range(ATTEMPTS):  # each ends in another process's favour only
+    for _ in range(ATTEMPTS):
         if _create(path, owner):
+            _sweep(folder)
             return Claim(path, owner)
-        other = read_owner(folder)
-        judged = _touched(path)
+        other, judged = read_owner(folder), _touched(path)
         # On this host the lock is ours, so whoever claimed is dead.
         if (other is None or other.host != owner.host) and not _is_still(path, owner):
             return None
-        _bury(path, other, judged)
+        if not _bury(path, other, judged, owner):
+            time.sleep(PAUSE)
     return None
+
+
+def _sweep(folder: Path) -> None:
+    """Remove the drafts of writers that were killed; specs are written by planners, who claim nothing."""
+    for draft in folder.glob(".*.tmp"):
+        if not draft.name.startswith(".spec.yaml."):
+            draft.unlink(missing_ok=True)
 
 
 def _create(path: Path, owner: Owner) -> bool:
     """Create the claim with its content in one step, which succeeds for one host alone."""
-    draft = path.with_name(f"{NAME}-{owner.token}")
+    draft = path.with_name(f"{NAME}-{owner.token}.tmp")
     draft.write_text(json.dumps(asdict(owner)), encoding="utf-8")
     try:
         os.link(draft, path)
-    except FileExistsError:
+    except (FileExistsError, FileNotFoundError):  # claimed; or the draft was swept away by who has just claimed
         return False
     except OSError as error:
         if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK):
@@ -176,27 +192,33 @@ def _create_exclusively(path: Path, owner: Owner) -> bool:
     return True
 
 
-def _bury(path: Path, dead: Owner | None, touched: int | None) -> None:
-    """Remove a dead owner's claim, one host at a time: another may have done so, and claimed, since it was judged."""
+def _bury(path: Path, dead: Owner | None, touched: int | None, owner: Owner) -> bool:
+    """Remove a dead owner's claim, one host at a time: another may have done so, and claimed, since it was judged.
+
+    Returns:
+        Whether it was this process's turn.
+    """
     turn = path.with_name(f"{NAME}-turn")
     try:
-        turn.touch(exist_ok=False)
+        with turn.open("x", encoding="utf-8") as file:
+            file.write(owner.host)
     except FileExistsError:
         with suppress(OSError):
-            if time.time() - turn.stat().st_mtime > LEASE:  # its host died in the midst of this
+            # On this host the lock is ours, so whoever took this turn was killed in the midst of it.
+            if turn.read_text(encoding="utf-8") == owner.host or not _is_fresh(turn, owner):
                 turn.unlink()
-        return
+        return False
     try:
         if (read_owner(path.parent), _touched(path)) == (dead, touched):
             path.unlink(missing_ok=True)
     finally:
         turn.unlink(missing_ok=True)
+    return True
 
 
 def _is_still(path: Path, owner: Owner) -> bool:
     """Whether a claim has not been touched for so long that its owner must be dead."""
-    age = _age(path, owner)
-    if age is None or -LEASE <= age <= LEASE:
+    if _is_fresh(path, owner):
         return False
     first, deadline = _touched(path), time.monotonic() + WATCH
     while time.monotonic() < deadline:
@@ -206,13 +228,17 @@ def _is_still(path: Path, owner: Owner) -> bool:
     return True
 
 
-def _age(path: Path, owner: Owner) -> float | None:
-    """Seconds since the claim was touched, both times by the file system's clock; None where it has gone."""
-    probe = path.with_name(f".now-{owner.token}")
-    probe.touch()
-    now, touched = probe.stat().st_mtime_ns, _touched(path)
-    probe.unlink(missing_ok=True)
-    return None if touched is None else (now - touched) / 1e9
+def _is_fresh(path: Path, owner: Owner) -> bool:
+    """Whether a file was touched within the lease, both times by the file system's clock; so is one that has gone."""
+    probe = path.with_name(f".now-{owner.token}.tmp")
+    try:
+        probe.touch()
+        now, touched = probe.stat().st_mtime_ns, _touched(path)
+    except FileNotFoundError:
+        return True
+    finally:
+        probe.unlink(missing_ok=True)
+    return touched is None or abs(now - touched) <= LEASE * 1e9
 
 
 def _touched(path: Path) -> int | None:
@@ -235,5 +261,7 @@ def _is_locked(path: Path) -> bool:
     try:
         with lock:
             return False
-    except (Timeout, OSError):
+    except Timeout:
         return True
+    except OSError:  # results that may only be read
+        return False

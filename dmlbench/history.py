@@ -31,13 +31,16 @@ def read_history(folder: Path) -> list[Row]:
     path = folder / HISTORY
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            rows = [{key: _number(value) for key, value in row.items()} for row in csv.DictReader(file, strict=True)]
+            columns, *lines = csv.reader(file, strict=True)
+        rows = [dict(zip(columns, map(_number, line), strict=True)) for line in lines]
     except FileNotFoundError:
         return []
     except (OSError, ValueError, TypeError, csv.Error) as error:
         raise UserError(f"{path}: not a readable history ({str(error).splitlines()[0]})") from error
     if any("epoch" not in row for row in rows):
         raise UserError(f"{path}: not a history (no column `epoch`)")
+    if not all(isinstance(row["epoch"], int) for row in rows):
+        raise UserError(f"{path}: not a history (a row without its epoch)")
     return rows
 
 

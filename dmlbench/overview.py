@@ -67,7 +67,7 @@ def _ended(folder: Path, summary: dict[str, Any], epoch: int) -> CellState:
     return CellState(
         folder,
         "done" if summary["status"] == "done" else "failed",
-        summary["cell"],
+        summary.get("cell") or {},
         epoch,
         epoch if summary["status"] == "done" else None,
         recall_at_1=last.get("recall_at_1"),

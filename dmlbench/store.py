@@ -21,12 +21,13 @@ from dmlbench.atomic import write_atomically
 from dmlbench.claims import holder
 from dmlbench.errors import StorageError, UserError
 from dmlbench.history import HISTORY, Row, history_text
-from dmlbench.spec import Cell
+from dmlbench.spec import Cell, digest
 
 VERSION = 1
 DEFAULT_ROOT = Path("results/runs")
 State = Literal["missing", "running", "interrupted", "done", "failed"]
 SPEC = "spec.yaml"
+FILES = (SPEC, HISTORY, "weights.safetensors", "embeddings.safetensors")
 # Ten times as fast, where PyYAML was built with them.
 _DUMPER: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -94,7 +95,7 @@ class Store:
         level = [self.root] if self.root.is_dir() else []
         for _ in ("protocol", "dataset", "method", "cell"):
             level = [child for folder in level for child in _subfolders(folder)]
-        return [folder for folder in level if folder.name.startswith("seed") and _has_spec(folder)]
+        return [folder for folder in level if folder.name.startswith("seed") and _has_any(folder)]
 
     def records(self) -> Iterator[Record]:
         """Every finished cell, in path order."""
@@ -175,17 +176,17 @@ class CellWriter:
 
     def finish(self, summary: dict[str, Any]) -> None:
         """Write the summary, which makes the cell a result."""
-        history = self.folder / HISTORY
-        digest = {"history_sha256": file_digest(history)} if history.is_file() else {}
-        content = json.dumps({"version": VERSION, **summary, **digest}, indent=1, allow_nan=False)
         with self.writing():
+            files = {name: file_digest(self.folder / name) for name in FILES if (self.folder / name).is_file()}
+            whole = {"version": VERSION, **summary, "files": files}
+            content = json.dumps(whole | {"digest": digest(whole)}, indent=1, allow_nan=False)
             write_atomically(self.folder / "summary.json", content + "\n")
 
     @contextmanager
     def writing(self) -> Iterator[None]:
         """Around a write: the claim is checked, and what the disk refuses is a StorageError."""
-        self._check()
         with storing(self.folder):
+            self._check()
             yield
 
 
@@ -231,6 +232,8 @@ def read_summary(folder: Path) -> dict[str, Any] | None:
             f"{path}: results version {version!r} is not known here (known: {VERSION})",
             hint="use the dmlbench that wrote it, or another --results",
         )
+    if not isinstance(summary.get("cell", {}), dict) or summary.get("status") not in ("done", "failed"):
+        raise UserError(f"{path}: not a summary (no status of a cell)", hint="delete its folder to run the cell again")
     return dict(summary)
 
 
@@ -272,14 +275,18 @@ def _subfolders(folder: Path) -> list[Path]:
         raise _unreadable(folder, error) from None
 
 
-def _has_spec(folder: Path) -> bool:
-    try:
-        (folder / "spec.yaml").stat()
-    except FileNotFoundError:
-        return False
-    except OSError as error:
-        raise _unreadable(folder, error) from None
-    return True
+def _has_any(folder: Path) -> bool:
+    """Whether there is a plan or a result; a result whose spec is lost must be seen, too."""
+    found = False
+    for name in (SPEC, "summary.json"):
+        try:
+            (folder / name).stat()
+            found = True
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise _unreadable(folder, error) from None
+    return found
 
 
 def _unreadable(folder: Path, error: OSError) -> UserError:

@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Any
 
 from dmlbench.errors import UserError
-from dmlbench.history import HISTORY, read_history
+from dmlbench.history import read_history
 from dmlbench.selection import selections
-from dmlbench.spec import Cell
-from dmlbench.store import Store, file_digest, read_spec, read_summary
+from dmlbench.spec import Cell, digest
+from dmlbench.store import FILES, Store, file_digest, read_spec, read_summary
 from dmlbench.timings import timing
 
 
@@ -28,11 +28,25 @@ def _problems(store: Store, folder: Path) -> list[str]:
     )
     if summary is None:
         return wrong
-    if (found := summary["cell"].get("hash")) != cell.hash:
+    wrong += _of_digests(folder, summary)
+    if (found := (summary.get("cell") or {}).get("hash")) != cell.hash:
         wrong.append(f"summary.json is of cell {found}, spec.yaml of {cell.hash}")
     elif summary["cell"] != cell.index():
         wrong.append("summary.json and spec.yaml name the cell differently")
     return wrong + (_of_history(folder, cell, summary) if summary["status"] == "done" else [])
+
+
+def _of_digests(folder: Path, summary: dict[str, Any]) -> list[str]:
+    """Whether the summary, and the files it was written for, are as they were."""
+    rest = {key: value for key, value in summary.items() if key != "digest"}
+    if summary.get("digest") != digest(rest):
+        return ["summary.json is not as it was written: its digest differs"]
+    files: dict[str, str] = summary.get("files") or {}
+    there = {name for name in FILES if (folder / name).is_file()}
+    wrong = [f"{name} is missing" for name in files.keys() - there]
+    wrong += [f"{name} came after summary.json" for name in there - files.keys()]
+    same = sorted(there & files.keys())
+    return wrong + [f"{name} is not as it was written" for name in same if file_digest(folder / name) != files[name]]
 
 
 def _of_history(folder: Path, cell: Cell, summary: dict[str, Any]) -> list[str]:
@@ -43,8 +57,6 @@ def _of_history(folder: Path, cell: Cell, summary: dict[str, Any]) -> list[str]:
     expected = list(range(cell.protocol.training.epochs + 1))
     if [row["epoch"] for row in rows] != expected:
         return [f"history.csv does not hold the epochs 0 to {expected[-1]}, once each"]
-    if summary.get("history_sha256") not in (None, file_digest(folder / HISTORY)):
-        return ["history.csv is not the one that summary.json was written for: edited"]
     sums = {"selections": selections(rows), "timing": timing(rows, summary.get("resumed", ()))}
     wrong = [name for name, value in sums.items() if summary.get(name) != value]
     return [f"summary.json: {name} does not follow from history.csv: edited" for name in wrong]

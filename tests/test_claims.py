@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import threading
@@ -142,6 +143,41 @@ def test_an_old_claim_of_another_host_is_nobody_s_for_those_who_look(tmp_path):
     abandoned(tmp_path)
     assert holder(tmp_path) is None
     assert holder(tmp_path / "nowhere") is None
+
+
+@pytest.mark.parametrize("host", [this_host()[0], "another"])
+def test_a_turn_at_burying_whose_process_was_killed_is_no_hindrance(tmp_path, quick, host):
+    abandoned(tmp_path)
+    turn = tmp_path / ".claim-turn"
+    turn.write_text(host)
+    os.utime(turn, (time.time() + HOUR,) * 2)  # by a clock that was ahead
+    with claim(tmp_path) as ours:
+        ours.check()
+        assert not turn.exists()
+
+
+def test_drafts_of_killed_writers_are_swept_and_plans_are_not(tmp_path):
+    names = (".checkpoint.pt.0123.tmp", ".claim-0123.tmp", ".now-0123.tmp", ".spec.yaml.0123.tmp", "history.csv")
+    for name in names:
+        (tmp_path / name).touch()
+    with claim(tmp_path):
+        assert sorted(path.name for path in tmp_path.iterdir() if not path.name.startswith((".lock", ".claim"))) == [
+            ".spec.yaml.0123.tmp",
+            "history.csv",
+        ]
+
+
+def test_a_claim_that_cannot_be_read_is_not_lost(tmp_path, monkeypatch):
+    with claim(tmp_path) as ours:
+
+        def broken(*_, **__):
+            raise OSError(errno.EIO, "Input/output error")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "read_text", broken)
+            with pytest.raises(OSError, match="Input/output"):
+                ours.check()
+        ours.check()
 
 
 @pytest.mark.parametrize("links", [True, False])

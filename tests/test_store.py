@@ -176,7 +176,10 @@ def test_a_summary_carries_its_version_and_no_nan(store, make_cell):
         writer.finish({"status": "done", "x": float("nan")})
     assert read_summary(writer.folder) is None
     writer.finish({"status": "done", "x": 0.1})
-    assert read_summary(writer.folder) == {"version": VERSION, "status": "done", "x": 0.1}
+    summary = read_summary(writer.folder)
+    assert list(summary) == ["version", "status", "x", "files", "digest"]
+    assert (summary["version"], summary["status"], summary["x"]) == (VERSION, "done", 0.1)
+    assert list(summary["files"]) == ["spec.yaml"]
 
 
 @pytest.mark.parametrize(
@@ -184,6 +187,8 @@ def test_a_summary_carries_its_version_and_no_nan(store, make_cell):
     [
         ('{"version": 99, "status": "done"}', "results version 99 is not known here (known: 1)"),
         ('{"status": "done"}', "results version None is not known here"),
+        ('{"version": 1}', "no status of a cell"),
+        ('{"version": 1, "status": "done", "cell": 3}', "no status of a cell"),
         ("[]", "results version None is not known here"),
         ('{"version": 1, "stat', "damaged JSON"),
         ("", "damaged JSON"),
@@ -292,5 +297,5 @@ def test_summaries_are_text_for_people_and_git(store, make_cell):
     writer.finish({"status": "done", "selections": {}})
     text = (writer.folder / "summary.json").read_text()
     assert text.endswith("}\n")
-    assert len(text.splitlines()) == 5
+    assert len(text.splitlines()) == 9
     assert json.loads(text)["version"] == 1

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from dmlbench.overview import overview
 from dmlbench.selection import selections
 from dmlbench.store import CellWriter, Store
 from dmlbench.timings import timing
@@ -28,7 +29,8 @@ def finished(store, make_cell):
         trained = {"train/loss": 1 / 3, "time/step_ms": 0.5} if epoch else {}
         writer.append({"epoch": epoch, "test/recall_at_1": epoch / 7, **times, **trained})
     sums = {"selections": selections(writer.rows), "timing": timing(writer.rows)}
-    writer.finish({"status": "done", "cell": cell.index(), "resumed": [], **sums})
+    about = {"initial_weights": "1234", "total_s": 4.0, "resumed": []}
+    writer.finish({"status": "done", "cell": cell.index(), **about, **sums})
     return writer.folder
 
 
@@ -41,8 +43,7 @@ def edit(path, old, new):
 def finding(store, folder) -> str:
     found = problems(store)
     assert list(found) == [folder]
-    assert len(found[folder]) == 1
-    return found[folder][0]
+    return "; ".join(found[folder])
 
 
 def test_a_whole_result_and_a_plan_have_no_problem(store, finished, make_cell):
@@ -88,8 +89,8 @@ def test_a_summary_edited_by_hand(store, finished, old, new, told):
 @pytest.mark.parametrize(
     ("old", "new", "told"),
     [
-        ("0.3333333333333333", "0.2333333333333333", "is not the one that summary.json was written for"),
-        ("0.42857142857142855", "0.9", "is not the one that summary.json was written for"),
+        ("0.3333333333333333", "0.2333333333333333", "history.csv is not as it was written"),
+        ("0.42857142857142855", "0.9", "history.csv is not as it was written"),
         ("\n2,", "\n1,", "does not hold the epochs 0 to 3"),
         ("epoch,", "era,", "no column `epoch`"),
         ("0.42857142857142855", "high", "not a readable history"),
@@ -105,13 +106,44 @@ def test_a_history_that_is_lost(store, finished):
     assert "does not hold the epochs 0 to 3" in finding(store, finished)
 
 
-def test_older_results_without_a_digest_are_checked_by_their_sums(store, finished):
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"status": "done"', '"status": "failed"'),
+        ('"initial_weights": "1234"', '"initial_weights": "5678"'),
+        ('"total_s": 4.0', '"total_s": 1.0'),
+        ('"digest": "', '"digests": "'),
+    ],
+)
+def test_what_no_other_file_tells_has_a_digest(store, finished, old, new):
+    edit(finished / "summary.json", old, new)
+    assert "summary.json is not as it was written: its digest differs" in finding(store, finished)
+
+
+def test_kept_files_are_held_to_their_digest(store, finished, make_cell):
+    (finished / "weights.safetensors").write_bytes(b"late")
+    assert finding(store, finished) == "weights.safetensors came after summary.json"
+    writer = CellWriter(finished)
     summary = json.loads((finished / "summary.json").read_text())
-    del summary["history_sha256"]
-    (finished / "summary.json").write_text(json.dumps(summary))
-    assert problems(store) == {}
-    edit(finished / "history.csv", "0.42857142857142855", "0.9")
-    assert "selections does not follow" in finding(store, finished)
+    writer.finish({key: value for key, value in summary.items() if key != "digest"})
+    (finished / "weights.safetensors").write_bytes(b"other")
+    assert "weights.safetensors is not as it was written" in finding(store, finished)
+    (finished / "weights.safetensors").unlink()
+    assert "weights.safetensors is missing" in finding(store, finished)
+
+
+def test_a_result_whose_spec_is_lost_is_seen(store, finished):
+    (finished / "spec.yaml").unlink()
+    assert "spec.yaml: not a readable spec" in finding(store, finished)
+
+
+def test_a_history_cut_at_any_byte(store, finished):
+    whole = (finished / "history.csv").read_bytes()
+    for length in range(len(whole)):
+        (finished / "history.csv").write_bytes(whole[:length])
+        assert finding(store, finished)
+        (cell,) = overview(store)
+        assert cell.state in ("done", "damaged")
 
 
 def test_a_folder_copied_under_another_name(store, finished):

@@ -42,7 +42,7 @@ def print_unfinished(console: Console, store: Store, cells: Sequence[Cell]) -> i
 def _print_failed(console: Console, failed: Sequence[tuple[Cell, Record]], of: int) -> None:
     table = Table("failed", "seed", "why", "log", box=None)
     for cell, record in failed:
-        error = record.summary["error"]
+        error = record.summary.get("error") or {"kind": "error", "message": "no message"}
         name = f"{cell.method.name} on {cell.dataset.name}"
         why = Text("\n  ".join((f"{error['kind']}: {error['message']}", *error.get("log", ()))))
         table.add_row(Text(name), str(cell.seed), why, Text(str(record.folder / "log.txt")))
