@@ -23,7 +23,7 @@ from dmlbench.randomness import stream_seed
 from dmlbench.run_options import RunOptions
 from dmlbench.selection import selections
 from dmlbench.spec import Cell
-from dmlbench.store import CellWriter, read_summary
+from dmlbench.store import has_ended
 from dmlbench.timings import timing
 from dmlbench.training import checkpoint
 from dmlbench.training.checkpoint import Checkpoint
@@ -32,22 +32,34 @@ from dmlbench.training.device import prepare, resolve_device
 from dmlbench.training.evaluator import Evaluator
 from dmlbench.training.learner import Learner
 from dmlbench.training.loop import evaluate_epoch, train_epoch
+from dmlbench.writer import CellWriter, storing
 
 Emit = Callable[[dict[str, Any]], None]
 
 
-def run_cell(cell: Cell, folder: Path, options: RunOptions, emit: Emit) -> bool:
-    """Run a cell into its folder, unless another process is at it or has just finished it.
+def run_cell(cell: Cell, folder: Path, options: RunOptions, emit: Emit, failure: int | None = None) -> bool:
+    """Run a cell into its folder, unless another process is at it or has just ended it.
+
+    Args:
+        cell: What to train.
+        folder: Where it is written.
+        options: How it is run.
+        emit: Takes what happens.
+        failure: The time stamp of an earlier failure that may be replaced.
 
     Returns:
         Whether this process may run another cell: after an error a CUDA context can be beyond use.
     """
-    with claim(folder) as claimed:
-        done = bool((finished := read_summary(folder)) and finished["status"] == "done")
-        if claimed is None or done:
-            emit({"event": "claimed", "done": done})
-            return True
-        return run_claimed(cell, CellWriter(folder, claimed.check), options, emit)
+    try:
+        with storing(folder), claim(folder) as claimed:
+            ended = has_ended(folder, failure)
+            if claimed is None or ended:
+                emit({"event": "claimed", "done": ended})
+                return True
+            return run_claimed(cell, CellWriter(folder, claimed.check), options, emit)
+    except (StorageError, UserError) as error:  # of the claim itself, or of a damaged result that is there
+        emit({"event": "halted", "error": _describe(error)})
+        return True
 
 
 def run_claimed(cell: Cell, writer: CellWriter, options: RunOptions, emit: Emit) -> bool:
@@ -80,7 +92,8 @@ def run_claimed(cell: Cell, writer: CellWriter, options: RunOptions, emit: Emit)
         earlier = result.pop("earlier_s", 0.0)
         writer.finish(result | {"total_s": earlier + time.perf_counter() - clock})
         if result["status"] == "done" or result["error"]["kind"] == "diverged":  # nothing is left to go on with
-            checkpoint.clear(writer.folder)
+            with writer.writing():
+                checkpoint.clear(writer.folder)
     except (StorageError, LostClaimError) as error:
         emit({"event": "halted", "error": _describe(error)})
         return True
@@ -175,7 +188,15 @@ def _resume(made_by: dict[str, str], environment: dict[str, Any], writer: CellWr
     """Bring writer and learner to where the last attempt ended, or to the beginning."""
     past = checkpoint.load(writer.folder, made_by, writer.log)
     if past.rows:
-        learner.restore(past.learner)
+        try:
+            learner.restore(past.learner)
+        except Exception as error:
+            checkpoint.clear(writer.folder)
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            raise UserError(
+                f"the method's state cannot be restored ({reason}); its checkpoint was removed",
+                hint="--retry failed begins the cell again; see CONTRIBUTING.md on what a method keeps",
+            ) from error
         writer.resume(past.rows)
         past.resumed.append(past.epoch)
     else:

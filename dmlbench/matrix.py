@@ -20,7 +20,7 @@ from dmlbench.protocol import load_protocol, parse_settings
 from dmlbench.registry import MethodSettings, Registry
 from dmlbench.run_options import MOST_DATA_WORKERS, RunOptions, Share
 from dmlbench.spec import Cell, MethodSpec, ProtocolSpec, digest, protocol_identity
-from dmlbench.store import Record, State, Store, read_summary
+from dmlbench.store import Record, State, Store, ended_at, read_summary
 
 DATA_VARIABLE = "DMLBENCH_DATA"
 
@@ -143,7 +143,7 @@ def execute(cells: Sequence[Cell], execution: Execution, observers: Sequence[Obs
         for observer in observers:
             observer(task.cell, task.folder, event)
 
-    tasks = [Task(cell, execution.store.folder(cell)) for cell in cells]
+    tasks = [Task(cell, folder := execution.store.folder(cell), ended_at(folder)) for cell in cells]
     threads = max(cell.protocol.training.cpu_threads for cell in cells)
     if execution.executor == "ray":
         from dmlbench.executors.ray import run_ray
@@ -155,7 +155,7 @@ def execute(cells: Sequence[Cell], execution: Execution, observers: Sequence[Obs
         )
         return
     devices = worker_devices(execution, threads)[: len(tasks)]
-    workers = data_workers(execution, devices)
+    workers = data_workers(execution, devices, threads)
     options = RunOptions(execution.data_dir, execution.device, workers, execution.keep, processes=len(devices))
     run_local(tasks, options, devices, threads=threads, on_event=on_event, interrupts=interrupts)
 
@@ -180,11 +180,12 @@ def worker_devices(execution: Execution, threads: int) -> list[str]:
     return ["cpu" if execution.device == "auto" else execution.device] * min(execution.workers or most, most)
 
 
-def data_workers(execution: Execution, devices: Sequence[str]) -> int:
-    """Loader processes of each cell: those asked for, else none on a CPU and a share of the cores on a GPU."""
+def data_workers(execution: Execution, devices: Sequence[str], threads: int) -> int:
+    """Loader processes of each cell: those asked for, else none on a CPU and the rest of its cores on a GPU."""
     if execution.data_workers is not None:
         return execution.data_workers
-    return min(MOST_DATA_WORKERS, usable_cores() // len(devices)) if devices[0].startswith("cuda") else 0
+    free = usable_cores() // len(devices) - threads
+    return min(MOST_DATA_WORKERS, max(free, 0)) if devices[0].startswith("cuda") else 0
 
 
 def expected_seconds(cells: Sequence[Cell], store: Store) -> float | None:

@@ -5,13 +5,10 @@
 written when a run is planned, so the folders with a spec alone are the cells that are missing.
 """
 
-import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,18 +16,14 @@ import yaml
 
 from dmlbench.atomic import write_atomically
 from dmlbench.claims import holder
-from dmlbench.errors import StorageError, UserError
-from dmlbench.history import HISTORY, Row, history_text
-from dmlbench.spec import Cell, digest
+from dmlbench.errors import UserError
+from dmlbench.history import HISTORY
+from dmlbench.spec import Cell
+from dmlbench.writer import SPEC, VERSION, spec_text, storing
 
-VERSION = 1
 DEFAULT_ROOT = Path("results/runs")
 State = Literal["missing", "running", "interrupted", "done", "failed"]
-SPEC = "spec.yaml"
-FILES = (SPEC, HISTORY, "weights.safetensors", "embeddings.safetensors")
-# Ten times as fast, where PyYAML was built with them.
-_DUMPER: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
-_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where PyYAML was built with it
 
 
 @dataclass(frozen=True)
@@ -79,7 +72,7 @@ class Store:
             if not (folder / SPEC).is_file():
                 with storing(folder):
                     folder.mkdir(parents=True, exist_ok=True)
-                    write_atomically(folder / SPEC, _spec_text(cell))
+                    write_atomically(folder / SPEC, spec_text(cell))
 
     def record(self, cell: Cell) -> Record | None:
         """The cell's result, or None while there is none."""
@@ -130,75 +123,6 @@ class Store:
             ) from error
 
 
-class CellWriter:
-    """Writes one cell's folder while its claim is held.
-
-    Args:
-        folder: The cell's.
-        check: Raises where the claim is lost; called before every write.
-
-    Every method raises StorageError where the folder cannot be written; what was there before stays whole.
-    """
-
-    def __init__(self, folder: Path, check: Callable[[], None] = lambda: None) -> None:
-        self.folder = folder
-        self.rows: list[Row] = []
-        self._check = check
-
-    def begin(self, cell: Cell) -> None:
-        """Write the spec, and clear a failure that another attempt left."""
-        with self.writing():
-            (self.folder / "summary.json").unlink(missing_ok=True)
-            write_atomically(self.folder / SPEC, _spec_text(cell))
-
-    def restart(self) -> None:
-        """Clear what an attempt left that nothing can be taken from."""
-        with self.writing():
-            (self.folder / HISTORY).unlink(missing_ok=True)
-
-    def resume(self, rows: Sequence[Row]) -> None:
-        """Go on after these rows: those that an attempt wrote beyond its last checkpoint are dropped."""
-        self.rows = list(rows)
-        with self.writing():
-            write_atomically(self.folder / HISTORY, history_text(self.rows))
-
-    def append(self, row: Row) -> None:
-        """Add an epoch's row to `history.csv`."""
-        self.rows.append(row)
-        with self.writing():
-            write_atomically(self.folder / HISTORY, history_text(self.rows))
-
-    def log(self, line: str) -> None:
-        """Add a line to `log.txt`, with the time."""
-        stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        with storing(self.folder), (self.folder / "log.txt").open("a", encoding="utf-8") as file:
-            file.write(f"{stamp} {line.rstrip()}\n")
-
-    def finish(self, summary: dict[str, Any]) -> None:
-        """Write the summary, which makes the cell a result."""
-        with self.writing():
-            files = {name: file_digest(self.folder / name) for name in FILES if (self.folder / name).is_file()}
-            whole = {"version": VERSION, **summary, "files": files}
-            content = json.dumps(whole | {"digest": digest(whole)}, indent=1, allow_nan=False)
-            write_atomically(self.folder / "summary.json", content + "\n")
-
-    @contextmanager
-    def writing(self) -> Iterator[None]:
-        """Around a write: the claim is checked, and what the disk refuses is a StorageError."""
-        with storing(self.folder):
-            self._check()
-            yield
-
-
-@contextmanager
-def storing(folder: Path) -> Iterator[None]:
-    """Turn what the disk refuses into a StorageError that names the folder."""
-    try:
-        yield
-    except OSError as error:
-        raise StorageError(f"{folder}: cannot be written ({error.strerror or error})") from error
-
-
 def folder_state(folder: Path) -> State:
     """What a cell's folder says of it."""
     summary = read_summary(folder)
@@ -237,6 +161,20 @@ def read_summary(folder: Path) -> dict[str, Any] | None:
     return dict(summary)
 
 
+def has_ended(folder: Path, failure: int | None = None) -> bool:
+    """Whether the cell has a result that is not to be replaced: done, or failed at another time than `failure`."""
+    summary = read_summary(folder)
+    return bool(summary and (summary["status"] == "done" or ended_at(folder) != failure))
+
+
+def ended_at(folder: Path) -> int | None:
+    """The time stamp of the cell's result, in nanoseconds; None where there is none."""
+    try:
+        return (folder / "summary.json").stat().st_mtime_ns
+    except OSError:
+        return None
+
+
 def read_spec(folder: Path) -> Cell:
     """Read the cell back from `spec.yaml`.
 
@@ -256,16 +194,6 @@ def read_spec(folder: Path) -> Cell:
             hint="restore it, or delete its folder to run the cell again",
         )
     return cell
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _spec_text(cell: Cell) -> str:
-    return yaml.dump(cell.to_dict(), Dumper=_DUMPER, sort_keys=False, allow_unicode=True)
 
 
 def _subfolders(folder: Path) -> list[Path]:

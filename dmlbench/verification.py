@@ -7,8 +7,9 @@ from dmlbench.errors import UserError
 from dmlbench.history import read_history
 from dmlbench.selection import selections
 from dmlbench.spec import Cell, digest
-from dmlbench.store import FILES, Store, file_digest, read_spec, read_summary
+from dmlbench.store import Store, read_spec, read_summary
 from dmlbench.timings import timing
+from dmlbench.writer import FILES, file_digest
 
 
 def problems(store: Store) -> dict[Path, list[str]]:

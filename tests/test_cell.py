@@ -12,7 +12,7 @@ from dmlbench.cell import run_cell
 from dmlbench.data.images import Dataset, Split
 from dmlbench.errors import DivergedError, UserError
 from dmlbench.run_options import RunOptions
-from dmlbench.store import Store, read_summary
+from dmlbench.store import Store, ended_at, read_summary
 
 
 @pytest.fixture
@@ -202,6 +202,51 @@ def test_a_cell_that_another_host_took_over_writes_nothing_more(tmp_path, small,
     assert (events[-1]["event"], events[-1]["error"]["kind"]) == ("halted", "claim")
     assert "another process has taken over" in events[-1]["error"]["message"]
     assert len(numbers(folder)) == 3  # a header, and the epochs before
+
+
+def test_a_failure_is_replaced_by_who_was_told_to_and_once(tmp_path, small, monkeypatch):
+    def broken(*_):
+        raise RuntimeError("broken")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_train", broken)
+        folder, summary = run(small, tmp_path)
+    assert summary["status"] == "failed"
+    failure, events = ended_at(folder), []
+    run_cell(small, folder, RunOptions(device="cpu"), events.append)  # planned before it had failed
+    assert events == [{"event": "claimed", "done": True}]
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_train", broken)
+        run_cell(small, folder, RunOptions(device="cpu"), events.append, failure)
+    assert events[-1]["event"] == "finished"
+    run_cell(small, folder, RunOptions(device="cpu"), events.append, failure)  # another that was told to, too late
+    assert events[-1] == {"event": "claimed", "done": True}
+    run_cell(small, folder, RunOptions(device="cpu"), events.append, ended_at(folder))
+    assert read_summary(folder)["status"] == "done"
+
+
+def test_a_folder_that_cannot_be_claimed_is_no_failure(tmp_path, small, monkeypatch):
+    events = []
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.mkdir", full)
+    _, summary = run(small, tmp_path, emit=events.append)
+    assert summary is None
+    assert [event["event"] for event in events] == ["halted"]
+    assert "No space left" in events[0]["error"]["message"]
+
+
+def test_a_state_that_cannot_be_restored_says_so_and_begins_again(tmp_path, small, monkeypatch):
+    with pytest.raises(SystemExit):
+        run(small, tmp_path, emit=stopping_at(1))
+    with monkeypatch.context() as patch:
+        patch.setattr("dmlbench.training.learner.Learner.restore", lambda *_: {}["queue"])
+        folder, summary = run(small, tmp_path)
+    assert "state cannot be restored (KeyError: 'queue')" in summary["error"]["message"]
+    run_cell(small, folder, RunOptions(device="cpu"), lambda _: None, ended_at(folder))
+    assert read_summary(folder)["status"] == "done"
 
 
 def test_memory_that_a_gpu_lacks_says_what_helps(failing):

@@ -1,10 +1,12 @@
 import os
 import signal
+import subprocess
+import sys
 import threading
 
 import pytest
 
-from dmlbench.interrupts import Interrupts
+from dmlbench.interrupts import Interrupts, ignored
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -15,10 +17,29 @@ def test_the_first_asks_and_the_second_stops(number):
         assert not interrupts.asked
         os.kill(os.getpid(), number)
         assert interrupts.asked
+        assert not said  # nothing is printed from within a handler
+        assert [interrupts.notice(), interrupts.notice()] == [True, False]
         assert len(said) == 1
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), number)
     assert signal.getsignal(number) == before
+
+
+def test_processes_started_meanwhile_ignore_the_signals_from_the_first():
+    with ignored():
+        process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1)"])
+        os.kill(process.pid, signal.SIGINT)
+        os.kill(process.pid, signal.SIGTERM)
+    assert process.wait() == 0
+    assert signal.getsignal(signal.SIGINT) is not signal.SIG_IGN
+
+
+def test_handlers_that_a_library_sets_are_set_again():
+    with Interrupts(print) as interrupts:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        interrupts.install()
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert interrupts.asked
 
 
 def test_elsewhere_than_in_the_main_thread_nothing_is_handled():

@@ -23,7 +23,8 @@ from dmlbench.matrix import (
     worker_devices,
 )
 from dmlbench.protocol import load_protocol
-from dmlbench.store import CellWriter, Store
+from dmlbench.store import Store
+from dmlbench.writer import CellWriter
 
 PULL = """\
 name: pull

@@ -4,7 +4,8 @@ import pytest
 
 from dmlbench.claims import claim, this_host
 from dmlbench.overview import overview
-from dmlbench.store import CellWriter, Store
+from dmlbench.store import Store
+from dmlbench.writer import CellWriter
 
 
 @pytest.fixture

@@ -7,7 +7,8 @@ import dmlbench
 from dmlbench.errors import UserError
 from dmlbench.results import INDEX, _origin, load_history, load_results
 from dmlbench.selection import selections
-from dmlbench.store import CellWriter, Store
+from dmlbench.store import Store
+from dmlbench.writer import CellWriter
 
 ROWS = [
     {"epoch": 0, "test/recall_at_1": 0.1, "time/evaluation_s": 0.5},

@@ -9,7 +9,8 @@ import pytest
 from dmlbench.claims import claim
 from dmlbench.errors import StorageError, UserError
 from dmlbench.history import history_text
-from dmlbench.store import VERSION, CellWriter, Store, folder_state, read_spec, read_summary
+from dmlbench.store import Store, folder_state, read_spec, read_summary
+from dmlbench.writer import VERSION, CellWriter
 
 
 @pytest.fixture

@@ -6,9 +6,10 @@ import pytest
 
 from dmlbench.overview import overview
 from dmlbench.selection import selections
-from dmlbench.store import CellWriter, Store
+from dmlbench.store import Store
 from dmlbench.timings import timing
 from dmlbench.verification import problems
+from dmlbench.writer import CellWriter
 
 ROOT = Path(__file__).parent.parent
 

@@ -1,1 +1,1 @@
-"""Ways to run cells: processes on this machine (`local`)."""
+"""Run cells: in processes of this machine, or as tasks of a Ray cluster."""

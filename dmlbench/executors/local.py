@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import threading
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
@@ -12,9 +13,12 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+from dmlbench.claims import claim
+from dmlbench.errors import StorageError, UserError
 from dmlbench.executors.tasks import THREAD_VARIABLES, Event, OnEvent, Task, cause_of, ending, record_death
-from dmlbench.interrupts import SIGNALS, Interrupts
+from dmlbench.interrupts import SIGNALS, Interrupts, ignored
 from dmlbench.run_options import RunOptions
+from dmlbench.writer import storing
 
 GLANCE = 0.2  # seconds between looks at whether to stop
 STOP = "stop"
@@ -65,7 +69,7 @@ def run_local(
         for worker in pool.workers:
             _assign(pool, worker)
         while busy := [worker for worker in pool.workers if worker.task]:
-            if interrupts.asked and not pool.stopping:
+            if interrupts.notice():
                 _ask_to_stop(pool, busy)
             ready = wait([worker.connection for worker in busy], timeout=GLANCE)
             for worker in [worker for worker in busy if worker.connection in ready]:
@@ -83,7 +87,8 @@ def _start(pool: _Pool, device: str) -> _Worker:
     ours, theirs = context.Pipe()
     arguments = (theirs, replace(pool.options, device=device), pool.threads)
     process = context.Process(target=_work, args=arguments, name=f"dmlbench {device}")
-    process.start()
+    with ignored():
+        process.start()
     theirs.close()
     return _Worker(process, ours, device)
 
@@ -110,11 +115,11 @@ def _receive(pool: _Pool, worker: _Worker) -> bool:
     assert task is not None  # noqa: S101 - only workers with a task are waited for
     try:
         event: Event = worker.connection.recv()
-    except (EOFError, ConnectionResetError):
+    except (EOFError, OSError):  # a message that was cut off is an OSError
         worker.process.join()
         if not worker.ended:
             stopped = pool.stopping and worker.process.exitcode == 0
-            event = {"event": "stopped"} if stopped else record_death(task, cause_of(worker.process.exitcode))
+            event = {"event": "stopped"} if stopped else _bury(task, worker.process.exitcode)
             pool.on_event(task, event)
         return False
     if event["event"] == "idle":
@@ -131,6 +136,15 @@ def _receive(pool: _Pool, worker: _Worker) -> bool:
         pool.later.clear()
     pool.on_event(task, event)
     return True
+
+
+def _bury(task: Task, exit_code: int | None) -> Event:
+    """Record the death of a worker, unless another runner has taken its cell up already."""
+    try:
+        with claim(task.folder) as mine:
+            return record_death(task, cause_of(exit_code)) if mine else {"event": "claimed", "done": False}
+    except (OSError, UserError) as error:
+        return {"event": "halted", "error": {"kind": "storage", "class": "WorkerDied", "message": str(error)}}
 
 
 def _end(workers: list[_Worker]) -> None:
@@ -150,16 +164,28 @@ def _work(connection: Connection, options: RunOptions, threads: int) -> None:
     for number in SIGNALS:  # they reach the whole group, and the runner decides what stops
         signal.signal(number, signal.SIG_IGN)
     os.environ |= dict.fromkeys(THREAD_VARIABLES, str(threads))
+    threading.Thread(target=_end_with_the_runner, daemon=True).start()
     from dmlbench.cell import run_cell  # after the thread settings, which libraries read when they load
 
     try:
         while isinstance(task := connection.recv(), Task):
-            _redirect_output(task.folder)
-            if not run_cell(task.cell, task.folder, options, partial(_tell, connection)):
-                return  # the runner starts a fresh process for the next cell
+            try:
+                _redirect_output(task.folder)
+            except StorageError as error:
+                _tell(connection, {"event": "halted", "error": {"kind": "storage", "message": str(error)}})
+            else:
+                if not run_cell(task.cell, task.folder, options, partial(_tell, connection), task.failure):
+                    return  # the runner starts a fresh process for the next cell
             _tell(connection, {"event": "idle"})
     except (EOFError, ConnectionResetError):
         return
+
+
+def _end_with_the_runner() -> None:
+    """End at once when the runner has been killed: its restart wants the cell, and every file is whole at any time."""
+    if parent := multiprocessing.parent_process():
+        parent.join()
+        os._exit(1)
 
 
 def _tell(connection: Connection, event: Event) -> None:
@@ -175,8 +201,9 @@ def _tell(connection: Connection, event: Event) -> None:
 
 def _redirect_output(folder: Path) -> None:
     """Send what libraries print to the cell's log, down to messages of the C runtime before a crash."""
-    folder.mkdir(parents=True, exist_ok=True)
-    log = os.open(folder / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    with storing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        log = os.open(folder / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     os.dup2(log, 1)
     os.dup2(log, 2)
     os.close(log)

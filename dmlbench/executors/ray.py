@@ -45,8 +45,10 @@ def run_ray(
     with _cluster(address), _marked(root) as marker:
         from dmlbench.executors.ray_driver import Driver, Node, needs
 
+        interrupts.install()  # Ray has set handlers of its own
         wanted = needs(options, share)
-        Driver(tasks, wanted, Node(Path.cwd(), marker), on_event).run(interrupts)
+        with Driver(tasks, wanted, Node(Path.cwd(), marker), on_event) as driver:
+            driver.run(interrupts)
 
 
 @contextmanager
@@ -62,6 +64,8 @@ def _cluster(address: str | None) -> Iterator[None]:
             ray.init("local", num_cpus=usable_cores(), include_dashboard=False, **quiet)
         else:
             ray.init(address, **quiet)
+    except SystemExit as error:  # from Ray's own handler, which it sets before the cluster stands
+        raise KeyboardInterrupt from error
     except (ConnectionError, ValueError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         hint = "start one with `ray start --head`, or leave --address out for this machine alone"

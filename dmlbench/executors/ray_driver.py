@@ -7,30 +7,33 @@ its files are shipped to the driver at the end.
 """
 
 import os
+import re
 import tempfile
+import time
 from collections import deque
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from dmlbench.atomic import write_atomically
-from dmlbench.claims import Claim, claim
+from dmlbench.claims import Claim, LostClaimError, claim
 from dmlbench.errors import StorageError, UserError
 from dmlbench.executors.tasks import THREAD_VARIABLES, Event, OnEvent, Task, ending, record_death
 from dmlbench.interrupts import Interrupts
 from dmlbench.run_options import MOST_DATA_WORKERS, RunOptions, Share
-from dmlbench.store import CellWriter, read_summary, storing
+from dmlbench.store import has_ended
+from dmlbench.writer import CellWriter, storing
 
 RETRIES = 3  # attempts that Ray adds where a node or a process is lost
 GLANCE = 0.2  # seconds between looks at events and at whether to stop
-# Of a node's own folder; the summary last, for it makes the others a result.
-SHIPPED = ("history.csv", "log.txt", "weights.safetensors", "embeddings.safetensors", "summary.json")
+# Of a node's own folder; the summary last, for it makes the others a result. A checkpoint is there after a stop.
+SHIPPED = ("checkpoint.pt", "history.csv", "log.txt", "weights.safetensors", "embeddings.safetensors", "summary.json")
 
 
 @dataclass(frozen=True)
@@ -88,11 +91,12 @@ class Node:
 @dataclass
 class _Running:
     task: Task
+    claim: Claim
     held: ExitStack
 
 
 class Driver:
-    """Gives out tasks, passes on their events and takes in what they return.
+    """Gives out tasks, passes on their events and takes in what they return; a context that ends what is left.
 
     Args:
         tasks: Cells and their folders.
@@ -111,25 +115,39 @@ class Driver:
         self._mailbox: Any = ray.remote(Mailbox).options(num_cpus=0, scheduling_strategy=here).remote()
         self._work: Any = ray.remote(num_cpus=wanted.cpus, num_gpus=wanted.gpus, max_retries=RETRIES)(work)
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for reference, running in self._running.items():
+            with running.held, suppress(RayError):
+                ray.cancel(reference, force=True)
+
     def run(self, interrupts: Interrupts) -> None:
-        """Run until every task has ended, or a stop was asked for and every begun one has."""
-        stopping = False
+        """Run until every task has ended, or a stop was asked for and every begun one has.
+
+        Raises:
+            UserError: where the cluster is lost.
+        """
         try:
             while self._queue or self._running:
-                if interrupts.asked and not stopping:
-                    stopping = True
+                if interrupts.notice():
                     self._queue.clear()
                     self._mailbox.stop.remote()
                 self._give_out()
-                ended, _ = ray.wait(list(self._running), timeout=GLANCE) if self._running else ([], [])
+                ended = self._wait()
                 for key, event in ray.get(self._mailbox.take.remote()):
                     self._on_event(self._tasks[key], event)
                 for reference in ended:
                     self._take_in(reference)
-        finally:
-            for reference, running in self._running.items():
-                ray.cancel(reference, force=True)
-                running.held.close()
+        except RayError as error:
+            raise UserError(f"the Ray cluster is lost ({_cause(error)})", hint="the same command goes on") from error
+
+    def _wait(self) -> list[Any]:
+        if self._running:
+            return list(ray.wait(list(self._running), timeout=GLANCE)[0])
+        time.sleep(GLANCE)  # no node has room: another may come
+        return []
 
     def _give_out(self) -> None:
         room = sum(self._needs.room(node) for node in ray.nodes())
@@ -137,15 +155,13 @@ class Driver:
         while self._queue and len(self._running) < room:
             task, held = self._queue.popleft(), ExitStack()
             mine = held.enter_context(claim(task.folder))
-            summary = read_summary(task.folder)
-            done = bool(summary and summary["status"] == "done")
-            if mine is None or done:
+            if mine is None or has_ended(task.folder, task.failure):
                 held.close()
-                self._on_event(task, {"event": "claimed", "done": done})
+                self._on_event(task, {"event": "claimed", "done": mine is not None})
                 continue
-            absolute = replace(mine, path=mine.path.resolve())
-            reference = self._work.remote(task, absolute, self._needs, self._node, self._mailbox)
-            self._running[reference] = _Running(task, held)
+            mine = replace(mine, path=mine.path.resolve())
+            reference = self._work.remote(task, mine, self._needs, self._node, self._mailbox)
+            self._running[reference] = _Running(task, mine, held)
 
     def _take_in(self, reference: Any) -> None:  # noqa: ANN401 - a Ray reference
         running = self._running.pop(reference)
@@ -155,14 +171,22 @@ class Driver:
                 event, files = ray.get(reference)
                 with storing(task.folder):
                     for name, content in files.items():
+                        running.claim.check()
                         write_atomically(task.folder / name, content)
             except RayError as error:
-                event = record_death(task, f"Ray gave it up: {str(error).strip().splitlines()[0]}")
-            except StorageError as error:
-                event = {"event": "halted", "error": {"kind": "storage", "message": str(error)}}
+                event = record_death(task, f"the Ray task ended: {_cause(error)}")
+            except (StorageError, LostClaimError) as error:
+                kind = "storage" if isinstance(error, StorageError) else "claim"
+                event = {"event": "halted", "error": {"kind": kind, "message": str(error)}}
             if event["event"] == "halted" and event["error"]["kind"] == "storage":
                 self._queue.clear()  # the next cell could not be written either
         self._on_event(task, event)
+
+
+def _cause(error: RayError) -> str:
+    """What Ray says of an error, without its colours: the last line that is not empty."""
+    lines = [line.strip() for line in re.sub(r"\x1b\[[0-9;]*m", "", str(error)).splitlines()]
+    return next((line for line in reversed(lines) if line), type(error).__name__)
 
 
 class Mailbox:

@@ -9,7 +9,8 @@ from typing import Any
 
 from dmlbench.errors import StorageError
 from dmlbench.spec import Cell
-from dmlbench.store import CellWriter, read_summary
+from dmlbench.store import read_summary
+from dmlbench.writer import CellWriter
 
 Event = dict[str, Any]
 OnEvent = Callable[["Task", Event], None]
@@ -19,10 +20,17 @@ LAST_WORDS = 5  # lines of a dead worker's log that its failure quotes
 
 @dataclass(frozen=True)
 class Task:
-    """A cell and the folder it writes."""
+    """A cell and the folder it writes.
+
+    Args:
+        cell: What to train.
+        folder: Its place in the results.
+        failure: The time stamp of the failure that this run may replace; one that came since is another runner's.
+    """
 
     cell: Cell
     folder: Path
+    failure: int | None = None
 
 
 def ending(event: Event) -> bool:
@@ -33,7 +41,7 @@ def ending(event: Event) -> bool:
 def record_death(task: Task, cause: str) -> Event:
     """Write the failure of a cell whose process died, with what its log last said; a result stays one.
 
-    Its checkpoint stays too, so a retry goes on from there.
+    Its checkpoint stays too, so a retry goes on from there. For who holds the cell's claim.
     """
     if (summary := read_summary(task.folder)) and summary["status"] == "done":
         return {"event": "finished", "status": "done", "error": None}

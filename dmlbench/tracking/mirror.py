@@ -39,11 +39,12 @@ class Mirror:
         self._thread.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._events.put(None)
         least, most = FLUSH
         elapsed = time.monotonic() - self._begun
-        self._thread.join(0.1 if self._failing else min(max(elapsed / 100, least), most))
+        at_once = self._failing or kind is not None
+        self._thread.join(0.1 if at_once else min(max(elapsed / 100, least), most))
         if self._thread.is_alive() and not self._failing:
             self._warn("MLflow is slow: some runs are not there yet; `dmlbench sync` sends the rest")
 
@@ -68,8 +69,7 @@ class Mirror:
                 self._failing, not_before, wait = True, time.monotonic() + wait, min(2 * wait, AGAIN[1])
 
     def _tell(self, error: Exception) -> None:
-        reason = str(error).splitlines()[0][:200]
-        self._warn(f"MLflow: {type(error).__name__}: {reason}; results are safe, `dmlbench sync` sends them later")
+        self._warn(f"MLflow: {_in_words(error)}; results are safe, `dmlbench sync` sends them later")
 
     def _gather(self, not_before: float) -> bool:
         """Collect events until something is due and may be sent; False where there will be no more of them."""
@@ -86,12 +86,22 @@ class Mirror:
             deadline = deadline or max(not_before, time.monotonic() + LINGER)
 
     def _send_due(self, client: "MlflowClient") -> None:
-        for folder, what in list(self._due.items()):
+        """Send what is due. Where some can be sent and some cannot, those are at fault and not the server."""
+        failed: dict[Path, Exception] = {}
+        due = list(self._due.items())
+        for folder, what in due:
             try:
                 self._send(client, folder, what)
-            except UserError as error:  # of this cell's files; the others go on
-                self._warn(f"MLflow: left out: {error}")
+                del self._due[folder]
+            except Exception as error:  # noqa: BLE001 - of this cell, or of all
+                self._live.pop(folder, None)
+                failed[folder] = error
+        others = [cause for cause in failed.values() if not isinstance(cause, UserError)]
+        if others and len(failed) == len(due):
+            raise others[0]
+        for folder, cause in failed.items():
             del self._due[folder]
+            self._warn(f"MLflow: left out {folder}: {_in_words(cause)}")
 
     def _send(self, client: "MlflowClient", folder: Path, what: str) -> None:
         if what == "finished":
@@ -103,3 +113,8 @@ class Mirror:
         if folder not in self._live:
             self._live[folder] = runs.begin(client, folder)
         (runs.interrupt if what in ("stopped", "halted") else runs.update)(client, folder, self._live[folder])
+
+
+def _in_words(error: Exception) -> str:
+    """The first line of an error, and its kind."""
+    return f"{type(error).__name__}: {(str(error).splitlines() or ['no message'])[0][:200]}"

@@ -78,8 +78,13 @@ def send(client: "MlflowClient", record: Record, live: LiveRun | None = None) ->
     with _alone(client, record.folder):
         experiment = live.experiment if live else _experiment(client, cell["protocol"], cell["dataset"])
         runs = _runs(client, experiment, cell["hash"])
-        there = [run for run in runs if _is_finished(run) or (run.info.end_time and _started(run) == started)]
         # A finished run stays, also one that another machine sent: the same cell again is the same number.
+        there = [
+            run
+            for run in runs
+            if (_is_finished(run) and not _is_outdated(run, record.summary))
+            or (run.info.end_time and _started(run) == started)
+        ]
         own = None if there or live is None else next((run for run in runs if run.info.run_id == live.run_id), None)
         _delete(client, [run for run in runs if run not in there and run is not own])
         if there:
@@ -136,6 +141,12 @@ def _runs(client: "MlflowClient", experiment: str, cell: str) -> list["Run"]:
 
 def _is_finished(run: "Run") -> bool:
     return bool(run.info.status == "FINISHED")
+
+
+def _is_outdated(run: "Run", summary: dict[str, Any]) -> bool:
+    """Whether a cell was run again since, by other training code."""
+    code = (summary.get("code") or {}).get("digest")
+    return run.data.tags.get("code") != code and _started(run) < str(summary.get("started", ""))
 
 
 def _started(run: "Run") -> str:

@@ -95,6 +95,7 @@ def _read(path: Path, made_by: Mapping[str, str]) -> Checkpoint:
         version = content.pop("version")
         found = Checkpoint(**content) if version == VERSION else Checkpoint({})
     except Exception as error:  # a damaged file fails in many ways, none of which may stop the cell
+        path.unlink()  # or the next save would put it in the place of the one that is whole
         raise _UnusableError(f"cannot be read ({type(error).__name__})") from error
     if version != VERSION:
         raise _UnusableError(f"is of version {version}, not {VERSION}")

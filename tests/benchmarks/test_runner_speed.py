@@ -23,8 +23,9 @@ from dmlbench import cell as cell_module
 from dmlbench.matrix import Request, plan
 from dmlbench.progress import Display
 from dmlbench.run_options import RunOptions
-from dmlbench.store import CellWriter, Store
+from dmlbench.store import Store
 from dmlbench.tracking import Mirror
+from dmlbench.writer import CellWriter
 
 pytestmark = [pytest.mark.benchmark, pytest.mark.filterwarnings("ignore::DeprecationWarning")]  # of MLflow's libraries
 EPOCHS = 10

@@ -1,12 +1,14 @@
 """A matrix that is killed at any moment ends with the numbers of one that was not."""
 
 import itertools
+import json
 import os
 import random
 import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -24,8 +26,11 @@ KILLS = 10
 def test_a_matrix_killed_at_ten_random_moments(
     environment: dict[str, str], dmlbench: Command, tmp_path: Path, record_property
 ) -> None:
+    begin = time.monotonic()
     undisturbed = dmlbench(*FOUR, *SETTINGS, "--results", "undisturbed")
     assert undisturbed.returncode == 0, undisturbed.stdout + undisturbed.stderr
+
+    whole = time.monotonic() - begin
 
     seed = random.SystemRandom().randrange(10**6)
     record_property("seed", seed)
@@ -39,7 +44,7 @@ def test_a_matrix_killed_at_ten_random_moments(
             cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip
         try:
-            begun.wait(moments.uniform(1, 8))
+            begun.wait(moments.uniform(0.03, 0.3) * whole)
             pytest.fail("the matrix ended before it was killed ten times; give it more epochs")
         except subprocess.TimeoutExpired:
             kills += 1
@@ -57,7 +62,42 @@ def test_a_matrix_killed_at_ten_random_moments(
     for log in logs:
         _check_epochs(log.read_text())
     assert not list((tmp_path / "killed").rglob("checkpoint*"))
-    assert not [path for path in (tmp_path / "killed").rglob(".*") if not path.name.endswith(".tmp")]
+    assert not list((tmp_path / "killed").rglob(".*"))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+@pytest.mark.parametrize("executor", ["local", "ray"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_at_any_time_is_no_failure(
+    number: signal.Signals, executor: str, environment: dict[str, str], dmlbench: Command, tmp_path: Path
+) -> None:
+    """From the keyboard and from schedulers: while processes start, and while they train."""
+    script = str(Path(sys.executable).with_name("dmlbench"))
+    command = [script, *FOUR, *SETTINGS, "--executor", executor]
+    for training in (False, True):
+        with subprocess.Popen(
+            command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            start_new_session=True,
+        ) as run:  # fmt: skip
+            assert run.stdout is not None
+            lines = []
+            for line in run.stdout:
+                lines.append(line)
+                if ": epoch 2 of" in line if training else "cells: " in line:
+                    break
+            time.sleep(0.0 if training else 0.8)
+            if executor == "local":
+                os.killpg(run.pid, number)
+            else:  # the group is the cluster, too
+                run.send_signal(number)
+            output = "".join([*lines, *run.stdout])
+        assert run.returncode == 130, output
+        assert "stopping after this epoch" in output or not training
+        assert "FAILED" not in output
+        states = [cell["state"] for cell in json.loads(dmlbench("status", "--json").stdout)]
+        assert set(states) <= {"interrupted", "missing"}, output
+    assert any(cell["epoch"] >= 2 for cell in json.loads(dmlbench("status", "--json").stdout))
 
 
 def _check_epochs(log: str) -> None:

@@ -6,7 +6,8 @@ import pytest
 from dmlbench.executors.local import STOP, _ask_to_stop, _assign, _Pool, _receive, _tell, _Worker
 from dmlbench.executors.tasks import Task
 from dmlbench.run_options import RunOptions
-from dmlbench.store import CellWriter, Store
+from dmlbench.store import Store
+from dmlbench.writer import CellWriter
 
 STORAGE = {"event": "halted", "error": {"kind": "storage", "message": "full"}}
 LOST = {"event": "halted", "error": {"kind": "claim", "message": "lost"}}

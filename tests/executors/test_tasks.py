@@ -1,7 +1,8 @@
 import pytest
 
 from dmlbench.executors.tasks import Task, cause_of, record_death
-from dmlbench.store import CellWriter, Store
+from dmlbench.store import Store
+from dmlbench.writer import CellWriter
 
 
 def test_a_worker_that_dies_before_it_begins_fails_its_cell(tmp_path, make_cell):

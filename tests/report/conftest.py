@@ -6,7 +6,8 @@ import pytest
 from fake_results import METHODS, make_cell, write_cell, write_failure
 
 from dmlbench.report.page import render
-from dmlbench.store import CellWriter, Store
+from dmlbench.store import Store
+from dmlbench.writer import CellWriter
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,8 @@ from dmlbench.spec import (
     ResolvedValue,
     TrainingSpec,
 )
-from dmlbench.store import CellWriter, Store
+from dmlbench.store import Store
+from dmlbench.writer import CellWriter
 
 LEVEL = {"contrastive": 0.585, "triplet": 0.60, "margin": 0.615, "ms": 0.62, "proxyanchor": 0.606}
 GAIN = {"": 0.0, "psd": 0.006, "obdsd": 0.011, "dm2": -0.004}

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from dmlbench.selection import selections
-from dmlbench.store import CellWriter, Record, Store
+from dmlbench.store import Record, Store
 from dmlbench.timings import timing
 from dmlbench.tracking import connect
+from dmlbench.writer import CellWriter
 
 
 def row(epoch: int) -> dict:
@@ -36,12 +37,13 @@ def finished(begun, make_cell) -> Callable[..., Record]:
     """A result as a run leaves it."""
 
     def finish(
-        writer: CellWriter | None = None, *, seed: int = 0, status: str = "done", started: str = "2026"
+        writer: CellWriter | None = None, seed: int = 0, status: str = "done", started: str = "2026", code: str = "abcd"
     ) -> Record:
         writer = writer or begun(seed, 3)
         sums = {"selections": selections(writer.rows), "timing": timing(writer.rows)}
         error = {} if status == "done" else {"error": {"kind": "error", "class": "E", "message": "broke"}}
-        summary = {"status": status, "cell": make_cell(seed=seed).index(), "total_s": 4.0, "environment": {}, **error}
+        summary = {"status": status, "cell": make_cell(seed=seed).index(), "total_s": 4.0, **error}
+        summary |= {"environment": {}, "code": {"digest": code}}
         writer.finish(summary | sums | {"started": f"{started}-11-21T10:00:00+00:00"})
         return Store(writer.folder.parents[3]).record(make_cell(seed=seed))
 

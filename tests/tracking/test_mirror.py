@@ -2,6 +2,7 @@ import time
 from contextlib import contextmanager
 
 import pytest
+from mlflow.exceptions import MlflowException
 
 from dmlbench.tracking import Mirror, mirror
 from tests.tracking.conftest import row
@@ -89,6 +90,23 @@ def test_a_server_that_comes_back_gets_all_of_it(client, monkeypatch, finished, 
     assert len(all_runs(client)) == 2
 
 
+def test_a_run_that_the_server_refuses_holds_up_no_other(client, begun, finished, said, monkeypatch):
+    monkeypatch.setattr(mirror, "LINGER", 0.3)
+    first, real = begun(epochs=3), type(client).log_batch
+
+    def refuse(self, run_id, *args, **options):
+        if client.get_run(run_id).info.run_name == "ms seed0":
+            raise MlflowException("")
+        return real(self, run_id, *args, **options)
+
+    monkeypatch.setattr(type(client), "log_batch", refuse)
+    with Mirror(said.append) as shown:
+        shown(None, finished(first).folder, {"event": "finished"})
+        shown(None, finished(seed=1).folder, {"event": "finished"})
+    assert shown.sent == 1
+    assert said == [f"MLflow: left out {first.folder}: TrackingError: no message"]
+
+
 def test_a_damaged_cell_holds_up_no_other(client, finished, said, monkeypatch):
     monkeypatch.setattr(mirror, "LINGER", 0.05)
     records = [finished(seed=seed) for seed in (0, 1)]
@@ -98,5 +116,5 @@ def test_a_damaged_cell_holds_up_no_other(client, finished, said, monkeypatch):
             shown(None, record.folder, {"event": "finished"})
     assert shown.sent == 1
     (line,) = said
-    assert line.startswith("MLflow: left out: ")
+    assert line.startswith(f"MLflow: left out {records[0].folder}: UserError: ")
     assert "not a readable spec" in line

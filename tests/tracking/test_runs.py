@@ -101,6 +101,15 @@ def test_a_failure_gives_way_to_what_was_run_again(client, begun, finished):
     assert begin(client, writer.folder).run_id is None
 
 
+def test_a_cell_run_again_by_other_code_takes_the_place_of_the_old_one(client, finished):
+    assert send(client, finished(code="old"))
+    newer = finished(code="new", started="2027")
+    assert [send(client, newer) for _ in range(2)] == [True, False]
+    (run,) = all_runs(client)
+    assert run.data.tags["code"] == "new"
+    assert not send(client, finished(code="old"))  # an older copy, from elsewhere
+
+
 def test_two_that_send_at_the_same_time_leave_one(client, finished, monkeypatch):
     record, search, calls = finished(), runs._runs, []
 
