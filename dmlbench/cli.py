@@ -88,9 +88,6 @@ def main() -> None:
         click.echo(f"error: {message}{hint}", err=True)
         sys.exit(2)
     except (KeyboardInterrupt, click.Abort):
-        click.echo(
-            "interrupted: nothing is lost; the same command goes on from the last whole epoch of every cell",
-            err=True,
-        )
+        click.echo("interrupted: what was finished is kept, and the same command goes on from there", err=True)
         sys.exit(130)
     sys.exit(code if isinstance(code, int) else 0)

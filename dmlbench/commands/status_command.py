@@ -1,6 +1,7 @@
 """`dmlbench status`."""
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,7 +92,7 @@ def _watch(console: "Console", store: "Store") -> None:
     if not console.is_terminal:
         raise UserError("--watch: needs a terminal", hint="--json is for scripts")
     cells = overview(store)
-    with Live(console=console, auto_refresh=False) as live:
+    with suppress(KeyboardInterrupt), Live(console=console, auto_refresh=False) as live:  # how it is meant to end
         while True:
             live.update(Group(tables(cells), counts(cells)), refresh=True)
             if all(cell.state in ("done", "failed", "damaged") for cell in cells):

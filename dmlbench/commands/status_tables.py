@@ -60,7 +60,8 @@ def _one_figure(cell: CellState) -> Text:
 
 def _in_words(cells: Sequence[CellState]) -> list[RenderableType]:
     lines = [Text(f"{cell.state}: {_label(cell)}: {_what(cell)}", STYLES[cell.state]) for cell in cells if _what(cell)]
-    if any(cell.state in ("missing", "interrupted") for cell in cells):
+    open_ = any(cell.state in ("missing", "interrupted") for cell in cells)
+    if open_ and not any(cell.state == "running" for cell in cells):
         lines.append(Text("the same `dmlbench run` goes on with what is missing or cut; delete a folder to forget it"))
     return list(lines)
 

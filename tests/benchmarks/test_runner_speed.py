@@ -10,6 +10,7 @@ second runs eight cells with one worker and with two, by the command line.
 import csv
 import io
 import itertools
+import os
 import subprocess
 import sys
 from contextlib import nullcontext
@@ -26,6 +27,7 @@ from dmlbench.run_options import RunOptions
 from dmlbench.store import Store
 from dmlbench.tracking import Mirror
 from dmlbench.writer import CellWriter
+from tests.tracking.servers import failing, hanging
 
 pytestmark = [pytest.mark.benchmark, pytest.mark.filterwarnings("ignore::DeprecationWarning")]  # of MLflow's libraries
 EPOCHS = 10
@@ -104,6 +106,26 @@ def test_two_workers_run_eight_cells_in_two_thirds_of_the_time(tmp_path):
     assert len(first) == 8
     assert all(other == first for other in others)
     assert timings.ratio("two", "one") < 0.65
+
+
+def test_a_server_that_hangs_or_fails_costs_next_to_nothing(tmp_path):
+    """Whole command lines, the one-off import of MLflow included, two workers on two cores."""
+    script = str(Path(sys.executable).with_name("dmlbench"))
+    command = [script, "run", "--methods", "ms", "--datasets", "glyphs", "--seeds", "6"]
+    count = itertools.count()
+
+    def run(uri: str | None):
+        tracking = [] if uri else ["--tracking", "none"]
+        environment = os.environ | ({"MLFLOW_TRACKING_URI": uri} if uri else {})
+        arguments = [*command, *tracking, "--results", str(tmp_path / str(next(count)))]
+        subprocess.run(arguments, check=True, capture_output=True, cwd=tmp_path, env=environment)
+
+    with hanging() as silent, failing() as broken:
+        candidates = {"none": lambda: run(None), "hangs": lambda: run(silent), "answers 500": lambda: run(broken)}
+        timings = interleave(candidates, rounds=3, warm_up=0)
+    print(f"\nsix cells of twelve epochs without tracking: {timings.median('none'):.1f} s")
+    for name in ("hangs", "answers 500"):
+        print(f"{name:<16}{timings.ratio(name, 'none'):8.3f} x")
 
 
 def numbers(results: Path) -> dict[str, list[tuple[str, ...]]]:

@@ -148,6 +148,8 @@ def test_interrupt_keeps_what_is_done_and_a_killed_worker_fails_alone(
     os.kill(worker[0], signal.SIGKILL)
     _wait_for_history(tmp_path, besides=first)
     begun.send_signal(signal.SIGINT)
+    time.sleep(0.3)
+    begun.send_signal(signal.SIGINT)  # at once, in the midst of an epoch
     output, _ = begun.communicate(timeout=60)
     assert begun.returncode == 130
     assert "signal SIGKILL" in output
