@@ -67,8 +67,7 @@ def test_a_matrix_killed_at_ten_random_moments(
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
-@pytest.mark.parametrize("executor", ["local", "ray"])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(("number", "executor"), [(signal.SIGINT, "local"), (signal.SIGTERM, "ray")])
 def test_a_stop_at_any_time_is_no_failure(
     number: signal.Signals, executor: str, environment: dict[str, str], dmlbench: Command, tmp_path: Path
 ) -> None:
