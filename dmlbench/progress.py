@@ -107,7 +107,7 @@ class Display:
 
     def _stopped(self, cell: Cell, folder: Path, event: dict[str, Any]) -> None:  # noqa: ARG002
         self._advance(cell)
-        self._say(f"[{self.ended}/{self.cells}] {cell.label}: stopped after an epoch")
+        self._say(f"[{self.ended}/{self.cells}] {cell.label}: stopped, not lost")
 
     def _say(self, line: str) -> None:
         self.console.print(line, markup=False, soft_wrap=True)

@@ -42,6 +42,11 @@ def _of_digests(folder: Path, summary: dict[str, Any]) -> list[str]:
     rest = {key: value for key, value in summary.items() if key != "digest"}
     if summary.get("digest") != digest(rest):
         return ["summary.json is not as it was written: its digest differs"]
+    return changed_files(folder, summary)
+
+
+def changed_files(folder: Path, summary: dict[str, Any]) -> list[str]:
+    """What of a result's files is not as it was when its summary was written, in words."""
     files: dict[str, str] = summary.get("files") or {}
     there = {name for name in FILES if (folder / name).is_file()}
     wrong = [f"{name} is missing" for name in files.keys() - there]

@@ -61,12 +61,14 @@ if TYPE_CHECKING:
     help="Loader processes per cell [default: none on a CPU, a share of the cores on a GPU].",
 )
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
-@click.option("--retry", type=click.Choice(["failed"]), help="Run failed cells again.")
+@click.option("--retry", type=click.Choice(["failed"]), help="Go on with failed cells, too, from their last epoch.")
 @click.option("--keep", callback=names, help="Keep weights, embeddings or both (comma-separated).")
 @click.option("--skip-bad", is_flag=True, help="Leave out images that cannot be used; the version of the data says so.")
 @click.option("--dry-run", is_flag=True, help="Show the cells, their state and the time they will take.")
 def command(**options: Any) -> int:  # noqa: ANN401 - click's options
     """Train and score methods on datasets over seeds. Finished cells are never run again.
+
+    Whatever interrupts it, the same command goes on; Ctrl-C once finishes the epoch.
 
     Six seeds are the default because fewer paired runs cannot reach p < .05 in an exact sign-flip test.
 
@@ -74,6 +76,7 @@ def command(**options: Any) -> int:  # noqa: ANN401 - click's options
     Examples:
       dmlbench run --methods ms,ms+obdsd --datasets glyphs
       dmlbench run --methods triplet --datasets omniglot-small --seeds 2 --data-dir data --set training.epochs=3
+      dmlbench run --methods ms,ms+psd --datasets cub,cars --data-dir data --executor ray --address auto
     """
     from dmlbench import matrix
     from dmlbench.commands.run_outcome import print_comparison, print_unfinished
@@ -185,7 +188,10 @@ def _in_words(cells: "Sequence[Cell]", todo: "Sequence[Cell]", execution: "Execu
     there = len(cells) - len(todo)
     failed = sum(execution.store.state(cell) == "failed" for cell in cells if cell not in todo) if there else 0
     which = f" ({failed} failed; --retry failed runs them again)" if failed else ""
-    return f"{len(cells)} cells: {there} there already{which}, {len(todo)} to run; results in {execution.store.root}"
+    begun = sum(execution.store.state(cell) == "interrupted" for cell in todo)
+    begun_words = f" ({begun} of them begun: they go on from their last epoch)" if begun else ""
+    place = execution.store.root
+    return f"{len(cells)} cells: {there} there already{which}, {len(todo)} to run{begun_words}; results in {place}"
 
 
 def _dry_run(console: "Console", cells: "Sequence[Cell]", todo: "Sequence[Cell]", execution: "Execution") -> int:

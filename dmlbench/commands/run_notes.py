@@ -59,4 +59,4 @@ def _of_fewer_workers(todo: Sequence[Cell], execution: Execution) -> list[str]:
     if held >= execution.workers:
         return []
     each = threads + (execution.data_workers or 0)
-    return [f"note: --workers {execution.workers}: {usable_cores()} cores hold {held} that use {each} each; {held} run"]
+    return [f"note: --workers {execution.workers} is lowered to {held}: {usable_cores()} cores, {each} for each cell"]

@@ -32,7 +32,9 @@ def print_unfinished(console: Console, store: Store, cells: Sequence[Cell]) -> i
         _print_failed(console, failed, of=len(cells))
     running = [cell for cell in cells if states[cell.hash] == "running"]
     if running:
-        console.print(f"{len(running)} of {len(cells)} cells are being run by another process: {running[0].label} ...")
+        more = ", ..." if len(running) > 1 else ""
+        which = f"{len(running)} of {len(cells)} cells are being run by another process ({running[0].label}{more})"
+        console.print(f"{which}; repeat the command when it has ended", markup=False, soft_wrap=True)
     open_ = sum(state in ("interrupted", "missing") for state in states.values())
     if open_:
         console.print(f"{open_} of {len(cells)} cells have not ended; the same command goes on with them")
@@ -40,14 +42,18 @@ def print_unfinished(console: Console, store: Store, cells: Sequence[Cell]) -> i
 
 
 def _print_failed(console: Console, failed: Sequence[tuple[Cell, Record]], of: int) -> None:
-    table = Table("failed", "seed", "why", "log", box=None)
+    table = Table("failed", "seed", "why", box=None)
     for cell, record in failed:
         error = record.summary.get("error") or {"kind": "error", "message": "no message"}
         name = f"{cell.method.name} on {cell.dataset.name}"
         why = Text("\n  ".join((f"{error['kind']}: {error['message']}", *error.get("log", ()))))
-        table.add_row(Text(name), str(cell.seed), why, Text(str(record.folder / "log.txt")))
+        table.add_row(Text(name), str(cell.seed), why)
     console.print(table)
-    console.print(f"{len(failed)} of {of} cells failed; to run them again:")
+    for _, record in failed:
+        console.print(f"log: {record.folder / 'log.txt'}", markup=False, soft_wrap=True)
+    diverged = sum(record.summary.get("error", {}).get("kind") == "diverged" for _, record in failed)
+    again = f" (what diverged will do so again unless a value changes: {diverged})" if diverged else ""
+    console.print(f"{len(failed)} of {of} cells failed; to go on with them{again}:")
     console.print(f"  {_retrying(sys.argv[1:])}", markup=False, soft_wrap=True)
 
 

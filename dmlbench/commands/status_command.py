@@ -19,11 +19,13 @@ REFRESH = 2.0  # seconds
 
 @click.command("status")
 @results_option()
-@click.option("--watch", is_flag=True, help="Show it live, until nothing is left to do.")
+@click.option("--watch", is_flag=True, help="Show it live, until all cells are done or failed.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list, for scripts.")
 @click.option("--verify", is_flag=True, help="Check every result against its spec, its hash and its history.")
 def command(results: Path, watch: bool, as_json: bool, verify: bool) -> int:
     """Show the matrix: which cells are done, running, failed, interrupted or missing.
+
+    The exit code is 1 where a cell's files are damaged.
 
     \b
     Examples:
@@ -70,8 +72,8 @@ def _show(console: "Console", store: "Store") -> int:
     if not cells:
         console.print(f"{store.root}: no cells yet; `dmlbench run` makes them", markup=False)
         return 0
-    console.print(tables(cells))
     console.print(counts(cells))
+    console.print(tables(cells))
     from dmlbench.provenance import code_digest
 
     if other := sum(cell.code not in (None, code_digest()) for cell in cells):
@@ -94,7 +96,7 @@ def _watch(console: "Console", store: "Store") -> None:
     cells = overview(store)
     with suppress(KeyboardInterrupt), Live(console=console, auto_refresh=False) as live:  # how it is meant to end
         while True:
-            live.update(Group(tables(cells), counts(cells)), refresh=True)
+            live.update(Group(counts(cells), tables(cells)), refresh=True)
             if all(cell.state in ("done", "failed", "damaged") for cell in cells):
                 return
             time.sleep(REFRESH)
@@ -102,9 +104,14 @@ def _watch(console: "Console", store: "Store") -> None:
 
 
 def _verify(console: "Console", store: "Store") -> int:
+    from dmlbench.errors import UserError
+    from dmlbench.store import read_summary
     from dmlbench.verification import problems
 
-    wrong, folders = problems(store), store.folders()
+    folders = store.folders()
+    if not folders:
+        raise UserError(f"{store.root}: no cells to verify", hint="name the folder that was given to `run --results`")
+    wrong = problems(store)
     for folder, found in wrong.items():
         for problem in found:
             console.print(f"{folder}: {problem}", markup=False, soft_wrap=True)
@@ -113,5 +120,8 @@ def _verify(console: "Console", store: "Store") -> int:
             f"{len(wrong)} of {len(folders)} cells are not what they say; delete their folders to run them again"
         )
         return 1
-    console.print(f"{len(folders)} cells: specs, hashes, histories and results agree")
+    results = sum(read_summary(folder) is not None for folder in folders)
+    console.print(f"{results} results agree with their specs, hashes and histories")
+    if results < len(folders):
+        console.print(f"{len(folders) - results} cells have no result yet; their specs and hashes agree")
     return 0

@@ -46,7 +46,7 @@ def _matrix(cells: Sequence[CellState]) -> Table:
 
 def _figure(cells: Sequence[CellState]) -> Text:
     """One place of the matrix; several cells where a method or protocol was edited in between."""
-    return Text(" ").join(_one_figure(cell) for cell in cells)
+    return Text(" ").join(_one_figure(cell) for cell in cells) if cells else Text("-")
 
 
 def _one_figure(cell: CellState) -> Text:
@@ -54,15 +54,17 @@ def _one_figure(cell: CellState) -> Text:
         return Text("done" if cell.recall_at_1 is None else f"{100 * cell.recall_at_1:.2f}")
     words = cell.state
     if cell.state in ("running", "interrupted"):
-        words = f"{'at' if cell.state == 'running' else 'cut'} {cell.epoch}/{cell.epochs}"
+        words = f"{cell.state} {cell.epoch}/{cell.epochs}"
     return Text(words, style=STYLES[cell.state])
 
 
 def _in_words(cells: Sequence[CellState]) -> list[RenderableType]:
     lines = [Text(f"{cell.state}: {_label(cell)}: {_what(cell)}", STYLES[cell.state]) for cell in cells if _what(cell)]
-    open_ = any(cell.state in ("missing", "interrupted") for cell in cells)
-    if open_ and not any(cell.state == "running" for cell in cells):
-        lines.append(Text("the same `dmlbench run` goes on with what is missing or cut; delete a folder to forget it"))
+    states = {cell.state for cell in cells}
+    if "failed" in states:
+        lines.append(Text("`dmlbench run ... --retry failed` goes on with what failed, from its last epoch"))
+    if states & {"missing", "interrupted"} and "running" not in states:
+        lines.append(Text("the same `dmlbench run` goes on with the rest; delete a folder to drop its cell"))
     return list(lines)
 
 

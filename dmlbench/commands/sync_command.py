@@ -26,6 +26,9 @@ def command(results: Path) -> int:
     store = Store(results)
     store.check_readable()
     records = list(store.records())
+    if not records:
+        hint = "name the folder that was given to `run --results`"
+        raise UserError(f"{results}: no results to send", hint=hint)
     from dmlbench.tracking import TrackingError, connect, send
 
     console, sent, damaged = plain_or_wide(stderr=True), 0, 0

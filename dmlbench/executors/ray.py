@@ -1,6 +1,7 @@
 """Runs cells on a Ray cluster, or on one of this machine's own: the way in, which imports Ray only when it is asked."""
 
 import os
+import socket
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -58,6 +59,7 @@ def _cluster(address: str | None) -> Iterator[None]:
         os.environ.setdefault(NETWORKED, "0")
     import ray
 
+    _check_answers(address)
     quiet: Any = {"log_to_driver": False, "configure_logging": False}
     try:
         if address is None:
@@ -68,12 +70,27 @@ def _cluster(address: str | None) -> Iterator[None]:
         raise KeyboardInterrupt from error
     except (ConnectionError, ValueError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        hint = "start one with `ray start --head`, or leave --address out for this machine alone"
-        raise UserError(f"--address {address}: no Ray cluster there ({reason})", hint=hint) from error
+        raise _no_cluster(address, reason) from error
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _check_answers(address: str | None) -> None:
+    """Ray itself waits for minutes, and hears no Ctrl-C, where nobody listens."""
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except OSError as error:
+        raise _no_cluster(address, error.strerror or str(error)) from error
+
+
+def _no_cluster(address: str | None, reason: str) -> UserError:
+    hint = "start one with `ray start --head`, or leave --address out for this machine alone"
+    return UserError(f"--address {address}: no Ray cluster there ({reason})", hint=hint)
 
 
 @contextmanager

@@ -53,6 +53,7 @@ def record_death(task: Task, cause: str) -> Event:
         writer = CellWriter(task.folder)
         if not (task.folder / "spec.yaml").is_file():  # it died before it began
             writer.begin(task.cell)
+        writer.log(cause)
         writer.finish({"status": "failed", "error": error, "cell": task.cell.index(), "environment": {}})
     return {"event": "finished", "status": "failed", "error": error}
 

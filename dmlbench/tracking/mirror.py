@@ -31,7 +31,7 @@ class Mirror:
         self._due: dict[Path, str] = {}  # cells with something to send, and the last thing that happened to each
         self._live: dict[Path, runs.LiveRun] = {}
         self._client: MlflowClient | None = None
-        self._failing = False
+        self._failing = self._told = False
         self._begun = time.monotonic()
         self.sent = 0
 
@@ -45,12 +45,13 @@ class Mirror:
         elapsed = time.monotonic() - self._begun
         at_once = self._failing or kind is not None
         self._thread.join(0.1 if at_once else min(max(elapsed / 100, least), most))
-        if self._thread.is_alive() and not self._failing:
-            self._warn("MLflow is slow: some runs are not there yet; `dmlbench sync` sends the rest")
+        if self._failing or (self._thread.is_alive() and self._told):
+            self._warn("MLflow: some runs are not there yet; `dmlbench sync` sends the rest")
 
     def __call__(self, cell: Cell, folder: Path, event: dict[str, Any]) -> None:  # noqa: ARG002 - an Observer
         """Queue what has happened to a cell."""
         if event["event"] != "claimed":  # another runner's to show
+            self._told = True
             self._events.put((folder, event["event"]))
 
     def _work(self) -> None:
