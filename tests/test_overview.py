@@ -51,6 +51,14 @@ def test_every_state_of_a_cell(store, make_cell):
     assert json.dumps([cell.index for cell in found])
 
 
+def test_a_result_whose_files_changed_is_damaged(store, make_cell):
+    writer = write(store, make_cell(), 3, status="done")
+    (writer.folder / "history.csv").write_text("epoch\n0\n")
+    (found,) = overview(store)
+    assert found.state == "damaged"
+    assert found.why == f"{writer.folder}: history.csv is not as it was written"
+
+
 def test_the_time_left_is_unknown_before_the_first_epoch_ends(store, make_cell):
     cell = make_cell(epochs=9)
     write(store, cell, 1)

@@ -76,7 +76,6 @@ def command(**options: Any) -> int:  # noqa: ANN401 - click's options
     Examples:
       dmlbench run --methods ms,ms+obdsd --datasets glyphs
       dmlbench run --methods triplet --datasets omniglot-small --seeds 2 --data-dir data --set training.epochs=3
-      dmlbench run --methods ms,ms+psd --datasets cub,cars --data-dir data --executor ray --address auto
     """
     from dmlbench import matrix
     from dmlbench.commands.run_outcome import print_comparison, print_unfinished
