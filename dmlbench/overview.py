@@ -7,9 +7,10 @@ from typing import Any
 
 from dmlbench.claims import holder
 from dmlbench.errors import UserError
-from dmlbench.history import Row, read_history
+from dmlbench.history import HISTORY, Row, read_history
 from dmlbench.store import Store, folder_state, read_spec, read_summary
 from dmlbench.verification import changed_files
+from dmlbench.writer import SPEC
 
 STATES = ("done", "running", "failed", "interrupted", "missing", "damaged")
 
@@ -53,12 +54,9 @@ def _look(folder: Path) -> CellState:
         summary, rows = read_summary(folder), read_history(folder)
         epoch = max((int(row["epoch"] or 0) for row in rows), default=0)
         if summary is not None:
-            changed = changed_files(folder, summary)
-            return (
-                CellState(folder, "damaged", {}, why=f"{folder}: {changed[0]}")
-                if changed
-                else _ended(folder, summary, epoch)
-            )
+            if changed := changed_files(folder, summary, (SPEC, HISTORY)):
+                return CellState(folder, "damaged", {}, why=f"{folder}: {changed[0]}")
+            return _ended(folder, summary, epoch)
         cell, state, owner = read_spec(folder), folder_state(folder), holder(folder)
     except UserError as error:
         return CellState(folder, "damaged", {}, why=str(error))

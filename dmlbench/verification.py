@@ -1,5 +1,6 @@
 """Whether results are what they say: each against its spec, its hash and its history."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -45,10 +46,17 @@ def _of_digests(folder: Path, summary: dict[str, Any]) -> list[str]:
     return changed_files(folder, summary)
 
 
-def changed_files(folder: Path, summary: dict[str, Any]) -> list[str]:
-    """What of a result's files is not as it was when its summary was written, in words."""
-    files: dict[str, str] = summary.get("files") or {}
-    there = {name for name in FILES if (folder / name).is_file()}
+def changed_files(folder: Path, summary: dict[str, Any], looked_at: Collection[str] = FILES) -> list[str]:
+    """What of a result's files is not as it was when its summary was written, in words.
+
+    Args:
+        folder: The cell's.
+        summary: Its summary.
+        looked_at: The files to read: kept weights and embeddings are large.
+    """
+    digests: dict[str, str] = summary.get("files") or {}
+    files = {name: value for name, value in digests.items() if name in looked_at}
+    there = {name for name in looked_at if (folder / name).is_file()}
     wrong = [f"{name} is missing" for name in files.keys() - there]
     wrong += [f"{name} came after summary.json" for name in there - files.keys()]
     same = sorted(there & files.keys())

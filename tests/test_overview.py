@@ -2,10 +2,11 @@ import json
 
 import pytest
 
+from dmlbench import verification
 from dmlbench.claims import claim, this_host
 from dmlbench.overview import overview
 from dmlbench.store import Store
-from dmlbench.writer import CellWriter
+from dmlbench.writer import CellWriter, file_digest
 
 
 @pytest.fixture
@@ -57,6 +58,19 @@ def test_a_result_whose_files_changed_is_damaged(store, make_cell):
     (found,) = overview(store)
     assert found.state == "damaged"
     assert found.why == f"{writer.folder}: history.csv is not as it was written"
+
+
+def test_large_kept_files_are_not_read_for_a_look(store, make_cell, monkeypatch):
+    cell = make_cell()
+    store.plan([cell])
+    writer = CellWriter(store.folder(cell))
+    (writer.folder / "weights.safetensors").write_bytes(b"large")
+    writer.append(row(0))
+    writer.finish({"status": "done", "cell": cell.index()})
+    read = []
+    monkeypatch.setattr(verification, "file_digest", lambda path: (read.append(path.name), file_digest(path))[1])
+    assert [found.state for found in overview(store)] == ["done"]
+    assert sorted(read) == ["history.csv", "spec.yaml"]
 
 
 def test_the_time_left_is_unknown_before_the_first_epoch_ends(store, make_cell):
