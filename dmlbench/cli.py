@@ -16,7 +16,7 @@ COMMANDS = {
     "list": "List methods, datasets or protocols.",
     "show": "Show a method's resolved values and where each comes from.",
     "validate": "Check method files: build each and take one step.",
-    "status": "Show which cells of a results folder are done, failed or begun.",
+    "status": "Show which cells are done, running, failed or missing; verify results.",
     "evaluate": "Score saved weights on a dataset's test classes.",
     "sync": "Send results that MLflow does not have yet.",
     "ui": "Open the MLflow UI on the store that runs go to.",
