@@ -12,6 +12,7 @@ from dmlbench.analysis.groups import GROUP, done, paired_with_base
 from dmlbench.analysis.statistics import log_ratio_interval
 
 KEYS = [*GROUP, "method", "base", "modifier"]
+TOTALS = ("time/train_s", "time/evaluation_s")
 CAVEAT = (
     "From the phase clock of ordinary runs, without the wait for data; they may have shared their machine, so it is a "
     "first reading, not an isolated, interleaved measurement."
@@ -53,6 +54,37 @@ def overhead(arranged: pd.DataFrame) -> pd.DataFrame:
         dropped = {"other_machine": len(pairs) - len(here), "marks": pairs["marks"].iloc[0]}
         rows.append(dict(zip(KEYS, key, strict=True)) | ratio | times | dropped)
     return pd.DataFrame(rows, columns=columns)
+
+
+def phase_times(history: pd.DataFrame) -> pd.DataFrame:
+    """Where a training step's time goes: milliseconds a step in each phase of the clock.
+
+    A seed's value is the median over its epochs from the second, for the first warms up. The number of steps of an
+    epoch follows from its step time, which is the sum of all phases but the wait for data.
+
+    Args:
+        history: Rows of `load_history` after `groups.arrange`.
+
+    Returns:
+        One row per phase, in the order of a step: `KEYS`, phase, ms (mean over seeds), n (seeds).
+    """
+    kept = [
+        name for name in map(str, history) if name.startswith("time/") and name.endswith("_s") and name not in TOTALS
+    ]
+    trained = history[history["epoch"] > 1]
+    if trained.empty or not kept:
+        return pd.DataFrame(columns=[*KEYS, "phase", "ms", "n"])
+    steps = 1000 * trained[[name for name in kept if name != "time/data_s"]].sum(axis=1) / trained["time/step_ms"]
+    per_step = trained[kept].mul(1000).div(steps, axis=0)
+    per_step.columns = [name.removeprefix("time/").removesuffix("_s") for name in kept]
+    long = trained[[*KEYS, "seed"]].join(per_step).melt([*KEYS, "seed"], var_name="phase", value_name="ms")
+    seeds = long.dropna(subset=["ms"]).groupby([*KEYS, "phase", "seed"], sort=False)["ms"].median()
+    return (
+        seeds.groupby([*KEYS, "phase"], sort=False)
+        .agg(["mean", "count"])
+        .reset_index()
+        .rename(columns={"mean": "ms", "count": "n"})
+    )
 
 
 def _geometric_mean(times: pd.Series) -> float:

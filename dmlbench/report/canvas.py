@@ -3,13 +3,16 @@
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 
-from dmlbench.report.style import COLUMN, MUTED
+from dmlbench.report.naming import MINUS
+from dmlbench.report.style import COLUMN, MUTED, PAPER
 
 ROW = 0.24  # inches a method takes in dot plots and bar charts
 LINE = 0.14  # inches a line of text takes
@@ -19,12 +22,13 @@ LABEL = 22  # characters of a method's name in one line: more would leave no roo
 
 @dataclass(frozen=True)
 class Plot:
-    """A figure with its file name, its caption, and its content in words for those who cannot see it."""
+    """A figure with its file name, its caption, its content in words for those who cannot see it, and its data."""
 
     figure: Figure
     slug: str
     caption: str
     alt: str
+    data: pd.DataFrame
 
 
 def row_canvas(names: Sequence[str], title: Sequence[str]) -> tuple[Figure, Axes]:
@@ -60,6 +64,20 @@ def limits_of(estimates: pd.DataFrame, seeds: pd.Series, *, include: Sequence[fl
     low, high = float(np.nanmin(numbers)), float(np.nanmax(numbers))
     margin = 0.06 * (high - low) or 0.005
     return low - margin, high + margin
+
+
+def dot(axes: Axes, row: pd.Series, place: float, colour: str, marker: str) -> None:
+    """A mean with its interval, a fraction drawn in percent or points, in the row `place`."""
+    mark: dict[str, Any] = {"marker": marker, "markersize": 5, "markeredgecolor": PAPER, "markeredgewidth": 0.6}
+    axes.plot(100 * row["mean"], place, color=colour, zorder=4, **mark)
+    if row["n"] > 1:
+        bounds = 100 * error_bounds(row)
+        axes.errorbar(100 * row["mean"], place, xerr=bounds, color=colour, capsize=2.2, linewidth=1.2, zorder=3)
+
+
+def signed_ticks(axis: Axis) -> None:
+    """Numbers of differences with their sign."""
+    axis.set_major_formatter(lambda value, _: f"{value:+g}".replace("-", MINUS) if abs(value) > 1e-9 else "0")
 
 
 def error_bounds(row: pd.Series) -> np.ndarray:

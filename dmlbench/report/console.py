@@ -7,11 +7,13 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from dmlbench.analysis.comparisons import comparisons, seed_pairs, to_base
+from dmlbench.analysis.estimates import SELECTIONS, UNTRAINED, accuracy, seed_values
 from dmlbench.analysis.groups import Group, arrange, check_unambiguous, groups
+from dmlbench.analysis.order import in_order
 from dmlbench.analysis.overhead import overhead
-from dmlbench.report.layout import few_seeds, mark_signs, other_machines, other_starts, signed, without_base
-from dmlbench.report.naming import in_order, percent, points, ratio
-from dmlbench.report.tables import SELECTIONS, UNTRAINED, accuracy, differences, seed_values
+from dmlbench.report.naming import percent, plain, points
+from dmlbench.report.tables.notes import few_seeds, mark_signs, other_machines, other_starts, signed, without_base
 
 COLUMNS = ("method", "R@1", "n", "to base", "MAP@R", "time")
 
@@ -33,7 +35,7 @@ def comparison(results: pd.DataFrame, selection: str = "last") -> list[Renderabl
     check_unambiguous(arranged)
     values = seed_values(arranged)
     values = values[values["selection"].isin([UNTRAINED, selection])]
-    means, paired, times = accuracy(values), differences(values), overhead(arranged)
+    means, paired, times = accuracy(values), to_base(comparisons(seed_pairs(values))), overhead(arranged)
     return [
         part
         for group in groups(values)
@@ -87,7 +89,7 @@ def _cells(method: str, letters: str, means: pd.DataFrame, paired: pd.DataFrame,
         str(recall["n"].max()) if len(recall) else "–",
         _estimate(paired[paired["metric"] == "recall_at_1"], points),
         percent(precision.iloc[0]) if len(precision) else "–",
-        f"{ratio(slower.iloc[0])}×" if len(slower) else "",
+        f"{plain(slower.iloc[0])}×" if len(slower) else "",
     ]
 
 

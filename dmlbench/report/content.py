@@ -1,142 +1,149 @@
-"""Builds what a page shows: per group of comparable results its figures and tables."""
+"""Builds what a page shows of one group of comparable results: its verdicts, figures and tables."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from dmlbench.analysis.groups import Group, done, groups
-from dmlbench.analysis.overhead import overhead
-from dmlbench.report.canvas import limits_of
-from dmlbench.report.curves import curve_plot
-from dmlbench.report.figures import accuracy_plot, difference_plot, overhead_plot
-from dmlbench.report.layout import Table, accuracy_table, difference_table, other_starts, overhead_table
+from dmlbench.analysis.comparisons import to_base
+from dmlbench.analysis.estimates import SELECTIONS, UNTRAINED, honest, selections_of
+from dmlbench.analysis.groups import Group, groups
+from dmlbench.report.canvas import Plot, limits_of
+from dmlbench.report.figures import (
+    accuracy_plot,
+    curve_plot,
+    difference_plot,
+    optimism_plot,
+    overhead_plot,
+    phases_plot,
+    plane_plot,
+    selection_plot,
+)
+from dmlbench.report.numbers import METRIC, Numbers
 from dmlbench.report.pictures import Picture, save
+from dmlbench.report.section import Part, Section
 from dmlbench.report.style import Look
-from dmlbench.report.tables import UNTRAINED, accuracy, differences, seed_differences, seed_values, selections_of
-
-METRIC = "recall_at_1"  # what figures show; tables show all
-
-
-@dataclass(frozen=True)
-class Numbers:
-    """All numbers of a report as tidy tables."""
-
-    results: pd.DataFrame
-    history: pd.DataFrame
-    seed_values: pd.DataFrame
-    accuracy: pd.DataFrame
-    pairs: pd.DataFrame
-    differences: pd.DataFrame
-    overhead: pd.DataFrame
-
-    @classmethod
-    def of(cls, arranged: pd.DataFrame, history: pd.DataFrame) -> "Numbers":
-        """Compute them from results and histories after `groups.arrange`."""
-        values = seed_values(arranged)
-        finished = history[history["hash"].isin(done(arranged)["hash"])]
-        tables = (accuracy(values), seed_differences(values), differences(values), overhead(arranged))
-        return cls(arranged, finished, values, *tables)
+from dmlbench.report.tables import accuracy_table, difference_table, evidence_table, overhead_table, selection_table
+from dmlbench.report.tables.notes import other_starts
+from dmlbench.report.verdict import verdicts
 
 
-@dataclass(frozen=True)
-class Exhibit:
-    """A table and, where there is something to draw, its figure."""
-
-    table: Table
-    picture: Picture | None
-
-
-@dataclass(frozen=True)
-class Section:
-    """One group of comparable results."""
-
-    group: Group
-    facts: str
-    accuracy: list[Exhibit]
-    differences: list[Exhibit]
-    overhead: Exhibit | None
-    curves: Picture | None
-
-    @property
-    def tables(self) -> list[Table]:
-        """Every table of the section."""
-        exhibits = [*self.accuracy, *self.differences, *([self.overhead] if self.overhead else [])]
-        return [exhibit.table for exhibit in exhibits]
-
-
-def sections(numbers: Numbers, facts: Callable[[Group], str], figures: Path) -> list[Section]:
+def group_sections(numbers: Numbers, facts: Callable[[Group], str], figures: Path) -> list[Section]:
     """Build every group's section, and write its figures.
 
     Args:
         numbers: All numbers of the report.
         facts: A group's protocol and dataset in words.
-        figures: An existing folder for PNG and SVG files.
+        figures: An existing folder for PNG, SVG and CSV files.
     """
-    look = Look.of(numbers.results["base"], numbers.results["modifier"])
-    return [
-        Section(
-            group,
-            " ".join([facts(group), *other_starts(group.of(numbers.seed_values))]),
-            _accuracy(group, numbers, look, figures),
-            _differences(group, numbers, look, figures),
-            _overhead(group, numbers, look, figures),
-            _curves(group, numbers, look, figures),
+    look = look_of(numbers)
+    return [_Group(group, numbers, look, figures).section(facts(group)) for group in groups(numbers.values)]
+
+
+def look_of(numbers: Numbers) -> Look:
+    """Colours and signs for every method of the report."""
+    return Look.of(numbers.results["base"], numbers.results["modifier"])
+
+
+class _Group:
+    """One group's numbers, and what is drawn of them."""
+
+    def __init__(self, group: Group, numbers: Numbers, look: Look, figures: Path) -> None:
+        self.group, self.numbers, self.look, self.figures = group, numbers, look, figures
+        self.means = _of_metric(group, numbers.accuracy)
+        self.trained = self.means[self.means["selection"] != UNTRAINED]
+        self.values = _of_metric(group, numbers.values)
+        self.to_base = to_base(_of_metric(group, numbers.comparisons))
+        self.pairs = to_base(_of_metric(group, numbers.pairs))
+        self.selections = selections_of(group.of(numbers.accuracy))
+        self.honest = honest(self.selections)
+
+    def section(self, facts: str) -> Section:
+        others = [name for name in self.selections if name != self.honest]
+        parts = [
+            self._chosen(self.honest),
+            *(self._chosen(name, folded=True) for name in others),
+            self._selection(),
+            self._cost(),
+            self._curves(),
+        ]
+        found = self.to_base[self.to_base["selection"] == self.honest]
+        return Section(
+            self.group.slug,
+            self.group.title,
+            " ".join([facts, *other_starts(self.group.of(self.numbers.values))]),
+            [part for part in parts if part.pictures or part.tables],
+            verdicts(self.group, found, self.numbers.overhead),
         )
-        for group in groups(numbers.seed_values)
-    ]
+
+    def _chosen(self, selection: str, *, folded: bool = False) -> Part:
+        """Accuracy and differences under one choice of the epoch."""
+        numbers, group = self.numbers, self.group
+        heading, tables = "Accuracy", [accuracy_table(group, selection, numbers.accuracy)]
+        plots = [self._accuracy_plot(selection), self._difference_plot(selection)]
+        if (group.of(numbers.values)["modifier"] != "").any():
+            heading = "Accuracy and difference to the base"
+            tables.append(evidence_table(group, selection, METRIC, numbers.comparisons))
+            paired = to_base(numbers.comparisons)
+            tables.append(difference_table(group, selection, paired, numbers.accuracy))
+        return Part(f"{heading}: {SELECTIONS[selection]}", self._drawn(*plots), tables, folded=folded)
+
+    def _accuracy_plot(self, selection: str) -> Plot | None:
+        shown, dots = (frame[frame["selection"] == selection] for frame in (self.trained, self.values))
+        if shown.empty:
+            return None
+        untrained = self.means.loc[self.means["selection"] == UNTRAINED, "mean"]
+        reference = float(untrained.iloc[0]) if len(untrained) else np.nan
+        seeds = self.values.loc[self.values["selection"] != UNTRAINED, "value"]
+        limits = limits_of(self.trained, seeds)
+        return accuracy_plot(self.group, selection, shown, dots, untrained=reference, look=self.look, limits=limits)
+
+    def _difference_plot(self, selection: str) -> Plot | None:
+        shown, dots = (frame[frame["selection"] == selection] for frame in (self.to_base, self.pairs))
+        if shown.empty:
+            return None
+        limits = limits_of(self.to_base, self.pairs["value"] - self.pairs["value_to"], include=[0.0])
+        return difference_plot(self.group, selection, shown, dots, look=self.look, limits=limits)
+
+    def _selection(self) -> Part:
+        numbers, group = self.numbers, self.group
+        added = _of_metric(group, numbers.optimism)
+        if added.empty:
+            return Part("")
+        both = self.values[self.values["selection"].isin(["last", "best_test"])]
+        plots = [selection_plot(group, self.trained, self.look), optimism_plot(group, added, both, self.look)]
+        table = selection_table(group, METRIC, numbers.accuracy, to_base(numbers.comparisons), numbers.optimism)
+        text = (
+            "Published figures are usually those of the best epoch on the test classes. What that choice adds is no "
+            "property of a method, and it is not the same for all."
+        )
+        return Part("How the epoch was chosen", self._drawn(*plots), [table], text)
+
+    def _cost(self) -> Part:
+        ratios, phases = self.group.of(self.numbers.overhead), self.group.of(self.numbers.phases)
+        measured, plots = ratios[ratios["n"] > 0], []
+        gains = self.to_base[self.to_base["selection"] == self.honest]
+        if len(measured):
+            plots.append(overhead_plot(self.group, measured, self.look))
+        if len(phases):
+            plots.append(phases_plot(self.group, phases))
+        if set(measured["method"]) & set(gains["method"]):
+            plots.append(plane_plot(self.group, self.honest, gains, measured, self.look))
+        tables = [overhead_table(self.group, self.numbers.overhead)] if len(ratios) else []
+        return Part("Training time", self._drawn(*plots), tables)
+
+    def _curves(self) -> Part:
+        column, mine = f"test/{METRIC}", self.group.of(self.numbers.history)
+        mine = mine.dropna(subset=[column]) if column in mine else mine.iloc[:0]
+        if mine.empty:
+            return Part("")
+        return Part("Learning curves", self._drawn(curve_plot(self.group, mine, self.look, METRIC)))
+
+    def _drawn(self, *plots: Plot | None) -> list[Picture]:
+        return [save(plot, self.figures) for plot in plots if plot is not None]
 
 
-def _accuracy(group: Group, numbers: Numbers, look: Look, figures: Path) -> list[Exhibit]:
-    estimates, values = (_drawn(group, frame) for frame in (numbers.accuracy, numbers.seed_values))
-    trained, seeds = (frame[frame["selection"] != UNTRAINED] for frame in (estimates, values))
-    untrained = estimates.loc[estimates["selection"] == UNTRAINED, "mean"]
-    reference = float(untrained.iloc[0]) if len(untrained) else np.nan
-    exhibits = []
-    for selection in selections_of(group.of(numbers.accuracy)):
-        shown, dots = (frame[frame["selection"] == selection] for frame in (trained, seeds))
-        picture = None
-        if len(shown):
-            limits = limits_of(trained, seeds["value"])
-            picture = save(
-                accuracy_plot(group, selection, shown, dots, untrained=reference, look=look, limits=limits), figures
-            )
-        exhibits.append(Exhibit(accuracy_table(group, selection, numbers.accuracy), picture))
-    return exhibits
-
-
-def _differences(group: Group, numbers: Numbers, look: Look, figures: Path) -> list[Exhibit]:
-    estimates, pairs = (_drawn(group, frame) for frame in (numbers.differences, numbers.pairs))
-    exhibits = []
-    for selection in selections_of(group.of(numbers.differences)):
-        shown, dots = (frame[frame["selection"] == selection] for frame in (estimates, pairs))
-        picture = None
-        if len(shown):
-            limits = limits_of(estimates, pairs["value"] - pairs["value_base"], include=[0.0])
-            picture = save(difference_plot(group, selection, shown, dots, look=look, limits=limits), figures)
-        table = difference_table(group, selection, numbers.differences, numbers.accuracy)
-        exhibits.append(Exhibit(table, picture))
-    return exhibits
-
-
-def _overhead(group: Group, numbers: Numbers, look: Look, figures: Path) -> Exhibit | None:
-    mine = group.of(numbers.overhead)
-    if mine.empty:
-        return None
-    drawn = mine[mine["n"] > 0]
-    picture = save(overhead_plot(group, drawn, look), figures) if len(drawn) else None
-    return Exhibit(overhead_table(group, numbers.overhead), picture)
-
-
-def _curves(group: Group, numbers: Numbers, look: Look, figures: Path) -> Picture | None:
-    column = f"test/{METRIC}"
-    mine = group.of(numbers.history)
-    mine = mine.dropna(subset=[column]) if column in mine else mine.iloc[:0]
-    return save(curve_plot(group, mine, look, METRIC), figures) if len(mine) else None
-
-
-def _drawn(group: Group, frame: pd.DataFrame) -> pd.DataFrame:
+def _of_metric(group: Group, frame: pd.DataFrame) -> pd.DataFrame:
     mine = group.of(frame)
     return mine[mine["metric"] == METRIC]

@@ -5,15 +5,15 @@ import re
 import pandas as pd
 
 from dmlbench.analysis.groups import without_paths
-from dmlbench.report.layout import Entry, Table, mark_signs, signed
 from dmlbench.report.naming import MINUS
+from dmlbench.report.tables.notes import mark_signs, signed
+from dmlbench.report.tables.table import TEXT_COLUMNS, Entry, Table
 
-TEXT_COLUMNS = ("Method", "Base", "Marks")
 LATEX = str.maketrans(
     {
         "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
         "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
-        "|": r"\textbar{}", "–": "--", "×": r"$\times$", "…": r"\ldots{}", MINUS: "$-$", "\n": " ",
+        "|": r"\textbar{}", "–": "--", "×": r"$\times$", "±": r"$\pm$", "…": r"\ldots{}", MINUS: "$-$", "\n": " ",
     }
 )  # fmt: skip
 
@@ -54,6 +54,13 @@ def latex(table: Table) -> str:
 def csv(frame: pd.DataFrame) -> str:
     """A tidy CSV in full precision; settings that name a user's folders are cut to their last part."""
     return frame.assign(variant=frame["variant"].map(without_paths)).to_csv(index=False, lineterminator="\n")
+
+
+def short(value: object) -> str:
+    """A value of a tidy table as a page shows it: six significant digits, empty where there is none."""
+    if isinstance(value, float):
+        return "" if value != value else f"{value:.6g}"  # noqa: PLR0124 - NaN
+    return str(value)
 
 
 def escape_latex(text: str) -> str:

@@ -1,16 +1,11 @@
-"""How metrics and numbers are written, and in which order methods stand: the same in every table and figure."""
+"""How metrics and numbers are written: the same in every table and figure."""
 
 import math
 import re
 from collections.abc import Iterable
 
-import pandas as pd
-
 MINUS = "\N{MINUS SIGN}"
 NAMES = {"map_at_r": "MAP@R", "r_precision": "R-precision", "nmi": "NMI", "ami": "AMI"}
-# Bases and modifiers in the order in which their papers appeared; others follow by name.
-BASES = ("contrastive", "triplet", "margin", "ms", "proxyanchor")
-MODIFIERS = ("", "psd", "obdsd", "s2sd", "dm2")
 
 
 def metric_name(metric: str) -> str:
@@ -36,21 +31,13 @@ def points(fraction: float) -> str:
     return "–" if math.isnan(fraction) else f"{100 * fraction:+.2f}".replace("-", MINUS)
 
 
-def ratio(value: float) -> str:
-    """A ratio with two decimals, `1.31`; a dash where there is none."""
-    return "–" if math.isnan(value) else f"{value:.2f}"
+def plain(value: float) -> str:
+    """A number with two decimals, `1.31`; a dash where there is none."""
+    return "–" if math.isnan(value) else f"{value:.2f}".replace("-", MINUS)
 
 
-def in_order(frame: pd.DataFrame) -> pd.DataFrame:
-    """Rows by base and modifier in the order of `BASES` and `MODIFIERS`; needs the columns base, modifier, method."""
-    keys = {
-        index: (base != "", rank(base, BASES), rank(modifier, MODIFIERS), method)
-        for index, base, modifier, method in frame[["base", "modifier", "method"]].itertuples(name=None)
-    }
-    return frame.loc[sorted(keys, key=lambda index: keys[index])]
-
-
-def rank(name: str, known: tuple[str, ...]) -> tuple[int, str]:
-    """Sort key of a base or modifier: its place among the known, then its name with settings."""
-    plain = name.partition("{")[0]
-    return (known.index(plain) if plain in known else len(known), name)
+def p_value(p: float) -> str:
+    """A p-value with three decimals, `.031`, or `<.001`; a dash where there is none."""
+    if math.isnan(p):
+        return "–"
+    return "<.001" if p < 0.0005 else f"{p:.3f}".removeprefix("0")

@@ -1,6 +1,7 @@
 """Renders a results folder into `reports/<name>/`: a page, Markdown, tables and figures."""
 
 from collections.abc import Collection, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +9,18 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from dmlbench import __version__
-from dmlbench.analysis.groups import arrange, check_unambiguous, done, without_paths
+from dmlbench.analysis.groups import GROUP, arrange, check_unambiguous, done, without_paths
 from dmlbench.errors import UserError, unknown_name
 from dmlbench.report import sources
-from dmlbench.report.content import Numbers, Section, sections
+from dmlbench.report.content import group_sections
 from dmlbench.report.folder import PAGE, check_target, replacing
-from dmlbench.report.formats import csv, escape_markdown, latex, markdown
+from dmlbench.report.formats import csv, escape_markdown, latex, markdown, short
+from dmlbench.report.numbers import Numbers
+from dmlbench.report.overview import protocol_sections, reproduction_section
+from dmlbench.report.prose import FILES, READING
 from dmlbench.report.style import PALETTE
+from dmlbench.report.tables.settings import protocol_tables, settings_tables
+from dmlbench.report.tables.table import TEXT_COLUMNS
 from dmlbench.results import load_history, load_results
 from dmlbench.store import Store, read_summary
 
@@ -51,13 +57,17 @@ def render(results_root: Path, name: str, output: Path = Path("reports"), only: 
     with replacing(target) as folder:
         for part in ("figures", "tables"):
             (folder / part).mkdir()
-        built = sections(numbers, lambda group: sources.group_facts(group, arranged, specs), folder / "figures")
-        _write_tables(folder / "tables", numbers, built, sources.settings(arranged, specs), results_root)
-        begun = _kept(sources.unfinished(Store(results_root)), only, known=True)
-        context = _context(name, arranged, built) | {
+        figures, facts = folder / "figures", partial(sources.group_facts, arranged=arranged, specs=specs)
+        context = _context(name, arranged, Store(results_root), only) | {
+            "over_datasets": protocol_sections(numbers, figures),
+            "sections": group_sections(numbers, facts, figures),
+            "reproduction": reproduction_section(numbers),
             "commands": sources.commands(arranged, specs),
-            "unfinished": sources.in_words(begun),
         }
+        settings, protocols = sources.settings(arranged, specs), sources.protocol_values(arranged, specs)
+        context |= {"settings": settings_tables(settings), "protocols": protocol_tables(protocols)}
+        _write_csv(folder / "tables", numbers, settings, protocols, results_root)
+        _write_latex(folder / "tables", context)
         _write_pages(folder, context)
     return target
 
@@ -74,39 +84,55 @@ def _kept(frame: pd.DataFrame, only: Only | None, *, known: bool = False) -> pd.
     return frame
 
 
-def _write_tables(
-    folder: Path, numbers: Numbers, built: list[Section], settings: pd.DataFrame, results_root: Path
+def _write_csv(
+    folder: Path, numbers: Numbers, settings: pd.DataFrame, protocols: pd.DataFrame, results_root: Path
 ) -> None:
     cells = numbers.results
     relative = [Path(path).relative_to(results_root).as_posix() for path in cells["folder"]]
     errors = [without_paths(error) if isinstance(error, str) else error for error in cells["error"]]
     tidy = {
         "accuracy": numbers.accuracy,
-        "differences": numbers.differences,
+        "comparisons": numbers.comparisons,
+        "pooled": numbers.pooled,
+        "datasets": numbers.over_datasets,
+        "optimism": numbers.optimism,
         "overhead": numbers.overhead,
+        "phases": numbers.phases,
+        "reproduction": numbers.reproduction,
         "settings": settings,
+        "protocols": protocols,
         "cells": cells.assign(folder=relative, error=errors),
     }
     for name, frame in tidy.items():
         (folder / f"{name}.csv").write_text(csv(frame), encoding="utf-8")
-    for section in built:
+
+
+def _write_latex(folder: Path, context: Mapping[str, Any]) -> None:
+    for section in (*context["over_datasets"], *context["sections"], *context["reproduction"]):
         for table in section.tables:
             (folder / f"{table.slug}.tex").write_text(latex(table), encoding="utf-8")
 
 
-def _context(name: str, arranged: pd.DataFrame, built: list[Section]) -> dict[str, Any]:
+def _context(name: str, arranged: pd.DataFrame, store: Store, only: Only | None) -> dict[str, Any]:
     finished = done(arranged).drop_duplicates("folder")
     summaries = [summary for path in finished["folder"] if (summary := read_summary(Path(path)))]
     days = sorted(summary["started"][:10] for summary in summaries)
+    counts = finished.groupby([*GROUP, "method"])["seed"].nunique()
+    begun = _kept(sources.unfinished(store), only, known=True)
     return {
         "name": name,
         "version": __version__,
         "palette": PALETTE,
-        "sections": built,
+        "text_columns": TEXT_COLUMNS,
+        "reading": READING,
+        "files": FILES,
+        "validated": "validation" in set(arranged["selection"]),
         "cells": len(finished),
         "methods": finished["method"].nunique(),
+        "seeds": sorted(set(counts)),
         "days": list(dict.fromkeys([days[0], days[-1]])) if days else [],
         "failed": sources.failed(arranged),
+        "unfinished": sources.in_words(begun),
         "environments": sources.environments(summaries),
         "datasets": sources.datasets(summaries),
         "codes": sources.code_states(summaries),
@@ -121,7 +147,7 @@ def _write_pages(folder: Path, context: dict[str, Any]) -> None:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"md": escape_markdown, "md_table": markdown}
+    environment.filters |= {"md": escape_markdown, "md_table": markdown, "short": short}
     for template, file in ("index.html.j2", PAGE), ("report.md.j2", "report.md"):
         text = environment.get_template(template).render(context)
         (folder / file).write_text(text.rstrip() + "\n", encoding="utf-8")

@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
 from markupsafe import Markup, escape
 from matplotlib import rc_context
 
@@ -27,11 +28,12 @@ class Picture:
     caption: str
     alt: str
     svg: Markup
+    data: pd.DataFrame
     wide: bool = False
 
 
 def save(plot: Plot, folder: Path) -> Picture:
-    """Write `<slug>.png` and `<slug>.svg` into a folder; the same plot gives the same bytes.
+    """Write `<slug>.png`, `.svg` and the data behind it, `.csv`, into a folder; the same plot gives the same bytes.
 
     Raises:
         OSError: where the folder cannot be written.
@@ -41,8 +43,10 @@ def save(plot: Plot, folder: Path) -> Picture:
     with rc_context(RC | {"svg.hashsalt": plot.slug}):
         plot.figure.savefig(folder / f"{plot.slug}.png", metadata={"Software": None})
         plot.figure.savefig(path, metadata={"Date": None, "Creator": None})
+    data = plot.data.reset_index(drop=True)
+    data.to_csv(folder / f"{plot.slug}.csv", index=False, lineterminator="\n")
     svg = inline(path.read_text(encoding="utf-8"), plot.slug, plot.alt)
-    return Picture(plot.slug, plot.caption, plot.alt, svg, wide=plot.figure.get_figwidth() > COLUMN)
+    return Picture(plot.slug, plot.caption, plot.alt, svg, data, wide=plot.figure.get_figwidth() > COLUMN)
 
 
 def inline(svg: str, prefix: str, label: str) -> Markup:

@@ -93,6 +93,19 @@ def settings(arranged: pd.DataFrame, specs: Specs) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
+def protocol_values(arranged: pd.DataFrame, specs: Specs) -> pd.DataFrame:
+    """Every value of every protocol, flat: one row per protocol with its settings, dataset and key."""
+    rows = []
+    for cell in done(arranged).drop_duplicates(GROUP).to_dict("records"):
+        protocol = specs[cell["folder"]].protocol
+        for section, content in protocol_identity(protocol).items():
+            values = content.items() if isinstance(content, dict) else [("", content)]
+            for key, value in values:
+                name = ".".join(filter(None, (section, key)))
+                rows.append({key: cell[key] for key in GROUP} | {"parameter": name, "value": str(value)})
+    return pd.DataFrame(rows, columns=[*GROUP, "parameter", "value"])
+
+
 def commands(arranged: pd.DataFrame, specs: Specs) -> list[str]:
     """The command lines that make these results again, one per protocol with its settings, dataset and seeds."""
     methods: dict[tuple[_Matrix, str], list[int]] = {}

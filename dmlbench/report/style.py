@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from dmlbench.report.naming import BASES, MODIFIERS, rank
+from dmlbench.analysis.order import BASES, MODIFIERS, rank
 
 # Ink, muted ink, grid and paper stand in the SVG as these very codes; the page replaces them by its own colours,
 # so that an inlined figure follows light and dark.

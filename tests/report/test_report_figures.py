@@ -3,9 +3,9 @@ import pandas as pd
 import pytest
 
 from dmlbench.analysis.groups import Group
+from dmlbench.analysis.order import BASES, MODIFIERS
 from dmlbench.report.canvas import limits_of
 from dmlbench.report.figures import accuracy_plot, difference_plot, overhead_plot
-from dmlbench.report.naming import BASES, MODIFIERS
 from dmlbench.report.pictures import inline, save
 from dmlbench.report.style import PALETTE, Look
 

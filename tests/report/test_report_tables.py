@@ -7,10 +7,11 @@ from fake_results import make_cell, write_cell
 from scipy import stats
 
 from dmlbench.analysis.groups import Group, arrange, groups
+from dmlbench.analysis.order import in_order
 from dmlbench.analysis.overhead import overhead
 from dmlbench.report import layout, tables
 from dmlbench.report.formats import csv, escape_latex, escape_markdown, latex, markdown
-from dmlbench.report.naming import in_order, metric_name, percent, points, table_metrics
+from dmlbench.report.naming import metric_name, percent, points, table_metrics
 from dmlbench.results import load_results
 
 GLYPHS = Group("conv4-64", "", "glyphs")

@@ -1,4 +1,4 @@
-"""Accuracy, difference to the base, and overhead: one figure per protocol, dataset and choice of the epoch."""
+"""Means with intervals and every seed: accuracy, difference to the base, and what choosing the epoch adds."""
 
 import math
 from typing import Any
@@ -10,11 +10,13 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from seaborn import swarmplot
 
+from dmlbench.analysis.comparisons import star
+from dmlbench.analysis.estimates import SELECTIONS
 from dmlbench.analysis.groups import Group
-from dmlbench.report.canvas import Plot, error_bounds, row_canvas, spoken
-from dmlbench.report.naming import MINUS, in_order, metric_name, percent, points, ratio
-from dmlbench.report.style import INK, MUTED, PAPER, RC, Look
-from dmlbench.report.tables import SELECTIONS
+from dmlbench.analysis.order import in_order
+from dmlbench.report.canvas import Plot, dot, row_canvas, signed_ticks, spoken
+from dmlbench.report.naming import metric_name, percent, points
+from dmlbench.report.style import INK, MUTED, RC, Look
 
 Limits = tuple[float, float]
 
@@ -34,8 +36,8 @@ def accuracy_plot(
     Args:
         group: What all methods share.
         selection: How the epoch was chosen, a key of `SELECTIONS`.
-        estimates: Rows of `tables.accuracy` for one metric: one per method.
-        values: Rows of `tables.seed_values` for the same metric: one per method and seed.
+        estimates: Rows of `estimates.accuracy` for one metric: one per method.
+        values: Rows of `estimates.seed_values` for the same metric: one per method and seed.
         untrained: The metric of the untrained network, a fraction; NaN where it was not measured.
         look: Colours and markers.
         limits: Ends of the axis as fractions, the same for all selections of a group.
@@ -57,13 +59,14 @@ def accuracy_plot(
         f"{metric} on {group.title}; {SELECTIONS[selection]}. Large marks: means with 95% t-intervals over seeds; "
         "small dots: seeds; grey: the untrained network.",
         f"{metric} on {group.title}, {SELECTIONS[selection]}: {spoken(rows, percent, '%')}.{reference}",
+        values[["method", "seed", "value"]],
     )
 
 
 def difference_plot(
     group: Group,
     selection: str,
-    estimates: pd.DataFrame,
+    compared: pd.DataFrame,
     pairs: pd.DataFrame,
     *,
     look: Look,
@@ -74,56 +77,62 @@ def difference_plot(
     Args:
         group: What all methods share.
         selection: How the epoch was chosen, a key of `SELECTIONS`.
-        estimates: Rows of `tables.differences` for one metric: one per method.
-        pairs: Rows of `tables.seed_differences` for the same metric: one per method and seed.
+        compared: Rows of `comparisons.to_base` for one metric: one per method.
+        pairs: Rows of `comparisons.seed_pairs` to the base for the same metric: one per method and seed.
         look: Colours and markers.
         limits: Ends of the axis as fractions, the same for all selections of a group.
     """
-    metric, rows = metric_name(str(estimates["metric"].iloc[0])), in_order(estimates)
-    seeds = {str(name): part["value"] - part["value_base"] for name, part in pairs.groupby("method")}
-    said = spoken(rows, points, " points")
+    metric, rows = metric_name(str(compared["metric"].iloc[0])), in_order(compared)
+    seeds = {str(name): part["value"] - part["value_to"] for name, part in pairs.groupby("method")}
+    labels = [method + star(p) for method, p in zip(rows["method"], rows["p_holm"], strict=True)]
     with rc_context(RC):
         title = [group.title, SELECTIONS[selection], "mean paired difference, 95% t-interval, seeds"]
-        figure, axes = row_canvas(list(rows["method"]), title)
+        figure, axes = row_canvas(labels, title)
         axes.axvline(0, color=INK, linewidth=0.9, zorder=1)
         _dots(axes, rows, seeds, look)
         axes.set_xlim(100 * limits[0], 100 * limits[1])
-        axes.xaxis.set_major_formatter(lambda value, _: f"{value:+g}".replace("-", MINUS) if value else "0")
+        signed_ticks(axes.xaxis)
         axes.set_xlabel(f"{metric}, difference to base (points)")
+    starred = " *: corrected p below .05." if any(label.endswith("*") for label in labels) else ""
     return Plot(
         figure,
         f"difference_{group.slug}_{selection}",
         f"Difference in {metric} to the method's own base on {group.title}; {SELECTIONS[selection]}. Large marks: mean "
-        "paired differences with 95% t-intervals; small dots: seeds.",
-        f"Difference in {metric} to the base on {group.title}, {SELECTIONS[selection]}: {said}.",
+        f"paired differences with 95% t-intervals; small dots: seeds.{starred}",
+        f"Difference in {metric} to the base on {group.title}, {SELECTIONS[selection]}: "
+        f"{spoken(rows, points, ' points')}.",
+        pairs[["method", "to", "seed", "value", "value_to"]],
     )
 
 
-def overhead_plot(group: Group, ratios: pd.DataFrame, look: Look) -> Plot:
-    """Step time of every modified method as a ratio to its base's.
+def optimism_plot(group: Group, optimism: pd.DataFrame, values: pd.DataFrame, look: Look) -> Plot:
+    """What choosing the epoch on the test classes adds to every method's figure.
 
     Args:
         group: What all methods share.
-        ratios: Rows of `overhead.overhead` with at least one pair.
-        look: Colours and hatches.
+        optimism: Rows of `estimates.optimism` for one metric: one per method.
+        values: Rows of `estimates.seed_values` for the same metric, of the last and the best test epoch.
+        look: Colours and markers.
     """
-    rows = in_order(ratios)
+    metric, rows = metric_name(str(optimism["metric"].iloc[0])), in_order(optimism)
+    table = values.pivot_table(index=["method", "seed"], columns="selection", values="value")
+    added = (table["best_test"] - table["last"]).dropna()
     with rc_context(RC):
-        figure, axes = row_canvas(list(rows["method"]), [group.title, "geometric mean, 95% t-interval over seeds"])
-        for place, (_, row) in enumerate(rows.iterrows()):
-            _bar(axes, place, row, look)
-        axes.axvline(1, color=INK, linewidth=0.9, zorder=4)
-        ends = rows[["mean", "low", "high"]].to_numpy(float)
-        low, high = min(1.0, np.nanmin(ends)), max(1.02, np.nanmax(ends))
-        axes.set_xlim(low - 0.03 * (high - low), high + 0.22 * (high - low))  # room for the ratio in words
-        axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10], min_n_ticks=4))
-        axes.set_xlabel("training-step time relative to base")
+        figure, axes = row_canvas(
+            list(rows["method"]),
+            [group.title, "gained by choosing the epoch on the test classes: mean, 95% t-interval, seeds"],
+        )
+        axes.axvline(0, color=INK, linewidth=0.9, zorder=1)
+        _dots(axes, rows, {str(name): part for name, part in added.groupby("method")}, look)
+        signed_ticks(axes.xaxis)
+        axes.set_xlabel(f"{metric}, best test epoch − last (points)")
     return Plot(
         figure,
-        f"overhead_{group.slug}",
-        f"Training-step time on {group.title} as a ratio to the method's own base: geometric means over seeds with 95% "
-        "t-intervals; 1 is no overhead.",
-        f"Step time relative to the base on {group.title}: {spoken(rows, ratio, ' times')}.",
+        f"optimism_{group.slug}",
+        f"How much of {metric} on {group.title} comes from choosing the epoch on the test classes: best test epoch "
+        "minus last. Large marks: means over seeds with 95% t-intervals; small dots: seeds.",
+        f"Best test epoch minus last epoch in {metric} on {group.title}: {spoken(rows, points, ' points')}.",
+        added.rename("best_test_minus_last").reset_index(),
     )
 
 
@@ -131,18 +140,7 @@ def _dots(axes: Axes, rows: pd.DataFrame, seeds: dict[str, pd.Series], look: Loo
     for place, (_, row) in enumerate(rows.iterrows()):
         colour = look.colour(row["base"])
         _swarm(axes, 100 * seeds[row["method"]].to_numpy(float), place + 0.22, colour)
-        mark: dict[str, Any] = {
-            "marker": look.marker(row["modifier"]),
-            "markersize": 5,
-            "markeredgecolor": PAPER,
-            "markeredgewidth": 0.6,
-        }
-        axes.plot(100 * row["mean"], place - 0.08, color=colour, zorder=4, **mark)
-        if row["n"] > 1:
-            bounds = 100 * error_bounds(row)
-            axes.errorbar(
-                100 * row["mean"], place - 0.08, xerr=bounds, color=colour, capsize=2.2, linewidth=1.2, zorder=3
-            )
+        dot(axes, row, place - 0.08, colour, look.marker(row["modifier"]))
     axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10], min_n_ticks=4))
 
 
@@ -173,17 +171,3 @@ def _untrained(axes: Axes, place: int, untrained: float) -> None:
         "color": MUTED,
     }
     axes.text(edge, place, words, fontsize=7.5, **style)
-
-
-def _bar(axes: Axes, place: int, row: pd.Series, look: Look) -> None:
-    style: dict[str, Any] = {
-        "edgecolor": look.colour(row["base"]),
-        "facecolor": PAPER,
-        "hatch": look.hatch(row["modifier"]),
-    }
-    axes.barh(place, row["mean"] - 1, left=1, height=0.58, linewidth=0.9, zorder=2, **style)
-    if row["n"] > 1:
-        axes.errorbar(row["mean"], place, xerr=error_bounds(row), color=INK, capsize=2, linewidth=0.9, zorder=3)
-    end = np.nanmax([row["mean"], row["high"], 1.0])
-    words = f"{ratio(row['mean'])}×"
-    axes.annotate(words, (end, place), (4, 0), textcoords="offset points", va="center_baseline", fontsize=7.5)

@@ -1,6 +1,7 @@
 """Learning curves: one panel per base loss, one file per protocol and dataset."""
 
-import numpy as np
+from dataclasses import asdict
+
 import pandas as pd
 from matplotlib import rc_context
 from matplotlib.axes import Axes
@@ -9,9 +10,10 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from dmlbench.analysis.groups import Group
+from dmlbench.analysis.order import MODIFIERS, in_order, rank
 from dmlbench.analysis.statistics import t_interval
 from dmlbench.report.canvas import Plot, wrapped, write_title
-from dmlbench.report.naming import MODIFIERS, in_order, metric_name, rank
+from dmlbench.report.naming import metric_name, percent
 from dmlbench.report.style import COLUMN, INK, MUTED, PAGE, RC, Look
 
 
@@ -26,13 +28,13 @@ def curve_plot(group: Group, history: pd.DataFrame, look: Look, metric: str = "r
     """
     methods = in_order(history.drop_duplicates("method"))
     bases = list(dict.fromkeys(methods["base"]))
-    name = metric_name(metric)
+    name, means = metric_name(metric), _means(history, f"test/{metric}")
     with rc_context(RC):
         figure, panels = _panels(len(bases), [group.title, f"{name} on the test classes by epoch; epoch 0: untrained"])
         for axes, base in zip(panels, bases, strict=True):
             for _, method in methods[methods["base"] == base].iterrows():
-                own = history[history["method"] == method["method"]]
-                _curve(axes, own.groupby("epoch")[f"test/{metric}"], look.colour(base), look.line(method["modifier"]))
+                own = means[means["method"] == method["method"]]
+                _curve(axes, own, look.colour(base), look.line(method["modifier"]))
             axes.set_title(base, loc="left", color=INK, fontweight="bold")
         figure.supylabel(f"{name} (%)", fontsize=8, color=INK)
         _legend(figure, methods, look)
@@ -41,8 +43,24 @@ def curve_plot(group: Group, history: pd.DataFrame, look: Look, metric: str = "r
         f"curves_{group.slug}",
         f"{name} on the test classes of {group.title} by epoch, epoch 0 untrained: means over seeds, with 95% "
         "t-intervals as bands.",
-        f"Learning curves of {name} on {group.title} for {', '.join(methods['method'])}.",
+        f"Learning curves of {name} on {group.title}: {'; '.join(_ends(means, name) for name in methods['method'])}.",
+        means,
     )
+
+
+def _means(history: pd.DataFrame, column: str) -> pd.DataFrame:
+    rows = [
+        {"method": method, "epoch": epoch} | asdict(t_interval(values))
+        for (method, epoch), values in history.groupby(["method", "epoch"], sort=False)[column]
+    ]
+    return pd.DataFrame(rows)
+
+
+def _ends(means: pd.DataFrame, method: str) -> str:
+    own = means[means["method"] == method]
+    first, last = own.iloc[0], own.iloc[-1]
+    ends = (f"{percent(row['mean'])}% at epoch {row['epoch']}" for row in (first, last))
+    return f"{method} from {' to '.join(ends)}"
 
 
 def _panels(count: int, title: list[str]) -> tuple[Figure, list[Axes]]:
@@ -63,12 +81,10 @@ def _panels(count: int, title: list[str]) -> tuple[Figure, list[Axes]]:
     return figure, list(grid[:count])
 
 
-def _curve(axes: Axes, by_epoch: "pd.api.typing.SeriesGroupBy", colour: str, line: object) -> None:
-    estimates = [t_interval(values) for _, values in by_epoch]
-    epochs = [epoch for epoch, _ in by_epoch]
-    mean, low, high = (100 * np.array([getattr(e, bound) for e in estimates]) for bound in ("mean", "low", "high"))
-    axes.fill_between(epochs, low, high, color=colour, alpha=0.14, linewidth=0)
-    axes.plot(epochs, mean, color=colour, linestyle=line, linewidth=1.1)
+def _curve(axes: Axes, means: pd.DataFrame, colour: str, line: object) -> None:
+    mean, low, high = (100 * means[bound].to_numpy(float) for bound in ("mean", "low", "high"))
+    axes.fill_between(means["epoch"], low, high, color=colour, alpha=0.14, linewidth=0)
+    axes.plot(means["epoch"], mean, color=colour, linestyle=line, linewidth=1.1)
 
 
 def _legend(figure: Figure, methods: pd.DataFrame, look: Look) -> None:

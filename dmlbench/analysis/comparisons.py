@@ -1,0 +1,131 @@
+"""Methods compared seed by seed: with their own base, and modifiers of one base with each other."""
+
+from dataclasses import asdict
+from typing import Any
+
+import pandas as pd
+
+from dmlbench.analysis.estimates import ESTIMATE, METHOD, UNTRAINED
+from dmlbench.analysis.groups import GROUP
+from dmlbench.analysis.order import MODIFIERS, rank
+from dmlbench.analysis.statistics import evidence, holm, probability_of_improvement, t_interval
+
+SIGNIFICANT = 0.05
+COMPARED = [*METHOD, "to", "to_modifier"]
+TESTS = ["p_t", "p_holm", "family", "p_sign_flip", "p_smallest", "effect_size", "probability_of_improvement"]
+
+
+def seed_pairs(values: pd.DataFrame) -> pd.DataFrame:
+    """Values of a method beside those of another on the same base (`value_to`), of one seed, selection and metric.
+
+    The other (`to`) is the base itself, or an earlier modifier of `order.MODIFIERS`. Two that did not start from the
+    same weights, with the same images, on the same kind of device, are no pair: see `other_origins`.
+
+    Args:
+        values: As `estimates.seed_values` returns them.
+
+    Returns:
+        Columns `GROUP`, selection, metric, `COMPARED`, seed, value, value_to.
+    """
+    pairs = _candidates(values)
+    pairs = pairs[pairs["origin"] == pairs["origin_to"]]
+    return pairs[[*GROUP, "selection", "metric", *COMPARED, "seed", "value", "value_to"]].reset_index(drop=True)
+
+
+def other_origins(values: pd.DataFrame) -> dict[str, int]:
+    """How many seeds of each method form no pair with its base, for the base's run had another origin."""
+    pairs = _candidates(values)
+    dropped = pairs[(pairs["origin"] != pairs["origin_to"]) & (pairs["to_modifier"] == "")]
+    dropped = dropped.drop_duplicates([*GROUP, "method", "seed"])
+    return {str(method): int(count) for method, count in dropped.groupby("method", sort=False).size().items()}
+
+
+def comparisons(pairs: pd.DataFrame) -> pd.DataFrame:
+    """Every comparison of one protocol, dataset, selection and metric, with its interval and tests.
+
+    Args:
+        pairs: As `seed_pairs` returns them.
+
+    Returns:
+        Columns `GROUP`, selection, metric, `COMPARED`, `ESTIMATE` of the differences, `TESTS`. `p_holm` corrects
+        `p_t` for the `family` of all comparisons of the group, selection and metric that can be tested.
+    """
+    return _tested(pairs, [*GROUP, "selection", "metric"])
+
+
+def pooled(pairs: pd.DataFrame) -> pd.DataFrame:
+    """Comparisons pooled over the datasets of one protocol, every dataset with the same weight.
+
+    Each seed's differences are averaged over the datasets first, so that n counts seeds that all datasets have. The
+    interval covers the choice of the seed for these very datasets, not the choice of datasets.
+
+    Args:
+        pairs: As `seed_pairs` returns them.
+
+    Returns:
+        As `comparisons`, but for `datasets`, their number, in place of `dataset`; only where there are two at least.
+        The probability of improvement is its mean over datasets (Agarwal et al. 2021).
+    """
+    place = ["protocol", "variant", "selection", "metric"]
+    # A method may be untuned on one dataset and published on another.
+    marks = pairs.groupby("method")["marks"].agg(lambda own: "; ".join(dict.fromkeys(filter(None, own))))
+    pairs = pairs.assign(marks=pairs["method"].map(marks))
+    keys = [*place, *COMPARED]
+    pairs = pairs.assign(datasets=pairs.groupby(keys)["dataset"].transform("nunique"))
+    per_seed = pairs.assign(difference=pairs["value"] - pairs["value_to"]).groupby([*keys, "datasets", "seed"])
+    means = per_seed["difference"].agg(["mean", "count"]).reset_index()
+    shared = means[(means["count"] == means["datasets"]) & (means["datasets"] > 1)]
+    each = {key: _improvement_over_datasets(part) for key, part in pairs.groupby(keys)}
+    rows = []
+    for key, part in shared.groupby(keys, sort=False):
+        row = _row(keys, key, part["mean"]) | {"datasets": int(part["datasets"].iloc[0])}
+        rows.append(row | {"probability_of_improvement": each[key]})
+    return _with_family(pd.DataFrame(rows, columns=[*keys, "datasets", *ESTIMATE, *TESTS]), place)
+
+
+def to_base(compared: pd.DataFrame) -> pd.DataFrame:
+    """The rows that compare a method with its own base."""
+    return compared[compared["to_modifier"] == ""]
+
+
+def star(p_holm: float) -> str:
+    """A star where a corrected p-value is below .05; NaN, of too few seeds, draws none."""
+    return "*" if p_holm < SIGNIFICANT else ""
+
+
+def _candidates(values: pd.DataFrame) -> pd.DataFrame:
+    trained = values[values["selection"] != UNTRAINED]
+    keys = [*GROUP, "selection", "metric", "base", "seed"]
+    others = trained[[*keys, "method", "modifier", "origin", "value"]]
+    names = {"method": "to", "modifier": "to_modifier", "origin": "origin_to", "value": "value_to"}
+    pairs = trained.merge(others.rename(columns=names), on=keys, how="inner")
+    ranks = {name: rank(name, MODIFIERS) for name in {*pairs["modifier"], *pairs["to_modifier"]}}
+    later = pairs["modifier"].map(ranks) > pairs["to_modifier"].map(ranks)
+    return pairs[later.astype(bool)]
+
+
+def _tested(pairs: pd.DataFrame, place: list[str]) -> pd.DataFrame:
+    keys = [*place, *COMPARED]
+    rows = []
+    for key, part in pairs.groupby(keys, sort=False):
+        improvement = probability_of_improvement(part["value"], part["value_to"])
+        row = _row(keys, key, part["value"] - part["value_to"])
+        rows.append(row | {"probability_of_improvement": improvement})
+    return _with_family(pd.DataFrame(rows, columns=[*keys, *ESTIMATE, *TESTS]), place)
+
+
+def _row(keys: list[str], key: Any, differences: pd.Series) -> dict[str, Any]:  # noqa: ANN401 - a groupby's key
+    return dict(zip(keys, key, strict=True)) | asdict(t_interval(differences)) | asdict(evidence(differences))
+
+
+def _with_family(rows: pd.DataFrame, place: list[str]) -> pd.DataFrame:
+    if rows.empty:
+        return rows
+    p = rows.groupby(place, sort=False)["p_t"]
+    corrected = p.transform(lambda family: pd.Series(holm(family.tolist()), index=family.index))
+    return rows.assign(p_holm=corrected, family=p.transform("count"))
+
+
+def _improvement_over_datasets(part: pd.DataFrame) -> float:
+    each = [probability_of_improvement(d["value"], d["value_to"]) for _, d in part.groupby("dataset")]
+    return sum(each) / len(each)

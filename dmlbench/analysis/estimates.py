@@ -1,0 +1,97 @@
+"""The numbers of a results folder as tidy tables: one row per method and metric, fractions in full precision."""
+
+from dataclasses import asdict
+
+import pandas as pd
+
+from dmlbench.analysis.groups import GROUP, done
+from dmlbench.analysis.statistics import t_interval
+from dmlbench.results import INDEX
+
+UNTRAINED = "untrained"
+# How the epoch was chosen stands in every title: the three are shown side by side and never mixed.
+SELECTIONS = {
+    "last": "last epoch",
+    "validation": "epoch chosen by MAP@R on held-out training classes",
+    "best_test": "best test epoch (as published: chosen on the test classes)",
+}
+METHOD = ["method", "base", "modifier", "marks"]
+ESTIMATE = ["mean", "low", "high", "n", "std"]
+NOT_METRICS = {
+    *INDEX, "hash", "status", "marks", "folder", "step_ms", "train_seconds", "machine", "origin", "error", "selection",
+    "epoch",
+}  # fmt: skip
+
+
+def seed_values(arranged: pd.DataFrame) -> pd.DataFrame:
+    """Every measured value: one row per group, selection, method, metric and seed.
+
+    Args:
+        arranged: Results after `groups.arrange`.
+
+    Returns:
+        Columns `GROUP`, selection, `METHOD`, seed, origin, metric, value.
+    """
+    metrics = [column for column in arranged.columns if column not in NOT_METRICS]
+    names = [*GROUP, "selection", *METHOD, "seed", "origin"]
+    if not metrics:
+        return pd.DataFrame(columns=[*names, "metric", "value"])
+    long = done(arranged).melt(names, metrics, var_name="metric").dropna(subset=["value"])
+    return long.astype({"value": float}).reset_index(drop=True)
+
+
+def accuracy(values: pd.DataFrame) -> pd.DataFrame:
+    """Mean over seeds with its 95% t-interval, per group, selection, method and metric.
+
+    Args:
+        values: As `seed_values` returns them.
+
+    Returns:
+        Columns `GROUP`, selection, `METHOD`, metric, `ESTIMATE`. The untrained network is one row per group and
+        metric under the selection `untrained` and the method `untrained`: the same seed gives every method the same
+        initial network, so it counts once per seed.
+    """
+    untrained = values["selection"] == UNTRAINED
+    keys = [*GROUP, "selection", "metric"]
+    network = values[untrained].groupby([*keys, "seed"], sort=False, as_index=False)["value"].mean()
+    network = network.assign(method=UNTRAINED, base="", modifier="", marks="")
+    rows = pd.concat([network, values[~untrained]], ignore_index=True) if untrained.any() else values
+    keys = [*GROUP, "selection", *METHOD, "metric"]
+    found = [
+        dict(zip(keys, key, strict=True)) | asdict(t_interval(part["value"]))
+        for key, part in rows.groupby(keys, sort=False)
+    ]
+    return pd.DataFrame(found, columns=[*keys, *ESTIMATE])
+
+
+def optimism(values: pd.DataFrame) -> pd.DataFrame:
+    """What choosing the epoch on the test classes adds: best test epoch minus last, per seed and method.
+
+    Args:
+        values: As `seed_values` returns them.
+
+    Returns:
+        Columns `GROUP`, `METHOD`, metric, `ESTIMATE`, in the unit of the values; never negative, and no measure of a
+        method: it is how much a published figure gains by the choice alone.
+    """
+    keys = [*GROUP, *METHOD, "metric"]
+    chosen = values[values["selection"].isin(["last", "best_test"])]
+    wide = chosen.set_index([*keys, "seed", "selection"])["value"].unstack("selection")  # noqa: PD010 - one value each
+    wide = wide.reindex(columns=["last", "best_test"]).dropna()
+    gained = (wide["best_test"] - wide["last"]).rename("value").reset_index()
+    found = [
+        dict(zip(keys, key, strict=True)) | asdict(t_interval(part["value"]))
+        for key, part in gained.groupby(keys, sort=False)
+    ]
+    return pd.DataFrame(found, columns=[*keys, *ESTIMATE])
+
+
+def selections_of(frame: pd.DataFrame) -> list[str]:
+    """The selections a table holds, in the order of `SELECTIONS`."""
+    present = set(frame["selection"])
+    return [name for name in SELECTIONS if name in present]
+
+
+def honest(selections: list[str]) -> str:
+    """The selection that a verdict is given by: validation where the protocol holds classes out, else the last."""
+    return "validation" if "validation" in selections else "last"

@@ -1,0 +1,22 @@
+"""In which order methods stand: the same in every table, figure and comparison."""
+
+import pandas as pd
+
+# Bases and modifiers in the order in which their papers appeared; others follow by name.
+BASES = ("contrastive", "triplet", "margin", "ms", "proxyanchor")
+MODIFIERS = ("", "psd", "obdsd", "s2sd", "dm2")
+
+
+def in_order(frame: pd.DataFrame) -> pd.DataFrame:
+    """Rows by base and modifier in the order of `BASES` and `MODIFIERS`; needs the columns base, modifier, method."""
+    keys = {
+        index: (base != "", rank(base, BASES), rank(modifier, MODIFIERS), method)
+        for index, base, modifier, method in frame[["base", "modifier", "method"]].itertuples(name=None)
+    }
+    return frame.loc[sorted(keys, key=lambda index: keys[index])]
+
+
+def rank(name: str, known: tuple[str, ...]) -> tuple[int, str]:
+    """Sort key of a base or modifier: its place among the known, then its name with settings."""
+    plain = name.partition("{")[0]
+    return (known.index(plain) if plain in known else len(known), name)

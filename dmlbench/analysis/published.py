@@ -1,0 +1,88 @@
+"""Published figures beside ours: compared where the protocol is the same, and not compared where it is not."""
+
+from collections.abc import Hashable, Iterator, Mapping
+from dataclasses import asdict
+from typing import Any
+
+import pandas as pd
+
+from dmlbench.analysis.estimates import METHOD
+from dmlbench.analysis.groups import GROUP
+from dmlbench.analysis.statistics import Estimate, welch_difference
+from dmlbench.method_file import MethodFile, PublishedFigure
+from dmlbench.registry import REPLACED, Folder, load_file, own_folder, shipped_files
+
+OURS = ["mean", "low", "high", "n"]
+THEIRS = ["published", "published_std", "published_seeds", "published_protocol", "published_selection", "source"]
+DIFFERENCE = ["difference", "difference_low", "difference_high"]
+COLUMNS = [*GROUP, *METHOD, "metric", "selection", *OURS, *THEIRS, *DIFFERENCE, "not_comparable"]
+SELECTION = {"best-test": "best_test", "last": "last", "validation": "validation", "unknown": "best_test"}
+
+
+def reproduction(accuracy: pd.DataFrame) -> pd.DataFrame:
+    """Every figure that was published for a method and dataset that we have results of, beside ours.
+
+    Ours is taken at the same choice of the epoch as theirs. Their standard deviations are population ones (Roth et
+    al. 2020) and enter Welch's interval as sample ones; where none is published, theirs counts as exact.
+
+    Args:
+        accuracy: As `estimates.accuracy` returns it.
+
+    Returns:
+        Columns `GROUP`, `METHOD`, metric, selection; `OURS`; `THEIRS`, as fractions; `DIFFERENCE`, ours minus theirs
+        with its 95% interval; `not_comparable`, the reason why there is no difference, or "".
+    """
+    names = ("dataset", "method", "metric", "selection")
+    ours: dict[tuple[Hashable, ...], list[dict[Hashable, Any]]] = {}
+    for row in accuracy.to_dict("records"):
+        ours.setdefault(tuple(row[name] for name in names), []).append(row)
+    rows = [
+        _row(own, figure)
+        for method, figure in _figures()
+        for own in ours.get((figure.dataset, method, figure.metric, SELECTION[figure.selection]), [])
+    ]
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _figures() -> Iterator[tuple[str, PublishedFigure]]:
+    """Every published figure of the shipped method files, with the method's name."""
+    for name, path in shipped_files().items():
+        file = load_file(path, Folder(own_folder()))
+        modifier = isinstance(file, MethodFile) and file.kind == "distillation"
+        for figure in file.published:
+            yield (f"{figure.base}+{name}" if modifier else name), figure
+
+
+def _row(own: Mapping[Hashable, Any], figure: PublishedFigure) -> dict[str, Any]:
+    theirs: dict[str, Any] = {
+        "published": figure.value / 100,
+        "published_std": (figure.std or float("nan")) / 100,
+        "published_seeds": figure.seeds,
+        "published_protocol": figure.protocol,
+        "published_selection": figure.selection,
+        "source": figure.source,
+    }
+    reason = _why_not(own, figure)
+    found = dict.fromkeys(DIFFERENCE, float("nan"))
+    if not reason:
+        estimate = Estimate(own["mean"], own["low"], own["high"], own["n"], own["std"])
+        sample_std = theirs["published_std"] * (figure.seeds / max(figure.seeds - 1, 1)) ** 0.5
+        difference = asdict(welch_difference(estimate, theirs["published"], sample_std, figure.seeds))
+        found = dict(zip(DIFFERENCE, (difference[name] for name in ("mean", "low", "high")), strict=True))
+    return (
+        {key: own[key] for key in (*GROUP, *METHOD, "metric", "selection", *OURS)}
+        | theirs
+        | found
+        | {"not_comparable": reason}
+    )
+
+
+def _why_not(own: Mapping[Hashable, Any], figure: PublishedFigure) -> str:
+    """Why ours and theirs are not to be compared; empty where they are."""
+    if own["protocol"] != figure.protocol:
+        return f"protocol {figure.protocol}, ours {own['protocol']}"
+    if own["variant"]:
+        return f"our protocol was changed: {own['variant']}"
+    if REPLACED.partition("{")[0] in own["marks"]:
+        return "the user's own method file"
+    return "" if figure.selection != "unknown" else "how the epoch was chosen is not known"

@@ -1,0 +1,153 @@
+"""What a method costs: step time over its base's, where a step's time goes, and what is gained for it."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from dmlbench.analysis.estimates import SELECTIONS
+from dmlbench.analysis.groups import Group
+from dmlbench.analysis.order import in_order
+from dmlbench.report.canvas import LINE, Plot, error_bounds, row_canvas, signed_ticks, spoken, wrapped, write_title
+from dmlbench.report.naming import metric_name, plain, points
+from dmlbench.report.style import COLUMN, INK, PALETTE, PAPER, RC, Look
+
+
+def overhead_plot(group: Group, ratios: pd.DataFrame, look: Look) -> Plot:
+    """Step time of every modified method as a ratio to its base's.
+
+    Args:
+        group: What all methods share.
+        ratios: Rows of `overhead.overhead` with at least one pair.
+        look: Colours and hatches.
+    """
+    rows = in_order(ratios)
+    with rc_context(RC):
+        figure, axes = row_canvas(list(rows["method"]), [group.title, "geometric mean, 95% t-interval over seeds"])
+        for place, (_, row) in enumerate(rows.iterrows()):
+            _bar(axes, place, row, look)
+        axes.axvline(1, color=INK, linewidth=0.9, zorder=4)
+        ends = rows[["mean", "low", "high"]].to_numpy(float)
+        low, high = min(1.0, np.nanmin(ends)), max(1.02, np.nanmax(ends))
+        axes.set_xlim(low - 0.03 * (high - low), high + 0.22 * (high - low))  # room for the ratio in words
+        axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10], min_n_ticks=4))
+        axes.set_xlabel("training-step time relative to base")
+    return Plot(
+        figure,
+        f"overhead_{group.slug}",
+        f"Training-step time on {group.title} as a ratio to the method's own base: geometric means over seeds with 95% "
+        "t-intervals; 1 is no overhead.",
+        f"Step time relative to the base on {group.title}: {spoken(rows, plain, ' times')}.",
+        ratios[["method", "base", "mean", "low", "high", "n", "step_ms", "step_ms_base"]],
+    )
+
+
+def phases_plot(group: Group, phases: pd.DataFrame) -> Plot:
+    """Where the time of a training step goes: one stacked bar per method.
+
+    Args:
+        group: What all methods share.
+        phases: Rows of `overhead.phase_times` of this group.
+    """
+    methods = in_order(phases.drop_duplicates("method"))
+    names = list(dict.fromkeys(phases["phase"]))
+    table = phases.pivot_table(index="method", columns="phase", values="ms", sort=False).loc[methods["method"], names]
+    with rc_context(RC):
+        figure, axes = row_canvas(list(table.index), [group.title, "median over epochs, mean over seeds"])
+        left = np.zeros(len(table))
+        for place, name in enumerate(names):
+            width = table[name].fillna(0.0).to_numpy(float)
+            colour = PALETTE[place % len(PALETTE)]
+            bar: dict[str, Any] = {"color": colour, "edgecolor": PAPER, "linewidth": 0.6, "label": name}
+            axes.barh(range(len(table)), width, left=left, height=0.62, zorder=2, **bar)
+            left += width
+        axes.set_xlabel("time of a training step (ms)")
+        figure.legend(loc="outside lower center", ncols=4, handlelength=1, handleheight=1, columnspacing=1)
+        figure.set_figheight(figure.get_figheight() + 0.16 * -(-len(names) // 4))
+    said = "; ".join(
+        f"{method} {', '.join(f'{name} {plain(ms)} ms' for name, ms in row.items() if ms > 0)}"
+        for method, row in table.iterrows()
+    )
+    return Plot(
+        figure,
+        f"phases_{group.slug}",
+        f"Where the time of a training step goes on {group.title}, by the phase clock of ordinary runs; `data` is the "
+        "wait for the loader.",
+        f"Phases of a training step on {group.title}: {said}.",
+        phases[["method", "phase", "ms", "n"]],
+    )
+
+
+def plane_plot(group: Group, selection: str, compared: pd.DataFrame, ratios: pd.DataFrame, look: Look) -> Plot:
+    """What every modified method gains over its base against what it costs; up and to the left is better.
+
+    Args:
+        group: What all methods share.
+        selection: How the epoch was chosen, a key of `SELECTIONS`.
+        compared: Rows of `comparisons.to_base` for one metric: one per method.
+        ratios: Rows of `overhead.overhead`; methods without a ratio are left out.
+        look: Colours and markers.
+    """
+    metric = metric_name(str(compared["metric"].iloc[0]))
+    both = in_order(compared).merge(ratios[["method", "mean", "low", "high", "n"]], on="method", suffixes=("", "_cost"))
+    lines = wrapped(
+        [group.title, SELECTIONS[selection], "gain against cost, 95% t-intervals; (1, 0) is the base"], COLUMN
+    )
+    with rc_context(RC):
+        figure = Figure(figsize=(COLUMN, 2.3 + LINE * len(lines) + 0.16 * -(-len(both) // 2)))
+        axes = figure.subplots()
+        write_title(figure, lines)
+        axes.grid()
+        axes.axhline(0, color=INK, linewidth=0.9, zorder=1)
+        axes.axvline(1, color=INK, linewidth=0.9, zorder=1)
+        handles = [_point(axes, row, look) for _, row in both.iterrows()]
+        signed_ticks(axes.yaxis)
+        axes.set_xlabel("training-step time relative to base")
+        axes.set_ylabel(f"{metric}, difference to base (points)")
+        figure.legend(handles=handles, loc="outside lower center", ncols=2, columnspacing=1, handletextpad=0.2)
+    said = "; ".join(
+        f"{row['method']} {points(row['mean'])} points at {plain(row['mean_cost'])} times the step time"
+        for _, row in both.iterrows()
+    )
+    columns = ["method", "to", "mean", "low", "high", "n", "mean_cost", "low_cost", "high_cost", "n_cost"]
+    return Plot(
+        figure,
+        f"plane_{group.slug}_{selection}",
+        f"Gain in {metric} over the base against training-step time relative to the base on {group.title}; "
+        f"{SELECTIONS[selection]}. Up and to the left is better; bars: 95% t-intervals.",
+        f"Gain and cost on {group.title}, {SELECTIONS[selection]}: {said}.",
+        both[columns],
+    )
+
+
+def _bar(axes: Axes, place: int, row: pd.Series, look: Look) -> None:
+    style: dict[str, Any] = {
+        "edgecolor": look.colour(row["base"]),
+        "facecolor": PAPER,
+        "hatch": look.hatch(row["modifier"]),
+    }
+    axes.barh(place, row["mean"] - 1, left=1, height=0.58, linewidth=0.9, zorder=2, **style)
+    if row["n"] > 1:
+        axes.errorbar(row["mean"], place, xerr=error_bounds(row), color=INK, capsize=2, linewidth=0.9, zorder=3)
+    end = np.nanmax([row["mean"], row["high"], 1.0])
+    words = f"{plain(row['mean'])}×"
+    axes.annotate(words, (end, place), (4, 0), textcoords="offset points", va="center_baseline", fontsize=7.5)
+
+
+def _point(axes: Axes, row: pd.Series, look: Look) -> Line2D:
+    colour, marker = look.colour(row["base"]), look.marker(row["modifier"])
+    gain, cost = 100 * row["mean"], row["mean_cost"]
+    bars: dict[str, Any] = {"color": colour, "linewidth": 1.1, "capsize": 2, "zorder": 3, "linestyle": ""}
+    if row["n"] > 1:
+        axes.errorbar(cost, gain, yerr=100 * error_bounds(row), **bars)
+    if row["n_cost"] > 1:
+        ends = [[cost - row["low_cost"]], [row["high_cost"] - cost]]
+        axes.errorbar(cost, gain, xerr=ends, **bars)
+    mark: dict[str, Any] = {"marker": marker, "markersize": 6, "markeredgecolor": PAPER, "linestyle": "", "zorder": 4}
+    (handle,) = axes.plot(cost, gain, color=colour, label=row["method"], **mark)
+    return handle

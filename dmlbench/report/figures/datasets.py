@@ -1,0 +1,112 @@
+"""Over several datasets: differences to the base as a forest, and average ranks with their critical difference."""
+
+import numpy as np
+import pandas as pd
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from dmlbench.analysis.across import critical_difference
+from dmlbench.analysis.comparisons import star
+from dmlbench.analysis.estimates import SELECTIONS
+from dmlbench.analysis.order import in_order
+from dmlbench.report.canvas import LINE, Plot, dot, row_canvas, signed_ticks, spoken, wrapped, write_title
+from dmlbench.report.naming import metric_name, plain, points
+from dmlbench.report.style import COLUMN, INK, PAPER, RC, Look
+
+POOLED = "all datasets"
+
+
+def forest_plot(title: str, slug: str, compared: pd.DataFrame, pooled: pd.DataFrame, look: Look) -> Plot:
+    """Difference of every modified method to its base: a row per dataset, and a diamond for all of them.
+
+    Args:
+        title: Protocol with its settings.
+        slug: The same for file names.
+        compared: Rows of `comparisons.to_base` of one protocol, variant, selection and metric.
+        pooled: Rows of `comparisons.pooled` to the base, of the same.
+        look: Colours and markers.
+    """
+    selection, metric = str(compared["selection"].iloc[0]), metric_name(str(compared["metric"].iloc[0]))
+    rows = pd.concat([compared, pooled.assign(dataset=POOLED)], ignore_index=True)
+    rows = pd.concat([rows[rows["method"] == name] for name in in_order(pooled)["method"]], ignore_index=True)
+    lines: list[tuple[str, pd.Series | None]] = []
+    for method, own in rows.groupby("method", sort=False):
+        lines.append((str(method), None))
+        lines += [(row["dataset"] + star(row["p_holm"]), row) for _, row in own.iterrows()]
+    with rc_context(RC):
+        heading = [title, SELECTIONS[selection], "mean paired difference to base, 95% t-interval"]
+        figure, axes = row_canvas([label for label, _ in lines], heading)
+        axes.axvline(0, color=INK, linewidth=0.9, zorder=1)
+        for place, (label, row) in enumerate(zip(axes.get_yticklabels(), (row for _, row in lines), strict=True)):
+            if row is None:
+                label.set_fontweight("bold")
+                continue
+            pool = row["dataset"] == POOLED
+            colour, marker = (INK, "D") if pool else (look.colour(row["base"]), look.marker(row["modifier"]))
+            dot(axes, row, place, colour, marker)
+        axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10], min_n_ticks=4))
+        signed_ticks(axes.xaxis)
+        axes.set_xlabel(f"{metric}, difference to base (points)")
+    said = spoken(rows.assign(method=rows["method"] + " on " + rows["dataset"]), points, " points")
+    return Plot(
+        figure,
+        f"forest_{slug}_{selection}",
+        f"Difference in {metric} to the method's own base over the datasets of {title}; {SELECTIONS[selection]}. "
+        "Diamonds: all datasets with the same weight. Bars: 95% t-intervals over seeds. *: corrected p below .05.",
+        f"Difference in {metric} to the base, {SELECTIONS[selection]}: {said}.",
+        rows[["method", "to", "dataset", "mean", "low", "high", "n", "p_t", "p_holm", "p_sign_flip"]],
+    )
+
+
+def ranks_plot(title: str, slug: str, means: pd.DataFrame) -> Plot:
+    """Critical-difference diagram: average ranks, with a bar over methods that cannot be told apart (Demsar 2006).
+
+    Args:
+        title: Protocol with its settings.
+        slug: The same for file names.
+        means: Rows of `across.over_datasets` of one protocol, variant, selection and metric.
+    """
+    rows = means.sort_values(["rank", "method"], kind="stable")
+    ranks, count = rows["rank"].to_numpy(float), int(rows["datasets"].iloc[0])
+    selection, metric = str(rows["selection"].iloc[0]), metric_name(str(rows["metric"].iloc[0]))
+    distance = critical_difference(len(rows), count)
+    cliques = _cliques(ranks, distance)
+    lines = wrapped([title, SELECTIONS[selection], f"average rank over {count} datasets"], COLUMN)
+    with rc_context(RC):
+        figure = Figure(figsize=(COLUMN, 0.9 + LINE * len(lines) + 0.2 * len(rows) + 0.12 * len(cliques)))
+        axes = figure.subplots()
+        write_title(figure, lines)
+        axes.set_xlim(0.8, len(rows) + 0.2)
+        axes.set_ylim(len(rows) + 0.4, -1.2 - 0.5 * len(cliques))
+        for place, (name, rank) in enumerate(zip(rows["method"], ranks, strict=True)):
+            axes.plot([rank, rank], [place, -0.2], color=INK, linewidth=0.6)
+            axes.plot(rank, place, "o", color=INK, markersize=3.5, markeredgecolor=PAPER)
+            side, shift = ("left", 5) if rank < (len(rows) + 1) / 2 else ("right", -5)
+            axes.annotate(f"{name} {rank:.2f}", (rank, place), (shift, 0), textcoords="offset points", ha=side,
+                          va="center_baseline", fontsize=7.5)  # fmt: skip
+        for level, (low, high) in enumerate(cliques):
+            axes.plot([low - 0.03, high + 0.03], [-0.55 - 0.5 * level] * 2, color=INK, linewidth=2.4)
+        axes.set_yticks([])
+        axes.spines["left"].set_visible(False)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_xlabel("average rank (1 is best)")
+    said = "; ".join(f"{name} {plain(rank)}" for name, rank in zip(rows["method"], ranks, strict=True))
+    return Plot(
+        figure,
+        f"ranks_{slug}_{selection}",
+        f"Average ranks in {metric} over {count} datasets of {title}; {SELECTIONS[selection]}. A thick bar joins "
+        f"methods whose ranks lie less than the critical difference of {distance:.2f} apart (Nemenyi's test at .05).",
+        f"Average ranks in {metric} over {count} datasets: {said}. Critical difference {distance:.2f}.",
+        rows[["method", "rank", "iqm", "datasets", "n"]],
+    )
+
+
+def _cliques(ranks: np.ndarray, distance: float) -> list[tuple[float, float]]:
+    """Ends of the largest runs of sorted ranks whose span stays below the critical difference."""
+    found: list[tuple[float, float]] = []
+    for low in ranks:
+        high = ranks[(ranks >= low) & (ranks < low + distance)].max()
+        if high > low and not (found and high <= found[-1][1]):
+            found.append((float(low), float(high)))
+    return found

@@ -1,0 +1,53 @@
+"""All numbers of a report as tidy tables."""
+
+from dataclasses import dataclass
+
+import pandas as pd
+
+from dmlbench.analysis.across import over_datasets
+from dmlbench.analysis.comparisons import comparisons, pooled, seed_pairs
+from dmlbench.analysis.estimates import accuracy, optimism, seed_values
+from dmlbench.analysis.groups import done
+from dmlbench.analysis.overhead import overhead, phase_times
+from dmlbench.analysis.published import reproduction
+
+METRIC = "recall_at_1"  # what verdicts are given by and figures show; tables show all
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """All numbers of a report; every table of it is a part of one of these."""
+
+    results: pd.DataFrame
+    history: pd.DataFrame
+    values: pd.DataFrame
+    accuracy: pd.DataFrame
+    optimism: pd.DataFrame
+    pairs: pd.DataFrame
+    comparisons: pd.DataFrame
+    pooled: pd.DataFrame
+    over_datasets: pd.DataFrame
+    overhead: pd.DataFrame
+    phases: pd.DataFrame
+    reproduction: pd.DataFrame
+
+    @classmethod
+    def of(cls, arranged: pd.DataFrame, history: pd.DataFrame) -> "Numbers":
+        """Compute them from results and histories after `groups.arrange`."""
+        finished = history[history["hash"].isin(done(arranged)["hash"])]
+        values = seed_values(arranged)
+        means, pairs = accuracy(values), seed_pairs(values)
+        return cls(
+            results=arranged,
+            history=finished,
+            values=values,
+            accuracy=means,
+            optimism=optimism(values),
+            pairs=pairs,
+            comparisons=comparisons(pairs),
+            pooled=pooled(pairs),
+            over_datasets=over_datasets(values),
+            overhead=overhead(arranged),
+            phases=phase_times(finished),
+            reproduction=reproduction(means),
+        )

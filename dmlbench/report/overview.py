@@ -1,0 +1,75 @@
+"""What a page shows beyond single groups: several datasets of one protocol, and published figures beside ours."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from dmlbench.analysis.across import DATASETS_FOR_RANKS
+from dmlbench.analysis.comparisons import to_base
+from dmlbench.analysis.estimates import honest, selections_of
+from dmlbench.analysis.groups import slug, without_paths
+from dmlbench.report.content import look_of
+from dmlbench.report.figures import forest_plot, ranks_plot
+from dmlbench.report.numbers import METRIC, Numbers
+from dmlbench.report.pictures import save
+from dmlbench.report.section import Part, Section
+from dmlbench.report.tables import over_datasets_table, pooled_table, reproduction_table
+
+KEYS = ["protocol", "variant"]
+
+
+def protocol_sections(numbers: Numbers, figures: Path) -> list[Section]:
+    """A section for every protocol, with its settings, that has results of several datasets.
+
+    Args:
+        numbers: All numbers of the report.
+        figures: An existing folder for PNG, SVG and CSV files.
+    """
+    many = numbers.accuracy.groupby(KEYS)["dataset"].nunique()
+    return [_protocol_section(numbers, str(protocol), str(variant), figures)
+            for protocol, variant in many.index[many > 1]]  # fmt: skip
+
+
+def reproduction_section(numbers: Numbers) -> list[Section]:
+    """Published figures beside ours, where there are any for the methods and datasets of the report."""
+    if numbers.reproduction.empty:
+        return []
+    facts = (
+        "Figures that papers report for a method and dataset of this report. They are compared where the protocol is "
+        "the same; published figures are usually those of the best test epoch, so ours are, too."
+    )
+    return [
+        Section(
+            "reproduction",
+            "Published and reproduced",
+            facts,
+            [Part("", [], [reproduction_table(numbers.reproduction)])],
+        )
+    ]
+
+
+def _protocol_section(numbers: Numbers, protocol: str, variant: str, figures: Path) -> Section:
+    title = protocol + (f", {without_paths(variant)}" if variant else "")
+    name = "_".join(slug(part) for part in (protocol, variant) if part)
+
+    def mine(frame: pd.DataFrame) -> pd.DataFrame:
+        own = frame[(frame["protocol"] == protocol) & (frame["variant"] == variant) & (frame["metric"] == METRIC)]
+        return own[own["selection"] == chosen]
+
+    own = numbers.accuracy[(numbers.accuracy["protocol"] == protocol) & (numbers.accuracy["variant"] == variant)]
+    chosen = honest(selections_of(own))
+    pooled, means = mine(numbers.pooled), mine(numbers.over_datasets)
+    parts = []
+    if len(pooled):
+        against_base, each = to_base(pooled), to_base(mine(numbers.comparisons))
+        plots = [forest_plot(title, name, each, against_base, look_of(numbers))] if len(against_base) else []
+        parts.append(
+            Part("Difference to the base", [save(plot, figures) for plot in plots], [pooled_table(title, name, pooled)])
+        )
+    if len(means):
+        ranks = [ranks_plot(title, name, means)] if means["datasets"].iloc[0] >= DATASETS_FOR_RANKS else []
+        parts.append(
+            Part("All methods", [save(plot, figures) for plot in ranks], [over_datasets_table(title, name, means)])
+        )
+    datasets = sorted(own["dataset"].unique())
+    return Section(f"over-{name}", f"{title} over {len(datasets)} datasets", f"{', '.join(datasets)}.", parts)

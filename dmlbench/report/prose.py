@@ -1,0 +1,30 @@
+"""What every report says of itself, in HTML and Markdown alike."""
+
+READING = (
+    "Intervals are 95% Student t-intervals over seeds: they cover the choice of seed, not of dataset or protocol.",
+    "A method is compared with its own base, seed by seed: the same seed gives both the same weights and batches.",
+    "Verdicts are given by R@1, which was chosen before any result. Other metrics stand beside it, uncorrected.",
+    (
+        "Every title says how the epoch was chosen. The best test epoch is chosen on the very classes it is measured "
+        "on, as published figures are; it is shown beside the others and never mixed with them."
+    ),
+    "The untrained network is the reference: what a method learned is what it adds to that row.",
+    (
+        "A row marked “untuned” ran with settings that nobody published for that loss and data: it neither confirms "
+        "nor refutes a paper."
+    ),
+)
+FILES = (
+    ("tables/accuracy.csv", "mean, interval and standard deviation of every metric"),
+    ("tables/comparisons.csv", "every paired difference with its interval and tests"),
+    ("tables/pooled.csv", "differences pooled over datasets"),
+    ("tables/datasets.csv", "interquartile means and average ranks over datasets"),
+    ("tables/optimism.csv", "what choosing the epoch on the test classes adds"),
+    ("tables/overhead.csv", "step times over the base's"),
+    ("tables/phases.csv", "where a training step's time goes"),
+    ("tables/reproduction.csv", "published figures beside ours"),
+    ("tables/settings.csv", "every hyperparameter with the source of its value"),
+    ("tables/protocols.csv", "every value of the protocols"),
+    ("tables/cells.csv", "every cell and choice of the epoch"),
+    ("report.md", "this report as Markdown"),
+)

@@ -1,0 +1,84 @@
+"""Accuracy of every method, and the three choices of the epoch side by side."""
+
+from collections.abc import Callable
+
+import pandas as pd
+
+from dmlbench.analysis.estimates import SELECTIONS, UNTRAINED, selections_of
+from dmlbench.analysis.groups import Group
+from dmlbench.report.naming import metric_name, percent, points, table_metrics
+from dmlbench.report.tables.notes import few_seeds
+from dmlbench.report.tables.table import Entry, Table, by_method, estimate_entry, metrics_row, number
+
+SHORT = {"last": "Last epoch", "validation": "Validation", "best_test": "Best test epoch"}
+
+
+def accuracy_table(group: Group, selection: str, accuracy: pd.DataFrame) -> Table:
+    """Every method's metrics in percent, the untrained network first.
+
+    Args:
+        group: What all methods share.
+        selection: A key of `SELECTIONS`.
+        accuracy: Rows of `estimates.accuracy`; those of other groups and selections are left out.
+    """
+    mine = group.of(accuracy)
+    mine = mine[mine["selection"].isin([UNTRAINED, selection])]
+    trained = mine[mine["selection"] == selection]
+    metrics = table_metrics(trained["metric"])
+    notes = ["In percent: mean ± standard deviation over seeds [95% t-interval of the mean]."]
+    if selection == "best_test":
+        notes.append("Each metric at its own best epoch, chosen on the test classes it is then measured on.")
+    return Table(
+        f"accuracy_{group.slug}_{selection}",
+        f"Accuracy of {group.title}; {SELECTIONS[selection]}",
+        ("Method", "Seeds", *map(metric_name, metrics), "Marks"),
+        tuple(metrics_row(part, metrics, percent, spread=True) for part in by_method(mine)),
+        (*notes, *few_seeds(trained)),
+    )
+
+
+def selection_table(
+    group: Group, metric: str, accuracy: pd.DataFrame, differences: pd.DataFrame, optimism: pd.DataFrame
+) -> Table:
+    """One metric under every choice of the epoch, the gain over the base under each, and what the choice adds.
+
+    Args:
+        group: What all methods share.
+        metric: The metric to show.
+        accuracy: Rows of `estimates.accuracy`.
+        differences: Rows of `comparisons.to_base`.
+        optimism: Rows of `estimates.optimism`.
+    """
+    means, gains, added = (
+        mine[mine["metric"] == metric] for mine in (group.of(frame) for frame in (accuracy, differences, optimism))
+    )
+    chosen, trained = selections_of(means), means[means["selection"] != UNTRAINED]
+    rows = []
+    for part in by_method(trained):
+        method = part["method"].iloc[0]
+        cells = [_find(part, method, name, percent) for name in chosen]
+        paired = [_find(gains, method, name, points) for name in chosen]
+        own = added[added["method"] == method].to_dict("records")
+        choice = estimate_entry(own[0], points, own[0]["n"]) if own else Entry("–")
+        rows.append((Entry(method), number(part["n"].max(), "{:.0f}".format), *cells, choice, *paired))
+    what = (
+        "Best test − last: what choosing the epoch on the test classes adds to a figure, by the choice alone. "
+        "Gain: difference to the base, paired by seed."
+    )
+    return Table(
+        f"selection_{group.slug}",
+        f"{metric_name(metric)} on {group.title} by how the epoch was chosen",
+        ("Method", "Seeds", *(SHORT[name] for name in chosen), "Best test − last",
+         *(f"Gain, {SHORT[name].lower()}" for name in chosen)),
+        tuple(rows),
+        (
+            "In percent, differences in points: mean over seeds [95% t-interval].",
+            what,
+            *few_seeds(trained),
+        ),
+    )  # fmt: skip
+
+
+def _find(rows: pd.DataFrame, method: str, selection: str, write: Callable[[float], str]) -> Entry:
+    found = rows[(rows["method"] == method) & (rows["selection"] == selection)].to_dict("records")
+    return estimate_entry(found[0], write, found[0]["n"]) if found else Entry("")

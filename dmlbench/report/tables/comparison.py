@@ -1,0 +1,102 @@
+"""Differences seed by seed, and what they say."""
+
+from collections.abc import Hashable, Iterator, Mapping
+from typing import Any
+
+import pandas as pd
+
+from dmlbench.analysis.comparisons import star
+from dmlbench.analysis.estimates import SELECTIONS
+from dmlbench.analysis.groups import Group
+from dmlbench.analysis.order import MODIFIERS, in_order, rank
+from dmlbench.report.naming import metric_name, p_value, plain, points, table_metrics
+from dmlbench.report.tables.notes import few_seeds, reach, without_base
+from dmlbench.report.tables.table import Entry, Table, by_method, estimate_entry, metrics_row, number
+
+EVIDENCE = ("Difference", "p", "p, sign-flip", "Effect size", "P(better)")
+HOW_TO_READ = (
+    "Effect size: mean over standard deviation of the paired differences, with Hedges' correction. P(better): the "
+    "chance that a run of the method beats a run of the other, without pairing (probability of improvement)."
+)
+
+
+def difference_table(group: Group, selection: str, differences: pd.DataFrame, accuracy: pd.DataFrame) -> Table:
+    """Every modified method's difference to its own base in percentage points, paired by seed.
+
+    Args:
+        group: What all methods share.
+        selection: A key of `SELECTIONS`.
+        differences: Rows of `comparisons.to_base`; those of other groups and selections are left out.
+        accuracy: Rows of `estimates.accuracy`, for the methods that have no pair.
+    """
+    mine = group.of(differences)
+    mine = mine[mine["selection"] == selection]
+    metrics = table_metrics(mine["metric"])
+    return Table(
+        f"difference_{group.slug}_{selection}",
+        f"Difference to the method's own base on {group.title}; {SELECTIONS[selection]}",
+        ("Method", "Pairs", *map(metric_name, metrics), "Marks"),
+        tuple(metrics_row(part, metrics, points) for part in by_method(mine)),
+        (
+            "In percentage points: mean of the differences per seed [paired 95% t-interval].",
+            "Intervals are not corrected for the number of comparisons.",
+            *few_seeds(mine),
+            *without_base(group.of(accuracy), mine),
+        ),
+    )
+
+
+def evidence_table(group: Group, selection: str, metric: str, compared: pd.DataFrame) -> Table:
+    """One metric: every method against its base and against the other modifiers of that base, with its tests.
+
+    Args:
+        group: What all methods share.
+        selection: A key of `SELECTIONS`.
+        metric: The metric that the verdict is given by.
+        compared: Rows of `comparisons.comparisons`; others of the group are left out.
+    """
+    mine = group.of(compared)
+    mine = mine[(mine["selection"] == selection) & (mine["metric"] == metric)]
+    return Table(
+        f"evidence_{group.slug}_{selection}",
+        f"Evidence in {metric_name(metric)} on {group.title}; {SELECTIONS[selection]}",
+        ("Method", "Against", "Pairs", *EVIDENCE, "Marks"),
+        tuple(
+            (Entry(row["method"]), Entry(row["to"]), number(row["n"], "{:.0f}".format), *evidence_entries(row),
+             Entry(row["marks"]))
+            for row in ordered(mine)
+        ),
+        (*evidence_notes(mine), *few_seeds(mine)),
+    )  # fmt: skip
+
+
+def evidence_entries(row: Mapping[Hashable, Any]) -> tuple[Entry, ...]:
+    """The columns `EVIDENCE` of a comparison."""
+    difference = estimate_entry(row, points, row["n"])
+    return (
+        Entry(difference.text + star(row["p_holm"]), difference.interval, difference.value),
+        number(row["p_holm"], p_value),
+        number(row["p_sign_flip"], p_value),
+        number(row["effect_size"], plain),
+        number(row["probability_of_improvement"], plain),
+    )
+
+
+def evidence_notes(compared: pd.DataFrame) -> list[str]:
+    """How to read the columns `EVIDENCE`."""
+    family = int(compared["family"].max()) if len(compared) else 0
+    among = f"the {family} comparisons of this table" if family != 1 else "one comparison alone"
+    corrected = f"p: paired t-test, corrected by Holm's method for {among}; *: below .05. "
+    return [
+        "In percentage points: mean of the differences per seed [paired 95% t-interval, not corrected].",
+        corrected + "p, sign-flip: exact, two-sided, not corrected." if family else "Too few pairs for any test.",
+        *reach(compared),
+        HOW_TO_READ,
+    ]
+
+
+def ordered(compared: pd.DataFrame) -> Iterator[Mapping[Hashable, Any]]:
+    """Comparisons in the order of their methods, each against its base first."""
+    for _, first in in_order(compared.drop_duplicates("method")).iterrows():
+        own = compared[compared["method"] == first["method"]].to_dict("records")
+        yield from sorted(own, key=lambda row: rank(row["to_modifier"], MODIFIERS))
