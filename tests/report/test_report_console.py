@@ -4,10 +4,11 @@ import pytest
 from fake_results import make_cell, write_cell, write_failure
 from rich.console import Console
 
+from dmlbench.analysis.comparisons import comparisons, seed_pairs, to_base
+from dmlbench.analysis.estimates import seed_values
 from dmlbench.analysis.groups import arrange
 from dmlbench.errors import UserError
 from dmlbench.report.console import comparison
-from dmlbench.report.tables import differences, seed_values
 from dmlbench.results import load_results
 
 
@@ -51,7 +52,7 @@ def test_runs_that_did_not_start_alike_form_no_pair(tmp_path):
     assert "Seeds that form no pair, for the base's run had other initial weights, other images or another" in text
     assert "ms+psd (1)" in text
     values = seed_values(arrange(load_results(tmp_path)))
-    assert set(differences(values[values["metric"] == "recall_at_1"])["n"]) == {2}
+    assert set(to_base(comparisons(seed_pairs(values[values["metric"] == "recall_at_1"])))["n"]) == {2}
 
 
 def test_names_in_brackets_are_no_markup(tmp_path):

@@ -22,6 +22,7 @@ def estimates(*methods, n=3):
             "high": 0.61 if n > 1 else np.nan,
             "n": n,
             "selection": "last",
+            "p_holm": 0.2,
         }
         for name in methods
     ]
@@ -29,7 +30,11 @@ def estimates(*methods, n=3):
 
 
 def values(*methods):
-    rows = [{"method": name, "value": value, "value_base": 0.59} for name in methods for value in (0.59, 0.6, 0.61)]
+    rows = [
+        {"method": name, "to": name.partition("+")[0], "seed": seed, "value": value, "value_to": 0.59}
+        for name in methods
+        for seed, value in enumerate((0.59, 0.6, 0.61))
+    ]
     return pd.DataFrame(rows)
 
 
@@ -74,7 +79,7 @@ def test_differences_are_drawn_in_points_around_zero():
 
 
 def test_overhead_bars_start_at_one():
-    ratios = estimates("ms+psd").assign(mean=1.3, low=1.2, high=1.4)
+    ratios = estimates("ms+psd").assign(mean=1.3, low=1.2, high=1.4, step_ms=52.0, step_ms_base=40.0)
     (bar,) = overhead_plot(GROUP, ratios, LOOK).figure.axes[0].patches
     assert (bar.get_x(), bar.get_width()) == pytest.approx((1, 0.3))
 

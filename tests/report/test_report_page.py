@@ -90,7 +90,7 @@ def test_identifiers_are_unique_and_references_lead_somewhere(page):
 
 
 def test_every_figure_says_in_words_what_it_shows(page):
-    assert len(page.images) == 20
+    assert len(page.images) == 33
     assert all(image["role"] == "img" and len(image["aria-label"]) > 40 for image in page.images)
     assert any("ms+psd +0." in image["aria-label"] for image in page.images)
 
@@ -218,7 +218,7 @@ def test_hostile_method_names_stay_names(tmp_path):
         assert folder.is_dir()
     report = render(tmp_path / "runs", "r", tmp_path / "reports")
     page = Page((report / "index.html").read_text())
-    assert "script" not in page.tags
+    assert page.tags.count("script") == 1  # our own, which holds no name
     assert any(HOSTILE in word for word in page.words)
     assert "<script>" not in (report / "report.md").read_text().replace(r"\<script\>", "")
     (table,) = [path.read_text() for path in (report / "tables").glob("accuracy_*_last.tex")]

@@ -6,12 +6,15 @@ import pytest
 from fake_results import make_cell, write_cell
 from scipy import stats
 
+from dmlbench.analysis import estimates
+from dmlbench.analysis.comparisons import comparisons, seed_pairs, to_base
 from dmlbench.analysis.groups import Group, arrange, groups
 from dmlbench.analysis.order import in_order
 from dmlbench.analysis.overhead import overhead
-from dmlbench.report import layout, tables
+from dmlbench.report import tables
 from dmlbench.report.formats import csv, escape_latex, escape_markdown, latex, markdown
 from dmlbench.report.naming import metric_name, percent, points, table_metrics
+from dmlbench.report.tables.table import estimate_entry
 from dmlbench.results import load_results
 
 GLYPHS = Group("conv4-64", "", "glyphs")
@@ -24,7 +27,11 @@ def arranged(results):
 
 @pytest.fixture(scope="module")
 def values(arranged):
-    return tables.seed_values(arranged)
+    return estimates.seed_values(arranged)
+
+
+def differences(values):
+    return to_base(comparisons(seed_pairs(values)))
 
 
 def pick(frame, **wanted):
@@ -39,7 +46,7 @@ def raw(arranged, method, selection="last", metric="recall_at_1"):
 
 
 def test_accuracy_is_the_mean_and_t_interval_over_seeds(arranged, values):
-    (row,) = pick(GLYPHS.of(tables.accuracy(values)), method="ms", selection="last", metric="recall_at_1").to_dict(
+    (row,) = pick(GLYPHS.of(estimates.accuracy(values)), method="ms", selection="last", metric="recall_at_1").to_dict(
         "records"
     )
     sample = raw(arranged, "ms").to_numpy()
@@ -50,13 +57,13 @@ def test_accuracy_is_the_mean_and_t_interval_over_seeds(arranged, values):
 
 
 def test_the_untrained_network_counts_once_per_seed(arranged, values):
-    (row,) = pick(GLYPHS.of(tables.accuracy(values)), method="untrained", metric="recall_at_1").to_dict("records")
+    (row,) = pick(GLYPHS.of(estimates.accuracy(values)), method="untrained", metric="recall_at_1").to_dict("records")
     assert row["n"] == 5
     assert row["mean"] == pytest.approx(raw(arranged, "ms", "untrained").mean())
 
 
 def test_differences_are_paired_by_seed(arranged, values):
-    rows = pick(GLYPHS.of(tables.differences(values)), method="ms+psd", selection="best_test", metric="map_at_r")
+    rows = pick(GLYPHS.of(differences(values)), method="ms+psd", selection="best_test", metric="map_at_r")
     (row,) = rows.to_dict("records")
     own, base = (raw(arranged, name, "best_test", "map_at_r") for name in ("ms+psd", "ms"))
     expected = stats.ttest_rel(own, base).confidence_interval(0.95)
@@ -65,7 +72,7 @@ def test_differences_are_paired_by_seed(arranged, values):
 
 
 def test_selections_and_variants_are_never_mixed(arranged, values):
-    found = tables.accuracy(values)
+    found = estimates.accuracy(values)
     assert len(groups(found)) == 3
     assert set(pick(found, variant="")["selection"]) == {"untrained", "last", "best_test"}
     assert set(found[found["variant"] != ""]["selection"]) == {"untrained", "last", "validation", "best_test"}
@@ -74,13 +81,13 @@ def test_selections_and_variants_are_never_mixed(arranged, values):
 
 
 def test_geometry_stands_in_the_csv_alone(values):
-    found = tables.accuracy(values)
+    found = estimates.accuracy(values)
     assert "spectral_decay" in set(found["metric"])
-    assert "spectral decay" not in layout.accuracy_table(GLYPHS, "last", found).columns
+    assert "spectral decay" not in tables.accuracy_table(GLYPHS, "last", found).columns
 
 
 def test_accuracy_table_starts_with_the_untrained_network_and_shows_marks(values):
-    table = layout.accuracy_table(GLYPHS, "last", tables.accuracy(values))
+    table = tables.accuracy_table(GLYPHS, "last", estimates.accuracy(values))
     assert table.title == "Accuracy of conv4-64 on glyphs; last epoch"
     assert [row[0].text for row in table.rows] == [
         "untrained",
@@ -107,33 +114,33 @@ def test_accuracy_table_starts_with_the_untrained_network_and_shows_marks(values
 
 
 def test_the_best_test_epoch_is_named_as_what_it_is(values):
-    found = tables.accuracy(values)
-    table = layout.accuracy_table(GLYPHS, "best_test", found)
+    found = estimates.accuracy(values)
+    table = tables.accuracy_table(GLYPHS, "best_test", found)
     assert "as published: chosen on the test classes" in table.title
-    assert "as published" in layout.difference_table(GLYPHS, "best_test", tables.differences(values), found).title
+    assert "as published" in tables.difference_table(GLYPHS, "best_test", differences(values), found).title
 
 
 def test_one_seed_has_no_interval_and_a_warning(values):
     group = Group("conv4-64", "", "omniglot-small")
-    table = layout.accuracy_table(group, "last", tables.accuracy(values))
+    table = tables.accuracy_table(group, "last", estimates.accuracy(values))
     alone = table.rows[-1]
     assert [entry.interval for entry in alone] == [""] * len(alone)
     assert table.notes[-1] == "Fewer than 3 seeds, so nothing can be concluded from: proxyanchor+psd (1)."
     assert not any(
-        note.startswith("Fewer") for note in layout.accuracy_table(GLYPHS, "last", tables.accuracy(values)).notes
+        note.startswith("Fewer") for note in tables.accuracy_table(GLYPHS, "last", estimates.accuracy(values)).notes
     )
 
 
 def test_a_metric_of_fewer_seeds_says_so():
-    entry = layout.estimate_entry({"mean": 0.5, "low": 0.4, "high": 0.6, "n": 2}, percent, seeds=3)
+    entry = estimate_entry({"mean": 0.5, "low": 0.4, "high": 0.6, "n": 2}, percent, seeds=3)
     assert (entry.text, entry.interval) == ("50.00", "[40.00, 60.00] n = 2")
 
 
 def test_a_method_without_its_base_is_named(tmp_path):
     write_cell(tmp_path, make_cell("ms+psd", 0))
     write_cell(tmp_path, make_cell("ms", 1))
-    found = tables.seed_values(arrange(load_results(tmp_path)))
-    table = layout.difference_table(GLYPHS, "last", tables.differences(found), tables.accuracy(found))
+    found = estimates.seed_values(arrange(load_results(tmp_path)))
+    table = tables.difference_table(GLYPHS, "last", differences(found), estimates.accuracy(found))
     assert table.rows == ()
     assert table.notes[-1] == "No result of the base with the same seed, so no difference for: ms+psd."
 
@@ -141,7 +148,7 @@ def test_a_method_without_its_base_is_named(tmp_path):
 def test_overhead_table_says_what_it_is_and_what_it_left_out(tmp_path):
     for name, machine in ("ms", "m1"), ("ms+psd", "m2"):
         write_cell(tmp_path, make_cell(name, 0), machine=machine)
-    table = layout.overhead_table(GLYPHS, overhead(arrange(load_results(tmp_path))))
+    table = tables.overhead_table(GLYPHS, overhead(arrange(load_results(tmp_path))))
     assert [entry.text for entry in table.rows[0]] == ["ms+psd", "ms", "–", "–", "–", "0"]
     assert any("not an isolated, interleaved measurement" in note for note in table.notes)
     assert any("different machines or under different loads: ms+psd (1)" in note for note in table.notes)
@@ -173,7 +180,7 @@ def test_methods_stand_in_one_order():
 
 
 def test_csv_keeps_full_precision_and_no_folders(values):
-    found = tables.accuracy(values).assign(variant="model.weights=/home/alice/w.pth")
+    found = estimates.accuracy(values).assign(variant="model.weights=/home/alice/w.pth")
     text = csv(found)
     assert repr(float(found["mean"].iloc[0])) in text
     assert "alice" not in text
@@ -181,12 +188,12 @@ def test_csv_keeps_full_precision_and_no_folders(values):
 
 
 def entries(*texts):
-    return tuple(layout.Entry(text) for text in texts)
+    return tuple(tables.Entry(text) for text in texts)
 
 
 def test_latex_escapes_and_is_a_booktabs_table():
-    table = layout.Table(
-        "t", "50% of a_b", ("Method", "R@1"), ((layout.Entry(r"a_b&\input{x}"), layout.Entry("+1", "[−1, 2]")),)
+    table = tables.Table(
+        "t", "50% of a_b", ("Method", "R@1"), ((tables.Entry(r"a_b&\input{x}"), tables.Entry("+1", "[−1, 2]")),)
     )
     text = latex(table)
     assert r"a\_b\&\textbackslash{}input\{x\} & +1 \\" in text
@@ -196,7 +203,7 @@ def test_latex_escapes_and_is_a_booktabs_table():
 
 
 def test_latex_puts_marks_into_letters_and_the_caption(values):
-    text = latex(layout.accuracy_table(GLYPHS, "last", tables.accuracy(values)))
+    text = latex(tables.accuracy_table(GLYPHS, "last", estimates.accuracy(values)))
     assert "ms+psd$^{a}$ & 5 & 63.05" in text
     assert "proxyanchor+psd$^{a,b}$ & " in text
     assert r"a: untuned: nothing published. b: unpublished composition.}" in text
@@ -208,6 +215,6 @@ def test_latex_escapes_every_special_character():
 
 
 def test_markdown_cells_cannot_leave_their_cell():
-    text = markdown(layout.Table("t", "", ("Method", "R@1"), (entries("a|b\n<script>[x](y)", "1"),)))
+    text = markdown(tables.Table("t", "", ("Method", "R@1"), (entries("a|b\n<script>[x](y)", "1"),)))
     assert text.splitlines()[2] == r"| a\|b \<script\>\[x\](y) | 1 |"
     assert escape_markdown("`*_") == r"\`\*\_"

@@ -1,0 +1,121 @@
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from dmlbench.analysis.comparisons import comparisons, other_origins, pooled, seed_pairs, star, to_base
+from dmlbench.analysis.statistics import holm
+
+PLACE = {"protocol": "p", "variant": "", "selection": "last", "metric": "recall_at_1"}
+
+
+def values(runs, dataset="d", marks="", origin="cpu/x"):
+    """Rows of `seed_values`: `{method: [value of seed 0, ...]}`."""
+    rows = []
+    for method, own in runs.items():
+        base, _, modifier = method.partition("+")
+        names = {"method": method, "base": base, "modifier": modifier, "marks": marks if modifier else ""}
+        rows += [
+            PLACE | names | {"dataset": dataset, "seed": seed, "origin": origin, "value": value}
+            for seed, value in enumerate(own)
+            if value is not None
+        ]
+    return pd.DataFrame(rows)
+
+
+def row(frame, method, to):
+    (found,) = frame[(frame["method"] == method) & (frame["to"] == to)].to_dict("records")
+    return found
+
+
+RUNS = {
+    "ms": [0.60, 0.62, 0.61, 0.63],
+    "ms+psd": [0.61, 0.625, 0.63, 0.635],
+    "ms+obdsd": [0.64, 0.65, 0.66, 0.66],
+    "triplet": [0.5, 0.5, 0.5, 0.5],
+}
+
+
+def test_methods_are_compared_with_their_base_and_modifiers_with_each_other():
+    found = comparisons(seed_pairs(values(RUNS)))
+    pairs = set(found[["method", "to"]].itertuples(index=False, name=None))
+    assert pairs == {("ms+psd", "ms"), ("ms+obdsd", "ms"), ("ms+obdsd", "ms+psd")}
+    assert set(to_base(found)["to"]) == {"ms"}
+
+
+def test_a_comparison_by_hand():
+    found = comparisons(seed_pairs(values(RUNS)))
+    one = row(found, "ms+obdsd", "ms")
+    differences = np.array(RUNS["ms+obdsd"]) - RUNS["ms"]
+    expected = stats.ttest_rel(RUNS["ms+obdsd"], RUNS["ms"])
+    assert one["mean"] == pytest.approx(differences.mean())
+    assert one["p_t"] == pytest.approx(expected.pvalue)
+    assert (one["low"], one["high"]) == pytest.approx(tuple(expected.confidence_interval(0.95)))
+    assert (one["n"], one["p_sign_flip"], one["p_smallest"]) == (4, 0.125, 0.125)
+    assert one["probability_of_improvement"] == 1
+    assert one["std"] == pytest.approx(differences.std(ddof=1))
+
+
+def test_the_family_is_all_that_stands_in_one_table():
+    found = comparisons(seed_pairs(values(RUNS)))
+    assert set(found["family"]) == {3}
+    assert list(found["p_holm"]) == pytest.approx(holm(list(found["p_t"])))
+
+
+def test_groups_and_metrics_are_families_of_their_own():
+    both = pd.concat([values(RUNS), values(RUNS, dataset="e"), values(RUNS).assign(metric="map_at_r")])
+    found = comparisons(seed_pairs(both))
+    assert set(found["family"]) == {3}
+    assert len(found) == 9
+
+
+def test_two_pairs_are_not_tested_and_do_not_count_in_the_family():
+    runs = {"ms": [0.6, 0.61, 0.63], "ms+psd": [0.62, 0.64, None], "ms+obdsd": [0.61, 0.64, 0.66]}
+    found = comparisons(seed_pairs(values(runs)))
+    few = row(found, "ms+psd", "ms")
+    assert few["n"] == 2
+    assert math.isnan(few["p_t"])
+    assert math.isnan(few["p_holm"])
+    assert row(found, "ms+obdsd", "ms")["family"] == 1
+
+
+def test_runs_of_another_origin_form_no_pair():
+    mixed = pd.concat([values({"ms": RUNS["ms"]}), values({"ms+psd": RUNS["ms+psd"]}, origin="cuda/x")])
+    assert seed_pairs(mixed).empty
+    assert other_origins(mixed) == {"ms+psd": 4}
+    assert comparisons(seed_pairs(mixed)).empty
+
+
+def test_pooling_gives_every_dataset_the_same_weight():
+    small = values({"ms": [0.6, 0.6, 0.6], "ms+psd": [0.62, 0.63, 0.64]}, dataset="a")
+    large = values({"ms": [0.8, 0.8, 0.8, 0.8], "ms+psd": [0.79, 0.80, 0.80, 0.9]}, dataset="b")
+    one = row(pooled(seed_pairs(pd.concat([small, large]))), "ms+psd", "ms")
+    per_seed = np.array([(0.02 - 0.01) / 2, 0.015, 0.02])  # seed 3 has no pair on a
+    assert (one["n"], one["datasets"]) == (3, 2)
+    assert one["mean"] == pytest.approx(per_seed.mean())
+    assert one["p_t"] == pytest.approx(stats.ttest_1samp(per_seed, 0).pvalue)
+    # On a it is 1. On b .79 beats none of four, .80 ties with four (twice), .9 beats four.
+    assert one["probability_of_improvement"] == pytest.approx((1 + (0 + 2 * 4 * 0.5 + 4) / 16) / 2)
+
+
+def test_pooling_needs_two_datasets():
+    assert pooled(seed_pairs(values(RUNS))).empty
+
+
+def test_pooling_joins_marks_that_differ_by_dataset():
+    first = values({"ms": [0.6] * 3, "ms+psd": [0.61, 0.62, 0.63]}, dataset="a", marks="untuned")
+    second = values({"ms": [0.6] * 3, "ms+psd": [0.61, 0.62, 0.63]}, dataset="b")
+    one = row(pooled(seed_pairs(pd.concat([first, second]))), "ms+psd", "ms")
+    assert (one["marks"], one["datasets"]) == ("untuned", 2)
+
+
+def test_no_star_without_a_test():
+    assert [star(p) for p in (0.049, 0.05, math.nan)] == ["*", "", ""]
+
+
+def test_nothing_at_all():
+    nothing = seed_pairs(values({"ms": [0.6]}))
+    assert comparisons(nothing).empty
+    assert pooled(nothing).empty

@@ -1,0 +1,71 @@
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+from test_comparisons import values
+
+from dmlbench.analysis.estimates import accuracy
+from dmlbench.analysis.published import reproduction
+from dmlbench.registry import REPLACED
+
+
+def ours(dataset="cub", protocol="resnet50-128", method="ms", selection="best_test", **changes):
+    runs = values({method: [0.620, 0.630, 0.625]}, dataset=dataset)
+    return accuracy(runs.assign(protocol=protocol, selection=selection, **changes))
+
+
+def test_a_published_figure_beside_ours():
+    (row,) = reproduction(ours()).to_dict("records")
+    assert (row["published"], row["published_std"], row["published_seeds"]) == pytest.approx((0.6280, 0.0070, 5))
+    sample_std = 0.0070 * math.sqrt(5 / 4)  # theirs is a population standard deviation
+    theirs = 0.6280 + np.array([-1, -1, 0, 1, 1]) * sample_std
+    theirs = 0.6280 + (theirs - theirs.mean()) * sample_std / theirs.std(ddof=1)
+    expected = stats.ttest_ind([0.620, 0.630, 0.625], theirs, equal_var=False).confidence_interval(0.95)
+    assert row["difference"] == pytest.approx(-0.003)
+    assert (row["difference_low"], row["difference_high"]) == pytest.approx((expected.low, expected.high))
+    assert row["not_comparable"] == ""
+    assert "Roth et al. 2020" in row["source"]
+
+
+def test_ours_is_taken_at_the_same_choice_of_the_epoch():
+    assert reproduction(ours(selection="last")).empty
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"protocol": "resnet50-512"}, "protocol resnet50-128, ours resnet50-512"),
+        ({"variant": "training.epochs=3"}, "our protocol was changed: training.epochs=3"),
+        ({"marks": REPLACED.format("ms")}, "the user's own method file"),
+    ],
+)
+def test_what_is_not_comparable_says_why(changes, reason):
+    (row,) = reproduction(ours(**changes)).to_dict("records")
+    assert row["not_comparable"] == reason
+    assert math.isnan(row["difference"])
+
+
+def test_settings_of_a_method_make_another_method():
+    assert reproduction(ours(method="ms{alpha=3}")).empty
+
+
+def test_nothing_is_published_for_the_embedded_set():
+    assert reproduction(ours(dataset="glyphs", protocol="conv4-64")).empty
+
+
+def test_a_figure_without_spread_counts_as_exact():
+    found = reproduction(ours(method="proxyanchor", protocol="proxyanchor-resnet50-512"))
+    row = found[found["not_comparable"] == ""].to_dict("records")[0]
+    assert row["published"] == pytest.approx(0.699)
+    half = stats.t.ppf(0.975, 2) * np.std([0.620, 0.630, 0.625], ddof=1) / math.sqrt(3)
+    assert row["difference_high"] - row["difference_low"] == pytest.approx(2 * half)
+
+
+def test_every_shipped_figure_can_be_compared():
+    methods = ("contrastive", "triplet", "margin", "ms", "proxyanchor")
+    frames = [ours(dataset, method=method) for dataset in ("cub", "cars", "sop") for method in methods]
+    found = reproduction(pd.concat(frames))
+    assert len(found[found["metric"] == "recall_at_1"]) == 4 * 3 + 5
+    assert (found.loc[found["method"] != "proxyanchor", "not_comparable"] == "").all()

@@ -1,0 +1,52 @@
+import pytest
+from fake_results import make_cell, write_cell
+
+from dmlbench.analysis.groups import Group, arrange
+from dmlbench.report.numbers import Numbers
+from dmlbench.report.verdict import kind_of, verdicts
+from dmlbench.results import load_history, load_results
+
+GLYPHS = Group("conv4-64", "", "glyphs")
+
+
+def given(root):
+    numbers = Numbers.of(arrange(load_results(root)), arrange(load_history(root)))
+    compared = numbers.comparisons
+    shown = compared[
+        (compared["selection"] == "last") & (compared["metric"] == "recall_at_1") & (compared["to_modifier"] == "")
+    ]
+    return verdicts(GLYPHS, shown, numbers.overhead)
+
+
+@pytest.mark.parametrize(
+    ("n", "p", "mean", "kind"),
+    [(2, float("nan"), 0.1, "few"), (6, 0.01, 0.1, "higher"), (6, 0.01, -0.1, "lower"), (6, 0.05, 0.1, "open")],
+)
+def test_what_the_numbers_say(n, p, mean, kind):
+    assert kind_of(n, p, mean) == kind
+
+
+def test_a_verdict_holds_difference_interval_tests_and_price(results):
+    found = {verdict.sentence.partition(" ")[0]: verdict for verdict in given(results)}
+    sentence = found["ms+obdsd"].sentence
+    assert found["ms+obdsd"].label == "▲ higher"
+    assert "ms+obdsd against ms: +" in sentence
+    assert "points R@1 [+" in sentence
+    assert "5 pairs, p " in sentence
+    assert "sign-flip .062" in sentence
+    assert "training step 1.35×" in sentence
+    assert sentence.endswith("Untuned: nothing published.")
+
+
+def test_one_seed_gives_no_verdict(tmp_path):
+    for name in ("ms", "ms+psd"):
+        write_cell(tmp_path, make_cell(name, 0))
+    (verdict,) = given(tmp_path)
+    assert verdict.label == "too few seeds"
+    assert "1 pair, nothing can be concluded" in verdict.sentence
+    assert "p " not in verdict.sentence.replace("step ", "")
+
+
+def test_methods_without_a_base_have_none(tmp_path):
+    write_cell(tmp_path, make_cell("ms+psd", 0))
+    assert given(tmp_path) == []
