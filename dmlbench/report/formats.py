@@ -9,13 +9,13 @@ from dmlbench.report.naming import MINUS
 from dmlbench.report.tables.notes import mark_signs, signed
 from dmlbench.report.tables.table import TEXT_COLUMNS, Entry, Table
 
-LATEX = str.maketrans(
-    {
-        "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-        "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
-        "|": r"\textbar{}", "–": "--", "×": r"$\times$", "±": r"$\pm$", "…": r"\ldots{}", MINUS: "$-$", "\n": " ",
-    }
-)  # fmt: skip
+LATEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
+    "|": r"\textbar{}", "–": "--", "×": r"$\times$", "±": r"$\pm$", "…": r"\ldots{}", MINUS: "$-$", "\n": " ",
+    "“": "``", "”": "''",
+}  # fmt: skip
+BROAD = {"Source": "p{24mm}", "Not compared": "p{19mm}"}  # columns of sentences
 
 
 def markdown(table: Table) -> str:
@@ -29,24 +29,18 @@ def markdown(table: Table) -> str:
 
 
 def latex(table: Table) -> str:
-    r"""A LaTeX table for `\usepackage{booktabs}`: intervals on a second line, notes and marks in the caption."""
+    r"""A LaTeX table for `\usepackage{booktabs}`: intervals on a line of their own, notes and marks in the caption."""
     columns, rows, signs = _with_signs(table)
-    alignment = "".join("l" if column in TEXT_COLUMNS else "r" for column in columns)
     lines = [" & ".join(map(escape_latex, columns)) + r" \\", r"\midrule"]
-    for row, letters in rows:
-        name, *cells = (escape_latex(entry.text) for entry in row)
-        lines.append(" & ".join([f"{name}$^{{{letters}}}$" if letters else name, *cells]) + r" \\")
-        if any(entry.interval for entry in row):
-            small = [f"{{\\tiny {escape_latex(entry.interval)}}}" if entry.interval else "" for entry in row]
-            lines.append(" & ".join(small) + r" \\[2pt]")
+    lines += [line for row, letters in rows for line in _latex_row(row, letters)]
     notes = [f"{table.title}.", *table.notes, *(f"{letter}: {mark}." for mark, letter in signs.items())]
-    caption = f"\\caption{{{escape_latex(' '.join(notes))}}}"
     head = [
         r"\begin{table}",
-        r"\centering\footnotesize\setlength{\tabcolsep}{3pt}",
-        caption,
+        r"\centering\footnotesize\setlength{\tabcolsep}{2pt}",
+        f"\\caption{{{escape_latex(' '.join(notes))}}}",
         f"\\label{{tab:{table.slug}}}",
     ]
+    alignment = "".join(BROAD.get(column, "l" if column in TEXT_COLUMNS else "r") for column in columns)
     body = [f"\\begin{{tabular}}{{{alignment}}}", r"\toprule", *lines, r"\bottomrule", r"\end{tabular}"]
     return "\n".join([*head, *body, r"\end{table}"]) + "\n"
 
@@ -65,7 +59,7 @@ def short(value: object) -> str:
 
 def escape_latex(text: str) -> str:
     """Text in which LaTeX's special characters stand for themselves."""
-    return text.translate(LATEX)
+    return "".join(_latex_character(character) for character in text)
 
 
 def escape_markdown(text: str) -> str:
@@ -81,6 +75,26 @@ def _with_signs(table: Table) -> tuple[tuple[str, ...], list[tuple[tuple[Entry, 
     return table.columns[:-1], [(row[:-1], signed(row[-1].text, signs)) for row in table.rows], signs
 
 
+def _latex_row(row: tuple[Entry, ...], letters: str) -> list[str]:
+    name, *cells = (escape_latex(entry.text) for entry in row)
+    name = "{}" * name.startswith(("[", "*")) + name  # after a line's end these would be arguments of it
+    lines = [" & ".join([f"{name}$^{{{letters}}}$" if letters else name, *cells]) + r" \\"]
+    lines += [
+        " & ".join(f"{{\\tiny {escape_latex(text)}}}" if text else "" for text in small) + r" \\"
+        for small in ([entry.spread for entry in row], [entry.interval for entry in row])
+        if any(small)
+    ]
+    return lines + ([r"\addlinespace[2pt]"] if any(entry.interval for entry in row) else [])
+
+
+def _latex_character(character: str) -> str:
+    """Other letters of Latin-1 stand for themselves; what pdflatex does not know becomes its code point."""
+    if character in LATEX:
+        return LATEX[character]
+    known = character.isascii() or (character.isalpha() and "\xc0" <= character <= "\xff")
+    return character if known else f"[U+{ord(character):04X}]"
+
+
 def _markdown_entry(entry: Entry) -> str:
     # An interval holds only figures, and its brackets start no link.
-    return f"{escape_markdown(entry.text)} {entry.interval}".strip()
+    return " ".join(filter(None, (escape_markdown(entry.text), entry.spread, entry.interval)))

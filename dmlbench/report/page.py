@@ -19,6 +19,7 @@ from dmlbench.report.numbers import Numbers
 from dmlbench.report.overview import protocol_sections, reproduction_section
 from dmlbench.report.prose import FILES, READING
 from dmlbench.report.style import PALETTE
+from dmlbench.report.tables.coverage import coverage_table
 from dmlbench.report.tables.settings import protocol_tables, settings_tables
 from dmlbench.report.tables.table import TEXT_COLUMNS
 from dmlbench.results import load_history, load_results
@@ -133,6 +134,7 @@ def _context(name: str, arranged: pd.DataFrame, store: Store, only: Only | None)
         "days": list(dict.fromkeys([days[0], days[-1]])) if days else [],
         "failed": sources.failed(arranged),
         "unfinished": sources.in_words(begun),
+        "coverage": coverage_table(arranged, begun),
         "environments": sources.environments(summaries),
         "datasets": sources.datasets(summaries),
         "codes": sources.code_states(summaries),

@@ -166,7 +166,8 @@ def unfinished(store: Store) -> pd.DataFrame:
         state = folder_state(folder)
         if state not in ("done", "failed"):
             rows.append(read_spec(folder).index() | {"state": state})
-    return arrange(pd.DataFrame(rows)) if rows else pd.DataFrame(columns=[*GROUP, "method", "seed", "state"])
+    columns = [*GROUP, "method", "base", "modifier", "seed", "state"]
+    return arrange(pd.DataFrame(rows)) if rows else pd.DataFrame(columns=columns)
 
 
 def in_words(begun: pd.DataFrame) -> list[Missing]:

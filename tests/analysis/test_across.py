@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-from test_comparisons import values
+from fake_values import values
 
 from dmlbench.analysis.across import average_ranks, critical_difference, interquartile_mean, over_datasets
 

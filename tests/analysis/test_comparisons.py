@@ -3,26 +3,11 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+from fake_values import values
 from scipy import stats
 
 from dmlbench.analysis.comparisons import comparisons, other_origins, pooled, seed_pairs, star, to_base
 from dmlbench.analysis.statistics import holm
-
-PLACE = {"protocol": "p", "variant": "", "selection": "last", "metric": "recall_at_1"}
-
-
-def values(runs, dataset="d", marks="", origin="cpu/x"):
-    """Rows of `seed_values`: `{method: [value of seed 0, ...]}`."""
-    rows = []
-    for method, own in runs.items():
-        base, _, modifier = method.partition("+")
-        names = {"method": method, "base": base, "modifier": modifier, "marks": marks if modifier else ""}
-        rows += [
-            PLACE | names | {"dataset": dataset, "seed": seed, "origin": origin, "value": value}
-            for seed, value in enumerate(own)
-            if value is not None
-        ]
-    return pd.DataFrame(rows)
 
 
 def row(frame, method, to):

@@ -1,6 +1,6 @@
 import pandas as pd
 import pytest
-from test_comparisons import values
+from fake_values import values
 
 from dmlbench.analysis.estimates import accuracy, honest, optimism, selections_of
 

@@ -3,8 +3,8 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+from fake_values import values
 from scipy import stats
-from test_comparisons import values
 
 from dmlbench.analysis.estimates import accuracy
 from dmlbench.analysis.published import reproduction

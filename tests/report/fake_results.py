@@ -23,7 +23,7 @@ from dmlbench.store import Store
 from dmlbench.writer import CellWriter
 
 LEVEL = {"contrastive": 0.585, "triplet": 0.60, "margin": 0.615, "ms": 0.62, "proxyanchor": 0.606}
-GAIN = {"": 0.0, "psd": 0.006, "obdsd": 0.02, "dm2": -0.004}
+GAIN = {"": 0.0, "psd": 0.006, "obdsd": 0.03, "dm2": -0.004}
 STEP_MS = {"": 40.0, "psd": 52.0, "obdsd": 54.0, "dm2": 81.0}
 METHODS = ("ms", "ms+psd", "ms+obdsd", "proxyanchor", "proxyanchor+psd")
 

@@ -11,11 +11,16 @@ from dmlbench.analysis.comparisons import comparisons, seed_pairs, to_base
 from dmlbench.analysis.groups import Group, arrange, groups
 from dmlbench.analysis.order import in_order
 from dmlbench.analysis.overhead import overhead
+from dmlbench.analysis.published import reproduction
 from dmlbench.report import tables
 from dmlbench.report.formats import csv, escape_latex, escape_markdown, latex, markdown
 from dmlbench.report.naming import metric_name, percent, points, table_metrics
+from dmlbench.report.sources import unfinished
+from dmlbench.report.tables.coverage import coverage_table
+from dmlbench.report.tables.settings import settings_tables
 from dmlbench.report.tables.table import estimate_entry
 from dmlbench.results import load_results
+from dmlbench.store import Store
 
 GLYPHS = Group("conv4-64", "", "glyphs")
 
@@ -197,7 +202,7 @@ def test_latex_escapes_and_is_a_booktabs_table():
     )
     text = latex(table)
     assert r"a\_b\&\textbackslash{}input\{x\} & +1 \\" in text
-    assert r" & {\tiny [$-$1, 2]} \\[2pt]" in text
+    assert r" & {\tiny [$-$1, 2]} \\" in text
     assert r"\caption{50\% of a\_b.}" in text
     assert [text.count(rule) for rule in (r"\toprule", r"\midrule", r"\bottomrule")] == [1, 1, 1]
 
@@ -218,3 +223,81 @@ def test_markdown_cells_cannot_leave_their_cell():
     text = markdown(tables.Table("t", "", ("Method", "R@1"), (entries("a|b\n<script>[x](y)", "1"),)))
     assert text.splitlines()[2] == r"| a\|b \<script\>\[x\](y) | 1 |"
     assert escape_markdown("`*_") == r"\`\*\_"
+
+
+def test_evidence_has_a_star_only_where_the_corrected_p_is_small(values):
+    table = tables.evidence_table(GLYPHS, "last", "recall_at_1", comparisons(seed_pairs(values)))
+    rows = {(row[0].text, row[1].text): row for row in table.rows}
+    assert list(rows) == [
+        ("ms+psd", "ms"),
+        ("ms+obdsd", "ms"),
+        ("ms+obdsd", "ms+psd"),
+        ("proxyanchor+psd", "proxyanchor"),
+    ]
+    assert rows["ms+obdsd", "ms"][3].text.endswith("*")
+    assert not rows["ms+psd", "ms"][3].text.endswith("*")
+    assert any("the 4 comparisons of this table" in note for note in table.notes)
+    assert any("reach: .062 with 5 pairs. Six pairs are the fewest" in note for note in table.notes)
+
+
+def test_one_seed_is_not_tested(tmp_path):
+    for name in ("ms", "ms+psd"):
+        write_cell(tmp_path, make_cell(name, 0))
+    found = comparisons(seed_pairs(estimates.seed_values(arrange(load_results(tmp_path)))))
+    table = tables.evidence_table(GLYPHS, "last", "recall_at_1", found)
+    assert [entry.text for entry in table.rows[0][4:7]] == ["–", "–", "–"]
+    assert "*" not in "".join(entry.text for entry in table.rows[0])
+    assert "Too few pairs for any test." in table.notes
+    assert table.notes[-1] == "Fewer than 3 seeds, so nothing can be concluded from: ms+psd (1)."
+
+
+def test_selections_stand_side_by_side(values):
+    table = tables.selection_table(
+        GLYPHS, "recall_at_1", estimates.accuracy(values), differences(values), estimates.optimism(values)
+    )
+    assert table.columns == (
+        "Method", "Seeds", "Last epoch", "Best test epoch", "Best test − last", "Gain, last epoch",
+        "Gain, best test epoch",
+    )  # fmt: skip
+    (ms, psd) = table.rows[:2]
+    assert ms[5].text == ""  # a base gains nothing over itself
+    assert psd[4].value >= 0
+    assert psd[3].value - psd[2].value == pytest.approx(psd[4].value)
+
+
+def test_published_figures_stand_beside_ours(values):
+    ours = GLYPHS.of(values).assign(dataset="cub", protocol="resnet50-128")
+    table = tables.reproduction_table(reproduction(estimates.accuracy(ours)))
+    row = next(row for row in table.rows if (row[0].text, row[2].text) == ("ms", "R@1"))
+    assert (row[4].text, row[4].spread) == ("62.80", "± 0.70")
+    assert row[8].interval.startswith("[")
+    assert row[9].text == ""
+    other = tables.reproduction_table(reproduction(estimates.accuracy(ours.assign(protocol="conv4-64"))))
+    assert other.rows[0][8].text == "–"
+    assert other.rows[0][9].text == "protocol resnet50-128, ours conv4-64"
+
+
+def test_the_matrix_shows_what_is_missing(results, arranged):
+    table = coverage_table(arranged, unfinished(Store(results)))
+    rows = {row[0].text: [entry.text for entry in row[1:]] for row in table.rows}
+    assert table.columns[1:] == (
+        "conv4-64 on glyphs", "conv4-64 on omniglot-small",
+        "conv4-64 on glyphs, training.epochs=6, validation.classes=0.2",
+    )  # fmt: skip
+    assert rows["ms"] == ["5", "5", "3"]
+    assert rows["proxyanchor+psd"] == ["5", "1", "–"]
+    assert rows["ms+dm2"] == ["0/2 (1 f)", "–", "–"]
+
+
+def test_values_that_datasets_share_stand_once():
+    base = {"protocol": "p", "variant": "", "method": "ms+psd", "part": "psd", "implementation": "official"}
+    base |= {"parameter": "lambda", "source": "code", "published": True}
+    rows = [base | {"dataset": d, "value": v} for d, v in (("cub", 1000), ("cars", 75), ("sop", 75))]
+    rows += [base | {"dataset": d, "value": 1, "parameter": "tau"} for d in ("cub", "cars", "sop")]
+    (table,) = settings_tables(pd.DataFrame(rows))
+    assert [[entry.text for entry in row[:4]] for row in table.rows] == [
+        ["lambda", "psd", "1000", "cub"],
+        ["lambda", "psd", "75", "cars, sop"],
+        ["tau", "psd", "1", "all"],
+    ]
+    assert table.notes == ("psd: official.",)

@@ -34,7 +34,7 @@ def test_a_verdict_holds_difference_interval_tests_and_price(results):
     assert "points R@1 [+" in sentence
     assert "5 pairs, p " in sentence
     assert "sign-flip .062" in sentence
-    assert "training step 1.35×" in sentence
+    assert "training step 1.34×" in sentence
     assert sentence.endswith("Untuned: nothing published.")
 
 

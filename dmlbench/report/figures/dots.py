@@ -1,6 +1,7 @@
 """Means with intervals and every seed: accuracy, difference to the base, and what choosing the epoch adds."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -137,19 +138,23 @@ def optimism_plot(group: Group, optimism: pd.DataFrame, values: pd.DataFrame, lo
 
 
 def _dots(axes: Axes, rows: pd.DataFrame, seeds: dict[str, pd.Series], look: Look) -> None:
+    _swarm(axes, [seeds[method] for method in rows["method"]], [look.colour(base) for base in rows["base"]])
     for place, (_, row) in enumerate(rows.iterrows()):
-        colour = look.colour(row["base"])
-        _swarm(axes, 100 * seeds[row["method"]].to_numpy(float), place + 0.22, colour)
-        dot(axes, row, place - 0.08, colour, look.marker(row["modifier"]))
+        dot(axes, row, place - 0.08, look.colour(row["base"]), look.marker(row["modifier"]))
     axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10], min_n_ticks=4))
 
 
-def _swarm(axes: Axes, values: np.ndarray, place: float, colour: str) -> None:
-    """Seeds as faint dots that never hide one another."""
+def _swarm(axes: Axes, seeds: Sequence[pd.Series], colours: Sequence[str]) -> None:
+    """Seeds as faint dots that never hide one another, a row for each method; one call, for each costs much."""
     ticks = axes.get_yticks(), [label.get_text() for label in axes.get_yticklabels()]
     faint: dict[str, Any] = {"alpha": 0.55, "size": 2.2, "linewidth": 0, "zorder": 2, "warn_thresh": 1.0}
-    swarmplot(x=values, y=np.full(len(values), place), orient="h", native_scale=True, color=colour, ax=axes, **faint)
-    axes.set_yticks(*ticks)  # seaborn would name this row alone
+    places = np.repeat(np.arange(len(seeds)) + 0.22, [len(own) for own in seeds])
+    palette = dict(zip(np.arange(len(seeds)) + 0.22, colours, strict=True))
+    values = 100 * np.concatenate([own.to_numpy(float) for own in seeds])
+    swarmplot(
+        x=values, y=places, hue=places, palette=palette, orient="h", native_scale=True, legend=False, ax=axes, **faint
+    )
+    axes.set_yticks(*ticks)  # seaborn would name the rows anew
 
 
 def _untrained(axes: Axes, place: int, untrained: float) -> None:

@@ -1,6 +1,7 @@
 """Published figures beside ours."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pandas as pd
 
@@ -20,7 +21,7 @@ def reproduction_table(found: pd.DataFrame) -> Table:
     for row in found.to_dict("records"):
         theirs = number(row["published"], percent)
         if not pd.isna(row["published_std"]):
-            theirs = Entry(f"{theirs.text} ± {percent(row['published_std'])}", "", theirs.value)
+            theirs = replace(theirs, spread=f"± {percent(row['published_std'])}")
         gap = "" if pd.isna(row["difference_low"]) else _interval(row["difference_low"], row["difference_high"], points)
         ours = "" if row["n"] < 2 else _interval(row["low"], row["high"], percent)
         rows.append((

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Hashable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
@@ -18,11 +18,12 @@ TEXT_COLUMNS = {
 
 @dataclass(frozen=True)
 class Entry:
-    """A table's cell: its text, an interval in smaller type, and the value that it is sorted by."""
+    """A table's cell: its text, an interval in smaller type, the value it is sorted by, and `± standard deviation`."""
 
     text: str
     interval: str = ""
     value: float | None = None
+    spread: str = ""
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def estimate_entry(
     entry = number(estimate["mean"], write, " ".join(filter(None, (interval_of(estimate, write), fewer))))
     if not spread or estimate["n"] < 2:
         return entry
-    return Entry(f"{entry.text} ± {write(estimate['std'])}", entry.interval, entry.value)
+    return replace(entry, spread=f"± {write(estimate['std'])}")
 
 
 def by_method(estimates: pd.DataFrame) -> Iterable[pd.DataFrame]:
