@@ -24,6 +24,8 @@ from dmlbench.errors import UserError
 def command(results: Path, name: str, output: Path, only: dict[str, tuple[str, ...]]) -> None:
     """Render results as a self-contained page, Markdown, CSV and LaTeX tables, PNG and SVG figures.
 
+    Verdicts first, with intervals, paired tests and step times; then every table and figure, and their sources.
+
     \b
     Examples:
       dmlbench report
@@ -31,7 +33,7 @@ def command(results: Path, name: str, output: Path, only: dict[str, tuple[str, .
     """
     from dmlbench.report.page import render
 
-    folder = render(results, name, output, only)
+    folder = render(results, name, output, only, tell=lambda line: click.echo(line, err=True))
     click.echo(f"{folder / 'index.html'}")
 
 

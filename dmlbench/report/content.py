@@ -29,16 +29,22 @@ from dmlbench.report.tables.notes import other_starts
 from dmlbench.report.verdict import verdicts
 
 
-def group_sections(numbers: Numbers, facts: Callable[[Group], str], figures: Path) -> list[Section]:
+def group_sections(
+    numbers: Numbers, facts: Callable[[Group], str], figures: Path, tell: Callable[[str], None]
+) -> list[Section]:
     """Build every group's section, and write its figures.
 
     Args:
         numbers: All numbers of the report.
         facts: A group's protocol and dataset in words.
         figures: An existing folder for PNG, SVG and CSV files.
+        tell: Is told of every group.
     """
-    look = look_of(numbers)
-    return [_Group(group, numbers, look, figures).section(facts(group)) for group in groups(numbers.values)]
+    look, built = look_of(numbers), []
+    for group in groups(numbers.values):
+        tell(f"drawing {group.title}")
+        built.append(_Group(group, numbers, look, figures).section(facts(group)))
+    return built
 
 
 def look_of(numbers: Numbers) -> Look:

@@ -1,6 +1,6 @@
 """Renders a results folder into `reports/<name>/`: a page, Markdown, tables and figures."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,14 @@ FILTERS = ("protocol", "dataset", "method")
 Only = Mapping[str, Collection[str]]
 
 
-def render(results_root: Path, name: str, output: Path = Path("reports"), only: Only | None = None) -> Path:
+def render(
+    results_root: Path,
+    name: str,
+    output: Path = Path("reports"),
+    only: Only | None = None,
+    *,
+    tell: Callable[[str], None] = lambda _: None,
+) -> Path:
     """Render a report; an earlier one of that name is replaced when the new one is complete.
 
     Args:
@@ -37,6 +44,7 @@ def render(results_root: Path, name: str, output: Path = Path("reports"), only: 
         name: Name of the report's folder below `output`.
         output: Where reports go.
         only: Names to keep, by `protocol`, `dataset` or `method`; a column that is not given keeps all.
+        tell: Is told what is being done.
 
     Returns:
         The report's folder, with index.html, report.md, tables/ and figures/.
@@ -50,6 +58,7 @@ def render(results_root: Path, name: str, output: Path = Path("reports"), only: 
         raise UserError(
             f"{results_root}: no finished results", hint="run `dmlbench run --methods ms --datasets glyphs` first"
         )
+    tell(f"{results['folder'].nunique()} cells read")
     arranged = arrange(results)
     specs = sources.read_specs(arranged)
     sources.check_one_spec(arranged, specs)  # first: it can say what differs
@@ -61,7 +70,7 @@ def render(results_root: Path, name: str, output: Path = Path("reports"), only: 
         figures, facts = folder / "figures", partial(sources.group_facts, arranged=arranged, specs=specs)
         context = _context(name, arranged, Store(results_root), only) | {
             "over_datasets": protocol_sections(numbers, figures),
-            "sections": group_sections(numbers, facts, figures),
+            "sections": group_sections(numbers, facts, figures, tell),
             "reproduction": reproduction_section(numbers),
             "commands": sources.commands(arranged, specs),
         }

@@ -12,6 +12,7 @@ import pytest
 
 from dmlbench import load_results
 from dmlbench.analysis.statistics import t_interval
+from dmlbench.report.page import render
 from tests.e2e.conftest import Command
 
 ROOT = Path(__file__).parents[2]
@@ -78,5 +79,17 @@ def test_readme_shows_the_reference_results() -> None:
         estimate = t_interval(100 * last[last["method"] == method][metric])
         assert f"{estimate.mean:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]" in text
     report = (ROOT / "reports" / "glyphs" / "report.md").read_text()
-    row = next(line for line in report.splitlines() if line.startswith("| ms+obdsd | 6 | −"))
-    assert row.split("|")[3].strip() in text
+    row = next(line for line in report.splitlines() if line.startswith("| ms+obdsd | ms | 6 | −"))
+    difference, p, sign_flip = (cell.strip() for cell in row.split("|")[4:7])
+    assert difference.replace("*", "").replace("\\", "") in text
+    assert f"p {p.replace(chr(92), '')}; sign-flip {sign_flip}" in text
+
+
+def test_the_committed_report_is_that_of_the_committed_results(tmp_path: Path) -> None:
+    command = "dmlbench report --results results/reference --name glyphs"
+    assert command in (ROOT / "README.md").read_text()
+    fresh = render(ROOT / "results" / "reference", "glyphs", tmp_path)
+    committed = ROOT / "reports" / "glyphs"
+    assert (fresh / "report.md").read_text() == (committed / "report.md").read_text()
+    names = [sorted(str(path.relative_to(root)) for path in root.rglob("*")) for root in (fresh, committed)]
+    assert names[0] == names[1]

@@ -121,7 +121,7 @@ def optimism_plot(group: Group, optimism: pd.DataFrame, values: pd.DataFrame, lo
     with rc_context(RC):
         figure, axes = row_canvas(
             list(rows["method"]),
-            [group.title, "gained by choosing the epoch on the test classes: mean, 95% t-interval, seeds"],
+            [group.title, "gained by choosing the epoch on the test classes", "mean, 95% t-interval, seeds"],
         )
         axes.axvline(0, color=INK, linewidth=0.9, zorder=1)
         _dots(axes, rows, {str(name): part for name, part in added.groupby("method")}, look)

@@ -52,6 +52,7 @@ def selection_plot(group: Group, accuracy: pd.DataFrame, look: Look) -> Plot:
                    markerfacecolor=PAPER if name == "validation" else MUTED)
             for name in chosen
         ]  # fmt: skip
+        figure.set_figheight(figure.get_figheight() + 0.22)
         figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), columnspacing=1, handletextpad=0)
     return Plot(
         figure,
