@@ -140,9 +140,14 @@ def neighbours(embeddings: Embeddings, queries: Integers, k: int = 5) -> tuple[I
 
 
 def spectrum(embeddings: Embeddings) -> Floats:
-    """Singular values of the embeddings, (min(N, D),), descending, scaled to sum 1; all 0 for zero embeddings."""
+    """Singular values of the embeddings, (min(N, D),), descending, scaled to sum 1.
+
+    As for `spectral_decay`, one counts as at least 2^-23 of the largest, the resolution of float32 embeddings.
+    """
     values = np.linalg.svd(embeddings.vectors, compute_uv=False)
-    return np.asarray(values / max(float(values.sum()), np.finfo(float).tiny), dtype=np.float64)
+    relative = np.maximum(values / max(float(values[0]), np.finfo(np.float64).tiny), np.finfo(np.float32).eps)
+    relative[0] = 1.0  # it is, unless all embeddings are zero: those count as one direction
+    return np.asarray(relative / relative.sum(), dtype=np.float64)
 
 
 def _checked(tensors: dict[str, NDArray[Any]]) -> Embeddings:

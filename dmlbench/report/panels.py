@@ -46,10 +46,10 @@ def retrieval_panel(group: Group, examples: pd.DataFrame, images: Thumbnails) ->
     plot = Plot(
         figure,
         f"panel_{group.slug}_{slug(method)}_seed{seed}",
-        f"Test images of {group.title} on which {method} and {base} differ in seed {seed}, those that are won or "
-        "lost in most seeds, of different classes where there are enough, by a fixed shuffle among equals: the query, and the nearest neighbours "
-        "that either finds, from the left. Solid green: of the query's class; dashed red: of another. Images are cut "
-        "to their central square.",
+        f"Test images of {group.title} on which {method} and {base} differ in seed {seed}: those won or lost in most "
+        "seeds, chosen by a fixed shuffle among equals, of different classes where there are enough. Beside each query "
+        "its nearest neighbours in either space, the nearest first. Solid green: of the query's class; dashed red: of "
+        "another. Images are cut to their central square.",
         f"Test images of {group.title} on which {method} and {base} differ in seed {seed}. {_spoken(data)}",
     )
     return plot, data
@@ -68,7 +68,7 @@ def _drawn(title: str, data: pd.DataFrame, images: Thumbnails) -> Figure:
     _write(axes, WORDS, 0.08, "\n".join(lines), color=MUTED, size=7.5)
     _key(axes, 0.1 + LINE * len(lines))
     for left, head in [(QUERY, ["query"]), *heads.items()]:
-        _write(axes, left, above - 0.02, "\n".join(head), color=INK, size=7.5, va="bottom")
+        _write(axes, left, above - LINE * len(head) + 0.07, "\n".join(head), color=INK, size=7.5, va="baseline")
     top = above
     for outcome, part in outcomes:
         words = f"won: {base} misses, {method} hits" if outcome == "won" else f"lost: {base} hits, {method} misses"
@@ -99,7 +99,7 @@ def _key(axes: Axes, top: float) -> None:
     left = WORDS + 0.02
     for correct, words in (True, "of the query's class"), (False, "of another class"):
         _frame(axes, left, top, 0.09, correct=correct)
-        _write(axes, left + 0.17, top + 0.05, words, color=MUTED, size=7, va="center")
+        _write(axes, left + 0.17, top + 0.045, words, color=MUTED, size=7, va="center_baseline")
         left += 1.35
 
 
@@ -130,7 +130,7 @@ def _lines(name: str, width: int, count: int) -> list[str]:
     """A name in at most `count` lines, broken at spaces, underscores and slashes where it can be."""
     printable = name.encode("utf-8", "replace").decode()
     loose = printable.replace("_", " ").replace("/", "/ ")
-    return textwrap.wrap(loose, width, max_lines=count, placeholder=" …")
+    return [line.replace("/ ", "/") for line in textwrap.wrap(loose, width, max_lines=count, placeholder=" …")]
 
 
 def _spoken(data: pd.DataFrame) -> str:
