@@ -18,7 +18,7 @@ def _with_palette(encoded: str) -> str:
     with Image.open(io.BytesIO(base64.b64decode(encoded))) as opened:
         image = opened.convert("RGBA")
     opaque, written = image.convert("RGB"), io.BytesIO()
-    if image.getextrema()[3] != (255, 255) or opaque.getcolors(256) is None:
+    if image.getchannel("A").getextrema() != (255, 255) or opaque.getcolors(256) is None:
         return encoded
     opaque.convert("P", palette=Image.Palette.ADAPTIVE, colors=256).save(written, "PNG", optimize=True)
     return base64.b64encode(written.getvalue()).decode()
