@@ -63,17 +63,20 @@ def _drawn(title: str, data: pd.DataFrame, images: Thumbnails) -> Figure:
     ends = {base: NEIGHBOURS, method: NEIGHBOURS + step * k + GAP}
     heads = {left: _lines(f"{by}: {k} nearest", round(step * k * 14), 3) for by, left in ends.items()}
     above = 0.2 + LINE * (len(lines) + 1 + max(len(head) for head in heads.values()))
-    outcomes = [(str(outcome), part) for outcome, part in data.groupby("outcome", sort=False)]
-    figure, axes = _sheet(above + sum(0.26 + ROW * part["query"].nunique() for _, part in outcomes) + 0.04)
+    words = {"won": f"won: {base} misses, {method} hits", "lost": f"lost: {base} hits, {method} misses"}
+    parts = [
+        (wrapped([words[str(outcome)]], 0.85 * PAGE), part) for outcome, part in data.groupby("outcome", sort=False)
+    ]
+    height = sum(0.12 + LINE * len(said) + ROW * part["query"].nunique() for said, part in parts)
+    figure, axes = _sheet(above + height + 0.04)
     _write(axes, WORDS, 0.08, "\n".join(lines), color=MUTED, size=7.5)
     _key(axes, 0.1 + LINE * len(lines))
     for left, head in [(QUERY, ["query"]), *heads.items()]:
         _write(axes, left, above - LINE * len(head) + 0.07, "\n".join(head), color=INK, size=7.5, va="baseline")
     top = above
-    for outcome, part in outcomes:
-        words = f"won: {base} misses, {method} hits" if outcome == "won" else f"lost: {base} hits, {method} misses"
-        _write(axes, WORDS, top + 0.08, words, color=INK, size=7.5, weight="bold")
-        top += 0.26
+    for said, part in parts:
+        _write(axes, WORDS, top + 0.08, "\n".join(said), color=INK, size=7.5, weight="bold")
+        top += 0.12 + LINE * len(said)
         for _, shown in part.groupby("query", sort=False):
             _describe(axes, top, shown.iloc[0])
             _image(axes, QUERY, top, SIDE, images.pixels[int(shown["query"].iloc[0])])

@@ -17,9 +17,9 @@ LABELS = (0, 0, 1, 1, 2)
 BASE, METHOD = angles(0, 5, 12, 90, 100), angles(0, 40, 100, 105, -20)
 
 
-def write_pair(root, seed, base=BASE, method=METHOD, name="ms+psd", labels=LABELS, **changes):
-    for own, vectors in (("ms", base), (name, method)):
-        keep(write_cell(root, make_cell(own, seed), **changes), vectors, labels)
+def write_pair(root, seed, *, base=BASE, method=METHOD, **changes):
+    for name, vectors in (("ms", base), ("ms+psd", method)):
+        keep(write_cell(root, make_cell(name, seed), **changes), vectors, LABELS)
 
 
 def pairs_of(root):
