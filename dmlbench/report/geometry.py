@@ -25,6 +25,7 @@ RECALL = "recall_at_1"
 METHOD = ["method", "base", "modifier"]
 TOGETHER = 6  # methods that one panel still tells apart
 BINS = 36
+CHARACTERS = 26  # that fit side by side below a panel of curves
 CLOSEST = 1e-6  # a cosine distance that the axis still shows: equal images have 0, which no logarithm takes
 PANELS = {
     "singular value": ("rank of the singular value", "share of all (%)"),
@@ -59,7 +60,9 @@ def geometry_plot(group: Group, values: pd.DataFrame, look: Look) -> tuple[Plot,
                 _scatter(axes, own[metric], 100 * own[RECALL], _mark(methods, str(name), look))
             axes.grid()
             axes.set_xlabel(words)
+            axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
         panels[0].set_ylabel("R@1 (%)")
+        panels[0].yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
         _legend(figure, legend)
     means = in_order(data.groupby(METHOD, as_index=False)[[RECALL, *METRICS]].mean())
     said = "; ".join(
@@ -185,11 +188,15 @@ def _scale(axes: Sequence[Axes], data: pd.DataFrame) -> None:
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    """Similarities to name on an axis from `low` to `high`: as many steps of their distance to 1 as have room."""
-    for digits, room in ((1, 2, 5), 4), ((1, 3), 5), ((1,), 8):
-        distances = [digit * 10.0**power for power in range(-6, 1) for digit in digits]
+    """Similarities to name on an axis from `low` to `high`, as many round distances to 1 as there is room for."""
+    ticks: list[float] = []
+    for digits, every in ((1, 2, 5), 1), ((1, 3), 1), ((1,), 1), ((1,), 2), ((1,), 3):
+        distances = [digit * 10.0**power for power in range(-6, 1) for digit in digits][::-every]
         ticks = [1 - distance for distance in distances if low <= 1 - distance <= high]
-        if len(ticks) <= room:
+        places = np.log(1 - np.array([low, *ticks, high]))
+        shares = np.diff(places[1:-1]) / (places[-1] - places[0])
+        names = [len(f"{tick:.7g}") for tick in ticks]
+        if all(CHARACTERS * share > max(names) + 1 for share in shares):
             break
     return ticks
 
