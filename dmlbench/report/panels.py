@@ -61,7 +61,7 @@ def _drawn(title: str, data: pd.DataFrame, images: Thumbnails) -> Figure:
     k, lines = int(data["rank"].max()), wrapped([title], PAGE)
     step = STEP * min(1, 5 / k)
     ends = {base: NEIGHBOURS, method: NEIGHBOURS + step * k + GAP}
-    heads = {left: _lines(f"{by}: {k} nearest", round(step * k * 14), 3) for by, left in ends.items()}
+    heads = {left: wrapped([f"{by}: {k} nearest"], 0.8 * step * k) for by, left in ends.items()}
     above = 0.2 + LINE * (len(lines) + 1 + max(len(head) for head in heads.values()))
     words = {"won": f"won: {base} misses, {method} hits", "lost": f"lost: {base} hits, {method} misses"}
     parts = [
@@ -72,7 +72,7 @@ def _drawn(title: str, data: pd.DataFrame, images: Thumbnails) -> Figure:
     _write(axes, WORDS, 0.08, "\n".join(lines), color=MUTED, size=7.5)
     _key(axes, 0.1 + LINE * len(lines))
     for left, head in [(QUERY, ["query"]), *heads.items()]:
-        _write(axes, left, above - LINE * len(head) + 0.07, "\n".join(head), color=INK, size=7.5, va="baseline")
+        _write(axes, left, above - 0.07, "\n".join(head), color=INK, size=7.5, va="baseline")
     top = above
     for said, part in parts:
         _write(axes, WORDS, top + 0.08, "\n".join(said), color=INK, size=7.5, weight="bold")
