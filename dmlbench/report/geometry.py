@@ -119,8 +119,8 @@ def embedding_plot(
         f"embeddings_{group.slug}",
         f"Test embeddings on {group.title} after the last epoch, mean over seeds. Left: singular values, largest "
         "first, as shares of their sum; middle and right: distribution of the cosine similarity of every query to the "
-        "nearest image of its own class and to the nearest of any other, on an axis that spreads what is close to 1 and ends "
-        "with all that is closer.",
+        "nearest image of its own class and to the nearest of any other, on an axis that spreads what is close to 1 "
+        "and ends with all that is closer.",
         f"Test embeddings on {group.title}: {'; '.join(_spoken(str(name), cells) for name, cells in of.items())}.",
     )
     return plot, data

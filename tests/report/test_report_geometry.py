@@ -6,7 +6,7 @@ import pytest
 from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from dmlbench.analysis.embeddings import Embeddings, nearest, spectrum
+from dmlbench.analysis.embeddings import Embeddings, Nearest, nearest, spectrum
 from dmlbench.analysis.groups import Group
 from dmlbench.analysis.queries import Measured
 from dmlbench.report.geometry import TOGETHER, embedding_plot, geometry_plot
@@ -149,6 +149,16 @@ def test_collapsed_zero_and_opposite_embeddings_are_drawn(tmp_path, vectors):
     assert np.isfinite(data[["x", "y"]].to_numpy()).all()
     sums = data.groupby("quantity")["y"].sum()
     assert sums.to_numpy() == pytest.approx(100)
+
+
+def test_the_few_that_are_closer_than_the_axis_shows_are_counted_at_its_end():
+    positive = np.full(3000, 0.9)
+    positive[0] = 1 - 1e-5
+    cell = Measured(np.zeros(3000, int), Nearest(positive, np.full(3000, 0.5)), np.ones(1), "f")
+    _, data = drawn({"ms": [cell]})
+    own = data[data["quantity"] == "nearest positive"]
+    assert own["y"].sum() == pytest.approx(100)
+    assert own.loc[own["x"].idxmax(), "y"] >= 100 / 3000
 
 
 def test_queries_alone_in_their_class_are_in_no_distribution():
