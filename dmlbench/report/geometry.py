@@ -60,9 +60,9 @@ def geometry_plot(group: Group, values: pd.DataFrame, look: Look) -> tuple[Plot,
                 _scatter(axes, own[metric], 100 * own[RECALL], _mark(methods, str(name), look))
             axes.grid()
             axes.set_xlabel(words)
-            axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+            axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10], min_n_ticks=4))
         panels[0].set_ylabel("R@1 (%)")
-        panels[0].yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+        panels[0].yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10], min_n_ticks=4))
         _legend(figure, legend)
     means = in_order(data.groupby(METHOD, as_index=False)[[RECALL, *METRICS]].mean())
     said = "; ".join(
