@@ -1,0 +1,182 @@
+"""Kept test embeddings read back: what lies nearest to each query, and how their directions share the spectrum.
+
+All in NumPy: whoever looks at results needs no torch.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load
+
+from dmlbench.errors import UserError
+
+FILE = "embeddings.safetensors"
+
+# Similarities this close are equal, as in `dmlbench.evaluation.neighbours`: a tie counts against the method.
+TIE = 1e-12
+
+# Rows and columns of similarities at a time, 32 MB of float64: whole rows of all queries would take gigabytes.
+TILE = 2048
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+Booleans = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """The test split of one cell after its last epoch, in the split's own order.
+
+    Attributes:
+        vectors: (N, D) float64 of unit length; a row of zeros has no direction and stays zero.
+        labels: (N,) int64.
+    """
+
+    vectors: Floats
+    labels: Integers
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """Cosine similarities of every query to the nearest of its own class and to the nearest of the others.
+
+    Attributes:
+        positive: (N,) float64; -inf for a query alone in its class.
+        negative: (N,) float64; -inf where there is no other class.
+    """
+
+    positive: Floats
+    negative: Floats
+
+    @property
+    def queries(self) -> Booleans:
+        """(N,): who takes part in R@1; a query alone in its class has nothing to find."""
+        return np.isfinite(self.positive)
+
+    @property
+    def hits(self) -> Booleans:
+        """(N,): whose nearest neighbour is of its class; not where a negative is at least as similar."""
+        return self.queries & (self.negative < self.positive - TIE)
+
+
+def load_embeddings(folder: Path, summary: dict[str, Any]) -> Embeddings | None:
+    """Read a cell's embeddings; None where none were kept, or are no longer there.
+
+    Args:
+        folder: The cell's.
+        summary: Its summary, whose digest the file must have.
+
+    Raises:
+        UserError: where the file cannot be read, is not the one the summary was written for, or holds something else.
+    """
+    path = folder / FILE
+    stated = (summary.get("files") or {}).get(FILE)
+    if stated is None:
+        return None
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    hint = "restore it, or delete it: the rest of the result stands without"
+    if hashlib.sha256(content).hexdigest() != stated:
+        raise UserError(f"{path}: is not as it was written: its digest differs from summary.json's", hint=hint)
+    try:
+        return _checked(load(content))
+    except (SafetensorError, KeyError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path}: holds no embeddings with their labels ({reason})", hint=hint) from error
+
+
+def nearest(embeddings: Embeddings) -> Nearest:
+    """Find every query's nearest positive and nearest negative, each query left out by its index.
+
+    Exact, in float64, a tile of the similarity matrix at a time: memory grows with N x D, never with N^2.
+    """
+    # Classes become runs of rows, so that few tiles hold positives and need a mask.
+    order = np.argsort(embeddings.labels, kind="stable")
+    vectors, labels = np.ascontiguousarray(embeddings.vectors[order]), embeddings.labels[order]
+    best = np.full((2, len(labels)), -np.inf)
+    buffer = np.empty(min(TILE, len(labels)) ** 2)
+    tiles = [slice(begin, min(begin + TILE, len(labels))) for begin in range(0, len(labels), TILE)]
+    for place, rows in enumerate(tiles):
+        for columns in tiles[place:]:  # the matrix is symmetric: half of it says all
+            shape = rows.stop - rows.start, columns.stop - columns.start
+            # One buffer for all tiles: fresh pages for each would cost as much as the product itself.
+            similarities = buffer[: shape[0] * shape[1]].reshape(shape)
+            np.matmul(vectors[rows], vectors[columns].T, out=similarities)
+            _update(best, similarities, labels, rows, columns)
+    positive, negative = np.empty_like(best)
+    positive[order], negative[order] = best
+    return Nearest(positive, negative)
+
+
+def neighbours(embeddings: Embeddings, queries: Integers, k: int = 5) -> tuple[Integers, Floats]:
+    """Find the k nearest references of some queries, each left out by its index.
+
+    Among equals negatives come first, as they do in R@1, then the earlier reference. Memory grows with Q x N.
+
+    Args:
+        embeddings: Queries and references.
+        queries: (Q,) int64, their positions.
+        k: How many; all others where there are fewer.
+
+    Returns:
+        Positions of the references (Q, k), and their cosine similarities (Q, k), the nearest first.
+    """
+    similarities = embeddings.vectors[queries] @ embeddings.vectors.T
+    positive = embeddings.labels[queries, None] == embeddings.labels
+    sought = np.where(positive, similarities - TIE, similarities)
+    sought[np.arange(len(queries)), queries] = -np.inf
+    places = np.broadcast_to(np.arange(len(embeddings.labels)), sought.shape)
+    found = np.lexsort((places, positive, -sought))[:, : min(k, len(embeddings.labels) - 1)]
+    return found, np.take_along_axis(similarities, found, axis=1)
+
+
+def spectrum(embeddings: Embeddings) -> Floats:
+    """Singular values of the embeddings, (min(N, D),), descending, scaled to sum 1.
+
+    As for `spectral_decay`, one counts as at least 2^-23 of the largest, the resolution of float32 embeddings.
+    """
+    values = np.linalg.svd(embeddings.vectors, compute_uv=False)
+    relative = np.maximum(values / max(float(values[0]), np.finfo(np.float64).tiny), np.finfo(np.float32).eps)
+    relative[0] = 1.0  # it is, unless all embeddings are zero: those count as one direction
+    return np.asarray(relative / relative.sum(), dtype=np.float64)
+
+
+def _checked(tensors: dict[str, NDArray[Any]]) -> Embeddings:
+    """Bring stored tensors to unit length; raises KeyError or ValueError where they are not embeddings."""
+    vectors, labels = tensors["embeddings"], tensors["labels"]
+    if vectors.ndim != 2 or labels.shape != vectors.shape[:1] or 0 in vectors.shape:
+        raise ValueError(f"shapes {vectors.shape} and {labels.shape}")
+    if not np.issubdtype(labels.dtype, np.integer) or not np.issubdtype(vectors.dtype, np.floating):
+        raise ValueError(f"types {vectors.dtype} and {labels.dtype}")
+    wide = vectors.astype(np.float64)
+    if not np.isfinite(wide).all():
+        raise ValueError("values that are not finite")
+    wide /= np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), 1e-30)
+    return Embeddings(wide, labels.astype(np.int64))
+
+
+def _update(best: Floats, similarities: Floats, labels: Integers, rows: slice, columns: slice) -> None:
+    """Take a tile of similarities (B, C) into the best so far of its rows and columns: positives, then negatives."""
+    own, others = labels[rows], labels[columns]
+    if others[0] <= own[-1] and own[0] <= others[-1]:
+        same = own[:, None] == others
+        positives = np.where(same, similarities, -np.inf)
+        if rows == columns:
+            np.fill_diagonal(positives, -np.inf)
+        _raise(best[0], positives, rows, columns)
+        similarities[same] = -np.inf
+    _raise(best[1], similarities, rows, columns)
+
+
+def _raise(best: Floats, similarities: Floats, rows: slice, columns: slice) -> None:
+    best[rows] = np.maximum(best[rows], similarities.max(axis=1))
+    best[columns] = np.maximum(best[columns], similarities.max(axis=0))

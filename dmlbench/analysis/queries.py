@@ -1,0 +1,212 @@
+"""Query by query: which test images a modified method retrieves better than its base, and how sure that is.
+
+Two methods see the same queries, so their R@1 is compared on each one. The interval over test classes answers
+another question than the one over seeds: how far the difference would move with other classes of the same kind.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from dmlbench.analysis.embeddings import Booleans, Floats, Integers, Nearest, load_embeddings, nearest, spectrum
+from dmlbench.analysis.groups import GROUP, done, paired_with_base
+from dmlbench.analysis.statistics import Estimate
+from dmlbench.errors import UserError
+from dmlbench.store import read_summary
+
+PLACE = [*GROUP, "method", "base", "modifier", "seed"]
+EVIDENCE = ["difference", "low", "high", "classes", "queries", "won", "lost", "both", "neither"]
+RECORD = ["query", "label", "wins", "losses", "seeds"]
+COUNTS_AT_ONCE = 2**22  # 32 MB of drawn class counts
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What is drawn from one cell's kept embeddings, without the embeddings.
+
+    Attributes:
+        labels: (N,) int64.
+        nearest: Similarities to the nearest positives and negatives.
+        spectrum: (min(N, D),) float64, singular values, descending, of sum 1.
+        fingerprint: Of the dataset: equal ones mean equal images in equal order.
+    """
+
+    labels: Integers
+    nearest: Nearest
+    spectrum: Floats
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class QueryPair:
+    """A modified method and its base in one seed, on the same images.
+
+    Attributes:
+        place: Protocol, variant, dataset, method, base, modifier, seed.
+        folders: Of the method's cell and of the base's.
+        method: What was measured of the method.
+        base: What was measured of its base.
+    """
+
+    place: dict[str, Any]
+    folders: tuple[Path, Path]
+    method: Measured
+    base: Measured
+
+    @property
+    def won(self) -> Booleans:
+        """(N,): the base misses and the method hits."""
+        return self.method.nearest.hits & ~self.base.nearest.hits
+
+    @property
+    def lost(self) -> Booleans:
+        """(N,): the base hits and the method misses."""
+        return self.base.nearest.hits & ~self.method.nearest.hits
+
+
+def measure_kept(arranged: pd.DataFrame) -> dict[str, Measured]:
+    """Measure the kept embeddings of every finished cell, one cell in memory at a time.
+
+    Args:
+        arranged: Results after `groups.arrange`.
+
+    Returns:
+        By folder; cells without embeddings are left out.
+
+    Raises:
+        UserError: where a file of embeddings is damaged.
+    """
+    found = {}
+    for folder in done(arranged)["folder"].unique():
+        summary = read_summary(Path(folder)) or {}
+        embeddings = load_embeddings(Path(folder), summary)
+        if embeddings is not None:
+            data = str(summary.get("dataset", {}).get("fingerprint", ""))
+            found[folder] = Measured(embeddings.labels, nearest(embeddings), spectrum(embeddings), data)
+    return found
+
+
+def query_pairs(arranged: pd.DataFrame, measured: dict[str, Measured]) -> list[QueryPair]:
+    """Every modified method beside its own base of the same seed, where both kept their embeddings.
+
+    As in the tables of differences, two runs that did not start from the same weights, with the same images, on the
+    same kind of device, are no pair.
+
+    Raises:
+        UserError: where the two name the same dataset and label its images differently.
+    """
+    last = done(arranged)
+    last = last[(last["selection"] == "last") & last["folder"].isin(list(measured))]
+    pairs = paired_with_base(last, GROUP, ["folder", "origin"])
+    pairs = pairs[pairs["origin"] == pairs["origin_base"]].sort_values(PLACE, kind="stable")
+    found = []
+    for row in pairs.to_dict("records"):
+        method, base = measured[row["folder"]], measured[row["folder_base"]]
+        if method.fingerprint != base.fingerprint:
+            continue
+        if not np.array_equal(method.labels, base.labels):
+            raise UserError(
+                f"{row['folder']} and {row['folder_base']}: embeddings of one dataset with different labels",
+                hint="delete the embeddings that were not written by these runs",
+            )
+        place = {str(key): row[key] for key in PLACE}
+        found.append(QueryPair(place, (Path(row["folder"]), Path(row["folder_base"])), method, base))
+    return found
+
+
+def query_evidence(pairs: Sequence[QueryPair]) -> pd.DataFrame:
+    """Difference in R@1 of every pair, with its 95% interval over test classes, and the queries behind it.
+
+    Returns:
+        One row per pair: the columns `PLACE`; `difference`, `low`, `high` as fractions; the number of `classes` with
+        two images or more, of `queries` in them, and of queries that are `won` (the base misses, the method hits),
+        `lost`, right in `both` and in `neither`.
+    """
+    rows = []
+    for pair in pairs:
+        queries, hits, base_hits = pair.base.nearest.queries, pair.method.nearest.hits, pair.base.nearest.hits
+        estimate = class_bootstrap(hits[queries], base_hits[queries], pair.base.labels[queries])
+        counts = {
+            "classes": estimate.n,
+            "queries": queries.sum(),
+            "won": pair.won.sum(),
+            "lost": pair.lost.sum(),
+            "both": (hits & base_hits).sum(),
+            "neither": (queries & ~hits & ~base_hits).sum(),
+        }
+        bounds = {"difference": estimate.mean, "low": estimate.low, "high": estimate.high}
+        rows.append(pair.place | bounds | {name: int(count) for name, count in counts.items()})
+    return pd.DataFrame(rows, columns=[*PLACE, *EVIDENCE])
+
+
+def query_record(pairs: Sequence[QueryPair]) -> pd.DataFrame:
+    """In how many seeds a method wins and loses each query against its base, the most consistent wins first.
+
+    Returns:
+        One row per group, method and query that is won or lost in any seed: the columns `PLACE` without seed;
+        `query`, its position in the test split; `label`, its class's number; `wins` and `losses` of `seeds`. Ordered
+        by wins minus losses, so that the end holds the most consistent losses. Seeds with other images than the
+        method's first pair are left out: their positions mean other queries.
+    """
+    keys = PLACE[:-1]
+    methods: dict[tuple[Any, ...], list[QueryPair]] = {}
+    for pair in pairs:
+        methods.setdefault(tuple(pair.place[key] for key in keys), []).append(pair)
+    frames = []
+    for place, seeds in methods.items():
+        same = [pair for pair in seeds if pair.base.fingerprint == seeds[0].base.fingerprint]
+        wins, losses = (np.sum(part, axis=0) for part in ([p.won for p in same], [p.lost for p in same]))
+        (shown,) = (wins + losses).nonzero()
+        record = {"query": shown, "label": same[0].base.labels[shown], "wins": wins[shown], "losses": losses[shown]}
+        frame = pd.DataFrame(record | {"seeds": len(same)}).assign(**dict(zip(keys, place, strict=True)))
+        best_first = np.lexsort((shown, losses[shown] - wins[shown]))
+        frames.append(frame.iloc[best_first])
+    columns = [*keys, *RECORD]
+    return pd.concat(frames, ignore_index=True)[columns] if frames else pd.DataFrame(columns=columns)
+
+
+def class_bootstrap(
+    treated: Booleans,
+    control: Booleans,
+    labels: Integers,
+    *,
+    resamples: int = 10_000,
+    seed: int = 0,
+    confidence: float = 0.95,
+) -> Estimate:
+    """Paired difference in R@1 with its percentile interval over test classes.
+
+    Queries of one class are retrieved well or badly together, so whole classes are drawn, with replacement, and all
+    their queries with them (the cluster bootstrap: Davison and Hinkley 1997, "Bootstrap Methods and their
+    Application", section 3.8; Efron 1979 for the percentiles). Own lines instead of `scipy.stats.bootstrap`: counts
+    per class are drawn in blocks, and a whole matrix of indices would take a gigabyte for 11,316 classes.
+
+    Args:
+        treated: (Q,) whether the method hits each query.
+        control: (Q,) whether its base hits it.
+        labels: (Q,) classes of the queries.
+        resamples: How often to draw.
+        seed: Of the draws; methods compared on the same classes share them.
+        confidence: Coverage, between 0 and 1; with few classes the true one is lower.
+
+    Returns:
+        The mean difference over queries, treated minus control, as a fraction; `n` counts classes. One class has no
+        interval.
+    """
+    difference = treated.astype(float) - control.astype(float)
+    _, index = np.unique(labels, return_inverse=True)
+    sums, sizes = np.bincount(index, difference), np.bincount(index)
+    classes, mean = len(sums), float(difference.mean())
+    if classes < 2:
+        return Estimate(mean, float("nan"), float("nan"), classes)
+    rng, at_once = np.random.default_rng(seed), max(1, COUNTS_AT_ONCE // classes)
+    means = []
+    for begin in range(0, resamples, at_once):
+        counts = rng.multinomial(classes, np.full(classes, 1 / classes), size=min(at_once, resamples - begin))
+        means.append((counts @ sums) / (counts @ sizes))
+    low, high = np.quantile(np.concatenate(means), [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Estimate(mean, float(low), float(high), classes)

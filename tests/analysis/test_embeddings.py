@@ -1,0 +1,195 @@
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.numpy import save_file
+
+from dmlbench import cell as cell_module
+from dmlbench.analysis import embeddings as module
+from dmlbench.analysis.embeddings import Embeddings, load_embeddings, nearest, neighbours, spectrum
+from dmlbench.cell import run_cell
+from dmlbench.data.images import Dataset, Split
+from dmlbench.errors import UserError
+from dmlbench.evaluation import geometry_metrics, retrieval_metrics
+from dmlbench.run_options import RunOptions
+from dmlbench.store import read_summary
+from tests.evaluation.naive_retrieval import naive_retrieval
+from tests.kept import angles, finish_again, keep
+from tests.report.fake_results import make_cell as make_fake
+from tests.report.fake_results import write_cell
+
+
+def unit(vectors, labels) -> Embeddings:
+    vectors = np.asarray(vectors, dtype=float)
+    lengths = np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-30)
+    return Embeddings(vectors / lengths, np.asarray(labels, dtype=np.int64))
+
+
+@st.composite
+def with_ties(draw):
+    """Embeddings on a coarse grid: duplicates, equal similarities and rows of zeros are common."""
+    count, width = draw(st.integers(3, 24)), draw(st.integers(1, 3))
+    values = st.lists(st.integers(-1, 1), min_size=width, max_size=width)
+    rows = draw(st.lists(values, min_size=count, max_size=count))
+    labels = draw(st.lists(st.integers(0, 4), min_size=count, max_size=count).filter(lambda x: len(set(x)) < len(x)))
+    return np.array(rows, dtype=float), np.array(labels)
+
+
+def test_hits_by_hand():
+    # Nearest positive and negative of each, in degrees: 10 and 12; 10 and 2; 78 and 2; 78 and 1; alone, 1.
+    found = nearest(Embeddings(angles(0, 10, 12, 90, 91), np.array([0, 0, 1, 1, 2])))
+    assert found.queries.tolist() == [True, True, True, True, False]
+    assert found.hits.tolist() == [True, False, False, False, False]
+    assert found.positive[:4] == pytest.approx(np.cos(np.deg2rad([10, 10, 78, 78])))
+    assert found.negative == pytest.approx(np.cos(np.deg2rad([12, 2, 2, 1, 1])))
+
+
+@pytest.mark.parametrize(
+    ("degrees", "labels", "hits"),
+    [
+        ((0, 30, -30), (0, 0, 1), (False, True, False)),  # a negative as near as the positive
+        ((0, 0, 0, 50), (0, 0, 1, 1), (False, False, False, False)),  # a duplicate on either side
+        ((0, 0, 50), (0, 0, 1), (True, True, False)),  # a duplicate of the own class alone
+        ((7, 7, 7, 7), (0, 0, 1, 1), (False,) * 4),  # collapsed
+        ((0, 90), (3, 3), (True, True)),  # no other class
+    ],
+)
+def test_a_tie_counts_against_the_method(degrees, labels, hits):
+    assert nearest(Embeddings(angles(*degrees), np.array(labels))).hits.tolist() == list(hits)
+
+
+@settings(deadline=None)
+@given(with_ties())
+def test_the_share_of_hits_is_the_recall_of_the_evaluation(case):
+    found = nearest(unit(*case))
+    share = found.hits[found.queries].mean()
+    assert share == pytest.approx(naive_retrieval(*case, (1,))["recall_at_1"], abs=1e-12)
+    for backend in ("torch", "faiss"):
+        assert share == pytest.approx(retrieval_metrics(*case, backend=backend)["recall_at_1"], abs=1e-12)
+
+
+def test_float32_embeddings_of_many_tiles_agree_with_the_evaluation(monkeypatch):
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 40, 500)
+    vectors = (rng.normal(size=(40, 16))[labels] + rng.normal(size=(500, 16))).astype(np.float32)
+    whole = nearest(unit(vectors, labels))
+    monkeypatch.setattr(module, "TILE", 37)
+    tiled = nearest(unit(vectors, labels))
+    assert np.array_equal(tiled.hits, whole.hits)
+    assert tiled.positive == pytest.approx(whole.positive, abs=1e-12)
+    assert tiled.negative == pytest.approx(whole.negative, abs=1e-12)
+    assert whole.hits[whole.queries].mean() == retrieval_metrics(vectors, labels)["recall_at_1"]
+
+
+def test_neighbours_by_hand():
+    found, similarities = neighbours(Embeddings(angles(0, 10, 12, 90), np.array([0, 0, 1, 1])), np.array([1, 3]), k=2)
+    assert found.tolist() == [[2, 0], [2, 1]]
+    assert similarities == pytest.approx(np.cos(np.deg2rad([[2, 10], [78, 80]])))
+
+
+def test_among_equals_negatives_come_first_then_the_earlier():
+    embeddings = Embeddings(angles(0, 5, 5, 5, 5), np.array([0, 0, 1, 0, 1]))
+    found, _ = neighbours(embeddings, np.array([0]), k=9)
+    assert found.tolist() == [[2, 4, 1, 3]]
+
+
+@settings(deadline=None)
+@given(with_ties())
+def test_the_nearest_is_of_the_query_class_exactly_where_it_is_a_hit(case):
+    embeddings = unit(*case)
+    found, _ = neighbours(embeddings, np.arange(len(embeddings.labels)), k=1)
+    assert np.array_equal(embeddings.labels[found[:, 0]] == embeddings.labels, nearest(embeddings).hits)
+
+
+def test_spectrum_by_hand():
+    # Three rows along one axis and one along the other: singular values sqrt(3) and 1.
+    shares = spectrum(unit([[1, 0], [1, 0], [1, 0], [0, 1]], [0, 0, 1, 1]))
+    assert shares == pytest.approx(np.array([3**0.5, 1]) / (1 + 3**0.5))
+
+
+@pytest.mark.parametrize("rank", [0, 1, 3, 8])
+def test_the_spectrum_is_the_one_of_spectral_decay(rank):
+    rng = np.random.default_rng(rank)
+    embeddings = unit(rng.normal(size=(30, rank)) @ rng.normal(size=(rank, 8)), np.arange(30) % 5)
+    shares = spectrum(embeddings)
+    stated = geometry_metrics(embeddings.vectors, embeddings.labels)["spectral_decay"]
+    # A direction that is not there is one of 1e-16 or one of 1e-8, by way of the matrix: both count as 2^-23.
+    assert -np.log(8 * shares).mean() == pytest.approx(stated, abs=1e-6)
+
+
+def kept_cell(root):
+    folder = write_cell(root, make_fake("ms", 0))
+    return keep(folder, 3 * angles(0, 10, 12), [0, 0, 1])
+
+
+def test_reading_back(tmp_path):
+    folder = kept_cell(tmp_path)
+    embeddings = load_embeddings(folder, read_summary(folder))
+    assert embeddings.vectors == pytest.approx(angles(0, 10, 12), abs=1e-6)
+    assert np.linalg.norm(embeddings.vectors, axis=1) == pytest.approx(1, abs=1e-15)
+    assert embeddings.labels.tolist() == [0, 0, 1]
+
+
+def test_none_were_kept_or_they_are_no_longer_there(tmp_path):
+    folder = write_cell(tmp_path, make_fake("ms", 1))
+    assert load_embeddings(folder, read_summary(folder)) is None
+    folder = kept_cell(tmp_path)
+    (folder / "embeddings.safetensors").unlink()
+    assert load_embeddings(folder, read_summary(folder)) is None
+
+
+def test_a_damaged_file_is_an_error(tmp_path):
+    folder = kept_cell(tmp_path)
+    path = folder / "embeddings.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"embeddings\.safetensors: is not as it was written"):
+        load_embeddings(folder, read_summary(folder))
+
+
+@pytest.mark.parametrize(
+    ("tensors", "reason"),
+    [
+        (None, "header"),
+        ({"labels": np.zeros(3, dtype=np.int64)}, "'embeddings'"),
+        ({"embeddings": np.ones((3, 2)), "labels": np.zeros(2, dtype=np.int64)}, "shapes"),
+        ({"embeddings": np.ones((3, 2)), "labels": np.zeros(3)}, "types"),
+        ({"embeddings": np.full((3, 2), np.nan), "labels": np.zeros(3, dtype=np.int64)}, "not finite"),
+    ],
+)
+def test_a_file_that_holds_something_else_is_an_error(tmp_path, tensors, reason):
+    folder = kept_cell(tmp_path)
+    if tensors is None:
+        (folder / "embeddings.safetensors").write_bytes(b"no such thing")
+    else:
+        save_file(tensors, folder / "embeddings.safetensors")
+    finish_again(folder)
+    with pytest.raises(UserError, match=f"holds no embeddings with their labels .*{reason}"):
+        load_embeddings(folder, read_summary(folder))
+
+
+def test_a_trained_cell_keeps_what_its_recall_was_measured_on(tmp_path, monkeypatch, make_cell):
+    labels = torch.arange(6).repeat_interleave(5)
+    images = torch.randint(0, 255, (30, 1, 16, 16), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    split = Split(images, labels, tuple("abcdef"))
+    monkeypatch.setattr(cell_module, "load_dataset", lambda *_: Dataset("small", split, split, "f00d"))
+    monkeypatch.setattr(cell_module.provenance, "git_state", dict)
+    run_cell(make_cell(batch_size=8), tmp_path, RunOptions(device="cpu", keep=("embeddings",)), lambda _: None)
+    summary = read_summary(tmp_path)
+    found = nearest(load_embeddings(tmp_path, summary))
+    assert found.hits.mean() == pytest.approx(summary["selections"]["last"]["metrics"]["recall_at_1"], abs=1e-6)
+    assert 0 < found.hits.sum() < 30
+    assert json.loads((tmp_path / "summary.json").read_text())["files"]["embeddings.safetensors"]
+
+
+def test_who_looks_at_results_needs_no_torch():
+    modules = "dmlbench.analysis.examples, dmlbench.report.panels, dmlbench.report.geometry, dmlbench.report.embedded"
+    code = f"import sys, {modules}; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

@@ -1,0 +1,95 @@
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from dmlbench.analysis.embeddings import Embeddings, nearest, spectrum
+from dmlbench.analysis.examples import retrieved
+from dmlbench.analysis.queries import PLACE, Measured, QueryPair, query_record
+from dmlbench.errors import UserError
+from dmlbench.results import load_results
+from tests.analysis.test_queries import BASE, pairs_of, write_pair
+from tests.kept import angles
+
+PLACED = dict(zip(PLACE, ("p", "", "d", "ms+psd", "ms", "psd", 0), strict=True))
+
+
+def test_what_was_retrieved_by_hand(tmp_path):
+    write_pair(tmp_path, 0)
+    (pair,) = pairs_of(tmp_path)
+    table = retrieved(pair, query_record([pair]), k=2)
+    assert len(table) == 3 * 2 * 2
+    lost = table[table["outcome"] == "lost"]
+    assert lost["query"].unique().tolist() == [0]
+    # Around 0 degrees: the base has 5 and 12; the method -20 and 40.
+    assert lost[lost["by"] == "ms"]["neighbour"].tolist() == [1, 2]
+    assert lost[lost["by"] == "ms"]["correct"].tolist() == [True, False]
+    assert lost[lost["by"] == "ms+psd"]["neighbour"].tolist() == [4, 1]
+    assert lost[lost["by"] == "ms+psd"]["neighbour_label"].tolist() == [2, 0]
+    assert lost[lost["by"] == "ms+psd"]["similarity"].tolist() == pytest.approx(np.cos(np.deg2rad([20, 40])), abs=1e-6)
+    assert set(table[table["outcome"] == "won"]["query"]) == {2, 3}
+    assert table[["wins", "losses", "seeds"]].drop_duplicates().to_numpy().tolist() == [[1, 0, 1], [0, 1, 1]]
+
+
+def test_the_first_neighbour_is_right_exactly_where_the_query_is_a_hit(tmp_path):
+    write_pair(tmp_path, 0)
+    (pair,) = pairs_of(tmp_path)
+    table = retrieved(pair, query_record([pair]))
+    first = table[table["rank"] == 1]
+    assert (first["correct"] == ((first["outcome"] == "won") == (first["by"] == "ms+psd"))).all()
+
+
+def test_two_that_hit_alike_have_no_examples(tmp_path):
+    write_pair(tmp_path, 0, method=BASE)
+    (pair,) = pairs_of(tmp_path)
+    assert retrieved(pair, query_record([pair])).empty
+
+
+def test_embeddings_that_have_gone(tmp_path):
+    write_pair(tmp_path, 0)
+    (pair,) = pairs_of(tmp_path)
+    folder = Path(load_results(tmp_path)["folder"].iloc[0])
+    (folder / "embeddings.safetensors").unlink()
+    with pytest.raises(UserError, match="have gone"):
+        retrieved(pair, query_record([pair]))
+
+
+def record(wins):
+    rows = [{"query": query, "label": label, "wins": won, "losses": 0} for query, (won, label) in enumerate(wins)]
+    return pd.DataFrame(rows).assign(seeds=5, **{key: value for key, value in PLACED.items() if key != "seed"})
+
+
+@pytest.fixture
+def chosen(monkeypatch):
+    """Queries chosen of six that are all won, two of each class, whose wins over seeds are given."""
+    labels = np.array([0, 0, 1, 1, 2, 2])
+    bad, good = Embeddings(angles(0, 60, 0, 60, 0, 60), labels), Embeddings(angles(0, 0, 60, 60, 120, 120), labels)
+    method, base = (Measured(labels, nearest(one), spectrum(one), "f") for one in (good, bad))
+    pair = QueryPair(PLACED, (Path("method"), Path("base")), method, base)
+    monkeypatch.setattr("dmlbench.analysis.examples._reload", {Path("method"): good, Path("base"): bad}.get)
+
+    def choose(wins, each, other_method=False):
+        table = record(list(zip(wins, labels.tolist(), strict=True)))
+        if other_method:
+            table = pd.concat([table.assign(method="ms+obdsd", wins=9), table])
+        shown = retrieved(pair, table, each=each)
+        return shown["query"].unique().tolist()
+
+    return choose
+
+
+def test_the_most_consistent_come_first(chosen):
+    assert chosen([1, 2, 5, 3, 4, 3], 6)[0] == 2
+    assert set(chosen([1, 2, 5, 3, 4, 3], 3)) == {1, 2, 4}  # the best of each class
+    assert chosen([1, 2, 5, 3, 4, 2], 4) == [2, 4, 1, 3]
+
+
+def test_equals_are_of_different_classes_and_always_the_same(chosen):
+    once = chosen([1] * 6, 3)
+    assert sorted(query // 2 for query in once) == [0, 1, 2]
+    assert chosen([1] * 6, 3) == once
+
+
+def test_records_of_other_methods_are_ignored(chosen):
+    assert chosen([1, 2, 5, 3, 4, 3], 3, other_method=True) == chosen([1, 2, 5, 3, 4, 3], 3)
