@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from dmlbench.commands.options import results_option
+from dmlbench.commands.options import data_dir_option, results_option
 from dmlbench.errors import UserError
 
 
@@ -21,7 +21,15 @@ from dmlbench.errors import UserError
     callback=lambda _context, _parameter, pairs: _filters(pairs),
     help="Keep some protocols, datasets or methods, e.g. method=ms,ms+psd. Repeatable.",
 )
-def command(results: Path, name: str, output: Path, only: dict[str, tuple[str, ...]]) -> None:
+@click.option(
+    "--panels",
+    is_flag=True,
+    help="Show the images that methods win and lose (results of run --keep embeddings); git ignores such a report.",
+)
+@data_dir_option()
+def command(
+    results: Path, name: str, output: Path, only: dict[str, tuple[str, ...]], *, panels: bool, data_dir: Path | None
+) -> None:
     """Render results as a self-contained page, Markdown, CSV and LaTeX tables, PNG and SVG figures.
 
     Verdicts first, with intervals, paired tests and step times; then every table and figure, and their sources.
@@ -29,11 +37,14 @@ def command(results: Path, name: str, output: Path, only: dict[str, tuple[str, .
     \b
     Examples:
       dmlbench report
-      dmlbench report --results results/runs --name glyphs-first-look --only dataset=glyphs
+      dmlbench report --name cub-for-me --only dataset=cub --panels --data-dir data
     """
+    from dmlbench.matrix import data_folder
     from dmlbench.report.page import render
+    from dmlbench.report.queries import Panels
 
-    folder = render(results, name, output, only, tell=lambda line: click.echo(line, err=True))
+    shown = Panels(data_folder(data_dir)) if panels else None
+    folder = render(results, name, output, only, panels=shown, tell=lambda line: click.echo(line, err=True))
     click.echo(f"{folder / 'index.html'}")
 
 

@@ -1,6 +1,8 @@
 """Builds what a page shows of one group of comparable results: its verdicts, figures and tables."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,8 @@ from dmlbench.report.figures import (
     accuracy_plot,
     curve_plot,
     difference_plot,
+    embedding_plot,
+    geometry_plot,
     optimism_plot,
     overhead_plot,
     phases_plot,
@@ -22,44 +26,64 @@ from dmlbench.report.figures import (
 )
 from dmlbench.report.numbers import METRIC, Numbers
 from dmlbench.report.pictures import Picture, save
+from dmlbench.report.queries import Panels, Queries
 from dmlbench.report.section import Part, Section
 from dmlbench.report.style import Look
 from dmlbench.report.tables import accuracy_table, difference_table, evidence_table, overhead_table, selection_table
 from dmlbench.report.tables.notes import other_starts
+from dmlbench.report.tables.queries import queries_table
 from dmlbench.report.verdict import verdicts
 
+GEOMETRY = ("spectral_decay", "intra_over_inter")
 
-def group_sections(
-    numbers: Numbers, facts: Callable[[Group], str], figures: Path, tell: Callable[[str], None]
-) -> list[Section]:
+
+@dataclass(frozen=True)
+class Material:
+    """What sections are built from.
+
+    `figures` is an existing folder for PNG, SVG and CSV files; without `panels` no images are shown.
+    """
+
+    numbers: Numbers
+    queries: Queries
+    figures: Path
+    panels: Panels | None = None
+
+    @cached_property
+    def look(self) -> Look:
+        """Colours and signs for every method of the report."""
+        return Look.of(self.numbers.results["base"], self.numbers.results["modifier"])
+
+    def drawn(self, *plots: Plot | None) -> list[Picture]:
+        """Write figures, those that there are."""
+        return [save(plot, self.figures) for plot in plots if plot is not None]
+
+
+def group_sections(material: Material, facts: Callable[[Group], str], tell: Callable[[str], None]) -> list[Section]:
     """Build every group's section, and write its figures.
 
     Args:
-        numbers: All numbers of the report.
+        material: All that the report shows.
         facts: A group's protocol and dataset in words.
-        figures: An existing folder for PNG, SVG and CSV files.
         tell: Is told of every group.
     """
-    look, built = look_of(numbers), []
-    for group in groups(numbers.values):
+    built = []
+    for group in groups(material.numbers.seeds):
         tell(f"drawing {group.title}")
-        built.append(_Group(group, numbers, look, figures).section(facts(group)))
+        built.append(_Group(group, material).section(facts(group)))
     return built
-
-
-def look_of(numbers: Numbers) -> Look:
-    """Colours and signs for every method of the report."""
-    return Look.of(numbers.results["base"], numbers.results["modifier"])
 
 
 class _Group:
     """One group's numbers, and what is drawn of them."""
 
-    def __init__(self, group: Group, numbers: Numbers, look: Look, figures: Path) -> None:
-        self.group, self.numbers, self.look, self.figures = group, numbers, look, figures
+    def __init__(self, group: Group, material: Material) -> None:
+        self.group, self.material = group, material
+        self.look, self._drawn = material.look, material.drawn
+        self.numbers = numbers = material.numbers
         self.means = _of_metric(group, numbers.accuracy)
         self.trained = self.means[self.means["selection"] != UNTRAINED]
-        self.values = _of_metric(group, numbers.values)
+        self.values = _of_metric(group, numbers.seeds)
         self.to_base = to_base(_of_metric(group, numbers.comparisons))
         self.pairs = to_base(_of_metric(group, numbers.pairs))
         self.selections = selections_of(group.of(numbers.accuracy))
@@ -73,12 +97,14 @@ class _Group:
             self._selection(),
             self._cost(),
             self._curves(),
+            self._geometry(),
+            self._by_query(),
         ]
         found = self.to_base[self.to_base["selection"] == self.honest]
         return Section(
             self.group.slug,
             self.group.title,
-            " ".join([facts, *other_starts(self.group.of(self.numbers.values))]),
+            " ".join([facts, *other_starts(self.group.of(self.numbers.seeds))]),
             [part for part in parts if part.pictures or part.tables],
             verdicts(self.group, found, self.numbers.overhead),
         )
@@ -88,7 +114,7 @@ class _Group:
         numbers, group = self.numbers, self.group
         heading, tables = "Accuracy", [accuracy_table(group, selection, numbers.accuracy)]
         plots = [self._accuracy_plot(selection), self._difference_plot(selection)]
-        if (group.of(numbers.values)["modifier"] != "").any():
+        if (group.of(numbers.seeds)["modifier"] != "").any():
             heading = "Accuracy and difference to the base"
             tables.append(evidence_table(group, selection, METRIC, numbers.comparisons))
             paired = to_base(numbers.comparisons)
@@ -146,8 +172,21 @@ class _Group:
             return Part("")
         return Part("Learning curves", self._drawn(curve_plot(self.group, mine, self.look, METRIC)))
 
-    def _drawn(self, *plots: Plot | None) -> list[Picture]:
-        return [save(plot, self.figures) for plot in plots if plot is not None]
+    def _geometry(self) -> Part:
+        measured, cells = (self.group.of(frame) for frame in (self.numbers.seeds, self.numbers.results))
+        plots = []
+        if {*GEOMETRY, METRIC} <= set(measured.loc[measured["selection"] == "last", "metric"]):
+            plots.append(geometry_plot(self.group, measured, self.look))
+        if not self.material.queries.measured.keys().isdisjoint(cells["folder"]):
+            plots.append(embedding_plot(self.group, cells, self.material.queries.measured, self.look))
+        return Part("Embedding geometry", self._drawn(*plots))
+
+    def _by_query(self) -> Part:
+        if self.group.of(self.material.queries.evidence).empty:
+            return Part("")
+        queries, panels = self.material.queries, self.material.panels
+        plots = queries.panels(self.group, panels) if panels else []
+        return Part("Query by query", self._drawn(*plots), [queries_table(self.group, queries.evidence)])
 
 
 def _of_metric(group: Group, frame: pd.DataFrame) -> pd.DataFrame:

@@ -20,7 +20,7 @@ class Numbers:
 
     results: pd.DataFrame
     history: pd.DataFrame
-    values: pd.DataFrame
+    seeds: pd.DataFrame
     accuracy: pd.DataFrame
     optimism: pd.DataFrame
     pairs: pd.DataFrame
@@ -40,7 +40,7 @@ class Numbers:
         return cls(
             results=arranged,
             history=finished,
-            values=values,
+            seeds=values,
             accuracy=means,
             optimism=optimism(values),
             pairs=pairs,

@@ -1,32 +1,25 @@
 """What a page shows beyond single groups: several datasets of one protocol, and published figures beside ours."""
 
-from pathlib import Path
-
 import pandas as pd
 
 from dmlbench.analysis.across import DATASETS_FOR_RANKS
 from dmlbench.analysis.comparisons import to_base
 from dmlbench.analysis.estimates import honest, selections_of
 from dmlbench.analysis.groups import slug, without_paths
-from dmlbench.report.content import look_of
+from dmlbench.report.content import Material
 from dmlbench.report.figures import forest_plot, ranks_plot
 from dmlbench.report.numbers import METRIC, Numbers
-from dmlbench.report.pictures import save
 from dmlbench.report.section import Part, Section
 from dmlbench.report.tables import over_datasets_table, pooled_table, reproduction_table
 
 KEYS = ["protocol", "variant"]
 
 
-def protocol_sections(numbers: Numbers, figures: Path) -> list[Section]:
-    """A section for every protocol, with its settings, that has results of several datasets.
-
-    Args:
-        numbers: All numbers of the report.
-        figures: An existing folder for PNG, SVG and CSV files.
-    """
+def protocol_sections(material: Material) -> list[Section]:
+    """A section for every protocol, with its settings, that has results of several datasets."""
+    numbers = material.numbers
     many = numbers.accuracy.groupby(KEYS)["dataset"].nunique()
-    return [_protocol_section(numbers, str(protocol), str(variant), figures)
+    return [_protocol_section(material, str(protocol), str(variant))
             for protocol, variant in many.index[many > 1]]  # fmt: skip
 
 
@@ -48,7 +41,8 @@ def reproduction_section(numbers: Numbers) -> list[Section]:
     ]
 
 
-def _protocol_section(numbers: Numbers, protocol: str, variant: str, figures: Path) -> Section:
+def _protocol_section(material: Material, protocol: str, variant: str) -> Section:
+    numbers = material.numbers
     title = protocol + (f", {without_paths(variant)}" if variant else "")
     name = "_".join(slug(part) for part in (protocol, variant) if part)
 
@@ -62,14 +56,10 @@ def _protocol_section(numbers: Numbers, protocol: str, variant: str, figures: Pa
     parts = []
     if len(pooled):
         against_base, each = to_base(pooled), to_base(mine(numbers.comparisons))
-        plots = [forest_plot(title, name, each, against_base, look_of(numbers))] if len(against_base) else []
-        parts.append(
-            Part("Difference to the base", [save(plot, figures) for plot in plots], [pooled_table(title, name, pooled)])
-        )
+        plots = [forest_plot(title, name, each, against_base, material.look)] if len(against_base) else []
+        parts.append(Part("Difference to the base", material.drawn(*plots), [pooled_table(title, name, pooled)]))
     if len(means):
         ranks = [ranks_plot(title, name, means)] if means["datasets"].iloc[0] >= DATASETS_FOR_RANKS else []
-        parts.append(
-            Part("All methods", [save(plot, figures) for plot in ranks], [over_datasets_table(title, name, means)])
-        )
+        parts.append(Part("All methods", material.drawn(*ranks), [over_datasets_table(title, name, means)]))
     datasets = sorted(own["dataset"].unique())
     return Section(f"over-{name}", f"{title} over {len(datasets)} datasets", f"{', '.join(datasets)}.", parts)

@@ -12,12 +12,13 @@ from dmlbench import __version__
 from dmlbench.analysis.groups import GROUP, arrange, check_unambiguous, done, without_paths
 from dmlbench.errors import UserError, unknown_name
 from dmlbench.report import sources
-from dmlbench.report.content import group_sections
+from dmlbench.report.content import Material, group_sections
 from dmlbench.report.folder import PAGE, check_target, replacing
 from dmlbench.report.formats import csv, escape_markdown, latex, markdown, short
 from dmlbench.report.numbers import Numbers
 from dmlbench.report.overview import protocol_sections, reproduction_section
 from dmlbench.report.prose import FILES, READING
+from dmlbench.report.queries import Panels, Queries
 from dmlbench.report.style import PALETTE
 from dmlbench.report.tables.coverage import coverage_table
 from dmlbench.report.tables.settings import protocol_tables, settings_tables
@@ -27,6 +28,7 @@ from dmlbench.store import Store, read_summary
 
 FILTERS = ("protocol", "dataset", "method")
 Only = Mapping[str, Collection[str]]
+PRIVATE = "# This report shows images of a dataset, so git leaves it out.\n*\n"
 
 
 def render(
@@ -35,6 +37,7 @@ def render(
     output: Path = Path("reports"),
     only: Only | None = None,
     *,
+    panels: Panels | None = None,
     tell: Callable[[str], None] = lambda _: None,
 ) -> Path:
     """Render a report; an earlier one of that name is replaced when the new one is complete.
@@ -44,6 +47,7 @@ def render(
         name: Name of the report's folder below `output`.
         output: Where reports go.
         only: Names to keep, by `protocol`, `dataset` or `method`; a column that is not given keeps all.
+        panels: Where the images of retrieval panels are; None for no panels.
         tell: Is told what is being done.
 
     Returns:
@@ -64,21 +68,17 @@ def render(
     sources.check_one_spec(arranged, specs)  # first: it can say what differs
     check_unambiguous(arranged)
     numbers = Numbers.of(arranged, arrange(load_history(results_root)))
+    queries = Queries.of(arranged, tell)
     with replacing(target) as folder:
         for part in ("figures", "tables"):
             (folder / part).mkdir()
-        figures, facts = folder / "figures", partial(sources.group_facts, arranged=arranged, specs=specs)
-        context = _context(name, arranged, Store(results_root), only) | {
-            "over_datasets": protocol_sections(numbers, figures),
-            "sections": group_sections(numbers, facts, figures, tell),
-            "reproduction": reproduction_section(numbers),
-            "commands": sources.commands(arranged, specs),
-        }
-        settings, protocols = sources.settings(arranged, specs), sources.protocol_values(arranged, specs)
-        context |= {"settings": settings_tables(settings), "protocols": protocol_tables(protocols)}
-        _write_csv(folder / "tables", numbers, settings, protocols, results_root)
+        material = Material(numbers, queries, folder / "figures", panels)
+        context = _sections(material, specs, tell) | _context(name, arranged, Store(results_root), only)
+        _write_csv(folder / "tables", _tidy(material, specs, results_root))
         _write_latex(folder / "tables", context)
         _write_pages(folder, context)
+        if panels:
+            (folder / ".gitignore").write_text(PRIVATE, encoding="utf-8")
     return target
 
 
@@ -94,13 +94,26 @@ def _kept(frame: pd.DataFrame, only: Only | None, *, known: bool = False) -> pd.
     return frame
 
 
-def _write_csv(
-    folder: Path, numbers: Numbers, settings: pd.DataFrame, protocols: pd.DataFrame, results_root: Path
-) -> None:
-    cells = numbers.results
+def _sections(material: Material, specs: sources.Specs, tell: Callable[[str], None]) -> dict[str, Any]:
+    """All that is drawn and tabled."""
+    arranged = material.numbers.results
+    facts = partial(sources.group_facts, arranged=arranged, specs=specs)
+    return {
+        "over_datasets": protocol_sections(material),
+        "sections": group_sections(material, facts, tell),
+        "reproduction": reproduction_section(material.numbers),
+        "commands": sources.commands(arranged, specs),
+        "settings": settings_tables(sources.settings(arranged, specs)),
+        "protocols": protocol_tables(sources.protocol_values(arranged, specs)),
+    }
+
+
+def _tidy(material: Material, specs: sources.Specs, results_root: Path) -> dict[str, pd.DataFrame]:
+    """Every table of numbers by the name of its file."""
+    numbers, cells = material.numbers, material.numbers.results
     relative = [Path(path).relative_to(results_root).as_posix() for path in cells["folder"]]
     errors = [without_paths(error) if isinstance(error, str) else error for error in cells["error"]]
-    tidy = {
+    return {
         "accuracy": numbers.accuracy,
         "comparisons": numbers.comparisons,
         "pooled": numbers.pooled,
@@ -109,11 +122,16 @@ def _write_csv(
         "overhead": numbers.overhead,
         "phases": numbers.phases,
         "reproduction": numbers.reproduction,
-        "settings": settings,
-        "protocols": protocols,
+        "queries": material.queries.evidence,
+        "query_record": material.queries.record,
+        "settings": sources.settings(cells, specs),
+        "protocols": sources.protocol_values(cells, specs),
         "cells": cells.assign(folder=relative, error=errors),
     }
-    for name, frame in tidy.items():
+
+
+def _write_csv(folder: Path, tables: Mapping[str, pd.DataFrame]) -> None:
+    for name, frame in tables.items():
         (folder / f"{name}.csv").write_text(csv(frame), encoding="utf-8")
 
 

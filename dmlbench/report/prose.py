@@ -23,6 +23,8 @@ FILES = (
     ("tables/overhead.csv", "step times over the base's"),
     ("tables/phases.csv", "where a training step's time goes"),
     ("tables/reproduction.csv", "published figures beside ours"),
+    ("tables/queries.csv", "differences within a seed with intervals over test classes, where embeddings were kept"),
+    ("tables/query_record.csv", "every query that a method wins or loses, and in how many seeds"),
     ("tables/settings.csv", "every hyperparameter with the source of its value"),
     ("tables/protocols.csv", "every value of the protocols"),
     ("tables/cells.csv", "every cell and choice of the epoch"),

@@ -9,7 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from dmlbench.analysis.embeddings import Embeddings, Nearest, nearest, spectrum
 from dmlbench.analysis.groups import Group
 from dmlbench.analysis.queries import Measured
-from dmlbench.report.geometry import TOGETHER, embedding_plot, geometry_plot
+from dmlbench.report.figures.geometry import TOGETHER, embedding_plot, geometry_plot
 from dmlbench.report.pictures import save
 from dmlbench.report.style import RC, Look
 from tests.kept import angles
@@ -78,7 +78,8 @@ def marks(axes, *, size):
 
 
 def test_means_and_seeds_against_both_metrics():
-    plot, data = geometry_plot(GROUP, values(METHODS), look(METHODS))
+    plot = geometry_plot(GROUP, values(METHODS), look(METHODS))
+    data = plot.data
     assert len(data) == len(METHODS) * 2
     left, right = plot.figure.axes
     ms = next(line for line in marks(left, size=6) if line.get_marker() == "o" and line.get_xdata()[0] < 0.6)
@@ -88,7 +89,7 @@ def test_means_and_seeds_against_both_metrics():
 
 
 def test_geometry_in_words():
-    plot, _ = geometry_plot(GROUP, values(["ms", "ms+psd"]), look(METHODS))
+    plot = geometry_plot(GROUP, values(["ms", "ms+psd"]), look(METHODS))
     assert plot.alt == (
         "R@1, spectral decay and ratio of distances within and between classes on p on d: ms R@1 70.50%, spectral "
         "decay 0.505, ratio 0.405; ms+psd R@1 80.50%, spectral decay 0.605, ratio 0.505."
@@ -99,27 +100,27 @@ def test_only_the_last_epoch_counts_and_cells_without_a_metric_are_left_out():
     frame = values(METHODS)
     frame = frame[~((frame["method"] == "triplet") & (frame["metric"] == "spectral_decay"))]
     other = values(METHODS).assign(selection="best_test", value=9.0)
-    _, data = geometry_plot(GROUP, pd.concat([frame, other]), look(METHODS))
+    data = geometry_plot(GROUP, pd.concat([frame, other]), look(METHODS)).data
     assert set(data["method"]) == {"ms", "ms+psd"}
     assert data["recall_at_1"].max() < 1
 
 
 @pytest.mark.parametrize("names", [("ms",), METHODS, MANY, [f"ms+{'long' * n}" for n in range(1, 10)]])
 def test_nothing_overlaps_in_the_scatter(names):
-    plot, _ = geometry_plot(GROUP, values(names), look(names))
+    plot = geometry_plot(GROUP, values(names), look(names))
     assert crowded(plot.figure) == []
 
 
 @pytest.mark.parametrize("names", [("ms",), METHODS, MANY])
 @pytest.mark.parametrize("spread", [0.001, 0.02, 0.5, 3.0])
 def test_nothing_overlaps_in_the_curves(names, spread):
-    plot, _ = drawn({name: [random_cell(place, spread)] for place, name in enumerate(names)})
+    plot = drawn({name: [random_cell(place, spread)] for place, name in enumerate(names)})
     assert crowded(plot.figure) == []
 
 
 def test_curves_are_shares_of_all():
     cells = {name: [random_cell(seed), random_cell(seed + 9)] for seed, name in enumerate(METHODS)}
-    _, data = drawn(cells)
+    data = drawn(cells).data
     assert set(data["seeds"]) == {2}
     sums = data.groupby(["method", "quantity"])["y"].sum()
     assert len(sums) == 9
@@ -133,7 +134,7 @@ def test_curves_are_shares_of_all():
 def test_a_distribution_lies_where_its_similarities_are():
     # Every query has a positive 20 degrees away and a negative at 40: all in one bin each.
     cell = measured(angles(0, 20, 60, 80), [0, 0, 1, 1])
-    _, data = drawn({"ms": [cell], "ms+psd": [random_cell()]})
+    data = drawn({"ms": [cell], "ms+psd": [random_cell()]}).data
     for side, degrees in ("positive", [20]), ("negative", [40, 60]):
         own = data[(data["method"] == "ms") & (data["quantity"] == f"nearest {side}") & (data["y"] > 0)]
         distances, found = 1 - np.cos(np.deg2rad(degrees)), (1 - own["x"]).to_numpy()[::-1]
@@ -144,7 +145,8 @@ def test_a_distribution_lies_where_its_similarities_are():
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("vectors", [angles(7, 7, 7, 7), np.zeros((4, 2)), angles(0, 180, 90, 270)])
 def test_collapsed_zero_and_opposite_embeddings_are_drawn(tmp_path, vectors):
-    plot, data = drawn({"ms": [measured(vectors, [0, 0, 1, 1])]})
+    plot = drawn({"ms": [measured(vectors, [0, 0, 1, 1])]})
+    data = plot.data
     save(plot, tmp_path)
     assert np.isfinite(data[["x", "y"]].to_numpy()).all()
     sums = data.groupby("quantity")["y"].sum()
@@ -155,7 +157,7 @@ def test_the_few_that_are_closer_than_the_axis_shows_are_counted_at_its_end():
     positive = np.full(3000, 0.9)
     positive[0] = 1 - 1e-5
     cell = Measured(np.zeros(3000, int), Nearest(positive, np.full(3000, 0.5)), np.ones(1), "f")
-    _, data = drawn({"ms": [cell]})
+    data = drawn({"ms": [cell]}).data
     own = data[data["quantity"] == "nearest positive"]
     assert own["y"].sum() == pytest.approx(100)
     assert own.loc[own["x"].idxmax(), "y"] >= 100 / 3000
@@ -163,17 +165,17 @@ def test_the_few_that_are_closer_than_the_axis_shows_are_counted_at_its_end():
 
 def test_queries_alone_in_their_class_are_in_no_distribution():
     with_single = measured(angles(0, 20, 60, 80, 170), [0, 0, 1, 1, 2])
-    _, data = drawn({"ms": [with_single]})
+    data = drawn({"ms": [with_single]}).data
     assert data.groupby("quantity")["y"].sum().to_numpy() == pytest.approx(100)
 
 
 def test_few_methods_share_a_row_and_many_have_one_per_base():
     together = MANY[:TOGETHER]
-    plot, _ = drawn({name: [random_cell(place)] for place, name in enumerate(together)})
+    plot = drawn({name: [random_cell(place)] for place, name in enumerate(together)})
     assert len(plot.figure.axes) == 3
     assert len(plot.figure.axes[0].lines) == TOGETHER
     assert {text.get_text() for text in plot.figure.legends[0].get_texts()} == set(together)
-    plot, _ = drawn({name: [random_cell(place)] for place, name in enumerate(MANY)})
+    plot = drawn({name: [random_cell(place)] for place, name in enumerate(MANY)})
     assert len(plot.figure.axes) == 3 * 3
     assert [len(axes.lines) for axes in plot.figure.axes] == [3] * 9
     assert [text.get_text() for text in plot.figure.legends[0].get_texts()] == ["base alone", "+psd", "+obdsd"]
@@ -181,12 +183,12 @@ def test_few_methods_share_a_row_and_many_have_one_per_base():
 
 def test_cells_without_embeddings_are_left_out():
     rows = pd.DataFrame([parts("ms") | {"folder": "a"}, parts("ms+psd") | {"folder": "b"}])
-    _, data = embedding_plot(GROUP, rows, {"a": random_cell()}, look(METHODS))
+    data = embedding_plot(GROUP, rows, {"a": random_cell()}, look(METHODS)).data
     assert set(data["method"]) == {"ms"}
 
 
 def test_embeddings_in_words():
-    plot, _ = drawn({"ms": [measured(angles(0, 60, 120, 180), [0, 0, 1, 1])]})
+    plot = drawn({"ms": [measured(angles(0, 60, 120, 180), [0, 0, 1, 1])]})
     # Two directions: the squares of their singular values are the eigenvalues of the Gram matrix, 2.5 and 1.5.
     assert plot.alt == (
         "Test embeddings on p on d: ms: median cosine to the nearest positive 0.500, to the nearest negative 0.000, "

@@ -4,17 +4,22 @@ from dmlbench.report.figures.cost import overhead_plot, phases_plot, plane_plot
 from dmlbench.report.figures.curves import curve_plot
 from dmlbench.report.figures.datasets import forest_plot, ranks_plot
 from dmlbench.report.figures.dots import accuracy_plot, difference_plot, optimism_plot
+from dmlbench.report.figures.geometry import embedding_plot, geometry_plot
+from dmlbench.report.figures.panels import retrieval_panel
 from dmlbench.report.figures.selection import selection_plot
 
 __all__ = [
     "accuracy_plot",
     "curve_plot",
     "difference_plot",
+    "embedding_plot",
     "forest_plot",
+    "geometry_plot",
     "optimism_plot",
     "overhead_plot",
     "phases_plot",
     "plane_plot",
     "ranks_plot",
+    "retrieval_panel",
     "selection_plot",
 ]

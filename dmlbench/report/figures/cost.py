@@ -76,8 +76,8 @@ def phases_plot(group: Group, phases: pd.DataFrame) -> Plot:
     return Plot(
         figure,
         f"phases_{group.slug}",
-        f"Where the time of a training step goes on {group.title}, by the phase clock of ordinary runs; `data` is the "
-        "wait for the loader.",
+        f"Where the time of a training step goes on {group.title}, by the phase clock of ordinary runs; “data” is "
+        "the wait for the loader.",
         f"Phases of a training step on {group.title}: {said}.",
         phases[["method", "phase", "ms", "n"]],
     )

@@ -24,7 +24,7 @@ STEP = 0.453  # from one neighbour to the next, where there are five
 NAME = 24  # characters of a class's name in one line
 
 
-def retrieval_panel(group: Group, examples: pd.DataFrame, images: Thumbnails) -> tuple[Plot, pd.DataFrame]:
+def retrieval_panel(group: Group, examples: pd.DataFrame, images: Thumbnails) -> Plot:
     """Queries that a method wins and loses against its base in one seed, each with its nearest neighbours.
 
     Args:
@@ -33,7 +33,7 @@ def retrieval_panel(group: Group, examples: pd.DataFrame, images: Thumbnails) ->
         images: Thumbnails of all queries and neighbours.
 
     Returns:
-        The figure, and the rows behind it with the names of the classes.
+        The figure; its data are the examples with the names of the classes.
     """
     names = pd.Series(images.class_names, dtype=object)
     data = examples.assign(
@@ -43,7 +43,7 @@ def retrieval_panel(group: Group, examples: pd.DataFrame, images: Thumbnails) ->
     method, base, seed = str(first["method"]), str(first["base"]), int(first["seed"])
     with rc_context(RC):
         figure = _drawn(f"{group.title}, seed {seed}: where {method} and {base} differ", data, images)
-    plot = Plot(
+    return Plot(
         figure,
         f"panel_{group.slug}_{slug(method)}_seed{seed}",
         f"Test images of {group.title} on which {method} and {base} differ in seed {seed}: those won or lost in most "
@@ -51,8 +51,8 @@ def retrieval_panel(group: Group, examples: pd.DataFrame, images: Thumbnails) ->
         "its nearest neighbours in either space, the nearest first. Solid green: of the query's class; dashed red: of "
         "another. Images are cut to their central square.",
         f"Test images of {group.title} on which {method} and {base} differ in seed {seed}. {_spoken(data)}",
+        data,
     )
-    return plot, data
 
 
 def _drawn(title: str, data: pd.DataFrame, images: Thumbnails) -> Figure:

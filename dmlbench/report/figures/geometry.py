@@ -12,9 +12,10 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from dmlbench.analysis.groups import Group
+from dmlbench.analysis.order import MODIFIERS, in_order, rank
 from dmlbench.analysis.queries import Measured
 from dmlbench.report.canvas import LINE, Plot, wrapped, write_title
-from dmlbench.report.naming import MODIFIERS, in_order, percent, rank
+from dmlbench.report.naming import percent
 from dmlbench.report.style import INK, MUTED, PAGE, PAPER, RC, Look
 
 METRICS = {
@@ -34,16 +35,16 @@ PANELS = {
 }
 
 
-def geometry_plot(group: Group, values: pd.DataFrame, look: Look) -> tuple[Plot, pd.DataFrame]:
+def geometry_plot(group: Group, values: pd.DataFrame, look: Look) -> Plot:
     """R@1 against spectral decay and against the ratio of distances within and between classes, after the last epoch.
 
     Args:
         group: What all methods share.
-        values: Rows of `tables.seed_values` of this group, with both metrics and R@1 of at least one cell.
+        values: Rows of `estimates.seed_values` of this group, with both metrics and R@1 of at least one cell.
         look: Colours and markers.
 
     Returns:
-        The figure, and the values behind it: one row per method and seed.
+        The figure; its data has one row per method and seed.
     """
     last = values[(values["selection"] == "last") & values["metric"].isin([RECALL, *METRICS])]
     wide = last.pivot_table(values="value", index=[*METHOD, "seed"], columns="metric").reset_index().dropna()
@@ -70,20 +71,18 @@ def geometry_plot(group: Group, values: pd.DataFrame, look: Look) -> tuple[Plot,
         f"ratio {row['intra_over_inter']:.3f}"
         for row in means.to_dict("records")
     )
-    plot = Plot(
+    return Plot(
         figure,
         f"geometry_{group.slug}",
         f"R@1 against embedding geometry on {group.title}, last epoch. Left: spectral decay, the divergence of the "
         "uniform distribution to the singular values; right: mean cosine distance within classes over that between "
         "class centroids. Large marks: means over seeds; small: seeds.",
         f"R@1, spectral decay and ratio of distances within and between classes on {group.title}: {said}.",
+        data,
     )
-    return plot, data
 
 
-def embedding_plot(
-    group: Group, cells: pd.DataFrame, measured: dict[str, Measured], look: Look
-) -> tuple[Plot, pd.DataFrame]:
+def embedding_plot(group: Group, cells: pd.DataFrame, measured: dict[str, Measured], look: Look) -> Plot:
     """Singular values, and how near each query's nearest positive and negative are, after the last epoch.
 
     Up to six methods share their panels; more are drawn in a row of panels per base.
@@ -95,7 +94,7 @@ def embedding_plot(
         look: Colours and line styles.
 
     Returns:
-        The figure, and the curves behind it: one row per method, quantity (the keys of `PANELS`) and point.
+        The figure; its data are the curves, one row per method, quantity (the keys of `PANELS`) and point.
     """
     kept = in_order(cells[cells["folder"].isin(list(measured))].drop_duplicates("folder"))
     methods = kept.drop_duplicates("method")
@@ -114,7 +113,7 @@ def embedding_plot(
                 line[0].set_title(members["base"].iloc[0], loc="left", color=INK, fontweight="bold")
         _scale(grid[-1], data)
         _legend(figure, legend)
-    plot = Plot(
+    return Plot(
         figure,
         f"embeddings_{group.slug}",
         f"Test embeddings on {group.title} after the last epoch, mean over seeds. Left: singular values, largest "
@@ -122,8 +121,8 @@ def embedding_plot(
         "nearest image of its own class and to the nearest of any other, on an axis that spreads what is close to 1 "
         "and ends with all that is closer.",
         f"Test embeddings on {group.title}: {'; '.join(_spoken(str(name), cells) for name, cells in of.items())}.",
+        data,
     )
-    return plot, data
 
 
 def _curves(methods: pd.DataFrame, of: dict[str, list[Measured]]) -> pd.DataFrame:

@@ -1,0 +1,59 @@
+"""What kept embeddings add to a report: evidence query by query, retrieval panels, and the embeddings' geometry."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from dmlbench.analysis.examples import retrieved
+from dmlbench.analysis.groups import Group
+from dmlbench.analysis.queries import Measured, QueryPair, measure_kept, query_evidence, query_pairs, query_record
+from dmlbench.report.canvas import Plot
+from dmlbench.report.figures import retrieval_panel
+from dmlbench.report.images import thumbnails
+
+
+@dataclass(frozen=True)
+class Panels:
+    """Where the images of retrieval panels are; None where they are in the user's cache folder."""
+
+    data_dir: Path | None
+
+
+@dataclass(frozen=True)
+class Queries:
+    """All that kept embeddings say; empty where none were kept."""
+
+    measured: dict[str, Measured]
+    pairs: list[QueryPair]
+    evidence: pd.DataFrame
+    record: pd.DataFrame
+
+    @classmethod
+    def of(cls, arranged: pd.DataFrame, tell: Callable[[str], None]) -> "Queries":
+        """Measure them; `tell` is told where there are any, for it takes seconds a cell of a large set."""
+        measured = measure_kept(arranged)
+        if measured:
+            tell(f"comparing query by query: {len(measured)} cells kept their embeddings")
+        pairs = query_pairs(arranged, measured)
+        return cls(measured, pairs, query_evidence(pairs), query_record(pairs))
+
+    def panels(self, group: Group, panels: Panels) -> list[Plot]:
+        """For every modified method of a group its lowest seed's wins and losses, with their images.
+
+        Raises:
+            UserError: where the images are not there, or are others.
+        """
+        mine: dict[str, QueryPair] = {}
+        for pair in self.pairs:
+            if all(pair.place[key] == getattr(group, key) for key in ("protocol", "variant", "dataset")):
+                mine.setdefault(str(pair.place["method"]), pair)
+        examples = [found for pair in mine.values() if len(found := retrieved(pair, self.record))]
+        if not examples:
+            return []
+        shown = pd.concat(examples)
+        images = thumbnails(
+            next(iter(mine.values())).folders[0], panels.data_dir, [*shown["query"], *shown["neighbour"]]
+        )
+        return [retrieval_panel(group, found, images) for found in examples]
