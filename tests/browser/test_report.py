@@ -1,0 +1,148 @@
+"""The report's page in a real browser, rendered from real runs."""
+
+import os
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.slow
+READABLE = 4.5  # contrast that WCAG 2.2 asks of text at level AA
+TEXTS = (
+    "h1", "p", "a", "td", "tbody th", "thead button", ".facts", ".notes", ".interval", ".marks", ".verdicts strong",
+    ".verdicts li", "summary", "figcaption", "pre code", "dt", "dd", "svg text",
+)  # fmt: skip
+COLOURS = """texts => texts.flatMap(selector => [...document.querySelectorAll(selector)].map(element => {
+  const style = getComputedStyle(element);
+  let behind = element;
+  while (behind && getComputedStyle(behind).backgroundColor === "rgba(0, 0, 0, 0)") behind = behind.parentElement;
+  return [selector, element.closest("svg") ? style.fill : style.color,
+          getComputedStyle(behind || document.body).backgroundColor];
+}))"""
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory, cache: Path) -> Path:
+    """A report of two methods with three seeds, kept embeddings, panels and a failed cell."""
+    folder = tmp_path_factory.mktemp("report")
+    script = Path(sys.executable).with_name("dmlbench")
+    variables = {key: value for key, value in os.environ.items() if not key.startswith("DMLBENCH_")}
+
+    def command(*words: str, code: int = 0) -> str:
+        done = subprocess.run([script, *words], cwd=folder, env=variables | {"XDG_CACHE_HOME": str(cache)},
+                              capture_output=True, text=True, timeout=500, check=False)  # fmt: skip
+        assert done.returncode == code, done.stdout + done.stderr
+        return done.stdout
+
+    run = ("run", "--datasets", "glyphs", "--tracking", "none", "--set", "training.epochs=2")
+    command(*run, "--methods", "ms,ms+obdsd", "--seeds", "3", "--keep", "embeddings")
+    command(*run, "--methods", "ms", "--seed", "3", "--set", "training.learning_rate=1e30", code=1)
+    return folder / command("report", "--name", "seen", "--panels").strip()
+
+
+def test_the_page_opens_without_errors_and_asks_nobody_for_anything(page, window):
+    seen = window()
+    seen.open(page)
+    assert seen.errors == []
+    assert seen.requests == [page.resolve().as_uri()]
+    assert seen.page.title() == "seen: dmlbench report"
+
+
+def test_every_figure_is_seen(page, window):
+    seen = window()
+    seen.open(page)
+    seen.page.evaluate("document.querySelectorAll('details').forEach(part => { part.open = true; })")
+    figures = seen.page.locator("figure > svg")
+    sizes = figures.evaluate_all(
+        "all => all.map(one => one.getBoundingClientRect()).map(box => [box.width, box.height])"
+    )
+    assert len(sizes) > 10
+    assert all(width > 200 and height > 60 for width, height in sizes)
+    images = seen.page.locator("figure svg image")
+    assert images.count() > 20  # of the panels
+    loaded = images.evaluate_all(
+        "all => Promise.all(all.map(one => { const image = new Image(); image.src = one.href.baseVal;"
+        " return image.decode().then(() => image.naturalWidth, () => 0); }))"
+    )
+    assert all(width > 0 for width in loaded)
+    links = seen.page.locator("a[href]").evaluate_all("all => all.map(one => one.getAttribute('href'))")
+    files = [link for link in links if not link.startswith("#")]
+    assert len(files) > 20
+    assert all((page.parent / link).is_file() for link in files)
+
+
+def test_a_click_sorts_a_table_and_a_second_turns_it_round(page, window):
+    seen = window()
+    seen.open(page)
+    table = seen.page.locator("table[id^=table-accuracy][id$=_last]").first
+    head = table.locator("th", has=seen.page.get_by_role("button", name="MAP@R"))
+    for direction, step in ("ascending", 1), ("descending", -1):
+        head.locator("button").click()
+        assert head.get_attribute("aria-sort") == direction
+        column = [float(text.split()[0]) for text in table.locator("tbody tr td:nth-child(7)").all_inner_texts()]
+        assert len(column) == 3
+        assert all(step * (two - one) >= 0 for one, two in pairwise(column))
+    names = table.locator("th", has=seen.page.get_by_role("button", name="Method"))
+    names.locator("button").focus()
+    seen.page.keyboard.press("Enter")  # by keyboard, too
+    assert table.locator("tbody th").first.inner_text().startswith("ms")
+    assert head.get_attribute("aria-sort") is None
+
+
+def test_the_data_behind_a_figure_is_a_click_away(page, window):
+    seen = window()
+    seen.open(page)
+    data = seen.page.locator("figure").first.locator("details.data")
+    assert not data.locator("table").is_visible()
+    data.locator("summary").click()
+    assert data.locator("table").is_visible()
+    assert data.locator("tbody tr").count() >= 6
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_everything_is_legible_in_light_and_dark(page, window, dark):
+    seen = window(dark=dark)
+    seen.open(page)
+    seen.page.evaluate("document.querySelectorAll('details').forEach(part => { part.open = true; })")
+    pairs = {tuple(found) for found in seen.page.evaluate(COLOURS, list(TEXTS))}
+    assert {selector for selector, _, _ in pairs} == set(TEXTS)
+    faint = {pair: ratio for pair in pairs if (ratio := contrast(*pair[1:])) < READABLE}
+    assert faint == {}
+    assert (luminance(next(pair[2] for pair in pairs if pair[0] == "h1")) < 0.2) is dark
+
+
+def test_on_a_telephone_only_tables_scroll_sideways(page, window):
+    seen = window(width=390, height=800)
+    seen.open(page)
+    assert seen.page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_on_paper_everything_is_open(page, window, tmp_path):
+    seen = window()
+    seen.open(page)
+    paper = seen.page.pdf(path=tmp_path / "report.pdf", format="A4")
+    assert paper.startswith(b"%PDF")
+    assert seen.page.locator("details.part:not([open])").count() == 0
+
+
+def test_the_committed_report_opens(window):
+    seen = window()
+    seen.open(ROOT / "reports" / "glyphs" / "index.html")
+    assert seen.errors == []
+    assert len(seen.requests) == 1
+
+
+def contrast(one: str, other: str) -> float:
+    """Contrast of two colours as WCAG 2.2 defines it."""
+    light, dark = sorted((luminance(one), luminance(other)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance of `rgb(r, g, b)` or, opaque, `rgba(...)`."""
+    channels = [float(part) / 255 for part in colour[colour.index("(") + 1 : -1].split(",")[:3]]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in channels]
+    return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
