@@ -3,7 +3,7 @@ import math
 import pandas as pd
 import pytest
 
-from dmlbench.analysis.overhead import overhead
+from dmlbench.analysis.overhead import overhead, phase_times
 
 
 def cell(method, seed, step_ms, machine="m1", **changes):
@@ -46,3 +46,32 @@ def test_selections_of_a_cell_count_once():
     rows = [cell("ms", 0, 10.0)] * 3 + [cell("ms+psd", 0, 13.0)] * 3
     (found,) = overhead(pd.DataFrame(rows)).to_dict("records")
     assert found["n"] == 1
+
+
+def epoch(method, seed, number, **seconds):
+    base, _, modifier = method.partition("+")
+    place = {"protocol": "p", "variant": "", "dataset": "d", "method": method, "base": base, "modifier": modifier}
+    steps = 10  # of 1 s a phase: 100 ms
+    step_ms = 1000 * sum(value for name, value in seconds.items() if name != "data") / steps if seconds else None
+    return (
+        place
+        | {"seed": seed, "epoch": number, "time/step_ms": step_ms, "time/train_s": 99.0}
+        | {f"time/{name}_s": value for name, value in seconds.items()}
+    )
+
+
+def test_phases_are_milliseconds_a_step_without_the_first_epoch():
+    rows = [epoch("ms", 0, 0), epoch("ms", 0, 1, data=9.0, forward=9.0, backward=9.0)]
+    rows += [epoch("ms", 0, number, data=1.0, forward=2.0, backward=value) for number, value in ((2, 3.0), (3, 5.0))]
+    rows += [epoch("ms", 1, 2, data=1.0, forward=4.0, backward=8.0)]
+    found = phase_times(pd.DataFrame(rows)).set_index("phase")
+    assert list(found.index) == ["data", "forward", "backward"]
+    # Seed 0: medians over epochs 2 and 3; then the mean with seed 1.
+    assert found["ms"].to_dict() == pytest.approx(
+        {"data": 100, "forward": (200 + 400) / 2, "backward": (400 + 800) / 2}
+    )
+    assert set(found["n"]) == {2}
+
+
+def test_one_epoch_alone_has_no_phases():
+    assert phase_times(pd.DataFrame([epoch("ms", 0, 0), epoch("ms", 0, 1, forward=1.0)])).empty

@@ -288,3 +288,57 @@ def test_no_torch_is_imported():
     modules = "dmlbench.report.page, dmlbench.report.console, dmlbench.analysis.overhead"
     code = f"import sys, {modules}; assert 'torch' not in sys.modules and 'mlflow' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_every_figure_has_its_data(report, page):
+    figures = {path.stem for path in (report / "figures").glob("*.svg")}
+    assert figures == {path.stem for path in (report / "figures").glob("*.csv")}
+    assert all(len(pd.read_csv(path)) for path in (report / "figures").glob("*.csv"))
+    assert page.tags.count("figure") == len(figures)
+    assert page.words.count("Data of this figure") == len(figures)
+
+
+def test_the_report_begins_with_its_verdicts(report):
+    text = (report / "report.md").read_text()
+    assert text.index("## In short") < text.index("## How to read this") < text.index("### Accuracy")
+    assert "- **▲ higher** ms+obdsd against ms: +" in text
+    assert "1 or 3 or 5 seeds each, 1 failed, 1 planned and not finished" in text
+
+
+def test_over_datasets_no_diagram_is_drawn_below_six(report):
+    text = (report / "report.md").read_text()
+    assert "## conv4-64 over 2 datasets" in text
+    assert "Fewer than 6 datasets: ranks show an order, no evidence." in text
+    assert not list((report / "figures").glob("ranks_*"))
+
+
+def test_six_datasets_have_a_critical_difference_diagram(tmp_path):
+    for dataset in "abcdef":
+        for name in ("ms", "ms+psd"):
+            for seed in range(2):
+                write_cell(tmp_path / "runs", make_cell(name, seed, dataset, epochs=2))
+    folder = render(tmp_path / "runs", "r", tmp_path, only={"dataset": list("abcdef")})
+    assert (folder / "figures" / "ranks_conv4-64_last.svg").is_file()
+    assert "Two average ranks differ where they lie 0.80 apart" in (folder / "report.md").read_text()
+
+
+def test_published_figures_have_a_section_where_there_are_any(tmp_path):
+    cell = make_cell("ms", 0, "cub")
+    write_cell(tmp_path / "runs", cell)
+    text = (render(tmp_path / "runs", "r", tmp_path) / "report.md").read_text()
+    assert "## Published and reproduced" in text
+    assert "protocol resnet50-128, ours conv4-64" in text
+
+
+def test_the_appendix_holds_every_value_with_its_source(report):
+    text = (report / "report.md").read_text()
+    appendix = text.partition("## Methods and protocols in full")[2]
+    assert "| tau | psd | 1.0 | all | parser default | no |" in appendix
+    assert "| training.learning\\_rate | 0.001 | all |" in appendix
+    assert "| training.epochs | 6 | glyphs (training.epochs=6, validation.classes=0.2) |" in appendix
+
+
+def test_what_is_done_is_told(results, tmp_path):
+    said = []
+    render(results, "r", tmp_path, only={"dataset": ["omniglot-small"]}, tell=said.append)
+    assert said == ["21 cells read", "drawing conv4-64 on omniglot-small"]

@@ -1,0 +1,109 @@
+"""Figures of cost, of the choice of the epoch, and over datasets."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from dmlbench.analysis.groups import Group
+from dmlbench.report.figures import (
+    forest_plot,
+    optimism_plot,
+    phases_plot,
+    plane_plot,
+    ranks_plot,
+    selection_plot,
+)
+from dmlbench.report.figures.datasets import _cliques
+from dmlbench.report.style import INK, Look
+
+GROUP = Group("p", "", "d")
+LOOK = Look.of(["ms", "triplet"], ["", "psd"])
+
+
+def estimates(*methods, **changes):
+    rows = []
+    for place, name in enumerate(methods):
+        base, _, modifier = name.partition("+")
+        names = {"method": name, "base": base, "modifier": modifier, "to": base, "to_modifier": "", "marks": ""}
+        tests = {"n": 6, "p_t": 0.01, "p_holm": 0.02, "p_sign_flip": 0.03125}
+        row = names | tests | {"metric": "recall_at_1", "selection": "last", "mean": 0.01 * (place + 1)} | changes
+        rows.append(row | {"low": row["mean"] - 0.005, "high": row["mean"] + 0.005})
+    return pd.DataFrame(rows)
+
+
+def lines(axes, marker):
+    return [line for line in axes.lines if line.get_marker() == marker]
+
+
+def test_phases_are_stacked_to_the_whole_step():
+    rows = [
+        {"method": name, "base": "ms", "modifier": name.partition("+")[2], "phase": phase, "ms": ms, "n": 3}
+        for name, times in (("ms", (1, 20, 30)), ("ms+psd", (1, 20, 30, 9)))
+        for phase, ms in zip(("data", "forward", "backward", "teacher"), times, strict=False)
+    ]
+    plot = phases_plot(GROUP, pd.DataFrame(rows))
+    ends = [bar.get_x() + bar.get_width() for bar in plot.figure.axes[0].patches]
+    assert max(ends) == 60
+    assert "ms data 1.00 ms, forward 20.00 ms, backward 30.00 ms; ms+psd " in plot.alt
+    assert "teacher 9.00 ms" in plot.alt
+    assert "teacher" in [text.get_text() for text in plot.figure.legends[0].get_texts()]
+
+
+def test_the_plane_shows_gain_against_cost_of_the_methods_that_have_both():
+    ratios = estimates("ms+psd").assign(mean=1.3, low=1.2, high=1.5)
+    plot = plane_plot(GROUP, "last", estimates("ms+psd", "triplet+psd"), ratios, LOOK)
+    (mark,) = lines(plot.figure.axes[0], LOOK.marker("psd"))
+    assert (float(mark.get_xdata()[0]), float(mark.get_ydata()[0])) == pytest.approx((1.3, 1.0))
+    assert plot.alt.endswith("ms+psd +1.00 points at 1.30 times the step time.")
+    assert plot.data["mean_cost"].tolist() == [1.3]
+
+
+def test_selections_are_marks_on_one_line():
+    rows = pd.concat([estimates("ms", selection=name, mean=mean) for name, mean in
+                      (("last", 0.60), ("validation", 0.61), ("best_test", 0.63))])  # fmt: skip
+    plot = selection_plot(GROUP, rows, LOOK)
+    joined = plot.figure.axes[0].lines[0]
+    assert list(joined.get_xdata()) == pytest.approx([60, 61, 63])
+    assert "ms 60.00% (last), 61.00% (validation), 63.00% (best test (as published))" in plot.alt
+
+
+def test_optimism_is_drawn_from_the_seeds():
+    values = pd.DataFrame(
+        {"method": "ms", "seed": seed, "selection": name, "value": value}
+        for seed in (0, 1)
+        for name, value in (("last", 0.60), ("best_test", 0.61 + 0.01 * seed))
+    )
+    plot = optimism_plot(GROUP, estimates("ms"), values, LOOK)
+    assert plot.data["best_test_minus_last"].tolist() == pytest.approx([0.01, 0.02])
+    assert "Best test epoch minus last epoch in R@1 on p on d: ms +1.00 points" in plot.alt
+
+
+def test_a_forest_has_a_row_per_dataset_and_one_for_all():
+    each = pd.concat([estimates("ms+psd", dataset=name, mean=mean, p_holm=p)
+                      for name, mean, p in (("cub", 0.01, 0.01), ("cars", -0.02, 0.2))])  # fmt: skip
+    pooled = estimates("ms+psd", mean=-0.005, p_holm=0.5)
+    plot = forest_plot("p", "p", each, pooled, LOOK)
+    axes = plot.figure.axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["ms+psd", "cub*", "cars", "all datasets"]
+    diamonds = [line for line in lines(axes, "D") if line.get_color() == INK]
+    assert [float(line.get_xdata()[0]) for line in diamonds] == pytest.approx([-0.5])
+    assert "ms+psd on cars −2.00 points" in plot.alt
+    assert plot.data["dataset"].tolist() == ["cub", "cars", "all datasets"]
+
+
+def test_ranks_join_what_the_critical_difference_cannot_part():
+    names = ("ms", "ms+psd", "triplet")
+    means = estimates(*names).assign(variant="", rank=[1.1, 1.9, 3.0], iqm=0.6, datasets=8, n=48)
+    plot = ranks_plot("p", "p", means)
+    bars = [line for line in plot.figure.axes[0].lines if line.get_linewidth() == 2.4]
+    assert [list(bar.get_xdata()) for bar in bars] == [pytest.approx([1.07, 1.93]), pytest.approx([1.87, 3.03])]
+    assert "less than the critical difference of 1.17 apart" in plot.caption
+    assert plot.alt.startswith("Average ranks in R@1 over 8 datasets: ms 1.10; ms+psd 1.90; triplet 3.00.")
+
+
+@pytest.mark.parametrize(
+    ("ranks", "found"),
+    [([1, 2, 3], []), ([1, 1.5, 3], [(1, 1.5)]), ([1, 1.5, 1.9, 2.4], [(1, 1.9), (1.5, 2.4)]), ([2, 2], [])],
+)
+def test_cliques_are_the_largest_runs(ranks, found):
+    assert _cliques(np.array(ranks, float), 1.0) == found
