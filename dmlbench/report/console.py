@@ -7,7 +7,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from dmlbench.analysis.comparisons import comparisons, seed_pairs, to_base
+from dmlbench.analysis.comparisons import comparisons, seed_pairs, star, to_base
 from dmlbench.analysis.estimates import SELECTIONS, UNTRAINED, accuracy, seed_values
 from dmlbench.analysis.groups import Group, arrange, check_unambiguous, groups
 from dmlbench.analysis.order import in_order
@@ -35,7 +35,7 @@ def comparison(results: pd.DataFrame, selection: str = "last") -> list[Renderabl
     check_unambiguous(arranged)
     values = seed_values(arranged)
     values = values[values["selection"].isin([UNTRAINED, selection])]
-    means, paired, times = accuracy(values), to_base(comparisons(seed_pairs(values))), overhead(arranged)
+    means, paired, times = accuracy(values), comparisons(to_base(seed_pairs(values))), overhead(arranged)
     return [
         part
         for group in groups(values)
@@ -68,7 +68,7 @@ def _group(
         table.add_row(*map(Text, _cells(method["method"], signed(method["marks"], signs), *own)))
     notes = [
         f"{SELECTIONS[selection].capitalize()}. R@1 and MAP@R in %; n: seeds; [low, high]: 95% t-interval over seeds.",
-        "to base: R@1 minus the base's, paired by seed, in points.",
+        "to base: R@1 minus the base's, paired by seed, in points; *: p below .05 (paired t-test, Holm over this table).",
     ]
     notes += (
         ["time: step time over the base's, in ordinary runs that may have shared the machine."] if len(times) else []
@@ -82,21 +82,22 @@ def _group(
 def _cells(method: str, letters: str, means: pd.DataFrame, paired: pd.DataFrame, times: pd.DataFrame) -> list[str]:
     recall = means[means["metric"] == "recall_at_1"]
     precision = means.loc[means["metric"] == "map_at_r", "mean"]
+    differs = paired[paired["metric"] == "recall_at_1"]
     slower = times.loc[times["n"] > 0, "mean"]
     return [
         f"{method} ({letters})" if letters else method,
         _estimate(recall, percent),
         str(recall["n"].max()) if len(recall) else "–",
-        _estimate(paired[paired["metric"] == "recall_at_1"], points),
+        _estimate(differs, points, "".join(map(star, differs["p_holm"]))),
         percent(precision.iloc[0]) if len(precision) else "–",
         f"{plain(slower.iloc[0])}×" if len(slower) else "",
     ]
 
 
-def _estimate(rows: pd.DataFrame, write: Callable[[float], str]) -> str:
+def _estimate(rows: pd.DataFrame, write: Callable[[float], str], sign: str = "") -> str:
     if rows.empty:
         return ""
     row = rows.iloc[0]
     # No space inside: on a narrow terminal the interval goes to the next line whole.
     interval = f" [{write(row['low'])},{write(row['high'])}]" if row["n"] > 1 else ""
-    return write(row["mean"]) + interval
+    return write(row["mean"]) + sign + interval

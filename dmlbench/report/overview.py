@@ -59,7 +59,9 @@ def _protocol_section(material: Material, protocol: str, variant: str) -> Sectio
         plots = [forest_plot(title, name, each, against_base, material.look)] if len(against_base) else []
         parts.append(Part("Difference to the base", material.drawn(*plots), [pooled_table(title, name, pooled)]))
     if len(means):
-        ranks = [ranks_plot(title, name, means)] if means["datasets"].iloc[0] >= DATASETS_FOR_RANKS else []
+        ranks = (
+            [ranks_plot(title, name, means, material.look)] if means["datasets"].iloc[0] >= DATASETS_FOR_RANKS else []
+        )
         parts.append(Part("All methods", material.drawn(*ranks), [over_datasets_table(title, name, means)]))
     datasets = sorted(own["dataset"].unique())
     return Section(f"over-{name}", f"{title} over {len(datasets)} datasets", f"{', '.join(datasets)}.", parts)

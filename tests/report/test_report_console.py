@@ -71,3 +71,12 @@ def test_two_results_of_one_cell_are_an_error(tmp_path):
         write_cell(tmp_path, make_cell("ms+psd", 0, tau=tau))
     with pytest.raises(UserError, match="two results for ms"):
         comparison(load_results(tmp_path))
+
+
+def test_a_star_is_drawn_where_the_difference_holds(results):
+    text = printed(load_results(results), width=140)
+    lines = [line for line in text.splitlines() if "+obdsd" in line]
+    assert lines
+    assert all("*" in line for line in lines)
+    assert "*: p below .05 (paired t-test, Holm over this table)" in text
+    assert not any("*" in line for line in text.splitlines() if line.startswith("proxyanchor "))

@@ -94,7 +94,7 @@ def test_a_forest_has_a_row_per_dataset_and_one_for_all():
 def test_ranks_join_what_the_critical_difference_cannot_part():
     names = ("ms", "ms+psd", "triplet")
     means = estimates(*names).assign(variant="", rank=[1.1, 1.9, 3.0], iqm=0.6, datasets=8, n=48)
-    plot = ranks_plot("p", "p", means)
+    plot = ranks_plot("p", "p", means, LOOK)
     bars = [line for line in plot.figure.axes[0].lines if line.get_linewidth() == 2.4]
     assert [list(bar.get_xdata()) for bar in bars] == [pytest.approx([1.07, 1.93]), pytest.approx([1.87, 3.03])]
     assert "less than the critical difference of 1.17 apart" in plot.caption

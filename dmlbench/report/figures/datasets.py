@@ -3,16 +3,15 @@
 import numpy as np
 import pandas as pd
 from matplotlib import rc_context
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from dmlbench.analysis.across import critical_difference
 from dmlbench.analysis.comparisons import star
 from dmlbench.analysis.estimates import SELECTIONS
 from dmlbench.analysis.order import in_order
-from dmlbench.report.canvas import LINE, Plot, dot, row_canvas, signed_ticks, spoken, wrapped, write_title
+from dmlbench.report.canvas import Plot, dot, row_canvas, signed_ticks, spoken
 from dmlbench.report.naming import metric_name, plain, points
-from dmlbench.report.style import COLUMN, INK, PAPER, RC, Look
+from dmlbench.report.style import INK, PAPER, RC, Look
 
 POOLED = "all datasets"
 
@@ -59,36 +58,37 @@ def forest_plot(title: str, slug: str, compared: pd.DataFrame, pooled: pd.DataFr
     )
 
 
-def ranks_plot(title: str, slug: str, means: pd.DataFrame) -> Plot:
+def ranks_plot(title: str, slug: str, means: pd.DataFrame, look: Look) -> Plot:
     """Critical-difference diagram: average ranks, with a bar over methods that cannot be told apart (Demsar 2006).
 
     Args:
         title: Protocol with its settings.
         slug: The same for file names.
         means: Rows of `across.over_datasets` of one protocol, variant, selection and metric.
+        look: Colours.
     """
     rows = means.sort_values(["rank", "method"], kind="stable")
     ranks, count = rows["rank"].to_numpy(float), int(rows["datasets"].iloc[0])
     selection, metric = str(rows["selection"].iloc[0]), metric_name(str(rows["metric"].iloc[0]))
     distance = critical_difference(len(rows), count)
     cliques = _cliques(ranks, distance)
-    lines = wrapped([title, SELECTIONS[selection], f"average rank over {count} datasets"], COLUMN)
     with rc_context(RC):
-        figure = Figure(figsize=(COLUMN, 0.9 + LINE * len(lines) + 0.2 * len(rows) + 0.12 * len(cliques)))
-        axes = figure.subplots()
-        write_title(figure, lines)
-        axes.set_xlim(0.8, len(rows) + 0.2)
-        axes.set_ylim(len(rows) + 0.4, -1.2 - 0.5 * len(cliques))
-        for place, (name, rank) in enumerate(zip(rows["method"], ranks, strict=True)):
-            axes.plot([rank, rank], [place, -0.2], color=INK, linewidth=0.6)
-            axes.plot(rank, place, "o", color=INK, markersize=3.5, markeredgecolor=PAPER)
-            side, shift = ("left", 5) if rank < (len(rows) + 1) / 2 else ("right", -5)
-            axes.annotate(f"{name} {rank:.2f}", (rank, place), (shift, 0), textcoords="offset points", ha=side,
-                          va="center_baseline", fontsize=7.5)  # fmt: skip
+        heading = [
+            title,
+            SELECTIONS[selection],
+            f"average rank over {count} datasets; bars join what is not told apart",
+        ]
+        figure, axes = row_canvas(list(rows["method"]), heading)
+        figure.set_figheight(figure.get_figheight() + 0.1 * len(cliques))
+        axes.set_ylim(len(rows) - 0.45, -0.7 - 0.45 * len(cliques))
+        for place, (rank, base) in enumerate(zip(ranks, rows["base"], strict=True)):
+            axes.plot(rank, place, "o", color=look.colour(base), markersize=5, markeredgecolor=PAPER)
+            axes.annotate(
+                f"{rank:.2f}", (rank, place), (5, 0), textcoords="offset points", va="center_baseline", fontsize=7
+            )
         for level, (low, high) in enumerate(cliques):
-            axes.plot([low - 0.03, high + 0.03], [-0.55 - 0.5 * level] * 2, color=INK, linewidth=2.4)
-        axes.set_yticks([])
-        axes.spines["left"].set_visible(False)
+            axes.plot([low - 0.03, high + 0.03], [-0.7 - 0.45 * level] * 2, color=INK, linewidth=2.4)
+        axes.set_xlim(0.8, len(rows) + 0.8)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("average rank (1 is best)")
     said = "; ".join(f"{name} {plain(rank)}" for name, rank in zip(rows["method"], ranks, strict=True))
