@@ -68,7 +68,8 @@ def _group(
         table.add_row(*map(Text, _cells(method["method"], signed(method["marks"], signs), *own)))
     notes = [
         f"{SELECTIONS[selection].capitalize()}. R@1 and MAP@R in %; n: seeds; [low, high]: 95% t-interval over seeds.",
-        "to base: R@1 minus the base's, paired by seed, in points; *: p below .05 (paired t-test, Holm over this table).",
+        "to base: R@1 minus the base's, paired by seed, in points.",
+        "*: p below .05 (paired t-test, Holm over this table).",
     ]
     notes += (
         ["time: step time over the base's, in ordinary runs that may have shared the machine."] if len(times) else []
