@@ -7,42 +7,51 @@ import pandas as pd
 from scipy import stats
 
 from dmlbench.analysis.estimates import METHOD, UNTRAINED
+from dmlbench.analysis.groups import joined_marks
+from dmlbench.analysis.statistics import FEWEST
 
 PLACE = ["protocol", "variant", "selection", "metric"]
+COLUMNS = ["iqm", "low", "high", "rank", "datasets", "over", "n", "seeds", "friedman_p"]
 RESAMPLES = 5000
 DATASETS_FOR_RANKS = 6  # below, not even a method that is better on every dataset can be told apart (2^(1 - 5) > .05)
 
 
 def over_datasets(values: pd.DataFrame) -> pd.DataFrame:
-    """Every method's interquartile mean and average rank over the datasets that all methods of a place have.
+    """Every method's interquartile mean and average rank over the datasets of a place, from the seeds they all have.
 
     The interquartile mean leaves out the lowest and highest quarter of all runs of all datasets; its 95% interval is
     a percentile bootstrap that resamples runs within each dataset (stratified). Agarwal et al. 2021, "Deep RL at the
     Edge of the Statistical Precipice" (arXiv 2108.13264). With few seeds it covers less than 95%.
 
+    Methods are compared on the same runs only: on the datasets that they share, and of each on the seeds that all of
+    them have; else a method that lacks seeds of an easy dataset would seem worse.
+
     Args:
         values: As `estimates.seed_values` returns them.
 
     Returns:
-        Columns `PLACE`, `METHOD`, iqm, low, high, rank, datasets, n (runs). One row per method of a protocol,
-        selection and metric that has at least two datasets and two methods; methods without a result on one of the
-        datasets that others have are left out.
+        Columns `PLACE`, `METHOD`, iqm, low, high, rank, datasets, over (their names), n (runs), seeds (of the dataset
+        with the fewest), friedman_p. One row per method of a protocol, selection and metric for which two methods
+        share two datasets. Methods that do not share them are left out, and those with fewer than `FEWEST` seeds on
+        one of them where two others have more.
     """
     rows: list[dict[str, Any]] = []
     trained = values[values["selection"] != UNTRAINED]
     for place, part in trained.groupby(PLACE, sort=False):
-        complete = _complete(part)
-        if complete["dataset"].nunique() < 2 or complete["method"].nunique() < 2:
+        shared = _shared(part)
+        if shared["dataset"].nunique() < 2 or shared["method"].nunique() < 2:
             continue
-        ranks = average_ranks(complete)
-        for method, own in complete.groupby("method", sort=False):
-            names = {key: own[key].iloc[0] for key in METHOD}
+        ranks, p = average_ranks(shared), friedman_p(shared)
+        names = sorted(shared["dataset"].unique())
+        seeds = int(shared.groupby("dataset")["seed"].nunique().min())
+        for method, own in shared.groupby("method", sort=False):
+            method_names = {key: own[key].iloc[0] for key in METHOD} | {"marks": joined_marks(own["marks"])}
             runs = [dataset["value"].to_numpy(float) for _, dataset in own.groupby("dataset")]
             iqm, low, high = interquartile_mean(runs)
-            figures = {"iqm": iqm, "low": low, "high": high, "rank": ranks[method]}
-            counts = {"datasets": len(runs), "n": len(own)}
-            rows.append(dict(zip(PLACE, place, strict=True)) | names | figures | counts)
-    return pd.DataFrame(rows, columns=[*PLACE, *METHOD, "iqm", "low", "high", "rank", "datasets", "n"])
+            figures = {"iqm": iqm, "low": low, "high": high, "rank": ranks[method], "friedman_p": p}
+            counts = {"datasets": len(runs), "over": ", ".join(names), "n": len(own), "seeds": seeds}
+            rows.append(dict(zip(PLACE, place, strict=True)) | method_names | figures | counts)
+    return pd.DataFrame(rows, columns=[*PLACE, *METHOD, *COLUMNS])
 
 
 def interquartile_mean(runs: list[np.ndarray]) -> tuple[float, float, float]:
@@ -94,7 +103,34 @@ def critical_difference(methods: int, datasets: int, alpha: float = 0.05) -> flo
     return float(q * np.sqrt(methods * (methods + 1) / (6 * datasets)))
 
 
-def _complete(part: pd.DataFrame) -> pd.DataFrame:
-    """The rows of the methods that have every dataset."""
-    has = part.groupby("method")["dataset"].nunique()
-    return part[part["method"].isin(has.index[has == part["dataset"].nunique()])]
+def friedman_p(values: pd.DataFrame) -> float:
+    """P of Friedman's test that all methods rank alike, which comes before Nemenyi's (Demsar 2006); NaN for two.
+
+    Args:
+        values: Columns method, dataset, value; every method has every dataset.
+    """
+    means = values.pivot_table(index="dataset", columns="method", values="value", aggfunc="mean")
+    if means.shape[1] < 3:
+        return float("nan")
+    if (means.max(axis=1) == means.min(axis=1)).all():  # all ranks equal: nothing speaks against it
+        return 1.0
+    return float(stats.friedmanchisquare(*(means[method] for method in means)).pvalue)
+
+
+def _shared(part: pd.DataFrame) -> pd.DataFrame:
+    """The runs that methods share: datasets with the fewest methods give way until two methods have all the others."""
+    while True:
+        methods = part.groupby("dataset")["method"].nunique().sort_index()
+        complete = part.groupby("method")["dataset"].nunique()
+        kept = complete.index[complete == len(methods)]
+        if len(kept) > 1 or len(methods) < 3:
+            break
+        part = part[part["dataset"] != methods.sort_values(kind="stable").index[0]]
+    part = part[part["method"].isin(kept)]
+    # A single method with few seeds would take them from all others.
+    seeds = part.groupby(["method", "dataset"])["seed"].nunique().groupby("method").min()
+    many = seeds.index[seeds >= FEWEST]
+    kept = many if len(many) > 1 else kept
+    part = part[part["method"].isin(kept)]
+    everyone = part.groupby(["dataset", "seed"])["method"].transform("nunique") == len(kept)
+    return part[everyone]

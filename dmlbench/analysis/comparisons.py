@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from dmlbench.analysis.estimates import ESTIMATE, METHOD, UNTRAINED
-from dmlbench.analysis.groups import GROUP
+from dmlbench.analysis.groups import GROUP, joined_marks
 from dmlbench.analysis.order import MODIFIERS, rank
 from dmlbench.analysis.statistics import evidence, holm, probability_of_improvement, t_interval
 
@@ -40,46 +40,54 @@ def other_origins(values: pd.DataFrame) -> dict[str, int]:
     return {str(method): int(count) for method, count in dropped.groupby("method", sort=False).size().items()}
 
 
-def comparisons(pairs: pd.DataFrame) -> pd.DataFrame:
+def comparisons(pairs: pd.DataFrame, values: pd.DataFrame) -> pd.DataFrame:
     """Every comparison of one protocol, dataset, selection and metric, with its interval and tests.
 
     Args:
-        pairs: As `seed_pairs` returns them.
+        pairs: As `seed_pairs` returns them, or part of it.
+        values: As `estimates.seed_values` returns them: the probability of improvement is of all runs, unpaired.
 
     Returns:
         Columns `GROUP`, selection, metric, `COMPARED`, `ESTIMATE` of the differences, `TESTS`. `p_holm` corrects
         `p_t` for the `family` of all comparisons of the group, selection and metric that can be tested.
     """
-    return _tested(pairs, [*GROUP, "selection", "metric"])
+    place = [*GROUP, "selection", "metric"]
+    keys, runs = [*place, *COMPARED], _runs(values)
+    rows = []
+    for key, part in pairs.groupby(keys, sort=False):
+        row = _row(keys, key, part["value"] - part["value_to"])
+        rows.append(row | {"probability_of_improvement": _improvement(runs, row, row["dataset"])})
+    return _with_family(pd.DataFrame(rows, columns=[*keys, *ESTIMATE, *TESTS]), place)
 
 
-def pooled(pairs: pd.DataFrame) -> pd.DataFrame:
+def pooled(pairs: pd.DataFrame, values: pd.DataFrame) -> pd.DataFrame:
     """Comparisons pooled over the datasets of one protocol, every dataset with the same weight.
 
     Each seed's differences are averaged over the datasets first, so that n counts seeds that all datasets have. The
     interval covers the choice of the seed for these very datasets, not the choice of datasets.
 
     Args:
-        pairs: As `seed_pairs` returns them.
+        pairs: As `seed_pairs` returns them, or part of it.
+        values: As `estimates.seed_values` returns them.
 
     Returns:
         As `comparisons`, but for `datasets`, their number, in place of `dataset`; only where there are two at least.
-        The probability of improvement is its mean over datasets (Agarwal et al. 2021).
+        n is 0 where the datasets share no seed. The probability of improvement is its mean over datasets (Agarwal et
+        al. 2021).
     """
     place = ["protocol", "variant", "selection", "metric"]
+    keys, runs = [*place, *COMPARED], _runs(values)
     # A method may be untuned on one dataset and published on another.
-    marks = pairs.groupby("method")["marks"].agg(lambda own: "; ".join(dict.fromkeys(filter(None, own))))
-    pairs = pairs.assign(marks=pairs["method"].map(marks))
-    keys = [*place, *COMPARED]
-    pairs = pairs.assign(datasets=pairs.groupby(keys)["dataset"].transform("nunique"))
-    per_seed = pairs.assign(difference=pairs["value"] - pairs["value_to"]).groupby([*keys, "datasets", "seed"])
-    means = per_seed["difference"].agg(["mean", "count"]).reset_index()
-    shared = means[(means["count"] == means["datasets"]) & (means["datasets"] > 1)]
-    each = {key: _improvement_over_datasets(part) for key, part in pairs.groupby(keys)}
+    marks = pairs.groupby([*place, "method"])["marks"].transform(joined_marks)
     rows = []
-    for key, part in shared.groupby(keys, sort=False):
-        row = _row(keys, key, part["mean"]) | {"datasets": int(part["datasets"].iloc[0])}
-        rows.append(row | {"probability_of_improvement": each[key]})
+    for key, part in pairs.assign(marks=marks).groupby(keys, sort=False):
+        datasets = list(part["dataset"].unique())
+        if len(datasets) < 2:
+            continue
+        table = (part["value"] - part["value_to"]).groupby([part["seed"], part["dataset"]]).first().unstack()  # noqa: PD010
+        row = _row(keys, key, table.dropna().mean(axis=1)) | {"datasets": len(datasets)}
+        each = [_improvement(runs, row, dataset) for dataset in datasets]
+        rows.append(row | {"probability_of_improvement": sum(each) / len(each)})
     return _with_family(pd.DataFrame(rows, columns=[*keys, "datasets", *ESTIMATE, *TESTS]), place)
 
 
@@ -104,14 +112,14 @@ def _candidates(values: pd.DataFrame) -> pd.DataFrame:
     return pairs[later.astype(bool)]
 
 
-def _tested(pairs: pd.DataFrame, place: list[str]) -> pd.DataFrame:
-    keys = [*place, *COMPARED]
-    rows = []
-    for key, part in pairs.groupby(keys, sort=False):
-        improvement = probability_of_improvement(part["value"], part["value_to"])
-        row = _row(keys, key, part["value"] - part["value_to"])
-        rows.append(row | {"probability_of_improvement": improvement})
-    return _with_family(pd.DataFrame(rows, columns=[*keys, *ESTIMATE, *TESTS]), place)
+def _runs(values: pd.DataFrame) -> dict[Any, pd.Series]:
+    """All runs of a method at one place."""
+    return dict(iter(values.groupby([*GROUP, "selection", "metric", "method"])["value"]))
+
+
+def _improvement(runs: dict[Any, pd.Series], row: dict[str, Any], dataset: str) -> float:
+    place = row["protocol"], row["variant"], dataset, row["selection"], row["metric"]
+    return probability_of_improvement(runs[*place, row["method"]], runs[*place, row["to"]])
 
 
 def _row(keys: list[str], key: Any, differences: pd.Series) -> dict[str, Any]:  # noqa: ANN401 - a groupby's key
@@ -124,8 +132,3 @@ def _with_family(rows: pd.DataFrame, place: list[str]) -> pd.DataFrame:
     p = rows.groupby(place, sort=False)["p_t"]
     corrected = p.transform(lambda family: pd.Series(holm(family.tolist()), index=family.index))
     return rows.assign(p_holm=corrected, family=p.transform("count"))
-
-
-def _improvement_over_datasets(part: pd.DataFrame) -> float:
-    each = [probability_of_improvement(d["value"], d["value_to"]) for _, d in part.groupby("dataset")]
-    return sum(each) / len(each)

@@ -7,7 +7,7 @@ is still compared with its own base.
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -17,7 +17,9 @@ from dmlbench.errors import UserError
 GROUP = ["protocol", "variant", "dataset"]
 # `variant` is one string; a value may itself hold a comma, so a setting ends where the next section begins.
 SEPARATOR = re.compile(r", (?=(?:model|input|training|evaluation|validation|loss|distillation)\.)")
-ABSOLUTE_PATH = re.compile(r"(?<![\w./\\])(?:[A-Za-z]:\\|~?/)(?:[^\s:;,'\"()\[\]]*[\\/])?([^\s:;,'\"()\[\]\\/]+)")
+# The value of a setting is a path as a whole, also with spaces in it.
+PATH_VALUE = re.compile(r"(?<==)(?:[A-Za-z]:\\|\\\\|~?/)[^,;'\"]*[\\/]([^,;'\"\\/]+)")
+ABSOLUTE_PATH = re.compile(r"(?<![\w./\\…])(?:[A-Za-z]:\\|\\\\|~?/)(?:[^\s:;,'\"()\[\]]*[\\/])?([^\s:;,'\"()\[\]\\/]+)")
 
 
 @dataclass(frozen=True, order=True)
@@ -96,15 +98,20 @@ def paired_with_base(rows: pd.DataFrame, keys: Sequence[str], values: Sequence[s
     return modified.merge(renamed, on=[*keys, "base", "seed"], how="inner", validate="many_to_one")
 
 
+def joined_marks(marks: Iterable[str]) -> str:
+    """Every mark of several rows once."""
+    return "; ".join(dict.fromkeys(mark for own in marks for mark in own.split("; ") if mark))
+
+
 def slug(text: str) -> str:
     """A short name for files and anchors; a digest keeps names apart whose other characters are lost."""
-    plain = re.sub(r"[^A-Za-z0-9.-]+", "-", text).strip("-.")[:40]
+    plain = re.sub(r"[^A-Za-z0-9.-]+", "-", without_paths(text)).strip("-.")[:40]
     return plain if plain == text else f"{plain}-{hashlib.sha256(text.encode()).hexdigest()[:6]}".lstrip("-")
 
 
 def without_paths(text: str) -> str:
     """The text with absolute paths cut to their last part: a report tells nothing of a user's folders."""
-    return ABSOLUTE_PATH.sub(r"…/\1", text)
+    return ABSOLUTE_PATH.sub(r"…/\1", PATH_VALUE.sub(r"…/\1", text))
 
 
 def _named(variant: str, method: str, base: str, modifier: str) -> tuple[str, str, str, str]:
@@ -120,4 +127,4 @@ def _named(variant: str, method: str, base: str, modifier: str) -> tuple[str, st
 
 
 def _braces(settings: Sequence[str]) -> str:
-    return "{" + ", ".join(setting.partition(".")[2] for setting in settings) + "}" if settings else ""
+    return "{" + ", ".join(without_paths(setting.partition(".")[2]) for setting in settings) + "}" if settings else ""

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from dmlbench.analysis.estimates import METHOD
-from dmlbench.analysis.groups import GROUP
+from dmlbench.analysis.groups import GROUP, Group, without_paths
 from dmlbench.analysis.statistics import Estimate, welch_difference
 from dmlbench.method_file import MethodFile, PublishedFigure
 from dmlbench.registry import REPLACED, Folder, load_file, own_folder, shipped_files
@@ -16,10 +16,11 @@ OURS = ["mean", "low", "high", "n"]
 THEIRS = ["published", "published_std", "published_seeds", "published_protocol", "published_selection", "source"]
 DIFFERENCE = ["difference", "difference_low", "difference_high"]
 COLUMNS = [*GROUP, *METHOD, "metric", "selection", *OURS, *THEIRS, *DIFFERENCE, "not_comparable"]
+NONE: Mapping[Group, str] = {}
 SELECTION = {"best-test": "best_test", "last": "last", "validation": "validation", "unknown": "best_test"}
 
 
-def reproduction(accuracy: pd.DataFrame) -> pd.DataFrame:
+def reproduction(accuracy: pd.DataFrame, other_images: Mapping[Group, str] = NONE) -> pd.DataFrame:
     """Every figure that was published for a method and dataset that we have results of, beside ours.
 
     Ours is taken at the same choice of the epoch as theirs. Their standard deviations are population ones (Roth et
@@ -27,6 +28,7 @@ def reproduction(accuracy: pd.DataFrame) -> pd.DataFrame:
 
     Args:
         accuracy: As `estimates.accuracy` returns it.
+        other_images: Why groups were not trained on the published images, whatever their dataset is called.
 
     Returns:
         Columns `GROUP`, `METHOD`, metric, selection; `OURS`; `THEIRS`, as fractions; `DIFFERENCE`, ours minus theirs
@@ -37,7 +39,7 @@ def reproduction(accuracy: pd.DataFrame) -> pd.DataFrame:
     for row in accuracy.to_dict("records"):
         ours.setdefault(tuple(row[name] for name in names), []).append(row)
     rows = [
-        _row(own, figure)
+        _row(own, figure, other_images)
         for method, figure in _figures()
         for own in ours.get((figure.dataset, method, figure.metric, SELECTION[figure.selection]), [])
     ]
@@ -53,7 +55,7 @@ def _figures() -> Iterator[tuple[str, PublishedFigure]]:
             yield (f"{figure.base}+{name}" if modifier else name), figure
 
 
-def _row(own: Mapping[Hashable, Any], figure: PublishedFigure) -> dict[str, Any]:
+def _row(own: Mapping[Hashable, Any], figure: PublishedFigure, other_images: Mapping[Group, str]) -> dict[str, Any]:
     theirs: dict[str, Any] = {
         "published": figure.value / 100,
         "published_std": (figure.std or float("nan")) / 100,
@@ -62,7 +64,8 @@ def _row(own: Mapping[Hashable, Any], figure: PublishedFigure) -> dict[str, Any]
         "published_selection": figure.selection,
         "source": figure.source,
     }
-    reason = _why_not(own, figure)
+    place = Group(own["protocol"], own["variant"], own["dataset"])
+    reason = other_images.get(place) or _why_not(own, figure)
     found = dict.fromkeys(DIFFERENCE, float("nan"))
     if not reason:
         estimate = Estimate(own["mean"], own["low"], own["high"], own["n"], own["std"])
@@ -82,7 +85,7 @@ def _why_not(own: Mapping[Hashable, Any], figure: PublishedFigure) -> str:
     if own["protocol"] != figure.protocol:
         return f"protocol {figure.protocol}, ours {own['protocol']}"
     if own["variant"]:
-        return f"our protocol was changed: {own['variant']}"
+        return f"our protocol was changed: {without_paths(own['variant'])}"
     if REPLACED.partition("{")[0] in own["marks"]:
         return "the user's own method file"
     return "" if figure.selection != "unknown" else "how the epoch was chosen is not known"

@@ -12,6 +12,7 @@ from scipy import stats
 
 FEWEST = 3  # pairs below which no test is made and no conclusion is offered
 EXACT = 16  # pairs up to which every flip of signs is counted; beyond, as many are drawn
+EQUAL = 1e-9  # differences this close, relative to their size, are equal but for rounding
 NAN = float("nan")
 
 
@@ -115,6 +116,8 @@ def evidence(differences: Iterable[float]) -> Evidence:
     normal distribution, only that "no difference" would make either sign equally likely; of its 2^n flips two are as
     extreme as the data at least, so p never falls below 2^(1 - n): six pairs are the fewest that reach .05. The effect
     size is the mean over the standard deviation of the differences, times Hedges' (1981) correction for small n.
+    Differences that are all equal (R@1 of a small test set counts in whole queries) have no spread to divide by: there
+    the sign-flip test's p stands for both, and there is no effect size.
 
     Args:
         differences: One value per seed; missing values are left out.
@@ -124,16 +127,19 @@ def evidence(differences: Iterable[float]) -> Evidence:
     smallest = smallest_p(n)
     if n < FEWEST:
         return Evidence(NAN, NAN, smallest, NAN)
-    if np.ptp(sample) == 0:  # equal values, such as a weight of 0: a t-test divides by their spread
-        same = 1.0 if sample[0] == 0 else 0.0
-        return Evidence(same, _sign_flip(sample), smallest, NAN)
+    if np.ptp(sample) <= EQUAL * np.abs(sample).max():
+        p = _sign_flip(np.full(n, sample.mean()))
+        return Evidence(p, p, smallest, NAN)
     effect = sample.mean() / sample.std(ddof=1) * (1 - 3 / (4 * (n - 1) - 1))
     return Evidence(float(stats.ttest_1samp(sample, 0.0).pvalue), _sign_flip(sample), smallest, float(effect))
 
 
 def smallest_p(n: int) -> float:
-    """The smallest two-sided p that a sign-flip test of n pairs can reach: 2^(1 - n), NaN without pairs."""
-    return 2.0 ** (1 - n) if n else NAN
+    """The smallest two-sided p that our sign-flip test of n pairs can reach: 2^(1 - n), NaN without pairs.
+
+    Beyond `EXACT` pairs flips are drawn, as many as `EXACT` pairs have.
+    """
+    return 2.0 ** (1 - min(n, EXACT)) if n else NAN
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

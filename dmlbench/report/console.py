@@ -35,7 +35,7 @@ def comparison(results: pd.DataFrame, selection: str = "last") -> list[Renderabl
     check_unambiguous(arranged)
     values = seed_values(arranged)
     values = values[values["selection"].isin([UNTRAINED, selection])]
-    means, paired, times = accuracy(values), comparisons(to_base(seed_pairs(values))), overhead(arranged)
+    means, paired, times = accuracy(values), comparisons(to_base(seed_pairs(values)), values), overhead(arranged)
     return [
         part
         for group in groups(values)

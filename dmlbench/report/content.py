@@ -116,7 +116,8 @@ class _Group:
         plots = [self._accuracy_plot(selection), self._difference_plot(selection)]
         if (group.of(numbers.seeds)["modifier"] != "").any():
             heading = "Accuracy and difference to the base"
-            tables.append(evidence_table(group, selection, METRIC, numbers.comparisons))
+            evidence = evidence_table(group, selection, METRIC, numbers.comparisons)
+            tables += [evidence] if evidence.rows else []
             paired = to_base(numbers.comparisons)
             tables.append(difference_table(group, selection, paired, numbers.accuracy))
         return Part(f"{heading}: {SELECTIONS[selection]}", self._drawn(*plots), tables, folded=folded)

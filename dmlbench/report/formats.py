@@ -15,6 +15,7 @@ LATEX = {
     "|": r"\textbar{}", "–": "--", "×": r"$\times$", "±": r"$\pm$", "…": r"\ldots{}", MINUS: "$-$", "\n": " ",
     "“": "``", "”": "''",
 }  # fmt: skip
+FORMULA = re.compile(r"[=+@\t\r-](?![\d.]+(?:e[+-]?\d+)?$)")  # a negative number is a number
 BROAD = {"Source": "p{24mm}", "Not compared": "p{19mm}"}  # columns of sentences
 
 
@@ -47,7 +48,14 @@ def latex(table: Table) -> str:
 
 def csv(frame: pd.DataFrame) -> str:
     """A tidy CSV in full precision; settings that name a user's folders are cut to their last part."""
-    return frame.assign(variant=frame["variant"].map(without_paths)).to_csv(index=False, lineterminator="\n")
+    return inert(frame.assign(variant=frame["variant"].map(without_paths)))
+
+
+def inert(frame: pd.DataFrame) -> str:
+    """A CSV in which no text is a formula to a spreadsheet: what begins like one gets an apostrophe."""
+    texts = frame.select_dtypes(["object", "string"])
+    safe = {str(column): texts[column].map(_without_formula) for column in texts}
+    return frame.assign(**safe).to_csv(index=False, lineterminator="\n")
 
 
 def short(value: object) -> str:
@@ -73,6 +81,10 @@ def _with_signs(table: Table) -> tuple[tuple[str, ...], list[tuple[tuple[Entry, 
         return table.columns, [(row, "") for row in table.rows], {}
     signs = mark_signs(row[-1].text for row in table.rows)
     return table.columns[:-1], [(row[:-1], signed(row[-1].text, signs)) for row in table.rows], signs
+
+
+def _without_formula(value: object) -> object:
+    return f"'{value}" if isinstance(value, str) and FORMULA.match(value) else value
 
 
 def _latex_row(row: tuple[Entry, ...], letters: str) -> list[str]:

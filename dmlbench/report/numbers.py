@@ -1,5 +1,6 @@
 """All numbers of a report as tidy tables."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import pandas as pd
@@ -7,9 +8,9 @@ import pandas as pd
 from dmlbench.analysis.across import over_datasets
 from dmlbench.analysis.comparisons import comparisons, pooled, seed_pairs
 from dmlbench.analysis.estimates import accuracy, optimism, seed_values
-from dmlbench.analysis.groups import done
+from dmlbench.analysis.groups import Group, done
 from dmlbench.analysis.overhead import overhead, phase_times
-from dmlbench.analysis.published import reproduction
+from dmlbench.analysis.published import NONE, reproduction
 
 METRIC = "recall_at_1"  # what verdicts are given by and figures show; tables show all
 
@@ -32,8 +33,8 @@ class Numbers:
     reproduction: pd.DataFrame
 
     @classmethod
-    def of(cls, arranged: pd.DataFrame, history: pd.DataFrame) -> "Numbers":
-        """Compute them from results and histories after `groups.arrange`."""
+    def of(cls, arranged: pd.DataFrame, history: pd.DataFrame, other_images: Mapping[Group, str] = NONE) -> "Numbers":
+        """Compute them from results and histories after `groups.arrange`; `other_images` as for `reproduction`."""
         finished = history[history["hash"].isin(done(arranged)["hash"])]
         values = seed_values(arranged)
         means, pairs = accuracy(values), seed_pairs(values)
@@ -44,10 +45,10 @@ class Numbers:
             accuracy=means,
             optimism=optimism(values),
             pairs=pairs,
-            comparisons=comparisons(pairs),
-            pooled=pooled(pairs),
+            comparisons=comparisons(pairs, values),
+            pooled=pooled(pairs, values),
             over_datasets=over_datasets(values),
             overhead=overhead(arranged),
             phases=phase_times(finished),
-            reproduction=reproduction(means),
+            reproduction=reproduction(means, other_images),
         )

@@ -2,15 +2,16 @@
 
 import pandas as pd
 
-from dmlbench.analysis.across import DATASETS_FOR_RANKS
 from dmlbench.analysis.comparisons import to_base
-from dmlbench.analysis.estimates import honest, selections_of
+from dmlbench.analysis.estimates import UNTRAINED, honest, selections_of
 from dmlbench.analysis.groups import slug, without_paths
+from dmlbench.analysis.order import in_order
 from dmlbench.report.content import Material
 from dmlbench.report.figures import forest_plot, ranks_plot
 from dmlbench.report.numbers import METRIC, Numbers
 from dmlbench.report.section import Part, Section
 from dmlbench.report.tables import over_datasets_table, pooled_table, reproduction_table
+from dmlbench.report.tables.datasets import can_rank
 
 KEYS = ["protocol", "variant"]
 
@@ -53,15 +54,14 @@ def _protocol_section(material: Material, protocol: str, variant: str) -> Sectio
     own = numbers.accuracy[(numbers.accuracy["protocol"] == protocol) & (numbers.accuracy["variant"] == variant)]
     chosen = honest(selections_of(own))
     pooled, means = mine(numbers.pooled), mine(numbers.over_datasets)
+    methods = list(in_order(own[own["method"] != UNTRAINED].drop_duplicates("method"))["method"])
     parts = []
     if len(pooled):
-        against_base, each = to_base(pooled), to_base(mine(numbers.comparisons))
+        against_base, each = to_base(pooled[pooled["n"] > 0]), to_base(mine(numbers.comparisons))
         plots = [forest_plot(title, name, each, against_base, material.look)] if len(against_base) else []
         parts.append(Part("Difference to the base", material.drawn(*plots), [pooled_table(title, name, pooled)]))
     if len(means):
-        ranks = (
-            [ranks_plot(title, name, means, material.look)] if means["datasets"].iloc[0] >= DATASETS_FOR_RANKS else []
-        )
-        parts.append(Part("All methods", material.drawn(*ranks), [over_datasets_table(title, name, means)]))
+        ranks = [ranks_plot(title, name, means, material.look)] if can_rank(means) else []
+        parts.append(Part("All methods", material.drawn(*ranks), [over_datasets_table(title, name, means, methods)]))
     datasets = sorted(own["dataset"].unique())
     return Section(f"over-{name}", f"{title} over {len(datasets)} datasets", f"{', '.join(datasets)}.", parts)

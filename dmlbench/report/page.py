@@ -20,7 +20,7 @@ from dmlbench.report.overview import protocol_sections, reproduction_section
 from dmlbench.report.prose import FILES, READING
 from dmlbench.report.queries import Panels, Queries
 from dmlbench.report.style import PALETTE
-from dmlbench.report.tables.coverage import coverage_table
+from dmlbench.report.tables.coverage import coverage_table, is_uneven
 from dmlbench.report.tables.settings import protocol_tables, settings_tables
 from dmlbench.report.tables.table import TEXT_COLUMNS
 from dmlbench.results import load_history, load_results
@@ -67,7 +67,7 @@ def render(
     specs = sources.read_specs(arranged)
     sources.check_one_spec(arranged, specs)  # first: it can say what differs
     check_unambiguous(arranged)
-    numbers = Numbers.of(arranged, arrange(load_history(results_root)))
+    numbers = Numbers.of(arranged, arrange(load_history(results_root)), sources.other_images(arranged, specs))
     queries = Queries.of(arranged, tell)
     with replacing(target) as folder:
         for part in ("figures", "tables"):
@@ -102,7 +102,7 @@ def _sections(material: Material, specs: sources.Specs, tell: Callable[[str], No
         "over_datasets": protocol_sections(material),
         "sections": group_sections(material, facts, tell),
         "reproduction": reproduction_section(material.numbers),
-        "commands": sources.commands(arranged, specs),
+        "commands": sources.commands(arranged, specs, material.queries.measured),
         "settings": settings_tables(sources.settings(arranged, specs)),
         "protocols": protocol_tables(sources.protocol_values(arranged, specs)),
     }
@@ -147,6 +147,7 @@ def _context(name: str, arranged: pd.DataFrame, store: Store, only: Only | None)
     days = sorted(summary["started"][:10] for summary in summaries)
     counts = finished.groupby([*GROUP, "method"])["seed"].nunique()
     begun = _kept(sources.unfinished(store), only, known=True)
+    coverage = coverage_table(arranged, begun)
     return {
         "name": name,
         "version": __version__,
@@ -161,7 +162,8 @@ def _context(name: str, arranged: pd.DataFrame, store: Store, only: Only | None)
         "days": list(dict.fromkeys([days[0], days[-1]])) if days else [],
         "failed": sources.failed(arranged),
         "unfinished": sources.in_words(begun),
-        "coverage": coverage_table(arranged, begun),
+        "coverage": coverage,
+        "incomplete": is_uneven(coverage),
         "environments": sources.environments(summaries),
         "datasets": sources.datasets(summaries),
         "codes": sources.code_states(summaries),

@@ -10,6 +10,7 @@ from matplotlib import rc_context
 
 from dmlbench.report.canvas import Plot
 from dmlbench.report.embedded import with_palettes
+from dmlbench.report.formats import inert
 from dmlbench.report.style import COLUMN, GRID, INK, MUTED, PALETTE, PAPER, RC
 
 # What the page's style sheet sets for light and for dark.
@@ -48,7 +49,7 @@ def save(plot: Plot, folder: Path) -> Picture:
         plot.figure.savefig(folder / f"{plot.slug}.png", metadata={"Software": None})
         plot.figure.savefig(path, metadata={"Date": None, "Creator": None})
     data = plot.data.reset_index(drop=True)
-    data.to_csv(folder / f"{plot.slug}.csv", index=False, lineterminator="\n")
+    (folder / f"{plot.slug}.csv").write_text(inert(data), encoding="utf-8")
     drawn = with_palettes(path.read_text(encoding="utf-8"))
     path.write_text(drawn, encoding="utf-8")
     svg = inline(drawn, plot.slug, plot.alt)

@@ -1,14 +1,14 @@
 """Where a report's numbers come from: specs, machines, data, code, and what is missing."""
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from dmlbench.analysis.groups import GROUP, Group, arrange, done, without_paths
+from dmlbench.analysis.groups import GROUP, Group, arrange, done, groups, without_paths
 from dmlbench.errors import UserError
 from dmlbench.protocol import own_protocols
 from dmlbench.registry import REPLACED, shipped_files
@@ -28,6 +28,7 @@ class _Matrix:
     datasets: tuple[str, ...]
     seeds: tuple[int, ...] = ()
     own_files: bool = False
+    kept: bool = False
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,18 @@ def group_facts(group: Group, arranged: pd.DataFrame, specs: Specs) -> str:
     return without_paths("; ".join(facts)) + "."
 
 
+def other_images(arranged: pd.DataFrame, specs: Specs) -> dict[Group, str]:
+    """Why groups were not trained on the images that papers report on: a user's own folder, or some left out."""
+    found = {}
+    for group in groups(done(arranged)):
+        data = specs[done(group.of(arranged))["folder"].iloc[0]].dataset
+        if data.root:
+            found[group] = "images of the user's own"
+        elif data.skipped:
+            found[group] = f"{len(data.skipped)} images were left out"
+    return found
+
+
 def settings(arranged: pd.DataFrame, specs: Specs) -> pd.DataFrame:
     """Every method's hyperparameters: one row per group, method and parameter, with the source of its value."""
     rows = []
@@ -106,13 +119,22 @@ def protocol_values(arranged: pd.DataFrame, specs: Specs) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*GROUP, "parameter", "value"])
 
 
-def commands(arranged: pd.DataFrame, specs: Specs) -> list[str]:
-    """The command lines that make these results again, one per protocol with its settings, dataset and seeds."""
+def commands(arranged: pd.DataFrame, specs: Specs, kept: Collection[str]) -> list[str]:
+    """The command lines that make these results again, one per protocol with its settings, dataset and seeds.
+
+    Args:
+        arranged: Results after `groups.arrange`.
+        specs: Their specs.
+        kept: The folders that hold embeddings.
+    """
     methods: dict[tuple[_Matrix, str], list[int]] = {}
-    for cell in (specs[folder] for folder in done(arranged)["folder"].unique()):
+    for folder in done(arranged)["folder"].unique():
+        cell = specs[folder]
         data = cell.dataset
         words = (f"{data.name}=FOLDER" if data.root else data.name, *(["--skip-bad"] if data.skipped else []))
-        place = _Matrix(cell.protocol.name, cell.overrides, words, own_files=_needs_own_files(cell))
+        place = _Matrix(
+            cell.protocol.name, cell.overrides, words, own_files=_needs_own_files(cell), kept=folder in kept
+        )
         methods.setdefault((place, cell.method.name), []).append(cell.seed)
     lines: dict[_Matrix, list[str]] = {}
     for (place, method), seeds in sorted(methods.items()):
@@ -211,6 +233,7 @@ def _command(matrix: _Matrix, methods: Sequence[str]) -> str:
     words = ["dmlbench", "run", "--methods", ",".join(methods), "--datasets", *matrix.datasets]
     words += ["--protocol", matrix.protocol if matrix.protocol in own_protocols() else f"{matrix.protocol}.yaml"]
     words += ["--methods-dir", "METHODS"] if matrix.own_files else []
+    words += ["--keep", "embeddings"] if matrix.kept else []
     seeds = matrix.seeds
     first = seeds == tuple(range(len(seeds)))
     words += ["--seeds", str(len(seeds))] if first else [word for seed in seeds for word in ("--seed", str(seed))]

@@ -4,8 +4,15 @@ import numpy as np
 import pandas as pd
 import pytest
 from fake_values import values
+from scipy import stats
 
-from dmlbench.analysis.across import average_ranks, critical_difference, interquartile_mean, over_datasets
+from dmlbench.analysis.across import (
+    average_ranks,
+    critical_difference,
+    friedman_p,
+    interquartile_mean,
+    over_datasets,
+)
 
 
 def test_interquartile_mean_by_hand():
@@ -67,3 +74,50 @@ def test_methods_without_a_dataset_are_left_out():
 
 def test_one_dataset_has_no_overview():
     assert over_datasets(values({"ms": [0.6], "triplet": [0.5]})).empty
+
+
+def test_methods_are_compared_on_the_seeds_they_share():
+    # The second lacks runs of the easy dataset; where both ran they are alike.
+    frame = pd.concat([
+        values({"ms": [0.9] * 6, "triplet": [0.9] + [None] * 5}, dataset="easy"),
+        values({"ms": [0.3] * 6, "triplet": [0.3] * 6}, dataset="hard"),
+    ])  # fmt: skip
+    found = over_datasets(frame)
+    assert found["iqm"][0] == found["iqm"][1]
+    assert found["n"].tolist() == [7, 7]
+    assert found["seeds"].tolist() == [1, 1]
+
+
+def test_a_method_with_few_seeds_takes_none_from_the_others():
+    full = {"ms": [0.9, 0.8, 0.7], "triplet": [0.6, 0.7, 0.8]}
+    frame = pd.concat(
+        [values(full | {"margin": [0.5]}, dataset="x"), values(full | {"margin": [0.5] * 3}, dataset="y")]
+    )
+    found = over_datasets(frame)
+    assert found["method"].tolist() == ["ms", "triplet"]
+    assert set(found["seeds"]) == {3}
+
+
+def test_a_dataset_of_one_method_gives_way():
+    frame = pd.concat([
+        values({"ms": [0.6, 0.61], "triplet": [0.5, 0.52]}, dataset="x"),
+        values({"ms": [0.8, 0.82], "triplet": [0.81, 0.85]}, dataset="y"),
+        values({"margin": [0.7, 0.7]}, dataset="z"),
+    ])  # fmt: skip
+    found = over_datasets(frame)
+    assert found["method"].tolist() == ["ms", "triplet"]
+    assert set(found["over"]) == {"x, y"}
+
+
+def test_marks_of_all_datasets_are_kept():
+    runs = {"ms": [0.6], "ms+psd": [0.7]}
+    found = over_datasets(pd.concat([values(runs, dataset="a"), values(runs, dataset="b", marks="untuned")]))
+    assert found.set_index("method")["marks"].to_dict() == {"ms": "", "ms+psd": "untuned"}
+
+
+def test_friedman_comes_before_nemenyi():
+    same = {dataset: {"a": [0.1], "b": [0.2], "c": [0.3]} for dataset in "uvwxyz"}
+    frame = pd.concat([values(runs, dataset=name) for name, runs in same.items()])
+    assert friedman_p(frame) == pytest.approx(stats.chi2.sf(12, 2))  # all six agree: chi2 is N (k - 1)
+    assert friedman_p(frame.assign(value=0.5)) == 1
+    assert math.isnan(friedman_p(frame[frame["method"] != "c"]))

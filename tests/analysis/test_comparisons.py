@@ -10,6 +10,10 @@ from dmlbench.analysis.comparisons import comparisons, other_origins, pooled, se
 from dmlbench.analysis.statistics import holm
 
 
+def given(frame):
+    return seed_pairs(frame), frame
+
+
 def row(frame, method, to):
     (found,) = frame[(frame["method"] == method) & (frame["to"] == to)].to_dict("records")
     return found
@@ -24,14 +28,14 @@ RUNS = {
 
 
 def test_methods_are_compared_with_their_base_and_modifiers_with_each_other():
-    found = comparisons(seed_pairs(values(RUNS)))
+    found = comparisons(*given(values(RUNS)))
     pairs = set(found[["method", "to"]].itertuples(index=False, name=None))
     assert pairs == {("ms+psd", "ms"), ("ms+obdsd", "ms"), ("ms+obdsd", "ms+psd")}
     assert set(to_base(found)["to"]) == {"ms"}
 
 
 def test_a_comparison_by_hand():
-    found = comparisons(seed_pairs(values(RUNS)))
+    found = comparisons(*given(values(RUNS)))
     one = row(found, "ms+obdsd", "ms")
     differences = np.array(RUNS["ms+obdsd"]) - RUNS["ms"]
     expected = stats.ttest_rel(RUNS["ms+obdsd"], RUNS["ms"])
@@ -44,21 +48,21 @@ def test_a_comparison_by_hand():
 
 
 def test_the_family_is_all_that_stands_in_one_table():
-    found = comparisons(seed_pairs(values(RUNS)))
+    found = comparisons(*given(values(RUNS)))
     assert set(found["family"]) == {3}
     assert list(found["p_holm"]) == pytest.approx(holm(list(found["p_t"])))
 
 
 def test_groups_and_metrics_are_families_of_their_own():
     both = pd.concat([values(RUNS), values(RUNS, dataset="e"), values(RUNS).assign(metric="map_at_r")])
-    found = comparisons(seed_pairs(both))
+    found = comparisons(*given(both))
     assert set(found["family"]) == {3}
     assert len(found) == 9
 
 
 def test_two_pairs_are_not_tested_and_do_not_count_in_the_family():
     runs = {"ms": [0.6, 0.61, 0.63], "ms+psd": [0.62, 0.64, None], "ms+obdsd": [0.61, 0.64, 0.66]}
-    found = comparisons(seed_pairs(values(runs)))
+    found = comparisons(*given(values(runs)))
     few = row(found, "ms+psd", "ms")
     assert few["n"] == 2
     assert math.isnan(few["p_t"])
@@ -70,13 +74,13 @@ def test_runs_of_another_origin_form_no_pair():
     mixed = pd.concat([values({"ms": RUNS["ms"]}), values({"ms+psd": RUNS["ms+psd"]}, origin="cuda/x")])
     assert seed_pairs(mixed).empty
     assert other_origins(mixed) == {"ms+psd": 4}
-    assert comparisons(seed_pairs(mixed)).empty
+    assert comparisons(*given(mixed)).empty
 
 
 def test_pooling_gives_every_dataset_the_same_weight():
     small = values({"ms": [0.6, 0.6, 0.6], "ms+psd": [0.62, 0.63, 0.64]}, dataset="a")
     large = values({"ms": [0.8, 0.8, 0.8, 0.8], "ms+psd": [0.79, 0.80, 0.80, 0.9]}, dataset="b")
-    one = row(pooled(seed_pairs(pd.concat([small, large]))), "ms+psd", "ms")
+    one = row(pooled(*given(pd.concat([small, large]))), "ms+psd", "ms")
     per_seed = np.array([(0.02 - 0.01) / 2, 0.015, 0.02])  # seed 3 has no pair on a
     assert (one["n"], one["datasets"]) == (3, 2)
     assert one["mean"] == pytest.approx(per_seed.mean())
@@ -86,13 +90,13 @@ def test_pooling_gives_every_dataset_the_same_weight():
 
 
 def test_pooling_needs_two_datasets():
-    assert pooled(seed_pairs(values(RUNS))).empty
+    assert pooled(*given(values(RUNS))).empty
 
 
 def test_pooling_joins_marks_that_differ_by_dataset():
     first = values({"ms": [0.6] * 3, "ms+psd": [0.61, 0.62, 0.63]}, dataset="a", marks="untuned")
     second = values({"ms": [0.6] * 3, "ms+psd": [0.61, 0.62, 0.63]}, dataset="b")
-    one = row(pooled(seed_pairs(pd.concat([first, second]))), "ms+psd", "ms")
+    one = row(pooled(*given(pd.concat([first, second]))), "ms+psd", "ms")
     assert (one["marks"], one["datasets"]) == ("untuned", 2)
 
 
@@ -101,6 +105,47 @@ def test_no_star_without_a_test():
 
 
 def test_nothing_at_all():
-    nothing = seed_pairs(values({"ms": [0.6]}))
-    assert comparisons(nothing).empty
-    assert pooled(nothing).empty
+    nothing = given(values({"ms": [0.6]}))
+    assert comparisons(*nothing).empty
+    assert pooled(*nothing).empty
+
+
+def test_the_probability_of_improvement_is_of_all_runs():
+    runs = {"ms": [0.6, 0.7, 0.8, 0.9], "ms+psd": [0.65, 0.75, 0.85, None]}
+    found = row(comparisons(*given(values(runs))), "ms+psd", "ms")
+    assert found["n"] == 3
+    assert found["probability_of_improvement"] == 0.5  # of twelve pairs 1 + 2 + 3 are won
+
+
+def test_settings_of_the_protocol_are_not_pooled():
+    runs = {"ms": [0.6, 0.61, 0.62], "ms+psd": [0.61, 0.63, 0.64]}
+    frames = [values(runs, dataset="a"), values(runs, dataset="b"), values(runs, dataset="c").assign(variant="x=1")]
+    found = pooled(*given(pd.concat(frames)))
+    assert found[["variant", "datasets"]].to_numpy().tolist() == [["", 2]]
+
+
+def test_only_seeds_of_all_datasets_count():
+    frames = [
+        values({"ms": [0.6] * own, "ms+psd": [0.61, 0.63, 0.64][:own]}, dataset=name)
+        for name, own in (("a", 3), ("b", 3), ("c", 2))
+    ]
+    one = row(pooled(*given(pd.concat(frames))), "ms+psd", "ms")
+    assert (one["datasets"], one["n"]) == (3, 2)
+
+
+def test_datasets_without_a_common_seed_are_a_row_without_numbers():
+    runs = {"ms": [0.6, 0.6], "ms+psd": [0.61, 0.62]}
+    other = values(runs, dataset="b")
+    one = row(
+        pooled(*given(pd.concat([values(runs, dataset="a"), other.assign(seed=other["seed"] + 5)]))), "ms+psd", "ms"
+    )
+    assert one["n"] == 0
+    assert math.isnan(one["mean"])
+
+
+def test_marks_stay_with_their_protocol_and_stand_once():
+    runs = {"ms": [0.6] * 3, "ms+psd": [0.61, 0.62, 0.63]}
+    frames = [values(runs, dataset=name, marks=marks) for name, marks in (("a", "U"), ("b", "U; P"))]
+    frames += [values(runs, dataset=name, marks="other").assign(variant="x=1") for name in "ab"]
+    found = pooled(*given(pd.concat(frames)))
+    assert found.set_index("variant")["marks"].to_dict() == {"": "U; P", "x=1": "other"}

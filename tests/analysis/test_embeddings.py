@@ -189,7 +189,7 @@ def test_a_trained_cell_keeps_what_its_recall_was_measured_on(tmp_path, monkeypa
 
 
 def test_who_looks_at_results_needs_no_torch():
-    modules = "dmlbench.analysis.examples, dmlbench.report.panels, dmlbench.report.geometry, dmlbench.report.embedded"
+    modules = "dmlbench.analysis.examples, dmlbench.report.figures, dmlbench.report.queries, dmlbench.report.embedded"
     code = f"import sys, {modules}; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

@@ -7,7 +7,9 @@ from fake_values import values
 from scipy import stats
 
 from dmlbench.analysis.estimates import accuracy
+from dmlbench.analysis.groups import Group
 from dmlbench.analysis.published import reproduction
+from dmlbench.method_file import PublishedFigure
 from dmlbench.registry import REPLACED
 
 
@@ -69,3 +71,23 @@ def test_every_shipped_figure_can_be_compared():
     found = reproduction(pd.concat(frames))
     assert len(found[found["metric"] == "recall_at_1"]) == 4 * 3 + 5
     assert (found.loc[found["method"] != "proxyanchor", "not_comparable"] == "").all()
+
+
+def test_other_images_are_not_compared_whatever_they_are_called():
+    group = Group("resnet50-128", "", "cub")
+    (row,) = reproduction(ours(), {group: "images of the user's own"}).to_dict("records")
+    assert row["not_comparable"] == "images of the user's own"
+    assert math.isnan(row["difference"])
+
+
+def test_a_reason_names_no_folder_of_the_user():
+    (row,) = reproduction(ours(variant="model.weights=/home/alice smith/w.pth")).to_dict("records")
+    assert row["not_comparable"] == "our protocol was changed: model.weights=…/w.pth"
+
+
+def test_an_unknown_choice_of_the_epoch_is_not_compared(monkeypatch):
+    figure = PublishedFigure(dataset="cub", protocol="resnet50-128", metric="recall_at_1", value=60, seeds=1,
+                             selection="unknown", source="a poster")  # fmt: skip
+    monkeypatch.setattr("dmlbench.analysis.published._figures", lambda: [("ms", figure)])
+    (row,) = reproduction(ours()).to_dict("records")
+    assert row["not_comparable"] == "how the epoch was chosen is not known"

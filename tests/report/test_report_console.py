@@ -52,7 +52,8 @@ def test_runs_that_did_not_start_alike_form_no_pair(tmp_path):
     assert "Seeds that form no pair, for the base's run had other initial weights, other images or another" in text
     assert "ms+psd (1)" in text
     values = seed_values(arrange(load_results(tmp_path)))
-    assert set(to_base(comparisons(seed_pairs(values[values["metric"] == "recall_at_1"])))["n"]) == {2}
+    values = values[values["metric"] == "recall_at_1"]
+    assert set(comparisons(to_base(seed_pairs(values)), values)["n"]) == {2}
 
 
 def test_names_in_brackets_are_no_markup(tmp_path):

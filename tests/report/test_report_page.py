@@ -315,7 +315,7 @@ def test_over_datasets_no_diagram_is_drawn_below_six(report):
 def test_six_datasets_have_a_critical_difference_diagram(tmp_path):
     for dataset in "abcdef":
         for name in ("ms", "ms+psd"):
-            for seed in range(2):
+            for seed in range(3):
                 write_cell(tmp_path / "runs", make_cell(name, seed, dataset, epochs=2))
     folder = render(tmp_path / "runs", "r", tmp_path, only={"dataset": list("abcdef")})
     assert (folder / "figures" / "ranks_conv4-64_last.svg").is_file()
@@ -342,3 +342,44 @@ def test_what_is_done_is_told(results, tmp_path):
     said = []
     render(results, "r", tmp_path, only={"dataset": ["omniglot-small"]}, tell=said.append)
     assert said == ["21 cells read", "drawing conv4-64 on omniglot-small"]
+
+
+def test_an_uneven_matrix_is_shown_without_failures(tmp_path):
+    for name, dataset in (("ms", "a"), ("ms+psd", "a"), ("ms", "b"), ("ms+psd", "b"), ("margin", "c")):
+        write_cell(tmp_path / "runs", make_cell(name, 0, dataset, epochs=2))
+    folder = render(tmp_path / "runs", "r", tmp_path)
+    text = (folder / "report.md").read_text()
+    assert "## What is missing" in text
+    assert "| margin | – | – | 1 |" in text
+    assert "Over a, b: the seeds that all these methods have." in text
+    assert "Left out, for want of one of these datasets or of 3 seeds: margin." in text
+    assert 'id="missing"' in (folder / "index.html").read_text()
+
+
+def test_an_even_matrix_has_nothing_missing(tmp_path):
+    for name in ("ms", "ms+psd"):
+        write_cell(tmp_path / "runs", make_cell(name, 0, epochs=2))
+    assert "What is missing" not in (render(tmp_path / "runs", "r", tmp_path) / "report.md").read_text()
+
+
+def test_two_seeds_draw_no_ranks(tmp_path):
+    for dataset in "abcdef":
+        for name in ("ms", "ms+psd"):
+            for seed in range(2):
+                write_cell(tmp_path / "runs", make_cell(name, seed, dataset, epochs=2))
+    folder = render(tmp_path / "runs", "r", tmp_path)
+    assert not list((folder / "figures").glob("ranks_*"))
+    assert "Fewer than 3 seeds of a dataset, so nothing can be concluded." in (folder / "report.md").read_text()
+
+
+def test_names_in_summaries_are_text_and_tell_of_no_folder(tmp_path):
+    setting = 'distillation.note=<img src=x onerror="alert(1)">'
+    for seed, value in enumerate((setting, "distillation.file=/home/alice smith/private/p.txt")):
+        write_cell(tmp_path / "runs", make_cell("ms+psd", seed, overrides=(value,)))
+    folder = render(tmp_path / "runs", "r", tmp_path)
+    for path in folder.rglob("*"):
+        text = path.read_text(errors="replace") if path.is_file() and path.suffix != ".png" else ""
+        assert "alice" not in str(path) + text
+        assert "private" not in str(path) + text
+    prose = re.sub(r"```.*?```", "", (folder / "report.md").read_text(), flags=re.DOTALL)
+    assert "<img" not in prose.replace(r"\<img", "")

@@ -81,22 +81,25 @@ def test_optimism_is_drawn_from_the_seeds():
 def test_a_forest_has_a_row_per_dataset_and_one_for_all():
     each = pd.concat([estimates("ms+psd", dataset=name, mean=mean, p_holm=p)
                       for name, mean, p in (("cub", 0.01, 0.01), ("cars", -0.02, 0.2))])  # fmt: skip
-    pooled = estimates("ms+psd", mean=-0.005, p_holm=0.5)
+    pooled = estimates("ms+psd", mean=-0.005, p_holm=0.5, datasets=2)
     plot = forest_plot("p", "p", each, pooled, LOOK)
     axes = plot.figure.axes[0]
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["ms+psd", "cub*", "cars", "all datasets"]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["ms+psd", "cub*", "cars", "2 datasets"]
     diamonds = [line for line in lines(axes, "D") if line.get_color() == INK]
     assert [float(line.get_xdata()[0]) for line in diamonds] == pytest.approx([-0.5])
     assert "ms+psd on cars −2.00 points" in plot.alt
-    assert plot.data["dataset"].tolist() == ["cub", "cars", "all datasets"]
+    assert plot.data["dataset"].tolist() == ["cub", "cars", "2 datasets"]
 
 
 def test_ranks_join_what_the_critical_difference_cannot_part():
     names = ("ms", "ms+psd", "triplet")
-    means = estimates(*names).assign(variant="", rank=[1.1, 1.9, 3.0], iqm=0.6, datasets=8, n=48)
+    means = estimates(*names).assign(variant="", rank=[1.1, 1.9, 3.0], iqm=0.6, datasets=8, n=48, friedman_p=0.01)
     plot = ranks_plot("p", "p", means, LOOK)
     bars = [line for line in plot.figure.axes[0].lines if line.get_linewidth() == 2.4]
     assert [list(bar.get_xdata()) for bar in bars] == [pytest.approx([1.07, 1.93]), pytest.approx([1.87, 3.03])]
+    (one,) = [line for line in ranks_plot("p", "p", means.assign(friedman_p=0.2), LOOK).figure.axes[0].lines
+              if line.get_linewidth() == 2.4]  # fmt: skip
+    assert list(one.get_xdata()) == pytest.approx([1.07, 3.03])  # nothing is told apart
     assert "less than the critical difference of 1.17 apart" in plot.caption
     assert plot.alt.startswith("Average ranks in R@1 over 8 datasets: ms 1.10; ms+psd 1.90; triplet 3.00.")
 

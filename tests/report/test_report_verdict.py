@@ -32,7 +32,7 @@ def test_a_verdict_holds_difference_interval_tests_and_price(results):
     assert found["ms+obdsd"].label == "▲ higher"
     assert "ms+obdsd against ms: +" in sentence
     assert "points R@1 [+" in sentence
-    assert "5 pairs, p " in sentence
+    assert "5 pairs, p .014, sign-flip" in sentence  # Holm's, not the t-test's own .003
     assert "sign-flip .062" in sentence
     assert "training step 1.34×" in sentence
     assert sentence.endswith("Untuned: nothing published.")

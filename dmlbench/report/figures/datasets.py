@@ -6,14 +6,12 @@ from matplotlib import rc_context
 from matplotlib.ticker import MaxNLocator
 
 from dmlbench.analysis.across import critical_difference
-from dmlbench.analysis.comparisons import star
+from dmlbench.analysis.comparisons import SIGNIFICANT, star
 from dmlbench.analysis.estimates import SELECTIONS
 from dmlbench.analysis.order import in_order
 from dmlbench.report.canvas import Plot, dot, row_canvas, signed_ticks, spoken
 from dmlbench.report.naming import metric_name, plain, points
 from dmlbench.report.style import INK, PAPER, RC, Look
-
-POOLED = "all datasets"
 
 
 def forest_plot(title: str, slug: str, compared: pd.DataFrame, pooled: pd.DataFrame, look: Look) -> Plot:
@@ -27,7 +25,8 @@ def forest_plot(title: str, slug: str, compared: pd.DataFrame, pooled: pd.DataFr
         look: Colours and markers.
     """
     selection, metric = str(compared["selection"].iloc[0]), metric_name(str(compared["metric"].iloc[0]))
-    rows = pd.concat([compared, pooled.assign(dataset=POOLED)], ignore_index=True)
+    together = pooled.assign(dataset=pooled["datasets"].astype(str) + " datasets", pooled=True)
+    rows = pd.concat([compared.assign(pooled=False), together], ignore_index=True)
     rows = pd.concat([rows[rows["method"] == name] for name in in_order(pooled)["method"]], ignore_index=True)
     lines: list[tuple[str, pd.Series | None]] = []
     for method, own in rows.groupby("method", sort=False):
@@ -41,8 +40,7 @@ def forest_plot(title: str, slug: str, compared: pd.DataFrame, pooled: pd.DataFr
             if row is None:
                 label.set_fontweight("bold")
                 continue
-            pool = row["dataset"] == POOLED
-            colour, marker = (INK, "D") if pool else (look.colour(row["base"]), look.marker(row["modifier"]))
+            colour, marker = (INK, "D") if row["pooled"] else (look.colour(row["base"]), look.marker(row["modifier"]))
             dot(axes, row, place, colour, marker)
         axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10], min_n_ticks=4))
         signed_ticks(axes.xaxis)
@@ -52,7 +50,8 @@ def forest_plot(title: str, slug: str, compared: pd.DataFrame, pooled: pd.DataFr
         figure,
         f"forest_{slug}_{selection}",
         f"Difference in {metric} to the method's own base over the datasets of {title}; {SELECTIONS[selection]}. "
-        "Diamonds: all datasets with the same weight. Bars: 95% t-intervals over seeds. *: corrected p below .05.",
+        "Black diamonds: the datasets together, each with the same weight. Bars: 95% t-intervals over seeds. "
+        "*: corrected p below .05.",
         f"Difference in {metric} to the base, {SELECTIONS[selection]}: {said}.",
         rows[["method", "to", "dataset", "mean", "low", "high", "n", "p_t", "p_holm", "p_sign_flip"]],
     )
@@ -71,7 +70,9 @@ def ranks_plot(title: str, slug: str, means: pd.DataFrame, look: Look) -> Plot:
     ranks, count = rows["rank"].to_numpy(float), int(rows["datasets"].iloc[0])
     selection, metric = str(rows["selection"].iloc[0]), metric_name(str(rows["metric"].iloc[0]))
     distance = critical_difference(len(rows), count)
-    cliques = _cliques(ranks, distance)
+    # Where Friedman's test tells nothing apart, no two ranks are.
+    alike = rows["friedman_p"].iloc[0] >= SIGNIFICANT
+    cliques = [(float(ranks[0]), float(ranks[-1]))] if alike else _cliques(ranks, distance)
     with rc_context(RC):
         heading = [
             title,

@@ -9,8 +9,9 @@ from dmlbench.analysis.comparisons import star
 from dmlbench.analysis.estimates import SELECTIONS
 from dmlbench.analysis.groups import Group
 from dmlbench.analysis.order import MODIFIERS, in_order, rank
+from dmlbench.analysis.statistics import EXACT, FEWEST
 from dmlbench.report.naming import metric_name, p_value, plain, points, table_metrics
-from dmlbench.report.tables.notes import few_seeds, reach, without_base
+from dmlbench.report.tables.notes import few_pairs, few_seeds, reach, without_base
 from dmlbench.report.tables.table import Entry, Table, by_method, estimate_entry, metrics_row, number
 
 EVIDENCE = ("Difference", "p", "p, sign-flip", "Effect size", "P(better)")
@@ -66,7 +67,7 @@ def evidence_table(group: Group, selection: str, metric: str, compared: pd.DataF
              Entry(row["marks"]))
             for row in ordered(mine)
         ),
-        (*evidence_notes(mine), *few_seeds(mine)),
+        (*evidence_notes(mine), *few_pairs(mine)),
     )  # fmt: skip
 
 
@@ -85,11 +86,14 @@ def evidence_entries(row: Mapping[Hashable, Any]) -> tuple[Entry, ...]:
 def evidence_notes(compared: pd.DataFrame) -> list[str]:
     """How to read the columns `EVIDENCE`."""
     family = int(compared["family"].max()) if len(compared) else 0
-    among = f"the {family} comparisons of this table" if family != 1 else "one comparison alone"
+    among = f"the {family} comparisons of this table"
+    if family != len(compared):
+        among = f"the {family} of the {len(compared)} comparisons that have {FEWEST} pairs or more"
     corrected = f"p: paired t-test, corrected by Holm's method for {among}; *: below .05. "
+    exact = "exact" if compared["n"].max() <= EXACT else f"exact up to {EXACT} pairs, else drawn"
     return [
         "In percentage points: mean of the differences per seed [paired 95% t-interval, not corrected].",
-        corrected + "p, sign-flip: exact, two-sided, not corrected." if family else "Too few pairs for any test.",
+        corrected + f"p, sign-flip: {exact}, two-sided, not corrected." if family else "Too few pairs for any test.",
         *reach(compared),
         HOW_TO_READ,
     ]

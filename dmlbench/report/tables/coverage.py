@@ -33,6 +33,11 @@ def coverage_table(arranged: pd.DataFrame, unfinished: pd.DataFrame) -> Table:
     return Table("coverage", "The matrix", ("Method", *names), tuple(rows), (note,))
 
 
+def is_uneven(coverage: Table) -> bool:
+    """Whether some method lacks seeds or a dataset that others have."""
+    return len({entry.text for row in coverage.rows for entry in row[1:]}) > 1
+
+
 def _entry(cells: pd.DataFrame) -> Entry:
     if cells.empty:
         return Entry("–")

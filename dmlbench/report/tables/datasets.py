@@ -1,13 +1,17 @@
 """What holds over several datasets of one protocol."""
 
+from collections.abc import Collection
+
 import pandas as pd
 
 from dmlbench.analysis.across import DATASETS_FOR_RANKS, critical_difference
+from dmlbench.analysis.comparisons import SIGNIFICANT
 from dmlbench.analysis.estimates import SELECTIONS
 from dmlbench.analysis.order import in_order
-from dmlbench.report.naming import metric_name, percent, plain
+from dmlbench.analysis.statistics import FEWEST
+from dmlbench.report.naming import metric_name, p_value, percent, plain
 from dmlbench.report.tables.comparison import EVIDENCE, evidence_entries, evidence_notes, ordered
-from dmlbench.report.tables.notes import few_seeds
+from dmlbench.report.tables.notes import few_pairs
 from dmlbench.report.tables.table import Entry, Table, number
 
 
@@ -26,48 +30,71 @@ def pooled_table(title: str, slug: str, pooled: pd.DataFrame) -> Table:
         for row in ordered(pooled)
     ]  # fmt: skip
     weight = (
-        "Every dataset weighs the same; each seed's differences are averaged over the datasets first, and the interval "
-        "covers the choice of the seed for these datasets, not the choice of datasets."
+        "Every dataset weighs the same; each seed's differences are averaged over the datasets first, so only seeds "
+        "that all of them have count. The interval covers the choice of the seed for these datasets, not the choice of "
+        "datasets."
     )
     return Table(
         f"pooled_{slug}_{first['selection']}",
         f"Evidence in {metric_name(first['metric'])} over the datasets of {title}; {SELECTIONS[first['selection']]}",
         ("Method", "Against", "Datasets", "Seeds", *EVIDENCE, "Marks"),
         tuple(rows),
-        (weight, *evidence_notes(pooled), *few_seeds(pooled)),
+        (weight, *evidence_notes(pooled), *few_pairs(pooled)),
     )
 
 
-def over_datasets_table(title: str, slug: str, means: pd.DataFrame) -> Table:
-    """Interquartile mean and average rank of the methods that have every dataset.
+def over_datasets_table(title: str, slug: str, means: pd.DataFrame, methods: Collection[str]) -> Table:
+    """Interquartile mean and average rank of the methods that share datasets.
 
     Args:
         title: Protocol with its settings.
         slug: The same for file names.
         means: Rows of `across.over_datasets` of one protocol, variant, selection and metric.
+        methods: All that have results under this protocol.
     """
     first = means.iloc[0]
     rows = [
-        (Entry(row["method"]), number(row["datasets"], "{:.0f}".format), number(row["n"], "{:.0f}".format),
+        (Entry(row["method"]), number(row["n"], "{:.0f}".format),
          number(row["iqm"], percent, "" if pd.isna(row["low"]) else f"[{percent(row['low'])}, {percent(row['high'])}]"),
          number(row["rank"], plain), Entry(row["marks"]))
         for row in in_order(means).to_dict("records")
     ]  # fmt: skip
+    absent = [method for method in methods if method not in set(means["method"])]
     return Table(
         f"datasets_{slug}_{first['selection']}",
         f"{metric_name(first['metric'])} over the datasets of {title}; {SELECTIONS[first['selection']]}",
-        ("Method", "Datasets", "Runs", "Interquartile mean", "Average rank", "Marks"),
+        ("Method", "Runs", "Interquartile mean", "Average rank", "Marks"),
         tuple(rows),
         (
+            f"Over {first['over']}: the seeds that all these methods have.",
+            *(
+                [f"Left out, for want of one of these datasets or of {FEWEST} seeds: {', '.join(absent)}."]
+                if absent
+                else []
+            ),
             "Interquartile mean: mean of the middle half of all runs, in percent [95% bootstrap interval].",
             "The bootstrap is stratified by dataset; with few seeds it covers less than 95%.",
             "Average rank: 1 is best on every dataset.",
-            _ranks(len(means), int(first["datasets"])),
+            _ranks(len(means), first),
         ),
     )
 
 
-def _ranks(methods: int, datasets: int) -> str:
-    if datasets < DATASETS_FOR_RANKS:
+def can_rank(means: pd.DataFrame) -> bool:
+    """Whether there are datasets and seeds enough for ranks to be evidence."""
+    return bool(means["datasets"].iloc[0] >= DATASETS_FOR_RANKS and means["seeds"].iloc[0] >= FEWEST)
+
+
+def _ranks(methods: int, first: pd.Series) -> str:
+    if first["seeds"] < FEWEST:
+        return f"Fewer than {FEWEST} seeds of a dataset, so nothing can be concluded."
+    if first["datasets"] < DATASETS_FOR_RANKS:
         return f"Fewer than {DATASETS_FOR_RANKS} datasets: ranks show an order, no evidence."
-    return f"Two average ranks differ where they lie {critical_difference(methods, datasets):.2f} apart (Nemenyi, .05)."
+    distance = critical_difference(methods, int(first["datasets"]))
+    apart = f"average ranks differ where they lie {distance:.2f} apart (Nemenyi, .05)."
+    if pd.isna(first["friedman_p"]):
+        return f"Two {apart}"
+    p = p_value(first["friedman_p"])
+    if first["friedman_p"] >= SIGNIFICANT:
+        return f"Friedman's test (p {p}) does not tell any of them apart."
+    return f"Friedman's test tells some apart (p {p}): {apart}"

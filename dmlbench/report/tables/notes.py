@@ -17,6 +17,13 @@ def few_seeds(estimates: pd.DataFrame) -> list[str]:
     return [f"Fewer than {FEWEST} seeds, so nothing can be concluded from: {', '.join(few)}."] if few else []
 
 
+def few_pairs(compared: pd.DataFrame) -> list[str]:
+    """A warning that names the comparisons of fewer than `FEWEST` pairs, if there are any."""
+    rows = compared[compared["n"] < FEWEST].to_dict("records")
+    few = [f"{row['method']} against {row['to']} ({row['n']})" for row in rows]
+    return [f"Fewer than {FEWEST} pairs, so nothing can be concluded from: {', '.join(few)}."] if few else []
+
+
 def reach(compared: pd.DataFrame) -> list[str]:
     """What the sign-flip test can reach at most with the numbers of pairs that were tested."""
     tested = sorted({int(n) for n in compared["n"] if n >= FEWEST})
