@@ -21,7 +21,14 @@ from dmlbench.errors import UserError
     callback=lambda _context, _parameter, pairs: _filters(pairs),
     help="Keep some protocols, datasets or methods, e.g. method=ms,ms+psd. Repeatable.",
 )
-def command(results: Path, name: str, output: Path, only: dict[str, tuple[str, ...]]) -> None:
+@click.option(
+    "--tracking",
+    type=click.Choice(["auto", "none"]),
+    default="none",
+    show_default=True,
+    help="Send the report to MLflow, too: a run in each experiment it shows.",
+)
+def command(results: Path, name: str, output: Path, only: dict[str, tuple[str, ...]], tracking: str) -> None:
     """Render results as a self-contained page, Markdown, CSV and LaTeX tables, PNG and SVG figures.
 
     \b
@@ -33,6 +40,20 @@ def command(results: Path, name: str, output: Path, only: dict[str, tuple[str, .
 
     folder = render(results, name, output, only)
     click.echo(f"{folder / 'index.html'}")
+    if tracking == "auto":
+        _send(folder)
+
+
+def _send(folder: Path) -> None:
+    from dmlbench.tracking import TrackingError, connect, send_report
+
+    try:
+        sent = send_report(connect(), folder)
+    except TrackingError as error:  # the report is there all the same
+        click.echo(f"warning: MLflow: {str(error).splitlines()[0]}; the report was not sent", err=True)
+        return
+    where = ", ".join(sent) or "nowhere: `dmlbench sync` sends the results it shows first"
+    click.echo(f"MLflow: run `report {folder.name}` in {where}")
 
 
 def _filters(pairs: tuple[str, ...]) -> dict[str, tuple[str, ...]]:

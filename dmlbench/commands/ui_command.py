@@ -5,6 +5,9 @@ import sys
 
 import click
 
+# The UI opens on its pages for language models unless it is told.
+PAGE = "/#/experiments?workflowType=machine_learning"
+
 
 @click.command("ui")
 @click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True, help="Port on this machine.")
@@ -25,9 +28,9 @@ def command(port: int) -> int:
         hint = "`dmlbench run` or `dmlbench sync` in this folder sends some, MLFLOW_TRACKING_URI names another store"
         raise UserError(f"{database}: no runs yet", hint=hint)
     if uri.startswith(("http://", "https://")):
-        click.echo(f"runs go to the MLflow server {uri}: open it in a browser")
+        click.echo(f"runs go to an MLflow server, open it in a browser: {uri.rstrip('/')}{PAGE}")
         return 0
-    click.echo(f"MLflow UI of {uri}: http://127.0.0.1:{port} (Ctrl-C ends it)")
+    click.echo(f"MLflow UI of {uri}, Ctrl-C ends it: http://127.0.0.1:{port}{PAGE}")
     arguments = ["--backend-store-uri", uri, "--host", "127.0.0.1", "--port", str(port)]
     try:
         return subprocess.run([sys.executable, "-m", "mlflow", "ui", *arguments], check=False).returncode  # noqa: S603

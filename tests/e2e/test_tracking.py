@@ -22,7 +22,7 @@ def statuses(uri: str) -> Counter[tuple[str, str]]:
     """How many runs there are of each cell in each status."""
     client = mlflow.MlflowClient(uri)
     experiments = [found.experiment_id for found in client.search_experiments()]
-    runs = client.search_runs(experiments, max_results=1000)
+    runs = client.search_runs(experiments, "tags.cell != ''", max_results=1000)
     return Counter((run.data.tags["cell"], run.info.status) for run in runs)
 
 
