@@ -6,11 +6,13 @@ server that is down costs a warning, never a result.
 """
 
 from dmlbench.tracking.connection import TrackingError, connect, local_database, tracking_uri
+from dmlbench.tracking.experiments import pages
 from dmlbench.tracking.methods import all_in_order
 from dmlbench.tracking.mirror import Mirror
 from dmlbench.tracking.reports import send_report
 from dmlbench.tracking.runs import send
 
 __all__ = [
-    "Mirror", "TrackingError", "all_in_order", "connect", "local_database", "send", "send_report", "tracking_uri",
+    "Mirror", "TrackingError", "all_in_order", "connect", "local_database", "pages", "send", "send_report",
+    "tracking_uri",
 ]  # fmt: skip

@@ -59,7 +59,12 @@ def final_metrics(record: Record, ended_ms: int) -> list["Metric"]:
     found = {f"final/{name}": last.get(name) for name in FINAL}
     found |= {f"best_test/{name}": best.get(name) for name in BEST_TEST}
     found |= {"cost/step_ms": last["step_ms"], "cost/train_min": train / 60, "cost/total_min": total / 60}
-    return [Metric(key, float(value), ended_ms, 0) for key, value in found.items() if value is not None]
+    return [Metric(key, readable(value), ended_ms, 0) for key, value in found.items() if value is not None]
+
+
+def readable(value: float) -> float:
+    """Six significant digits, which a column of the UI shows whole; the metrics by epoch have all of them."""
+    return float(f"{value:.6g}")
 
 
 def params(cell: Cell) -> list["Param"]:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from dmlbench.analysis.groups import without_paths
 from dmlbench.data.catalogue import DATASETS
 from dmlbench.spec import Cell
+from dmlbench.tracking.connection import answering
 from dmlbench.tracking.views import link, view_tags
 
 if TYPE_CHECKING:
@@ -15,12 +16,12 @@ NOTE = "mlflow.note.content"
 CHANGED = "settings_left_out"  # how many values the description does not name: the cell it was written from set them
 METHOD_SECTIONS = ("loss.", "distillation.")
 NOTE_TEXT = """\
-Deep metric learning on **{dataset}** under the protocol **{protocol}**: trained on some classes, scored by retrieval \
-among classes never seen.
+{dataset}, {protocol}: [methods, best R@1 first]({methods}) · [methods by epoch]({epochs}) · [runs under their \
+methods]({runs})
 
-- [Methods, best R@1 first]({methods}): a row per method, means over its seeds
-- [Methods by epoch]({epochs}): curves, mean and range over the seeds that finished
-- [Runs under their methods]({runs}): every seed, below its method
+Deep metric learning: networks trained on some classes and scored by retrieval among classes they have never seen. A \
+method's run has the means over its seeds that finished; its seeds are below it. The curves by epoch are means, with \
+the range, over the same seeds.
 
 **Dataset {dataset}**: {about_dataset}
 
@@ -67,6 +68,17 @@ def experiment_of(client: "MlflowClient", cell: Cell) -> str:
         if found.tags.get(key) != value:
             client.set_experiment_tag(experiment, key, value)
     return experiment
+
+
+def pages(client: "MlflowClient") -> dict[str, str]:
+    """Every experiment's name with the way to its methods in the UI, by name.
+
+    Raises:
+        TrackingError: where the store refuses or does not answer.
+    """
+    with answering():
+        found = client.search_experiments(filter_string="name LIKE 'dmlbench/%'")
+    return {str(one.name): link(one.experiment_id, "methods") for one in sorted(found, key=lambda one: str(one.name))}
 
 
 def _found_or_made(client: "MlflowClient", name: str) -> "Experiment":

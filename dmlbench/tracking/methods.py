@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 PARENT = "mlflow.parentRunId"
 ATTEMPTS = 3  # at a group that others change meanwhile
-SHARED = ("method", "base", "modifier", "dataset", "protocol", "variant", "marks", "campaign", "label", "base_group")
+SHARED = ("method", "base", "modifier", "dataset", "protocol", "variant", "marks", "campaign", "base_group", "group")
 
 
 def bring_in_order(client: "MlflowClient", experiment: str, group: str) -> None:
@@ -88,10 +88,10 @@ def _create(client: "MlflowClient", experiment: str, cells: "Sequence[Run]") -> 
     from mlflow.entities import Param
 
     first = min(cells, key=lambda run: int(run.info.start_time))
-    tags = {key: first.data.tags[key] for key in (*SHARED, "group") if key in first.data.tags}
-    created = client.create_run(
-        experiment, start_time=first.info.start_time, tags=tags | {"kind": "method"}, run_name=tags["label"]
-    )
+    # Not their `label`: charts group by it, and a method's run is no seed.
+    tags = {key: first.data.tags[key] for key in SHARED if key in first.data.tags} | {"kind": "method"}
+    name = first.data.tags["label"]
+    created = client.create_run(experiment, start_time=first.info.start_time, tags=tags, run_name=name)
     client.log_batch(created.info.run_id, params=[Param(key, value) for key, value in first.data.params.items()])
 
 
@@ -124,8 +124,8 @@ def _note(parent: "Run", seeds: str) -> str:
     tags = parent.data.tags
     marks = f" Marked: {tags['marks']}." if "marks" in tags else ""
     return (
-        f"**{tags['label']}** on {tags['dataset']}, protocol {tags['protocol']}. Finished seeds: {seeds}; the metrics "
-        f"are means over them, one run each below this one.{marks}"
+        f"**{parent.info.run_name}** on {tags['dataset']}, protocol {tags['protocol']}. Finished seeds: {seeds}; the "
+        f"metrics are means over them, one run each below this one.{marks}"
     )
 
 

@@ -9,11 +9,12 @@ import pandas as pd
 from dmlbench.analysis.groups import arrange
 from dmlbench.analysis.overhead import overhead
 from dmlbench.analysis.statistics import log_ratio_interval, t_interval
+from dmlbench.tracking.content import readable
+from dmlbench.tracking.views import PRIMARY
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
-PRIMARY = "final/recall_at_1"  # what every finished cell has
 STEP = "cost/step_ms"
 
 
@@ -44,7 +45,7 @@ def summary_metrics(cells: "Sequence[Run]", bases: "Sequence[Run]") -> dict[str,
         elif key == STEP:
             found[key] = log_ratio_interval(pd.Series(values), pd.Series(1.0, range(len(values)))).mean
     found |= _overhead(done, finished(bases))
-    return {key: value for key, value in found.items() if not isnan(value)}
+    return {key: readable(value) for key, value in found.items() if not isnan(value)}
 
 
 def finished(cells: "Sequence[Run]") -> "list[Run]":

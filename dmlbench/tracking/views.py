@@ -12,10 +12,12 @@ from typing import Any
 
 PREFIX = "mlflow.sharedViewState."
 MOST = 5000  # characters of an experiment's tag in the oldest MLflow we run with
-RANKING = ("seeds", "final/recall_at_1", "ci95/recall_at_1", "final/map_at_r", "final/nmi", "cost/overhead")
+PRIMARY = "final/recall_at_1"  # what every finished cell has, and every method with one
+RANKING = (PRIMARY, "ci95/recall_at_1", "final/map_at_r", "final/nmi", "cost/overhead", "seeds")
 COST = ("cost/step_ms", "cost/total_min")
-BY_EPOCH = ("test/recall_at_1", "test/map_at_r", "test/nmi", "train/loss")
-AT_THE_END = ("final/recall_at_1", "final/map_at_r", "cost/step_ms", "cost/total_min")
+BY_EPOCH = ("test/recall_at_1", "test/map_at_r", "train/loss")
+AT_THE_END = (PRIMARY, "final/map_at_r", "final/nmi", "cost/step_ms", "cost/total_min")
+WIDE = 130  # pixels that the longest names take
 # Running and failed cells have fewer epochs than the others: a mean with them would change its seeds on the way.
 FINISHED_CELLS = "tags.kind = 'cell' and attributes.status = 'FINISHED'"
 
@@ -47,27 +49,30 @@ def _tag(name: str, state: dict[str, Any], created: int) -> str:
 
 
 def _methods() -> dict[str, Any]:
-    columns = [_metric(key) for key in (*RANKING, *COST)]
-    return {
-        "searchFilter": "tags.kind = 'method'",
-        "orderByKey": _metric("final/recall_at_1"),
-        "orderByAsc": False,
-        "selectedColumns": [*columns, "tags.`marks`"],
-    }
+    sorting = {"searchFilter": "tags.kind = 'method'", "orderByKey": _metric(PRIMARY), "orderByAsc": False}
+    return sorting | _columns([*map(_metric, (*RANKING, *COST)), "tags.`marks`"])
 
 
 def _runs() -> dict[str, Any]:
-    columns = ["tags.`seed`", *map(_metric, (*RANKING, *COST)), "tags.`status`", "attributes.`Dataset`"]
-    return {"searchFilter": "", "selectedColumns": columns}
+    return {"searchFilter": ""} | _columns([*map(_metric, (*RANKING, *COST)), "tags.`seed`"])
+
+
+def _columns(keys: list[str]) -> dict[str, Any]:
+    widths = dict.fromkeys(map(_metric, RANKING[:2]), WIDE)
+    return {"selectedColumns": keys, "columnOrder": keys, "columnWidths": widths}
 
 
 def _epochs() -> dict[str, Any]:
     by_epoch = [_chart("LINE", key, "epochs") | {"selectedMetricKeys": [key]} for key in BY_EPOCH]
     return {
         "searchFilter": FINISHED_CELLS,
+        # Sorted by date, the UI would bring the methods' runs in among their cells.
+        "orderByKey": _metric(PRIMARY),
+        "orderByAsc": False,
         "groupBy": {"aggregateFunction": "average", "groupByKeys": [{"mode": "tag", "groupByData": "label"}]},
         "useGroupedValuesInCharts": True,
         "runsHiddenMode": "SHOW_ALL",
+        "isAccordionReordered": True,  # else the sections come in order of their names
         "compareRunSections": [_section("epochs", "By epoch"), _section("end", "At the end")],
         "compareRunCharts": [*by_epoch, *(_chart("BAR", key, "end") for key in AT_THE_END)],
     }
