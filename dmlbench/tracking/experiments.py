@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from mlflow.entities import Experiment
 
 NOTE = "mlflow.note.content"
-CHANGED = "settings_left_out"  # how many values the description does not name: the cell it was written from set them
+# How many values the description does not name, for the cell it was written from set them. The UI hides "mlflow." tags.
+CHANGED = "mlflow.dmlbench.settings_left_out"
 METHOD_SECTIONS = ("loss.", "distillation.")
 NOTE_TEXT = """\
 {dataset}, {protocol}: [methods, best R@1 first]({methods}) · [methods by epoch]({epochs}) · [runs under their \
@@ -34,15 +35,15 @@ the range, over the same seeds.
 The menu *Views* has the same three. For charts of your own: *Chart view*, filter `tags.kind = 'cell'`, *Group by* the \
 tag `label` (the method with its settings).
 
-| metric | meaning |
-|---|---|
-| `test/…` | on the test classes, by epoch; fractions |
-| `final/…` | the same after the last epoch; of a method, the mean over its seeds |
-| `best_test/…` | at the epoch that was best on the test classes, as published figures are |
-| `ci95/…` | half the width of the 95% interval of a method's mean (Student's t over seeds) |
-| `seeds` | how many seeds a method's means are of |
-| `cost/…` | `step_ms`: training step (median over epochs); `train_min`, `total_min`: minutes per seed; \
-`overhead`: step time over the base's, same seed and machine |
+Metrics:
+
+- `test/…`: on the test classes, by epoch; fractions
+- `final/…`: the same after the last epoch; of a method, the mean over its seeds
+- `best_test/…`: at the epoch that was best on the test classes, as published figures are
+- `ci95/…`: half the width of the 95% interval of a method's mean (Student's t over seeds)
+- `seeds`: how many seeds a method's means are of
+- `cost/…`: `step_ms`, a training step (median over epochs); `train_min` and `total_min`, minutes per seed; \
+`overhead`, step time over the base's with the same seed on the same machine
 
 Tags to filter by: `kind` (cell, method, report), `method`, `base`, `modifier`, `variant`, `seed`, `status`, `marks`; \
 for example `tags.base = 'ms' and tags.kind = 'method' and metrics.seeds >= 5`.
