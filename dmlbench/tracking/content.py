@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from dmlbench.analysis.groups import arrange, without_paths
+from dmlbench.analysis.groups import SEPARATOR, arrange, without_paths
 from dmlbench.results import record_rows
 from dmlbench.spec import Cell, digest
 from dmlbench.store import Record
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 PARAM_LIMIT = 500  # characters MLflow keeps of a parameter
 TAG_LIMIT = 5000
+LABEL_LIMIT = 40  # characters of settings that a chart's legend has room for
 ARTIFACTS = ("spec.yaml", "summary.json", "history.csv")
 FINAL = ("recall_at_1", "map_at_r", "r_precision", "nmi")
 BEST_TEST = ("recall_at_1", "map_at_r")
@@ -96,17 +97,20 @@ def tags(cell: Cell) -> dict[str, str]:
 def place_tags(cell: Cell) -> dict[str, str]:
     """Where a cell belongs among others: `group`, its spec but for the seed, and `base_group`, that of its base.
 
-    `label` is the method with what `--set` changed, for people: `ms+psd{lambda=10}, training.epochs=3`.
+    `label` is the method with what `--set` changed, for people: `ms+psd{lambda=10}, training.epochs=3`; many settings
+    are counted, with four digits that tell them from others.
     """
     method, spec = cell.method, cell.identity() | {"seed": None}
     base = method.model_copy(update={"name": method.base, "distillation": None})
     row = arrange(pd.DataFrame([cell.index()])).iloc[0]
-    variant = without_paths(str(row["variant"]))
+    variant = str(row["variant"])
+    if len(variant) > LABEL_LIMIT:
+        variant = f"{len(SEPARATOR.split(variant))} settings #{digest(variant)[:4]}"
     return _tags({
         "kind": "cell",
         "group": digest(spec),
         "base_group": digest(spec | {"method": base.identity()}) if method.distillation else "",
-        "label": ", ".join(filter(None, (str(row["method"]), variant))),
+        "label": ", ".join(filter(None, (str(row["method"]), without_paths(variant)))),
     })  # fmt: skip
 
 

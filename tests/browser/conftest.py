@@ -23,7 +23,7 @@ HERE = ("data:", "blob:", "about:")  # addresses that name no other place
 
 @dataclass
 class Window:
-    """A page of the browser, and what it did.
+    """A page of the browser, and what it did, with the pages that it opened.
 
     Args:
         page: Playwright's page.
@@ -40,6 +40,12 @@ class Window:
     def open(self, address: str | Path) -> None:
         """Open an address or a file, and wait until it is loaded."""
         self.page.goto(address.resolve().as_uri() if isinstance(address, Path) else address, wait_until="load")
+
+    def follow(self, name: str) -> None:
+        """Go where a link leads that opens a page of its own."""
+        with self.page.expect_popup() as opened:
+            self.page.get_by_role("link", name=name).click()
+        self.page = opened.value
 
     def outside(self, *own: str) -> list[str]:
         """The requests that left the page: neither in it, nor for the addresses that begin with `own`."""
@@ -76,11 +82,12 @@ def window(browser, tmp_path: Path) -> Iterator[Callable[..., Window]]:
 
     def opened(*, dark: bool = False, width: int = 1600, height: int = 1000) -> Window:
         scheme = "dark" if dark else "light"
-        contexts.append(browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme))
-        made = Window(contexts[-1].new_page(), tmp_path)
-        made.page.on("request", lambda request: made.requests.append(request.url))
-        made.page.on("pageerror", lambda error: made.errors.append(str(error)))
-        made.page.on("console", lambda said: made.errors.append(said.text) if said.type == "error" else None)
+        context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
+        contexts.append(context)
+        made = Window(context.new_page(), tmp_path)
+        context.on("request", lambda request: made.requests.append(request.url))
+        context.on("weberror", lambda caught: made.errors.append(str(caught.error)))
+        context.on("console", lambda said: made.errors.append(said.text) if said.type == "error" else None)
         return made
 
     yield opened

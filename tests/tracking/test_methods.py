@@ -1,6 +1,8 @@
+from dataclasses import replace
+
 import pytest
 
-from dmlbench.tracking import all_in_order, methods, summary
+from dmlbench.tracking import all_in_order, content, methods, summary
 from dmlbench.tracking.runs import begin, interrupt, send, update
 from tests.tracking.conftest import row
 from tests.tracking.test_runs import EXPERIMENT, all_runs
@@ -61,6 +63,18 @@ def test_settings_make_methods_of_their_own(client, finished, make_cell):
         send(client, finished(cell=cell))
     groups = {run.data.tags["group"] for run in all_runs(client, "method")}
     assert len(groups) == 3
+
+
+def test_settings_are_in_the_name_as_far_as_there_is_room(make_cell):
+    def label(*overrides):
+        return content.place_tags(replace(make_cell("ms+psd"), overrides=overrides))["label"]
+
+    assert label() == "ms+psd"
+    assert label("distillation.tau=2", "training.epochs=3") == "ms+psd{tau=2}, training.epochs=3"
+    assert label("model.weights=/home/me/w.safetensors") == "ms+psd, model.weights=…/w.safetensors"
+    many = [f"training.{key}=1234567" for key in ("batch_size", "epochs", "weight_decay")]
+    assert label(*many).startswith("ms+psd, 3 settings #")
+    assert label(*many) != label(*many[:2], "training.weight_decay=2")
 
 
 def test_the_numbers_of_a_method_are_those_of_its_finished_seeds(client, begun, finished, make_cell):
