@@ -9,7 +9,7 @@ from time import time
 from typing import TYPE_CHECKING
 
 from dmlbench.store import Record
-from dmlbench.tracking.connection import answering, delete, search, store_lock
+from dmlbench.tracking.connection import answering, delete, local_database, search, store_lock
 from dmlbench.tracking.content import TAG_LIMIT
 from dmlbench.tracking.experiments import NOTE, experiment_name
 from dmlbench.tracking.summary import finished, summary_metrics
@@ -24,16 +24,42 @@ SHARED = ("method", "base", "modifier", "dataset", "protocol", "variant", "marks
 
 
 def bring_in_order(client: "MlflowClient", experiment: str, group: str) -> None:
-    """Leave one run above a group's cells, with their sum and status, and that of the methods built on it.
-
-    Somebody elsewhere may do the same at the same time: each looks again after its last change, so that whoever is
-    last has seen everything; of two runs for one method the first in order stays, for both.
-    """
-    cells = _settled(client, experiment, group)
+    """Settle a group whose results have changed, and those of the methods built on it: their ratios follow it."""
+    cells = settle(client, experiment, group)
     if any(run.data.tags.get("modifier") for run in cells):
         return
     for parent in search(client, experiment, f"tags.base_group = '{group}' and tags.kind = 'method'"):
-        _settled(client, experiment, parent.data.tags["group"])
+        settle(client, experiment, parent.data.tags["group"])
+
+
+def settle(client: "MlflowClient", experiment: str, group: str) -> "list[Run]":
+    """Leave one run above a group's cells, with their sum and status.
+
+    Somebody elsewhere may do the same at the same time: each looks again after its last change, so that whoever is
+    last has seen everything; of two runs for one method the first in order stays, for both.
+
+    Returns:
+        The cells' runs.
+    """
+    # Whoever holds the lock of a local database has nobody beside him, and need not look again.
+    alone = local_database(client.tracking_uri) is not None
+    cells: list[Run] = []
+    for _ in range(ATTEMPTS):
+        runs = search(client, experiment, f"tags.group = '{group}'")
+        cells = [run for run in runs if run.data.tags.get("kind") == "cell"]
+        parents = sorted((run for run in runs if run.data.tags.get("kind") == "method"), key=_id)
+        if not cells:
+            break
+        if not parents:
+            _create(client, experiment, cells)
+            continue
+        values = _values(client, experiment, parents[0], cells)
+        if set(parents[0].data.metrics) - set(values):  # a metric cannot be taken back: its seeds are gone, or its base
+            delete(client, parents[:1])
+            continue
+        if not _changed(client, parents, cells, values) or alone:
+            break
+    return cells
 
 
 def all_in_order(client: "MlflowClient", records: "Iterable[Record]") -> None:
@@ -50,38 +76,26 @@ def all_in_order(client: "MlflowClient", records: "Iterable[Record]") -> None:
                 continue
             runs = search(client, found.experiment_id, "tags.group != ''")
             for group in sorted({run.data.tags["group"] for run in runs}):
-                _settled(client, found.experiment_id, group)
+                settle(client, found.experiment_id, group)
 
 
-def _settled(client: "MlflowClient", experiment: str, group: str) -> "list[Run]":
-    cells: list[Run] = []
-    for _ in range(ATTEMPTS):
-        runs = search(client, experiment, f"tags.group = '{group}'")
-        cells = [run for run in runs if run.data.tags.get("kind") == "cell"]
-        parents = [run for run in runs if run.data.tags.get("kind") == "method"]
-        if not cells or not _changed(client, experiment, sorted(parents, key=_id), cells):
-            break
-    return cells
+def _values(client: "MlflowClient", experiment: str, parent: "Run", cells: "Sequence[Run]") -> dict[str, float]:
+    base_group = parent.data.tags.get("base_group")
+    bases = search(client, experiment, f"tags.group = '{base_group}' and tags.kind = 'cell'") if base_group else []
+    return summary_metrics(cells, bases)
 
 
-def _changed(client: "MlflowClient", experiment: str, parents: "list[Run]", cells: "list[Run]") -> bool:
-    """Take one step towards order; False where there was none to take."""
-    if not parents:
-        _create(client, experiment, cells)
-        return True
+def _changed(
+    client: "MlflowClient", parents: "Sequence[Run]", cells: "Sequence[Run]", values: dict[str, float]
+) -> bool:
+    """Bring all cells under the first of the methods' runs, and that one up to date; whether anything was to do."""
     parent, *others = parents
     astray = [run for run in cells if run.data.tags.get(PARENT) != _id(parent)]
     for run in astray:
         client.set_tag(_id(run), PARENT, _id(parent))
     delete(client, others)
-    base_group = parent.data.tags.get("base_group")
-    bases = search(client, experiment, f"tags.group = '{base_group}' and tags.kind = 'cell'") if base_group else []
-    values = summary_metrics(cells, bases)
-    if set(parent.data.metrics) - set(values):  # a metric cannot be taken back: its seeds are gone, or its base
-        delete(client, [parent])
-        return True
-    told = [_log(client, parent, values), _describe(client, parent, cells), _end(client, parent, cells)]
-    return bool(astray or others or any(told))
+    told, ended = _tell(client, parent, cells, values), _end(client, parent, cells)
+    return bool(astray or others or told or ended)
 
 
 def _create(client: "MlflowClient", experiment: str, cells: "Sequence[Run]") -> None:
@@ -95,29 +109,23 @@ def _create(client: "MlflowClient", experiment: str, cells: "Sequence[Run]") -> 
     client.log_batch(created.info.run_id, params=[Param(key, value) for key, value in first.data.params.items()])
 
 
-def _log(client: "MlflowClient", parent: "Run", values: dict[str, float]) -> bool:
-    """Log what has changed; MLflow shows the newest value of those at one step."""
-    from mlflow.entities import Metric
+def _tell(client: "MlflowClient", parent: "Run", cells: "Sequence[Run]", values: dict[str, float]) -> bool:
+    """Log what has changed; whether anything has. Of the values at one step MLflow shows the newest."""
+    from mlflow.entities import Metric, RunTag
 
+    seeds = ", ".join(map(str, sorted(int(run.data.tags["seed"]) for run in finished(cells)))) or "none yet"
+    all_tags = {"seeds_done": seeds[:TAG_LIMIT], NOTE: _note(parent, seeds)}
+    tags = [RunTag(key, value) for key, value in all_tags.items() if parent.data.tags.get(key) != value]
     changed = {key: value for key, value in values.items() if parent.data.metrics.get(key) != value}
-    if not changed:
-        return False
-    past = client.get_metric_history(_id(parent), "seeds")
-    # Later than what is there also where the clock of another host is fast.
-    now = max([int(1000 * time()), *(int(point.timestamp) + 1 for point in past)])
-    every = changed | {"seeds": values["seeds"]}
-    client.log_batch(_id(parent), metrics=[Metric(key, value, now, 0) for key, value in every.items()])
-    return True
-
-
-def _describe(client: "MlflowClient", parent: "Run", cells: "Sequence[Run]") -> bool:
-    seeds = sorted(int(run.data.tags["seed"]) for run in finished(cells))
-    names = ", ".join(map(str, seeds)) or "none yet"
-    tags = {"seeds_done": names[:TAG_LIMIT], NOTE: _note(parent, names)}
-    changed = {key: value for key, value in tags.items() if parent.data.tags.get(key) != value}
-    for key, value in changed.items():
-        client.set_tag(_id(parent), key, value)
-    return bool(changed)
+    metrics: list[Metric] = []
+    if changed:
+        past = client.get_metric_history(_id(parent), "seeds")
+        # Later than what is there also where the clock of another host is fast.
+        now = max([int(1000 * time()), *(int(point.timestamp) + 1 for point in past)])
+        metrics = [Metric(key, value, now, 0) for key, value in (changed | {"seeds": values["seeds"]}).items()]
+    if tags or metrics:
+        client.log_batch(_id(parent), metrics=metrics, tags=tags)
+    return bool(tags or metrics)
 
 
 def _note(parent: "Run", seeds: str) -> str:

@@ -15,7 +15,7 @@ from dmlbench.store import Record, read_spec
 from dmlbench.tracking import content
 from dmlbench.tracking.connection import TrackingError, answering, delete, search, store_lock
 from dmlbench.tracking.experiments import experiment_of
-from dmlbench.tracking.methods import bring_in_order
+from dmlbench.tracking.methods import bring_in_order, settle
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -51,7 +51,7 @@ def begin(client: "MlflowClient", folder: Path) -> LiveRun:
         delete(client, runs)
         begun = int(1000 * time())
         run_id = _create(client, experiment, cell, begun)
-        bring_in_order(client, experiment, group)
+        settle(client, experiment, group)
         return LiveRun(experiment, group, run_id, begun)
 
 
@@ -71,7 +71,7 @@ def interrupt(client: "MlflowClient", folder: Path, live: LiveRun) -> None:
     with _alone(client, folder):
         client.set_tag(live.run_id, "status", "interrupted")
         client.set_terminated(live.run_id, "KILLED")
-        bring_in_order(client, live.experiment, live.group)
+        settle(client, live.experiment, live.group)
 
 
 def send(client: "MlflowClient", record: Record, live: LiveRun | None = None) -> bool:
@@ -154,12 +154,13 @@ def _create(client: "MlflowClient", experiment: str, cell: Cell, begun: int) -> 
 
 
 def _log_metrics(client: "MlflowClient", live: LiveRun, metrics: list["Metric"]) -> None:
-    """Log whole epochs and remember them one by one, so that nothing is sent twice after an error."""
-    for epoch in sorted({metric.step for metric in metrics}):
-        of_epoch = [metric for metric in metrics if metric.step == epoch]
-        for start in range(0, len(of_epoch), BATCH):
-            client.log_batch(str(live.run_id), metrics=of_epoch[start : start + BATCH])
-        live.epoch = epoch
+    """Log in batches and remember the last epoch of each, so that next to nothing is sent twice after an error."""
+    for start in range(0, len(metrics), BATCH):
+        batch = metrics[start : start + BATCH]
+        client.log_batch(str(live.run_id), metrics=batch)
+        unsent = metrics[start + BATCH : start + BATCH + 1]
+        # An epoch that two batches share is whole with the second; metrics come in order of their epochs.
+        live.epoch = unsent[0].step - 1 if unsent else batch[-1].step
 
 
 def _runs(client: "MlflowClient", experiment: str, cell: str) -> list["Run"]:
