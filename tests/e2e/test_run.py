@@ -126,7 +126,7 @@ def test_a_diverged_cell_fails_alone(dmlbench: Command, tmp_path: Path) -> None:
 
 def _check_methods_and_report(client: mlflow.MlflowClient, experiment: str, dmlbench: Command) -> None:
     methods = client.search_runs([experiment], "tags.kind = 'method'")
-    assert {run.info.run_name: run.data.metrics["seeds"] for run in methods} == {"ms": 2, "ms+psd": 2}
+    assert {run.data.tags["method"]: run.data.metrics["seeds"] for run in methods} == {"ms": 2, "ms+psd": 2}
     sent = dmlbench("report", "--name", "seen", "--tracking", "auto").stdout
     assert "run `report seen` in dmlbench/conv4-64/glyphs" in sent
     (report,) = client.search_runs([experiment], "tags.kind = 'report'")
