@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
 LINGER = 2.0  # seconds in which events gather into one batch
-FLUSH = (10.0, 60.0)  # seconds at the end for what is left: a hundredth of the run, within these
+# Eight runners that end together on two busy cores wait for each other at one SQLite file for more than ten seconds.
+FLUSH = (20.0, 60.0)  # seconds at the end for what is left: a hundredth of the run, within these
 AGAIN = (15.0, 600.0)  # seconds until a server that failed is tried again: twice as many each time, within these
 
 
