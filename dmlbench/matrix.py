@@ -52,6 +52,7 @@ class Execution:
     per_gpu: int = 1
     executor: Literal["local", "ray"] = "local"
     address: str | None = None
+    system_metrics: bool = False
 
 
 class Observer(Protocol):
@@ -156,7 +157,9 @@ def execute(cells: Sequence[Cell], execution: Execution, observers: Sequence[Obs
         return
     devices = worker_devices(execution, threads)[: len(tasks)]
     workers = data_workers(execution, devices, threads)
-    options = RunOptions(execution.data_dir, execution.device, workers, execution.keep, processes=len(devices))
+    options = RunOptions(
+        execution.data_dir, execution.device, workers, execution.keep, len(devices), execution.system_metrics
+    )
     run_local(tasks, options, devices, threads=threads, on_event=on_event, interrupts=interrupts)
 
 

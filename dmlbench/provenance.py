@@ -49,7 +49,8 @@ def kind_of_machine(environment: dict[str, Any]) -> dict[str, str]:
 
 def place(environment: dict[str, Any]) -> str:
     """The machine and what shares it, for times are compared within one place only."""
-    return "/".join(str(environment.get(key)) for key in ("machine", "processes", "data_workers"))
+    shared = [str(environment.get(key)) for key in ("machine", "processes", "data_workers")]
+    return "/".join([*shared, *(["system metrics"] if environment.get("system_metrics") else [])])
 
 
 def of_all_attempts(environment: dict[str, Any], places: list[str], cell: str) -> dict[str, Any]:

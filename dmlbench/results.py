@@ -20,8 +20,9 @@ def load_results(path: str | Path = DEFAULT_ROOT) -> pd.DataFrame:
         One row per cell and selection (`untrained`, `last`, `validation`, `best_test`): the columns protocol,
         variant (what `--set` changed, or ""), dataset, method, base, modifier, seed, hash, status, selection, marks,
         folder; a column per test metric as a fraction (`recall_at_1`, ...) and its `epoch`; `step_ms` (milliseconds
-        per training step without the wait for data, median over epochs from the second), `train_seconds`; `machine`
-        (with what shared it), between which times do not compare; `origin` (kind of device, digest of the initial
+        per training step without the wait for data, median over epochs from the second; none of a cell that was run
+        with `--system-metrics`), `train_seconds`; `machine` (with what shared it), between which times do not compare;
+        `origin` (kind of device, digest of the initial
         weights), between which no pair is formed. A failed cell is one row with empty metrics and its `error`.
 
     Raises:
@@ -29,7 +30,7 @@ def load_results(path: str | Path = DEFAULT_ROOT) -> pd.DataFrame:
     """
     store = Store(Path(path))
     store.check_readable()
-    rows = [row for record in store.records() for row in _rows(record)]
+    rows = [row for record in store.records() for row in record_rows(record)]
     return pd.DataFrame(rows) if rows else pd.DataFrame(columns=[*INDEX, "hash", "status", "selection"])
 
 
@@ -64,16 +65,18 @@ def _origin(summary: dict[str, Any]) -> str:
     return "/".join(filter(None, (kind, summary.get("initial_weights"), data)))
 
 
-def _rows(record: Record) -> list[dict[str, Any]]:
+def record_rows(record: Record) -> list[dict[str, Any]]:
+    """One result's rows of `load_results`, one per selection."""
     summary = record.summary
-    timing = summary.get("timing") or {}
+    timing, environment = summary.get("timing") or {}, summary["environment"]
     common = _index(record) | {
         "status": summary["status"],
         "marks": "; ".join(summary["cell"]["marks"]),
         "folder": str(record.folder),
-        "step_ms": timing.get("step_ms"),
+        # Whoever samples the machine takes from what is timed.
+        "step_ms": None if environment.get("system_metrics") else timing.get("step_ms"),
         "train_seconds": timing.get("train_s"),
-        "machine": _place(summary["environment"]),
+        "machine": _place(environment),
         "origin": _origin(summary),
         "error": (summary.get("error") or {}).get("message"),
     }

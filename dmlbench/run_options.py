@@ -32,7 +32,9 @@ class RunOptions:
     data_workers: int = 0
     keep: tuple[str, ...] = ()
     processes: int = 1
+    system_metrics: bool = False
 
     def machine_load(self) -> dict[str, int]:
         """What shares the machine with the cell, for its result: times under different loads do not compare."""
-        return {"processes": self.processes, "data_workers": self.data_workers}
+        load = {"processes": self.processes, "data_workers": self.data_workers}
+        return load | ({"system_metrics": 1} if self.system_metrics else {})

@@ -1,11 +1,14 @@
 import subprocess
 import sys
 
+import pandas as pd
 import pytest
 
 import dmlbench
 from dmlbench.errors import UserError
+from dmlbench.provenance import of_all_attempts, place
 from dmlbench.results import INDEX, _origin, load_history, load_results
+from dmlbench.run_options import RunOptions
 from dmlbench.selection import selections
 from dmlbench.store import Store
 from dmlbench.writer import CellWriter
@@ -141,3 +144,19 @@ def test_results_of_other_pixels_have_another_origin():
     elsewhere = summary | {"environment": {"device": "cuda:0"}}
     assert _origin(summary) == _origin(elsewhere)
     assert len({_origin(summary), _origin(other), _origin({"environment": {}})}) == 3
+
+
+def test_a_cell_that_was_sampled_has_no_step_time(root, make_cell):
+    write(root, make_cell(seed=0), environment={"machine": "abc", "system_metrics": 1})
+    write(root, make_cell(seed=1))
+    last = load_results(root).query("selection == 'last'").set_index("seed")
+    assert pd.isna(last.loc[0, "step_ms"])
+    assert last.loc[1, "step_ms"] == 12.5
+
+
+def test_a_cell_sampled_for_a_part_of_its_epochs_compares_with_no_other(make_cell):
+    places = [
+        place({"machine": "abc"} | RunOptions(system_metrics=sampled).machine_load()) for sampled in (True, False)
+    ]
+    assert len(set(places)) == 2
+    assert of_all_attempts({"machine": "abc"}, places, make_cell().hash)["machine"].startswith("several")

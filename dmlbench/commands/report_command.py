@@ -27,8 +27,22 @@ from dmlbench.errors import UserError
     help="Show the images that methods win and lose (results of run --keep embeddings); git ignores such a report.",
 )
 @data_dir_option()
+@click.option(
+    "--tracking",
+    type=click.Choice(["auto", "none"]),
+    default="none",
+    show_default=True,
+    help="Send the report to MLflow, too: a run in each experiment it shows.",
+)
 def command(
-    results: Path, name: str, output: Path, only: dict[str, tuple[str, ...]], *, panels: bool, data_dir: Path | None
+    *,
+    results: Path,
+    name: str,
+    output: Path,
+    only: dict[str, tuple[str, ...]],
+    panels: bool,
+    data_dir: Path | None,
+    tracking: str,
 ) -> None:
     """Render results as a self-contained page, Markdown, CSV and LaTeX tables, PNG and SVG figures.
 
@@ -43,9 +57,25 @@ def command(
     from dmlbench.report.page import render
     from dmlbench.report.queries import Panels
 
+    if panels and tracking == "auto":
+        raise UserError("--panels: MLflow is sent no images", hint="leave out --panels or --tracking auto")
     shown = Panels(data_folder(data_dir)) if panels else None
     folder = render(results, name, output, only, panels=shown, tell=lambda line: click.echo(line, err=True))
     click.echo(f"{folder / 'index.html'}")
+    if tracking == "auto":
+        _send(folder)
+
+
+def _send(folder: Path) -> None:
+    from dmlbench.tracking import TrackingError, connect, send_report
+
+    try:
+        sent = send_report(connect(), folder)
+    except TrackingError as error:  # the report is there all the same
+        click.echo(f"warning: MLflow: {str(error).splitlines()[0]}; the report was not sent", err=True)
+        return
+    where = ", ".join(sent) or "nowhere: `dmlbench sync` sends the results it shows first"
+    click.echo(f"MLflow: run `report {folder.name}` in {where}")
 
 
 def _filters(pairs: tuple[str, ...]) -> dict[str, tuple[str, ...]]:

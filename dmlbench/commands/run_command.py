@@ -42,6 +42,11 @@ if TYPE_CHECKING:
     "--tracking", type=click.Choice(["auto", "none"]), default="auto", show_default=True, help="MLflow, or nothing."
 )
 @click.option(
+    "--system-metrics",
+    is_flag=True,
+    help="Have MLflow sample this machine (processor, memory, disk, network). Such cells take part in no time ratio.",
+)
+@click.option(
     "--workers",
     type=click.IntRange(1),
     help="Cells at a time [default: cores // threads of the protocol, which is the most; on CUDA --per-gpu a GPU].",
@@ -88,6 +93,7 @@ def command(**options: Any) -> int:  # noqa: ANN401 - click's options
         matrix.data_folder(options["data_dir"]), options["skip_bad"],
     )  # fmt: skip
     keep, device = _checked_keep(options["keep"]), _checked_device(options["device"])
+    _check_system_metrics(options)
     console = plain_or_wide()
     cells = matrix.plan(request, lambda line: console.print(line, markup=False, soft_wrap=True))
     store = Store(options["results"])
@@ -95,6 +101,7 @@ def command(**options: Any) -> int:  # noqa: ANN401 - click's options
     execution = matrix.Execution(
         store, request.data_dir, device, options["workers"], options["data_workers"], keep,
         options["per_gpu"], options["executor"], _checked_address(options["address"], options["executor"]),
+        options["system_metrics"],
     )  # fmt: skip
     if options["dry_run"]:
         return _dry_run(console, cells, todo, execution)
@@ -144,6 +151,21 @@ def _checked_address(address: str | None, executor: str) -> str | None:
     return address
 
 
+def _check_system_metrics(options: dict[str, Any]) -> None:
+    from importlib.util import find_spec
+
+    from dmlbench.errors import UserError
+
+    if not options["system_metrics"]:
+        return
+    if options["tracking"] == "none":
+        raise UserError("--system-metrics: with --tracking none there is nowhere to send them", hint="leave out one")
+    if options["executor"] == "ray":
+        raise UserError("--system-metrics: samples this machine, not a Ray cluster's", hint="--executor local")
+    if find_spec("psutil") is None:
+        raise UserError("--system-metrics: psutil is not installed", hint="pip install psutil")
+
+
 def _run(
     console: "Console",
     cells: "Sequence[Cell]",
@@ -173,7 +195,7 @@ def _run(
     if tracking == "auto":
         from dmlbench.tracking import Mirror
 
-        mirror = Mirror(say)
+        mirror = Mirror(say, system_metrics=execution.system_metrics)
     with mirror, Display(console, len(todo)) as display, Interrupts(say) as interrupts:
         observers = [display, mirror] if tracking == "auto" else [display]
         matrix.execute(todo, execution, observers, interrupts)

@@ -29,7 +29,7 @@ def command(results: Path) -> int:
     if not records:
         hint = "name the folder that was given to `run --results`"
         raise UserError(f"{results}: no results to send", hint=hint)
-    from dmlbench.tracking import TrackingError, connect, send
+    from dmlbench.tracking import TrackingError, all_in_order, connect, send
 
     console, sent, damaged = plain_or_wide(stderr=True), 0, 0
     try:
@@ -40,6 +40,7 @@ def command(results: Path) -> int:
             except UserError as error:  # of one result: the others are sent all the same
                 damaged += 1
                 click.echo(f"error: {error}", err=True)
+        all_in_order(client, records)
     except TrackingError as error:
         click.echo(f"error: MLflow: {str(error).splitlines()[0]}; {sent} runs were sent before", err=True)
         return 1

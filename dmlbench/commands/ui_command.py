@@ -5,6 +5,10 @@ import sys
 
 import click
 
+# The UI opens on its pages for language models unless it is told; so it does with an experiment from its list.
+PAGE = "/#/experiments?workflowType=machine_learning"
+MOST = 20  # experiments that are named
+
 
 @click.command("ui")
 @click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True, help="Port on this machine.")
@@ -25,11 +29,27 @@ def command(port: int) -> int:
         hint = "`dmlbench run` or `dmlbench sync` in this folder sends some, MLFLOW_TRACKING_URI names another store"
         raise UserError(f"{database}: no runs yet", hint=hint)
     if uri.startswith(("http://", "https://")):
-        click.echo(f"runs go to the MLflow server {uri}: open it in a browser")
+        click.echo(f"runs go to an MLflow server, open it in a browser: {uri.rstrip('/')}{PAGE}")
+        _print_links(uri.rstrip("/"))
         return 0
-    click.echo(f"MLflow UI of {uri}: http://127.0.0.1:{port} (Ctrl-C ends it)")
+    click.echo(f"MLflow UI of {uri}, Ctrl-C ends it: http://127.0.0.1:{port}{PAGE}")
+    _print_links(f"http://127.0.0.1:{port}")
     arguments = ["--backend-store-uri", uri, "--host", "127.0.0.1", "--port", str(port)]
     try:
         return subprocess.run([sys.executable, "-m", "mlflow", "ui", *arguments], check=False).returncode  # noqa: S603
     except KeyboardInterrupt:  # how it is meant to end
         return 0
+
+
+def _print_links(server: str) -> None:
+    """Print where each experiment's methods are; nothing for a store that does not answer, as the UI will say."""
+    from contextlib import suppress
+
+    from dmlbench.tracking import TrackingError, connect, pages
+
+    with suppress(TrackingError):
+        found = pages(connect())
+        for name, page in list(found.items())[:MOST]:
+            click.echo(f"  {name}: {server}/{page}")
+        if len(found) > MOST:
+            click.echo(f"  and {len(found) - MOST} more")

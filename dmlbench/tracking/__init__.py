@@ -1,11 +1,18 @@
 """MLflow as a view of the results folder: the only package that imports mlflow.
 
 A thread of the runner's process mirrors cells while they run, one run each, found again by their `cell` tag, so that
-sending twice changes nothing. A tracking server that is down costs a warning, never a result.
+sending twice changes nothing; above the cells that differ in their seed alone stands a run of their method. A tracking
+server that is down costs a warning, never a result.
 """
 
 from dmlbench.tracking.connection import TrackingError, connect, local_database, tracking_uri
+from dmlbench.tracking.experiments import pages
+from dmlbench.tracking.methods import all_in_order
 from dmlbench.tracking.mirror import Mirror
+from dmlbench.tracking.reports import send_report
 from dmlbench.tracking.runs import send
 
-__all__ = ["Mirror", "TrackingError", "connect", "local_database", "send", "tracking_uri"]
+__all__ = [
+    "Mirror", "TrackingError", "all_in_order", "connect", "local_database", "pages", "send", "send_report",
+    "tracking_uri",
+]  # fmt: skip

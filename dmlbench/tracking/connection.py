@@ -2,8 +2,8 @@
 
 import logging
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,7 @@ from filelock import FileLock
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 # Two seconds and one retry: with MLflow's defaults a dead server would hold the runner for minutes.
 LIMITS = {
@@ -71,6 +72,27 @@ def store_lock(uri: str) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def search(client: "MlflowClient", experiment: str, filter_string: str) -> "list[Run]":
+    """All runs of an experiment that a filter lets through, also those beyond the first page."""
+    found: list[Run] = []
+    token = None
+    while True:
+        page = client.search_runs([experiment], filter_string, page_token=token)
+        found += page
+        token = page.token
+        if not token:
+            return found
+
+
+def delete(client: "MlflowClient", runs: "Iterable[Run]") -> None:
+    """Delete runs, unless somebody else has."""
+    from mlflow.exceptions import MlflowException
+
+    for run in runs:
+        with suppress(MlflowException):
+            client.delete_run(run.info.run_id)
 
 
 def tracking_uri() -> str:

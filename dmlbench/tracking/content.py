@@ -7,14 +7,20 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from dmlbench.spec import Cell
+from dmlbench.analysis.groups import SEPARATOR, arrange, without_paths
+from dmlbench.results import record_rows
+from dmlbench.spec import Cell, digest
+from dmlbench.store import Record
 
 if TYPE_CHECKING:
     from mlflow.entities import DatasetInput, Metric, Param, RunTag
 
 PARAM_LIMIT = 500  # characters MLflow keeps of a parameter
 TAG_LIMIT = 5000
+LABEL_LIMIT = 40  # characters of settings that a chart's legend has room for
 ARTIFACTS = ("spec.yaml", "summary.json", "history.csv")
+FINAL = ("recall_at_1", "map_at_r", "r_precision", "nmi")
+BEST_TEST = ("recall_at_1", "map_at_r")
 
 
 def metrics(folder: Path, begun_ms: int, after: int = -1) -> list["Metric"]:
@@ -38,6 +44,30 @@ def metrics(folder: Path, begun_ms: int, after: int = -1) -> list["Metric"]:
     return found
 
 
+def final_metrics(record: Record, ended_ms: int) -> list["Metric"]:
+    """A finished cell in few numbers, to sort a table of runs by; none of a failed one.
+
+    `final/NAME` is a test metric after the last epoch, `best_test/NAME` at the epoch that was best by it. `cost/` has
+    the median training step in milliseconds, training and all in minutes.
+    """
+    from mlflow.entities import Metric
+
+    rows = {row["selection"]: row for row in record_rows(record)}
+    last, best = (rows.get(name, {}) for name in ("last", "best_test"))
+    if not last:
+        return []
+    total, train = float(record.summary.get("total_s") or 0), float(last["train_seconds"] or 0)
+    found = {f"final/{name}": last.get(name) for name in FINAL}
+    found |= {f"best_test/{name}": best.get(name) for name in BEST_TEST}
+    found |= {"cost/step_ms": last["step_ms"], "cost/train_min": train / 60, "cost/total_min": total / 60}
+    return [Metric(key, readable(value), ended_ms, 0) for key, value in found.items() if value is not None]
+
+
+def readable(value: float) -> float:
+    """Six significant digits, which a column of the UI shows whole; the metrics by epoch have all of them."""
+    return float(f"{value:.6g}")
+
+
 def params(cell: Cell) -> list["Param"]:
     """Every value of the spec, flat."""
     from mlflow.entities import Param
@@ -51,30 +81,49 @@ def params(cell: Cell) -> list["Param"]:
     return [Param(key, str(value)[:PARAM_LIMIT]) for key, value in flat.items()]
 
 
-def tags(cell: dict[str, Any]) -> dict[str, str]:
-    """What a cell is from its beginning.
-
-    Args:
-        cell: `Cell.index()`, as summaries hold it.
-    """
+def tags(cell: Cell) -> dict[str, str]:
+    """What a cell is from its beginning."""
+    index = cell.index()
     keys = ("method", "base", "modifier", "dataset", "protocol", "variant", "seed")
-    return _tags({key: str(cell[key]) for key in keys} | {
-        "cell": cell["hash"],
+    return _tags({key: str(index[key]) for key in keys} | {
+        "cell": cell.hash,
         # Runs of one campaign share every value of the protocol, so they may be compared.
-        "campaign": f"{cell['protocol_hash'][:8]}-{cell['dataset']}",
+        "campaign": f"{index['protocol_hash'][:8]}-{index['dataset']}",
         "status": "running",
-        "marks": "; ".join(cell["marks"]),
+        "marks": "; ".join(index["marks"]),
+    }) | place_tags(cell)  # fmt: skip
+
+
+def place_tags(cell: Cell) -> dict[str, str]:
+    """Where a cell belongs among others: `group`, its spec but for the seed, and `base_group`, that of its base.
+
+    `label` is the method with what `--set` changed, for people: `ms+psd{lambda=10}, training.epochs=3`; many settings
+    are counted, with four digits that tell them from others.
+    """
+    method, spec = cell.method, cell.identity() | {"seed": None}
+    base = method.model_copy(update={"name": method.base, "distillation": None})
+    row = arrange(pd.DataFrame([cell.index()])).iloc[0]
+    variant = str(row["variant"])
+    if len(variant) > LABEL_LIMIT:
+        variant = f"{len(SEPARATOR.split(variant))} settings #{digest(variant)[:4]}"
+    return _tags({
+        "kind": "cell",
+        "group": digest(spec),
+        "base_group": digest(spec | {"method": base.identity()}) if method.distillation else "",
+        "label": ", ".join(filter(None, (str(row["method"]), without_paths(variant)))),
     })  # fmt: skip
 
 
-def final_tags(summary: dict[str, Any]) -> list["RunTag"]:
+def final_tags(record: Record) -> list["RunTag"]:
     """What is known of a cell at its end."""
     from mlflow.entities import RunTag
 
+    summary = record.summary
     values = _tags({
         "status": summary["status"],
         "started": str(summary.get("started", "")),
         "gpu": (summary.get("environment") or {}).get("gpu", "none"),
+        "machine": str(record_rows(record)[0]["machine"] or ""),
         "code": (summary.get("code") or {}).get("digest", ""),
         "error": (summary.get("error") or {}).get("message", ""),
     })  # fmt: skip

@@ -15,21 +15,29 @@ from dmlbench.tracking.connection import connect
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
 LINGER = 2.0  # seconds in which events gather into one batch
-FLUSH = (10.0, 60.0)  # seconds at the end for what is left: a hundredth of the run, within these
+# Eight runners that end together on two busy cores wait for each other at one SQLite file for more than ten seconds.
+FLUSH = (20.0, 60.0)  # seconds at the end for what is left: a hundredth of the run, within these
 AGAIN = (15.0, 600.0)  # seconds until a server that failed is tried again: twice as many each time, within these
 
 
 class Mirror:
-    """Sends cells to MLflow from a thread; use as a context manager and call it as an observer."""
+    """Sends cells to MLflow from a thread; use as a context manager and call it as an observer.
 
-    def __init__(self, warn: Callable[[str], None]) -> None:
-        self._warn = warn
+    Args:
+        warn: Takes a line for the user.
+        system_metrics: Whether MLflow samples this machine into every live run: processor, memory, disk, network.
+    """
+
+    def __init__(self, warn: Callable[[str], None], *, system_metrics: bool = False) -> None:
+        self._warn, self._system_metrics = warn, system_metrics
         self._events: queue.Queue[tuple[Path, str] | None] = queue.Queue()
         self._thread = threading.Thread(target=self._work, name="mlflow mirror", daemon=True)
         self._due: dict[Path, str] = {}  # cells with something to send, and the last thing that happened to each
         self._live: dict[Path, runs.LiveRun] = {}
+        self._monitors: dict[Path, SystemMetricsMonitor] = {}
         self._client: MlflowClient | None = None
         self._failing = self._told = False
         self._begun = time.monotonic()
@@ -69,6 +77,9 @@ class Mirror:
                     self._tell(error)
                 self._failing, not_before, wait = True, time.monotonic() + wait, min(2 * wait, AGAIN[1])
 
+        for folder in list(self._monitors):
+            self._unwatch(folder)
+
     def _tell(self, error: Exception) -> None:
         self._warn(f"MLflow: {_in_words(error)}; results are safe, `dmlbench sync` sends them later")
 
@@ -96,6 +107,7 @@ class Mirror:
                 del self._due[folder]
             except Exception as error:  # noqa: BLE001 - of this cell, or of all
                 self._live.pop(folder, None)
+                self._unwatch(folder)
                 failed[folder] = error
         others = [cause for cause in failed.values() if not isinstance(cause, UserError)]
         if others and len(failed) == len(due):
@@ -105,6 +117,8 @@ class Mirror:
             self._warn(f"MLflow: left out {folder}: {_in_words(cause)}")
 
     def _send(self, client: "MlflowClient", folder: Path, what: str) -> None:
+        if what in ("finished", "stopped", "halted"):
+            self._unwatch(folder)
         if what == "finished":
             summary = read_summary(folder)
             if summary is not None:
@@ -113,7 +127,24 @@ class Mirror:
             return
         if folder not in self._live:
             self._live[folder] = runs.begin(client, folder)
-        (runs.interrupt if what in ("stopped", "halted") else runs.update)(client, folder, self._live[folder])
+        if what in ("stopped", "halted"):
+            runs.interrupt(client, folder, self._live[folder])
+            return
+        self._watch(client, folder)
+        runs.update(client, folder, self._live[folder])
+
+    def _watch(self, client: "MlflowClient", folder: Path) -> None:
+        run_id = self._live[folder].run_id
+        if self._system_metrics and run_id and folder not in self._monitors:
+            from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+            self._monitors[folder] = SystemMetricsMonitor(run_id, tracking_uri=client.tracking_uri)
+            self._monitors[folder].start()
+
+    def _unwatch(self, folder: Path) -> None:
+        monitor = self._monitors.pop(folder, None)
+        if monitor is not None:
+            monitor.finish()
 
 
 def _in_words(error: Exception) -> str:

@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
+from dmlbench.spec import Cell
 from dmlbench.store import Record, read_spec
 from dmlbench.tracking import content
-from dmlbench.tracking.connection import TrackingError, answering, store_lock
+from dmlbench.tracking.connection import TrackingError, answering, delete, search, store_lock
+from dmlbench.tracking.experiments import experiment_of
+from dmlbench.tracking.methods import bring_in_order, settle
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -27,6 +30,7 @@ class LiveRun:
     """The run of a cell that is being trained; `run_id` is None where MLflow has the finished cell already."""
 
     experiment: str
+    group: str
     run_id: str | None
     begun: int  # milliseconds since 1970
     epoch: int = -1  # the last one sent
@@ -40,14 +44,15 @@ def begin(client: "MlflowClient", folder: Path) -> LiveRun:
     """
     with _alone(client, folder):
         cell = read_spec(folder)
-        index = cell.index()
-        experiment = _experiment(client, index["protocol"], index["dataset"])
-        runs = _runs(client, experiment, index["hash"])
+        experiment, group = experiment_of(client, cell), content.place_tags(cell)["group"]
+        runs = _runs(client, experiment, cell.hash)
         if any(_is_finished(run) for run in runs):
-            return LiveRun(experiment, None, 0)
-        _delete(client, runs)
+            return LiveRun(experiment, group, None, 0)
+        delete(client, runs)
         begun = int(1000 * time())
-        return LiveRun(experiment, _create(client, experiment, folder, index, begun), begun)
+        run_id = _create(client, experiment, cell, begun)
+        settle(client, experiment, group)
+        return LiveRun(experiment, group, run_id, begun)
 
 
 def update(client: "MlflowClient", folder: Path, live: LiveRun) -> None:
@@ -66,6 +71,7 @@ def interrupt(client: "MlflowClient", folder: Path, live: LiveRun) -> None:
     with _alone(client, folder):
         client.set_tag(live.run_id, "status", "interrupted")
         client.set_terminated(live.run_id, "KILLED")
+        settle(client, live.experiment, live.group)
 
 
 def send(client: "MlflowClient", record: Record, live: LiveRun | None = None) -> bool:
@@ -74,10 +80,11 @@ def send(client: "MlflowClient", record: Record, live: LiveRun | None = None) ->
     Returns:
         Whether anything was sent: False where a complete run of this result is there already.
     """
-    cell, started = record.summary["cell"], str(record.summary.get("started", ""))
+    started = str(record.summary.get("started", ""))
     with _alone(client, record.folder):
-        experiment = live.experiment if live else _experiment(client, cell["protocol"], cell["dataset"])
-        runs = _runs(client, experiment, cell["hash"])
+        cell = read_spec(record.folder)
+        experiment, place = experiment_of(client, cell), content.place_tags(cell)
+        runs = _runs(client, experiment, cell.hash)
         # A finished run stays, also one that another machine sent: the same cell again is the same number.
         there = [
             run
@@ -86,28 +93,32 @@ def send(client: "MlflowClient", record: Record, live: LiveRun | None = None) ->
             or (run.info.end_time and _started(run) == started)
         ]
         own = None if there or live is None else next((run for run in runs if run.info.run_id == live.run_id), None)
-        _delete(client, [run for run in runs if run not in there and run is not own])
+        delete(client, [run for run in runs if run not in there and run is not own])
+        for run in there:
+            if not place.items() <= run.data.tags.items():
+                _supplement(client, record, run, place)
+                bring_in_order(client, experiment, place["group"])
         if there:
             return False
-        _complete(client, record, experiment, live if own else None)
+        _complete(client, record, cell, experiment, live if own else None)
         # Somebody elsewhere may have sent it at the same time: the first in order stays, for both of us.
-        finished = [run for run in _runs(client, experiment, cell["hash"]) if _is_finished(run)]
-        _delete(client, sorted(finished, key=lambda run: str(run.info.run_id))[1:])
+        finished = [run for run in _runs(client, experiment, cell.hash) if _is_finished(run)]
+        delete(client, sorted(finished, key=lambda run: str(run.info.run_id))[1:])
+        bring_in_order(client, experiment, place["group"])
     return True
 
 
-def _complete(client: "MlflowClient", record: Record, experiment: str, live: LiveRun | None) -> None:
+def _complete(client: "MlflowClient", record: Record, cell: Cell, experiment: str, live: LiveRun | None) -> None:
     summary = record.summary
-    started = str(summary.get("started", ""))
-    begun = int(datetime.fromisoformat(started).timestamp() * 1000) if started else int(1000 * time())
-    ended = None
+    begun, ended = _begun(summary), None
     if live is None:  # after the event: its times are those of the training
-        live = LiveRun(experiment, _create(client, experiment, record.folder, summary["cell"], begun), begun)
+        live = LiveRun(experiment, "", _create(client, experiment, cell, begun), begun)
         ended = begun + int(1000 * float(summary.get("total_s") or 0))
     run_id = str(live.run_id)
     with _deleted_on_error(client, run_id):
         _log_metrics(client, live, content.metrics(record.folder, live.begun, live.epoch))
-        client.log_batch(run_id, tags=content.final_tags(summary))
+        final = content.final_metrics(record, ended or int(1000 * time()))
+        client.log_batch(run_id, metrics=final, tags=content.final_tags(record))
         if summary.get("dataset"):
             client.log_inputs(run_id, [content.dataset_input(summary["dataset"])])
         for file in content.ARTIFACTS:
@@ -116,27 +127,44 @@ def _complete(client: "MlflowClient", record: Record, experiment: str, live: Liv
         client.set_terminated(run_id, "FINISHED" if record.done else "FAILED", end_time=ended)
 
 
-def _create(client: "MlflowClient", experiment: str, folder: Path, cell: dict[str, Any], begun: int) -> str:
-    name = f"{cell['method']} seed{cell['seed']}"
+def _supplement(client: "MlflowClient", record: Record, run: "Run", place: dict[str, str]) -> None:
+    """Give a run that an earlier dmlbench sent what it did not know of: its place and its final metrics."""
+    from mlflow.entities import RunTag
+
+    metrics = content.final_metrics(record, int(run.info.end_time or _begun(record.summary)))
+    known = run.data.tags
+    new = [RunTag(key, value) for key, value in place.items()]
+    new += [tag for tag in content.final_tags(record) if tag.key not in known]
+    client.log_batch(run.info.run_id, metrics=metrics, tags=new)
+
+
+def _begun(summary: dict[str, Any]) -> int:
+    started = str(summary.get("started", ""))
+    return int(1000 * (datetime.fromisoformat(started).timestamp() if started else time()))
+
+
+def _create(client: "MlflowClient", experiment: str, cell: Cell, begun: int) -> str:
+    name = f"{cell.method.name} seed{cell.seed}"
     # With its tags, so that it is found and replaced also where the answer to this request is lost.
     created = client.create_run(experiment, start_time=begun, tags=content.tags(cell), run_name=name)
     run_id = str(created.info.run_id)
     with _deleted_on_error(client, run_id):
-        client.log_batch(run_id, params=content.params(read_spec(folder)))
+        client.log_batch(run_id, params=content.params(cell))
     return run_id
 
 
 def _log_metrics(client: "MlflowClient", live: LiveRun, metrics: list["Metric"]) -> None:
-    """Log whole epochs and remember them one by one, so that nothing is sent twice after an error."""
-    for epoch in sorted({metric.step for metric in metrics}):
-        of_epoch = [metric for metric in metrics if metric.step == epoch]
-        for start in range(0, len(of_epoch), BATCH):
-            client.log_batch(str(live.run_id), metrics=of_epoch[start : start + BATCH])
-        live.epoch = epoch
+    """Log in batches and remember the last epoch of each, so that next to nothing is sent twice after an error."""
+    for start in range(0, len(metrics), BATCH):
+        batch = metrics[start : start + BATCH]
+        client.log_batch(str(live.run_id), metrics=batch)
+        unsent = metrics[start + BATCH : start + BATCH + 1]
+        # An epoch that two batches share is whole with the second; metrics come in order of their epochs.
+        live.epoch = unsent[0].step - 1 if unsent else batch[-1].step
 
 
 def _runs(client: "MlflowClient", experiment: str, cell: str) -> list["Run"]:
-    return list(client.search_runs([experiment], f"tags.cell = '{cell}'"))
+    return search(client, experiment, f"tags.cell = '{cell}'")
 
 
 def _is_finished(run: "Run") -> bool:
@@ -151,14 +179,6 @@ def _is_outdated(run: "Run", summary: dict[str, Any]) -> bool:
 
 def _started(run: "Run") -> str:
     return str(run.data.tags.get("started", ""))
-
-
-def _delete(client: "MlflowClient", runs: list["Run"]) -> None:
-    from mlflow.exceptions import MlflowException
-
-    for run in runs:
-        with suppress(MlflowException):  # somebody else has deleted it
-            client.delete_run(run.info.run_id)
 
 
 @contextmanager
@@ -190,23 +210,3 @@ def _alone(client: "MlflowClient", folder: Path) -> Iterator[None]:
         if lock.is_locked:
             (folder / CELL_LOCK).unlink(missing_ok=True)
         lock.release()
-
-
-def _experiment(client: "MlflowClient", protocol: str, dataset: str) -> str:
-    from mlflow.exceptions import MlflowException
-
-    name = f"dmlbench/{protocol}/{dataset}"
-    note = (
-        f"dmlbench: methods trained on the training classes of {dataset} under the protocol {protocol}, "
-        "scored on classes they have not seen."
-    )
-    found = client.get_experiment_by_name(name)
-    if found is None:
-        tags = {"mlflow.experimentKind": "custom_model_development", "mlflow.note.content": note}
-        try:
-            return str(client.create_experiment(name, tags=tags))
-        except MlflowException:  # another runner made it in between
-            found = client.get_experiment_by_name(name)
-            if found is None:
-                raise
-    return str(found.experiment_id)

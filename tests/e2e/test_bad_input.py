@@ -1,6 +1,7 @@
 """Bad input: one clear line, exit code 2, nothing half-written."""
 
 import hashlib
+import os
 import shutil
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from tests.e2e.conftest import Command
 
 RUN = ("run", "--tracking", "none")
+TRACKED = ("run", "--seeds", "1")
 OMNIGLOT = Path(__file__).parents[3] / "shared" / "data" / "omniglot"
 CASES = {
     "unknown method": (
@@ -67,6 +69,14 @@ CASES = {
         (*RUN, "--methods", "ms", "--datasets", "glyphs", "--address", "auto"),
         ("--address auto: names a Ray cluster", "--executor ray"),
     ),
+    "system metrics for nobody": (
+        (*RUN, "--methods", "ms", "--datasets", "glyphs", "--system-metrics", "--tracking", "none"),
+        ("--system-metrics: with --tracking none there is nowhere to send them", "leave out one"),
+    ),
+    "system metrics of a cluster": (
+        (*TRACKED, "--methods", "ms", "--datasets", "glyphs", "--system-metrics", "--executor", "ray"),
+        ("--system-metrics: samples this machine, not a Ray cluster's", "--executor local"),
+    ),
     "validate nothing": (("validate", "mine.yaml"), ("mine.yaml: no such file",)),
     "validate a plugin": (("validate", "file"), ("file: not a method file", "give its YAML")),
     "ui of nothing": (("ui",), ("mlflow.db: no runs yet", "dmlbench run")),
@@ -82,6 +92,15 @@ def test_one_clear_line(name: str, dmlbench: Command, tmp_path: Path) -> None:
     done = dmlbench(*arguments)
     _refused(done, expected)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_system_metrics_without_the_library_that_takes_them(dmlbench: Command, tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    site.mkdir()
+    (site / "sitecustomize.py").write_text("import sys\nsys.modules['psutil'] = None\n")
+    path = os.pathsep.join(filter(None, (str(site), os.environ.get("PYTHONPATH"))))
+    done = dmlbench(*TRACKED, "--methods", "ms", "--datasets", "glyphs", "--system-metrics", PYTHONPATH=path)
+    _refused(done, ("--system-metrics: psutil is not installed", "pip install psutil"))
 
 
 def test_unknown_key_in_a_method_file(dmlbench: Command, tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def test_run_then_mlflow_status_and_report(dmlbench: Command, tmp_path: Path) ->
     experiment = client.get_experiment_by_name("dmlbench/conv4-64/glyphs")
     assert experiment is not None
     assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
-    runs = client.search_runs([experiment.experiment_id])
+    runs = client.search_runs([experiment.experiment_id], "tags.cell != ''")
     assert sorted(run.info.run_name for run in runs) == ["ms seed0", "ms seed1", "ms+psd seed0", "ms+psd seed1"]
     run = next(run for run in runs if run.info.run_name == "ms+psd seed1")
     assert run.info.status == "FINISHED"
@@ -58,6 +58,7 @@ def test_run_then_mlflow_status_and_report(dmlbench: Command, tmp_path: Path) ->
     assert "4 there already, 0 to run" in again.stdout
     assert "have no" not in dmlbench(*TWO, "--seeds", "2", "--keep", "weights").stdout
     assert "0 runs sent, 4 were there already" in dmlbench("sync").stdout
+    _check_methods_and_report(client, experiment.experiment_id, dmlbench)
     _copy_as_of_another_machine(tmp_path / "results" / "runs", tmp_path / "elsewhere")
     assert "0 runs sent, 4 were there already" in dmlbench("sync", "--results", "elsewhere").stdout
 
@@ -123,6 +124,15 @@ def test_a_diverged_cell_fails_alone(dmlbench: Command, tmp_path: Path) -> None:
     assert "1 of 1 cells to run" in retry.stdout
 
 
+def _check_methods_and_report(client: mlflow.MlflowClient, experiment: str, dmlbench: Command) -> None:
+    methods = client.search_runs([experiment], "tags.kind = 'method'")
+    assert {run.data.tags["method"]: run.data.metrics["seeds"] for run in methods} == {"ms": 2, "ms+psd": 2}
+    sent = dmlbench("report", "--name", "seen", "--tracking", "auto").stdout
+    assert "run `report seen` in dmlbench/conv4-64/glyphs" in sent
+    (report,) = client.search_runs([experiment], "tags.kind = 'report'")
+    assert "index.html" in {file.path for file in client.list_artifacts(report.info.run_id)}
+
+
 @pytest.mark.parametrize(
     "uri", ["http://127.0.0.1:9", pytest.param("sqlite:///file/mlflow.db", marks=pytest.mark.slow)]
 )
@@ -133,6 +143,11 @@ def test_a_dead_tracking_store_costs_a_warning(uri: str, dmlbench: Command, tmp_
     assert "results are safe, `dmlbench sync` sends them later" in done.stdout
     assert "sqlalche.me" not in done.stdout + done.stderr
     assert len(metric_columns(tmp_path / "results" / "runs")) == 2
+    report = dmlbench("report", "--tracking", "auto", MLFLOW_TRACKING_URI=uri)
+    assert report.returncode == 0
+    assert report.stderr.startswith("warning: MLflow: ")
+    assert report.stderr.endswith("the report was not sent\n")
+    assert (tmp_path / "reports" / "report" / "index.html").is_file()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")

@@ -22,8 +22,20 @@ def statuses(uri: str) -> Counter[tuple[str, str]]:
     """How many runs there are of each cell in each status."""
     client = mlflow.MlflowClient(uri)
     experiments = [found.experiment_id for found in client.search_experiments()]
-    runs = client.search_runs(experiments, max_results=1000)
+    runs = client.search_runs(experiments, "tags.cell != ''", max_results=1000)
     return Counter((run.data.tags["cell"], run.info.status) for run in runs)
+
+
+def seeds_of_methods(uri: str) -> dict[str, float]:
+    """The runs above those of the seeds, and how many finished seeds each counts; all seeds are below one of them."""
+    client = mlflow.MlflowClient(uri)
+    experiments = [found.experiment_id for found in client.search_experiments()]
+    methods = client.search_runs(experiments, "tags.kind = 'method'")
+    cells = client.search_runs(experiments, "tags.cell != ''")
+    parents = {run.data.tags["mlflow.parentRunId"] for run in cells}
+    assert parents == {run.info.run_id for run in methods}
+    assert {run.info.status for run in methods} == {"FINISHED"}
+    return {run.data.tags["method"]: run.data.metrics["seeds"] for run in methods}
 
 
 def start(environment: dict[str, str], cwd: Path, *arguments: str, **variables: str) -> subprocess.Popen[str]:
@@ -66,6 +78,7 @@ def test_a_server_on_postgresql_that_vanishes_in_the_midst_of_a_run(
         assert len(after) == 4
         assert set(after.values()) == {1}
         assert {status for _, status in after} == {"FINISHED"}
+        assert seeds_of_methods(server.uri) == {"ms": 2, "margin": 2}
 
 
 def test_eight_runners_at_once_on_a_fresh_folder(environment: dict[str, str], tmp_path: Path) -> None:
@@ -85,6 +98,7 @@ def test_eight_runners_at_once_on_a_fresh_folder(environment: dict[str, str], tm
     assert len(found) == 8
     assert {status for _, status in found} == {"FINISHED"}
     assert set(found.values()) == {1}
+    assert seeds_of_methods(f"sqlite:///{tmp_path / 'mlflow.db'}") == {"ms": 8}
 
 
 def test_a_server_that_hangs_costs_a_warning(dmlbench: Command, tmp_path: Path) -> None:

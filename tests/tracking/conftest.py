@@ -1,11 +1,14 @@
 """Results to send, and a store in a folder of the test's own."""
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 
 from dmlbench.selection import selections
+from dmlbench.spec import Cell
 from dmlbench.store import Record, Store
 from dmlbench.timings import timing
 from dmlbench.tracking import connect
@@ -21,8 +24,8 @@ def row(epoch: int) -> dict:
 def begun(tmp_path, make_cell) -> Callable[..., CellWriter]:
     """Plans a cell and writes so many rows of its history."""
 
-    def begin(seed: int = 0, epochs: int = 0, root: Path = tmp_path / "runs") -> CellWriter:
-        store, cell = Store(root), make_cell(seed=seed)
+    def begin(seed: int = 0, epochs: int = 0, root: Path = tmp_path / "runs", cell: Cell | None = None) -> CellWriter:
+        store, cell = Store(root), cell or make_cell(seed=seed)
         store.plan([cell])
         writer = CellWriter(store.folder(cell))
         for epoch in range(epochs):
@@ -37,15 +40,17 @@ def finished(begun, make_cell) -> Callable[..., Record]:
     """A result as a run leaves it."""
 
     def finish(
-        writer: CellWriter | None = None, seed: int = 0, status: str = "done", started: str = "2026", code: str = "abcd"
-    ) -> Record:
-        writer = writer or begun(seed, 3)
+        writer: CellWriter | None = None, *, seed: int = 0, status: str = "done", started: str = "2026",
+        code: str = "abcd", cell: Cell | None = None, **environment: object,
+    ) -> Record:  # fmt: skip
+        cell = cell or make_cell(seed=seed)
+        writer = writer or begun(epochs=3, cell=cell)
         sums = {"selections": selections(writer.rows), "timing": timing(writer.rows)}
         error = {} if status == "done" else {"error": {"kind": "error", "class": "E", "message": "broke"}}
-        summary = {"status": status, "cell": make_cell(seed=seed).index(), "total_s": 4.0, **error}
-        summary |= {"environment": {}, "code": {"digest": code}}
+        summary = {"status": status, "cell": cell.index(), "total_s": 4.0, **error}
+        summary |= {"environment": environment, "code": {"digest": code}}
         writer.finish(summary | sums | {"started": f"{started}-11-21T10:00:00+00:00"})
-        return Store(writer.folder.parents[3]).record(make_cell(seed=seed))
+        return Store(writer.folder.parents[3]).record(cell)
 
     return finish
 
@@ -59,7 +64,16 @@ def in_folder(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory) -> Path:
+    """MLflow's tables without a run; to make them takes seconds, to copy them none."""
+    path = tmp_path_factory.mktemp("mlflow") / "empty.db"
+    MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
 @pytest.fixture
-def client(in_folder, monkeypatch) -> Iterator[object]:
+def client(in_folder, monkeypatch, empty_database) -> Iterator[MlflowClient]:
+    shutil.copy(empty_database, in_folder / "mlflow.db")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{in_folder / 'mlflow.db'}")
     return connect()

@@ -1,3 +1,4 @@
+import threading
 import time
 from contextlib import contextmanager
 
@@ -119,3 +120,30 @@ def test_a_damaged_cell_holds_up_no_other(client, finished, said, monkeypatch):
     (line,) = said
     assert line.startswith(f"MLflow: left out {records[0].folder}: UserError: ")
     assert "not a readable spec" in line
+
+
+def test_the_machine_is_sampled_where_that_is_asked_for(client, begun, finished, said, monkeypatch):
+    monkeypatch.setattr(mirror, "LINGER", 0.05)
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.1")
+    writer = begun(epochs=1)
+    with Mirror(said.append, system_metrics=True) as shown:
+        shown(None, writer.folder, {"event": "started"})
+        wait_for(lambda: client.get_experiment_by_name("dmlbench/tiny/glyphs") and all_runs(client))
+        wait_for(lambda: "system/cpu_utilization_percentage" in all_runs(client)[0].data.metrics)
+        for epoch in (1, 2):
+            writer.append(row(epoch))
+        finished(writer)
+        shown(None, writer.folder, {"event": "finished"})
+    assert said == []
+    (run,) = all_runs(client)
+    assert run.info.status == "FINISHED"
+    assert steps(client, run) == [0, 1, 2]
+    assert "SystemMetricsMonitor" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_the_machine_is_not_sampled_unasked(client, begun, said, monkeypatch):
+    monkeypatch.setattr(mirror, "LINGER", 0.05)
+    with Mirror(said.append) as shown:
+        shown(None, begun(epochs=1).folder, {"event": "started"})
+        wait_for(lambda: client.get_experiment_by_name("dmlbench/tiny/glyphs") and all_runs(client))
+        assert "SystemMetricsMonitor" not in {thread.name for thread in threading.enumerate()}

@@ -10,9 +10,9 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of MLfl
 EXPERIMENT = "dmlbench/tiny/glyphs"
 
 
-def all_runs(client):
+def all_runs(client, kind="cell"):
     experiment = client.get_experiment_by_name(EXPERIMENT)
-    return client.search_runs([experiment.experiment_id])
+    return client.search_runs([experiment.experiment_id], f"tags.kind = '{kind}'")
 
 
 def steps(client, run, metric="test/recall_at_1") -> list[int]:

@@ -1,0 +1,75 @@
+import pytest
+
+from dmlbench.tracking import TrackingError, send, send_report
+from tests.tracking.test_runs import EXPERIMENT, all_runs
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of MLflow's own libraries
+
+
+@pytest.fixture
+def report(client, finished, tmp_path):
+    """Makes the folder of a report on a result that was sent."""
+    send(client, finished())
+
+    def make(name="first", title="first"):
+        folder = tmp_path / "reports" / name
+        for part in ("figures", "tables"):
+            (folder / part).mkdir(parents=True, exist_ok=True)
+        (folder / "index.html").write_text(f"<title>{title}</title>")
+        (folder / "figures" / "curves.svg").write_text("<svg/>")
+        (folder / "tables" / "cells.csv").write_text("protocol,dataset,method\ntiny,glyphs,ms\ntiny,glyphs,ms+psd\n")
+        return folder
+
+    return make
+
+
+def files(client, run, path=None) -> set[str]:
+    found = client.list_artifacts(run.info.run_id, path)
+    return {name for file in found for name in (files(client, run, file.path) if file.is_dir else {file.path})}
+
+
+def test_a_report_is_the_artifacts_of_a_run(client, report):
+    folder = report()
+    assert send_report(client, folder) == [EXPERIMENT]
+    (run,) = all_runs(client, "report")
+    assert (run.info.run_name, run.info.status) == ("report first", "FINISHED")
+    assert (run.data.tags["dataset"], run.data.tags["protocol"]) == ("glyphs", "tiny")
+    assert "cell" not in run.data.tags
+    below = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    assert files(client, run) == below
+    assert {"index.html", "figures/curves.svg", "tables/cells.csv"} <= below
+
+
+def test_a_report_takes_the_place_of_the_earlier_one_of_its_name(client, report):
+    send_report(client, report("other"))
+    send_report(client, report())
+    (before,) = (run for run in all_runs(client, "report") if run.data.tags["report"] == "first")
+    send_report(client, report())
+    assert before.info.run_id in {run.info.run_id for run in all_runs(client, "report")}  # it is the same
+    send_report(client, report(title="second"))
+    found = {run.info.run_name: run.info.run_id for run in all_runs(client, "report")}
+    assert sorted(found) == ["report first", "report other"]
+    assert len(all_runs(client, "report")) == 2
+    assert found["report first"] != before.info.run_id
+
+
+def test_an_experiment_that_was_never_sent_gets_none(client, report):
+    folder = report()
+    cells = folder / "tables" / "cells.csv"
+    cells.write_text(cells.read_text().replace("glyphs", "elsewhere"))
+    assert send_report(client, folder) == []
+
+
+def test_a_folder_without_a_report_is_refused(client, tmp_path):
+    with pytest.raises(TrackingError, match="not a report"):
+        send_report(client, tmp_path)
+
+
+def test_a_report_that_does_not_get_through_leaves_no_run(client, report, monkeypatch):
+    def refuse(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(type(client), "log_artifacts", refuse)
+    with pytest.raises(TrackingError, match="disk full"):
+        send_report(client, report())
+    assert all_runs(client, "report") == []
