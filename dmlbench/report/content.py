@@ -106,6 +106,7 @@ class _Group:
             self.group.title,
             " ".join([facts, *other_starts(self.group.of(self.numbers.seeds))]),
             [part for part in parts if part.pictures or part.tables],
+            self.group,
             verdicts(self.group, found, self.numbers.overhead),
         )
 

@@ -13,7 +13,7 @@ LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
     "|": r"\textbar{}", "–": "--", "×": r"$\times$", "±": r"$\pm$", "…": r"\ldots{}", MINUS: "$-$", "\n": " ",
-    "“": "``", "”": "''",
+    "▲": r"$\uparrow$", "▼": r"$\downarrow$", "○": r"$\circ$", "“": "``", "”": "''",
 }  # fmt: skip
 FORMULA = re.compile(r"[=+@\t\r-](?![\d.]+(?:e[+-]?\d+)?$)")  # a negative number is a number
 BROAD = {"Source": "p{24mm}", "Not compared": "p{19mm}"}  # columns of sentences

@@ -22,6 +22,7 @@ from dmlbench.report.queries import Panels, Queries
 from dmlbench.report.style import PALETTE
 from dmlbench.report.tables.coverage import coverage_table, is_uneven
 from dmlbench.report.tables.settings import protocol_tables, settings_tables
+from dmlbench.report.tables.summary import summary_tables
 from dmlbench.report.tables.table import TEXT_COLUMNS
 from dmlbench.results import load_history, load_results
 from dmlbench.store import Store, read_summary
@@ -98,9 +99,11 @@ def _sections(material: Material, specs: sources.Specs, tell: Callable[[str], No
     """All that is drawn and tabled."""
     arranged = material.numbers.results
     facts = partial(sources.group_facts, arranged=arranged, specs=specs)
+    built = group_sections(material, facts, tell)
     return {
         "over_datasets": protocol_sections(material),
-        "sections": group_sections(material, facts, tell),
+        "sections": built,
+        "summaries": summary_tables({section.group: section.verdicts for section in built if section.group}),
         "reproduction": reproduction_section(material.numbers),
         "commands": sources.commands(arranged, specs, material.queries.measured),
         "settings": settings_tables(sources.settings(arranged, specs)),
@@ -136,9 +139,9 @@ def _write_csv(folder: Path, tables: Mapping[str, pd.DataFrame]) -> None:
 
 
 def _write_latex(folder: Path, context: Mapping[str, Any]) -> None:
-    for section in (*context["over_datasets"], *context["sections"], *context["reproduction"]):
-        for table in section.tables:
-            (folder / f"{table.slug}.tex").write_text(latex(table), encoding="utf-8")
+    sections = (*context["over_datasets"], *context["sections"], *context["reproduction"])
+    for table in (*context["summaries"], *(table for section in sections for table in section.tables)):
+        (folder / f"{table.slug}.tex").write_text(latex(table), encoding="utf-8")
 
 
 def _context(name: str, arranged: pd.DataFrame, store: Store, only: Only | None) -> dict[str, Any]:
@@ -155,7 +158,6 @@ def _context(name: str, arranged: pd.DataFrame, store: Store, only: Only | None)
         "text_columns": TEXT_COLUMNS,
         "reading": READING,
         "files": FILES,
-        "validated": "validation" in set(arranged["selection"]),
         "cells": len(finished),
         "methods": finished["method"].nunique(),
         "seeds": sorted(set(counts)),

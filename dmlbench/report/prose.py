@@ -4,6 +4,7 @@ READING = (
     "Intervals are 95% Student t-intervals over seeds: they cover the choice of seed, not of dataset or protocol.",
     "A method is compared with its own base, seed by seed: the same seed gives both the same weights and batches.",
     "Verdicts are given by R@1, which was chosen before any result. Other metrics stand beside it, uncorrected.",
+    "p: paired t-test, corrected by Holm's method for all comparisons of a table; sign-flip: the exact test beside it.",
     (
         "Every title says how the epoch was chosen. The best test epoch is chosen on the very classes it is measured "
         "on, as published figures are; it is shown beside the others and never mixed with them."

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from dmlbench.analysis.groups import Group
 from dmlbench.report.pictures import Picture
 from dmlbench.report.tables import Table
 from dmlbench.report.verdict import Verdict
@@ -20,12 +21,13 @@ class Part:
 
 @dataclass(frozen=True)
 class Section:
-    """A page's section; `slug` is its anchor."""
+    """A page's section; `slug` is its anchor, `group` whose results it shows, where they are of one."""
 
     slug: str
     title: str
     facts: str
     parts: list[Part]
+    group: Group | None = None
     verdicts: list[Verdict] = field(default_factory=list)
 
     @property

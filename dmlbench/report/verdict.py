@@ -12,20 +12,30 @@ from dmlbench.analysis.statistics import FEWEST
 from dmlbench.report.naming import metric_name, p_value, plain, points
 from dmlbench.report.tables.comparison import ordered
 
-LABELS = {"higher": "▲ higher", "lower": "▼ lower", "open": "not told apart", "few": "too few seeds"}
+LABELS = {"higher": "▲ higher", "lower": "▼ lower", "open": "○ not told apart", "few": "? too few seeds"}
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the evidence says of one method; `kind` is a key of `LABELS`."""
+    """What the evidence says of one method; `kind` is a key of `LABELS`.
+
+    `row` is the comparison with its base, `ratio` the step time over the base's, NaN where it was not measured.
+    """
 
     kind: str
     sentence: str
+    row: Mapping[Hashable, Any]
+    ratio: float
 
     @property
     def label(self) -> str:
         """The kind in a word or two."""
         return LABELS[self.kind]
+
+    @property
+    def sign(self) -> str:
+        """The kind in one character."""
+        return LABELS[self.kind][0]
 
 
 def verdicts(group: Group, compared: pd.DataFrame, overhead: pd.DataFrame) -> list[Verdict]:
@@ -56,7 +66,8 @@ def _verdict(row: Mapping[Hashable, Any], cost: Mapping[Hashable, Any] | None) -
     said = [f"{row['method']} against {row['to']}: {points(row['mean'])} points {metric_name(row['metric'])}{interval}"]
     tests = f"p {p_value(row['p_holm'])}, sign-flip {p_value(row['p_sign_flip'])}"
     said.append(f"{pairs}, nothing can be concluded" if kind == "few" else f"{pairs}, {tests}")
-    return Verdict(kind, f"{'; '.join([*said, *_price(cost)])}.{_marks(row['marks'])}")
+    ratio = float(cost["mean"]) if cost and cost["n"] else float("nan")
+    return Verdict(kind, f"{'; '.join([*said, *_price(cost)])}.{_marks(row['marks'])}", row, ratio)
 
 
 def _price(cost: Mapping[Hashable, Any] | None) -> list[str]:

@@ -3,19 +3,20 @@ from fake_results import make_cell, write_cell
 
 from dmlbench.analysis.groups import Group, arrange
 from dmlbench.report.numbers import Numbers
+from dmlbench.report.tables.summary import summary_tables
 from dmlbench.report.verdict import kind_of, verdicts
 from dmlbench.results import load_history, load_results
 
 GLYPHS = Group("conv4-64", "", "glyphs")
 
 
-def given(root):
+def given(root, group=GLYPHS):
     numbers = Numbers.of(arrange(load_results(root)), arrange(load_history(root)))
     compared = numbers.comparisons
     shown = compared[
         (compared["selection"] == "last") & (compared["metric"] == "recall_at_1") & (compared["to_modifier"] == "")
     ]
-    return verdicts(GLYPHS, shown, numbers.overhead)
+    return verdicts(group, shown, numbers.overhead)
 
 
 @pytest.mark.parametrize(
@@ -42,7 +43,7 @@ def test_one_seed_gives_no_verdict(tmp_path):
     for name in ("ms", "ms+psd"):
         write_cell(tmp_path, make_cell(name, 0))
     (verdict,) = given(tmp_path)
-    assert verdict.label == "too few seeds"
+    assert verdict.label == "? too few seeds"
     assert "1 pair, nothing can be concluded" in verdict.sentence
     assert "p " not in verdict.sentence.replace("step ", "")
 
@@ -50,3 +51,27 @@ def test_one_seed_gives_no_verdict(tmp_path):
 def test_methods_without_a_base_have_none(tmp_path):
     write_cell(tmp_path, make_cell("ms+psd", 0))
     assert given(tmp_path) == []
+
+
+def test_the_summary_has_a_row_per_method_and_a_column_per_dataset(results):
+    found = {group: given(results, group) for group in (GLYPHS, Group("conv4-64", "", "omniglot-small"))}
+    found[Group("conv4-64", "training.epochs=9", "glyphs")] = []  # bases alone
+    (table,) = summary_tables(found)
+    assert table.columns == ("Method", "glyphs", "omniglot-small", "Step time", "Marks")
+    rows = {row[0].text: row for row in table.rows}
+    assert list(rows) == ["ms+psd", "ms+obdsd", "proxyanchor+psd"]
+    assert (rows["ms+obdsd"][1].text, rows["ms+obdsd"][1].kind) == ("▲ +2.70", "higher")
+    assert rows["ms+obdsd"][1].interval == "[+1.49, +3.90]"
+    assert rows["proxyanchor+psd"][2].text.startswith("? ")  # one seed
+    assert rows["ms+obdsd"][3].text == "1.34–1.35×"
+    assert table.notes[0] == (
+        "▲ higher, ▼ lower, ○ not told apart, ? too few seeds: by the paired t-test with Holm's correction, at .05."
+    )
+
+
+def test_a_dataset_without_the_method_is_a_dash(tmp_path):
+    for name, dataset in (("ms", "glyphs"), ("ms+psd", "glyphs"), ("ms", "cub"), ("ms+obdsd", "cub")):
+        write_cell(tmp_path, make_cell(name, 0, dataset))
+    (table,) = summary_tables({group: given(tmp_path, group) for group in (GLYPHS, Group("conv4-64", "", "cub"))})
+    assert table.columns[1:3] == ("cub", "glyphs")
+    assert table.rows[0][1].text == "–"

@@ -18,12 +18,16 @@ TEXT_COLUMNS = {
 
 @dataclass(frozen=True)
 class Entry:
-    """A table's cell: its text, an interval in smaller type, the value it is sorted by, and `± standard deviation`."""
+    """A table's cell: its text, an interval in smaller type, the value it is sorted by, `± standard deviation`.
+
+    `kind` is that of a verdict, which gives the cell its colour.
+    """
 
     text: str
     interval: str = ""
     value: float | None = None
     spread: str = ""
+    kind: str = ""
 
 
 @dataclass(frozen=True)
