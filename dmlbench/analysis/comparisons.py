@@ -8,7 +8,7 @@ import pandas as pd
 from dmlbench.analysis.estimates import ESTIMATE, METHOD, UNTRAINED
 from dmlbench.analysis.groups import GROUP, joined_marks
 from dmlbench.analysis.order import MODIFIERS, rank
-from dmlbench.analysis.statistics import evidence, holm, probability_of_improvement, t_interval
+from dmlbench.analysis.statistics import FEWEST, evidence, holm, probability_of_improvement, t_interval
 
 SIGNIFICANT = 0.05
 COMPARED = [*METHOD, "to", "to_modifier"]
@@ -118,6 +118,8 @@ def _runs(values: pd.DataFrame) -> dict[Any, pd.Series]:
 
 
 def _improvement(runs: dict[Any, pd.Series], row: dict[str, Any], dataset: str) -> float:
+    if row["n"] < FEWEST:
+        return float("nan")
     place = row["protocol"], row["variant"], dataset, row["selection"], row["metric"]
     return probability_of_improvement(runs[*place, row["method"]], runs[*place, row["to"]])
 

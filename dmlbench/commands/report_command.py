@@ -72,9 +72,9 @@ def _send(folder: Path) -> None:
     try:
         sent = send_report(connect(), folder)
     except TrackingError as error:  # the report is there all the same
-        click.echo(f"warning: MLflow: {str(error).splitlines()[0]}; the report was not sent", err=True)
+        click.echo(f"warning: MLflow: {error.brief}; the report was not sent", err=True)
         return
-    where = ", ".join(sent) or "nowhere: `dmlbench sync` sends the results it shows first"
+    where = ", ".join(sent) or "nowhere, for its results are not there: run `dmlbench sync`, then this command again"
     click.echo(f"MLflow: run `report {folder.name}` in {where}")
 
 

@@ -42,7 +42,7 @@ def command(results: Path) -> int:
                 click.echo(f"error: {error}", err=True)
         all_in_order(client, records)
     except TrackingError as error:
-        click.echo(f"error: MLflow: {str(error).splitlines()[0]}; {sent} runs were sent before", err=True)
+        click.echo(f"error: MLflow: {error.brief}; {sent} runs were sent before", err=True)
         return 1
     click.echo(f"{sent} runs sent, {len(records) - sent - damaged} were there already")
     return 1 if damaged else 0

@@ -32,13 +32,42 @@ def command(port: int) -> int:
         click.echo(f"runs go to an MLflow server, open it in a browser: {uri.rstrip('/')}{PAGE}")
         _print_links(uri.rstrip("/"))
         return 0
+    _check_free(port)
     click.echo(f"MLflow UI of {uri}, Ctrl-C ends it: http://127.0.0.1:{port}{PAGE}")
     _print_links(f"http://127.0.0.1:{port}")
     arguments = ["--backend-store-uri", uri, "--host", "127.0.0.1", "--port", str(port)]
+    return _serve([sys.executable, "-m", "mlflow", "ui", *arguments])
+
+
+def _check_free(port: int) -> None:
+    """Raise UserError where another server listens: its pages would be taken for ours."""
+    import socket
+
+    from dmlbench.errors import UserError
+
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise UserError(f"--port {port}: {error.strerror}", hint=f"try --port {port % 65535 + 1}") from None
+
+
+def _serve(command_line: list[str]) -> int:
+    """Run the server with all its processes until it is interrupted; they end with us."""
+    import os
+    import signal
+    from contextlib import suppress
+
+    server = subprocess.Popen(command_line, start_new_session=True)  # noqa: S603 - our own arguments
     try:
-        return subprocess.run([sys.executable, "-m", "mlflow", "ui", *arguments], check=False).returncode  # noqa: S603
+        return server.wait()
     except KeyboardInterrupt:  # how it is meant to end
         return 0
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGTERM)
+        server.wait()
 
 
 def _print_links(server: str) -> None:

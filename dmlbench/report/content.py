@@ -165,7 +165,11 @@ class _Group:
         if set(measured["method"]) & set(gains["method"]):
             plots.append(plane_plot(self.group, self.honest, gains, measured, self.look))
         tables = [overhead_table(self.group, self.numbers.overhead)] if len(ratios) else []
-        return Part("Training time", self._drawn(*plots), tables)
+        modified = self.trained.loc[self.trained["modifier"] != "", "method"].unique()
+        without = [method for method in modified if method not in set(measured["method"])]
+        why = "no step times of it and its base of the same seed, machine and load"
+        text = f"No time ratio for {', '.join(without)}: {why} (cells that sampled system metrics have none)."
+        return Part("Training time", self._drawn(*plots), tables, text if without else "")
 
     def _curves(self) -> Part:
         column, mine = f"test/{METRIC}", self.group.of(self.numbers.history)

@@ -58,6 +58,11 @@ def inert(frame: pd.DataFrame) -> str:
     return frame.assign(**safe).to_csv(index=False, lineterminator="\n")
 
 
+def brief_marks(marks: str) -> str:
+    """Marks without their reasons, `untuned` for `untuned: nothing published`: the page explains them once."""
+    return ", ".join(mark.partition(":")[0] for mark in marks.split("; "))
+
+
 def short(value: object) -> str:
     """A value of a tidy table as a page shows it: six significant digits, empty where there is none."""
     if isinstance(value, float):

@@ -49,6 +49,6 @@ class Numbers:
             pooled=pooled(pairs, values),
             over_datasets=over_datasets(values),
             overhead=overhead(arranged),
-            phases=phase_times(finished),
+            phases=phase_times(finished[finished["hash"].isin(arranged.dropna(subset=["step_ms"])["hash"])]),
             reproduction=reproduction(means, other_images),
         )

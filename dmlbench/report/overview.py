@@ -25,9 +25,10 @@ def protocol_sections(material: Material) -> list[Section]:
 
 
 def reproduction_section(numbers: Numbers) -> list[Section]:
-    """Published figures beside ours, where there are any for the methods and datasets of the report."""
+    """Published figures beside ours, for the methods and datasets of the report."""
     if numbers.reproduction.empty:
-        return []
+        facts = "The method files hold no published figure for these methods on these datasets."
+        return [Section("reproduction", "Published and reproduced", facts, [])]
     facts = (
         "Figures that papers report for a method and dataset of this report. They are compared where the protocol is "
         "the same; published figures are usually those of the best test epoch, so ours are, too."

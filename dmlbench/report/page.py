@@ -9,12 +9,13 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from dmlbench import __version__
+from dmlbench.analysis.comparisons import to_base
 from dmlbench.analysis.groups import GROUP, arrange, check_unambiguous, done, without_paths
 from dmlbench.errors import UserError, unknown_name
 from dmlbench.report import sources
 from dmlbench.report.content import Material, group_sections
 from dmlbench.report.folder import PAGE, check_target, replacing
-from dmlbench.report.formats import csv, escape_markdown, latex, markdown, short
+from dmlbench.report.formats import brief_marks, csv, escape_markdown, latex, markdown, short
 from dmlbench.report.numbers import Numbers
 from dmlbench.report.overview import protocol_sections, reproduction_section
 from dmlbench.report.prose import FILES, READING
@@ -58,11 +59,12 @@ def render(
         UserError: where there is nothing to report, results contradict each other, or the folder cannot be written.
     """
     target = check_target(output, name)
-    results = _kept(load_results(results_root), only)
+    results = load_results(results_root)
     if results.empty:
-        raise UserError(
-            f"{results_root}: no finished results", hint="run `dmlbench run --methods ms --datasets glyphs` first"
-        )
+        inner = results_root / "runs"
+        there = f"name {inner} with --results" if inner.is_dir() else "`dmlbench run --results` fills it"
+        raise UserError(f"{results_root}: no finished results", hint=there)
+    results = _kept(results, only)
     tell(f"{results['folder'].nunique()} cells read")
     arranged = arrange(results)
     specs = sources.read_specs(arranged)
@@ -70,6 +72,8 @@ def render(
     check_unambiguous(arranged)
     numbers = Numbers.of(arranged, arrange(load_history(results_root)), sources.other_images(arranged, specs))
     queries = Queries.of(arranged, tell)
+    if panels:
+        queries.check_images(panels)
     with replacing(target) as folder:
         for part in ("figures", "tables"):
             (folder / part).mkdir()
@@ -103,7 +107,9 @@ def _sections(material: Material, specs: sources.Specs, tell: Callable[[str], No
     return {
         "over_datasets": protocol_sections(material),
         "sections": built,
-        "summaries": summary_tables({section.group: section.verdicts for section in built if section.group}),
+        "summaries": summary_tables(
+            {section.group: section.verdicts for section in built if section.group}, to_base(material.numbers.pooled)
+        ),
         "reproduction": reproduction_section(material.numbers),
         "commands": sources.commands(arranged, specs, material.queries.measured),
         "settings": settings_tables(sources.settings(arranged, specs)),
@@ -180,7 +186,7 @@ def _write_pages(folder: Path, context: dict[str, Any]) -> None:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"md": escape_markdown, "md_table": markdown, "short": short}
+    environment.filters |= {"md": escape_markdown, "md_table": markdown, "short": short, "brief_marks": brief_marks}
     for template, file in ("index.html.j2", PAGE), ("report.md.j2", "report.md"):
         text = environment.get_template(template).render(context)
         (folder / file).write_text(text.rstrip() + "\n", encoding="utf-8")

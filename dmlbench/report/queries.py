@@ -8,7 +8,9 @@ import pandas as pd
 
 from dmlbench.analysis.examples import retrieved
 from dmlbench.analysis.groups import Group
+from dmlbench.analysis.order import in_order
 from dmlbench.analysis.queries import Measured, QueryPair, measure_kept, query_evidence, query_pairs, query_record
+from dmlbench.errors import UserError
 from dmlbench.report.canvas import Plot
 from dmlbench.report.figures import retrieval_panel
 from dmlbench.report.images import thumbnails
@@ -39,16 +41,28 @@ class Queries:
         pairs = query_pairs(arranged, measured)
         return cls(measured, pairs, query_evidence(pairs), query_record(pairs))
 
+    def check_images(self, panels: Panels) -> None:
+        """Raise UserError where there is nothing to show, or a dataset's images are not there or are others."""
+        if not self.pairs:
+            raise UserError(
+                "--panels: no method and base of one seed kept their embeddings",
+                hint="run them with --keep embeddings, or leave out --panels",
+            )
+        for folder in {pair.place["dataset"]: pair.folders[0] for pair in self.pairs}.values():
+            thumbnails(folder, panels.data_dir, [])
+
     def panels(self, group: Group, panels: Panels) -> list[Plot]:
         """For every modified method of a group its lowest seed's wins and losses, with their images.
 
         Raises:
             UserError: where the images are not there, or are others.
         """
-        mine: dict[str, QueryPair] = {}
+        first: dict[str, QueryPair] = {}
         for pair in self.pairs:
             if all(pair.place[key] == getattr(group, key) for key in ("protocol", "variant", "dataset")):
-                mine.setdefault(str(pair.place["method"]), pair)
+                first.setdefault(str(pair.place["method"]), pair)
+        places = pd.DataFrame([pair.place for pair in first.values()], columns=["method", "base", "modifier"])
+        mine = {method: first[method] for method in in_order(places)["method"]}
         examples = [found for pair in mine.values() if len(found := retrieved(pair, self.record))]
         if not examples:
             return []

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from dmlbench.analysis.groups import GROUP, Group, arrange, done, groups, without_paths
+from dmlbench.analysis.order import in_order
 from dmlbench.errors import UserError
 from dmlbench.protocol import own_protocols
 from dmlbench.registry import REPLACED, shipped_files
@@ -97,7 +98,7 @@ def other_images(arranged: pd.DataFrame, specs: Specs) -> dict[Group, str]:
 def settings(arranged: pd.DataFrame, specs: Specs) -> pd.DataFrame:
     """Every method's hyperparameters: one row per group, method and parameter, with the source of its value."""
     rows = []
-    for cell in done(arranged).drop_duplicates([*GROUP, "method"]).to_dict("records"):
+    for cell in in_order(done(arranged).drop_duplicates([*GROUP, "method"])).to_dict("records"):
         method = specs[cell["folder"]].method
         for part in filter(None, (method.loss, method.distillation)):
             place = {key: cell[key] for key in (*GROUP, "method")} | {"part": part.name, "implementation": part.variant}

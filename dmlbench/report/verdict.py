@@ -64,7 +64,8 @@ def _verdict(row: Mapping[Hashable, Any], cost: Mapping[Hashable, Any] | None) -
     pairs = f"{row['n']} {'pair' if row['n'] == 1 else 'pairs'}"
     interval = f" [{points(row['low'])}, {points(row['high'])}]" if row["n"] > 1 else ""
     said = [f"{row['method']} against {row['to']}: {points(row['mean'])} points {metric_name(row['metric'])}{interval}"]
-    tests = f"p {p_value(row['p_holm'])}, sign-flip {p_value(row['p_sign_flip'])}"
+    least = " (the smallest it can reach)" if row["p_sign_flip"] <= row["p_smallest"] else ""
+    tests = f"p {p_value(row['p_holm'])}, sign-flip {p_value(row['p_sign_flip'])}{least}"
     said.append(f"{pairs}, nothing can be concluded" if kind == "few" else f"{pairs}, {tests}")
     ratio = float(cost["mean"]) if cost and cost["n"] else float("nan")
     return Verdict(kind, f"{'; '.join([*said, *_price(cost)])}.{_marks(row['marks'])}", row, ratio)

@@ -19,11 +19,19 @@ LIMITS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
+MOST = 160  # characters of a store's own words
 LOCK_SECONDS = 120.0  # what eight runners that begin together wait for each other at most
 
 
 class TrackingError(RuntimeError):
     """The tracking store did not do what was asked; results are not touched."""
+
+    @property
+    def brief(self) -> str:
+        """What happened in one line of bearable length, and what to do."""
+        line = (str(self).splitlines() or ["no message"])[0]
+        words = line if len(line) <= MOST else line[:MOST].rsplit(" ", 1)[0] + " …"
+        return f"{words} (start the server, or name another store with MLFLOW_TRACKING_URI)"
 
 
 def connect() -> "MlflowClient":

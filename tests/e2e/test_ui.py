@@ -1,7 +1,6 @@
 """`dmlbench ui` serves the runs of this folder, to this machine only."""
 
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -37,8 +36,9 @@ def answer(url: str, body: dict, process: subprocess.Popen) -> dict:
 
 
 @pytest.mark.slow
-def test_ui_serves_the_runs_on_this_machine_and_ends_on_interrupt(
-    dmlbench: Command, tmp_path: Path, environment: dict[str, str]
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
+def test_ui_serves_the_runs_on_this_machine_and_ends_with_its_server(
+    dmlbench: Command, tmp_path: Path, environment: dict[str, str], ending: signal.Signals
 ) -> None:
     done = dmlbench("run", "--methods", "ms", "--datasets", "glyphs", *TINY, "--seeds", "1")
     assert done.returncode == 0, done.stderr
@@ -52,7 +52,13 @@ def test_ui_serves_the_runs_on_this_machine_and_ends_on_interrupt(
             assert "dmlbench/conv4-64/glyphs" in {experiment["name"] for experiment in found["experiments"]}
             with socket.socket() as elsewhere, pytest.raises(OSError, match="refused"):
                 elsewhere.connect(("127.0.0.2", port))  # loopback, but not the address it listens on
+            taken = dmlbench("ui", "--port", str(port))  # whose pages would be taken for ours
+            assert (taken.returncode, taken.stdout) == (2, "")
+            assert f"error: --port {port}: Address already in use; try --port {port + 1}" in taken.stderr
         finally:
-            os.killpg(process.pid, signal.SIGINT)  # as a terminal's Ctrl-C reaches them all
+            process.send_signal(ending)
             code = process.wait(timeout=60)
     assert code == 0
+    with socket.socket() as left:  # no process of the server's own is
+        left.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        left.bind(("127.0.0.1", port))

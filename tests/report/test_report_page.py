@@ -12,6 +12,7 @@ from fake_results import make_cell, write_cell, write_failure
 from dmlbench.errors import UserError
 from dmlbench.registry import REPLACED
 from dmlbench.report.page import render
+from dmlbench.report.queries import Panels
 
 HOSTILE = 'ms"><script>alert(1)</script>$x$ {{7*7}} _%&|'
 VOID = {"meta", "link", "br", "img", "input", "hr"}
@@ -179,7 +180,7 @@ def test_an_output_folder_that_cannot_be_written(results, tmp_path):
 
 
 def test_an_empty_results_folder_names_the_next_command(tmp_path):
-    with pytest.raises(UserError, match="no finished results; run `dmlbench run"):
+    with pytest.raises(UserError, match="no finished results; `dmlbench run --results` fills it"):
         render(tmp_path, "r", tmp_path / "reports")
     assert not (tmp_path / "reports").exists()
 
@@ -383,3 +384,15 @@ def test_names_in_summaries_are_text_and_tell_of_no_folder(tmp_path):
         assert "private" not in str(path) + text
     prose = re.sub(r"```.*?```", "", (folder / "report.md").read_text(), flags=re.DOTALL)
     assert "<img" not in prose.replace(r"\<img", "")
+
+
+def test_the_folder_around_the_results_names_them(tmp_path):
+    write_cell(tmp_path / "results" / "runs", make_cell("ms", 0, epochs=2))
+    with pytest.raises(UserError, match=r"no finished results; name .*/results/runs with --results"):
+        render(tmp_path / "results", "r", tmp_path, only={"dataset": ["glyphs"]})
+
+
+def test_panels_without_embeddings_are_refused_before_anything_is_written(results, tmp_path):
+    with pytest.raises(UserError, match="kept their embeddings; run them with --keep embeddings"):
+        render(results, "r", tmp_path, panels=Panels(None))
+    assert not list(tmp_path.iterdir())

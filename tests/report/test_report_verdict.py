@@ -1,6 +1,7 @@
 import pytest
 from fake_results import make_cell, write_cell
 
+from dmlbench.analysis.comparisons import to_base
 from dmlbench.analysis.groups import Group, arrange
 from dmlbench.report.numbers import Numbers
 from dmlbench.report.tables.summary import summary_tables
@@ -19,6 +20,16 @@ def given(root, group=GLYPHS):
     return verdicts(group, shown, numbers.overhead)
 
 
+def pooled_of(root):
+    return to_base(Numbers.of(arrange(load_results(root)), arrange(load_history(root))).pooled)
+
+
+def pick(frame, **wanted):
+    for column, value in wanted.items():
+        frame = frame[frame[column] == value]
+    return frame
+
+
 @pytest.mark.parametrize(
     ("n", "p", "mean", "kind"),
     [(2, float("nan"), 0.1, "few"), (6, 0.01, 0.1, "higher"), (6, 0.01, -0.1, "lower"), (6, 0.05, 0.1, "open")],
@@ -34,7 +45,7 @@ def test_a_verdict_holds_difference_interval_tests_and_price(results):
     assert "ms+obdsd against ms: +" in sentence
     assert "points R@1 [+" in sentence
     assert "5 pairs, p .014, sign-flip" in sentence  # Holm's, not the t-test's own .003
-    assert "sign-flip .062" in sentence
+    assert "sign-flip .063 (the smallest it can reach)" in sentence
     assert "training step 1.34×" in sentence
     assert sentence.endswith("Untuned: nothing published.")
 
@@ -56,14 +67,18 @@ def test_methods_without_a_base_have_none(tmp_path):
 def test_the_summary_has_a_row_per_method_and_a_column_per_dataset(results):
     found = {group: given(results, group) for group in (GLYPHS, Group("conv4-64", "", "omniglot-small"))}
     found[Group("conv4-64", "training.epochs=9", "glyphs")] = []  # bases alone
-    (table,) = summary_tables(found)
-    assert table.columns == ("Method", "glyphs", "omniglot-small", "Step time", "Marks")
+    (table,) = summary_tables(found, pooled_of(results))
+    assert table.columns == ("Method", "glyphs", "omniglot-small", "Together", "Step time", "Marks")
     rows = {row[0].text: row for row in table.rows}
     assert list(rows) == ["ms+psd", "ms+obdsd", "proxyanchor+psd"]
     assert (rows["ms+obdsd"][1].text, rows["ms+obdsd"][1].kind) == ("▲ +2.70", "higher")
     assert rows["ms+obdsd"][1].interval == "[+1.49, +3.90]"
     assert rows["proxyanchor+psd"][2].text.startswith("? ")  # one seed
-    assert rows["ms+obdsd"][3].text == "1.34–1.35×"
+    whole = pick(pooled_of(results), method="ms+obdsd", selection="last", metric="recall_at_1", variant="")
+    assert rows["ms+obdsd"][3].value == pytest.approx(whole["mean"].iloc[0])
+    assert rows["ms+obdsd"][3].kind == "higher"
+    assert rows["proxyanchor+psd"][3].kind == "few"  # one seed on one of the two
+    assert rows["ms+obdsd"][4].text == "1.34–1.35×"
     assert table.notes[0] == (
         "▲ higher, ▼ lower, ○ not told apart, ? too few seeds: by the paired t-test with Holm's correction, at .05."
     )
@@ -72,6 +87,7 @@ def test_the_summary_has_a_row_per_method_and_a_column_per_dataset(results):
 def test_a_dataset_without_the_method_is_a_dash(tmp_path):
     for name, dataset in (("ms", "glyphs"), ("ms+psd", "glyphs"), ("ms", "cub"), ("ms+obdsd", "cub")):
         write_cell(tmp_path, make_cell(name, 0, dataset))
-    (table,) = summary_tables({group: given(tmp_path, group) for group in (GLYPHS, Group("conv4-64", "", "cub"))})
+    found = {group: given(tmp_path, group) for group in (GLYPHS, Group("conv4-64", "", "cub"))}
+    (table,) = summary_tables(found, pooled_of(tmp_path))
     assert table.columns[1:3] == ("cub", "glyphs")
     assert table.rows[0][1].text == "–"

@@ -77,7 +77,7 @@ def phases_plot(group: Group, phases: pd.DataFrame) -> Plot:
         figure,
         f"phases_{group.slug}",
         f"Where the time of a training step goes on {group.title}, by the phase clock of ordinary runs; “data” is "
-        "the wait for the loader.",
+        "the wait for the loader. Means over seeds: their sums are not the geometric means of the table.",
         f"Phases of a training step on {group.title}: {said}.",
         phases[["method", "phase", "ms", "n"]],
     )

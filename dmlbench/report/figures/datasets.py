@@ -50,7 +50,7 @@ def forest_plot(title: str, slug: str, compared: pd.DataFrame, pooled: pd.DataFr
         figure,
         f"forest_{slug}_{selection}",
         f"Difference in {metric} to the method's own base over the datasets of {title}; {SELECTIONS[selection]}. "
-        "Black diamonds: the datasets together, each with the same weight. Bars: 95% t-intervals over seeds. "
+        "The last row of a method: its datasets together, each with the same weight. Bars: 95% t-intervals over seeds. "
         "*: corrected p below .05.",
         f"Difference in {metric} to the base, {SELECTIONS[selection]}: {said}.",
         rows[["method", "to", "dataset", "mean", "low", "high", "n", "p_t", "p_holm", "p_sign_flip"]],

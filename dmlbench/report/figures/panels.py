@@ -48,8 +48,8 @@ def retrieval_panel(group: Group, examples: pd.DataFrame, images: Thumbnails) ->
         f"panel_{group.slug}_{slug(method)}_seed{seed}",
         f"Test images of {group.title} on which {method} and {base} differ in seed {seed}: those won or lost in most "
         "seeds, chosen by a fixed shuffle among equals, of different classes where there are enough. Beside each query "
-        "its nearest neighbours in either space, the nearest first. Solid green: of the query's class; dashed red: of "
-        "another. Images are cut to their central square.",
+        "its nearest neighbours in either space, the nearest first. Solid green: of the query's class; dashed orange: "
+        "of another. Images are cut to their central square.",
         f"Test images of {group.title} on which {method} and {base} differ in seed {seed}. {_spoken(data)}",
         data,
     )

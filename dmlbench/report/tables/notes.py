@@ -39,7 +39,11 @@ def without_base(accuracy: pd.DataFrame, differences: pd.DataFrame) -> list[str]
     """A note that names the modified methods whose base has no result with the same seed, if there are any."""
     modified = accuracy.loc[accuracy["modifier"] != "", "method"].unique()
     alone = [method for method in modified if method not in set(differences["method"])]
-    return [f"No result of the base with the same seed, so no difference for: {', '.join(alone)}."] if alone else []
+    return (
+        [f"No result of the base with the same seed among these, so no difference for: {', '.join(alone)}."]
+        if alone
+        else []
+    )
 
 
 def other_machines(overhead: pd.DataFrame) -> list[str]:
