@@ -69,21 +69,6 @@ def t_interval(values: Iterable[float], confidence: float = 0.95) -> Estimate:
     return Estimate(mean, float(mean - half), float(mean + half), n, std)
 
 
-def paired_difference(treated: pd.Series, control: pd.Series, confidence: float = 0.95) -> Estimate:
-    """Mean of the differences `treated - control` per seed, with the paired t-interval.
-
-    Args:
-        treated: Values of a method, indexed by seed.
-        control: Values of its base, indexed by seed; seeds that only one of the two has are left out.
-        confidence: Coverage, between 0 and 1.
-
-    Returns:
-        The estimate in the unit of the values; `n` counts pairs.
-    """
-    pairs = _pairs(treated, control)
-    return t_interval(pairs["treated"] - pairs["control"], confidence)
-
-
 def log_ratio_interval(treated: pd.Series, control: pd.Series, confidence: float = 0.95) -> Estimate:
     """Geometric mean of the ratios `treated / control` per seed, with the t-interval of their logarithms.
 

@@ -149,3 +149,18 @@ def test_marks_stay_with_their_protocol_and_stand_once():
     frames += [values(runs, dataset=name, marks="other").assign(variant="x=1") for name in "ab"]
     found = pooled(*given(pd.concat(frames)))
     assert found.set_index("variant")["marks"].to_dict() == {"": "U; P", "x=1": "other"}
+
+
+def test_pairs_are_matched_by_seed_not_by_order():
+    frame = values({"ms": [0.5, 0.6, 0.4], "ms+psd": [0.9, 0.8, 0.7]}).sample(frac=1, random_state=3)
+    found = row(comparisons(*given(frame)), "ms+psd", "ms")
+    expected = stats.ttest_rel([0.9, 0.8, 0.7], [0.5, 0.6, 0.4])
+    assert found["p_t"] == pytest.approx(expected.pvalue)
+    assert found["mean"] == pytest.approx(0.3)
+
+
+def test_pairing_removes_what_seeds_share():
+    shared = np.random.default_rng(2).normal(0, 0.1, 6)
+    found = row(comparisons(*given(values({"ms": 0.60 + shared, "ms+psd": 0.61 + shared}))), "ms+psd", "ms")
+    assert found["high"] - found["low"] < 1e-9
+    assert found["mean"] == pytest.approx(0.01)

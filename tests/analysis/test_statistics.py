@@ -12,7 +12,6 @@ from dmlbench.analysis.statistics import (
     evidence,
     holm,
     log_ratio_interval,
-    paired_difference,
     probability_of_improvement,
     smallest_p,
     t_interval,
@@ -86,28 +85,6 @@ def test_coverage_of_the_ratio():
         estimate = log_ratio_interval(series(base * 1.3 * np.exp(rng.normal(0, 0.02, 5))), series(base))
         covered += estimate.low <= 1.3 <= estimate.high
     assert abs(covered / 2000 - 0.95) < 0.02
-
-
-def test_paired_difference_matches_seeds_by_name_not_by_order():
-    treated = series([0.7, 0.9, 0.8], [3, 1, 2])
-    control = series([0.5, 0.6, 0.4], [1, 2, 3])
-    estimate = paired_difference(treated, control)
-    assert estimate.n == 3
-    assert estimate.mean == pytest.approx(0.3)
-    expected = stats.ttest_rel([0.9, 0.8, 0.7], [0.5, 0.6, 0.4]).confidence_interval(0.95)
-    assert (estimate.low, estimate.high) == pytest.approx((expected.low, expected.high))
-
-
-def test_paired_difference_leaves_out_seeds_of_one_side():
-    assert paired_difference(series([1, 2], [0, 7]), series([1, 1], [0, 8])).n == 1
-    assert paired_difference(series([1], [0]), series([1], [1])).n == 0
-
-
-def test_pairing_removes_what_seeds_share():
-    shared = np.random.default_rng(2).normal(0, 0.1, 6)
-    estimate = paired_difference(series(0.61 + shared), series(0.60 + shared))
-    assert estimate.high - estimate.low < 1e-9
-    assert estimate.mean == pytest.approx(0.01)
 
 
 @given(st.lists(st.floats(1, 100), min_size=2, max_size=6))

@@ -5,7 +5,7 @@ from dmlbench.report.tables.comparison import difference_table, evidence_table
 from dmlbench.report.tables.cost import overhead_table
 from dmlbench.report.tables.datasets import over_datasets_table, pooled_table
 from dmlbench.report.tables.reproduction import reproduction_table
-from dmlbench.report.tables.table import Entry, Table, number
+from dmlbench.report.tables.table import Entry, Table
 
 __all__ = [
     "Entry",
@@ -13,7 +13,6 @@ __all__ = [
     "accuracy_table",
     "difference_table",
     "evidence_table",
-    "number",
     "over_datasets_table",
     "overhead_table",
     "pooled_table",
