@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from dmlbench.spec import (
     Cell,
@@ -18,6 +19,10 @@ from dmlbench.spec import (
     ResolvedValue,
     TrainingSpec,
 )
+
+# A deadline is an assertion on time, and machines that run tests are shared.
+settings.register_profile("shared machine", deadline=None)
+settings.load_profile("shared machine")
 
 HOLDER = """
 import sys

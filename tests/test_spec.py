@@ -137,7 +137,7 @@ SCALARS = st.one_of(
 )
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.dictionaries(st.text("abcxyz_", min_size=1), SCALARS, max_size=4), st.floats(1e-30, 1e30), st.integers(0))
 def test_any_values_survive_the_round_trip(values, rate, seed):
     cell = Cell.from_dict(yaml.safe_load(TEXT))

@@ -32,7 +32,7 @@ def test_official_figures(path):
 
 
 @given(st.integers(1, 60), st.integers(1, 20), st.integers(1, 20), st.integers(0, 2**32 - 1))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_agreement_is_scikit_learns(count, classes, clusters, seed):
     generator = np.random.default_rng(seed)
     one, other = generator.integers(0, classes, count), generator.integers(0, clusters, count)

@@ -67,7 +67,7 @@ def tied_sets(draw):
 
 
 @given(tied_sets())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_agrees_with_the_naive_oracle_under_ties(tied):
     vectors, labels = tied
     expected = naive_retrieval(vectors, labels, KS)

@@ -30,7 +30,7 @@ BUILD = {
 }
 every_loss = pytest.mark.parametrize("name", BUILD)
 every_triplet_loss = pytest.mark.parametrize("name", TRIPLET_LOSSES)
-few_examples = settings(max_examples=15, deadline=None)
+few_examples = settings(max_examples=15)
 
 
 def build(name):
