@@ -26,7 +26,7 @@ COLOURS = """texts => texts.flatMap(selector => [...document.querySelectorAll(se
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory, cache: Path) -> Path:
-    """A report of two methods with three seeds, kept embeddings, panels and a failed cell."""
+    """A report of two methods with two seeds, kept embeddings, panels and a failed cell."""
     folder = tmp_path_factory.mktemp("report")
     script = Path(sys.executable).with_name("dmlbench")
     variables = {key: value for key, value in os.environ.items() if not key.startswith("DMLBENCH_")}
@@ -38,7 +38,7 @@ def page(tmp_path_factory, cache: Path) -> Path:
         return done.stdout
 
     run = ("run", "--datasets", "glyphs", "--tracking", "none", "--set", "training.epochs=2")
-    command(*run, "--methods", "ms,ms+obdsd", "--seeds", "3", "--keep", "embeddings")
+    command(*run, "--methods", "ms,ms+obdsd", "--seeds", "2", "--keep", "embeddings")
     command(*run, "--methods", "ms", "--seed", "3", "--set", "training.learning_rate=1e30", code=1)
     return folder / command("report", "--name", "seen", "--panels").strip()
 
@@ -99,7 +99,7 @@ def test_the_data_behind_a_figure_is_a_click_away(page, window):
     assert not data.locator("table").is_visible()
     data.locator("summary").click()
     assert data.locator("table").is_visible()
-    assert data.locator("tbody tr").count() >= 6
+    assert data.locator("tbody tr").count() >= 4
 
 
 @pytest.mark.parametrize("dark", [False, True])
