@@ -25,6 +25,7 @@ settings.register_profile("shared machine", deadline=None)
 settings.load_profile("shared machine")
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep end-to-end runs in one process of `pytest -n 2 --dist loadgroup`: two at once would fight for the cores."""
     for item in items:
