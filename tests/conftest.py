@@ -24,15 +24,6 @@ from dmlbench.spec import (
 settings.register_profile("shared machine", deadline=None)
 settings.load_profile("shared machine")
 
-
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep end-to-end runs in one process of `pytest -n 2 --dist loadgroup`: two at once would fight for the cores."""
-    for item in items:
-        if "e2e" in item.path.parts:
-            item.add_marker(pytest.mark.xdist_group("end to end"))
-
-
 HOLDER = """
 import sys
 from pathlib import Path
