@@ -363,16 +363,6 @@ def test_an_even_matrix_has_nothing_missing(tmp_path):
     assert "What is missing" not in (render(tmp_path / "runs", "r", tmp_path) / "report.md").read_text()
 
 
-def test_two_seeds_draw_no_ranks(tmp_path):
-    for dataset in "abcdef":
-        for name in ("ms", "ms+psd"):
-            for seed in range(2):
-                write_cell(tmp_path / "runs", make_cell(name, seed, dataset, epochs=2))
-    folder = render(tmp_path / "runs", "r", tmp_path)
-    assert not list((folder / "figures").glob("ranks_*"))
-    assert "Fewer than 3 seeds of a dataset, so nothing can be concluded." in (folder / "report.md").read_text()
-
-
 def test_names_in_summaries_are_text_and_tell_of_no_folder(tmp_path):
     setting = 'distillation.note=<img src=x onerror="alert(1)">'
     for seed, value in enumerate((setting, "distillation.file=/home/alice smith/private/p.txt")):

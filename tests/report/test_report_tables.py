@@ -17,6 +17,7 @@ from dmlbench.report.formats import csv, escape_latex, escape_markdown, latex, m
 from dmlbench.report.naming import metric_name, percent, points, table_metrics
 from dmlbench.report.sources import unfinished
 from dmlbench.report.tables.coverage import coverage_table
+from dmlbench.report.tables.datasets import can_rank
 from dmlbench.report.tables.settings import settings_tables
 from dmlbench.report.tables.table import estimate_entry
 from dmlbench.results import load_results
@@ -363,6 +364,7 @@ def ranked(seeds, friedman=0.01, datasets=6):
 def test_what_ranks_are_worth(means, said):
     table = tables.over_datasets_table("p", "p", means, ["ms", "triplet", "margin", "proxyanchor"])
     assert table.notes[-1].startswith(said)
+    assert can_rank(means) is ("average ranks" in said or "Friedman" in said)
     assert "Left out, for want of one of these datasets or of 3 seeds: proxyanchor." in table.notes
     (margin,) = (row for row in table.rows if row[0].text == "margin")
     assert [entry.text for entry in margin[1:4]] == ["36", "50.00", "2.50"]
