@@ -42,11 +42,12 @@ def load_history(path: str | Path = DEFAULT_ROOT) -> pd.DataFrame:
     for record in store.records():
         file = record.folder / "history.csv"
         if file.is_file():
-            history = pd.read_csv(file)
-            for position, (key, value) in enumerate(_index(record).items()):
-                history.insert(position, key, value)
-            frames.append(history)
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=[*INDEX, "hash", "epoch"])
+            frames.append(pd.read_csv(file).assign(**_index(record)))
+    if not frames:
+        return pd.DataFrame(columns=[*INDEX, "hash", "epoch"])
+    table = pd.concat(frames, ignore_index=True)
+    first = [*INDEX, "hash"]
+    return table[[*first, *(column for column in table if column not in first)]]
 
 
 def _index(record: Record) -> dict[str, Any]:

@@ -114,7 +114,8 @@ class _Group:
         """Accuracy and differences under one choice of the epoch."""
         numbers, group = self.numbers, self.group
         heading, tables = "Accuracy", [accuracy_table(group, selection, numbers.accuracy)]
-        plots = [self._accuracy_plot(selection), self._difference_plot(selection)]
+        # How accuracy depends on the choice is a figure of its own.
+        plots = [None if folded else self._accuracy_plot(selection), self._difference_plot(selection)]
         if (group.of(numbers.seeds)["modifier"] != "").any():
             heading = "Accuracy and difference to the base"
             evidence = evidence_table(group, selection, METRIC, numbers.comparisons)

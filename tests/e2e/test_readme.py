@@ -34,13 +34,13 @@ def test_readme_shows_files_that_are_there() -> None:
 def test_first_command(dmlbench: Command, tmp_path: Path) -> None:
     command = ("run", "--methods", "ms,ms+obdsd", "--datasets", "glyphs")
     assert " ".join(("dmlbench", *command)) in (ROOT / "README.md").read_text()
-    done = dmlbench(*command, "--seeds", "2", timeout=900)  # of six: the others take the same way
+    done = dmlbench(*command, "--seeds", "1", timeout=900)  # of six: the others take the same way
     assert done.returncode == 0, done.stdout + done.stderr
     client = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("dmlbench/conv4-64/glyphs")
     assert experiment is not None
     runs = client.search_runs([experiment.experiment_id], "tags.cell != ''")
-    assert len(runs) == 4
+    assert len(runs) == 2
     recalls = [run.data.metrics["test/recall_at_1"] for run in runs if run.data.tags["method"] == "ms"]
     assert all(0.60 <= recall <= 0.90 for recall in recalls)
 

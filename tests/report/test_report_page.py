@@ -91,7 +91,7 @@ def test_identifiers_are_unique_and_references_lead_somewhere(page):
 
 
 def test_every_figure_says_in_words_what_it_shows(page):
-    assert len(page.images) == 33
+    assert len(page.images) == 29
     assert all(image["role"] == "img" and len(image["aria-label"]) > 40 for image in page.images)
     assert any("ms+psd +0." in image["aria-label"] for image in page.images)
 
