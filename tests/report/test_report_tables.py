@@ -336,6 +336,7 @@ def test_six_pairs_need_no_excuse():
     rows = compared(("ms+psd", "ms", 6, 0.5))
     notes = " ".join(tables.evidence_table(Group("p", "", "d"), "last", "recall_at_1", rows).notes)
     assert "reach: .031 with 6 pairs." in notes
+    assert "corrected by Holm's method for one comparison, which leaves it as it is; *: below .05." in notes
     assert "Six pairs are the fewest" not in notes
     assert "sign-flip: exact, two-sided" in notes
     many = " ".join(tables.evidence_table(Group("p", "", "d"), "last", "recall_at_1", rows.assign(n=20)).notes)

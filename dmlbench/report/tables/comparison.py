@@ -86,7 +86,7 @@ def evidence_entries(row: Mapping[Hashable, Any]) -> tuple[Entry, ...]:
 def evidence_notes(compared: pd.DataFrame) -> list[str]:
     """How to read the columns `EVIDENCE`."""
     family = int(compared["family"].max()) if len(compared) else 0
-    among = f"the {family} comparisons of this table"
+    among = f"the {family} comparisons of this table" if family > 1 else "one comparison, which leaves it as it is"
     if family != len(compared):
         among = f"the {family} of the {len(compared)} comparisons that have {FEWEST} pairs or more"
     corrected = f"p: paired t-test, corrected by Holm's method for {among}; *: below .05. "
