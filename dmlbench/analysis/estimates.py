@@ -92,6 +92,6 @@ def selections_of(frame: pd.DataFrame) -> list[str]:
     return [name for name in SELECTIONS if name in present]
 
 
-def honest(selections: list[str]) -> str:
+def verdict_selection(selections: list[str]) -> str:
     """The selection that a verdict is given by: validation where the protocol holds classes out, else the last."""
     return "validation" if "validation" in selections else "last"

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from dmlbench.analysis.comparisons import to_base
-from dmlbench.analysis.estimates import SELECTIONS, UNTRAINED, honest, selections_of
+from dmlbench.analysis.estimates import SELECTIONS, UNTRAINED, selections_of, verdict_selection
 from dmlbench.analysis.groups import Group, groups
 from dmlbench.report.canvas import Plot, limits_of
 from dmlbench.report.figures import (
@@ -87,20 +87,20 @@ class _Group:
         self.to_base = to_base(_of_metric(group, numbers.comparisons))
         self.pairs = to_base(_of_metric(group, numbers.pairs))
         self.selections = selections_of(group.of(numbers.accuracy))
-        self.honest = honest(self.selections)
+        self.chosen = verdict_selection(self.selections)
 
     def section(self, facts: str) -> Section:
-        others = [name for name in self.selections if name != self.honest]
+        others = [name for name in self.selections if name != self.chosen]
         parts = [
-            self._chosen(self.honest),
-            *(self._chosen(name, folded=True) for name in others),
+            self._accuracy(self.chosen),
+            *(self._accuracy(name, folded=True) for name in others),
             self._selection(),
             self._cost(),
             self._curves(),
             self._geometry(),
             self._by_query(),
         ]
-        found = self.to_base[self.to_base["selection"] == self.honest]
+        found = self.to_base[self.to_base["selection"] == self.chosen]
         return Section(
             self.group.slug,
             self.group.title,
@@ -110,7 +110,7 @@ class _Group:
             verdicts(self.group, found, self.numbers.overhead),
         )
 
-    def _chosen(self, selection: str, *, folded: bool = False) -> Part:
+    def _accuracy(self, selection: str, *, folded: bool = False) -> Part:
         """Accuracy and differences under one choice of the epoch."""
         numbers, group = self.numbers, self.group
         heading, tables = "Accuracy", [accuracy_table(group, selection, numbers.accuracy)]
@@ -158,13 +158,13 @@ class _Group:
     def _cost(self) -> Part:
         ratios, phases = self.group.of(self.numbers.overhead), self.group.of(self.numbers.phases)
         measured, plots = ratios[ratios["n"] > 0], []
-        gains = self.to_base[self.to_base["selection"] == self.honest]
+        gains = self.to_base[self.to_base["selection"] == self.chosen]
         if len(measured):
             plots.append(overhead_plot(self.group, measured, self.look))
         if len(phases):
             plots.append(phases_plot(self.group, phases))
         if set(measured["method"]) & set(gains["method"]):
-            plots.append(plane_plot(self.group, self.honest, gains, measured, self.look))
+            plots.append(plane_plot(self.group, self.chosen, gains, measured, self.look))
         tables = [overhead_table(self.group, self.numbers.overhead)] if len(ratios) else []
         modified = self.trained.loc[self.trained["modifier"] != "", "method"].unique()
         without = [method for method in modified if method not in set(measured["method"])]

@@ -3,7 +3,7 @@
 import pandas as pd
 
 from dmlbench.analysis.comparisons import to_base
-from dmlbench.analysis.estimates import UNTRAINED, honest, selections_of
+from dmlbench.analysis.estimates import UNTRAINED, selections_of, verdict_selection
 from dmlbench.analysis.groups import slug, without_paths
 from dmlbench.analysis.order import in_order
 from dmlbench.report.content import Material
@@ -53,7 +53,7 @@ def _protocol_section(material: Material, protocol: str, variant: str) -> Sectio
         return own[own["selection"] == chosen]
 
     own = numbers.accuracy[(numbers.accuracy["protocol"] == protocol) & (numbers.accuracy["variant"] == variant)]
-    chosen = honest(selections_of(own))
+    chosen = verdict_selection(selections_of(own))
     pooled, means = mine(numbers.pooled), mine(numbers.over_datasets)
     methods = list(in_order(own[own["method"] != UNTRAINED].drop_duplicates("method"))["method"])
     parts = []

@@ -2,7 +2,7 @@ import pandas as pd
 import pytest
 from fake_values import values
 
-from dmlbench.analysis.estimates import accuracy, honest, optimism, selections_of
+from dmlbench.analysis.estimates import accuracy, optimism, selections_of, verdict_selection
 
 
 def chosen(last, best):
@@ -33,5 +33,5 @@ def test_accuracy_has_a_standard_deviation():
 def test_a_verdict_is_given_by_validation_where_there_is_one():
     frame = pd.DataFrame({"selection": ["best_test", "untrained", "validation", "last"]})
     assert selections_of(frame) == ["last", "validation", "best_test"]
-    assert honest(selections_of(frame)) == "validation"
-    assert honest(["last", "best_test"]) == "last"
+    assert verdict_selection(selections_of(frame)) == "validation"
+    assert verdict_selection(["last", "best_test"]) == "last"
