@@ -12,7 +12,7 @@ from dmlbench.analysis.statistics import FEWEST
 
 PLACE = ["protocol", "variant", "selection", "metric"]
 COLUMNS = ["iqm", "low", "high", "rank", "datasets", "over", "n", "seeds", "friedman_p"]
-RESAMPLES = 5000
+RESAMPLES = 2000
 DATASETS_FOR_RANKS = 6  # below, not even a method that is better on every dataset can be told apart (2^(1 - 5) > .05)
 
 

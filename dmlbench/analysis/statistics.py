@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy import special, stats
 
 FEWEST = 3  # pairs below which no test is made and no conclusion is offered
 EXACT = 16  # pairs up to which every flip of signs is counted; beyond, as many are drawn
@@ -65,7 +65,7 @@ def t_interval(values: Iterable[float], confidence: float = 0.95) -> Estimate:
         return Estimate(mean, NAN, NAN, n)
     # Not scipy's `t.interval`: with equal values (a weight of 0) its scale is 0 and its bounds are NaN.
     std = float(sample.std(ddof=1))
-    half = float(stats.t.ppf((1 + confidence) / 2, n - 1)) * std / np.sqrt(n)
+    half = float(special.stdtrit(n - 1, (1 + confidence) / 2)) * std / np.sqrt(n)
     return Estimate(mean, float(mean - half), float(mean + half), n, std)
 
 
@@ -115,8 +115,9 @@ def evidence(differences: Iterable[float]) -> Evidence:
     if np.ptp(sample) <= EQUAL * np.abs(sample).max():
         p = _sign_flip(np.full(n, sample.mean()))
         return Evidence(p, p, smallest, NAN)
-    effect = sample.mean() / sample.std(ddof=1) * (1 - 3 / (4 * (n - 1) - 1))
-    return Evidence(float(stats.ttest_1samp(sample, 0.0).pvalue), _sign_flip(sample), smallest, float(effect))
+    effect = sample.mean() / sample.std(ddof=1)
+    p_t = 2 * float(special.stdtr(n - 1, -abs(effect) * np.sqrt(n)))
+    return Evidence(p_t, _sign_flip(sample), smallest, float(effect * (1 - 3 / (4 * (n - 1) - 1))))
 
 
 def smallest_p(n: int) -> float:
@@ -181,7 +182,7 @@ def welch_difference(ours: Estimate, mean: float, std: float, n: int, confidence
     freedom = ours.n - 1.0
     if other:
         freedom = (own + other) ** 2 / (own**2 / (ours.n - 1) + other**2 / (n - 1))
-    half = float(stats.t.ppf((1 + confidence) / 2, freedom) * np.sqrt(own + other))
+    half = float(special.stdtrit(freedom, (1 + confidence) / 2) * np.sqrt(own + other))
     return Estimate(difference, difference - half, difference + half, ours.n)
 
 

@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pandas as pd
 from markupsafe import Markup, escape
-from matplotlib import rc_context
+from matplotlib import rc_context, rcParams
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
 
 from dmlbench.report.canvas import Plot
 from dmlbench.report.embedded import with_palettes
@@ -43,17 +46,24 @@ def save(plot: Plot, folder: Path) -> Picture:
     path = folder / f"{plot.slug}.svg"
     # The salt makes matplotlib's identifiers a function of the figure's name instead of chance.
     with rc_context(RC | {"svg.hashsalt": plot.slug}):
-        # The layout takes as long as drawing, and is the same for both files.
-        plot.figure.draw_without_rendering()
-        plot.figure.set_layout_engine("none")
-        plot.figure.savefig(folder / f"{plot.slug}.png", metadata={"Software": None})
-        plot.figure.savefig(path, metadata={"Date": None, "Creator": None})
+        _draw(plot.figure, folder / f"{plot.slug}.png", path)
     data = plot.data.reset_index(drop=True)
     (folder / f"{plot.slug}.csv").write_text(inert(data), encoding="utf-8")
     drawn = with_palettes(path.read_text(encoding="utf-8"))
     path.write_text(drawn, encoding="utf-8")
     svg = inline(drawn, plot.slug, plot.alt)
     return Picture(plot.slug, plot.caption, plot.alt, svg, data, wide=plot.figure.get_figwidth() > COLUMN)
+
+
+def _draw(figure: Figure, png: Path, svg: Path) -> None:
+    """Lay a figure out once and draw each file once: `savefig` would do both twice per file."""
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        engine.execute(figure)
+    figure.set_layout_engine("none")
+    figure.set_dpi(rcParams["savefig.dpi"])
+    FigureCanvasAgg(figure).print_png(png, metadata={"Software": None})
+    FigureCanvasSVG(figure).print_svg(svg, metadata={"Date": None, "Creator": None})
 
 
 def inline(svg: str, prefix: str, label: str) -> Markup:

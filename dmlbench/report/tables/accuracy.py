@@ -1,6 +1,7 @@
 """Accuracy of every method, and the three choices of the epoch side by side."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any
 
 import pandas as pd
 
@@ -53,11 +54,12 @@ def selection_table(
         mine[mine["metric"] == metric] for mine in (group.of(frame) for frame in (accuracy, differences, optimism))
     )
     chosen, trained = selections_of(means), means[means["selection"] != UNTRAINED]
+    found, gained = _by_choice(trained), _by_choice(gains)
     rows = []
     for part in by_method(trained):
         method = part["method"].iloc[0]
-        cells = [_find(part, method, name, percent) for name in chosen]
-        paired = [_find(gains, method, name, points) for name in chosen]
+        cells = [_entry(found.get((method, name)), percent) for name in chosen]
+        paired = [_entry(gained.get((method, name)), points) for name in chosen]
         own = added[added["method"] == method].to_dict("records")
         choice = estimate_entry(own[0], points, own[0]["n"]) if own else Entry("–")
         rows.append((Entry(method), number(part["n"].max(), "{:.0f}".format), *cells, choice, *paired))
@@ -79,6 +81,9 @@ def selection_table(
     )  # fmt: skip
 
 
-def _find(rows: pd.DataFrame, method: str, selection: str, write: Callable[[float], str]) -> Entry:
-    found = rows[(rows["method"] == method) & (rows["selection"] == selection)].to_dict("records")
-    return estimate_entry(found[0], write, found[0]["n"]) if found else Entry("")
+def _by_choice(rows: pd.DataFrame) -> dict[tuple[str, str], Mapping[Hashable, Any]]:
+    return {(row["method"], row["selection"]): row for row in rows.to_dict("records")}
+
+
+def _entry(row: Mapping[Hashable, Any] | None, write: Callable[[float], str]) -> Entry:
+    return estimate_entry(row, write, row["n"]) if row else Entry("")
