@@ -18,7 +18,7 @@ from dmlbench.data.images import Dataset, Split, load_dataset, split_classes
 from dmlbench.data.loader import TrainingBatches
 from dmlbench.errors import DivergedError, StorageError, UserError
 from dmlbench.history import Row
-from dmlbench.models import EmbeddingModel, build_model
+from dmlbench.models import EmbeddingModel
 from dmlbench.randomness import stream_seed
 from dmlbench.run_options import RunOptions
 from dmlbench.selection import selections
@@ -27,7 +27,7 @@ from dmlbench.store import has_ended
 from dmlbench.timings import timing
 from dmlbench.training import checkpoint
 from dmlbench.training.checkpoint import Checkpoint
-from dmlbench.training.components import build_learner
+from dmlbench.training.components import TrainingSet, build_learner, build_seeded_model
 from dmlbench.training.device import prepare, resolve_device
 from dmlbench.training.evaluator import Evaluator
 from dmlbench.training.learner import Learner
@@ -113,10 +113,11 @@ def _train(cell: Cell, writer: CellWriter, options: RunOptions, result: dict[str
     workers = options.data_workers
     evaluators = {name: Evaluator(split, protocol, seed, device, workers) for name, split in splits.items()}
 
-    model = _seeded_model(cell, device)
+    model = build_seeded_model(protocol, seed, device)
     start = provenance.weights_digest(model)
     torch.manual_seed(stream_seed(seed, 0, "loss"))
-    learner = build_learner(cell.method, protocol, model, len(train.class_names), device)
+    size = TrainingSet(len(train.class_names), len(train.labels))
+    learner = build_learner(cell.method, protocol, model, size, device)
     past = _resume(_made_by(result, dataset, start), result["environment"], writer, learner)
 
     epochs = protocol.training.epochs
@@ -168,13 +169,6 @@ class _Recorder:
             "resumed": past.resumed,
             "earlier_s": self._earlier,
         }
-
-
-def _seeded_model(cell: Cell, device: torch.device) -> EmbeddingModel:
-    """The network as every method of a seed starts from it."""
-    torch.manual_seed(stream_seed(cell.seed, 0, "weights"))
-    model = build_model(cell.protocol.model, cell.protocol.input).to(device)
-    return model.to(memory_format=torch.channels_last) if cell.protocol.training.channels_last else model
 
 
 def _made_by(result: dict[str, Any], dataset: Dataset, start: str) -> dict[str, str]:

@@ -80,7 +80,7 @@ def plan(request: Request, log: Log = lambda _: None) -> list[Cell]:
         methods = [registry.resolve(name, info.name, protocol.name, settings) for name in request.methods]
         dataset = dataset_spec(info, request.data_dir, log, skip_bad=request.skip_bad)
         pairs += [(method, dataset, protocol) for method in methods]
-    _check_applied(method_settings, [method for method, _, _ in pairs])
+    check_applied(method_settings, [method for method, _, _ in pairs])
     return [
         Cell(*pair, seed=seed, overrides=_applying(request.settings, pair[0]))
         for seed in request.seeds
@@ -244,7 +244,7 @@ def _check_plugins(cells: Iterable[Cell]) -> None:
             build_loss(part, sizes) if part.kind == "loss" else build_distillation(part)
 
 
-def _check_applied(settings: dict[str, dict[str, Any]], methods: Sequence[MethodSpec]) -> None:
+def check_applied(settings: dict[str, dict[str, Any]], methods: Sequence[MethodSpec]) -> None:
     """A method setting that no chosen method has is a mistake, not a wish."""
     for section, values in settings.items():
         parts = [part for method in methods if (part := getattr(method, section)) is not None]

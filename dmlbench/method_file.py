@@ -2,10 +2,10 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 
 from dmlbench.errors import UserError
-from dmlbench.spec import ResolvedValue, Scalar, Section
+from dmlbench.spec import ResolvedValue, Scalar, Section, TeacherName
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
 PinnedName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*\+[a-z0-9][a-z0-9_-]*$")]
@@ -77,19 +77,26 @@ class PublishedFigure(Section):
 
 
 class MethodFile(Section):
-    """A loss or a distillation."""
+    """A loss or a distillation; `paper: null` says that none stands behind it, and every table repeats it."""
 
     name: Name
     title: str
     kind: Literal["loss", "distillation"]
     class_name: str = Field(alias="class")
     variant: str = ""
-    paper: Paper
+    paper: Paper | None
+    teacher: TeacherName = "previous-epoch"
     parameters: dict[str, Parameter]
     learning_rates: dict[str, Parameter] = Field(default_factory=dict)
     published: tuple[PublishedFigure, ...] = ()
     published_with: tuple[str, ...] = ()
     plugin: str | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "MethodFile":
+        if self.kind == "loss" and self.teacher != "previous-epoch":
+            raise ValueError("teacher is for distillations")
+        return self
 
 
 class PinnedFile(Section):

@@ -14,6 +14,7 @@ from dmlbench.spec import MethodSpec, Part, ResolvedValue, Scalar
 
 UNTUNED = "untuned: nothing published"
 UNPUBLISHED = "unpublished composition"
+NEW = "new: in no paper"
 REPLACED = "the user's own {}, not the shipped one"
 LIST = "dmlbench list methods"
 
@@ -112,9 +113,10 @@ class Registry:
         extra = pinned if isinstance(pinned, PinnedFile) else None
         loss = self._resolve_part(base, context, settings.loss, extra)
         if modifier is None:
-            return MethodSpec(name=name, loss=loss, marks=self._replacing(base.name))
+            return MethodSpec(name=name, loss=loss, marks=_new(base) + self._replacing(base.name))
         distillation = self._resolve_part(modifier, context, settings.distillation, extra)
-        marks = _marks(loss, distillation, composed=extra is None and base.name not in modifier.published_with)
+        composed = extra is None and base.name not in modifier.published_with and not _new(base, modifier)
+        marks = _new(base, modifier) + _marks(loss, distillation, composed=composed)
         marks += self._replacing(base.name, modifier.name, *([extra.name] if extra else []))
         return MethodSpec(name=name, loss=loss, distillation=distillation, marks=marks)
 
@@ -196,6 +198,7 @@ class Registry:
             kind=file.kind,
             class_name=file.class_name,
             variant=file.variant,
+            teacher=file.teacher,
             parameters=_checked(file, values, where),
             learning_rates=rates,
             **_plugin(file, folder),
@@ -258,6 +261,10 @@ def _plugin(file: MethodFile, folder: Folder) -> dict[str, str]:
         why = "must be beside its YAML" if path.is_file() else f"no such file beside {file.name}'s YAML"
         raise UserError(f"{folder.path / file.plugin}: plugin: {why}")
     return {"plugin": str(path), "plugin_sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+
+
+def _new(*files: MethodFile) -> tuple[str, ...]:
+    return () if all(file.paper for file in files) else (NEW,)
 
 
 def _marks(loss: Part, distillation: Part, *, composed: bool) -> tuple[str, ...]:

@@ -7,6 +7,19 @@ import pandas as pd
 
 from dmlbench.store import DEFAULT_ROOT, Record, Store
 
+COLUMNS = (
+    "hash",
+    "status",
+    "selection",
+    "marks",
+    "folder",
+    "step_ms",
+    "train_seconds",
+    "machine",
+    "origin",
+    "epoch",
+    "error",
+)
 INDEX = ("protocol", "variant", "dataset", "method", "base", "modifier", "seed")
 
 
@@ -31,7 +44,7 @@ def load_results(path: str | Path = DEFAULT_ROOT) -> pd.DataFrame:
     store = Store(Path(path))
     store.check_readable()
     rows = [row for record in store.records() for row in record_rows(record)]
-    return pd.DataFrame(rows) if rows else pd.DataFrame(columns=[*INDEX, "hash", "status", "selection"])
+    return pd.DataFrame(rows) if rows else pd.DataFrame(columns=[*INDEX, *COLUMNS])
 
 
 def load_history(path: str | Path = DEFAULT_ROOT) -> pd.DataFrame:

@@ -1,6 +1,7 @@
 """The boundary where files become specs: safe YAML, and validation errors as one line with file and key."""
 
 from pathlib import Path
+from types import NoneType, UnionType
 from typing import Any, TypeVar, get_args
 
 import yaml
@@ -79,9 +80,14 @@ def _fields(model: type[BaseModel], location: tuple[str | int, ...]) -> list[str
     for part in location:
         if isinstance(annotation, type) and issubclass(annotation, BaseModel):
             field = annotation.model_fields.get(str(part))
-            annotation = field.annotation if field else None
+            annotation = _without_none(field.annotation) if field else None
         else:  # dict[str, Model] or tuple[Model, ...]
             annotation = next((item for item in get_args(annotation) if item not in (str, ...)), None)
     if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
         return []
     return [field.alias or name for name, field in annotation.model_fields.items()]
+
+
+def _without_none(annotation: Any) -> Any:  # noqa: ANN401 - a type
+    members = [member for member in get_args(annotation) if member is not NoneType]
+    return members[0] if isinstance(annotation, UnionType) and len(members) == 1 else annotation

@@ -14,6 +14,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_
 
 from dmlbench.dataset_spec import DatasetSpec, Section
 
+TeacherName = Literal["previous-epoch", "memory"]
 Scalar = bool | int | float | str
 Fraction = Annotated[float, Ge(0), Lt(1)]
 
@@ -134,6 +135,7 @@ class Part(Section):
     kind: Literal["loss", "distillation"]
     class_name: str
     variant: str = ""
+    teacher: TeacherName = "previous-epoch"
     parameters: dict[str, ResolvedValue]
     learning_rates: dict[str, ResolvedValue] = Field(default_factory=dict)
     plugin: str | None = None
@@ -150,6 +152,7 @@ class Part(Section):
     def identity(self) -> dict[str, Any]:
         """What enters the hash: values, not where they come from."""
         identity = {"class": self.class_name, "parameters": self.values(), "learning_rates": self.rates()}
+        identity |= {"teacher": self.teacher} if self.teacher != "previous-epoch" else {}
         return identity | ({"plugin": self.plugin_sha256} if self.plugin_sha256 else {})
 
 

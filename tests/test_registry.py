@@ -5,6 +5,7 @@ import pytest
 
 from dmlbench.errors import UserError
 from dmlbench.registry import (
+    NEW,
     REPLACED,
     UNPUBLISHED,
     UNTUNED,
@@ -18,6 +19,7 @@ from dmlbench.registry import (
 )
 
 BASES = ("contrastive", "margin", "ms", "proxyanchor", "triplet")
+MODIFIERS = ("+psd", "+obdsd", "+psd-mem", "+obdsd-mem")
 PARSER_DEFAULTS = {"lambda": 75.0, "omega": 0.99, "tau": 1.0, "tau_diffusion": 1.0}
 OFFICIAL = {  # facts: official settings of the OBD-SD code
     ("cub", "resnet50-128"): {"lambda": 1000.0, "omega": 0.3, "tau": 1.0, "tau_diffusion": 1.0},
@@ -88,10 +90,10 @@ def refusal(name: str, methods_dir: Path | None = None, **settings) -> str:
     return str(caught.value)
 
 
-def test_fifteen_methods_ship():
+def test_every_base_ships_with_every_modifier():
     names = Registry().names()
-    assert names == sorted(f"{base}{modifier}" for base in BASES for modifier in ("", "+psd", "+obdsd"))
-    assert len(names) == 15
+    assert names == sorted(f"{base}{modifier}" for base in BASES for modifier in ("", *MODIFIERS))
+    assert len(names) == 25
     for name in names:
         method = resolve(name)
         assert method.name == name
@@ -130,6 +132,22 @@ def test_margin_psd_is_an_unpublished_composition():
     assert UNPUBLISHED == "unpublished composition"
     assert resolve("margin+psd").marks == (UNTUNED, UNPUBLISHED)
     assert resolve("ms+psd").marks == (UNTUNED,)
+
+
+@pytest.mark.parametrize("name", ["ms+psd-mem", "ms+obdsd-mem", "margin+obdsd-mem"])
+def test_a_method_in_no_paper_says_so(name):
+    assert NEW == "new: in no paper"
+    for dataset in ("glyphs", "cub"):
+        assert resolve(name, dataset=dataset).marks == (NEW, UNTUNED)
+
+
+def test_a_memory_has_the_settings_of_what_it_replaces():
+    for dataset, protocol in (("cub", "resnet50-128"), ("cars", "resnet50-512"), ("sop", "resnet50-128")):
+        for name in ("psd", "obdsd"):
+            official, memory = (resolve(f"ms+{n}", None, dataset, protocol).distillation for n in (name, f"{name}-mem"))
+            assert official.values() == memory.values()
+            assert official.identity() != memory.identity()
+            assert (official.teacher, memory.teacher) == ("previous-epoch", "memory")
     assert resolve("margin").marks == ()
 
 
@@ -151,7 +169,7 @@ def test_a_pinned_file_wins_and_leaves_the_rest_to_the_parts(mine):
     assert method.marks == (REPLACED.format("ms+psd"),)
     assert resolve("ms", mine).loss.values()["epsilon"] == 0.1
     assert resolve("triplet+psd", mine).distillation.values() == {"lambda": 75.0, "tau": 1.0}
-    assert len(Registry(mine).names()) == 15
+    assert len(Registry(mine).names()) == 25
 
 
 def test_a_pinned_file_may_give_rates_of_the_loss(mine):
@@ -269,7 +287,10 @@ def test_yaml_1_1_reads_5e_4_as_text_but_it_is_a_rate(mine):
         ("ms+", ["'ms+': unknown method ''"]),
         ("obdsd", ["'obdsd' is a modifier and needs a base", "for example ms+obdsd", ", ".join(BASES)]),
         ("psd+ms", ["'psd' is a modifier and needs a base", "ms+psd"]),
-        ("ms+triplet", ["'ms+triplet': 'triplet' is a base and cannot follow a +", "modifiers: obdsd, psd"]),
+        (
+            "ms+triplet",
+            ["'ms+triplet': 'triplet' is a base and cannot follow a +", "modifiers: obdsd, obdsd-mem, psd, psd-mem"],
+        ),
         ("ms+psd+obdsd", ["'ms+psd+obdsd': a base takes one modifier; for example ms+psd"]),
     ],
 )

@@ -2,9 +2,9 @@
 
 import pandas as pd
 
-# Bases and modifiers in the order in which their papers appeared; others follow by name.
+# Bases and modifiers in the order in which their papers appeared, then our own; others follow by name.
 BASES = ("contrastive", "triplet", "margin", "ms", "proxyanchor")
-MODIFIERS = ("", "psd", "obdsd", "s2sd", "dm2")
+MODIFIERS = ("", "psd", "obdsd", "s2sd", "dm2", "psd-mem", "obdsd-mem")
 
 
 def in_order(frame: pd.DataFrame) -> pd.DataFrame:

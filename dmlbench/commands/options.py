@@ -56,3 +56,21 @@ def set_option() -> Decorator:
     """`--set key.path=value`."""
     help_text = "Override a protocol or method value, e.g. training.epochs=3 or distillation.lambda=10. Repeatable."
     return click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help=help_text)
+
+
+def device_option() -> Decorator:
+    """`--device NAME`."""
+    return click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+
+
+def checked_device(device: str) -> str:
+    """The device asked for; raises UserError where it is none, or not there."""
+    from dmlbench.errors import unknown_name
+
+    if device not in ("auto", "cpu", "cuda"):
+        raise unknown_name("device", device, ("auto", "cpu", "cuda"), where="--device")
+    if device == "cuda":
+        from dmlbench.training.device import resolve_device
+
+        resolve_device(device)
+    return device

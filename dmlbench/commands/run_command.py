@@ -5,7 +5,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dmlbench.commands.options import (
+    checked_device,
     data_dir_option,
+    device_option,
     methods_dir_option,
     names,
     protocol_option,
@@ -65,7 +67,7 @@ if TYPE_CHECKING:
     type=click.IntRange(0),
     help="Loader processes per cell [default: none on a CPU, a share of the cores on a GPU].",
 )
-@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+@device_option()
 @click.option("--retry", type=click.Choice(["failed"]), help="Go on with failed cells, too, from their last epoch.")
 @click.option("--keep", callback=names, help="Keep weights, embeddings or both (comma-separated).")
 @click.option("--skip-bad", is_flag=True, help="Leave out images that cannot be used; the version of the data says so.")
@@ -92,7 +94,7 @@ def command(**options: Any) -> int:  # noqa: ANN401 - click's options
         options["protocol"], options["settings"], options["methods_dir"],
         matrix.data_folder(options["data_dir"]), options["skip_bad"],
     )  # fmt: skip
-    keep, device = _checked_keep(options["keep"]), _checked_device(options["device"])
+    keep, device = _checked_keep(options["keep"]), checked_device(options["device"])
     _check_system_metrics(options)
     console = plain_or_wide()
     cells = matrix.plan(request, lambda line: console.print(line, markup=False, soft_wrap=True))
@@ -125,18 +127,6 @@ def _checked_keep(keep: tuple[str, ...]) -> tuple[str, ...]:
         if name not in ("weights", "embeddings"):
             raise unknown_name("thing to keep", name, ("weights", "embeddings"), where="--keep")
     return keep
-
-
-def _checked_device(device: str) -> str:
-    from dmlbench.errors import unknown_name
-
-    if device not in ("auto", "cpu", "cuda"):
-        raise unknown_name("device", device, ("auto", "cpu", "cuda"), where="--device")
-    if device == "cuda":
-        from dmlbench.training.device import resolve_device
-
-        resolve_device(device)
-    return device
 
 
 def _checked_address(address: str | None, executor: str) -> str | None:

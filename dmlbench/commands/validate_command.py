@@ -45,24 +45,25 @@ def _step(registry: "Registry", name: str) -> float:
     """Loss of a training step, one in which a distillation, if any, has its full say."""
     import torch
 
+    from dmlbench.data.loader import Batch
     from dmlbench.errors import UserError
     from dmlbench.models import build_model
     from dmlbench.protocol import load_protocol
-    from dmlbench.training.components import build_learner
+    from dmlbench.training.components import TrainingSet, build_learner
 
     protocol = load_protocol("conv4-64", "glyphs")
     method = registry.resolve(name, "glyphs", protocol.name)
     torch.manual_seed(0)
     model = build_model(protocol.model, protocol.input)
-    learner = build_learner(method, protocol, model, 4, torch.device("cpu"))
+    learner = build_learner(method, protocol, model, TrainingSet(classes=4, images=16), torch.device("cpu"))
     images = torch.rand(16, protocol.input.channels, protocol.input.size, protocol.input.size)
-    labels = torch.arange(16) // 4
+    batch = Batch(images, torch.arange(16) // 4, torch.arange(16))
     mining = torch.Generator().manual_seed(0)
     try:
-        losses = learner.step(images, labels, 0, mining)
+        losses = learner.step(batch, 0, mining)
         if method.distillation:  # the teacher comes after the first epoch
             learner.end_epoch()
-            losses = learner.step(images, labels, learner.epochs - 1, mining)
+            losses = learner.step(batch, learner.epochs - 1, mining)
     except Exception as error:
         raise UserError(f"{name}: a training step failed ({type(error).__name__}: {error})") from error
     total = float(sum(losses))

@@ -7,7 +7,7 @@ operation resizes (`device_crops`), and the next batch is copied while the devic
 import math
 from collections.abc import Callable, Generator, Iterable, Iterator
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 
 import numpy as np
 import torch
@@ -24,14 +24,29 @@ from dmlbench.errors import UserError
 from dmlbench.randomness import stream
 from dmlbench.spec import InputSpec, ProtocolSpec
 
-Batch = tuple[Tensor, Tensor]
-HostBatch = tuple[Tensor | Crops, Tensor]
 Recipe = tuple[NDArray[np.int64], NDArray[np.float64]]
 Host = TypeVar("Host")
-Ready = TypeVar("Ready", Tensor, Batch)
 
 CPU = torch.device("cpu")
 KEPT_EVALUATION_BYTES = 2 << 30
+
+
+class Batch(NamedTuple):
+    """A training batch on its device.
+
+    Attributes:
+        images: (B, C, H, W) float32, normalised, in the protocol's memory layout.
+        labels: (B,) int64.
+        indices: (B,) int64, the place of each image in the training split; an image may be drawn twice.
+    """
+
+    images: Tensor
+    labels: Tensor
+    indices: Tensor
+
+
+HostBatch = tuple[Tensor | Crops, Tensor, Tensor]
+Ready = TypeVar("Ready", Tensor, Batch)
 
 
 class TrainingBatches:
@@ -68,10 +83,7 @@ class TrainingBatches:
         )
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
-        """Yield `steps` pairs on the device: float32 images (B, C, H, W), normalised, and int64 labels (B,).
-
-        Images have the protocol's memory layout. One epoch runs at a time.
-        """
+        """Yield `steps` batches on the device. One epoch runs at a time."""
         if self._loader is None:
             raise RuntimeError("these batches are closed")
         if self._epoch is not None:
@@ -102,11 +114,11 @@ class TrainingBatches:
         yield from ahead(_in_one_line(loader), self._finished, self._device)
 
     def _finished(self, batch: HostBatch) -> Batch:
-        images, labels = batch
+        images, labels, indices = batch
         spec, training = self._protocol.input, self._protocol.training
         layout = torch.channels_last if training.channels_last else torch.contiguous_format
         ready = normalise(_on_device(images, spec, self._device), spec).contiguous(memory_format=layout)
-        return ready, labels.to(self._device, non_blocking=True)
+        return Batch(ready, *(part.to(self._device, non_blocking=True) for part in (labels, indices)))
 
 
 class EvaluationBatches:
@@ -234,10 +246,10 @@ class _BatchMaker(Dataset[HostBatch]):
 
     def __getitem__(self, recipe: Recipe) -> HostBatch:
         indices, uniforms = recipe
-        labels = self._labels[torch.from_numpy(indices)]
+        places = torch.from_numpy(indices)
         if self._resize_on_device:
-            return packed(crops(self._source, indices, uniforms, self._spec), self._spec), labels
-        return augment(self._source, indices, uniforms, self._spec), labels
+            return packed(crops(self._source, indices, uniforms, self._spec), self._spec), self._labels[places], places
+        return augment(self._source, indices, uniforms, self._spec), self._labels[places], places
 
 
 class _Rows(Dataset[Tensor]):

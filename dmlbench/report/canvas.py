@@ -85,9 +85,9 @@ def error_bounds(row: pd.Series) -> np.ndarray:
     return np.array([[row["mean"] - row["low"]], [row["high"] - row["mean"]]], dtype=float)
 
 
-def spoken(rows: pd.DataFrame, write: Callable[[float], str], unit: str) -> str:
-    """Rows of estimates in words: `ms 62.45% (95% interval 61.90 to 63.01, 5 seeds); ...`."""
-    return "; ".join(_spoken(row, write, unit) for _, row in rows.iterrows())
+def spoken(rows: pd.DataFrame, write: Callable[[float], str], unit: str, of: str = "seeds") -> str:
+    """Rows of estimates in words: `ms 62.45% (95% interval 61.90 to 63.01, 5 seeds); ...`; `of` names what n counts."""
+    return "; ".join(_spoken(row, write, unit, of) for _, row in rows.iterrows())
 
 
 def _label(name: str) -> str:
@@ -97,8 +97,8 @@ def _label(name: str) -> str:
     return "\n".join(line for part in (base, plus + modifier) for line in textwrap.wrap(part, LABEL))
 
 
-def _spoken(row: pd.Series, write: Callable[[float], str], unit: str) -> str:
+def _spoken(row: pd.Series, write: Callable[[float], str], unit: str, of: str) -> str:
     said = f"{row['method']} {write(row['mean'])}{unit}"
     if row["n"] < 2:
-        return f"{said} (one seed)"
-    return f"{said} (95% interval {write(row['low'])} to {write(row['high'])}, {row['n']} seeds)"
+        return f"{said} (one {of.removesuffix('s')})"
+    return f"{said} (95% interval {write(row['low'])} to {write(row['high'])}, {row['n']} {of})"

@@ -11,6 +11,7 @@ import pandas as pd
 from dmlbench.analysis.comparisons import to_base
 from dmlbench.analysis.estimates import SELECTIONS, UNTRAINED, selections_of, verdict_selection
 from dmlbench.analysis.groups import Group, groups
+from dmlbench.measurement import Measurement
 from dmlbench.report.canvas import Plot, limits_of
 from dmlbench.report.figures import (
     accuracy_plot,
@@ -41,18 +42,22 @@ GEOMETRY = ("spectral_decay", "intra_over_inter")
 class Material:
     """What sections are built from.
 
-    `figures` is an existing folder for PNG, SVG and CSV files; without `panels` no images are shown.
+    `figures` is an existing folder for PNG, SVG and CSV files; without `panels` no images are shown; `measurements` are
+    those of `dmlbench overhead`.
     """
 
     numbers: Numbers
     queries: Queries
     figures: Path
     panels: Panels | None = None
+    measurements: tuple[Measurement, ...] = ()
 
     @cached_property
     def look(self) -> Look:
         """Colours and signs for every method of the report."""
-        return Look.of(self.numbers.results["base"], self.numbers.results["modifier"])
+        measured = [method for measurement in self.measurements for method in measurement.methods.values()]
+        bases = [*self.numbers.results["base"], *(method.base for method in measured)]
+        return Look.of(bases, [*self.numbers.results["modifier"], *(method.modifier for method in measured)])
 
     def drawn(self, *plots: Plot | None) -> list[Picture]:
         """Write figures, those that there are."""

@@ -1,6 +1,7 @@
 """Renders a results folder into `reports/<name>/`: a page, Markdown, tables and figures."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from dmlbench import __version__
 from dmlbench.analysis.comparisons import to_base
 from dmlbench.analysis.groups import GROUP, arrange, check_unambiguous, done, without_paths
+from dmlbench.analysis.measured import measured_frame
 from dmlbench.errors import UserError, unknown_name
+from dmlbench.measurement import SYNTHETIC, Measurement, read_measurements
 from dmlbench.report import sources
 from dmlbench.report.content import Material, group_sections
+from dmlbench.report.costs import cost_sections
 from dmlbench.report.folder import PAGE, check_target, replacing
 from dmlbench.report.formats import brief_marks, csv, escape_markdown, latex, markdown, short
 from dmlbench.report.numbers import Numbers
@@ -60,11 +64,12 @@ def render(
     """
     target = check_target(output, name)
     results = load_results(results_root)
-    if results.empty:
+    measurements = read_measurements(results_root)
+    if results.empty and not measurements:
         inner = results_root / "runs"
         there = f"name {inner} with --results" if inner.is_dir() else "`dmlbench run --results` fills it"
         raise UserError(f"{results_root}: no finished results", hint=there)
-    results = _kept(results, only)
+    results, costs = _kept(results, only), _kept_measurements(measurements, only)
     tell(f"{results['folder'].nunique()} cells read")
     arranged = arrange(results)
     specs = sources.read_specs(arranged)
@@ -77,7 +82,7 @@ def render(
     with replacing(target) as folder:
         for part in ("figures", "tables"):
             (folder / part).mkdir()
-        material = Material(numbers, queries, folder / "figures", panels)
+        material = Material(numbers, queries, folder / "figures", panels, costs)
         context = _sections(material, specs, tell) | _context(name, arranged, Store(results_root), only)
         _write_csv(folder / "tables", _tidy(material, specs, results_root))
         _write_latex(folder / "tables", context)
@@ -99,6 +104,27 @@ def _kept(frame: pd.DataFrame, only: Only | None, *, known: bool = False) -> pd.
     return frame
 
 
+def _kept_measurements(measurements: Sequence[Measurement], only: Only | None) -> tuple[Measurement, ...]:
+    """Those of the protocols and datasets asked for, with the methods asked for and their bases.
+
+    What a step costs on synthetic images it costs on those of every dataset.
+    """
+    wanted = dict(only or {})
+
+    def is_wanted(column: str, name: str) -> bool:
+        return column not in wanted or name in wanted[column]
+
+    kept = []
+    for measurement in measurements:
+        images = measurement.dataset == SYNTHETIC or is_wanted("dataset", measurement.dataset)
+        if images and is_wanted("protocol", measurement.protocol):
+            named = {name for name in measurement.methods if is_wanted("method", name)}
+            bases = {measurement.methods[name].base for name in named}
+            methods = {name: method for name, method in measurement.methods.items() if name in named | bases}
+            kept += [replace(measurement, methods=methods)] if methods else []
+    return tuple(kept)
+
+
 def _sections(material: Material, specs: sources.Specs, tell: Callable[[str], None]) -> dict[str, Any]:
     """All that is drawn and tabled."""
     arranged = material.numbers.results
@@ -110,6 +136,7 @@ def _sections(material: Material, specs: sources.Specs, tell: Callable[[str], No
         "summaries": summary_tables(
             {section.group: section.verdicts for section in built if section.group}, to_base(material.numbers.pooled)
         ),
+        "costs": cost_sections(material),
         "reproduction": reproduction_section(material.numbers),
         "commands": sources.commands(arranged, specs, material.queries.measured),
         "settings": settings_tables(sources.settings(arranged, specs)),
@@ -129,6 +156,7 @@ def _tidy(material: Material, specs: sources.Specs, results_root: Path) -> dict[
         "datasets": numbers.over_datasets,
         "optimism": numbers.optimism,
         "overhead": numbers.overhead,
+        "measured": measured_frame(material.measurements),
         "phases": numbers.phases,
         "reproduction": numbers.reproduction,
         "queries": material.queries.evidence,
@@ -145,7 +173,7 @@ def _write_csv(folder: Path, tables: Mapping[str, pd.DataFrame]) -> None:
 
 
 def _write_latex(folder: Path, context: Mapping[str, Any]) -> None:
-    sections = (*context["over_datasets"], *context["sections"], *context["reproduction"])
+    sections = (*context["over_datasets"], *context["sections"], *context["costs"], *context["reproduction"])
     for table in (*context["summaries"], *(table for section in sections for table in section.tables)):
         (folder / f"{table.slug}.tex").write_text(latex(table), encoding="utf-8")
 

@@ -14,6 +14,7 @@ READING = (
         "A row marked “untuned” ran with settings that nobody published for that loss and data: it neither confirms "
         "nor refutes a paper."
     ),
+    "A row marked “new” is of a method that stands in no paper: it is proposed here, or by whoever wrote its file.",
 )
 FILES = (
     ("tables/accuracy.csv", "mean, interval and standard deviation of every metric"),
@@ -22,6 +23,7 @@ FILES = (
     ("tables/datasets.csv", "interquartile means and average ranks over datasets"),
     ("tables/optimism.csv", "what choosing the epoch on the test classes adds"),
     ("tables/overhead.csv", "step times over the base's"),
+    ("tables/measured.csv", "what `dmlbench overhead` measured, every measurement"),
     ("tables/phases.csv", "where a training step's time goes"),
     ("tables/reproduction.csv", "published figures beside ours"),
     ("tables/queries.csv", "differences within a seed with intervals over test classes, where embeddings were kept"),

@@ -2,6 +2,7 @@
 
 import importlib.util
 import inspect
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +12,35 @@ from torch import nn
 from dmlbench.distillation import DISTILLATIONS
 from dmlbench.errors import UserError
 from dmlbench.losses import LOSSES
-from dmlbench.models import EmbeddingModel
+from dmlbench.models import EmbeddingModel, build_model
+from dmlbench.randomness import stream_seed
 from dmlbench.spec import MethodSpec, Part, ProtocolSpec, TrainingSpec
 from dmlbench.training.clock import PhaseClock
 from dmlbench.training.learner import Learner
+from dmlbench.training.teachers import Memory, PreviousEpoch, Teacher
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """How much there is to train on."""
+
+    classes: int
+    images: int
+
+
+def build_seeded_model(protocol: ProtocolSpec, seed: int, device: torch.device) -> EmbeddingModel:
+    """The network as every method of a seed starts from it, on a device, in the protocol's memory layout."""
+    torch.manual_seed(stream_seed(seed, 0, "weights"))
+    model = build_model(protocol.model, protocol.input).to(device)
+    return model.to(memory_format=torch.channels_last) if protocol.training.channels_last else model
 
 
 def build_learner(
-    method: MethodSpec, protocol: ProtocolSpec, model: EmbeddingModel, num_classes: int, device: torch.device
+    method: MethodSpec, protocol: ProtocolSpec, model: EmbeddingModel, train: TrainingSet, device: torch.device
 ) -> Learner:
     """Assemble a learner; the loss's own parameters come from torch's global generator, which the caller seeds."""
     training = protocol.training
-    sizes = {"num_classes": num_classes, "embedding_dim": protocol.model.embedding_dim}
+    sizes = {"num_classes": train.classes, "embedding_dim": protocol.model.embedding_dim}
     criterion = build_loss(method.loss, sizes).to(device)
     optimizer = torch.optim.Adam(_parameter_groups(model, criterion, method.loss.rates(), training))
     milestones = list(training.milestones)
@@ -37,7 +55,14 @@ def build_learner(
         autocast=training.autocast,
         distillation=distillation,
         weight=weight,
+        teacher=_teacher(method.distillation, train, sizes["embedding_dim"], device) if weight else None,
     )
+
+
+def _teacher(part: Part | None, train: TrainingSet, embedding_dim: int, device: torch.device) -> Teacher | None:
+    if part is None:
+        return None
+    return Memory(train.images, embedding_dim).to(device) if part.teacher == "memory" else PreviousEpoch()
 
 
 def build_loss(part: Part, sizes: dict[str, int]) -> nn.Module:

@@ -1,19 +1,19 @@
-"""What a training step is: ranking loss, and for a distilled method the pull towards the teacher's similarities.
+"""What a training step is: ranking loss, and for a distilled method the pull towards a teacher's similarities.
 
-The teacher is the student as it was at the end of the previous epoch, an in-memory copy in evaluation mode, on the
-same augmented batch (Zeng et al., arXiv 2211.07566, official code). Its weight is epoch / epochs * lambda with the
-epoch counted from 0, so the first epoch has no teacher, and a base method never has one.
+The weight of the pull is epoch / epochs * lambda with the epoch counted from 0 (Zeng et al., arXiv 2211.07566,
+official code), so it is 0 in the first epoch. Who teaches: see `teachers.py`.
 """
 
-import copy
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from dmlbench.data.loader import Batch
 from dmlbench.distillation import distillation_loss
 from dmlbench.training.clock import PhaseClock
+from dmlbench.training.teachers import Teacher
 
 STATEFUL = ("model", "criterion", "optimizer", "scheduler", "scaler")
 AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -41,7 +41,7 @@ class Learner:
     autocast: str = "none"
     distillation: Distillation | None = None
     weight: float = 0.0
-    teacher: nn.Module | None = None
+    teacher: Teacher | None = None
     scaler: torch.amp.GradScaler = field(init=False)
 
     def __post_init__(self) -> None:
@@ -53,12 +53,11 @@ class Learner:
         """The weight in an epoch counted from 0; it grows linearly and never reaches lambda."""
         return self.weight * epoch / self.epochs
 
-    def step(self, images: Tensor, labels: Tensor, epoch: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def step(self, batch: Batch, epoch: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Take one step on a batch.
 
         Args:
-            images: (B, C, H, W) float32, normalised.
-            labels: (B,) int64.
+            batch: Images, labels, and which images they are.
             epoch: counted from 0.
             generator: the mining stream, on the embeddings' device.
 
@@ -66,14 +65,14 @@ class Learner:
             Ranking loss and weighted distillation loss, detached scalars on the device.
         """
         clock = self.clock
+        self.optimizer.zero_grad(set_to_none=True)  # first: gradients and activations need not share the memory
         with clock.phase("forward"), self._autocast():
-            embeddings = self.model(images)
+            embeddings = self.model(batch.images)
         with clock.phase("loss"):
-            ranking = self.criterion(embeddings, labels, generator=generator)
-        distilled = self._distil(embeddings, images, epoch)
+            ranking = self.criterion(embeddings, batch.labels, generator=generator)
+        distilled = self._distil(embeddings, batch, epoch)
         loss = ranking if distilled is None else ranking + distilled
         with clock.phase("backward"):
-            self.optimizer.zero_grad(set_to_none=True)
             self.scaler.scale(loss).backward()
         with clock.phase("optimiser"):
             self.scaler.step(self.optimizer)
@@ -83,40 +82,38 @@ class Learner:
         return shown, torch.zeros_like(shown) if distilled is None else distilled.detach()
 
     def end_epoch(self) -> None:
-        """Advance the schedule and make the student the next epoch's teacher."""
+        """Advance the schedule and let the teacher learn from the epoch."""
         self.scheduler.step()
-        self._renew_teacher()
+        if self.teacher is not None:
+            self.teacher.end_epoch(self.model)
 
     def state(self) -> dict[str, Any]:
-        """All that the next epoch depends on: weights, optimiser, schedule, and what a loss or distillation keeps."""
+        """All that the next epoch depends on: weights, optimiser, schedule, and what a part of the method keeps."""
         return {name: part.state_dict() for name, part in self._parts().items()}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a `state` taken at the end of an epoch; the teacher is the student as it was then."""
+        """Go on from a `state` taken at the end of an epoch."""
         for name, part in self._parts().items():
             part.load_state_dict(state[name])
-        self._renew_teacher()
+        if self.teacher is not None:
+            self.teacher.end_epoch(self.model)
 
     def _parts(self) -> dict[str, Any]:
         parts: dict[str, Any] = {name: getattr(self, name) for name in STATEFUL}
-        return parts | ({"distillation": self.distillation} if hasattr(self.distillation, "state_dict") else {})
+        own = {"distillation": self.distillation, "teacher": self.teacher}
+        return parts | {name: part for name, part in own.items() if hasattr(part, "state_dict")}
 
-    def _renew_teacher(self) -> None:
-        if self.distillation is None or self.weight == 0:
-            return
-        if self.teacher is None:
-            self.teacher = copy.deepcopy(self.model).requires_grad_(False).eval()
-        else:
-            self.teacher.load_state_dict(self.model.state_dict())
-
-    def _distil(self, embeddings: Tensor, images: Tensor, epoch: int) -> Tensor | None:
-        weight = self.distillation_weight(epoch)
-        if self.distillation is None or self.teacher is None or weight == 0:
+    def _distil(self, embeddings: Tensor, batch: Batch, epoch: int) -> Tensor | None:
+        if self.distillation is None or self.teacher is None:
             return None
+        weight, student = self.distillation_weight(epoch), embeddings.detach()
         with self.clock.phase("teacher"), torch.no_grad(), self._autocast():
-            teacher_embeddings = self.teacher(images)
+            taught = self.teacher.embeddings(batch, student) if weight else None
+            self.teacher.end_step(batch, student)
+        if taught is None:
+            return None
         with self.clock.phase("distillation"):
-            targets = self.distillation.targets(teacher_embeddings)
+            targets = self.distillation.targets(taught)
             return weight * distillation_loss(embeddings, targets, self.distillation.tau)
 
     def _autocast(self) -> torch.autocast:

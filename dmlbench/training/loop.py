@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from dmlbench.data.loader import TrainingBatches
+from dmlbench.data.loader import Batch, TrainingBatches
 from dmlbench.errors import DivergedError
 from dmlbench.history import Row
 from dmlbench.randomness import stream_seed
@@ -30,8 +30,8 @@ def train_epoch(learner: Learner, batches: TrainingBatches, epoch: int, seed: in
     rate = learner.optimizer.param_groups[0]["lr"]
     learner.model.train()
     with learner.clock.phase("train"):
-        for images, labels in loader:
-            losses = learner.step(images, labels, epoch, generator)
+        for batch in loader:
+            losses = learner.step(batch, epoch, generator)
             ranking.append(losses[0])
             distilled.append(losses[1])
     seconds = learner.clock.seconds()
@@ -60,12 +60,12 @@ def evaluate_epoch(
     return row | {"time/evaluation_s": spent}
 
 
-def _timed_batches(learner: Learner, batches: TrainingBatches, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+def _timed_batches(learner: Learner, batches: TrainingBatches, epoch: int) -> Iterator[Batch]:
     iterator = iter(batches.epoch(epoch))
     for _ in range(batches.steps):
         with learner.clock.phase("data"):
-            images, labels = next(iterator)
-        yield images, labels
+            batch = next(iterator)
+        yield batch
 
 
 def _losses(ranking: Tensor, distilled: Tensor, epoch: int) -> Row:

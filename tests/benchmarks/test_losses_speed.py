@@ -7,7 +7,7 @@ Mined losses run against its DistanceWeightedMiner and against its default of al
 
 import pytest
 import torch
-from interleave import interleave
+from by_turns import time_by_turns
 from pytorch_metric_learning import distances, losses, miners
 from torch.nn.functional import normalize
 
@@ -50,7 +50,7 @@ def compare(name, ours, theirs, limit, rounds=100):
 
         return call
 
-    timings = interleave({"ours": step(ours), "PML": step(theirs)}, rounds=rounds)
+    timings = time_by_turns({"ours": step(ours), "PML": step(theirs)}, rounds=rounds)
     ratio = timings.ratio("ours", "PML")
     milliseconds = [1e3 * timings.median(which) for which in ("ours", "PML")]
     print(f"{name:<28}{milliseconds[0]:>8.2f}{milliseconds[1]:>8.2f}{ratio:>8.2f}")

@@ -14,7 +14,7 @@ from contextlib import ExitStack
 import numpy as np
 import pytest
 import torch
-from interleave import interleave
+from by_turns import time_by_turns
 from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision import transforms
@@ -96,7 +96,7 @@ def test_images_per_second(files, one_thread, monkeypatch, tmp_path, workers):
             with monkeypatch.context() as patched:
                 if not normalising:
                     patched.setattr(TrainingBatches, "_finished", lambda _, batch: batch)
-                return [images.shape for images, _ in batches.epoch(0)]
+                return [images.shape for images, _, _ in batches.epoch(0)]
 
         return run
 
@@ -106,7 +106,7 @@ def test_images_per_second(files, one_thread, monkeypatch, tmp_path, workers):
             batches = stack.enter_context(TrainingBatches(split, protocol, 0, data_workers=workers))
             candidates[name] = passes(batches, normalising=False)
             candidates[f"{name}, normalised on the CPU"] = passes(batches, normalising=True)
-        timings = interleave(candidates, rounds=ROUNDS, warm_up=1)
+        timings = time_by_turns(candidates, rounds=ROUNDS, warm_up=1)
     print(f"\n{len(files.paths)} JPEGs of {size:.0f} KiB, {workers} loader workers, {os.cpu_count()} cores")
     for name in candidates:
         rate, ratio = len(files.paths) / timings.median(name), 1 / timings.ratio(name, "published")
@@ -128,7 +128,7 @@ def test_the_device_path_on_this_cpu(files, one_thread, monkeypatch, tmp_path):
         "host: crop and pack": lambda: packed(crops(images, indices, table, spec), spec),
         "device operation": lambda: resized(batch, spec.size, torch.device("cpu")),
     }
-    timings = interleave(candidates, rounds=ROUNDS, warm_up=1)
+    timings = time_by_turns(candidates, rounds=ROUNDS, warm_up=1)
     print()
     for name in candidates:
         print(f"{name:>40} {1000 * timings.median(name):7.1f} ms a batch of 112")

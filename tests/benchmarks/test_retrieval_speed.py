@@ -8,7 +8,7 @@ out. Every training epoch of a small protocol ends in the first set: it may take
 
 import pytest
 import torch
-from interleave import interleave
+from by_turns import time_by_turns
 from torch.nn.functional import normalize
 
 from dmlbench.evaluation import retrieval_metrics
@@ -50,7 +50,7 @@ def test_backends(count, dimension, classes, threads, rounds):
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        timings = interleave(candidates, rounds=rounds, warm_up=1 if count <= 5_000 else 0)
+        timings = time_by_turns(candidates, rounds=rounds, warm_up=1 if count <= 5_000 else 0)
     finally:
         torch.set_num_threads(before)
     row = "  ".join(f"{name} {timings.median(name):.3f}" for name in candidates)

@@ -17,7 +17,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
-from interleave import interleave
+from by_turns import time_by_turns
 from rich.console import Console
 
 from dmlbench import cell as cell_module
@@ -82,7 +82,7 @@ def test_the_machinery_costs_less_than_three_hundredths(cell, tmp_path, monkeypa
             cell_module.run_cell(cell, folder, options, lambda event: [see(cell, folder, event) for see in observers])
 
     candidates = {"bare": bare, "store": lambda: run(tracked=False), "store + MLflow": lambda: run(tracked=True)}
-    timings = interleave(candidates, rounds=7, warm_up=1)
+    timings = time_by_turns(candidates, rounds=7, warm_up=1)
     print(f"\nconv4-64 on glyphs, {EPOCHS} epochs, bare: {timings.median('bare'):.2f} s")
     for name in ("store", "store + MLflow"):
         print(f"{name:<16}{timings.ratio(name, 'bare'):8.3f} x")
@@ -100,7 +100,7 @@ def test_two_workers_run_eight_cells_in_two_thirds_of_the_time(tmp_path):
         arguments = [script, *eight, "--workers", str(workers), "--results", str(results)]
         subprocess.run(arguments, check=True, capture_output=True, cwd=tmp_path)
 
-    timings = interleave({"one": lambda: run(1), "two": lambda: run(2)}, rounds=3, warm_up=0)
+    timings = time_by_turns({"one": lambda: run(1), "two": lambda: run(2)}, rounds=3, warm_up=0)
     print(f"\neight cells, one worker: {timings.median('one'):.1f} s, two: {timings.ratio('two', 'one'):.3f} x")
     first, *others = (numbers(results) for results in sorted(tmp_path.iterdir()))
     assert len(first) == 8
@@ -123,7 +123,7 @@ def test_a_server_that_hangs_or_fails_costs_next_to_nothing(tmp_path):
 
     with hanging() as silent, failing() as broken:
         candidates = {"none": lambda: run(None), "hangs": lambda: run(silent), "answers 500": lambda: run(broken)}
-        timings = interleave(candidates, rounds=2, warm_up=0)
+        timings = time_by_turns(candidates, rounds=2, warm_up=0)
     print(f"\nfour cells of six epochs without tracking: {timings.median('none'):.1f} s")
     for name in ("hangs", "answers 500"):
         print(f"{name:<16}{timings.ratio(name, 'none'):8.3f} x")

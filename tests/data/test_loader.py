@@ -21,8 +21,9 @@ def epoch(batches, number):
 
 def equal(first, second):
     return len(first) == len(second) and all(
-        torch.equal(images, others) and torch.equal(labels, other_labels)
-        for (images, labels), (others, other_labels) in zip(first, second, strict=True)
+        torch.equal(part, other)
+        for batch, other_batch in zip(first, second, strict=True)
+        for part, other in zip(batch, other_batch, strict=True)
     )
 
 
@@ -37,7 +38,8 @@ def test_an_epoch(glyphs_split, make_protocol):
     batches = TrainingBatches(glyphs_split, make_protocol(), seed=0)
     drawn = epoch(batches, 0)
     assert len(drawn) == batches.steps == 17
-    for images, labels in drawn:
+    for images, labels, indices in drawn:
+        assert torch.equal(glyphs_split.labels[indices], labels)
         assert images.shape == (112, 1, 28, 28)
         assert images.dtype == torch.float32
         assert images.min() >= 0
@@ -50,7 +52,8 @@ def test_labels_belong_to_their_images(make_protocol):
     labels = torch.arange(50).repeat_interleave(4)
     split = Split(labels.to(torch.uint8)[:, None, None, None].expand(-1, 1, 28, 28), labels, ("",) * 50)
     batches = TrainingBatches(split, make_protocol(augmentation="none"), seed=0)
-    for images, drawn in epoch(batches, 0):
+    for images, drawn, indices in epoch(batches, 0):
+        assert torch.equal(labels[indices], drawn)
         assert torch.equal((images[:, 0, 14, 14] * 255).round().long(), drawn)
 
 
@@ -68,7 +71,7 @@ def test_a_function_of_seed_and_epoch(glyphs_split, make_protocol):
 def test_augmentation_follows_the_position_not_the_image(glyphs_split, make_protocol):
     copies = Split(glyphs_split.images[:1].repeat(224, 1, 1, 1), torch.arange(224) // 112, ("a", "b"))
     batches = TrainingBatches(copies, make_protocol(), seed=0)
-    drawn = torch.cat([images for number in (0, 1) for images, _ in batches.epoch(number)])
+    drawn = torch.cat([images for number in (0, 1) for images, _, _ in batches.epoch(number)])
     assert len(drawn) == 448  # two steps in each of two epochs
     assert len(drawn.flatten(1).unique(dim=0)) == 448
 
@@ -77,7 +80,7 @@ def test_augmentation_leaves_the_sampler_alone(glyphs_split, make_protocol):
     plain, jittered = (
         TrainingBatches(glyphs_split, make_protocol(augmentation=name), seed=0) for name in ("none", "affine")
     )
-    for (_, labels), (_, others) in zip(plain.epoch(0), jittered.epoch(0), strict=True):
+    for (_, labels, _), (_, others, _) in zip(plain.epoch(0), jittered.epoch(0), strict=True):
         assert torch.equal(labels, others)
 
 

@@ -6,17 +6,17 @@ import pytest
 import torch
 
 from dmlbench.data.images import Split
-from dmlbench.data.loader import TrainingBatches
+from dmlbench.data.loader import Batch, TrainingBatches
 from dmlbench.models import build_model
 from dmlbench.randomness import stream_seed
 from dmlbench.registry import MethodSettings, Registry
 from dmlbench.spec import InputSpec, ModelSpec, ProtocolSpec, TrainingSpec
-from dmlbench.training.components import build_learner
+from dmlbench.training.components import TrainingSet, build_learner
 from dmlbench.training.learner import Learner
 from dmlbench.training.loop import train_epoch
 
 CPU = torch.device("cpu")
-CLASSES = 4
+CLASSES, IMAGES = 4, 24
 
 
 @pytest.fixture(autouse=True)
@@ -65,7 +65,7 @@ def make_learner(make_protocol) -> Callable[..., Learner]:
         torch.manual_seed(stream_seed(seed, 0, "weights"))
         model = build_model(protocol.model, protocol.input)
         torch.manual_seed(stream_seed(seed, 0, "loss"))
-        return build_learner(method, protocol, model, CLASSES, CPU)
+        return build_learner(method, protocol, model, TrainingSet(CLASSES, IMAGES), CPU)
 
     return make
 
@@ -82,10 +82,10 @@ def train(split, make_protocol) -> Callable[..., list[dict]]:
 
 
 @pytest.fixture
-def batch(split) -> tuple[torch.Tensor, torch.Tensor]:
-    """Eight images of four classes, normalised, and their labels."""
+def batch(split) -> Batch:
+    """Eight images of four classes, normalised."""
     chosen = torch.tensor([0, 1, 6, 7, 12, 13, 18, 19])
-    return (split.images[chosen].float() / 255 - 0.5) / 0.25, split.labels[chosen]
+    return Batch((split.images[chosen].float() / 255 - 0.5) / 0.25, split.labels[chosen], chosen)
 
 
 @pytest.fixture

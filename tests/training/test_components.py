@@ -81,7 +81,7 @@ def test_decay_shrinks_the_network_and_not_the_proxies(make_learner, batch, mini
         0 * (embeddings.sum() + learner.criterion.proxies.sum())
     )
     weight, proxies = learner.model.head.weight.detach().clone(), learner.criterion.proxies.detach().clone()
-    learner.step(*batch, 0, mining)
+    learner.step(batch, 0, mining)
     assert not torch.equal(learner.model.head.weight, weight)
     assert torch.equal(learner.criterion.proxies, proxies)
 

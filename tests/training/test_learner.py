@@ -26,14 +26,14 @@ def same(one, other) -> bool:
 def test_weight_zero_is_the_base_bit_for_bit(base, make_learner, train):
     base_learner = make_learner(base)
     rows = train(base_learner, range(3))
-    for modifier in ("psd", "obdsd"):
+    for modifier in ("psd", "obdsd", "psd-mem", "obdsd-mem"):
         learner = make_learner(f"{base}+{modifier}", 0)
         assert without_timings(train(learner, range(3))) == without_timings(rows)
         assert same(state(learner), state(base_learner))
         assert learner.teacher is None
 
 
-@pytest.mark.parametrize("name", ["ms+psd", "ms+obdsd", "margin+psd"])
+@pytest.mark.parametrize("name", ["ms+psd", "ms+obdsd", "margin+psd", "ms+obdsd-mem"])
 def test_a_distilled_method_leaves_its_base_in_the_second_epoch(name, make_learner, train):
     base, distilled = make_learner(name.partition("+")[0]), make_learner(name, 75)
     assert without_timings(train(base, range(1))) == without_timings(train(distilled, range(1)))
@@ -63,10 +63,10 @@ def test_a_base_method_never_has_a_teacher(make_learner, train):
 
 def test_the_teacher_comes_after_the_first_epoch(make_learner, train):
     learner = make_learner("ms+psd", 75)
-    assert learner.teacher is None
+    assert learner.teacher.network is None
     first = train(learner, range(1))[0]
-    assert first["time/teacher_s"] == first["time/distillation_s"] == 0.0
-    assert learner.teacher is not None
+    assert first["train/distillation_loss"] == first["time/distillation_s"] == 0.0
+    assert learner.teacher.network is not None
     second = train(learner, range(1, 2))[0]
     assert second["time/teacher_s"] > 0
     assert second["time/distillation_s"] > 0
@@ -77,11 +77,11 @@ def test_the_teacher_is_the_student_at_the_end_of_the_epoch_before(make_learner,
     for epoch in range(3):
         train(learner, range(epoch, epoch + 1))
         student = {name: tensor.clone() for name, tensor in learner.model.state_dict().items()}
-        assert same(learner.teacher.state_dict(), student)
-        assert not learner.teacher.training
+        assert same(learner.teacher.network.state_dict(), student)
+        assert not learner.teacher.network.training
         learner.model.train()
-        learner.step(*batch, epoch + 1, mining)
-        assert same(learner.teacher.state_dict(), student)  # neither the optimiser nor BatchNorm has touched it
+        learner.step(batch, epoch + 1, mining)
+        assert same(learner.teacher.network.state_dict(), student)  # neither the optimiser nor BatchNorm has touched it
         assert not same(learner.model.state_dict(), student)
         moved = "backbone.blocks.0.1.running_mean"
         assert not torch.equal(learner.model.state_dict()[moved], student[moved])
@@ -91,29 +91,29 @@ def test_the_teacher_is_a_copy_in_eval_mode_and_without_gradients(make_learner, 
     learner = make_learner("ms+obdsd", 75)
     train(learner, range(1))
     learner.model.train()
-    learner.step(*batch, 1, mining)
-    assert not any(module.training for module in learner.teacher.modules())
+    learner.step(batch, 1, mining)
+    assert not any(module.training for module in learner.teacher.network.modules())
     assert learner.model.training
-    for teacher, student in zip(learner.teacher.parameters(), learner.model.parameters(), strict=True):
+    for teacher, student in zip(learner.teacher.network.parameters(), learner.model.parameters(), strict=True):
         assert teacher.data_ptr() != student.data_ptr()
         assert not teacher.requires_grad
         assert teacher.grad is None
         assert student.grad is not None
     optimised = {id(p) for group in learner.optimizer.param_groups for p in group["params"]}
-    assert not optimised & {id(p) for p in learner.teacher.parameters()}
+    assert not optimised & {id(p) for p in learner.teacher.network.parameters()}
 
 
 def test_the_teacher_sees_the_same_batch(make_learner, train, batch, mining):
     learner = make_learner("ms+psd", 75)
     train(learner, range(1))
-    images, labels = batch
+    images, labels, _ = batch
     learner.model.eval()  # a forward pass below must not move the statistics
     with torch.no_grad():
         embeddings = learner.model(images)
         ranking = learner.criterion(embeddings, labels)
-        targets = psd_targets(learner.teacher(images), 1.0)
+        targets = psd_targets(learner.teacher.network(images), 1.0)
         expected = 75 * 2 / 4 * distillation_loss(embeddings, targets, 1.0)
-    shown = learner.step(images, labels, 2, mining)
+    shown = learner.step(batch, 2, mining)
     assert float(shown[0]) == float(ranking)
     assert float(shown[1]) == float(expected)
     assert not any(loss.requires_grad for loss in shown)
@@ -125,13 +125,13 @@ def test_the_step_descends_both_losses(make_learner, train, batch, mining):
     train(learner, range(1))
     with torch.no_grad():  # away from the teacher, where the distillation's gradient is not 0
         learner.model.head.weight.add_(0.3)
-    images, labels = batch
+    images, labels, _ = batch
     learner.model.eval()
     embeddings = learner.model(images)
     loss = learner.criterion(embeddings, labels)
-    loss = loss + 75 * 3 / 4 * distillation_loss(embeddings, psd_targets(learner.teacher(images), 1.0), 1.0)
+    loss = loss + 75 * 3 / 4 * distillation_loss(embeddings, psd_targets(learner.teacher.network(images), 1.0), 1.0)
     expected = torch.autograd.grad(loss, list(learner.model.parameters()))
-    learner.step(images, labels, 3, mining)
+    learner.step(batch, 3, mining)
     for parameter, gradient in zip(learner.model.parameters(), expected, strict=True):
         assert torch.allclose(parameter.grad, gradient, atol=1e-6)
 
@@ -145,7 +145,7 @@ def test_the_weight_grows_with_the_epoch_and_never_reaches_lambda(make_learner, 
 
 @pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler")  # float16 skips steps until its scale fits
 @pytest.mark.parametrize("autocast", ["bfloat16", "float16"])
-@pytest.mark.parametrize("name", [*BASES, "ms+psd", "margin+obdsd"])
+@pytest.mark.parametrize("name", [*BASES, "ms+psd", "margin+obdsd", "ms+psd-mem"])
 def test_steps_in_half_precision_stay_finite(name, autocast, make_learner, train):
     learner = make_learner(name, *([75] if "+" in name else []), autocast=autocast)
     assert learner.scaler.is_enabled() == (autocast == "float16")
@@ -161,7 +161,7 @@ def test_steps_in_half_precision_stay_finite(name, autocast, make_learner, train
 def test_half_precision_is_another_computation(make_learner, batch, mining):
     """Otherwise the test above would test nothing."""
     losses = {
-        autocast: float(make_learner("ms", autocast=autocast).step(*batch, 0, mining)[0])
+        autocast: float(make_learner("ms", autocast=autocast).step(batch, 0, mining)[0])
         for autocast in ("none", "bfloat16", "float16")
     }
     assert len(set(losses.values())) == 3
@@ -172,13 +172,13 @@ def test_half_precision_is_another_computation(make_learner, batch, mining):
 @pytest.mark.parametrize("autocast", ["none", "bfloat16"])
 def test_teacher_and_student_compute_in_the_same_precision(autocast, make_learner, batch, mining):
     learner = make_learner("ms+psd", 75, autocast=autocast)
-    learner.step(*batch, 0, mining)
+    learner.step(batch, 0, mining)
     learner.end_epoch()
     types = {}
-    for name in ("model", "teacher"):
-        head = getattr(learner, name).head
+    for name, network in {"model": learner.model, "teacher": learner.teacher.network}.items():
+        head = network.head
         head.register_forward_hook(lambda _module, _input, output, name=name: types.update({name: output.dtype}))
-    learner.step(*batch, 1, mining)
+    learner.step(batch, 1, mining)
     expected = torch.bfloat16 if autocast == "bfloat16" else torch.float32
     assert types == {"model": expected, "teacher": expected}
 
@@ -188,5 +188,5 @@ def test_embeddings_that_a_loss_masks_away_still_show(make_learner, batch, minin
     learner.criterion.forward = lambda embeddings, labels, generator: embeddings.nan_to_num().sum() * 0
     with torch.no_grad():
         learner.model.head.weight.fill_(float("nan"))
-    ranking, _ = learner.step(*batch, 0, mining)
+    ranking, _ = learner.step(batch, 0, mining)
     assert ranking.isnan()

@@ -79,7 +79,7 @@ def test_a_diverged_epoch_makes_no_teacher(make_learner, train):
     poison(learner, 2, float("nan"))
     with pytest.raises(DivergedError):
         train(learner, range(1))
-    assert learner.teacher is None
+    assert learner.teacher.network is None
 
 
 @pytest.mark.parametrize(

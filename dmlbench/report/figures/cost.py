@@ -1,6 +1,7 @@
 """What a method costs: step time over its base's, where a step's time goes, and what is gained for it."""
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
@@ -12,25 +13,77 @@ from matplotlib.ticker import MaxNLocator
 
 from dmlbench.analysis.estimates import SELECTIONS
 from dmlbench.analysis.groups import Group
+from dmlbench.analysis.measured import phase_order
 from dmlbench.analysis.order import in_order
 from dmlbench.report.canvas import LINE, Plot, error_bounds, row_canvas, signed_ticks, spoken, wrapped, write_title
 from dmlbench.report.naming import metric_name, plain, points
 from dmlbench.report.style import COLUMN, INK, PALETTE, PAPER, RC, Look
 
 
-def overhead_plot(group: Group, ratios: pd.DataFrame, look: Look) -> Plot:
+class Named(Protocol):
+    """What a figure is of: a name for people, and one for files."""
+
+    @property
+    def title(self) -> str: ...  # noqa: D102
+
+    @property
+    def slug(self) -> str: ...  # noqa: D102
+
+
+@dataclass(frozen=True)
+class Place:
+    """A name for people and one for files, of what is no group of results."""
+
+    title: str
+    slug: str
+
+
+@dataclass(frozen=True)
+class Clock:
+    """How times were taken: what figures of them say of it.
+
+    Attributes:
+        ratio: What a ratio is, with its interval.
+        of: What is counted by n.
+        phases: What a phase's time is.
+        source: Where a step's phases come from, in a sentence's words.
+    """
+
+    ratio: str
+    of: str
+    phases: str
+    source: str
+
+
+RUNS = Clock(
+    "geometric mean, 95% t-interval over seeds",
+    "seeds",
+    "median over epochs, mean over seeds",
+    "by the phase clock of ordinary runs; “data” is the wait for the loader. Means over seeds: their sums are not the "
+    "geometric means of the table",
+)
+TURNS = Clock(
+    "median, 95% bootstrap interval over rounds",
+    "rounds",
+    "median over rounds",
+    "measured by turns on batches that lie on the device; “other” is what no phase covers",
+)
+
+
+def overhead_plot(place: Named, ratios: pd.DataFrame, look: Look, clock: Clock = RUNS) -> Plot:
     """Step time of every modified method as a ratio to its base's.
 
     Args:
-        group: What all methods share.
-        ratios: Rows of `overhead.overhead` with at least one pair.
+        place: What all methods share.
+        ratios: Rows of `overhead.overhead` with at least one pair, or of `measured.measured_overhead`.
         look: Colours and hatches.
+        clock: How the times were taken.
     """
     rows = in_order(ratios)
     with rc_context(RC):
-        figure, axes = row_canvas(list(rows["method"]), [group.title, "geometric mean, 95% t-interval over seeds"])
-        for place, (_, row) in enumerate(rows.iterrows()):
-            _bar(axes, place, row, look)
+        figure, axes = row_canvas(list(rows["method"]), [place.title, clock.ratio])
+        for y, (_, row) in enumerate(rows.iterrows()):
+            _bar(axes, y, row, look)
         axes.axvline(1, color=INK, linewidth=0.9, zorder=4)
         ends = rows[["mean", "low", "high"]].to_numpy(float)
         low, high = min(1.0, np.nanmin(ends)), max(1.02, np.nanmax(ends))
@@ -39,30 +92,30 @@ def overhead_plot(group: Group, ratios: pd.DataFrame, look: Look) -> Plot:
         axes.set_xlabel("training-step time relative to base")
     return Plot(
         figure,
-        f"overhead_{group.slug}",
-        f"Training-step time on {group.title} as a ratio to the method's own base: geometric means over seeds with 95% "
-        "t-intervals; 1 is no overhead.",
-        f"Step time relative to the base on {group.title}: {spoken(rows, plain, ' times')}.",
+        f"overhead_{place.slug}",
+        f"Training-step time on {place.title} as a ratio to the method's own base: {clock.ratio}; 1 is no overhead.",
+        f"Step time relative to the base on {place.title}: {spoken(rows, plain, ' times', clock.of)}.",
         ratios[["method", "base", "mean", "low", "high", "n", "step_ms", "step_ms_base"]],
     )
 
 
-def phases_plot(group: Group, phases: pd.DataFrame) -> Plot:
+def phases_plot(place: Named, phases: pd.DataFrame, clock: Clock = RUNS) -> Plot:
     """Where the time of a training step goes: one stacked bar per method.
 
     Args:
-        group: What all methods share.
-        phases: Rows of `overhead.phase_times` of this group.
+        place: What all methods share.
+        phases: Rows of `overhead.phase_times` of this group, or of `measured.measured_phases`.
+        clock: How the times were taken.
     """
     methods = in_order(phases.drop_duplicates("method"))
-    names = list(dict.fromkeys(phases["phase"]))
+    names = phase_order(phases)
     table = phases.pivot_table(index="method", columns="phase", values="ms", sort=False).loc[methods["method"], names]
     with rc_context(RC):
-        figure, axes = row_canvas(list(table.index), [group.title, "median over epochs, mean over seeds"])
+        figure, axes = row_canvas(list(table.index), [place.title, clock.phases])
         left = np.zeros(len(table))
-        for place, name in enumerate(names):
+        for y, name in enumerate(names):
             width = table[name].fillna(0.0).to_numpy(float)
-            colour = PALETTE[place % len(PALETTE)]
+            colour = PALETTE[y % len(PALETTE)]
             bar: dict[str, Any] = {"color": colour, "edgecolor": PAPER, "linewidth": 0.6, "label": name}
             axes.barh(range(len(table)), width, left=left, height=0.62, zorder=2, **bar)
             left += width
@@ -75,10 +128,9 @@ def phases_plot(group: Group, phases: pd.DataFrame) -> Plot:
     )
     return Plot(
         figure,
-        f"phases_{group.slug}",
-        f"Where the time of a training step goes on {group.title}, by the phase clock of ordinary runs; “data” is "
-        "the wait for the loader. Means over seeds: their sums are not the geometric means of the table.",
-        f"Phases of a training step on {group.title}: {said}.",
+        f"phases_{place.slug}",
+        f"Where the time of a training step goes on {place.title}, {clock.source}.",
+        f"Phases of a training step on {place.title}: {said}.",
         phases[["method", "phase", "ms", "n"]],
     )
 

@@ -1,0 +1,131 @@
+"""Overhead measured by turns: ratios of a method's step to its own base's in the same round, with intervals."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from statistics import median
+
+import pandas as pd
+
+from dmlbench.analysis.groups import slug, without_paths
+from dmlbench.analysis.statistics import Estimate, median_interval
+from dmlbench.measurement import Measured, Measurement
+
+COLUMNS = [
+    "method", "base", "modifier", "marks", "mean", "low", "high", "n", "step_ms", "step_low", "step_high",
+    "step_ms_base", "over_training", "arithmetic", "images_per_s", "peak_mb", "memory",
+]  # fmt: skip
+PLACE = ["protocol", "variant", "dataset", "device", "started"]
+SAME_ON_GPU = 0.02
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Two measurements of one method on one machine: the ratio of each, and whether they agree.
+
+    On a CPU they do where their intervals overlap, on a GPU where they differ by no more than 2%.
+    """
+
+    method: str
+    earlier: Estimate
+    later: Estimate
+    agree: bool
+
+
+def places(measurements: Sequence[Measurement]) -> list[list[Measurement]]:
+    """Measurements of the same thing on the same machine together, the oldest first."""
+    by_place: dict[tuple[str, ...], list[Measurement]] = {}
+    for measurement in measurements:
+        machine = str(measurement.environment.get("machine")), str(measurement.environment.get("device"))
+        key = (measurement.protocol, measurement.variant, measurement.protocol_hash, measurement.dataset, *machine)
+        by_place.setdefault(key, []).append(measurement)
+    return list(by_place.values())
+
+
+def measured_overhead(measurement: Measurement) -> pd.DataFrame:
+    """Every method's cost beside its base's.
+
+    Returns:
+        One row per method: method, base, modifier, marks; `mean` (here the median over rounds), low, high (95%
+        bootstrap interval) and n (rounds) of the ratio to the base in the same round, 1 for a base; `step_ms` with its
+        interval `step_low`, `step_high`, and `step_ms_base`, medians in milliseconds; `over_training`, the ratio over
+        all epochs of the protocol, of which the first has no teacher; `arithmetic`, the ratio of the floating-point
+        operations; `images_per_s`; `peak_mb` in MiB, and `memory`, its ratio to the base's.
+    """
+    rows = [_row(name, method, measurement) for name, method in measurement.methods.items()]
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def measured_frame(measurements: Sequence[Measurement]) -> pd.DataFrame:
+    """`measured_overhead` of every measurement, with protocol, variant, dataset, device and started in front."""
+    frames = []
+    for measurement in measurements:
+        own = measured_overhead(measurement)
+        frames.append(own.assign(**{name: getattr(measurement, name) for name in PLACE})[[*PLACE, *COLUMNS]])
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=[*PLACE, *COLUMNS])
+
+
+def measured_phases(measurement: Measurement) -> pd.DataFrame:
+    """Where a step's time goes: method, base, modifier, phase, ms (median over rounds), n (rounds).
+
+    What the phases do not cover, the host's own work between them, is the phase `other`.
+    """
+    rows = []
+    for name, method in measurement.methods.items():
+        rest = [total - sum(values) for total, *values in zip(method.step_ms, *method.phases_ms.values(), strict=True)]
+        for phase, values in {**method.phases_ms, "other": rest}.items():
+            own = {"method": name, "base": method.base, "modifier": method.modifier, "phase": phase}
+            rows.append(own | {"ms": max(median(values), 0.0), "n": measurement.rounds})
+    return pd.DataFrame(rows, columns=["method", "base", "modifier", "phase", "ms", "n"])
+
+
+def phase_order(phases: pd.DataFrame) -> list[str]:
+    """The phases of all methods in the order of a step: that of the method with the most of them."""
+    by_method = [list(own["phase"]) for _, own in phases.groupby("method", sort=False)]
+    longest = max(by_method, key=len, default=[])
+    return list(dict.fromkeys([*longest, *phases["phase"]]))
+
+
+def agreements(earlier: Measurement, later: Measurement) -> list[Agreement]:
+    """Every modified method that both measured."""
+    both = [name for name, method in later.methods.items() if method.modifier and name in earlier.methods]
+    return [_agreement(name, earlier, later) for name in both]
+
+
+def measurement_slug(measurement: Measurement) -> str:
+    """A name for files and anchors, the same for all measurements of the same thing on the same machine."""
+    parts = (measurement.protocol, measurement.variant, measurement.dataset, measurement.device)
+    return "_".join(["cost", *(slug(without_paths(part)) for part in parts if part)])
+
+
+def _agreement(name: str, earlier: Measurement, later: Measurement) -> Agreement:
+    one, other = _ratio(name, earlier), _ratio(name, later)
+    on_gpu = bool(later.environment.get("gpu"))
+    overlap = one.low <= other.high and other.low <= one.high
+    close = abs(one.mean / other.mean - 1) <= SAME_ON_GPU
+    return Agreement(name, one, other, close if on_gpu else overlap)
+
+
+def _row(name: str, method: Measured, measurement: Measurement) -> dict[str, object]:
+    base, ratio, step = measurement.methods[method.base], _ratio(name, measurement), median_interval(method.step_ms)
+    epochs = measurement.epochs
+    return asdict(ratio) | {
+        "method": name,
+        "base": method.base,
+        "modifier": method.modifier,
+        "marks": "; ".join(method.marks),
+        "step_ms": step.mean,
+        "step_low": step.low,
+        "step_high": step.high,
+        "step_ms_base": median(base.step_ms),
+        "over_training": 1 + (ratio.mean - 1) * (epochs - 1) / epochs,
+        "arithmetic": method.gflop / base.gflop,
+        "images_per_s": 1000 * measurement.batch_size / step.mean,
+        "peak_mb": method.peak_mb,
+        "memory": method.peak_mb / base.peak_mb,
+    }
+
+
+def _ratio(name: str, measurement: Measurement) -> Estimate:
+    method = measurement.methods[name]
+    base = measurement.methods[method.base]
+    return median_interval([own / its for own, its in zip(method.step_ms, base.step_ms, strict=True)])

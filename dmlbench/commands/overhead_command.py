@@ -1,0 +1,93 @@
+"""`dmlbench overhead`."""
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dmlbench.commands.options import (
+    checked_device,
+    data_dir_option,
+    device_option,
+    methods_dir_option,
+    names,
+    protocol_option,
+    results_option,
+    set_option,
+)
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from dmlbench.measurement import Measurement
+    from dmlbench.overhead import CostPlan
+
+ROUNDS = 30
+
+
+@click.command("overhead")
+@click.option("--methods", required=True, multiple=True, callback=names, help="Comma-separated; bases are added.")
+@protocol_option()
+@click.option("--dataset", help="Measure on the images of this dataset.")
+@click.option("--synthetic", is_flag=True, help="Measure on random pixels, which cost the same [default].")
+@click.option("--rounds", type=click.IntRange(5), default=ROUNDS, show_default=True, help="Rounds that count.")
+@set_option()
+@data_dir_option()
+@methods_dir_option()
+@results_option()
+@device_option()
+def command(**options: Any) -> None:  # noqa: ANN401 - click's options
+    """Measure what a training step of each method costs, and its ratio to the base.
+
+    All methods take turns in one process on one device, in rounds; the ratio is formed within a round. Run it on a
+    machine that does nothing else. It goes into overhead/ of the results folder, and into reports.
+
+    \b
+    Examples:
+      dmlbench overhead --methods ms,ms+psd,ms+obdsd --protocol conv4-64 --synthetic
+      dmlbench overhead --methods ms+obdsd --protocol resnet50-128 --device cuda --set training.autocast=bfloat16
+    """
+    from dmlbench.commands.overhead_tables import print_agreement, print_costs
+    from dmlbench.errors import UserError
+    from dmlbench.matrix import data_folder
+    from dmlbench.measurement import read_measurements, write_measurement
+    from dmlbench.overhead import CostRequest, plan_cost
+    from dmlbench.progress import plain_or_wide
+    from dmlbench.store import Store
+
+    if options["dataset"] and options["synthetic"]:
+        raise UserError("--dataset and --synthetic exclude each other", hint="leave out one")
+    console = plain_or_wide()
+    request = CostRequest(
+        options["methods"], options["protocol"], options["dataset"], options["settings"], options["methods_dir"],
+        data_folder(options["data_dir"]),
+    )  # fmt: skip
+    results, device = options["results"], checked_device(options["device"])
+    plan = plan_cost(request, lambda line: console.print(line, markup=False, soft_wrap=True))
+    Store(results).check_writable()
+    earlier = read_measurements(results)  # a damaged one is told of before the measuring, not after
+    measurement = _measure(console, plan, device, options["rounds"])
+    path = write_measurement(results, measurement)
+    print_costs(console, measurement)
+    print_agreement(console, measurement, earlier)
+    console.print(f"written to {path}; `dmlbench report` shows it", markup=False, soft_wrap=True)
+
+
+def _measure(console: "Console", plan: "CostPlan", device: str, rounds: int) -> "Measurement":
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from dmlbench.measuring import WARM_UP, measure
+
+    columns = TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeRemainingColumn()
+    total, done = WARM_UP + rounds, 0
+    console.print(f"{len(plan.methods)} methods, {rounds} rounds after {WARM_UP} to warm up", markup=False)
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task("rounds", total=total)
+
+        def tell() -> None:
+            nonlocal done
+            done += 1
+            progress.update(task, completed=done)
+            if not console.is_terminal and done % max(1, total // 4) == 0:
+                console.print(f"round {done} of {total}")
+
+        return measure(plan, device, rounds, tell)

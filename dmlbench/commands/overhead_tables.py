@@ -1,0 +1,48 @@
+"""What `dmlbench overhead` prints: costs, phases, and whether an earlier measurement agrees."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+from dmlbench.analysis.measured import agreements, measured_overhead, measured_phases, phase_order, places
+from dmlbench.measurement import Measurement
+
+
+def print_costs(console: Console, measurement: Measurement) -> None:
+    """A row a method with its step, its ratio and its memory; then the phases of its step."""
+    costs = measured_overhead(measurement)
+    console.print(f"\n{measurement.title}; batch {measurement.batch_size}, {measurement.rounds} rounds", markup=False)
+    columns = ("method", "step (ms)", "ratio to base", f"over {measurement.epochs} epochs", "arithmetic")
+    table = Table(*columns, "images/s", "peak (MiB)", box=None)
+    for row in costs.to_dict("records"):
+        ratio = f"{row['mean']:.3f} [{row['low']:.3f}, {row['high']:.3f}]" if row["modifier"] else ""
+        step = f"{row['step_ms']:.2f} [{row['step_low']:.2f}, {row['step_high']:.2f}]"
+        over, arithmetic = (f"{row[key]:.3f}" if row["modifier"] else "" for key in ("over_training", "arithmetic"))
+        table.add_row(
+            row["method"], step, ratio, over, arithmetic, f"{row['images_per_s']:.0f}", f"{row['peak_mb']:.0f}"
+        )
+    console.print(table)
+    console.print("medians over rounds, with 95% bootstrap intervals; a ratio is formed within a round")
+    console.print(_phases(measured_phases(measurement)))
+
+
+def print_agreement(console: Console, measurement: Measurement, earlier: Sequence[Measurement]) -> None:
+    """Whether the latest of the earlier ones, of the same thing on the same machine, says the same."""
+    own = next(place for place in places([*earlier, measurement]) if measurement in place)
+    if len(own) < 2:
+        return
+    for found in agreements(own[-2], own[-1]):
+        verdict = "agrees" if found.agree else "DISAGREES"
+        ratios = f"{found.earlier.mean:.3f} [{found.earlier.low:.3f}, {found.earlier.high:.3f}]"
+        console.print(f"{found.method}: {verdict} with {ratios} of {own[-2].started}", markup=False)
+
+
+def _phases(phases: pd.DataFrame) -> Table:
+    names = phase_order(phases)
+    table = Table("phase (ms)", *names, box=None)
+    for method, own in phases.groupby("method", sort=False):
+        by_phase = dict(zip(own["phase"], own["ms"], strict=True))
+        table.add_row(str(method), *(f"{by_phase[name]:.2f}" if name in by_phase else "" for name in names))
+    return table

@@ -1,0 +1,137 @@
+"""Measured costs of training steps: `overhead/` of a results folder, a JSON file a measurement."""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from dmlbench.atomic import write_atomically
+from dmlbench.errors import UserError
+
+FOLDER = "overhead"
+SYNTHETIC = "synthetic"  # in place of a dataset's name
+VERSION = 1
+MOVE = "move it away; `dmlbench overhead` measures again"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One method's part of a measurement: milliseconds a step, a value per round, in all and by phase."""
+
+    base: str
+    modifier: str
+    marks: tuple[str, ...]
+    step_ms: tuple[float, ...]
+    phases_ms: dict[str, tuple[float, ...]]
+    peak_mb: float
+    gflop: float
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What the steps of several methods cost, measured by turns in one process on one machine.
+
+    Attributes:
+        started: ISO 8601, in UTC.
+        protocol: Its name.
+        variant: What `--set` changed of it, or "".
+        protocol_hash: Of all of its values.
+        dataset: A name, or `synthetic`.
+        epochs: Of the protocol: a teacher has its say in all but the first.
+        batch_size: Images of a step.
+        environment: As `provenance.environment` gives it.
+        code: Digest and state of the sources.
+        rounds: How many count.
+        methods: By name; the n-th values of all are of one round.
+    """
+
+    started: str
+    protocol: str
+    variant: str
+    protocol_hash: str
+    dataset: str
+    epochs: int
+    batch_size: int
+    environment: dict[str, Any]
+    code: dict[str, Any]
+    rounds: int
+    methods: dict[str, Measured]
+
+    @property
+    def device(self) -> str:
+        """The GPU's or the processor's name, for people."""
+        return str(self.environment.get("gpu") or self.environment.get("cpu") or "unknown device")
+
+    @property
+    def title(self) -> str:
+        """For people: what was measured where."""
+        return f"{self.protocol}{', ' + self.variant if self.variant else ''}, {self.dataset}, on {self.device}"
+
+
+def write_measurement(root: Path, measurement: Measurement) -> Path:
+    """Write a measurement into the results folder; none is ever overwritten.
+
+    Raises:
+        UserError: where that is not possible.
+    """
+    folder = root / FOLDER
+    day = re.sub(r"\D", "", measurement.started)[:14]
+    stem = "_".join(_slug(part) for part in (measurement.protocol, measurement.dataset, measurement.device, day))
+    path = folder / f"{stem}.json"
+    content = {"version": VERSION, **measurement.__dict__}
+    content["methods"] = {name: method.__dict__ for name, method in measurement.methods.items()}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, json.dumps(_rounded(content), indent=1) + "\n")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror})", hint="name another --results") from error
+    return path
+
+
+def read_measurements(root: Path) -> list[Measurement]:
+    """Every measurement of a results folder, the oldest first.
+
+    Raises:
+        UserError: where a file is not a measurement, or of a version this dmlbench does not know.
+    """
+    found = [_read(path) for path in sorted((root / FOLDER).glob("*.json"))]
+    return sorted(found, key=lambda measurement: datetime.fromisoformat(measurement.started))
+
+
+def _read(path: Path) -> Measurement:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        version = content.pop("version", None)
+        fields = content.pop("methods").items() if version == VERSION else ()
+        methods = {name: _method(method) for name, method in fields}
+        measurement = Measurement(**content, methods=methods) if methods else None
+    except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path}: not a readable measurement ({reason})", hint=MOVE) from error
+    if measurement is None:
+        raise UserError(f"{path}: measurement version {version!r} is not known here (known: {VERSION})", hint=MOVE)
+    if any(len(method.step_ms) != measurement.rounds for method in methods.values()):
+        raise UserError(f"{path}: not a measurement (not a time for each of {measurement.rounds} rounds)", hint=MOVE)
+    return measurement
+
+
+def _method(fields: Mapping[str, Any]) -> Measured:
+    phases = {phase: tuple(map(float, values)) for phase, values in fields["phases_ms"].items()}
+    plain = {"marks": tuple(fields["marks"]), "step_ms": tuple(map(float, fields["step_ms"])), "phases_ms": phases}
+    return Measured(**{**fields, **plain})
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-")
+
+
+def _rounded(value: Any) -> Any:  # noqa: ANN401 - JSON
+    """Times and sizes to four decimals: a tenth of a microsecond."""
+    if isinstance(value, float):
+        return round(value, 4)
+    if isinstance(value, Mapping):
+        return {key: _rounded(item) for key, item in value.items()}
+    return [_rounded(item) for item in value] if isinstance(value, list | tuple) else value

@@ -1,0 +1,75 @@
+"""Plans what `dmlbench overhead` measures: methods with their bases, a protocol, and images or none."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from dmlbench.analysis.order import BASES, MODIFIERS, rank
+from dmlbench.data.catalogue import dataset_info
+from dmlbench.data.family import Log
+from dmlbench.data.ready import dataset_spec, prepare
+from dmlbench.errors import UserError
+from dmlbench.matrix import check_applied
+from dmlbench.measurement import SYNTHETIC
+from dmlbench.protocol import load_protocol, parse_settings
+from dmlbench.registry import MethodSettings, Registry
+from dmlbench.spec import DatasetSpec, MethodSpec, ProtocolSpec
+
+
+@dataclass(frozen=True)
+class CostRequest:
+    """What the user asked for, as typed; without a dataset, images are synthetic."""
+
+    methods: tuple[str, ...]
+    protocol: str | None = None
+    dataset: str | None = None
+    settings: tuple[str, ...] = ()
+    methods_dir: Path | None = None
+    data_dir: Path | None = None
+
+
+@dataclass(frozen=True)
+class CostPlan:
+    """What is measured; `dataset` is None for synthetic images."""
+
+    methods: list[MethodSpec]
+    protocol: ProtocolSpec
+    dataset: DatasetSpec | None
+    variant: str
+    data_dir: Path | None
+
+
+def plan_cost(request: CostRequest, log: Log) -> CostPlan:
+    """Resolve every method, and the base of every modified one; data are found and checked.
+
+    Raises:
+        UserError: for any name or setting that is not valid, or data that are not there.
+    """
+    registry = Registry(request.methods_dir)
+    names = {name: None for method in request.methods for name in (registry.parts(method)[0].name, method)}
+    protocol_settings, method_settings = parse_settings(request.settings)
+    info = dataset_info(request.dataset) if request.dataset else None
+    if info is None and request.protocol is None:
+        raise UserError(
+            "--protocol: synthetic images need one", hint="for example --protocol conv4-64, or name a --dataset"
+        )
+    if info is None:  # what a step costs does not depend on weights, so none are fetched
+        protocol_settings["model"] = {"weights": None, "weights_sha256": None} | protocol_settings.get("model", {})
+    name = info.name if info else SYNTHETIC
+    protocol = load_protocol(request.protocol or (info.default_protocol if info else ""), name, protocol_settings)
+    settings = MethodSettings(method_settings["loss"], method_settings["distillation"])
+    methods = [registry.resolve(method, name, protocol.name, settings) for method in names]
+    check_applied(method_settings, methods)
+    dataset = dataset_spec(info, request.data_dir, log) if info else None
+    if dataset:
+        prepare(dataset, request.data_dir, log)
+    variant = ", ".join(sorted(request.settings))
+    return CostPlan(sorted(methods, key=_place), protocol, dataset, variant, request.data_dir)
+
+
+def modifier_of(method: MethodSpec) -> str:
+    """Name of its distillation, or ""."""
+    return method.distillation.name if method.distillation else ""
+
+
+def _place(method: MethodSpec) -> tuple[tuple[int, str], tuple[int, str]]:
+    return rank(method.base, BASES), rank(modifier_of(method), MODIFIERS)

@@ -1,0 +1,32 @@
+"""A section for everything that `dmlbench overhead` measured: one machine, one protocol, one kind of image."""
+
+from collections.abc import Sequence
+
+from dmlbench.analysis.groups import without_paths
+from dmlbench.analysis.measured import agreements, measured_overhead, measured_phases, measurement_slug, places
+from dmlbench.measurement import SYNTHETIC, Measurement
+from dmlbench.report.content import Material
+from dmlbench.report.figures import TURNS, Place, overhead_plot, phases_plot
+from dmlbench.report.section import Part, Section
+from dmlbench.report.tables.measured import measured_table
+
+
+def cost_sections(material: Material) -> list[Section]:
+    """The latest measurement of each, beside what earlier ones say."""
+    return [_section(material, own) for own in places(material.measurements)]
+
+
+def _section(material: Material, own: Sequence[Measurement]) -> Section:
+    latest, place = own[-1], Place(without_paths(own[-1].title), measurement_slug(own[-1]))
+    costs, phases = measured_overhead(latest), measured_phases(latest)
+    modified = costs[costs["modifier"] != ""]
+    plots = [overhead_plot(place, modified, material.look, TURNS)] if len(modified) else []
+    found = agreements(own[-2], latest) if len(own) > 1 else []
+    images = "random pixels" if latest.dataset == SYNTHETIC else f"images of {latest.dataset}"
+    libraries = ", ".join(
+        f"{name} {latest.environment[name]}" for name in ("torch", "cuda") if name in latest.environment
+    )
+    facts = f"Measured on {latest.started[:10]} on {images}; {latest.environment.get('system', '')}, {libraries}."
+    pictures = material.drawn(*plots, phases_plot(place, phases, TURNS))
+    table = measured_table(place.title, place.slug, latest, costs, found)
+    return Section(place.slug, f"Cost of a step: {place.title}", facts, [Part("", pictures, [table])])

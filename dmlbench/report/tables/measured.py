@@ -1,0 +1,65 @@
+"""What methods cost, measured by turns."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from dmlbench.analysis.measured import Agreement
+from dmlbench.analysis.order import in_order
+from dmlbench.measurement import Measurement
+from dmlbench.report.naming import plain
+from dmlbench.report.tables.table import Entry, Table, number
+
+
+def measured_table(
+    title: str, slug: str, measurement: Measurement, costs: pd.DataFrame, found: Sequence[Agreement]
+) -> Table:
+    """Every method's step, its ratio to its base's, its memory, and what theory says.
+
+    Args:
+        title: Of what it is measured.
+        slug: Of its files.
+        measurement: The measurement.
+        costs: `measured.measured_overhead` of it.
+        found: Whether an earlier measurement agrees.
+    """
+    rows = []
+    for row in in_order(costs).to_dict("records"):
+        step = number(row["step_ms"], plain, f"[{plain(row['step_low'])}, {plain(row['step_high'])}]")
+        ratios = [Entry("")] * 3
+        if row["modifier"]:
+            ratio = number(row["mean"], _ratio, f"[{_ratio(row['low'])}, {_ratio(row['high'])}]")
+            ratios = [ratio, number(row["over_training"], _ratio), number(row["arithmetic"], _ratio)]
+        rest = number(row["images_per_s"], "{:.0f}".format), number(row["peak_mb"], "{:.0f}".format)
+        rows.append((Entry(row["method"]), step, *ratios, *rest, Entry(row["marks"])))
+    return Table(
+        f"measured_{slug}",
+        f"Cost of a training step, {title}",
+        ("Method", "Step (ms)", "Ratio to base", f"Over {measurement.epochs} epochs", "Arithmetic", "Images/s",
+         "Peak (MiB)", "Marks"),
+        tuple(rows),
+        (*_notes(measurement), *_agreement(found)),
+    )  # fmt: skip
+
+
+def _notes(measurement: Measurement) -> list[str]:
+    rounds = f"Medians of {measurement.rounds} rounds [95% bootstrap interval], batches of {measurement.batch_size}; "
+    epochs = f"Over {measurement.epochs} epochs: the first has no teacher. "
+    return [
+        rounds + "all methods take turns in one process, and a ratio is formed within a round.",
+        epochs + "Arithmetic: ratio of the multiplications and additions, all that an ideal machine would take. Peak: "
+        "weights, gradients, optimiser, teacher, activations.",
+    ]
+
+
+def _agreement(found: Sequence[Agreement]) -> list[str]:
+    if not found:
+        return []
+    not_agreeing = [f"{one.method} ({_ratio(one.earlier.mean)} before)" for one in found if not one.agree]
+    if not_agreeing:
+        return [f"An earlier measurement on this machine differs for {', '.join(not_agreeing)}."]
+    return ["An earlier measurement on this machine agrees for every method."]
+
+
+def _ratio(value: float) -> str:
+    return f"{value:.3f}"

@@ -1,0 +1,83 @@
+"""Whose embeddings a distilled method learns from, for the images of a batch."""
+
+import copy
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from dmlbench.data.loader import Batch
+
+
+class Teacher(Protocol):
+    """What the learner needs of a teacher; what it keeps from epoch to epoch goes into a `state_dict`."""
+
+    def embeddings(self, batch: Batch, student: Tensor) -> Tensor | None:
+        """Embeddings (B, D) of unit length for a batch, or None while there is nothing to learn from.
+
+        Args:
+            batch: Images, labels, and which images they are.
+            student: The student's own embeddings (B, D) of the batch, detached.
+        """
+
+    def end_step(self, batch: Batch, student: Tensor) -> None:
+        """Take from a step what later ones need; also of the first epoch, in which nothing is taught."""
+
+    def end_epoch(self, model: nn.Module) -> None:
+        """Take from the student what the next epoch needs."""
+
+
+class PreviousEpoch:
+    """The student as it was at the end of the previous epoch: a copy in evaluation mode, on the same batch.
+
+    Zeng et al., arXiv 2211.07566, official code; there it is never put in evaluation mode. The first epoch has none.
+    """
+
+    def __init__(self) -> None:
+        self.network: nn.Module | None = None
+
+    def embeddings(self, batch: Batch, student: Tensor) -> Tensor | None:  # noqa: ARG002 - a teacher's signature
+        """The copy's embeddings of the very same augmented images."""
+        return None if self.network is None else self.network(batch.images)
+
+    def end_step(self, batch: Batch, student: Tensor) -> None:
+        """Nothing: within an epoch the copy stays as it is."""
+
+    def end_epoch(self, model: nn.Module) -> None:
+        """Become the student."""
+        if self.network is None:
+            self.network = copy.deepcopy(model).requires_grad_(False).eval()
+        else:
+            self.network.load_state_dict(model.state_dict())
+
+
+class Memory(nn.Module):
+    """The embeddings that the student itself gave to each image the last time it saw it: no second forward pass.
+
+    They are of another augmentation, of older weights, and of training mode. An image that was not seen yet stands
+    for itself, with the embedding it has just got. A method of this benchmark.
+
+    Args:
+        images: N, the images of the training split.
+        embedding_dim: D.
+    """
+
+    seen: Tensor
+    kept: Tensor
+
+    def __init__(self, images: int, embedding_dim: int) -> None:
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(images, dtype=torch.bool))
+        self.register_buffer("kept", torch.zeros(images, embedding_dim))
+
+    def embeddings(self, batch: Batch, student: Tensor) -> Tensor:
+        """What is remembered of the batch's images."""
+        return torch.where(self.seen[batch.indices, None], self.kept[batch.indices], student)
+
+    def end_step(self, batch: Batch, student: Tensor) -> None:
+        """Remember the batch; of an image that it holds twice, the later embedding."""
+        self.kept[batch.indices] = student
+        self.seen[batch.indices] = True
+
+    def end_epoch(self, model: nn.Module) -> None:
+        """Nothing to take: every step has left its embeddings."""

@@ -1,0 +1,91 @@
+import numpy as np
+import pytest
+
+from dmlbench.analysis.measured import (
+    agreements,
+    measured_frame,
+    measured_overhead,
+    measured_phases,
+    phase_order,
+    places,
+)
+from dmlbench.analysis.statistics import median_interval
+from tests.fake_measurements import ENVIRONMENT, RATIOS, make_measurement
+
+
+def test_ratios_are_found_though_rounds_are_slowed_three_times():
+    costs = measured_overhead(make_measurement(rounds=40)).set_index("method")
+    for name, ratio in RATIOS.items():
+        assert costs.loc[name, "mean"] == pytest.approx(ratio, rel=0.01)
+        assert costs.loc[name, "low"] <= costs.loc[name, "mean"] <= costs.loc[name, "high"]
+        assert costs.loc[name, "high"] - costs.loc[name, "low"] < 0.03
+    assert costs.loc["ms", ["mean", "low", "high"]].tolist() == [1.0, 1.0, 1.0]
+    assert (costs["step_high"] / costs["step_low"] > 1.1).all()  # the steps themselves are not known so well
+
+
+def test_what_follows_from_a_ratio():
+    measurement = make_measurement({"ms": 1.0, "ms+psd": 1.4}, noise=0.0)
+    row = measured_overhead(measurement).set_index("method").loc["ms+psd"]
+    assert row["mean"] == pytest.approx(1.4)
+    assert row["over_training"] == pytest.approx(1 + 0.4 * 19 / 20)  # 20 epochs, the first without a teacher
+    assert row["arithmetic"] == pytest.approx(1.4)
+    assert row["memory"] == pytest.approx(1.4)
+    assert row["images_per_s"] == pytest.approx(112_000 / row["step_ms"])
+
+
+def test_phases_and_what_none_covers():
+    phases = measured_phases(make_measurement(noise=0.0))
+    step = measured_overhead(make_measurement(noise=0.0)).set_index("method")["step_ms"]
+    psd = phases[phases["method"] == "ms+psd"].set_index("phase")["ms"] / step["ms+psd"]
+    assert psd.to_dict() == pytest.approx({"forward": 0.4, "backward": 0.5, "teacher": 0.05, "other": 0.05})
+    assert phase_order(phases) == ["forward", "backward", "teacher", "other"]
+
+
+def test_measurements_of_one_machine_and_protocol_belong_together():
+    one, again = make_measurement(), make_measurement(seed=1, started="2026-02-01T00:00:00+00:00")
+    other = make_measurement(environment=ENVIRONMENT | {"machine": "def"})
+    changed = make_measurement(protocol_hash="89ab")
+    assert places([one, other, changed, again]) == [[one, again], [other], [changed]]
+
+
+def test_two_measurements_agree_on_a_cpu_where_intervals_overlap():
+    one, again, slower = (make_measurement({"ms": 1.0, "ms+psd": r}, seed=s) for s, r in enumerate((1.3, 1.3, 1.4)))
+    (found,) = agreements(one, again)
+    assert found.agree
+    assert found.method == "ms+psd"
+    (found,) = agreements(one, slower)
+    assert not found.agree
+
+
+def test_two_measurements_agree_on_a_gpu_within_two_percent():
+    gpu = {"environment": ENVIRONMENT | {"gpu": "Big"}, "noise": 0.0}
+    one, near, far = (make_measurement({"ms": 1.0, "ms+psd": ratio}, **gpu) for ratio in (1.30, 1.32, 1.34))
+    assert agreements(one, near)[0].agree
+    assert not agreements(one, far)[0].agree
+
+
+def test_every_measurement_in_one_table():
+    frame = measured_frame([make_measurement(), make_measurement(dataset="cub")])
+    assert len(frame) == 2 * len(RATIOS)
+    assert list(frame.columns[:5]) == ["protocol", "variant", "dataset", "device", "started"]
+    assert measured_frame([]).empty
+    assert list(measured_frame([]).columns) == list(frame.columns)
+
+
+def test_the_interval_of_a_median_covers_it():
+    rng = np.random.default_rng(0)
+    covered = 0
+    for _ in range(1000):
+        found = median_interval(rng.lognormal(0, 0.3, 30))
+        covered += found.low <= 1.0 <= found.high
+    assert abs(covered / 1000 - 0.95) < 0.025
+
+
+def test_the_median_leaves_outliers_alone():
+    found = median_interval([1.0] * 18 + [50.0, 80.0])
+    assert (found.mean, found.low, found.high) == (1.0, 1.0, 1.0)
+
+
+def test_one_value_has_no_interval():
+    assert np.isnan(median_interval([1.0]).low)
+    assert np.isnan(median_interval([]).mean)

@@ -1,0 +1,58 @@
+import json
+from dataclasses import replace
+
+import pytest
+
+from dmlbench.errors import UserError
+from dmlbench.measurement import FOLDER, read_measurements, write_measurement
+from tests.fake_measurements import make_measurement
+
+
+def test_what_is_written_is_read_back(tmp_path):
+    measurement = make_measurement(variant="training.autocast=bfloat16")
+    path = write_measurement(tmp_path, measurement)
+    assert path == tmp_path / FOLDER / "conv4-64_synthetic_fast-co_20260102030405.json"
+    (back,) = read_measurements(tmp_path)
+    assert replace(back, methods={}) == replace(measurement, methods={})
+    for name, method in measurement.methods.items():
+        assert back.methods[name].step_ms == pytest.approx(method.step_ms, abs=1e-4)
+        assert back.methods[name].marks == method.marks
+        assert back.methods[name].phases_ms.keys() == method.phases_ms.keys()
+
+
+def test_the_oldest_comes_first(tmp_path):
+    for day in ("2026-03-01", "2026-01-01", "2026-02-01"):
+        write_measurement(tmp_path, make_measurement(started=f"{day}T00:00:00+00:00"))
+    assert [one.started[:7] for one in read_measurements(tmp_path)] == ["2026-01", "2026-02", "2026-03"]
+
+
+def test_a_folder_without_measurements_has_none(tmp_path):
+    assert read_measurements(tmp_path) == []
+    assert read_measurements(tmp_path / "absent") == []
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda content: "{" + content, "not a readable measurement"),
+        (lambda content: content.replace('"version": 1', '"version": 2'), "measurement version 2 is not known here"),
+        (lambda content: content.replace('"epochs"', '"epoch"'), "not a readable measurement"),
+        (lambda content: content.replace('"rounds": 20', '"rounds": 21'), "not a time for each of 21 rounds"),
+        (lambda content: json.dumps([1]), "not a readable measurement"),
+    ],
+)
+def test_a_damaged_file_is_one_line(tmp_path, change, message):
+    path = write_measurement(tmp_path, make_measurement())
+    path.write_text(change(path.read_text()))
+    with pytest.raises(UserError) as caught:
+        read_measurements(tmp_path)
+    assert message in str(caught.value)
+    assert str(path) in str(caught.value)
+    assert "`dmlbench overhead` measures again" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
+    (tmp_path / FOLDER).touch()
+    with pytest.raises(UserError, match="cannot be written"):
+        write_measurement(tmp_path, make_measurement())

@@ -1,0 +1,98 @@
+import pytest
+import torch
+from torch.nn.functional import normalize
+
+from dmlbench.data.loader import Batch
+from dmlbench.distillation import distillation_loss, obdsd_targets, psd_targets
+from dmlbench.training.teachers import Memory
+
+
+def embeddings(seed: int, count: int = 3) -> torch.Tensor:
+    return normalize(torch.randn(count, 4, generator=torch.Generator().manual_seed(seed)))
+
+
+def batch_of(*indices: int) -> Batch:
+    return Batch(
+        torch.zeros(len(indices), 1, 2, 2), torch.zeros(len(indices), dtype=torch.int64), torch.tensor(indices)
+    )
+
+
+def test_an_image_is_remembered_as_it_was_seen_last():
+    memory = Memory(images=5, embedding_dim=4)
+    first, second, now = embeddings(1), embeddings(2), embeddings(3)
+    memory.end_step(batch_of(0, 1, 2), first)
+    memory.end_step(batch_of(2, 3, 0), second)
+    taught = memory.embeddings(batch_of(0, 1, 2), now)
+    assert torch.equal(taught, torch.stack([second[2], first[1], second[0]]))
+
+
+def test_an_image_not_seen_yet_stands_for_itself():
+    memory = Memory(images=5, embedding_dim=4)
+    first, now = embeddings(1), embeddings(2)
+    memory.end_step(batch_of(0, 1, 2), first)
+    taught = memory.embeddings(batch_of(3, 1, 4), now)
+    assert torch.equal(taught, torch.stack([now[0], first[1], now[2]]))
+
+
+def test_recalling_changes_nothing():
+    memory = Memory(images=5, embedding_dim=4)
+    memory.end_step(batch_of(0, 1, 2), embeddings(1))
+    before = {name: tensor.clone() for name, tensor in memory.state_dict().items()}
+    memory.embeddings(batch_of(0, 3, 4), embeddings(2))
+    assert all(torch.equal(before[name], tensor) for name, tensor in memory.state_dict().items())
+
+
+def test_of_an_image_drawn_twice_the_later_embedding_stays():
+    memory = Memory(images=5, embedding_dim=4)
+    given = embeddings(1)
+    memory.end_step(batch_of(1, 1, 0), given)
+    assert torch.equal(memory.embeddings(batch_of(1, 0, 1), embeddings(2)), given[[1, 2, 1]])
+
+
+def test_the_first_epoch_fills_the_memory_and_teaches_nothing(make_learner, train):
+    learner = make_learner("ms+psd-mem", 75)
+    (row,) = train(learner, range(1))
+    assert row["train/distillation_loss"] == 0.0
+    assert learner.teacher.seen.any()
+    kept = learner.teacher.kept[learner.teacher.seen]
+    torch.testing.assert_close(kept.norm(dim=1), torch.ones(len(kept)))
+    assert (learner.teacher.kept[~learner.teacher.seen] == 0).all()
+
+
+@pytest.mark.parametrize("modifier", ["psd-mem", "obdsd-mem"])
+def test_targets_come_from_the_memory(modifier, make_learner, train, batch, mining):
+    learner = make_learner(f"ms+{modifier}", 75)
+    train(learner, range(1))
+    learner.model.eval()  # a forward pass below must not move the statistics
+    with torch.no_grad():
+        student = learner.model(batch.images)
+        taught = torch.where(learner.teacher.seen[batch.indices, None], learner.teacher.kept[batch.indices], student)
+        targets = psd_targets(taught, 1.0) if modifier == "psd-mem" else obdsd_targets(taught, 1.0, 0.99, 1.0)
+        expected = 75 * 2 / 4 * distillation_loss(student, targets, 1.0)
+    _, distilled = learner.step(batch, 2, mining)
+    assert float(distilled) == float(expected)
+    assert torch.equal(learner.teacher.kept[batch.indices], student)
+
+
+def test_a_memory_needs_no_second_forward_pass(make_learner, train):
+    learner, passes = make_learner("ms+psd-mem", 75), []
+    learner.model.head.register_forward_hook(lambda *_: passes.append(1))
+    train(learner, range(2))
+    steps = len(passes)
+    plain, passes_of_base = make_learner("ms"), []
+    plain.model.head.register_forward_hook(lambda *_: passes_of_base.append(1))
+    train(plain, range(2))
+    assert steps == len(passes_of_base)
+    assert not any(isinstance(module, type(learner.model)) for module in learner.teacher.modules())
+
+
+def test_an_interrupted_training_remembers(make_learner, train):
+    whole, begun, resumed = (make_learner("ms+obdsd-mem", 75) for _ in range(3))
+    train(whole, range(3))
+    train(begun, range(2))
+    resumed.restore(begun.state())
+    train(resumed, range(2, 3))
+    for name, tensor in whole.teacher.state_dict().items():
+        assert torch.equal(tensor, resumed.teacher.state_dict()[name])
+    for name, tensor in whole.model.state_dict().items():
+        assert torch.equal(tensor, resumed.model.state_dict()[name])
