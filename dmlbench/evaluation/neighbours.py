@@ -1,4 +1,4 @@
-"""The ranks of each query's positives among all references, exactly, with PyTorch or faiss.
+"""The ranks of each query's positives among all references, exactly.
 
 The negatives that matter to a query with R positives are its R hardest ones: a positive behind all of those
 is not among the R nearest. Ranks need only their similarities, not which rows they are, so a tie at the
@@ -11,21 +11,12 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from dmlbench.evaluation.faiss_index import FaissIndex
-
-BACKENDS = ("auto", "torch", "faiss")
-
 # Similarities this close are equal: products of float64 unit vectors err by about 1e-15, whatever the kernel.
 TIE = 1e-12
 
 # Queries x references at a time: a CPU's tile should stay in its cache, a GPU needs more work to be busy.
 CPU_TILE = (256, 4096)
 GPU_TILE = (2048, 16384)
-
-# Measured on one and two CPU cores, 128 dimensions: with fewer references PyTorch is as fast and needs no
-# import, with more positives the longer lists of faiss cost more than its products save.
-FAISS_PAYS_FROM_REFERENCES = 10_000
-FAISS_PAYS_TO_POSITIVES = 50
 
 
 @dataclass(frozen=True)
@@ -71,34 +62,6 @@ def positive_similarities(gallery: Gallery, rows: Tensor) -> Tensor:
     return ordered[:, :-1].contiguous()
 
 
-def make_ranker(gallery: Gallery, backend: str, depth: int) -> "TorchRanker | FaissRanker":
-    """The ranker of a backend: given rows (B,) and their positives' similarities (B, P), it returns ranks.
-
-    Ranks are (B, P) int64 in ascending order; all are exact up to R, the first up to ``depth`` too. What lies
-    beyond is only known to lie beyond.
-
-    Raises:
-        ValueError: If the backend is unknown, or is ``faiss`` and that cannot be imported.
-    """
-    if backend not in BACKENDS:
-        raise ValueError(f"unknown backend {backend!r}; valid: {', '.join(BACKENDS)}")
-    if backend == "torch" or (backend == "auto" and not _faiss_pays(gallery)):
-        return TorchRanker(gallery)
-    try:
-        return FaissRanker(gallery, depth)
-    except ImportError as error:
-        if backend == "auto":
-            return TorchRanker(gallery)
-        hint = "install faiss-cpu or faiss-gpu, or use one of: auto, torch"
-        raise ValueError(f"backend 'faiss' cannot be imported ({error}); {hint}") from error
-
-
-def _faiss_pays(gallery: Gallery) -> bool:
-    many = len(gallery.embeddings) >= FAISS_PAYS_FROM_REFERENCES
-    short = int(gallery.positives.max()) <= FAISS_PAYS_TO_POSITIVES
-    return many and short and gallery.embeddings.device.type == "cpu"
-
-
 class TorchRanker:
     """Exact ranks from tiles of the similarity matrix, on the device of the gallery."""
 
@@ -126,64 +89,34 @@ class TorchRanker:
                 columns = torch.arange(begin, end, device=rows.device)
                 similarities.masked_fill_((columns >= start) & (columns < stop), -torch.inf)
             above_first += (similarities >= positives[:, :1] - TIE).sum(dim=1, dtype=torch.int32)
-            hardest = _largest(torch.cat([hardest, _largest(similarities, count)], dim=1), count)
-        ranks = _ranks_among(positives, hardest)
+            hardest = largest(torch.cat([hardest, largest(similarities, count)], dim=1), count)
+        ranks = ranks_among(positives, hardest)
         ranks[:, 0] = 1 + above_first
         return ranks
 
 
-class FaissRanker:
-    """Exact ranks from faiss's nearest neighbours, whose similarities are computed again in float64.
-
-    Where a reference that faiss left out could still matter, by the worst rounding error of its float32
-    products, or the list is too short for the first positive, the query is ranked by :class:`TorchRanker`.
-    """
-
-    rows_at_once = 1024  # faiss gets slow below
-
-    def __init__(self, gallery: Gallery, depth: int) -> None:
-        self.gallery, self.depth = gallery, depth
-        self.exact = TorchRanker(gallery)
-        self.index = FaissIndex(gallery.embeddings)
-        # Rounding of both vectors and of a sum of D products, in units of 2^-24, for vectors of length 1.
-        self.margin = (gallery.embeddings.shape[1] + 4) * 2.0**-24
-
-    def __call__(self, rows: Tensor, positives: Tensor) -> Tensor:
-        """Ranks, (B, P), of the positives of the queries ``rows``; the first is exact up to the depth."""
-        count = positives.shape[1]
-        # R negatives, even where the R positives and the query itself are all found. A deeper recall is
-        # resolved for most queries by a few more, and for the rest by counting.
-        wanted = count + 1 + max(count, min(self.depth, 16))
-        neighbours, left_out = self.index.search(rows, wanted)
-        own = (neighbours >= self.gallery.start[rows, None]) & (neighbours < self.gallery.stop[rows, None])
-        similarities = self._similarities(rows, neighbours).masked_fill(own, -torch.inf)
-        ranks = _ranks_among(positives, similarities)
-        limit = self.gallery.positives[rows, None].expand_as(ranks).clone()
-        limit[:, 0].clamp_(min=self.depth)
-        uncertain = (positives - TIE <= left_out[:, None] + self.margin) & (ranks <= limit)
-        again = uncertain.any(dim=1).nonzero().squeeze(1)
-        for begin in range(0, len(again), self.exact.rows_at_once):
-            part = again[begin : begin + self.exact.rows_at_once]
-            ranks[part] = self.exact(rows[part], positives[part])
-        return ranks
-
-    def _similarities(self, rows: Tensor, neighbours: Tensor) -> Tensor:
-        """Similarities, (B, K) float64, of the queries ``rows`` (B,) to their ``neighbours`` (B, K)."""
-        embeddings = self.gallery.embeddings
-        at_once = max(1, 2**22 // (neighbours.shape[1] * embeddings.shape[1]))  # 32 MB of gathered rows
-        parts = [
-            torch.bmm(embeddings[near], embeddings[some, :, None]).squeeze(2)
-            for some, near in zip(rows.split(at_once), neighbours.split(at_once), strict=True)
-        ]
-        return torch.cat(parts)
+def exact_similarities(gallery: Gallery, rows: Tensor, columns: Tensor) -> Tensor:
+    """Similarities, (B, K) float64, of the queries ``rows`` (B,) to the references ``columns`` (B, K)."""
+    embeddings = gallery.embeddings
+    at_once = max(1, 2**22 // (columns.shape[1] * embeddings.shape[1]))  # 32 MB of gathered rows
+    parts = [
+        torch.bmm(embeddings[near], embeddings[some, :, None]).squeeze(2)
+        for some, near in zip(rows.split(at_once), columns.split(at_once), strict=True)
+    ]
+    return torch.cat(parts)
 
 
-def _largest(values: Tensor, count: int) -> Tensor:
+def rounding(gallery: Gallery) -> float:
+    """How far a float32 similarity may be off: both vectors, and a sum of D products, for vectors of length 1."""
+    return (gallery.embeddings.shape[1] + 4) * 2.0**-24
+
+
+def largest(values: Tensor, count: int) -> Tensor:
     """The ``count`` largest values of each row, in any order; all of them where there are fewer."""
     return values.topk(min(count, values.shape[1]), dim=1, sorted=False).values
 
 
-def _ranks_among(positives: Tensor, negatives: Tensor) -> Tensor:
+def ranks_among(positives: Tensor, negatives: Tensor) -> Tensor:
     """Ranks (B, P) of positives (B, P), descending: negatives (B, K) at least as similar come before them."""
     smaller = torch.searchsorted(negatives.sort(dim=1).values, positives - TIE)
     place = torch.arange(1, positives.shape[1] + 1, device=positives.device)

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from dmlbench.evaluation.inputs import Array, unit_embeddings
-from dmlbench.evaluation.neighbours import Gallery, make_ranker, positive_similarities
+from dmlbench.evaluation.neighbours import Gallery, positive_similarities
+from dmlbench.evaluation.rankers import make_ranker
 
 
 @torch.no_grad()

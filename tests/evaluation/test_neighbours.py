@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dmlbench.evaluation import faiss_index, neighbours, retrieval_metrics
+from dmlbench.evaluation import faiss_index, neighbours, quick_ranker, rankers, retrieval_metrics
 
 
 class LargestTensor(TorchDispatchMode):
@@ -29,32 +29,35 @@ def random_pairs(count):
     return torch.randn(count, 8, generator=generator), torch.arange(count) // 2
 
 
+@pytest.mark.parametrize("quick_from", [1, 10**9])
 @pytest.mark.parametrize("backend", ["torch", "faiss"])
-def test_memory_does_not_grow_with_the_square(monkeypatch, backend):
-    monkeypatch.setattr(neighbours, "CPU_TILE", (32, 128))
-    monkeypatch.setattr(neighbours.FaissRanker, "rows_at_once", 32)
+def test_memory_does_not_grow_with_the_square(monkeypatch, backend, quick_from):
+    for module in (neighbours, quick_ranker):
+        monkeypatch.setattr(module, "CPU_TILE", (32, 128))
+    monkeypatch.setattr(rankers, "QUICK_PAYS_FROM_REFERENCES", quick_from)
+    monkeypatch.setattr(rankers.FaissRanker, "rows_at_once", 32)
     largest = {}
-    for count in (1000, 4000):
+    for count in (500, 2000):
         embeddings, labels = random_pairs(count)
         with LargestTensor() as seen:
             retrieval_metrics(embeddings, labels, backend=backend)
         largest[count] = seen.elements
-    assert largest[4000] <= max(4 * largest[1000], 4000 * 8)  # the embeddings themselves, four times as many
+    assert largest[2000] <= max(4 * largest[500], 2000 * 8)  # the embeddings themselves, four times as many
 
 
 @pytest.mark.parametrize(("count", "positives", "expected"), [(64, 1, "faiss"), (62, 1, "torch"), (64, 3, "torch")])
 def test_auto_takes_faiss_for_many_references_and_few_positives(monkeypatch, count, positives, expected):
-    monkeypatch.setattr(neighbours, "FAISS_PAYS_FROM_REFERENCES", 64)
-    monkeypatch.setattr(neighbours, "FAISS_PAYS_TO_POSITIVES", 2)
+    monkeypatch.setattr(rankers, "FAISS_PAYS_FROM_REFERENCES", 64)
+    monkeypatch.setattr(rankers, "FAISS_PAYS_TO_POSITIVES", 2)
     embeddings, _ = random_pairs(count)
     gallery = neighbours.Gallery.of(embeddings.double(), torch.arange(count) // (positives + 1))
-    ranker = neighbours.make_ranker(gallery, "auto", depth=1)
+    ranker = rankers.make_ranker(gallery, "auto", depth=1)
     assert type(ranker).__name__.lower() == f"{expected}ranker"
 
 
 def test_without_faiss_auto_takes_torch_and_faiss_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "faiss", None)
-    monkeypatch.setattr(neighbours, "FAISS_PAYS_FROM_REFERENCES", 1)
+    monkeypatch.setattr(rankers, "FAISS_PAYS_FROM_REFERENCES", 1)
     embeddings, labels = random_pairs(20)
     assert retrieval_metrics(embeddings, labels) == retrieval_metrics(embeddings, labels, backend="torch")
     with pytest.raises(ValueError, match="install faiss-cpu or faiss-gpu, or use one of: auto, torch"):
@@ -63,11 +66,7 @@ def test_without_faiss_auto_takes_torch_and_faiss_says_what_to_install(monkeypat
 
 def test_queries_that_faiss_cannot_settle_are_ranked_exactly(monkeypatch):
     """A hundred references within float32 rounding of the positive: faiss alone cannot order them."""
-    base = torch.zeros(102, 16, dtype=torch.float64)
-    base[:, 0] = 1
-    base[1:, 1] = 0.1 + 1e-9 * torch.arange(101, dtype=torch.float64)
-    labels = torch.arange(102)
-    labels[50] = 0
+    base, labels = near_ties(1e-9)
     again = []
     exact = neighbours.TorchRanker.__call__
     monkeypatch.setattr(
@@ -78,6 +77,69 @@ def test_queries_that_faiss_cannot_settle_are_ranked_exactly(monkeypatch):
     assert sum(map(len, again)) > 0
     assert ours == retrieval_metrics(base, labels, ks=ks, backend="torch")
     assert ours["recall_at_49"] < ours["recall_at_50"]
+
+
+@pytest.mark.parametrize(("count", "expected"), [(63, "TorchRanker"), (64, "QuickRanker")])
+def test_single_precision_is_for_many_references(monkeypatch, count, expected):
+    monkeypatch.setattr(rankers, "QUICK_PAYS_FROM_REFERENCES", 64)
+    embeddings, labels = random_pairs(count)
+    gallery = neighbours.Gallery.of(embeddings.double(), labels)
+    assert type(rankers.make_ranker(gallery, "torch", depth=1)).__name__ == expected
+
+
+def near_ties(spread):
+    """102 unit vectors of which 101 lie within `spread` of one another; the first and the middle one are a class."""
+    base = torch.zeros(102, 16, dtype=torch.float64)
+    base[:, 0] = 1
+    base[1:, 1] = 0.1 + spread * torch.arange(101, dtype=torch.float64)
+    labels = torch.arange(102)
+    labels[50] = 0
+    return torch.nn.functional.normalize(base, dim=1), labels
+
+
+@pytest.mark.parametrize("spread", [1e-9, 1e-7, 1e-5])
+def test_single_precision_asks_double_precision_where_it_cannot_decide(monkeypatch, spread):
+    """The rank of the first positive is 50 by differences that float32 does not see."""
+    embeddings, labels = near_ties(spread)
+    ks = (49, 50, 100, 101)
+    expected = retrieval_metrics(embeddings, labels, ks=ks, backend="torch")
+    monkeypatch.setattr(rankers, "QUICK_PAYS_FROM_REFERENCES", 1)
+    assert retrieval_metrics(embeddings, labels, ks=ks, backend="torch") == expected
+    assert expected["recall_at_49"] < expected["recall_at_50"]
+
+
+@pytest.mark.parametrize("classes", [2, 12, 150])
+@pytest.mark.parametrize("count", [64, 130, 1000])
+def test_single_precision_gives_the_very_ranks(count, classes):
+    """Of large and small classes, with exact ties, and a last block that is not full."""
+    generator = torch.Generator().manual_seed(count)
+    embeddings = torch.randn(count, 8, generator=generator, dtype=torch.float64)
+    embeddings[::5] = embeddings[0]
+    labels = torch.randint(classes, (count,), generator=generator)
+    gallery = neighbours.Gallery.of(torch.nn.functional.normalize(embeddings, dim=1), labels)
+    rows = (gallery.positives > 0).nonzero().squeeze(1)
+    positives = neighbours.positive_similarities(gallery, rows)
+    exact = neighbours.TorchRanker(gallery)(rows, positives)
+    quick = quick_ranker.QuickRanker(gallery)(rows, positives)
+    assert torch.equal(exact[:, 0], quick[:, 0])
+    within = exact <= gallery.positives[rows, None]
+    assert torch.equal(exact[within], quick[within])
+    assert (quick[~within] > gallery.positives[rows, None].expand_as(quick)[~within]).all()
+
+
+def test_few_queries_need_double_precision(monkeypatch):
+    """Else it would save nothing."""
+    again = []
+    exact = neighbours.TorchRanker.__call__
+    monkeypatch.setattr(
+        neighbours.TorchRanker, "__call__", lambda self, rows, p: again.append(rows) or exact(self, rows, p)
+    )
+    monkeypatch.setattr(rankers, "QUICK_PAYS_FROM_REFERENCES", 1)
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(3000) // 4
+    embeddings = torch.randn(750, 32, generator=generator)[labels] + torch.randn(3000, 32, generator=generator)
+    retrieval_metrics(embeddings, labels, backend="torch")
+    assert sum(map(len, again)) < 30
 
 
 def test_faiss_uses_as_many_threads_as_pytorch_and_gives_the_setting_back(monkeypatch):

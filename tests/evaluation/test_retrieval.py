@@ -11,7 +11,7 @@ from naive_retrieval import naive_retrieval
 from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
 from torch.nn.functional import normalize
 
-from dmlbench.evaluation import neighbours, retrieval_metrics
+from dmlbench.evaluation import neighbours, quick_ranker, rankers, retrieval_metrics
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
 BACKENDS = ("torch", "faiss")
@@ -24,6 +24,14 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True, scope="module", params=["float64", "float32 where it decides"])
+def precision(request):
+    """Every test of this file holds for both rankers of PyTorch."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(rankers, "QUICK_PAYS_FROM_REFERENCES", 10**9 if request.param == "float64" else 1)
+        yield
 
 
 def blobs(count, dimension, classes, noise=1.0, seed=0):
@@ -107,7 +115,8 @@ def test_tile_size_changes_nothing(monkeypatch, tile):
     embeddings[::3] = embeddings[0]
     expected = retrieval_metrics(embeddings, labels)
     monkeypatch.setattr(neighbours, "CPU_TILE", tile)
-    monkeypatch.setattr(neighbours.FaissRanker, "rows_at_once", tile[0])
+    monkeypatch.setattr(quick_ranker, "CPU_TILE", tile)
+    monkeypatch.setattr(rankers.FaissRanker, "rows_at_once", tile[0])
     for backend in BACKENDS:
         assert retrieval_metrics(embeddings, labels, backend=backend) == pytest.approx(expected, abs=1e-12)
 
