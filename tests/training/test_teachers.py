@@ -1,10 +1,17 @@
+import copy
+
 import pytest
 import torch
 from torch.nn.functional import normalize
 
 from dmlbench.data.loader import Batch
 from dmlbench.distillation import distillation_loss, obdsd_targets, psd_targets
-from dmlbench.training.teachers import Memory
+from dmlbench.models import build_model
+from dmlbench.spec import InputSpec, ModelSpec
+from dmlbench.training.teachers import Memory, folded
+
+CONV4 = ModelSpec(backbone="conv4", embedding_dim=64)
+INPUT = InputSpec(channels=1, size=28, resize=28, mean=(0.5,), std=(0.25,), augmentation="none")
 
 
 def embeddings(seed: int, count: int = 3) -> torch.Tensor:
@@ -84,6 +91,36 @@ def test_a_memory_needs_no_second_forward_pass(make_learner, train):
     train(plain, range(2))
     assert steps == len(passes_of_base)
     assert not any(isinstance(module, type(learner.model)) for module in learner.teacher.modules())
+
+
+def random_statistics(network):
+    """As after training: BatchNorm that is no identity."""
+    torch.manual_seed(0)
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            for tensor in (module.weight, module.bias, module.running_mean):
+                torch.nn.init.normal_(tensor, 0.5)
+            torch.nn.init.uniform_(module.running_var, 0.1, 2)
+    return network.eval().requires_grad_(False)
+
+
+def test_folding_changes_nothing_but_the_time():
+    network = random_statistics(build_model(CONV4, INPUT))
+    images = torch.randn(32, 1, 28, 28)
+    reference, quick = network(images), folded(copy.deepcopy(network))
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in quick.modules())
+    assert sum(isinstance(module, torch.nn.BatchNorm2d) for module in network.modules()) == 4
+    torch.testing.assert_close(quick(images), reference, rtol=0, atol=4e-7)
+    in_doubles = copy.deepcopy(network).double()(images.double())
+    assert (quick(images) - in_doubles).abs().max() <= 4e-7
+
+
+def test_only_neighbours_in_a_sequence_are_folded():
+    apart = torch.nn.ModuleDict({"conv": torch.nn.Conv2d(1, 2, 3), "norm": torch.nn.BatchNorm2d(2)}).eval()
+    folded(apart)
+    assert isinstance(apart["norm"], torch.nn.BatchNorm2d)
+    others = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.ReLU(), torch.nn.BatchNorm2d(2)).eval()
+    assert [type(module) for module in folded(others)] == [torch.nn.Conv2d, torch.nn.ReLU, torch.nn.BatchNorm2d]
 
 
 def test_an_interrupted_training_remembers(make_learner, train):
