@@ -12,6 +12,7 @@ import pytest
 
 from dmlbench import load_results
 from dmlbench.analysis.statistics import t_interval
+from dmlbench.report.naming import percent
 from dmlbench.report.page import render
 from tests.e2e.conftest import Command
 
@@ -76,8 +77,8 @@ def test_readme_shows_the_reference_results() -> None:
     last = results[(results["dataset"] == "glyphs") & (results["selection"] == "last")]
     assert last.groupby("method").size().to_dict() == {"ms": 6, "ms+obdsd": 6}
     for method, metric in (("ms", "recall_at_1"), ("ms+obdsd", "recall_at_1"), ("ms", "map_at_r"), ("ms+obdsd", "nmi")):
-        estimate = t_interval(100 * last[last["method"] == method][metric])
-        assert f"{estimate.mean:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]" in text
+        estimate = t_interval(last[last["method"] == method][metric])
+        assert f"{percent(estimate.mean)} [{percent(estimate.low)}, {percent(estimate.high)}]" in text
     report = (ROOT / "reports" / "glyphs" / "report.md").read_text()
     row = next(line for line in report.splitlines() if line.startswith("| ms+obdsd | ms | 6 | −"))
     difference, p, sign_flip = (cell.strip() for cell in row.split("|")[4:7])
