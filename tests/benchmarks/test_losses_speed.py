@@ -26,9 +26,7 @@ def two_threads():
     torch.set_num_threads(before)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def heading():
-    print(f"\n{'forward + backward, ms':<28}{'ours':>8}{'PML':>8}{'ratio':>8}")
+HEADING = "Losses: forward and backward, batch 112 x 128, two threads"
 
 
 def make_batch(classes=CLASSES):
@@ -40,8 +38,9 @@ def make_batch(classes=CLASSES):
     return normalize(centres + 1.5 * noise), labels
 
 
-def compare(name, ours, theirs, limit, rounds=100):
-    """Print a row and hold the ratio to its limit; both are called with the embeddings, and backpropagate."""
+@pytest.fixture
+def compare(row):
+    """Adds a row and holds the ratio to its limit; both are called with the embeddings, and backpropagate."""
     embeddings = make_batch()[0].requires_grad_()
 
     def step(loss):
@@ -50,14 +49,17 @@ def compare(name, ours, theirs, limit, rounds=100):
 
         return call
 
-    timings = time_by_turns({"ours": step(ours), "PML": step(theirs)}, rounds=rounds)
-    ratio = timings.ratio("ours", "PML")
-    milliseconds = [1e3 * timings.median(which) for which in ("ours", "PML")]
-    print(f"{name:<28}{milliseconds[0]:>8.2f}{milliseconds[1]:>8.2f}{ratio:>8.2f}")
-    assert ratio <= limit
+    def run(name, ours, theirs, limit, rounds=100):
+        timings = time_by_turns({"ours": step(ours), "PML": step(theirs)}, rounds=rounds)
+        ratio = timings.ratio("ours", "PML")
+        ours_ms, theirs_ms = (f"{1e3 * timings.median(which):.2f}" for which in ("ours", "PML"))
+        row(HEADING, loss=name, **{"ours (ms)": ours_ms, "PML (ms)": theirs_ms, "ratio": f"{ratio:.2f}"})
+        assert ratio <= limit
+
+    return run
 
 
-def test_multi_similarity():
+def test_multi_similarity(compare):
     _, labels = make_batch()
     ours, miner = MultiSimilarityLoss(), miners.MultiSimilarityMiner(epsilon=0.1)
     theirs = losses.MultiSimilarityLoss(alpha=2, beta=40, base=0.5)
@@ -71,7 +73,7 @@ def test_multi_similarity():
 
 @pytest.mark.parametrize("mining", ["mined", "all"])
 @pytest.mark.parametrize("name", ["contrastive", "triplet", "margin"])
-def test_triplet_losses(name, mining):
+def test_triplet_losses(compare, name, mining):
     _, labels = make_batch()
     ours, theirs = {
         "contrastive": (ContrastiveLoss(), losses.ContrastiveLoss(distance=distances.LpDistance())),
@@ -89,7 +91,7 @@ def test_triplet_losses(name, mining):
 
 
 @pytest.mark.parametrize("classes", [100, 11_318])
-def test_proxy_anchor(classes):
+def test_proxy_anchor(compare, classes):
     _, labels = make_batch(classes)
     ours, theirs = ProxyAnchorLoss(classes, DIMENSION), losses.ProxyAnchorLoss(classes, DIMENSION)
 
@@ -104,7 +106,7 @@ def test_proxy_anchor(classes):
     compare(f"proxy_anchor, {classes:,} classes", afresh(ours), afresh(theirs), 1.0, rounds)
 
 
-def test_distillation():
+def test_distillation(compare):
     """Nothing of PML's compares; one step of its Multi-Similarity loss serves as the yardstick."""
     teacher, labels = make_batch()
     theirs = losses.MultiSimilarityLoss(alpha=2, beta=40, base=0.5)

@@ -1,0 +1,96 @@
+"""How cost grows: evaluation with the number of embeddings, a training step with the batch.
+
+    pytest -m benchmark tests/benchmarks/test_growth.py -s
+
+With --write-table it also draws `growth.png`.
+"""
+
+from pathlib import Path
+
+import pytest
+import torch
+from by_turns import time_by_turns
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+from test_retrieval_speed import extra_memory, make_set
+
+from dmlbench.evaluation import retrieval_metrics
+from dmlbench.measurement import SYNTHETIC
+from dmlbench.protocol import load_protocol
+from dmlbench.registry import Registry
+from dmlbench.report.style import COLUMN, PALETTE, RC
+from dmlbench.training.components import build_learner, build_seeded_model
+from dmlbench.training.step_cost import SYNTHETIC_SET, measure_steps, synthetic_batches
+
+pytestmark = pytest.mark.benchmark
+COUNTS = (1_000, 3_000, 10_000, 30_000, 60_502)
+BATCHES = (56, 112, 224, 448)
+METHODS = ("ms", "ms+obdsd", "ms+obdsd-mem")
+FIGURE = Path(__file__).parent / "growth.png"
+
+
+@pytest.fixture(scope="module")
+def drawn(request):
+    """Axes for both tests; saved at the end of a run that writes the tables."""
+    with rc_context(RC):
+        figure = Figure(figsize=(2 * COLUMN, 2.4))
+        axes = figure.subplots(1, 3)
+        yield axes
+        for one in axes:
+            one.set(xscale="log", yscale="log")
+            one.grid()
+        if request.config.getoption("--write-table"):
+            figure.savefig(FIGURE, dpi=160, metadata={"Software": None})
+
+
+@pytest.fixture
+def threads():
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def test_evaluation_with_the_number_of_embeddings(threads, row, drawn):
+    threads(2)
+    seconds, memory = [], []
+    for count in COUNTS:
+        embeddings, labels = make_set(count, 128, max(2, count * 11_316 // 60_502), noise=1.4)
+
+        def call(embeddings=embeddings, labels=labels):
+            retrieval_metrics(embeddings, labels, (1, 10, 100, 1000))
+
+        memory.append(extra_memory(call))
+        seconds.append(time_by_turns({"auto": call}, rounds=3, warm_up=0).median("auto"))
+        figures = {"seconds": f"{seconds[-1]:.2f}", "extra memory (MiB)": f"{memory[-1]:.0f}"}
+        row(
+            "Growth: evaluation, 128 dimensions, five or six images a class, two threads",
+            embeddings=f"{count:,}",
+            **figures,
+        )
+    for axes, values, label in zip(drawn, (seconds, memory), ("seconds", "extra memory (MiB)"), strict=False):
+        axes.plot(COUNTS, values, "o-", color=PALETTE[0], markersize=4)
+        axes.set_xlabel("embeddings")
+        axes.set_ylabel(f"evaluation: {label}")
+
+
+def test_a_step_with_the_batch(threads, row, drawn):
+    threads(1)
+    device = torch.device("cpu")
+    steps = {name: [] for name in METHODS}
+    for batch_size in BATCHES:
+        protocol = load_protocol("conv4-64", SYNTHETIC, {"training": {"batch_size": batch_size}})
+        learners = {}
+        for name in METHODS:
+            method = Registry().resolve(name, SYNTHETIC, protocol.name)
+            model = build_seeded_model(protocol, 0, device)
+            learners[name] = build_learner(method, protocol, model, SYNTHETIC_SET, device)
+        costs = measure_steps(learners, synthetic_batches(protocol, device), rounds=10, warm_up=2)
+        for name, cost in costs.items():
+            steps[name].append(sorted(cost.step_ms)[len(cost.step_ms) // 2])
+        figures = {f"{name} (ms)": f"{values[-1]:.1f}" for name, values in steps.items()}
+        row("Growth: a step of conv4-64, one thread", batch=str(batch_size), **figures)
+    for name, colour, marker in zip(METHODS, PALETTE, "osD", strict=False):
+        drawn[2].plot(BATCHES, steps[name], marker + "-", color=colour, label=name, markersize=4)
+    drawn[2].set_xlabel("batch")
+    drawn[2].set_ylabel("training step (ms)")
+    drawn[2].legend()
