@@ -10,6 +10,7 @@ from typing import Any
 
 from dmlbench.atomic import write_atomically
 from dmlbench.errors import UserError
+from dmlbench.spec import digest
 
 FOLDER = "overhead"
 SYNTHETIC = "synthetic"  # in place of a dataset's name
@@ -72,7 +73,7 @@ class Measurement:
 
 
 def write_measurement(root: Path, measurement: Measurement) -> Path:
-    """Write a measurement into the results folder; none is ever overwritten.
+    """Write a measurement into the results folder, under a name of its own.
 
     Raises:
         UserError: where that is not possible.
@@ -80,7 +81,8 @@ def write_measurement(root: Path, measurement: Measurement) -> Path:
     folder = root / FOLDER
     day = re.sub(r"\D", "", measurement.started)[:14]
     stem = "_".join(_slug(part) for part in (measurement.protocol, measurement.dataset, measurement.device, day))
-    path = folder / f"{stem}.json"
+    kind = digest([measurement.variant, measurement.protocol_hash, measurement.environment, [*measurement.methods]])
+    path = folder / f"{stem}_{kind[:6]}.json"
     content = {"version": VERSION, **measurement.__dict__}
     content["methods"] = {name: method.__dict__ for name, method in measurement.methods.items()}
     try:
@@ -105,23 +107,36 @@ def _read(path: Path) -> Measurement:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         version = content.pop("version", None)
-        fields = content.pop("methods").items() if version == VERSION else ()
-        methods = {name: _method(method) for name, method in fields}
-        measurement = Measurement(**content, methods=methods) if methods else None
+        if version == VERSION:
+            methods = {name: _method(fields) for name, fields in content.pop("methods").items()}
+            return _checked(Measurement(**content, methods=methods))
     except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{path}: not a readable measurement ({reason})", hint=MOVE) from error
-    if measurement is None:
-        raise UserError(f"{path}: measurement version {version!r} is not known here (known: {VERSION})", hint=MOVE)
-    if any(len(method.step_ms) != measurement.rounds for method in methods.values()):
-        raise UserError(f"{path}: not a measurement (not a time for each of {measurement.rounds} rounds)", hint=MOVE)
+    raise UserError(f"{path}: measurement version {version!r} is not known here (known: {VERSION})", hint=MOVE)
+
+
+def _checked(measurement: Measurement) -> Measurement:
+    """Raise ValueError where a report could not be made of it."""
+    datetime.fromisoformat(measurement.started)
+    if not isinstance(measurement.environment, dict) or not measurement.methods:
+        raise ValueError("no environment, or no methods")
+    for name, method in measurement.methods.items():
+        if method.base not in measurement.methods:
+            raise ValueError(f"{name} without its base {method.base}")
+        times = [method.step_ms, *method.phases_ms.values()]
+        if any(len(values) != measurement.rounds for values in times):
+            raise ValueError(f"{name}: not a time for each of {measurement.rounds} rounds")
+        if min(*method.step_ms, method.peak_mb, method.gflop) <= 0:
+            raise ValueError(f"{name}: a time, size or count that is not positive")
     return measurement
 
 
 def _method(fields: Mapping[str, Any]) -> Measured:
     phases = {phase: tuple(map(float, values)) for phase, values in fields["phases_ms"].items()}
     plain = {"marks": tuple(fields["marks"]), "step_ms": tuple(map(float, fields["step_ms"])), "phases_ms": phases}
-    return Measured(**{**fields, **plain})
+    sizes = {name: float(fields[name]) for name in ("peak_mb", "gflop")}
+    return Measured(**{**fields, **plain, **sizes})
 
 
 def _slug(text: str) -> str:
@@ -129,9 +144,9 @@ def _slug(text: str) -> str:
 
 
 def _rounded(value: Any) -> Any:  # noqa: ANN401 - JSON
-    """Times and sizes to four decimals: a tenth of a microsecond."""
+    """Numbers with seven significant digits."""
     if isinstance(value, float):
-        return round(value, 4)
+        return float(f"{value:.7g}")
     if isinstance(value, Mapping):
         return {key: _rounded(item) for key, item in value.items()}
     return [_rounded(item) for item in value] if isinstance(value, list | tuple) else value

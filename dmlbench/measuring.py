@@ -13,9 +13,9 @@ from dmlbench.data.loader import Batch, TrainingBatches
 from dmlbench.measurement import SYNTHETIC, Measured, Measurement
 from dmlbench.overhead import CostPlan, modifier_of
 from dmlbench.spec import digest, protocol_identity
+from dmlbench.step_cost import BATCHES, SYNTHETIC_SET, measure_steps, synthetic_batches
 from dmlbench.training.components import TrainingSet, build_learner, build_seeded_model
 from dmlbench.training.device import prepare, resolve_device
-from dmlbench.training.step_cost import BATCHES, SYNTHETIC_SET, measure_steps, synthetic_batches
 
 WARM_UP = 3
 SEED = 0

@@ -59,11 +59,26 @@ def plan_cost(request: CostRequest, log: Log) -> CostPlan:
     settings = MethodSettings(method_settings["loss"], method_settings["distillation"])
     methods = [registry.resolve(method, name, protocol.name, settings) for method in names]
     check_applied(method_settings, methods)
+    _check_taught(methods, protocol)
     dataset = dataset_spec(info, request.data_dir, log) if info else None
     if dataset:
         prepare(dataset, request.data_dir, log)
     variant = ", ".join(sorted(request.settings))
     return CostPlan(sorted(methods, key=_place), protocol, dataset, variant, request.data_dir)
+
+
+def _check_taught(methods: list[MethodSpec], protocol: ProtocolSpec) -> None:
+    """A distillation that has no say costs nothing, and a table of that would mislead."""
+    modified = [method for method in methods if method.distillation]
+    if modified and protocol.training.epochs < 2:
+        raise UserError(
+            f"training.epochs={protocol.training.epochs}: the first epoch has no teacher, so {modified[0].name} would "
+            "seem to be free",
+            hint="--set training.epochs=2, or more",
+        )
+    for method in modified:
+        if method.distillation and method.distillation.values().get("lambda") == 0:
+            raise UserError(f"{method.name}: with distillation.lambda=0 it is its base", hint="leave out the setting")
 
 
 def modifier_of(method: MethodSpec) -> str:

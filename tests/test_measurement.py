@@ -1,4 +1,5 @@
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -11,13 +12,19 @@ from tests.fake_measurements import make_measurement
 def test_what_is_written_is_read_back(tmp_path):
     measurement = make_measurement(variant="training.autocast=bfloat16")
     path = write_measurement(tmp_path, measurement)
-    assert path == tmp_path / FOLDER / "conv4-64_synthetic_fast-co_20260102030405.json"
+    assert path.parent == tmp_path / FOLDER
+    assert re.fullmatch(r"conv4-64_synthetic_fast-co_20260102030405_[0-9a-f]{6}\.json", path.name)
     (back,) = read_measurements(tmp_path)
     assert replace(back, methods={}) == replace(measurement, methods={})
     for name, method in measurement.methods.items():
         assert back.methods[name].step_ms == pytest.approx(method.step_ms, abs=1e-4)
         assert back.methods[name].marks == method.marks
         assert back.methods[name].phases_ms.keys() == method.phases_ms.keys()
+
+
+def test_measurements_of_one_second_do_not_meet(tmp_path):
+    others = ({}, {"variant": "training.batch_size=8"}, {"environment": {"machine": "other", "cpu": "Fast & Co"}})
+    assert len({write_measurement(tmp_path, make_measurement(**changes)) for changes in others}) == 3
 
 
 def test_the_oldest_comes_first(tmp_path):
@@ -39,6 +46,13 @@ def test_a_folder_without_measurements_has_none(tmp_path):
         (lambda content: content.replace('"epochs"', '"epoch"'), "not a readable measurement"),
         (lambda content: content.replace('"rounds": 20', '"rounds": 21'), "not a time for each of 21 rounds"),
         (lambda content: json.dumps([1]), "not a readable measurement"),
+        (lambda content: content.replace("2026-01-02T", "yesterday "), "not a readable measurement"),
+        (lambda content: content.replace('"base": "ms"', '"base": "triplet"'), "ms without its base triplet"),
+        (lambda content: re.sub(r'"gflop": [0-9.]+', '"gflop": 0', content), "not positive"),
+        (lambda content: re.sub(r'"gflop": [0-9.]+', '"gflop": "many"', content), "not a readable measurement"),
+        (lambda content: re.sub(r'"environment": \{[^}]*\}', '"environment": null', content), "no environment"),
+        (lambda content: re.sub(r'"methods": \{.*\}', '"methods": {}}', content, flags=re.DOTALL), "no methods"),
+        (lambda content: re.sub(r'("teacher": \[)\s*[0-9.]+,', r"\1", content, count=1), "a time for each"),
     ],
 )
 def test_a_damaged_file_is_one_line(tmp_path, change, message):

@@ -132,6 +132,7 @@ def test_margin_psd_is_an_unpublished_composition():
     assert UNPUBLISHED == "unpublished composition"
     assert resolve("margin+psd").marks == (UNTUNED, UNPUBLISHED)
     assert resolve("ms+psd").marks == (UNTUNED,)
+    assert resolve("margin").marks == ()
 
 
 @pytest.mark.parametrize("name", ["ms+psd-mem", "ms+obdsd-mem", "margin+obdsd-mem"])
@@ -148,7 +149,6 @@ def test_a_memory_has_the_settings_of_what_it_replaces():
             assert official.values() == memory.values()
             assert official.identity() != memory.identity()
             assert (official.teacher, memory.teacher) == ("previous-epoch", "memory")
-    assert resolve("margin").marks == ()
 
 
 def test_learned_parameters_have_their_published_rates():

@@ -1,12 +1,13 @@
 """Overhead measured by turns: ratios of a method's step to its own base's in the same round, with intervals."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from statistics import median
 
 import pandas as pd
 
-from dmlbench.analysis.groups import slug, without_paths
+from dmlbench.analysis.groups import slug
 from dmlbench.analysis.statistics import Estimate, median_interval
 from dmlbench.measurement import Measured, Measurement
 
@@ -35,9 +36,7 @@ def places(measurements: Sequence[Measurement]) -> list[list[Measurement]]:
     """Measurements of the same thing on the same machine together, the oldest first."""
     by_place: dict[tuple[str, ...], list[Measurement]] = {}
     for measurement in measurements:
-        machine = str(measurement.environment.get("machine")), str(measurement.environment.get("device"))
-        key = (measurement.protocol, measurement.variant, measurement.protocol_hash, measurement.dataset, *machine)
-        by_place.setdefault(key, []).append(measurement)
+        by_place.setdefault(_place(measurement), []).append(measurement)
     return list(by_place.values())
 
 
@@ -92,9 +91,15 @@ def agreements(earlier: Measurement, later: Measurement) -> list[Agreement]:
 
 
 def measurement_slug(measurement: Measurement) -> str:
-    """A name for files and anchors, the same for all measurements of the same thing on the same machine."""
-    parts = (measurement.protocol, measurement.variant, measurement.dataset, measurement.device)
-    return "_".join(["cost", *(slug(without_paths(part)) for part in parts if part)])
+    """A name for files and anchors, the same for all measurements of the same thing on the same machine alone."""
+    parts = (measurement.protocol, measurement.dataset, measurement.device)
+    own = hashlib.sha256("|".join(_place(measurement)).encode()).hexdigest()[:6]
+    return "_".join(["cost", *(slug(part) for part in parts), own])
+
+
+def _place(measurement: Measurement) -> tuple[str, ...]:
+    machine = str(measurement.environment.get("machine")), str(measurement.environment.get("device"))
+    return measurement.protocol, measurement.variant, measurement.protocol_hash, measurement.dataset, *machine
 
 
 def _agreement(name: str, earlier: Measurement, later: Measurement) -> Agreement:

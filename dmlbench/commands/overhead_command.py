@@ -28,7 +28,7 @@ ROUNDS = 30
 @click.option("--methods", required=True, multiple=True, callback=names, help="Comma-separated; bases are added.")
 @protocol_option()
 @click.option("--dataset", help="Measure on the images of this dataset.")
-@click.option("--synthetic", is_flag=True, help="Measure on random pixels, which cost the same [default].")
+@click.option("--synthetic", is_flag=True, help="Measure on random pixels of 100 classes [default].")
 @click.option("--rounds", type=click.IntRange(5), default=ROUNDS, show_default=True, help="Rounds that count.")
 @set_option()
 @data_dir_option()

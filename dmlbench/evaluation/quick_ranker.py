@@ -16,6 +16,7 @@ from dmlbench.evaluation.neighbours import (
 BLOCK = (
     64  # references whose largest similarity is looked at first: dozens of blocks are searched faster than thousands
 )
+DOUBTFUL = 16  # references of a tile that a query is compared with again; one with more is left to float64 as a whole
 SPARE = 4  # hard negatives kept beyond the R that decide, so that few queries are in doubt
 
 
@@ -49,7 +50,7 @@ class QuickRanker:
         ranks = ranks_among(positives, negatives)
         doubtful = (positives - TIE <= scan.bound + self.margin) & (ranks <= self.gallery.positives[rows, None])
         ranks[:, 0] = 1 + scan.above
-        again = doubtful.any(dim=1).nonzero().squeeze(1)
+        again = (doubtful.any(dim=1) | scan.given_up).nonzero().squeeze(1)
         if len(again):
             ranks[again] = self.exact(rows[again], positives[again])
         return ranks
@@ -62,6 +63,7 @@ class _Scan:
         above: (B,) int64, negatives at least as similar as the first positive.
         hardest: (B, K) float32 similarities of the hardest negatives, in any order; -inf where there are fewer.
         columns: (B, K) int64, which they are.
+        given_up: (B,) bool, queries among whose references float32 hardly tells any apart, as after a collapse.
         bound: (B, 1) float32: a negative that is not kept is no more similar, or before no positive.
     """
 
@@ -74,9 +76,12 @@ class _Scan:
         self.bound = (last - 3 * ranker.margin).float()
         kept = len(rows), positives.shape[1] + SPARE
         self.above = torch.zeros(len(rows), dtype=torch.int64)
-        self.hardest, self.columns = torch.full(kept, -torch.inf), torch.zeros(kept, dtype=torch.int64)
+        self.hardest = torch.full(kept, -torch.inf, dtype=torch.float32)
+        self.columns = torch.zeros(kept, dtype=torch.int64)
+        self.given_up = torch.zeros(len(rows), dtype=torch.bool)
         # One buffer for all tiles: fresh pages for each would cost as much as the product itself.
-        self._buffer = torch.empty(len(rows) * min(ranker.columns_at_once, len(ranker.singles)))
+        width = min(ranker.columns_at_once, len(ranker.singles))
+        self._buffer = torch.empty(len(rows) * width, dtype=torch.float32)
 
     def tile(self, begin: int, references: Tensor) -> None:
         """Take in references (C, D) float32, which begin at the row ``begin`` of the gallery."""
@@ -89,7 +94,7 @@ class _Scan:
         similarities[:, max(count - begin, 0) :] = -torch.inf  # what fills the last block
         tops = similarities.view(len(self.rows), -1, BLOCK).amax(dim=2)
         highest = tops.amax(dim=1, keepdim=True)
-        self._count((highest > self.low).nonzero()[:, 0], begin, similarities)
+        self._count((highest > self.low).nonzero()[:, 0], begin, similarities)  # may raise the bounds
         self._collect((highest > self.bound).nonzero()[:, 0], begin, similarities, tops)
 
     def _count(self, queries: Tensor, begin: int, similarities: Tensor) -> None:
@@ -97,7 +102,8 @@ class _Scan:
         some, low, high = similarities[queries], self.low[queries], self.high[queries]
         surely, maybe = _beyond(some, high), _beyond(some, low)
         self.above[queries] += surely
-        doubtful = (maybe != surely).nonzero()[:, 0]
+        self._give_up(queries[maybe - surely > DOUBTFUL])
+        doubtful = ((maybe != surely) & (maybe - surely <= DOUBTFUL)).nonzero()[:, 0]
         if len(doubtful):
             near = (some[doubtful] > low[doubtful]) & (some[doubtful] <= high[doubtful])
             which, column = near.nonzero(as_tuple=True)
@@ -105,6 +111,12 @@ class _Scan:
             pairs = self.gallery.embeddings[self.rows[query]], self.gallery.embeddings[begin + column]
             exact = (pairs[0] * pairs[1]).sum(dim=1)
             self.above.index_add_(0, query, (exact >= self.first[query, 0] - TIE).long())
+
+    def _give_up(self, queries: Tensor) -> None:
+        """Look no further: nothing is above an infinite bound."""
+        self.given_up[queries] = True
+        for bound in (self.low, self.high, self.bound):
+            bound[queries] = torch.inf
 
     def _collect(self, queries: Tensor, begin: int, similarities: Tensor, tops: Tensor) -> None:
         """Keep the hardest negatives: they are in the blocks with the highest tops."""
@@ -128,4 +140,4 @@ def _beyond(similarities: Tensor, bound: Tensor) -> Tensor:
     """
     flags = torch.empty_like(similarities)
     torch.gt(similarities, bound, out=flags)
-    return (flags @ torch.ones(flags.shape[1])).long()
+    return (flags @ torch.ones(flags.shape[1], dtype=flags.dtype)).long()

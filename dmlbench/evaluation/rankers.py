@@ -9,10 +9,10 @@ from dmlbench.evaluation.quick_ranker import QuickRanker
 
 BACKENDS = ("auto", "torch", "faiss")
 
-# Measured on one and two CPU cores, 128 dimensions: with fewer references float64 is as fast as float32 with its
-# checks, and PyTorch as faiss, which has to be imported; with more positives faiss's longer lists cost more than they
-# save.
-QUICK_PAYS_FROM_REFERENCES = 4_000
+# Measured on one and two CPU cores, 128 dimensions: with fewer references or more positives float64 is as fast as
+# float32 with its checks, and PyTorch as faiss, which has to be imported.
+QUICK_PAYS_FROM_REFERENCES = 10_000
+QUICK_PAYS_TO_POSITIVES = 20
 FAISS_PAYS_FROM_REFERENCES = 10_000
 FAISS_PAYS_TO_POSITIVES = 50
 
@@ -28,7 +28,9 @@ def make_ranker(gallery: Gallery, backend: str, depth: int) -> "TorchRanker | Qu
     """
     if backend not in BACKENDS:
         raise ValueError(f"unknown backend {backend!r}; valid: {', '.join(BACKENDS)}")
-    if backend == "torch" or (backend == "auto" and not _faiss_pays(gallery)):
+    if backend == "torch" or (
+        backend == "auto" and not _pays(gallery, FAISS_PAYS_FROM_REFERENCES, FAISS_PAYS_TO_POSITIVES)
+    ):
         return torch_ranker(gallery)
     try:
         return FaissRanker(gallery, depth)
@@ -41,15 +43,13 @@ def make_ranker(gallery: Gallery, backend: str, depth: int) -> "TorchRanker | Qu
 
 def torch_ranker(gallery: Gallery) -> TorchRanker | QuickRanker:
     """The faster of the two that need no faiss."""
-    on_cpu = gallery.embeddings.device.type == "cpu"
-    many = len(gallery.embeddings) >= QUICK_PAYS_FROM_REFERENCES
-    return QuickRanker(gallery) if on_cpu and many else TorchRanker(gallery)
+    quick = _pays(gallery, QUICK_PAYS_FROM_REFERENCES, QUICK_PAYS_TO_POSITIVES)
+    return QuickRanker(gallery) if quick else TorchRanker(gallery)
 
 
-def _faiss_pays(gallery: Gallery) -> bool:
-    many = len(gallery.embeddings) >= FAISS_PAYS_FROM_REFERENCES
-    short = int(gallery.positives.max()) <= FAISS_PAYS_TO_POSITIVES
-    return many and short and gallery.embeddings.device.type == "cpu"
+def _pays(gallery: Gallery, from_references: int, to_positives: int) -> bool:
+    many = len(gallery.embeddings) >= from_references
+    return many and int(gallery.positives.max()) <= to_positives and gallery.embeddings.device.type == "cpu"
 
 
 class FaissRanker:

@@ -53,7 +53,8 @@ def retrieval_metrics(
 
     first_ranks, precisions, average_precisions = [], [], []
     for rows in queries.split(ranker.rows_at_once):
-        ranks = ranker(rows, positive_similarities(gallery, rows))
+        with torch.autocast(rows.device.type, enabled=False):  # counts are sums, too
+            ranks = ranker(rows, positive_similarities(gallery, rows))
         precision, average_precision = _at_r(ranks, gallery.positives[rows])
         first_ranks.append(ranks[:, 0])
         precisions.append(precision)

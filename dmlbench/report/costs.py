@@ -1,5 +1,6 @@
 """A section for everything that `dmlbench overhead` measured: one machine, one protocol, one kind of image."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 from dmlbench.analysis.groups import without_paths
@@ -13,11 +14,15 @@ from dmlbench.report.tables.measured import measured_table
 
 def cost_sections(material: Material) -> list[Section]:
     """The latest measurement of each, beside what earlier ones say."""
-    return [_section(material, own) for own in places(material.measurements)]
+    each = places(material.measurements)
+    titles = Counter(own[-1].title for own in each)
+    return [_section(material, own, alone=titles[own[-1].title] == 1) for own in each]
 
 
-def _section(material: Material, own: Sequence[Measurement]) -> Section:
-    latest, place = own[-1], Place(without_paths(own[-1].title), measurement_slug(own[-1]))
+def _section(material: Material, own: Sequence[Measurement], *, alone: bool) -> Section:
+    latest = own[-1]
+    which = "" if alone else f" (machine {latest.environment.get('machine')}, protocol {latest.protocol_hash[:6]})"
+    place = Place(without_paths(latest.title) + which, measurement_slug(latest))
     costs, phases = measured_overhead(latest), measured_phases(latest)
     modified = costs[costs["modifier"] != ""]
     plots = [overhead_plot(place, modified, material.look, TURNS)] if len(modified) else []

@@ -69,7 +69,8 @@ def render(
         inner = results_root / "runs"
         there = f"name {inner} with --results" if inner.is_dir() else "`dmlbench run --results` fills it"
         raise UserError(f"{results_root}: no finished results", hint=there)
-    results, costs = _kept(results, only), _kept_measurements(measurements, only)
+    measured = measured_frame(measurements)
+    results, costs = _kept(results, only, also=measured), _kept_measurements(measurements, only)
     tell(f"{results['folder'].nunique()} cells read")
     arranged = arrange(results)
     specs = sources.read_specs(arranged)
@@ -92,13 +93,16 @@ def render(
     return target
 
 
-def _kept(frame: pd.DataFrame, only: Only | None, *, known: bool = False) -> pd.DataFrame:
+def _kept(
+    frame: pd.DataFrame, only: Only | None, *, also: pd.DataFrame | None = None, known: bool = False
+) -> pd.DataFrame:
+    """The rows asked for; `also` holds further names that are no mistake, `known` says that they were checked."""
     for column, names in (only or {}).items():
         if column not in FILTERS:
             raise unknown_name("column", column, FILTERS, where="--only")
-        unknown = [] if known else sorted(set(names) - set(frame[column]))
-        if unknown:
-            raise unknown_name(column, unknown[0], frame[column].unique(), where="--only")
+        there = {*frame[column], *(also[column] if also is not None else ())}
+        if unknown := [] if known else sorted(set(names) - there):
+            raise unknown_name(column, unknown[0], sorted(there), where="--only")
     for column, names in (only or {}).items():
         frame = frame[frame[column].isin(list(names))]
     return frame
@@ -107,7 +111,7 @@ def _kept(frame: pd.DataFrame, only: Only | None, *, known: bool = False) -> pd.
 def _kept_measurements(measurements: Sequence[Measurement], only: Only | None) -> tuple[Measurement, ...]:
     """Those of the protocols and datasets asked for, with the methods asked for and their bases.
 
-    What a step costs on synthetic images it costs on those of every dataset.
+    Synthetic images stand for those of every dataset.
     """
     wanted = dict(only or {})
 

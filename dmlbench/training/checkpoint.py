@@ -1,7 +1,7 @@
 """A training that can be gone on with after any end: one checkpoint an epoch, the one before it kept.
 
-Random streams are functions of seed, epoch and purpose, so a checkpoint holds no generator; the teacher is the
-student of the epoch before, so it holds none either. What it holds is read back without pickle's freedom to run code.
+Random streams are functions of seed, epoch and purpose, so a checkpoint holds no generator; nor does it hold a teacher
+that is the student of the epoch before. What it holds is read back without pickle's freedom to run code.
 """
 
 import io

@@ -7,6 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.nn.utils.parametrize import is_parametrized
 
 from dmlbench.data.loader import Batch
 
@@ -74,7 +75,7 @@ class Memory(nn.Module):
         return torch.where(self.seen[batch.indices, None], self.kept[batch.indices], student)
 
     def end_step(self, batch: Batch, student: Tensor) -> None:
-        """Remember the batch; of an image that it holds twice, the later embedding."""
+        """Remember the batch; of an image drawn twice, the later embedding where the protocol is deterministic."""
         self.kept[batch.indices] = student
         self.seen[batch.indices] = True
 
@@ -91,6 +92,9 @@ def folded(network: nn.Module) -> nn.Module:
     for module in list(network.modules()):
         if isinstance(module, nn.Sequential):
             for place, (layer, following) in enumerate(pairwise(list(module))):
-                if isinstance(layer, nn.Conv2d) and isinstance(following, nn.BatchNorm2d):
+                # Exact types: a subclass computes something else, such as timm's BatchNorm with an activation.
+                if type(layer) is not nn.Conv2d or type(following) is not nn.BatchNorm2d or is_parametrized(layer):
+                    continue
+                if following.running_mean is not None:
                     module[place], module[place + 1] = fuse_conv_bn_eval(layer, following), nn.Identity()
     return network.eval()

@@ -12,8 +12,8 @@ import torch
 from by_turns import time_by_turns
 
 from dmlbench.protocol import load_protocol
+from dmlbench.step_cost import synthetic_batches
 from dmlbench.training.components import build_seeded_model
-from dmlbench.training.step_cost import synthetic_batches
 from dmlbench.training.teachers import folded
 
 pytestmark = pytest.mark.benchmark

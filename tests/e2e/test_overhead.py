@@ -27,7 +27,7 @@ def test_costs_are_measured_twice_and_reported_without_any_cell(dmlbench: Comman
     assert sum("agrees with" in line or "DISAGREES with" in line for line in again.stdout.splitlines()) == 2
     assert len(list(file.parent.glob("*.json"))) == 2
 
-    page = dmlbench("report", "--name", "costs")
+    page = dmlbench("report", "--name", "costs", "--only", "protocol=conv4-64", "--only", "method=ms+psd,ms+obdsd-mem")
     assert page.returncode == 0, page.stderr
     text = (tmp_path / "reports" / "costs" / "report.md").read_text()
     assert text.count("## Cost of a step: conv4-64") == 1
@@ -53,6 +53,11 @@ def test_costs_on_a_datasets_own_images(dmlbench: Command, tmp_path: Path) -> No
         (("--methods", "ms", *SMALL, "--set", "distillation.tau=2"), "no chosen method has this parameter"),
         (("--methods", "ms", "--dataset", "glyhps"), "unknown dataset 'glyhps'; did you mean 'glyphs'?"),
         (("--methods", "ms", "--protocol", "conv4-64", "--rounds", "2"), "2 is not in the range x>=5"),
+        (("--methods", "ms+psd", *SMALL, "--set", "training.epochs=1"), "ms+psd would seem to be free; --set training"),
+        (
+            ("--methods", "ms+psd", *SMALL, "--set", "distillation.lambda=0"),
+            "lambda=0 it is its base",
+        ),
     ],
 )
 def test_one_clear_line(arguments: tuple[str, ...], message: str, dmlbench: Command, tmp_path: Path) -> None:

@@ -29,20 +29,23 @@ def random_pairs(count):
     return torch.randn(count, 8, generator=generator), torch.arange(count) // 2
 
 
+@pytest.mark.parametrize("spread", [0.0, 1e-6, 1.0])
 @pytest.mark.parametrize("quick_from", [1, 10**9])
 @pytest.mark.parametrize("backend", ["torch", "faiss"])
-def test_memory_does_not_grow_with_the_square(monkeypatch, backend, quick_from):
+def test_memory_does_not_grow_with_the_square(monkeypatch, backend, quick_from, spread):
+    """Not of embeddings that coincide or nearly do, either: there float32 decides nothing."""
     for module in (neighbours, quick_ranker):
         monkeypatch.setattr(module, "CPU_TILE", (32, 128))
     monkeypatch.setattr(rankers, "QUICK_PAYS_FROM_REFERENCES", quick_from)
     monkeypatch.setattr(rankers.FaissRanker, "rows_at_once", 32)
     largest = {}
-    for count in (500, 2000):
+    for count in (256, 1024):
         embeddings, labels = random_pairs(count)
+        embeddings = torch.ones(8, dtype=torch.float64) + spread * embeddings
         with LargestTensor() as seen:
             retrieval_metrics(embeddings, labels, backend=backend)
         largest[count] = seen.elements
-    assert largest[2000] <= max(4 * largest[500], 2000 * 8)  # the embeddings themselves, four times as many
+    assert largest[1024] <= max(4 * largest[256], 1024 * 8)  # the embeddings themselves, four times as many
 
 
 @pytest.mark.parametrize(("count", "positives", "expected"), [(64, 1, "faiss"), (62, 1, "torch"), (64, 3, "torch")])
@@ -85,6 +88,8 @@ def test_single_precision_is_for_many_references(monkeypatch, count, expected):
     embeddings, labels = random_pairs(count)
     gallery = neighbours.Gallery.of(embeddings.double(), labels)
     assert type(rankers.make_ranker(gallery, "torch", depth=1)).__name__ == expected
+    large_classes = neighbours.Gallery.of(embeddings.double(), torch.arange(count) // 30)
+    assert type(rankers.make_ranker(large_classes, "torch", depth=1)).__name__ == "TorchRanker"
 
 
 def near_ties(spread):
@@ -125,6 +130,20 @@ def test_single_precision_gives_the_very_ranks(count, classes):
     within = exact <= gallery.positives[rows, None]
     assert torch.equal(exact[within], quick[within])
     assert (quick[~within] > gallery.positives[rows, None].expand_as(quick)[~within]).all()
+
+
+def test_numbers_do_not_depend_on_the_callers_precision(monkeypatch):
+    monkeypatch.setattr(rankers, "QUICK_PAYS_FROM_REFERENCES", 1)
+    embeddings, labels = random_pairs(2000)
+    ks = (1, 300, 1000)
+    expected = retrieval_metrics(embeddings, labels, ks, backend="torch")
+    with torch.autocast("cpu", torch.bfloat16):
+        assert retrieval_metrics(embeddings, labels, ks, backend="torch") == expected
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert retrieval_metrics(embeddings, labels, ks, backend="torch") == expected
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 def test_few_queries_need_double_precision(monkeypatch):

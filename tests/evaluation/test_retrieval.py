@@ -31,6 +31,7 @@ def precision(request):
     """Every test of this file holds for both rankers of PyTorch."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(rankers, "QUICK_PAYS_FROM_REFERENCES", 10**9 if request.param == "float64" else 1)
+        patched.setattr(rankers, "QUICK_PAYS_TO_POSITIVES", 10**9)
         yield
 
 

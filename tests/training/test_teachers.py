@@ -123,6 +123,30 @@ def test_only_neighbours_in_a_sequence_are_folded():
     assert [type(module) for module in folded(others)] == [torch.nn.Conv2d, torch.nn.ReLU, torch.nn.BatchNorm2d]
 
 
+class NormAndActivation(torch.nn.BatchNorm2d):
+    """As timm has it: folding it would lose the activation."""
+
+    def forward(self, images):
+        return super().forward(images).relu()
+
+
+@pytest.mark.parametrize(
+    "following", [NormAndActivation(2), torch.nn.BatchNorm2d(2, track_running_stats=False), torch.nn.InstanceNorm2d(2)]
+)
+def test_what_computes_something_else_stays(following):
+    network = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), following).eval()
+    images = torch.randn(4, 1, 8, 8)
+    expected = network(images)
+    assert folded(network)[1] is following
+    assert torch.equal(network(images), expected)
+
+
+def test_a_parametrised_convolution_stays():
+    convolution = torch.nn.utils.parametrizations.weight_norm(torch.nn.Conv2d(1, 2, 3))
+    network = folded(torch.nn.Sequential(convolution, torch.nn.BatchNorm2d(2)).eval())
+    assert isinstance(network[1], torch.nn.BatchNorm2d)
+
+
 def test_an_interrupted_training_remembers(make_learner, train):
     whole, begun, resumed = (make_learner("ms+obdsd-mem", 75) for _ in range(3))
     train(whole, range(3))

@@ -46,7 +46,8 @@ def _notes(measurement: Measurement) -> list[str]:
     rounds = f"Medians of {measurement.rounds} rounds [95% bootstrap interval], batches of {measurement.batch_size}; "
     epochs = f"Over {measurement.epochs} epochs: the first has no teacher. "
     return [
-        rounds + "all methods take turns in one process, and a ratio is formed within a round.",
+        rounds + "all methods take turns in one process, and a ratio is formed within a round. The interval is of this "
+        "process: another one may differ by more.",
         epochs + "Arithmetic: ratio of the multiplications and additions, all that an ideal machine would take. Peak: "
         "weights, gradients, optimiser, teacher, activations.",
     ]
@@ -55,10 +56,12 @@ def _notes(measurement: Measurement) -> list[str]:
 def _agreement(found: Sequence[Agreement]) -> list[str]:
     if not found:
         return []
-    not_agreeing = [f"{one.method} ({_ratio(one.earlier.mean)} before)" for one in found if not one.agree]
-    if not_agreeing:
-        return [f"An earlier measurement on this machine differs for {', '.join(not_agreeing)}."]
-    return ["An earlier measurement on this machine agrees for every method."]
+    said = "; ".join(f"{one.method} {_before(one)}{'' if one.agree else ', does not agree'}" for one in found)
+    return [f"The measurement before on this machine: {said}."]
+
+
+def _before(one: Agreement) -> str:
+    return f"{_ratio(one.earlier.mean)} [{_ratio(one.earlier.low)}, {_ratio(one.earlier.high)}]"
 
 
 def _ratio(value: float) -> str:

@@ -17,10 +17,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from dmlbench.data.loader import Batch
 from dmlbench.interleave import interleave
 from dmlbench.spec import ProtocolSpec
+from dmlbench.step_memory import peak_bytes
 from dmlbench.training.clock import PHASES
 from dmlbench.training.components import TrainingSet
 from dmlbench.training.learner import Learner
-from dmlbench.training.memory import peak_bytes
 
 TURN_SECONDS = 0.2  # what a turn lasts at least: one step of a small network is too short to time
 SYNTHETIC_SET = TrainingSet(classes=100, images=5900)  # about CUB's training half
