@@ -42,7 +42,7 @@ def build_learner(
     training = protocol.training
     sizes = {"num_classes": train.classes, "embedding_dim": protocol.model.embedding_dim}
     criterion = build_loss(method.loss, sizes).to(device)
-    # Fused takes 0.4 of the default's time on a CPU (tests/benchmarks/test_step_speed.py). On CUDA nobody has measured it yet.
+    # Fused takes 0.4 of the default's time on a CPU (tests/benchmarks/test_step_speed.py); on CUDA it is not measured.
     fused = True if device.type == "cpu" else None
     optimizer = torch.optim.Adam(_parameter_groups(model, criterion, method.loss.rates(), training), fused=fused)
     milestones = list(training.milestones)
