@@ -43,13 +43,6 @@ def drawn(request):
             figure.savefig(FIGURE, dpi=160, metadata={"Software": None})
 
 
-@pytest.fixture
-def threads():
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
-
-
 def test_evaluation_with_the_number_of_embeddings(threads, row, drawn):
     threads(2)
     seconds, memory = [], []

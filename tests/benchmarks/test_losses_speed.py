@@ -19,11 +19,8 @@ BATCH, DIMENSION, CLASSES = 112, 128, 56
 
 
 @pytest.fixture(autouse=True)
-def two_threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
+def two_threads(threads):
+    threads(2)
 
 
 HEADING = "Losses: forward and backward, batch 112 x 128, two threads"

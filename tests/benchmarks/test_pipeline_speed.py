@@ -70,11 +70,8 @@ def files(tmp_path_factory):
 
 
 @pytest.fixture
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+def one_thread(threads):
+    threads(1)
 
 
 def splits(files):

@@ -50,13 +50,6 @@ def extra_memory(call):
     return peak_memory_mb("cpu")["host"] - before
 
 
-@pytest.fixture
-def threads():
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
-
-
 @pytest.mark.parametrize(("count", "dimension", "used"), [(2_000, 64, 1), (5_000, 128, 2)])
 def test_backends(count, dimension, used, threads, row):
     embeddings, labels = make_set(count, dimension, 100, noise=2)

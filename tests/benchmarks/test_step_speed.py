@@ -22,11 +22,8 @@ HEADING = "Parts of a training step, one thread"
 
 
 @pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+def one_thread(threads):
+    threads(1)
 
 
 def protocol_of(name, batch_size=112):
