@@ -207,12 +207,12 @@ def _copy_as_of_another_machine(results: Path, folder: Path) -> None:
 
 
 def _wait_for_history(folder: Path, besides: Path | None = None) -> Path:
-    for _ in range(600):
+    for _ in range(1800):
         found = [path for path in folder.glob("results/runs/*/*/*/*/history.csv") if path != besides]
         if found:
             return found[0]
         time.sleep(0.1)
-    raise AssertionError("no cell began within a minute")
+    raise AssertionError("no cell began within three minutes")
 
 
 def _children(parent: int) -> list[int]:

@@ -26,6 +26,11 @@ def statuses(uri: str) -> Counter[tuple[str, str]]:
     return Counter((run.data.tags["cell"], run.info.status) for run in runs)
 
 
+def finished(uri: str) -> int:
+    """How many runs of cells have finished."""
+    return sum(count for (_, status), count in statuses(uri).items() if status == "FINISHED")
+
+
 def seeds_of_methods(uri: str) -> dict[str, float]:
     """The runs above those of the seeds, and how many finished seeds each counts; all seeds are below one of them."""
     client = mlflow.MlflowClient(uri)
@@ -57,21 +62,16 @@ def test_a_server_on_postgresql_that_vanishes_in_the_midst_of_a_run(
         four = (*RUN, "--methods", "ms,margin", "--seeds", "2", "--workers", "1")
         with start(environment, tmp_path, *four, MLFLOW_TRACKING_URI=server.uri) as running:
             assert running.stdout is not None
-            seen = []
-            for line in running.stdout:
-                seen.append(line)
-                if "[2/4]" in line:
-                    break
-            time.sleep(3)  # the first of them is there by now
+            while running.poll() is None and not finished(server.uri):
+                time.sleep(0.2)
             server.stop()
-            output = "".join([*seen, *running.stdout])
+            output = running.stdout.read()
         assert running.returncode == 0, output
         assert "results are safe, `dmlbench sync` sends them later" in output
         assert len(metric_columns(tmp_path / "results" / "runs")) == 4
 
         server.start()
-        before = statuses(server.uri)
-        assert 1 <= sum(before[key] for key in before if key[1] == "FINISHED") < 4, before
+        assert 1 <= finished(server.uri) < 4, output
         sent = [dmlbench("sync", MLFLOW_TRACKING_URI=server.uri).stdout for _ in range(3)]
         assert sent[1:] == ["0 runs sent, 4 were there already\n"] * 2, sent
         after = statuses(server.uri)

@@ -1,0 +1,77 @@
+"""Nothing in a step makes the host wait for the device: seen on a CPU by the operations that read their input's values.
+
+On CUDA each of these copies something to the host, which waits until the device has worked off its queue.
+"""
+
+from collections import Counter
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from dmlbench.data.loader import TrainingBatches
+from dmlbench.registry import Registry
+from dmlbench.training.loop import train_epoch
+
+READING = {
+    "_local_scalar_dense", "_linalg_check_errors", "bincount", "equal", "histc", "is_nonzero", "masked_select",
+    "multinomial", "nonzero", "repeat_interleave", "unique_consecutive", "unique_dim", "_unique", "_unique2",
+}  # fmt: skip
+INDEXING = {"index", "index_put", "index_put_", "_index_put_impl_"}
+
+
+class Waits(TorchDispatchMode):
+    """Counts the operations whose course depends on values, by name; indexing by a mask looks for its true places."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # noqa: ARG002 - its signature
+        name = func.overloadpacket.__name__
+        if name in READING or (name in INDEXING and any(self._is_mask(part) for part in args[1])):
+            self.seen[name] += 1
+        return func(*args, **(kwargs or {}))
+
+    @staticmethod
+    def _is_mask(part) -> bool:
+        return part is not None and part.dtype in (torch.bool, torch.uint8)
+
+
+def seen(call) -> Counter:
+    with Waits() as waits:
+        call()
+    return waits.seen
+
+
+@pytest.mark.parametrize(
+    ("call", "name"),
+    [
+        (lambda values: values.sum().item(), "_local_scalar_dense"),
+        (lambda values: bool((values > 0).any()), "_local_scalar_dense"),
+        (lambda values: values[values > 0], "index"),
+        (lambda values: values.nonzero(), "nonzero"),
+        (lambda values: torch.linalg.solve(torch.eye(3), values), "_linalg_check_errors"),
+    ],
+)
+def test_what_waits_is_seen(call, name):
+    assert name in seen(lambda: call(torch.ones(3)))
+
+
+@pytest.mark.parametrize("name", sorted(Registry().names()))
+def test_a_step_never_waits(name, make_learner, batch, mining):
+    learner = make_learner(name)
+    learner.step(batch, 0, mining)
+    learner.end_epoch()
+    assert seen(lambda: learner.step(batch, 1, mining)) == Counter()
+
+
+def test_an_epoch_waits_at_its_end_however_long_it_is(make_learner, make_protocol, split):
+    waits = []
+    for batch_size in (4, 12):
+        protocol, learner = make_protocol(batch_size=batch_size), make_learner("ms+obdsd", batch_size=batch_size)
+        with TrainingBatches(split, protocol, 0) as batches:
+            waits.append((batches.steps, seen(lambda: train_epoch(learner, batches, 1, 0, torch.device("cpu")))))
+    (many, one), (few, other) = waits
+    assert many > few
+    assert one == other
