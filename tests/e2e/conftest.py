@@ -2,12 +2,15 @@
 
 import csv
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from dmlbench.cli import main
 
 # A network and images small enough that an epoch takes half a second.
 TINY = (
@@ -44,6 +47,35 @@ def dmlbench(tmp_path: Path, environment: dict[str, str]) -> Command:
             timeout=timeout,
             check=False,
         )
+
+    return run
+
+
+@pytest.fixture
+def in_process(
+    tmp_path: Path,
+    environment: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> Command:
+    """The console script's function in this process: what is refused at once need not import everything anew."""
+    monkeypatch.chdir(tmp_path)
+    for name in os.environ.keys() - environment.keys():
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("XDG_CACHE_HOME", environment["XDG_CACHE_HOME"])
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        monkeypatch.setattr(sys, "argv", ["dmlbench", *arguments])
+        before, code = signal.getsignal(signal.SIGTERM), 0
+        capfd.readouterr()
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code
+        finally:
+            signal.signal(signal.SIGTERM, before)
+        output, errors = capfd.readouterr()
+        return subprocess.CompletedProcess(arguments, code, output, errors)
 
     return run
 

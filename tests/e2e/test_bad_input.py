@@ -86,11 +86,10 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_one_clear_line(name: str, dmlbench: Command, tmp_path: Path) -> None:
+def test_one_clear_line(name: str, in_process: Command, tmp_path: Path) -> None:
     arguments, expected = CASES[name]
     (tmp_path / "file").touch()
-    done = dmlbench(*arguments)
-    _refused(done, expected)
+    _refused(in_process(*arguments), expected)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
@@ -125,7 +124,7 @@ def test_unknown_key_in_a_method_file(dmlbench: Command, tmp_path: Path) -> None
 def test_a_network_that_cannot_be_built(
     setting: str, needles: tuple[str, ...], dmlbench: Command, tmp_path: Path
 ) -> None:
-    dmlbench("doctor")  # draws the glyphs, which is no news of the run below
+    dmlbench("data", "check", "glyphs")  # draws them, which is no news of the run below
     _refused(dmlbench(*RUN, "--methods", "ms", "--datasets", "glyphs", "--set", setting), needles)
     assert not (tmp_path / "results").exists()
 
@@ -147,7 +146,7 @@ def test_unreadable_results_folder(dmlbench: Command, tmp_path: Path) -> None:
     _refused(dmlbench("report"), ("damaged JSON",))
     shutil.rmtree(results)
     results.write_text("a file in the folder's place")
-    dmlbench("doctor")  # draws the glyphs, which is no news of the run below
+    dmlbench("data", "check", "glyphs")  # draws them, which is no news of the run below
     _refused(dmlbench(*RUN, "--methods", "ms", "--datasets", "glyphs"), ("cannot write results here",))
     assert results.read_text() == "a file in the folder's place"
 

@@ -44,19 +44,19 @@ def test_costs_on_a_datasets_own_images(dmlbench: Command, tmp_path: Path) -> No
     assert json.loads(file.read_text())["dataset"] == "glyphs"
 
 
-def test_one_clear_line(dmlbench: Command, tmp_path: Path) -> None:
-    done = dmlbench("overhead", "--methods", "ms", "--dataset", "glyphs", "--synthetic")
+def test_one_clear_line(in_process: Command, tmp_path: Path) -> None:
+    done = in_process("overhead", "--methods", "ms", "--dataset", "glyphs", "--synthetic")
     assert done.returncode == 2
     assert done.stderr == "error: --dataset and --synthetic exclude each other; leave out one\n"
     assert not (tmp_path / "results").exists()
 
 
-def test_a_damaged_measurement_is_told_of_before_measuring(dmlbench: Command, tmp_path: Path) -> None:
+def test_a_damaged_measurement_is_told_of_before_measuring(in_process: Command, tmp_path: Path) -> None:
     folder = tmp_path / "results" / "runs" / "overhead"
     folder.mkdir(parents=True)
     (folder / "old.json").write_text("{")
     for command in (("overhead", "--methods", "ms", *SMALL), ("report",)):
-        done = dmlbench(*command)
+        done = in_process(*command)
         assert done.returncode == 2
         assert "old.json: not a readable measurement" in done.stderr
         assert "round" not in done.stdout

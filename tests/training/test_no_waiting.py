@@ -27,7 +27,7 @@ class Waits(TorchDispatchMode):
         super().__init__()
         self.seen = Counter()
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # noqa: ARG002 - its signature
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         name = func.overloadpacket.__name__
         if name in READING or (name in INDEXING and any(self._is_mask(part) for part in args[1])):
             self.seen[name] += 1
@@ -67,11 +67,11 @@ def test_a_step_never_waits(name, make_learner, batch, mining):
 
 
 def test_an_epoch_waits_at_its_end_however_long_it_is(make_learner, make_protocol, split):
-    waits = []
-    for batch_size in (4, 12):
+    def waits(batch_size):
         protocol, learner = make_protocol(batch_size=batch_size), make_learner("ms+obdsd", batch_size=batch_size)
         with TrainingBatches(split, protocol, 0) as batches:
-            waits.append((batches.steps, seen(lambda: train_epoch(learner, batches, 1, 0, torch.device("cpu")))))
-    (many, one), (few, other) = waits
+            return batches.steps, seen(lambda: train_epoch(learner, batches, 1, 0, torch.device("cpu")))
+
+    (many, one), (few, other) = waits(4), waits(12)
     assert many > few
     assert one == other
