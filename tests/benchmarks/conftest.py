@@ -58,8 +58,9 @@ def row(request: pytest.FixtureRequest) -> Callable[..., None]:
 def pytest_sessionfinish(session: pytest.Session) -> None:
     if not session.config.getoption("--write-table"):
         return
-    known = ("torch", "numpy", "faiss-gpu", "faiss-cpu", "pytorch-metric-learning")
-    found = versions() | {"pytorch-metric-learning": importlib.metadata.version("pytorch-metric-learning")}
+    peers = ("pytorch-metric-learning", "torchmetrics", "scikit-learn")
+    known = ("torch", "numpy", "faiss-gpu", "faiss-cpu", *peers)
+    found = versions() | {name: importlib.metadata.version(name) for name in peers}
     libraries = ", ".join(f"{name} {found[name]}" for name in known if name in found)
     text = ABOUT.format(
         date=datetime.now(UTC).date(), cpu=cpu_model(), cores=usable_cores(), libraries=libraries

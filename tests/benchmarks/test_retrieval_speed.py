@@ -1,4 +1,4 @@
-"""retrieval_metrics with torch, with faiss, and the whole similarity matrix sorted, 128 dimensions.
+"""retrieval_metrics with torch, with faiss, the whole similarity matrix sorted, and those of two other libraries.
 
     pytest -m benchmark tests/benchmarks/test_retrieval_speed.py -s
 
@@ -15,6 +15,7 @@ import torch
 from by_turns import time_by_turns
 from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
 from torch.nn.functional import normalize
+from torchmetrics.retrieval import RetrievalHitRate, RetrievalRPrecision
 
 from dmlbench.evaluation import retrieval_metrics
 from dmlbench.provenance import peak_memory_mb, reset_peak_memory
@@ -47,7 +48,7 @@ def extra_memory(call):
     reset_peak_memory()
     before = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
     call()
-    return peak_memory_mb("cpu")["host"] - before
+    return max(0.0, peak_memory_mb("cpu")["host"] - before)
 
 
 @pytest.mark.parametrize(("count", "dimension", "used"), [(2_000, 64, 1), (5_000, 128, 2)])
@@ -65,6 +66,33 @@ def test_backends(count, dimension, used, threads, row):
         ratio = timings.ratio(name, "sorted matrix")
         row("Retrieval metrics, small sets", **what, seconds=timings.median(name), ratio=ratio)
     assert timings.ratio("torch", "sorted matrix") < 0.5
+
+
+@pytest.mark.parametrize("count", [1_000, 2_000])
+def test_torchmetrics(count, threads, row):
+    """Recall at 1 and 8 and R-precision as its retrieval metrics of all pairs, which take them query by query."""
+    embeddings, labels = make_set(count, 128, 100, noise=2)
+    pairs = ~torch.eye(count, dtype=torch.bool)
+    queries = torch.arange(count)[:, None].expand(count, count)[pairs]
+
+    def theirs():
+        similarities, relevant = (embeddings @ embeddings.T)[pairs], (labels[:, None] == labels)[pairs]
+        found = []
+        for metric in (RetrievalHitRate(top_k=1), RetrievalHitRate(top_k=8), RetrievalRPrecision()):
+            metric.update(similarities, relevant, queries)
+            found.append(float(metric.compute()))
+        return found
+
+    candidates = {"ours, and MAP@R": lambda: retrieval_metrics(embeddings, labels), "torchmetrics": theirs}
+    threads(2)
+    ours = retrieval_metrics(embeddings, labels)
+    assert [ours[name] for name in ("recall_at_1", "recall_at_8", "r_precision")] == pytest.approx(theirs(), abs=1e-6)
+    memory = {name: extra_memory(call) for name, call in candidates.items()}
+    timings = time_by_turns(candidates, rounds=3, warm_up=0)
+    for name in candidates:
+        ratio, extra = timings.ratio(name, "torchmetrics"), f"{memory[name]:.0f}"
+        what = {"embeddings": f"{count:,} x 128", "by": name, "seconds": timings.median(name), "ratio": ratio}
+        row("Retrieval metrics against torchmetrics, two threads", **what, **{"extra memory (MiB)": extra})
 
 
 @pytest.mark.parametrize(("noise", "backends"), [(1.4, ("auto", "torch", "faiss")), (2.0, ("auto",))])
