@@ -7,7 +7,6 @@ Ours hands 8-bit batches to the device, which normalises and arranges them; what
 same CPU is a row of its own. Files lie in the page cache in either case.
 """
 
-import os
 import statistics
 from contextlib import ExitStack
 
@@ -69,7 +68,7 @@ def files(tmp_path_factory):
     return ImageFolder("x", root).read(None, print)[0]
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def one_thread(threads):
     threads(1)
 
@@ -82,7 +81,7 @@ def splits(files):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_images_per_second(files, one_thread, monkeypatch, tmp_path, workers):
+def test_images_per_second(files, monkeypatch, tmp_path, workers, row):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     size = statistics.mean((files.root / path).stat().st_size for path in files.paths) / 1024
     protocol = load_protocol("resnet50-128", "cub", {"model": {"weights": None}})
@@ -104,15 +103,15 @@ def test_images_per_second(files, one_thread, monkeypatch, tmp_path, workers):
             candidates[name] = passes(batches, normalising=False)
             candidates[f"{name}, normalised on the CPU"] = passes(batches, normalising=True)
         timings = time_by_turns(candidates, rounds=ROUNDS, warm_up=1)
-    print(f"\n{len(files.paths)} JPEGs of {size:.0f} KiB, {workers} loader workers, {os.cpu_count()} cores")
     for name in candidates:
         rate, ratio = len(files.paths) / timings.median(name), 1 / timings.ratio(name, "published")
-        print(f"{name:>40} {rate:6.0f} images/s  x {ratio:.2f}")
+        what = {"loader workers": str(workers), "files": f"{size:.0f} KiB", "by": name}
+        row("Training batches of 224 px from JPEGs of 500 x 375", **what, **{"images/s": f"{rate:.0f}"}, times=ratio)
     assert 1 / timings.ratio("encoded", "published") >= (2 if workers else 1.5)
     assert workers or 1 / timings.ratio("decoded cache", "published") >= 8
 
 
-def test_the_device_path_on_this_cpu(files, one_thread, monkeypatch, tmp_path):
+def test_the_device_path_on_this_cpu(files, monkeypatch, tmp_path, row):
     """What workers are spared, and what a device has to do: one batched resizing instead of 112 small ones."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     images = splits(files)["decoded cache"].images
@@ -126,6 +125,5 @@ def test_the_device_path_on_this_cpu(files, one_thread, monkeypatch, tmp_path):
         "device operation": lambda: resized(batch, spec.size, torch.device("cpu")),
     }
     timings = time_by_turns(candidates, rounds=ROUNDS, warm_up=1)
-    print()
     for name in candidates:
-        print(f"{name:>40} {1000 * timings.median(name):7.1f} ms a batch of 112")
+        row("Cropping and resizing 112 images, one thread", by=name, ms=1000 * timings.median(name))

@@ -31,6 +31,7 @@ from tests.tracking.servers import failing, hanging
 
 pytestmark = [pytest.mark.benchmark, pytest.mark.filterwarnings("ignore::DeprecationWarning")]  # of MLflow's libraries
 EPOCHS = 10
+HEADING = "What the runner costs, and what a second worker brings"
 
 
 class Unwritten(CellWriter):
@@ -60,7 +61,7 @@ def cell(tmp_path, monkeypatch):
     return planned
 
 
-def test_the_machinery_costs_less_than_three_hundredths(cell, tmp_path, monkeypatch):
+def test_the_machinery_costs_less_than_three_hundredths(cell, tmp_path, monkeypatch, row):
     count = itertools.count()
     options = RunOptions(device="cpu")
 
@@ -83,13 +84,13 @@ def test_the_machinery_costs_less_than_three_hundredths(cell, tmp_path, monkeypa
 
     candidates = {"bare": bare, "store": lambda: run(tracked=False), "store + MLflow": lambda: run(tracked=True)}
     timings = time_by_turns(candidates, rounds=7, warm_up=1)
-    print(f"\nconv4-64 on glyphs, {EPOCHS} epochs, bare: {timings.median('bare'):.2f} s")
-    for name in ("store", "store + MLflow"):
-        print(f"{name:<16}{timings.ratio(name, 'bare'):8.3f} x")
+    for name in candidates:
+        what = {"run": f"a cell of conv4-64 on glyphs, {EPOCHS} epochs", "with": name}
+        row(HEADING, **what, seconds=timings.median(name), ratio=f"{timings.ratio(name, 'bare'):.3f}")
     assert timings.ratio("store", "bare") < 1.03
 
 
-def test_two_workers_run_eight_cells_in_two_thirds_of_the_time(tmp_path):
+def test_two_workers_run_eight_cells_in_two_thirds_of_the_time(tmp_path, row):
     script = str(Path(sys.executable).with_name("dmlbench"))
     eight = ["run", "--methods", "ms,margin", "--datasets", "glyphs", "--seeds", "4", "--tracking", "none"]
     eight += ["--set", "training.epochs=5"]
@@ -101,14 +102,16 @@ def test_two_workers_run_eight_cells_in_two_thirds_of_the_time(tmp_path):
         subprocess.run(arguments, check=True, capture_output=True, cwd=tmp_path)
 
     timings = time_by_turns({"one": lambda: run(1), "two": lambda: run(2)}, rounds=3, warm_up=0)
-    print(f"\neight cells, one worker: {timings.median('one'):.1f} s, two: {timings.ratio('two', 'one'):.3f} x")
+    for name in ("one", "two"):
+        what = {"run": "eight cells of 5 epochs", "with": f"{name} worker{'s' * (name == 'two')}"}
+        row(HEADING, **what, seconds=timings.median(name), ratio=f"{timings.ratio(name, 'one'):.3f}")
     first, *others = (numbers(results) for results in sorted(tmp_path.iterdir()))
     assert len(first) == 8
     assert all(other == first for other in others)
     assert timings.ratio("two", "one") < 0.65
 
 
-def test_a_server_that_hangs_or_fails_costs_next_to_nothing(tmp_path):
+def test_a_server_that_hangs_or_fails_costs_next_to_nothing(tmp_path, row):
     """Whole command lines, the one-off import of MLflow included, two workers on two cores."""
     script = str(Path(sys.executable).with_name("dmlbench"))
     command = [script, "run", "--methods", "ms", "--datasets", "glyphs", "--seeds", "4"]
@@ -124,9 +127,9 @@ def test_a_server_that_hangs_or_fails_costs_next_to_nothing(tmp_path):
     with hanging() as silent, failing() as broken:
         candidates = {"none": lambda: run(None), "hangs": lambda: run(silent), "answers 500": lambda: run(broken)}
         timings = time_by_turns(candidates, rounds=2, warm_up=0)
-    print(f"\nfour cells of six epochs without tracking: {timings.median('none'):.1f} s")
-    for name in ("hangs", "answers 500"):
-        print(f"{name:<16}{timings.ratio(name, 'none'):8.3f} x")
+    for name in candidates:
+        what = {"run": "four cells of 6 epochs, two workers", "with": f"a tracking server: {name}"}
+        row(HEADING, **what, seconds=timings.median(name), ratio=f"{timings.ratio(name, 'none'):.3f}")
 
 
 def numbers(results: Path) -> dict[str, list[tuple[str, ...]]]:
