@@ -23,20 +23,22 @@ SAME_ON_GPU = 0.02
 class Agreement:
     """Two measurements of one method on one machine: the ratio of each, and whether they agree.
 
-    On a CPU they do where their intervals overlap, on a GPU where they differ by no more than 2%.
+    On a CPU they do where their intervals overlap, on a GPU where they differ by no more than 2%. `before` is when the
+    earlier one was started.
     """
 
     method: str
+    before: str
     earlier: Estimate
     later: Estimate
     agree: bool
 
 
 def places(measurements: Sequence[Measurement]) -> list[list[Measurement]]:
-    """Measurements of the same thing on the same machine together, the oldest first."""
+    """Measurements of the same methods in the same place together, the oldest first."""
     by_place: dict[tuple[str, ...], list[Measurement]] = {}
     for measurement in measurements:
-        by_place.setdefault(_place(measurement), []).append(measurement)
+        by_place.setdefault(_contents(measurement), []).append(measurement)
     return list(by_place.values())
 
 
@@ -84,22 +86,39 @@ def phase_order(phases: pd.DataFrame) -> list[str]:
     return list(dict.fromkeys([*longest, *phases["phase"]]))
 
 
-def agreements(earlier: Measurement, later: Measurement) -> list[Agreement]:
-    """Every modified method that both measured."""
-    both = [name for name, method in later.methods.items() if method.modifier and name in earlier.methods]
-    return [_agreement(name, earlier, later) for name in both]
+def agreements(earlier: Sequence[Measurement], later: Measurement) -> list[Agreement]:
+    """Every modified method beside the latest of the earlier measurements in the same place that holds it, if any.
+
+    Other sources and other versions of PyTorch may well cost something else: those are no repetitions.
+    """
+    same = [one for one in earlier if (_place(one), _made_by(one)) == (_place(later), _made_by(later))]
+    found = []
+    for name, method in later.methods.items():
+        before = [one for one in same if name in one.methods]
+        if method.modifier and before:
+            found.append(_agreement(name, before[-1], later))
+    return found
 
 
 def measurement_slug(measurement: Measurement) -> str:
-    """A name for files and anchors, the same for all measurements of the same thing on the same machine alone."""
+    """A name for files and anchors, the same for all measurements of the same methods in the same place alone."""
     parts = (measurement.protocol, measurement.dataset, measurement.device)
-    own = hashlib.sha256("|".join(_place(measurement)).encode()).hexdigest()[:6]
+    own = hashlib.sha256("|".join(_contents(measurement)).encode()).hexdigest()[:6]
     return "_".join(["cost", *(slug(part) for part in parts), own])
 
 
+def _contents(measurement: Measurement) -> tuple[str, ...]:
+    return *_place(measurement), *sorted(measurement.methods)
+
+
 def _place(measurement: Measurement) -> tuple[str, ...]:
+    """What is measured, but for the methods, and on which machine."""
     machine = str(measurement.environment.get("machine")), str(measurement.environment.get("device"))
     return measurement.protocol, measurement.variant, measurement.protocol_hash, measurement.dataset, *machine
+
+
+def _made_by(measurement: Measurement) -> tuple[str, ...]:
+    return str(measurement.code.get("digest")), str(measurement.environment.get("torch"))
 
 
 def _agreement(name: str, earlier: Measurement, later: Measurement) -> Agreement:
@@ -107,7 +126,7 @@ def _agreement(name: str, earlier: Measurement, later: Measurement) -> Agreement
     on_gpu = bool(later.environment.get("gpu"))
     overlap = one.low <= other.high and other.low <= one.high
     close = abs(one.mean / other.mean - 1) <= SAME_ON_GPU
-    return Agreement(name, one, other, close if on_gpu else overlap)
+    return Agreement(name, earlier.started, one, other, close if on_gpu else overlap)
 
 
 def _row(name: str, method: Measured, measurement: Measurement) -> dict[str, object]:

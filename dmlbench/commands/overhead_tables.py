@@ -6,7 +6,7 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from dmlbench.analysis.measured import agreements, measured_overhead, measured_phases, phase_order, places
+from dmlbench.analysis.measured import agreements, measured_overhead, measured_phases, phase_order
 from dmlbench.measurement import Measurement
 
 
@@ -29,14 +29,11 @@ def print_costs(console: Console, measurement: Measurement) -> None:
 
 
 def print_agreement(console: Console, measurement: Measurement, earlier: Sequence[Measurement]) -> None:
-    """Whether the latest of the earlier ones, of the same thing on the same machine, says the same."""
-    own = next(place for place in places([*earlier, measurement]) if measurement in place)
-    if len(own) < 2:
-        return
-    for found in agreements(own[-2], own[-1]):
+    """Whether the latest of the earlier ones of each method, by the same code on the same machine, says the same."""
+    for found in agreements(earlier, measurement):
         verdict = "agrees" if found.agree else "DISAGREES"
         ratios = f"{found.earlier.mean:.3f} [{found.earlier.low:.3f}, {found.earlier.high:.3f}]"
-        console.print(f"{found.method}: {verdict} with {ratios} of {own[-2].started}", markup=False)
+        console.print(f"{found.method}: {verdict} with {ratios} of {found.before}", markup=False)
 
 
 def _phases(phases: pd.DataFrame) -> Table:

@@ -1,7 +1,6 @@
 """A section for everything that `dmlbench overhead` measured: one machine, one protocol, one kind of image."""
 
 from collections import Counter
-from collections.abc import Sequence
 
 from dmlbench.analysis.groups import without_paths
 from dmlbench.analysis.measured import agreements, measured_overhead, measured_phases, measurement_slug, places
@@ -13,20 +12,20 @@ from dmlbench.report.tables.measured import measured_table
 
 
 def cost_sections(material: Material) -> list[Section]:
-    """The latest measurement of each, beside what earlier ones say."""
+    """The latest measurement of the same methods in the same place, beside what earlier ones say."""
     each = places(material.measurements)
     titles = Counter(own[-1].title for own in each)
-    return [_section(material, own, alone=titles[own[-1].title] == 1) for own in each]
+    return [_section(material, own[-1], alone=titles[own[-1].title] == 1) for own in each]
 
 
-def _section(material: Material, own: Sequence[Measurement], *, alone: bool) -> Section:
-    latest = own[-1]
-    which = "" if alone else f" (machine {latest.environment.get('machine')}, protocol {latest.protocol_hash[:6]})"
+def _section(material: Material, latest: Measurement, *, alone: bool) -> Section:
+    parts = (f"machine {latest.environment.get('machine')}", f"protocol {latest.protocol_hash[:6]}", *latest.methods)
+    which = "" if alone else f" ({', '.join(parts)})"
     place = Place(without_paths(latest.title) + which, measurement_slug(latest))
     costs, phases = measured_overhead(latest), measured_phases(latest)
     modified = costs[costs["modifier"] != ""]
     plots = [overhead_plot(place, modified, material.look, TURNS)] if len(modified) else []
-    found = agreements(own[-2], latest) if len(own) > 1 else []
+    found = agreements(material.measurements[: material.measurements.index(latest)], latest)
     images = "random pixels" if latest.dataset == SYNTHETIC else f"images of {latest.dataset}"
     libraries = ", ".join(
         f"{name} {latest.environment[name]}" for name in ("torch", "cuda") if name in latest.environment

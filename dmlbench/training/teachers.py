@@ -47,7 +47,7 @@ class PreviousEpoch:
         """Nothing: within an epoch the copy stays as it is."""
 
     def end_epoch(self, model: nn.Module) -> None:
-        """Become the student, with every BatchNorm that follows its convolution folded into it."""
+        """Become the student, with BatchNorm folded into convolutions where `folded` can tell that it is exact."""
         self.network = folded(copy.deepcopy(model).requires_grad_(False).eval())
 
 
@@ -86,11 +86,12 @@ class Memory(nn.Module):
 def folded(network: nn.Module) -> nn.Module:
     """A network in evaluation mode, changed in place: convolutions take over the BatchNorm that follows them.
 
-    Of a sequence of modules alone, for there it is certain that nothing else reads the convolution's output. The same
-    function but for rounding (4e-7), and a quarter less time for a Conv4 on a CPU.
+    Of a plain sequence of modules alone, for there it is certain that nothing else reads the convolution's output: all
+    of a Conv4's, 4 of a ResNet-50's 53. The same function but for rounding (4e-7), and a quarter less time for a Conv4
+    on a CPU.
     """
     for module in list(network.modules()):
-        if isinstance(module, nn.Sequential):
+        if type(module).forward is nn.Sequential.forward:
             for place, (layer, following) in enumerate(pairwise(list(module))):
                 # Exact types: a subclass computes something else, such as timm's BatchNorm with an activation.
                 if type(layer) is not nn.Conv2d or type(following) is not nn.BatchNorm2d or is_parametrized(layer):

@@ -6,6 +6,7 @@ from dmlbench.analysis.measured import (
     measured_frame,
     measured_overhead,
     measured_phases,
+    measurement_slug,
     phase_order,
     places,
 )
@@ -45,23 +46,25 @@ def test_measurements_of_one_machine_and_protocol_belong_together():
     one, again = make_measurement(), make_measurement(seed=1, started="2026-02-01T00:00:00+00:00")
     other = make_measurement(environment=ENVIRONMENT | {"machine": "def"})
     changed = make_measurement(protocol_hash="89ab")
-    assert places([one, other, changed, again]) == [[one, again], [other], [changed]]
+    few = make_measurement({"ms": 1.0, "ms+psd": 1.3})
+    assert places([one, other, changed, few, again]) == [[one, again], [other], [changed], [few]]
+    assert len({measurement_slug(measurement) for measurement in (one, again, other, changed, few)}) == 4
 
 
 def test_two_measurements_agree_on_a_cpu_where_intervals_overlap():
     one, again, slower = (make_measurement({"ms": 1.0, "ms+psd": r}, seed=s) for s, r in enumerate((1.3, 1.3, 1.4)))
-    (found,) = agreements(one, again)
+    (found,) = agreements([one], again)
     assert found.agree
     assert found.method == "ms+psd"
-    (found,) = agreements(one, slower)
+    (found,) = agreements([one], slower)
     assert not found.agree
 
 
 def test_two_measurements_agree_on_a_gpu_within_two_percent():
     gpu = {"environment": ENVIRONMENT | {"gpu": "Big"}, "noise": 0.0}
     one, near, far = (make_measurement({"ms": 1.0, "ms+psd": ratio}, **gpu) for ratio in (1.30, 1.32, 1.34))
-    assert agreements(one, near)[0].agree
-    assert not agreements(one, far)[0].agree
+    assert agreements([one], near)[0].agree
+    assert not agreements([one], far)[0].agree
 
 
 def test_every_measurement_in_one_table():
@@ -89,3 +92,22 @@ def test_the_median_leaves_outliers_alone():
 def test_one_value_has_no_interval():
     assert np.isnan(median_interval([1.0]).low)
     assert np.isnan(median_interval([]).mean)
+
+
+def test_each_method_is_compared_with_the_latest_repetition_that_holds_it():
+    both, few, later = (
+        make_measurement({"ms": 1.0} | ratios, started=f"2026-01-0{day}T00:00:00+00:00")
+        for day, ratios in enumerate(
+            ({"ms+psd": 1.3, "ms+obdsd": 1.3}, {"ms+psd": 1.3}, {"ms+psd": 1.3, "ms+obdsd": 1.4}), start=1
+        )
+    )
+    found = {one.method: one for one in agreements([both, few], later)}
+    assert found["ms+psd"].before == few.started
+    assert found["ms+obdsd"].before == both.started
+    assert (found["ms+psd"].agree, found["ms+obdsd"].agree) == (True, False)
+
+
+@pytest.mark.parametrize("other", [{"code": {"digest": "other"}}, {"environment": ENVIRONMENT | {"torch": "9.9"}}])
+def test_other_code_is_no_repetition(other):
+    assert agreements([make_measurement(**other)], make_measurement()) == []
+    assert agreements([make_measurement()], make_measurement())

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
+import faiss
 import pytest
 import torch
 
@@ -22,8 +23,9 @@ Written by
 pytest -m benchmark tests/benchmarks --write-table
 ```
 
-on {date}, {cpu}, {cores} cores, {libraries}.
+A run of some of them writes those tables anew and leaves the others.
 """
+FIGURE = "\n![Evaluation time and memory against embeddings, step time against the batch](growth.png)\n"
 ROWS = pytest.StashKey[dict[str, list[dict[str, str]]]]()
 
 
@@ -37,10 +39,16 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture
 def threads() -> Iterator[Callable[[int], None]]:
-    """Sets torch's number of threads, until the test ends."""
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
+    """Sets the number of threads of torch and faiss, until the test ends."""
+    before = torch.get_num_threads(), faiss.omp_get_max_threads()
+
+    def use(count: int) -> None:
+        torch.set_num_threads(count)
+        faiss.omp_set_num_threads(count)
+
+    yield use
+    torch.set_num_threads(before[0])
+    faiss.omp_set_num_threads(before[1])
 
 
 @pytest.fixture
@@ -55,20 +63,32 @@ def row(request: pytest.FixtureRequest) -> Callable[..., None]:
     return add
 
 
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    if not session.config.getoption("--write-table"):
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    rows = session.config.stash[ROWS]
+    if not session.config.getoption("--write-table") or not rows:
         return
+    if exitstatus:
+        print("\nsome failed: the tables are left as they were")
+        return
+    tables = _tables_of(README.read_text(encoding="utf-8")) if README.is_file() else {}
+    about = f"{datetime.now(UTC).date()}, {cpu_model()}, {usable_cores()} cores; {_libraries()}\n\n"
+    for heading, own in rows.items():
+        columns = list(own[0])
+        lines = [columns, ["---"] * len(columns), *(list(one.values()) for one in own)]
+        tables[heading] = about + "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + "\n"
+    figure = FIGURE if (README.parent / "growth.png").is_file() else ""
+    written = ABOUT + "".join(f"\n## {heading}\n\n{tables[heading]}" for heading in sorted(tables)) + figure
+    README.write_text(written, encoding="utf-8")
+
+
+def _tables_of(text: str) -> dict[str, str]:
+    """What lies below each heading."""
+    sections = text.removesuffix(FIGURE).split("\n## ")[1:]
+    return dict(section.split("\n\n", 1) for section in sections)
+
+
+def _libraries() -> str:
     peers = ("pytorch-metric-learning", "torchmetrics", "scikit-learn")
-    known = ("torch", "numpy", "faiss-gpu", "faiss-cpu", *peers)
     found = versions() | {name: importlib.metadata.version(name) for name in peers}
-    libraries = ", ".join(f"{name} {found[name]}" for name in known if name in found)
-    text = ABOUT.format(
-        date=datetime.now(UTC).date(), cpu=cpu_model(), cores=usable_cores(), libraries=libraries
-    )  # fmt: skip
-    for heading, rows in session.config.stash[ROWS].items():
-        columns = list(rows[0])
-        lines = [columns, ["---"] * len(columns), *(list(one.values()) for one in rows)]
-        text += f"\n## {heading}\n\n" + "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + "\n"
-    if (README.parent / "growth.png").is_file():
-        text += "\n![Evaluation time and memory against embeddings, step time against the batch](growth.png)\n"
-    README.write_text(text, encoding="utf-8")
+    known = ("torch", "numpy", "faiss-gpu", "faiss-cpu", *peers)
+    return ", ".join(f"{name} {found[name]}" for name in known if name in found)

@@ -65,7 +65,6 @@ def test_k_means(count, classes, noise, rounds, row):
     def call(name):
         return lambda: found[name].append(ways[name](len(found[name])))
 
-    faiss.omp_set_num_threads(2)
     timings = time_by_turns({name: call(name) for name in ways}, rounds, warm_up=0)
     for name, scores in found.items():
         what = {"embeddings": f"{count:,} x 128", "classes": f"{classes:,}", "by": name}

@@ -18,10 +18,11 @@ from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
 from torch.nn.functional import normalize
 from torchmetrics.retrieval import RetrievalHitRate, RetrievalRPrecision
 
-from dmlbench.evaluation import retrieval_metrics
+from dmlbench.evaluation import rankers, retrieval_metrics
 from dmlbench.provenance import peak_memory_mb, reset_peak_memory
 
 pytestmark = pytest.mark.benchmark
+OURS = "ours, faiss (what auto takes here)"
 
 
 def make_set(count, dimension, classes, noise):
@@ -97,27 +98,36 @@ def test_torchmetrics(count, threads, row):
         row("Retrieval metrics against torchmetrics, two threads", **what, **{"extra memory (MiB)": extra})
 
 
-@pytest.mark.parametrize(("noise", "backends"), [(1.4, ("auto", "torch", "faiss")), (2.0, ("auto",))])
-def test_the_size_of_stanford_online_products(noise, backends, threads, row):
+@pytest.mark.parametrize("noise", [1.4, 2.0])
+def test_the_size_of_stanford_online_products(noise, threads, row, monkeypatch):
     """Of recall at 1, 10, 100 and 1000, MAP@R and R-precision; PML's calculator does precision at 1 and the latter."""
     embeddings, labels = make_set(60_502, 128, 11_316, noise)
     arrays = embeddings.numpy(), labels.numpy()
     wanted = ("precision_at_1", "r_precision", "mean_average_precision_at_r")
     calculator = AccuracyCalculator(include=wanted, k="max_bin_count")
+
+    def ours(backend):
+        return retrieval_metrics(embeddings, labels, (1, 10, 100, 1000), backend)
+
+    def in_float64():
+        with monkeypatch.context() as patched:
+            patched.setattr(rankers, "QUICK_PAYS_FROM_REFERENCES", len(embeddings) + 1)
+            return ours("torch")
+
     candidates = {
-        backend: lambda backend=backend: retrieval_metrics(embeddings, labels, (1, 10, 100, 1000), backend)
-        for backend in backends
+        OURS: lambda: ours("auto"),
+        "ours, torch": lambda: ours("torch"),
+        "ours, torch, all in float64": in_float64,
+        "PML, doing less": lambda: calculator.get_accuracy(*arrays),
     }
-    candidates["PML, doing less"] = lambda: calculator.get_accuracy(*arrays)
     threads(2)
-    candidates["auto"]()  # whatever is imported or built once
-    found = round(100 * candidates["auto"]()["recall_at_1"])
+    found = round(100 * ours("auto")["recall_at_1"])  # and whatever is imported or built once
     memory = {name: extra_memory(call) for name, call in candidates.items()}
     timings = time_by_turns(candidates, rounds=3, warm_up=0)
     for name in candidates:
         what = {"R@1 of the set (%)": str(found), "by": name, "seconds": f"{timings.median(name):.1f}"}
         ratio, extra = f"{timings.ratio(name, 'PML, doing less'):.2f}", f"{memory[name]:.0f}"
         row("Retrieval metrics, 60,502 x 128, two threads", **what, ratio=ratio, **{"extra memory (MiB)": extra})
-    assert memory["auto"] < 1500
+    assert memory[OURS] < 1500
     if noise < 2:  # at which embeddings are worse than an untrained network's
-        assert timings.ratio("auto", "PML, doing less") <= 0.7
+        assert timings.ratio(OURS, "PML, doing less") <= 0.7

@@ -123,6 +123,31 @@ def test_only_neighbours_in_a_sequence_are_folded():
     assert [type(module) for module in folded(others)] == [torch.nn.Conv2d, torch.nn.ReLU, torch.nn.BatchNorm2d]
 
 
+class Skipping(torch.nn.Sequential):
+    """Reads its convolution's output a second time, as a dense block does."""
+
+    def forward(self, images):
+        convolved = self[0](images)
+        return convolved + self[1](convolved)
+
+
+def test_a_sequence_with_a_way_of_its_own_stays():
+    network = Skipping(torch.nn.Conv2d(1, 2, 3), torch.nn.BatchNorm2d(2)).eval()
+    images = torch.randn(4, 1, 8, 8)
+    expected = network(images)
+    assert torch.equal(folded(network)(images), expected)
+
+
+def test_a_resnet_is_folded_where_it_is_a_sequence():
+    rgb = InputSpec(channels=3, size=32, resize=32, mean=(0.5,) * 3, std=(0.25,) * 3, augmentation="none")
+    plain = random_statistics(build_model(ModelSpec(backbone="torchvision:resnet18", embedding_dim=16), rgb))
+    quick = folded(copy.deepcopy(plain))
+    left = [sum(isinstance(part, torch.nn.BatchNorm2d) for part in one.modules()) for one in (plain, quick)]
+    assert left == [20, 17]
+    images = torch.randn(4, 3, 32, 32)
+    torch.testing.assert_close(quick(images), plain(images), rtol=0, atol=1e-5)
+
+
 class NormAndActivation(torch.nn.BatchNorm2d):
     """As timm has it: folding it would lose the activation."""
 

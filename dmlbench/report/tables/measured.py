@@ -57,7 +57,7 @@ def _agreement(found: Sequence[Agreement]) -> list[str]:
     if not found:
         return []
     said = "; ".join(f"{one.method} {_before(one)}{'' if one.agree else ', does not agree'}" for one in found)
-    return [f"The measurement before on this machine: {said}."]
+    return [f"The measurement before, by the same code on this machine: {said}."]
 
 
 def _before(one: Agreement) -> str:
