@@ -7,11 +7,10 @@ import torch
 
 from dmlbench.data.images import Split
 from dmlbench.data.loader import Batch, TrainingBatches
-from dmlbench.models import build_model
 from dmlbench.randomness import stream_seed
 from dmlbench.registry import MethodSettings, Registry
 from dmlbench.spec import InputSpec, ModelSpec, ProtocolSpec, TrainingSpec
-from dmlbench.training.components import TrainingSet, build_learner
+from dmlbench.training.components import TrainingSet, build_learner, build_seeded_model
 from dmlbench.training.learner import Learner
 from dmlbench.training.loop import train_epoch
 
@@ -62,8 +61,7 @@ def make_learner(make_protocol) -> Callable[..., Learner]:
         protocol = make_protocol(**training)
         settings = MethodSettings() if lambda_ is None else MethodSettings(distillation={"lambda": lambda_})
         method = Registry().resolve(name, "glyphs", protocol.name, settings)
-        torch.manual_seed(stream_seed(seed, 0, "weights"))
-        model = build_model(protocol.model, protocol.input)
+        model = build_seeded_model(protocol, seed, CPU)
         torch.manual_seed(stream_seed(seed, 0, "loss"))
         return build_learner(method, protocol, model, TrainingSet(CLASSES, IMAGES), CPU)
 
