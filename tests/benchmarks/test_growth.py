@@ -13,6 +13,7 @@ import torch
 from by_turns import time_by_turns
 from matplotlib import rc_context
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 from test_retrieval_speed import extra_memory, make_set
 
 from dmlbench.evaluation import retrieval_metrics
@@ -34,11 +35,16 @@ FIGURE = Path(__file__).parent / "growth.png"
 def drawn(request):
     """Axes for both tests; saved at the end of a run that writes the tables."""
     with rc_context(RC):
-        figure = Figure(figsize=(2 * COLUMN, 2.4))
+        figure = Figure(figsize=(2 * COLUMN, 2.6))
         axes = figure.subplots(1, 3)
         yield axes
-        for one in axes:
+        for one, places in zip(axes, (COUNTS, COUNTS, BATCHES), strict=True):
             one.set(xscale="log", yscale="log")
+            one.set_xticks(places, [f"{place / 1000:.0f}k" if place >= 1000 else f"{place}" for place in places])
+            one.xaxis.set_minor_locator(NullLocator())
+            one.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            one.yaxis.set_major_formatter("{x:g}")
+            one.yaxis.set_minor_locator(NullLocator())
             one.grid()
         if request.config.getoption("--write-table"):
             figure.savefig(FIGURE, dpi=160, metadata={"Software": None})
