@@ -91,7 +91,7 @@ def folded(network: nn.Module) -> nn.Module:
     on a CPU.
     """
     for module in list(network.modules()):
-        if type(module).forward is nn.Sequential.forward:
+        if isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward:
             for place, (layer, following) in enumerate(pairwise(list(module))):
                 # Exact types: a subclass computes something else, such as timm's BatchNorm with an activation.
                 if type(layer) is not nn.Conv2d or type(following) is not nn.BatchNorm2d or is_parametrized(layer):
