@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -121,8 +122,8 @@ def postgresql(folder: Path, programs: Path) -> Iterator[str]:
                 parent.chmod(parent.stat().st_mode | 0o011)
         prefix = ["runuser", "-u", "postgres", "--"]
 
-    def run(*command: object) -> None:
-        subprocess.run([*prefix, *map(str, command)], check=True, capture_output=True, cwd="/", timeout=120)
+    def run(*command: object, check: bool = True) -> None:
+        subprocess.run([*prefix, *map(str, command)], check=check, capture_output=True, cwd="/", timeout=120)
 
     run(programs / "initdb", "-D", data, "-U", "tracking", "--auth", "trust", "-E", "UTF8", "--no-sync")
     options = f"-p {port} -c listen_addresses=127.0.0.1 -k {folder} -c fsync=off"
@@ -130,4 +131,8 @@ def postgresql(folder: Path, programs: Path) -> Iterator[str]:
     try:
         yield f"postgresql://tracking@127.0.0.1:{port}/postgres"
     finally:
-        run(programs / "pg_ctl", "-D", data, "-m", "immediate", "stop")
+        # Within a minute, or it gives up, which a busy machine can bring about: that is no failure of a test.
+        run(programs / "pg_ctl", "-D", data, "-m", "immediate", "stop", check=False)
+        if (identity := data / "postmaster.pid").is_file():
+            with suppress(ProcessLookupError):
+                os.kill(int(identity.read_text().split()[0]), signal.SIGKILL)
