@@ -53,6 +53,7 @@ def command(
       dmlbench report
       dmlbench report --name cub-for-me --only dataset=cub --panels --data-dir data
     """
+    from dmlbench.machine import usable_cores
     from dmlbench.matrix import data_folder
     from dmlbench.report.page import render
     from dmlbench.report.queries import Panels
@@ -60,7 +61,11 @@ def command(
     if panels and tracking == "auto":
         raise UserError("--panels: MLflow is sent no images", hint="leave out --panels or --tracking auto")
     shown = Panels(data_folder(data_dir)) if panels else None
-    folder = render(results, name, output, only, panels=shown, tell=lambda line: click.echo(line, err=True))
+
+    def tell(line: str) -> None:
+        click.echo(line, err=True)
+
+    folder = render(results, name, output, only, panels=shown, tell=tell, workers=usable_cores())
     click.echo(f"{folder / 'index.html'}")
     if tracking == "auto":
         _send(folder)

@@ -1,9 +1,11 @@
 """Builds what a page shows of one group of comparable results: its verdicts, figures and tables."""
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -35,6 +37,8 @@ from dmlbench.report.tables.notes import other_starts
 from dmlbench.report.tables.queries import queries_table
 from dmlbench.report.verdict import verdicts
 
+Map = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]
+Call = tuple[str, tuple[Any, ...]]  # a method's name and its arguments
 GEOMETRY = ("spectral_decay", "intra_over_inter")
 
 
@@ -64,19 +68,25 @@ class Material:
         return [save(plot, self.figures) for plot in plots if plot is not None]
 
 
-def group_sections(material: Material, facts: Callable[[Group], str], tell: Callable[[str], None]) -> list[Section]:
+def group_sections(
+    material: Material, facts: Callable[[Group], str], tell: Callable[[str], None], each: Map = map
+) -> list[Section]:
     """Build every group's section, and write its figures.
 
     Args:
         material: All that the report shows.
         facts: A group's protocol and dataset in words.
         tell: Is told of every group.
+        each: Calls a function for each of many, as `map` does: in several processes where there is much to draw.
     """
-    built = []
-    for group in groups(material.numbers.seeds):
-        tell(f"drawing {group.title}")
-        built.append(_Group(group, material).section(facts(group)))
-    return built
+    every = [_Group(group, material) for group in groups(material.numbers.seeds)]
+    parts = each(_built, [(own, *call) for own in every for call in own.calls()])
+    sections = []
+    for own in every:
+        tell(f"drawing {own.group.title}")
+        found = list(itertools.islice(parts, len(own.calls())))
+        sections.append(own.section(facts(own.group), found))
+    return sections
 
 
 class _Group:
@@ -94,17 +104,14 @@ class _Group:
         self.selections = selections_of(group.of(numbers.accuracy))
         self.chosen = verdict_selection(self.selections)
 
-    def section(self, facts: str) -> Section:
+    def calls(self) -> list[Call]:
+        """What builds the section's parts, in their order."""
         others = [name for name in self.selections if name != self.chosen]
-        parts = [
-            self._accuracy(self.chosen),
-            *(self._accuracy(name, folded=True) for name in others),
-            self._selection(),
-            self._cost(),
-            self._curves(),
-            self._geometry(),
-            self._by_query(),
-        ]
+        rest = ("_selection", "_cost", "_curves", "_geometry", "_by_query")
+        accuracies: list[Call] = [("_accuracy", (name, name != self.chosen)) for name in (self.chosen, *others)]
+        return accuracies + [(name, ()) for name in rest]
+
+    def section(self, facts: str, parts: list[Part]) -> Section:
         found = self.to_base[self.to_base["selection"] == self.chosen]
         return Section(
             self.group.slug,
@@ -115,7 +122,7 @@ class _Group:
             verdicts(self.group, found, self.numbers.overhead),
         )
 
-    def _accuracy(self, selection: str, *, folded: bool = False) -> Part:
+    def _accuracy(self, selection: str, folded: bool) -> Part:
         """Accuracy and differences under one choice of the epoch."""
         numbers, group = self.numbers, self.group
         heading, tables = "Accuracy", [accuracy_table(group, selection, numbers.accuracy)]
@@ -199,6 +206,13 @@ class _Group:
         queries, panels = self.material.queries, self.material.panels
         plots = queries.panels(self.group, panels) if panels else []
         return Part("Query by query", self._drawn(*plots), [queries_table(self.group, queries.evidence)])
+
+
+def _built(call: tuple[_Group, str, tuple[Any, ...]]) -> Part:
+    """A part of a section; in a process of its own, for all of it can be sent."""
+    own, name, arguments = call
+    part: Part = getattr(own, name)(*arguments)
+    return part
 
 
 def _of_metric(group: Group, frame: pd.DataFrame) -> pd.DataFrame:

@@ -11,17 +11,18 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 
 from dmlbench import __version__
 from dmlbench.analysis.comparisons import to_base
-from dmlbench.analysis.groups import GROUP, arrange, check_unambiguous, done, without_paths
+from dmlbench.analysis.groups import GROUP, arrange, check_unambiguous, done, groups, without_paths
 from dmlbench.analysis.measured import measured_frame
 from dmlbench.errors import UserError, unknown_name
 from dmlbench.measurement import SYNTHETIC, Measurement, read_measurements
 from dmlbench.report import sources
-from dmlbench.report.content import Material, group_sections
+from dmlbench.report.content import Map, Material, group_sections
 from dmlbench.report.costs import cost_sections
 from dmlbench.report.folder import PAGE, check_target, replacing
 from dmlbench.report.formats import brief_marks, csv, escape_markdown, latex, markdown, short
 from dmlbench.report.numbers import Numbers
 from dmlbench.report.overview import protocol_sections, reproduction_section
+from dmlbench.report.processes import mapping
 from dmlbench.report.prose import FILES, READING
 from dmlbench.report.queries import Panels, Queries
 from dmlbench.report.style import PALETTE
@@ -45,6 +46,7 @@ def render(
     *,
     panels: Panels | None = None,
     tell: Callable[[str], None] = lambda _: None,
+    workers: int = 1,
 ) -> Path:
     """Render a report; an earlier one of that name is replaced when the new one is complete.
 
@@ -55,6 +57,7 @@ def render(
         only: Names to keep, by `protocol`, `dataset` or `method`; a column that is not given keeps all.
         panels: Where the images of retrieval panels are; None for no panels.
         tell: Is told what is being done.
+        workers: Processes that draw, where there are several groups of results.
 
     Returns:
         The report's folder, with index.html, report.md, tables/ and figures/.
@@ -76,20 +79,21 @@ def render(
     specs = sources.read_specs(arranged)
     sources.check_one_spec(arranged, specs)  # first: it can say what differs
     check_unambiguous(arranged)
-    numbers = Numbers.of(arranged, arrange(load_history(results_root)), sources.other_images(arranged, specs))
-    queries = Queries.of(arranged, tell)
-    if panels:
-        queries.check_images(panels)
-    with replacing(target) as folder:
-        for part in ("figures", "tables"):
-            (folder / part).mkdir()
-        material = Material(numbers, queries, folder / "figures", panels, costs)
-        context = _sections(material, specs, tell) | _context(name, arranged, Store(results_root), only)
-        _write_csv(folder / "tables", _tidy(material, specs, results_root))
-        _write_latex(folder / "tables", context)
-        _write_pages(folder, context)
+    with mapping(workers if len(groups(done(arranged))) > 1 else 1) as each:
+        numbers = Numbers.of(arranged, arrange(load_history(results_root)), sources.other_images(arranged, specs))
+        queries = Queries.of(arranged, tell)
         if panels:
-            (folder / ".gitignore").write_text(PRIVATE, encoding="utf-8")
+            queries.check_images(panels)
+        with replacing(target) as folder:
+            for part in ("figures", "tables"):
+                (folder / part).mkdir()
+            material = Material(numbers, queries, folder / "figures", panels, costs)
+            context = _sections(material, specs, tell, each) | _context(name, arranged, Store(results_root), only)
+            _write_csv(folder / "tables", _tidy(material, specs, results_root))
+            _write_latex(folder / "tables", context)
+            _write_pages(folder, context)
+            if panels:
+                (folder / ".gitignore").write_text(PRIVATE, encoding="utf-8")
     return target
 
 
@@ -129,11 +133,11 @@ def _kept_measurements(measurements: Sequence[Measurement], only: Only | None) -
     return tuple(kept)
 
 
-def _sections(material: Material, specs: sources.Specs, tell: Callable[[str], None]) -> dict[str, Any]:
+def _sections(material: Material, specs: sources.Specs, tell: Callable[[str], None], each: Map) -> dict[str, Any]:
     """All that is drawn and tabled."""
     arranged = material.numbers.results
     facts = partial(sources.group_facts, arranged=arranged, specs=specs)
-    built = group_sections(material, facts, tell)
+    built = group_sections(material, facts, tell, each)
     return {
         "over_datasets": protocol_sections(material),
         "sections": built,
