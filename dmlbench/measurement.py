@@ -14,13 +14,18 @@ from dmlbench.spec import digest
 
 FOLDER = "overhead"
 SYNTHETIC = "synthetic"  # in place of a dataset's name
-VERSION = 1
+VERSION = 2
+UNFOLDED = "{unfolded}"  # after a name: its teacher's BatchNorm stays a layer of its own, as in the official code
+UNFOLDED_MARK = "teacher as the official code runs it: its BatchNorm not folded"
 MOVE = "move it away; `dmlbench overhead` measures again"
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One method's part of a measurement: milliseconds a step, a value per round, in all and by phase."""
+    """One method's part of a measurement: milliseconds a step, a value per round, in all and by phase.
+
+    The rounds of the first process come first, then those of the second, and so on.
+    """
 
     base: str
     modifier: str
@@ -33,31 +38,37 @@ class Measured:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What the steps of several methods cost, measured by turns in one process on one machine.
+    """What the steps of several methods cost, measured by turns in each of several processes on one machine.
 
     Attributes:
         started: ISO 8601, in UTC.
+        command: The command line that made it.
         protocol: Its name.
         variant: What `--set` changed of it, or "".
         protocol_hash: Of all of its values.
         dataset: A name, or `synthetic`.
         epochs: Of the protocol: a teacher has its say in all but the first.
         batch_size: Images of a step.
+        cpu_threads: Of the protocol.
         environment: As `provenance.environment` gives it.
         code: Digest and state of the sources.
-        rounds: How many count.
+        processes: How many, one after the other.
+        rounds: How many of each process count.
         methods: By name; the n-th values of all are of one round.
     """
 
     started: str
+    command: str
     protocol: str
     variant: str
     protocol_hash: str
     dataset: str
     epochs: int
     batch_size: int
+    cpu_threads: int
     environment: dict[str, Any]
     code: dict[str, Any]
+    processes: int
     rounds: int
     methods: dict[str, Measured]
 
@@ -70,6 +81,16 @@ class Measurement:
     def title(self) -> str:
         """For people: what was measured where."""
         return f"{self.protocol}{', ' + self.variant if self.variant else ''}, {self.dataset}, on {self.device}"
+
+    @property
+    def how(self) -> str:
+        """For people: what its estimates and intervals are."""
+        if self.processes == 1:
+            return f"medians of {self.rounds} rounds of one process [95% bootstrap interval over rounds]"
+        return (
+            f"geometric means of {self.processes} processes' medians of {self.rounds} rounds [95% t-interval over "
+            "processes]"
+        )
 
 
 def write_measurement(root: Path, measurement: Measurement) -> Path:
@@ -119,14 +140,16 @@ def _read(path: Path) -> Measurement:
 def _checked(measurement: Measurement) -> Measurement:
     """Raise ValueError where a report could not be made of it."""
     datetime.fromisoformat(measurement.started)
+    if min(measurement.processes, measurement.rounds) < 1:
+        raise ValueError("no processes, or no rounds")
     if not isinstance(measurement.environment, dict) or not measurement.methods:
         raise ValueError("no environment, or no methods")
     for name, method in measurement.methods.items():
         if method.base not in measurement.methods:
             raise ValueError(f"{name} without its base {method.base}")
         times = [method.step_ms, *method.phases_ms.values()]
-        if any(len(values) != measurement.rounds for values in times):
-            raise ValueError(f"{name}: not a time for each of {measurement.rounds} rounds")
+        if any(len(values) != measurement.processes * measurement.rounds for values in times):
+            raise ValueError(f"{name}: not a time for each of {measurement.processes} x {measurement.rounds} rounds")
         if min(*method.step_ms, method.peak_mb, method.gflop) <= 0:
             raise ValueError(f"{name}: a time, size or count that is not positive")
     return measurement

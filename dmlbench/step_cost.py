@@ -68,6 +68,8 @@ def measure_steps(
     rounds: int,
     warm_up: int,
     tell: Callable[[], None] = lambda: None,
+    *,
+    order: int = 0,
 ) -> dict[str, StepCost]:
     """Measure every method's step in rounds, each method once a round, in an order shuffled for every round.
 
@@ -77,10 +79,11 @@ def measure_steps(
         rounds: Rounds that count.
         warm_up: Rounds before them that do not.
         tell: Is called after every round.
+        order: In which orders methods take their turns: see `interleave`.
     """
     turns = {name: _Turn(learner, batches) for name, learner in learners.items()}
     steps = math.ceil(TURN_SECONDS / min(turn.probe() for turn in turns.values()))
-    kept = interleave({name: turn.taking(steps) for name, turn in turns.items()}, rounds, warm_up, tell)
+    kept = interleave({name: turn.taking(steps) for name, turn in turns.items()}, rounds, warm_up, tell, order=order)
     return {
         name: StepCost(
             step_ms=[1000 * measured["train"] / steps for measured in kept[name]],

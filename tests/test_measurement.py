@@ -42,9 +42,9 @@ def test_a_folder_without_measurements_has_none(tmp_path):
     ("change", "message"),
     [
         (lambda content: "{" + content, "not a readable measurement"),
-        (lambda content: content.replace('"version": 1', '"version": 2'), "measurement version 2 is not known here"),
+        (lambda content: content.replace('"version": 2', '"version": 3'), "measurement version 3 is not known here"),
         (lambda content: content.replace('"epochs"', '"epoch"'), "not a readable measurement"),
-        (lambda content: content.replace('"rounds": 20', '"rounds": 21'), "not a time for each of 21 rounds"),
+        (lambda content: content.replace('"rounds": 20', '"rounds": 21'), "not a time for each of 1 x 21 rounds"),
         (lambda content: json.dumps([1]), "not a readable measurement"),
         (lambda content: content.replace("2026-01-02T", "yesterday "), "not a readable measurement"),
         (lambda content: content.replace('"base": "ms"', '"base": "triplet"'), "ms without its base triplet"),

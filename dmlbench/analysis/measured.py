@@ -1,22 +1,31 @@
-"""Overhead measured by turns: ratios of a method's step to its own base's in the same round, with intervals."""
+"""Overhead measured by turns: ratios of a method's step to its own base's in the same round, with intervals.
+
+Of several processes, each of which gives a median over its rounds, the interval is Student's over processes, on
+logarithms; of a single one it is the bootstrap's over its rounds, which does not know how far processes differ.
+"""
 
 import hashlib
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from statistics import median
 
 import pandas as pd
 
 from dmlbench.analysis.groups import slug
-from dmlbench.analysis.statistics import Estimate, median_interval
+from dmlbench.analysis.statistics import Estimate, log_ratio_interval, median_interval
 from dmlbench.measurement import Measured, Measurement
 
 COLUMNS = [
     "method", "base", "modifier", "marks", "mean", "low", "high", "n", "step_ms", "step_low", "step_high",
-    "step_ms_base", "over_training", "arithmetic", "images_per_s", "peak_mb", "memory",
+    "step_ms_base", "added", "added_low", "added_high", "same_work", "over_training", "arithmetic", "images_per_s",
+    "peak_mb", "memory",
 ]  # fmt: skip
 PLACE = ["protocol", "variant", "dataset", "device", "started"]
 SAME_ON_GPU = 0.02
+ADDED = ("teacher", "distillation")
+SAME_WORK = ("forward", "loss", "optimiser")  # of a method and of its base; going back, a method has more to do
+NOISE = 0.02  # a difference in the time of the same work that is worth a word
 
 
 @dataclass(frozen=True)
@@ -46,11 +55,14 @@ def measured_overhead(measurement: Measurement) -> pd.DataFrame:
     """Every method's cost beside its base's.
 
     Returns:
-        One row per method: method, base, modifier, marks; `mean` (here the median over rounds), low, high (95%
-        bootstrap interval) and n (rounds) of the ratio to the base in the same round, 1 for a base; `step_ms` with its
-        interval `step_low`, `step_high`, and `step_ms_base`, medians in milliseconds; `over_training`, the ratio over
-        all epochs of the protocol, of which the first has no teacher; `arithmetic`, the ratio of the floating-point
-        operations; `images_per_s`; `peak_mb` in MiB, and `memory`, its ratio to the base's.
+        One row per method: method, base, modifier, marks; `mean` (the median over rounds; of several processes the
+        geometric mean of their medians), low, high (its 95% interval) and n (processes, or the rounds of a single one)
+        of the ratio to the base in the same round, 1 for a base; `step_ms` with its interval `step_low`, `step_high`,
+        and `step_ms_base`, in milliseconds; `added` with its interval, the phases that the base has not over the base's
+        step, NaN for a base; `same_work`, the time of the phases in which both do the same over the base's, which an
+        undisturbed machine would make 1; `over_training`, the ratio over all epochs of the protocol, of which the first
+        has no teacher; `arithmetic`, the ratio of the floating-point operations; `images_per_s`; `peak_mb` in MiB, and
+        `memory`, its ratio to the base's.
     """
     rows = [_row(name, method, measurement) for name, method in measurement.methods.items()]
     return pd.DataFrame(rows, columns=COLUMNS)
@@ -66,7 +78,7 @@ def measured_frame(measurements: Sequence[Measurement]) -> pd.DataFrame:
 
 
 def measured_phases(measurement: Measurement) -> pd.DataFrame:
-    """Where a step's time goes: method, base, modifier, phase, ms (median over rounds), n (rounds).
+    """Where a step's time goes: method, base, modifier, phase, ms (median over all rounds), n (rounds).
 
     What the phases do not cover, the host's own work between them, is the phase `other`.
     """
@@ -75,7 +87,7 @@ def measured_phases(measurement: Measurement) -> pd.DataFrame:
         rest = [total - sum(values) for total, *values in zip(method.step_ms, *method.phases_ms.values(), strict=True)]
         for phase, values in {**method.phases_ms, "other": rest}.items():
             own = {"method": name, "base": method.base, "modifier": method.modifier, "phase": phase}
-            rows.append(own | {"ms": max(median(values), 0.0), "n": measurement.rounds})
+            rows.append(own | {"ms": max(median(values), 0.0), "n": len(values)})
     return pd.DataFrame(rows, columns=["method", "base", "modifier", "phase", "ms", "n"])
 
 
@@ -97,6 +109,25 @@ def agreements(earlier: Sequence[Measurement], later: Measurement) -> list[Agree
         before = [one for one in same if name in one.methods]
         if method.modifier and before:
             found.append(_agreement(name, before[-1], later))
+    return found
+
+
+def doubts(measurement: Measurement) -> list[str]:
+    """What speaks against taking a measurement's ratios for the methods' own, a sentence each."""
+    found = []
+    for row in measured_overhead(measurement).to_dict("records"):
+        if not row["modifier"]:
+            continue
+        if row["high"] < 1 <= row["arithmetic"]:
+            found.append(
+                f"{row['method']}: its interval lies below 1, though it computes no less than its base: noise of the "
+                "machine, not a gain."
+            )
+        if abs(row["same_work"] - 1) > NOISE:
+            found.append(
+                f"{row['method']}: {', '.join(SAME_WORK)}, the same work as its base's, took {row['same_work']:.3f} of "
+                "the base's time: that much of the ratio may be the machine's."
+            )
     return found
 
 
@@ -130,8 +161,9 @@ def _agreement(name: str, earlier: Measurement, later: Measurement) -> Agreement
 
 
 def _row(name: str, method: Measured, measurement: Measurement) -> dict[str, object]:
-    base, ratio, step = measurement.methods[method.base], _ratio(name, measurement), median_interval(method.step_ms)
-    epochs = measurement.epochs
+    base, ratio, step = measurement.methods[method.base], _ratio(name, measurement), _of(method.step_ms, measurement)
+    added, epochs = _over(_sum(method, ADDED), base.step_ms, measurement), measurement.epochs
+    same = _over(_sum(method, SAME_WORK), _sum(base, SAME_WORK), measurement)
     return asdict(ratio) | {
         "method": name,
         "base": method.base,
@@ -140,7 +172,11 @@ def _row(name: str, method: Measured, measurement: Measurement) -> dict[str, obj
         "step_ms": step.mean,
         "step_low": step.low,
         "step_high": step.high,
-        "step_ms_base": median(base.step_ms),
+        "step_ms_base": _of(base.step_ms, measurement).mean,
+        "added": added.mean,
+        "added_low": added.low,
+        "added_high": added.high,
+        "same_work": same.mean,
         "over_training": 1 + (ratio.mean - 1) * (epochs - 1) / epochs,
         "arithmetic": method.gflop / base.gflop,
         "images_per_s": 1000 * measurement.batch_size / step.mean,
@@ -151,5 +187,25 @@ def _row(name: str, method: Measured, measurement: Measurement) -> dict[str, obj
 
 def _ratio(name: str, measurement: Measurement) -> Estimate:
     method = measurement.methods[name]
-    base = measurement.methods[method.base]
-    return median_interval([own / its for own, its in zip(method.step_ms, base.step_ms, strict=True)])
+    return _over(method.step_ms, measurement.methods[method.base].step_ms, measurement)
+
+
+def _sum(method: Measured, phases: Iterable[str]) -> list[float]:
+    """The time of several phases in every round; 0 where the method has none of them."""
+    nothing = (0.0,) * len(method.step_ms)
+    return [sum(times) for times in zip(*(method.phases_ms.get(phase, nothing) for phase in phases), strict=True)]
+
+
+def _over(times: Sequence[float], base: Sequence[float], measurement: Measurement) -> Estimate:
+    return _of([own / its if its else math.nan for own, its in zip(times, base, strict=True)], measurement)
+
+
+def _of(values: Sequence[float], measurement: Measurement) -> Estimate:
+    """An estimate of a value per round, of all processes; NaN where it is nothing at all."""
+    if not min(values) > 0:
+        return Estimate(math.nan, math.nan, math.nan, 0)
+    if measurement.processes == 1:
+        return median_interval(values)
+    rounds = measurement.rounds
+    medians = pd.Series([median(values[at : at + rounds]) for at in range(0, len(values), rounds)])
+    return log_ratio_interval(medians, pd.Series(1.0, index=medians.index))

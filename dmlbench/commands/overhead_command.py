@@ -1,5 +1,7 @@
 """`dmlbench overhead`."""
 
+import shlex
+import sys
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from dmlbench.measurement import Measurement
     from dmlbench.overhead import CostPlan
 
-ROUNDS = 30
+PROCESSES, ROUNDS = 5, 10
 
 
 @click.command("overhead")
@@ -29,7 +31,10 @@ ROUNDS = 30
 @protocol_option()
 @click.option("--dataset", help="Measure on the images of this dataset.")
 @click.option("--synthetic", is_flag=True, help="Measure on random pixels of 100 classes [default].")
-@click.option("--rounds", type=click.IntRange(5), default=ROUNDS, show_default=True, help="Rounds that count.")
+@click.option(
+    "--processes", type=click.IntRange(1), default=PROCESSES, show_default=True, help="Processes, one after the other."
+)
+@click.option("--rounds", type=click.IntRange(10), default=ROUNDS, show_default=True, help="Rounds of a process.")
 @set_option()
 @data_dir_option()
 @methods_dir_option()
@@ -38,8 +43,9 @@ ROUNDS = 30
 def command(**options: Any) -> None:  # noqa: ANN401 - click's options
     """Measure what a training step of each method costs, and its ratio to the base.
 
-    All methods take turns in one process on one device, in rounds; the ratio is formed within a round. Run it on a
-    machine that does nothing else. It goes into overhead/ of the results folder, and into reports.
+    All methods take turns in one process on one device, in rounds; the ratio is formed within a round, and the interval
+    over several processes. Run it on a machine that does nothing else. It goes into overhead/ of the results folder,
+    and into reports.
 
     \b
     Examples:
@@ -65,29 +71,30 @@ def command(**options: Any) -> None:  # noqa: ANN401 - click's options
     plan = plan_cost(request, lambda line: console.print(line, markup=False, soft_wrap=True))
     Store(results).check_writable()
     earlier = read_measurements(results)  # a damaged one is told of before the measuring, not after
-    measurement = _measure(console, plan, device, options["rounds"])
+    measurement = _measure(console, plan, device, options["processes"], options["rounds"])
     path = write_measurement(results, measurement)
     print_costs(console, measurement)
     print_agreement(console, measurement, earlier)
     console.print(f"written to {path}; `dmlbench report` shows it", markup=False, soft_wrap=True)
 
 
-def _measure(console: "Console", plan: "CostPlan", device: str, rounds: int) -> "Measurement":
+def _measure(console: "Console", plan: "CostPlan", device: str, processes: int, rounds: int) -> "Measurement":
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from dmlbench.measuring import WARM_UP, measure
+    from dmlbench.measuring import WARM_UP, Effort, measure
 
     columns = TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeRemainingColumn()
-    total, done = WARM_UP + rounds, 0
-    console.print(f"{len(plan.methods)} methods, {rounds} rounds after {WARM_UP} to warm up", markup=False)
+    effort, done = Effort(processes, rounds), 0
+    each = f"{rounds} rounds after {WARM_UP} to warm up"
+    console.print(f"{len(plan.methods)} methods, {processes} x {each}", markup=False)
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task("rounds", total=total)
+        task = progress.add_task("rounds", total=effort.total)
 
         def tell() -> None:
             nonlocal done
             done += 1
             progress.update(task, completed=done)
-            if not console.is_terminal and done % max(1, total // 4) == 0:
-                console.print(f"round {done} of {total}")
+            if not console.is_terminal and done % max(1, effort.total // 4) == 0:
+                console.print(f"round {done} of {effort.total}")
 
-        return measure(plan, device, rounds, tell)
+        return measure(plan, device, effort, shlex.join(["dmlbench", *sys.argv[1:]]), tell)

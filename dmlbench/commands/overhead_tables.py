@@ -6,26 +6,31 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from dmlbench.analysis.measured import agreements, measured_overhead, measured_phases, phase_order
+from dmlbench.analysis.measured import agreements, doubts, measured_overhead, measured_phases, phase_order
 from dmlbench.measurement import Measurement
 
 
 def print_costs(console: Console, measurement: Measurement) -> None:
     """A row a method with its step, its ratio and its memory; then the phases of its step."""
     costs = measured_overhead(measurement)
-    console.print(f"\n{measurement.title}; batch {measurement.batch_size}, {measurement.rounds} rounds", markup=False)
-    columns = ("method", "step (ms)", "ratio to base", f"over {measurement.epochs} epochs", "arithmetic")
-    table = Table(*columns, "images/s", "peak (MiB)", box=None)
+    console.print(f"\n{measurement.title}; batch {measurement.batch_size}", markup=False)
+    columns = ("method", "step (ms)", "ratio to base", "added phases", "same work", f"over {measurement.epochs} epochs")
+    table = Table(*columns, "arithmetic", "images/s", "peak (MiB)", box=None)
     for row in costs.to_dict("records"):
-        ratio = f"{row['mean']:.3f} [{row['low']:.3f}, {row['high']:.3f}]" if row["modifier"] else ""
+        modified = bool(row["modifier"])
+        ratio = f"{row['mean']:.3f} [{row['low']:.3f}, {row['high']:.3f}]" if modified else ""
         step = f"{row['step_ms']:.2f} [{row['step_low']:.2f}, {row['step_high']:.2f}]"
-        over, arithmetic = (f"{row[key]:.3f}" if row["modifier"] else "" for key in ("over_training", "arithmetic"))
-        table.add_row(
-            row["method"], step, ratio, over, arithmetic, f"{row['images_per_s']:.0f}", f"{row['peak_mb']:.0f}"
-        )
+        rest = (f"{row[key]:.3f}" if modified else "" for key in ("added", "same_work", "over_training", "arithmetic"))
+        table.add_row(row["method"], step, ratio, *rest, f"{row['images_per_s']:.0f}", f"{row['peak_mb']:.0f}")
     console.print(table)
-    console.print("medians over rounds, with 95% bootstrap intervals; a ratio is formed within a round")
+    console.print(f"{measurement.how}; a ratio is formed within a round", markup=False)
+    console.print(
+        "added phases: teacher and distillation over the base's step; same work: forward, loss and optimiser over the "
+        "base's, 1 but for noise"
+    )
     console.print(_phases(measured_phases(measurement)))
+    for doubt in doubts(measurement):
+        console.print(f"note: {doubt}", markup=False, style="yellow")
 
 
 def print_agreement(console: Console, measurement: Measurement, earlier: Sequence[Measurement]) -> None:

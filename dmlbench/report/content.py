@@ -47,7 +47,7 @@ class Material:
     """What sections are built from.
 
     `figures` is an existing folder for PNG, SVG and CSV files; without `panels` no images are shown; `measurements` are
-    those of `dmlbench overhead`.
+    those of `dmlbench overhead`; `codes` are the digests of the training code that made the results.
     """
 
     numbers: Numbers
@@ -55,6 +55,7 @@ class Material:
     figures: Path
     panels: Panels | None = None
     measurements: tuple[Measurement, ...] = ()
+    codes: frozenset[str] = frozenset()
 
     @cached_property
     def look(self) -> Look:

@@ -26,6 +26,8 @@ def protocol_sections(material: Material) -> list[Section]:
 
 def reproduction_section(numbers: Numbers) -> list[Section]:
     """Published figures beside ours, for the methods and datasets of the report."""
+    if numbers.results.empty:
+        return []
     if numbers.reproduction.empty:
         facts = "The method files hold no published figure for these methods on these datasets."
         return [Section("reproduction", "Published and reproduced", facts, [])]

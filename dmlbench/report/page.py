@@ -23,7 +23,7 @@ from dmlbench.report.formats import brief_marks, csv, escape_markdown, latex, ma
 from dmlbench.report.numbers import Numbers
 from dmlbench.report.overview import protocol_sections, reproduction_section
 from dmlbench.report.processes import mapping
-from dmlbench.report.prose import FILES, READING
+from dmlbench.report.prose import FILES, READING, READING_COSTS
 from dmlbench.report.queries import Panels, Queries
 from dmlbench.report.style import PALETTE
 from dmlbench.report.tables.coverage import coverage_table, is_uneven
@@ -87,11 +87,11 @@ def render(
         with replacing(target) as folder:
             for part in ("figures", "tables"):
                 (folder / part).mkdir()
-            material = Material(numbers, queries, folder / "figures", panels, costs)
-            context = _sections(material, specs, tell, each) | _context(name, arranged, Store(results_root), only)
-            _write_csv(folder / "tables", _tidy(material, specs, results_root))
-            _write_latex(folder / "tables", context)
-            _write_pages(folder, context)
+            summaries = _summaries(arranged)
+            material = Material(numbers, queries, folder / "figures", panels, costs, sources.code_digests(summaries))
+            context = _sections(material, specs, tell, each)
+            context |= _context(name, arranged, summaries) | _missing(arranged, Store(results_root), only)
+            _write(folder, context, _tidy(material, specs, results_root))
             if panels:
                 (folder / ".gitignore").write_text(PRIVATE, encoding="utf-8")
     return target
@@ -175,9 +175,18 @@ def _tidy(material: Material, specs: sources.Specs, results_root: Path) -> dict[
     }
 
 
-def _write_csv(folder: Path, tables: Mapping[str, pd.DataFrame]) -> None:
-    for name, frame in tables.items():
+def _write(folder: Path, context: dict[str, Any], tables: Mapping[str, pd.DataFrame]) -> None:
+    context["files"] = _write_csv(folder / "tables", tables)
+    _write_latex(folder / "tables", context)
+    _write_pages(folder, context)
+
+
+def _write_csv(folder: Path, tables: Mapping[str, pd.DataFrame]) -> list[tuple[str, str]]:
+    """Write the tables that hold anything, and give the files that a report names."""
+    written = {name: frame for name, frame in tables.items() if len(frame)}
+    for name, frame in written.items():
         (folder / f"{name}.csv").write_text(csv(frame), encoding="utf-8")
+    return [(f"tables/{name}.csv", FILES[name]) for name in written] + [("report.md", "this report as Markdown")]
 
 
 def _write_latex(folder: Path, context: Mapping[str, Any]) -> None:
@@ -186,31 +195,40 @@ def _write_latex(folder: Path, context: Mapping[str, Any]) -> None:
         (folder / f"{table.slug}.tex").write_text(latex(table), encoding="utf-8")
 
 
-def _context(name: str, arranged: pd.DataFrame, store: Store, only: Only | None) -> dict[str, Any]:
+def _summaries(arranged: pd.DataFrame) -> list[dict[str, Any]]:
+    folders = done(arranged)["folder"].unique()
+    return [summary for path in folders if (summary := read_summary(Path(path)))]
+
+
+def _context(name: str, arranged: pd.DataFrame, summaries: Sequence[dict[str, Any]]) -> dict[str, Any]:
     finished = done(arranged).drop_duplicates("folder")
-    summaries = [summary for path in finished["folder"] if (summary := read_summary(Path(path)))]
     days = sorted(summary["started"][:10] for summary in summaries)
     counts = finished.groupby([*GROUP, "method"])["seed"].nunique()
-    begun = _kept(sources.unfinished(store), only, known=True)
-    coverage = coverage_table(arranged, begun)
     return {
         "name": name,
         "version": __version__,
         "palette": PALETTE,
         "text_columns": TEXT_COLUMNS,
-        "reading": READING,
-        "files": FILES,
+        "reading": READING if len(arranged) else READING_COSTS,
         "cells": len(finished),
         "methods": finished["method"].nunique(),
         "seeds": sorted(set(counts)),
         "days": list(dict.fromkeys([days[0], days[-1]])) if days else [],
+        "environments": sources.environments(summaries),
+        "datasets": sources.datasets(summaries),
+        "codes": sources.code_states(summaries),
+    }
+
+
+def _missing(arranged: pd.DataFrame, store: Store, only: Only | None) -> dict[str, Any]:
+    """What failed, what was planned and has no result, and whether the matrix is whole."""
+    begun = _kept(sources.unfinished(store), only, known=True)
+    coverage = coverage_table(arranged, begun)
+    return {
         "failed": sources.failed(arranged),
         "unfinished": sources.in_words(begun),
         "coverage": coverage,
         "incomplete": is_uneven(coverage),
-        "environments": sources.environments(summaries),
-        "datasets": sources.datasets(summaries),
-        "codes": sources.code_states(summaries),
     }
 
 

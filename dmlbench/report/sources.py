@@ -162,15 +162,19 @@ def datasets(summaries: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
 
 
 def code_states(summaries: Sequence[dict[str, Any]]) -> list[str]:
-    """Every distinct state of the training code: version, digest and commit."""
-    found = set()
-    for summary in summaries:
-        code, version = summary.get("code", {}), summary["environment"].get("dmlbench", "unknown")
-        commit = (
-            f", commit {code['commit'][:10]}{' with changes' if code.get('dirty') else ''}" if "commit" in code else ""
-        )
-        found.add(f"dmlbench {version}, training code {code.get('digest', 'unknown')}{commit}")
-    return sorted(found)
+    """Every distinct state of the training code, in words."""
+    return sorted({f"dmlbench {code_state(summary.get('code', {}), summary['environment'])}" for summary in summaries})
+
+
+def code_digests(summaries: Sequence[dict[str, Any]]) -> frozenset[str]:
+    """Digests of the training code."""
+    return frozenset(str(summary["code"]["digest"]) for summary in summaries if "digest" in summary.get("code", {}))
+
+
+def code_state(code: Mapping[str, Any], environment: Mapping[str, Any]) -> str:
+    """Version, digest and commit of the training code: `0.1.0, training code 0123, commit 4567`."""
+    commit = f", commit {code['commit'][:10]}{' with changes' if code.get('dirty') else ''}" if "commit" in code else ""
+    return f"{environment.get('dmlbench', 'unknown')}, training code {code.get('digest', 'unknown')}{commit}"
 
 
 def failed(arranged: pd.DataFrame) -> list[Missing]:

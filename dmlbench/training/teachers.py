@@ -1,6 +1,7 @@
 """Whose embeddings a distilled method learns from, for the images of a batch."""
 
 import copy
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import Protocol
 
@@ -34,10 +35,14 @@ class PreviousEpoch:
     """The student as it was at the end of the previous epoch: a copy in evaluation mode, on the same batch.
 
     Zeng et al., arXiv 2211.07566, official code; there it is never put in evaluation mode. The first epoch has none.
+
+    Args:
+        fold: Whether the copy is `folded`; only a measurement of what that saves has it otherwise.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, fold: bool = True) -> None:
         self.network: nn.Module | None = None
+        self._fold = fold
 
     def embeddings(self, batch: Batch, student: Tensor) -> Tensor | None:  # noqa: ARG002 - a teacher's signature
         """The copy's embeddings of the very same augmented images."""
@@ -48,7 +53,8 @@ class PreviousEpoch:
 
     def end_epoch(self, model: nn.Module) -> None:
         """Become the student, with BatchNorm folded into convolutions where `folded` can tell that it is exact."""
-        self.network = folded(copy.deepcopy(model).requires_grad_(False).eval())
+        network = copy.deepcopy(model).requires_grad_(False).eval()
+        self.network = folded(network) if self._fold else network
 
 
 class Memory(nn.Module):
@@ -83,6 +89,11 @@ class Memory(nn.Module):
         """Nothing to take: every step has left its embeddings."""
 
 
+def folds(network: nn.Module) -> bool:
+    """Whether `folded` changes anything of a network."""
+    return any(True for _ in _foldable(network))
+
+
 def folded(network: nn.Module) -> nn.Module:
     """A network in evaluation mode, changed in place: convolutions take over the BatchNorm that follows them.
 
@@ -90,12 +101,18 @@ def folded(network: nn.Module) -> nn.Module:
     of a Conv4's, 4 of a ResNet-50's 53. The same function but for rounding (4e-7), and a quarter less time for a Conv4
     on a CPU.
     """
-    for module in list(network.modules()):
+    for module, place, layer, following in list(_foldable(network)):
+        module[place], module[place + 1] = fuse_conv_bn_eval(layer, following), nn.Identity()
+    return network.eval()
+
+
+def _foldable(network: nn.Module) -> Iterator[tuple[nn.Sequential, int, nn.Conv2d, nn.BatchNorm2d]]:
+    """Convolutions and the BatchNorm that can be folded into them, with their sequence and place."""
+    for module in network.modules():
         if isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward:
             for place, (layer, following) in enumerate(pairwise(list(module))):
                 # Exact types: a subclass computes something else, such as timm's BatchNorm with an activation.
                 if type(layer) is not nn.Conv2d or type(following) is not nn.BatchNorm2d or is_parametrized(layer):
                     continue
                 if following.running_mean is not None:
-                    module[place], module[place + 1] = fuse_conv_bn_eval(layer, following), nn.Identity()
-    return network.eval()
+                    yield module, place, layer, following

@@ -1,8 +1,11 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from dmlbench.analysis.measured import (
     agreements,
+    doubts,
     measured_frame,
     measured_overhead,
     measured_phases,
@@ -38,8 +41,52 @@ def test_phases_and_what_none_covers():
     phases = measured_phases(make_measurement(noise=0.0))
     step = measured_overhead(make_measurement(noise=0.0)).set_index("method")["step_ms"]
     psd = phases[phases["method"] == "ms+psd"].set_index("phase")["ms"] / step["ms+psd"]
-    assert psd.to_dict() == pytest.approx({"forward": 0.4, "backward": 0.5, "teacher": 0.05, "other": 0.05})
+    forward = 0.4 / RATIOS["ms+psd"]  # the same work as the base's
+    expected = {"forward": forward, "backward": 0.5, "teacher": 0.05, "other": 0.45 - forward}
+    assert psd.to_dict() == pytest.approx(expected)
     assert phase_order(phases) == ["forward", "backward", "teacher", "other"]
+
+
+def test_several_processes_give_an_interval_that_knows_how_far_they_differ():
+    """What the rounds of one process tell is narrower by far where processes differ, and covers less than it says."""
+    covered = {1: 0, 5: 0}
+    for seed in range(120):
+        for processes in covered:
+            measurement = make_measurement(
+                {"ms": 1.0, "ms+psd": 1.3}, processes=processes, rounds=10, apart=0.03, noise=0.01, seed=seed
+            )
+            row = measured_overhead(measurement).set_index("method").loc["ms+psd"]
+            covered[processes] += row["low"] <= 1.3 <= row["high"]
+            assert row["n"] == (10 if processes == 1 else processes)
+    assert covered[5] / 120 == pytest.approx(0.95, abs=0.06)
+    assert covered[1] / 120 < 0.5
+
+
+def test_a_processes_rounds_are_its_own():
+    """The median of each of two processes, not of all rounds."""
+    measurement = make_measurement({"ms": 1.0, "ms+psd": 1.0}, processes=2, rounds=3, noise=0.0)
+    base = replace(measurement.methods["ms"], step_ms=(1.0,) * 6)
+    psd = replace(measurement.methods["ms+psd"], step_ms=(1.0, 4.0, 1.0, 4.0, 1.0, 4.0))
+    row = measured_overhead(replace(measurement, methods={"ms": base, "ms+psd": psd})).set_index("method").loc["ms+psd"]
+    assert row["mean"] == pytest.approx(2.0)  # the geometric mean of 1 and 4
+
+
+def test_added_phases_and_those_of_the_same_work():
+    costs = measured_overhead(make_measurement(noise=0.0)).set_index("method")
+    assert costs.loc["ms+psd", "added"] == pytest.approx(0.05 * 1.3)
+    assert costs.loc["ms+psd", "same_work"] == pytest.approx(1.0)
+    assert np.isnan(costs.loc["ms", "added"])
+
+
+def test_doubts_are_told():
+    assert doubts(make_measurement()) == []
+    (gain,) = doubts(make_measurement({"ms": 1.0, "ms+psd-mem": 0.9}, arithmetic={"ms+psd-mem": 1.001}))
+    assert gain.startswith("ms+psd-mem: its interval lies below 1")
+    measurement = make_measurement()
+    psd = measurement.methods["ms+psd"]
+    slowed = replace(psd, phases_ms=psd.phases_ms | {"forward": tuple(1.05 * ms for ms in psd.phases_ms["forward"])})
+    (noise,) = doubts(replace(measurement, methods=measurement.methods | {"ms+psd": slowed}))
+    assert noise.startswith("ms+psd: forward, loss, optimiser, the same work as its base's, took 1.05")
 
 
 def test_measurements_of_one_machine_and_protocol_belong_together():

@@ -25,7 +25,9 @@ pytest -m benchmark tests/benchmarks --write-table
 
 A run of some of them writes those tables anew and leaves the others.
 
-- `ratio`: time over that of the reference or the peer; `times`: its inverse, over the published codes.
+- `ratio`: time over that of the reference or the peer; of images per second, rate over the published codes'. In
+  brackets the 95% bootstrap interval of its median over `rounds`, and of fewer than ten rounds the lowest and highest.
+  An interval is of one process: from run to run ratios moved by up to 0.15 here.
 - `kept`: the form that dmlbench takes; `distance`: the largest difference of its numbers to the reference's, over the
   largest of these. Differences of a tenth are within the noise of a shared machine.
 - `doing less`: precision at 1, R-precision and MAP@R, where ours adds recall at 10, 100 and 1000.

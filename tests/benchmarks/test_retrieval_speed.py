@@ -66,8 +66,8 @@ def test_backends(count, dimension, used, threads, row):
     timings = time_by_turns(candidates, rounds=20 if count == 2_000 else 5, warm_up=1)
     for name in candidates:
         what = {"embeddings": f"{count} x {dimension}", "threads": str(used), "by": name}
-        ratio = timings.ratio(name, "sorted matrix")
-        row("Retrieval metrics, small sets", **what, seconds=timings.median(name), ratio=ratio)
+        ratio = timings.ratio_cells(name, "sorted matrix")
+        row("Retrieval metrics, small sets", **what, seconds=timings.median(name), **ratio)
     assert timings.ratio("torch", "sorted matrix") < 0.5
 
 
@@ -93,8 +93,8 @@ def test_torchmetrics(count, threads, row):
     memory = {name: extra_memory(call) for name, call in candidates.items()}
     timings = time_by_turns(candidates, rounds=3, warm_up=0)
     for name in candidates:
-        ratio, extra = timings.ratio(name, "torchmetrics"), f"{memory[name]:.0f}"
-        what = {"embeddings": f"{count:,} x 128", "by": name, "seconds": timings.median(name), "ratio": ratio}
+        ratio, extra = timings.ratio_cells(name, "torchmetrics", 3), f"{memory[name]:.0f}"
+        what = {"embeddings": f"{count:,} x 128", "by": name, "seconds": timings.median(name)} | ratio
         row("Retrieval metrics against torchmetrics, two threads", **what, **{"extra memory (MiB)": extra})
 
 
@@ -126,8 +126,8 @@ def test_the_size_of_stanford_online_products(noise, threads, row, monkeypatch):
     timings = time_by_turns(candidates, rounds=3, warm_up=0)
     for name in candidates:
         what = {"R@1 of the set (%)": str(found), "by": name, "seconds": f"{timings.median(name):.1f}"}
-        ratio, extra = f"{timings.ratio(name, 'PML, doing less'):.2f}", f"{memory[name]:.0f}"
-        row("Retrieval metrics, 60,502 x 128, two threads", **what, ratio=ratio, **{"extra memory (MiB)": extra})
+        ratio, extra = timings.ratio_cells(name, "PML, doing less"), f"{memory[name]:.0f}"
+        row("Retrieval metrics, 60,502 x 128, two threads", **what, **ratio, **{"extra memory (MiB)": extra})
     assert memory[OURS] < 1500
     if noise < 2:  # at which embeddings are worse than an untrained network's
         assert timings.ratio(OURS, "PML, doing less") <= 0.7

@@ -86,7 +86,7 @@ def test_the_machinery_costs_less_than_three_hundredths(cell, tmp_path, monkeypa
     timings = time_by_turns(candidates, rounds=7, warm_up=1)
     for name in candidates:
         what = {"run": f"a cell of conv4-64 on glyphs, {EPOCHS} epochs", "with": name}
-        row(HEADING, **what, seconds=timings.median(name), ratio=f"{timings.ratio(name, 'bare'):.3f}")
+        row(HEADING, **what, seconds=timings.median(name), **timings.ratio_cells(name, "bare", 3))
     assert timings.ratio("store", "bare") < 1.03
 
 
@@ -104,7 +104,7 @@ def test_two_workers_run_eight_cells_in_two_thirds_of_the_time(tmp_path, row):
     timings = time_by_turns({"one": lambda: run(1), "two": lambda: run(2)}, rounds=3, warm_up=0)
     for name in ("one", "two"):
         what = {"run": "eight cells of 5 epochs", "with": f"{name} worker{'s' * (name == 'two')}"}
-        row(HEADING, **what, seconds=timings.median(name), ratio=f"{timings.ratio(name, 'one'):.3f}")
+        row(HEADING, **what, seconds=timings.median(name), **timings.ratio_cells(name, "one", 3))
     first, *others = (numbers(results) for results in sorted(tmp_path.iterdir()))
     assert len(first) == 8
     assert all(other == first for other in others)
@@ -129,7 +129,7 @@ def test_a_server_that_hangs_or_fails_costs_next_to_nothing(tmp_path, row):
         timings = time_by_turns(candidates, rounds=2, warm_up=0)
     for name in candidates:
         what = {"run": "four cells of 6 epochs, two workers", "with": f"a tracking server: {name}"}
-        row(HEADING, **what, seconds=timings.median(name), ratio=f"{timings.ratio(name, 'none'):.3f}")
+        row(HEADING, **what, seconds=timings.median(name), **timings.ratio_cells(name, "none", 3))
 
 
 def numbers(results: Path) -> dict[str, list[tuple[str, ...]]]:

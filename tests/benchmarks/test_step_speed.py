@@ -52,7 +52,7 @@ def compare(row):
         timings = time_by_turns(forms, rounds, warm_up=2)
         for name in forms:
             verdict = "kept" if name == kept else "reference" if name == reference else "not kept"
-            figures = {"ms": f"{1e3 * timings.median(name):.2f}", "ratio": f"{timings.ratio(name, reference):.2f}"}
+            figures = {"ms": f"{1e3 * timings.median(name):.2f}"} | timings.ratio_cells(name, reference)
             apart = f"{distances[name]:.0e}" if distances[name] else "0"
             row(HEADING, part=part, network=network, form=name, **figures, distance=apart, verdict=verdict)
 

@@ -7,20 +7,23 @@ import pytest
 
 from tests.e2e.conftest import TINY, Command
 
-SMALL = ("--protocol", "conv4-64", *TINY, "--rounds", "5")
+FEW = ("--processes", "2", "--rounds", "10")
+SMALL = ("--protocol", "conv4-64", *TINY, *FEW)
 
 
 def test_costs_are_measured_twice_and_reported_without_any_cell(dmlbench: Command, tmp_path: Path) -> None:
     command = ("overhead", "--methods", "ms+obdsd-mem", *SMALL, "--synthetic")
     done = dmlbench(*command)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "2 methods, 5 rounds after 3 to warm up" in done.stdout  # with their base
+    assert "2 methods, 2 x 10 rounds after 3 to warm up" in done.stdout  # with their base
     (file,) = (tmp_path / "results" / "runs" / "overhead").glob("*.json")
     content = json.loads(file.read_text())
     assert list(content["methods"]) == ["ms", "ms+obdsd-mem"]
     assert content["dataset"] == "synthetic"
-    assert all(len(method["step_ms"]) == 5 for method in content["methods"].values())
+    assert all(len(method["step_ms"]) == 20 for method in content["methods"].values())
     assert content["methods"]["ms+obdsd-mem"]["phases_ms"]["teacher"]
+    assert content["command"].startswith("dmlbench overhead --methods ms+obdsd-mem")
+    assert (content["cpu_threads"], content["processes"]) == (1, 2)
 
     again = dmlbench(*command)
     assert again.returncode == 0, again.stdout + again.stderr
@@ -33,15 +36,22 @@ def test_costs_are_measured_twice_and_reported_without_any_cell(dmlbench: Comman
     assert text.count("## Cost of a step: conv4-64") == 1
     assert "| ms+obdsd-mem |" in text
     assert "new: in no paper" in text
+    assert "over seeds" not in text  # of costs alone there is nothing else to explain
+    assert [path.name for path in (tmp_path / "reports" / "costs" / "tables").glob("*.csv")] == ["measured.csv"]
     assert len((tmp_path / "reports" / "costs" / "tables" / "measured.csv").read_text().splitlines()) == 1 + 2 * 2
 
 
 @pytest.mark.slow
 def test_costs_on_a_datasets_own_images(dmlbench: Command, tmp_path: Path) -> None:
-    done = dmlbench("overhead", "--methods", "margin+psd", "--dataset", "glyphs", *TINY, "--rounds", "5")
+    done = dmlbench(
+        "overhead", "--methods", "margin+psd", "--dataset", "glyphs", *TINY, "--processes", "2", "--rounds", "10"
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     (file,) = (tmp_path / "results" / "runs" / "overhead").glob("conv4-64_glyphs_*.json")
-    assert json.loads(file.read_text())["dataset"] == "glyphs"
+    content = json.loads(file.read_text())
+    assert content["dataset"] == "glyphs"
+    assert list(content["methods"]) == ["margin", "margin+psd", "margin+psd{unfolded}"]
+    assert "BatchNorm not folded" in content["methods"]["margin+psd{unfolded}"]["marks"][-1]
 
 
 def test_one_clear_line(in_process: Command, tmp_path: Path) -> None:

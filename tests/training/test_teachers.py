@@ -8,7 +8,7 @@ from dmlbench.data.loader import Batch
 from dmlbench.distillation import distillation_loss, obdsd_targets, psd_targets
 from dmlbench.models import build_model
 from dmlbench.spec import InputSpec, ModelSpec
-from dmlbench.training.teachers import Memory, folded
+from dmlbench.training.teachers import Memory, PreviousEpoch, folded, folds
 
 CONV4 = ModelSpec(backbone="conv4", embedding_dim=64)
 INPUT = InputSpec(channels=1, size=28, resize=28, mean=(0.5,), std=(0.25,), augmentation="none")
@@ -182,3 +182,15 @@ def test_an_interrupted_training_remembers(make_learner, train):
         assert torch.equal(tensor, resumed.teacher.state_dict()[name])
     for name, tensor in whole.model.state_dict().items():
         assert torch.equal(tensor, resumed.model.state_dict()[name])
+
+
+def test_a_measurement_may_leave_the_teacher_as_it_is():
+    network = build_model(CONV4, INPUT)
+    images = torch.randn(3, 1, 28, 28)
+    plain, quick = PreviousEpoch(fold=False), PreviousEpoch()
+    for teacher in (plain, quick):
+        teacher.end_epoch(network)
+    batch = Batch(images, torch.zeros(3, dtype=torch.int64), torch.arange(3))
+    assert folds(plain.network)
+    assert not folds(quick.network)
+    assert torch.allclose(plain.embeddings(batch, images), quick.embeddings(batch, images), atol=1e-5)

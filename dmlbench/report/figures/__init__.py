@@ -1,6 +1,6 @@
 """Every figure of a report: one file per protocol, dataset and choice of the epoch, or per protocol."""
 
-from dmlbench.report.figures.cost import TURNS, Place, overhead_plot, phases_plot, plane_plot
+from dmlbench.report.figures.cost import Place, overhead_plot, phases_plot, plane_plot, turns
 from dmlbench.report.figures.curves import curve_plot
 from dmlbench.report.figures.datasets import forest_plot, ranks_plot
 from dmlbench.report.figures.dots import accuracy_plot, difference_plot, optimism_plot
@@ -9,7 +9,6 @@ from dmlbench.report.figures.panels import retrieval_panel
 from dmlbench.report.figures.selection import selection_plot
 
 __all__ = [
-    "TURNS",
     "Place",
     "accuracy_plot",
     "curve_plot",
@@ -24,4 +23,5 @@ __all__ = [
     "ranks_plot",
     "retrieval_panel",
     "selection_plot",
+    "turns",
 ]

@@ -62,12 +62,18 @@ RUNS = Clock(
     "by the phase clock of ordinary runs; “data” is the wait for the loader. Means over seeds: their sums are not the "
     "geometric means of the table",
 )
-TURNS = Clock(
-    "median, 95% bootstrap interval over rounds",
-    "rounds",
-    "median over rounds",
-    "measured by turns on batches that lie on the device; “other” is what no phase covers",
-)
+
+
+def turns(processes: int) -> Clock:
+    """The clock of `dmlbench overhead` with so many processes."""
+    alone = "median, 95% bootstrap interval over rounds", "rounds"
+    ratio, of = alone if processes == 1 else ("mean of processes' medians, 95% t-interval over processes", "processes")
+    return Clock(
+        ratio,
+        of,
+        "median over rounds",
+        "measured by turns on batches that lie on the device; “other” is what no phase covers",
+    )
 
 
 def overhead_plot(place: Named, ratios: pd.DataFrame, look: Look, clock: Clock = RUNS) -> Plot:

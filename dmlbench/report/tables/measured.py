@@ -10,9 +10,17 @@ from dmlbench.measurement import Measurement
 from dmlbench.report.naming import plain
 from dmlbench.report.tables.table import Entry, Table, number
 
+TURNS = "All methods take turns in one process, and a ratio is formed within a round."
+
 
 def measured_table(
-    title: str, slug: str, measurement: Measurement, costs: pd.DataFrame, found: Sequence[Agreement]
+    title: str,
+    slug: str,
+    measurement: Measurement,
+    costs: pd.DataFrame,
+    *,
+    found: Sequence[Agreement] = (),
+    notes: Sequence[str] = (),
 ) -> Table:
     """Every method's step, its ratio to its base's, its memory, and what theory says.
 
@@ -22,34 +30,36 @@ def measured_table(
         measurement: The measurement.
         costs: `measured.measured_overhead` of it.
         found: Whether an earlier measurement agrees.
+        notes: What else is to be said of it.
     """
     rows = []
     for row in in_order(costs).to_dict("records"):
         step = number(row["step_ms"], plain, f"[{plain(row['step_low'])}, {plain(row['step_high'])}]")
-        ratios = [Entry("")] * 3
+        ratios = [Entry("")] * 5
         if row["modifier"]:
             ratio = number(row["mean"], _ratio, f"[{_ratio(row['low'])}, {_ratio(row['high'])}]")
-            ratios = [ratio, number(row["over_training"], _ratio), number(row["arithmetic"], _ratio)]
+            added = number(row["added"], _ratio, f"[{_ratio(row['added_low'])}, {_ratio(row['added_high'])}]")
+            plain_ones = (number(row[name], _ratio) for name in ("same_work", "over_training", "arithmetic"))
+            ratios = [ratio, added, *plain_ones]
         rest = number(row["images_per_s"], "{:.0f}".format), number(row["peak_mb"], "{:.0f}".format)
         rows.append((Entry(row["method"]), step, *ratios, *rest, Entry(row["marks"])))
     return Table(
         f"measured_{slug}",
         f"Cost of a training step, {title}",
-        ("Method", "Step (ms)", "Ratio to base", f"Over {measurement.epochs} epochs", "Arithmetic", "Images/s",
-         "Peak (MiB)", "Marks"),
+        ("Method", "Step (ms)", "Ratio to base", "Added phases", "Same work", f"Over {measurement.epochs} epochs",
+         "Arithmetic", "Images/s", "Peak (MiB)", "Marks"),
         tuple(rows),
-        (*_notes(measurement), *_agreement(found)),
+        (*_notes(measurement), *_agreement(found), *notes),
     )  # fmt: skip
 
 
 def _notes(measurement: Measurement) -> list[str]:
-    rounds = f"Medians of {measurement.rounds} rounds [95% bootstrap interval], batches of {measurement.batch_size}; "
-    epochs = f"Over {measurement.epochs} epochs: the first has no teacher. "
+    how, epochs = measurement.how, f"Over {measurement.epochs} epochs: the first has no teacher. "
     return [
-        rounds + "all methods take turns in one process, and a ratio is formed within a round. The interval is of this "
-        "process: another one may differ by more.",
-        epochs + "Arithmetic: ratio of the multiplications and additions, all that an ideal machine would take. Peak: "
-        "weights, gradients, optimiser, teacher, activations.",
+        f"{how[0].upper()}{how[1:]}; batches of {measurement.batch_size}. " + TURNS,
+        "Added phases: teacher and distillation over the base's step. Same work: forward pass, loss and optimiser over "
+        "the base's, 1 but for the machine's noise. " + epochs + "Arithmetic: ratio of the multiplications and "
+        "additions, all that an ideal machine would take. Peak: weights, gradients, optimiser, teacher, activations.",
     ]
 
 

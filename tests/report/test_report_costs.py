@@ -1,0 +1,47 @@
+"""The section of a report on what `dmlbench overhead` measured."""
+
+from pathlib import Path
+
+import pytest
+from fake_results import make_cell, write_cell
+
+from dmlbench.measurement import write_measurement
+from dmlbench.report.page import render
+from tests.fake_measurements import make_measurement
+
+
+@pytest.fixture
+def text(tmp_path):
+    """The report of a base and one measurement."""
+
+    def rendered(**changes) -> str:
+        write_measurement(tmp_path / "results", make_measurement(processes=3, rounds=10, **changes))
+        write_cell(tmp_path / "results", make_cell("ms", 0))
+        return (render(tmp_path / "results", "costs", tmp_path) / "report.md").read_text()
+
+    return rendered
+
+
+def test_it_says_how_and_by_what_it_was_measured(text):
+    report = text(command="dmlbench overhead --methods-dir /home/alice/mine --methods ms+psd")
+    assert "Geometric means of 3 processes' medians of 10 rounds" in report
+    assert "1 CPU thread" in report
+    assert "training code 4567" in report
+    assert "Command: dmlbench overhead --methods-dir …/mine --methods ms+psd" in report
+    assert "alice" not in report
+
+
+@pytest.mark.parametrize(("digest", "warned"), [("4567", True), ("0123456789abcdef", False)])
+def test_results_of_other_code_are_told_of(text, digest, warned):
+    report = text(code={"digest": digest})
+    assert ("The results of this report were made by other training code: 0123456789abcdef." in report) == warned
+
+
+def test_noise_is_told_of(text):
+    report = text(ratios={"ms": 1.0, "ms+psd-mem": 0.9}, arithmetic={"ms+psd-mem": 1.001})
+    assert "ms+psd-mem: its interval lies below 1, though it computes no less than its base" in report
+
+
+def test_no_table_is_empty(text, tmp_path: Path):
+    text()
+    assert all(len(path.read_text().splitlines()) > 1 for path in (tmp_path / "costs" / "tables").glob("*.csv"))
