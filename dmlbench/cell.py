@@ -18,7 +18,7 @@ from dmlbench.data.images import Dataset, Split, load_dataset, split_classes
 from dmlbench.data.loader import TrainingBatches
 from dmlbench.errors import DivergedError, StorageError, UserError
 from dmlbench.history import Row
-from dmlbench.models import EmbeddingModel
+from dmlbench.models import EmbeddingModel, weights_of
 from dmlbench.randomness import stream_seed
 from dmlbench.run_options import RunOptions
 from dmlbench.selection import selections
@@ -27,11 +27,12 @@ from dmlbench.store import has_ended
 from dmlbench.timings import timing
 from dmlbench.training import checkpoint
 from dmlbench.training.checkpoint import Checkpoint
-from dmlbench.training.components import TrainingSet, build_learner, build_seeded_model
+from dmlbench.training.components import build_learner
 from dmlbench.training.device import prepare, resolve_device
 from dmlbench.training.evaluator import Evaluator
 from dmlbench.training.learner import Learner
 from dmlbench.training.loop import evaluate_epoch, train_epoch
+from dmlbench.training.workshop import TrainingSet, build_seeded_model
 from dmlbench.writer import CellWriter, storing
 
 Emit = Callable[[dict[str, Any]], None]
@@ -117,22 +118,22 @@ def _train(cell: Cell, writer: CellWriter, options: RunOptions, result: dict[str
     start = provenance.weights_digest(model)
     torch.manual_seed(stream_seed(seed, 0, "loss"))
     size = TrainingSet(len(train.class_names), len(train.labels))
-    learner = build_learner(cell.method, protocol, model, size, device)
+    learner = build_learner(cell.method, protocol, model, size, device, seed=seed)
     past = _resume(_made_by(result, dataset, start), result["environment"], writer, learner)
 
     epochs = protocol.training.epochs
     record = _Recorder(writer, learner, past, emit, begun)
     if not writer.rows:
-        record({"epoch": 0} | evaluate_epoch(0, epochs, protocol.evaluation, model, evaluators))
-    with TrainingBatches(train, protocol, seed, device, workers) as batches:
+        record({"epoch": 0} | evaluate_epoch(0, epochs, protocol.evaluation, learner.networks, evaluators))
+    with TrainingBatches(train, protocol, seed, device, workers, views=learner.views) as batches:
         for epoch in range(past.epoch, epochs):
             writer.log(f"epoch {epoch + 1} of {epochs} begins")
             torch.manual_seed(stream_seed(seed, epoch, "model"))  # dropout and the like, should a backbone have any
             row = train_epoch(learner, batches, epoch, seed, device)
-            row |= evaluate_epoch(epoch + 1, epochs, protocol.evaluation, model, evaluators)
+            row |= evaluate_epoch(epoch + 1, epochs, protocol.evaluation, learner.networks, evaluators)
             record({"epoch": epoch + 1} | row)
 
-    _keep(options.keep, writer, model, evaluators["test"])
+    _keep(options.keep, writer, learner.networks, evaluators["test"])
     peak = provenance.peak_memory_mb(str(device))
     return {"initial_weights": start, "dataset": _dataset(cell, dataset, train), "peak_memory_mb": peak} | record.sums(
         result["environment"], cell
@@ -223,13 +224,12 @@ def _dataset(cell: Cell, dataset: Dataset, train: Split) -> dict[str, Any]:
     }
 
 
-def _keep(keep: tuple[str, ...], writer: CellWriter, model: EmbeddingModel, test: Evaluator) -> None:
-    """Save what `--keep` asks for: final weights, and the test embeddings with their labels."""
+def _keep(keep: tuple[str, ...], writer: CellWriter, networks: list[EmbeddingModel], test: Evaluator) -> None:
+    """Save what `--keep` asks for: final weights, and the test embeddings with labels, of a cohort's first network."""
     if "weights" in keep:
-        state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
         with writer.writing():
-            write_atomically(writer.folder / "weights.safetensors", save(state))
+            write_atomically(writer.folder / "weights.safetensors", save(weights_of(networks)))
     if "embeddings" in keep:
-        tensors = {"embeddings": test.embed(model).cpu().contiguous(), "labels": test.labels.contiguous()}
+        tensors = {"embeddings": test.embed(networks[0]).cpu().contiguous(), "labels": test.labels.contiguous()}
         with writer.writing():
             write_atomically(writer.folder / "embeddings.safetensors", save(tensors))

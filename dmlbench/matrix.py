@@ -238,7 +238,8 @@ def _check_plugins(cells: Iterable[Cell]) -> None:
     for cell in cells:
         parts = [part for part in (cell.method.loss, cell.method.distillation) if part is not None and part.plugin]
         for part in parts:
-            from dmlbench.training.components import build_distillation, build_loss
+            from dmlbench.training.components import build_distillation
+            from dmlbench.training.workshop import build_loss
 
             sizes = {"num_classes": 2, "embedding_dim": cell.protocol.model.embedding_dim}
             build_loss(part, sizes) if part.kind == "loss" else build_distillation(part)

@@ -16,17 +16,20 @@ from typing import Any
 import torch
 
 from dmlbench import provenance
-from dmlbench.data.images import load_dataset, split_classes
-from dmlbench.data.loader import Batch, TrainingBatches
+from dmlbench.data.batch import Batch
+from dmlbench.data.images import Split, load_dataset, split_classes
+from dmlbench.data.loader import TrainingBatches
 from dmlbench.errors import UserError
 from dmlbench.measurement import SYNTHETIC, UNFOLDED, UNFOLDED_MARK, Measured, Measurement
 from dmlbench.overhead import CostPlan, modifier_of
 from dmlbench.spec import MethodSpec, digest, protocol_identity
 from dmlbench.step_cost import BATCHES, SYNTHETIC_SET, StepCost, measure_steps, synthetic_batches
-from dmlbench.training.components import TrainingSet, build_learner, build_seeded_model
+from dmlbench.training.components import build_learner
 from dmlbench.training.device import prepare, resolve_device
 from dmlbench.training.learner import Learner
+from dmlbench.training.modifiers import Taught
 from dmlbench.training.teachers import PreviousEpoch, folds
+from dmlbench.training.workshop import TrainingSet, build_seeded_model
 
 WARM_UP = 3
 SEED = 0
@@ -146,10 +149,12 @@ def _child(parent: Connection, plan: CostPlan, device: str, rounds: int, order: 
 def _share(plan: CostPlan, device: str, rounds: int, order: int, tell: Callable[[], None]) -> _Share:
     place, protocol = resolve_device(device), plan.protocol
     prepare(protocol.training, place)
-    size, batches = _batches(plan, place)
+    images = _images(plan)
+    size = TrainingSet(len(images.class_names), len(images.labels)) if images else SYNTHETIC_SET
     learners: dict[str, Learner] = {}
     for method in plan.methods:
         learners |= _learners(method, plan, size, place)
+    batches = _batches(plan, images, max(learner.views for learner in learners.values()), place)
     costs = measure_steps(learners, batches, rounds, WARM_UP, tell, order=order)
     code = {"digest": provenance.code_digest(), **provenance.git_state()}
     return _Share(costs, provenance.environment(str(place)), code)
@@ -157,19 +162,28 @@ def _share(plan: CostPlan, device: str, rounds: int, order: int, tell: Callable[
 
 def _learners(method: MethodSpec, plan: CostPlan, size: TrainingSet, place: torch.device) -> dict[str, Learner]:
     """A method's learner; where its teacher is folded also one whose teacher is not, as in the official code."""
-    learner = build_learner(method, plan.protocol, build_seeded_model(plan.protocol, SEED, place), size, place)
-    if not isinstance(learner.teacher, PreviousEpoch) or not folds(learner.model):
+    learner, plain = (
+        build_learner(method, plan.protocol, build_seeded_model(plan.protocol, SEED, place), size, place, seed=SEED)
+        for _ in range(2)
+    )
+    taught = plain.modifier
+    if not isinstance(taught, Taught) or not isinstance(taught.teacher, PreviousEpoch) or not folds(plain.model):
         return {method.name: learner}
-    plain = build_learner(method, plan.protocol, build_seeded_model(plan.protocol, SEED, place), size, place)
-    plain.teacher = PreviousEpoch(fold=False)
+    taught.teacher = PreviousEpoch(fold=False)
     return {method.name: learner, f"{method.name}{UNFOLDED}": plain}
 
 
-def _batches(plan: CostPlan, device: torch.device) -> tuple[TrainingSet, list[Batch]]:
-    """How much there is to train on, and a few batches, on the device."""
+def _images(plan: CostPlan) -> Split | None:
+    """The dataset's training images; None for synthetic ones."""
     if plan.dataset is None:
-        return SYNTHETIC_SET, synthetic_batches(plan.protocol, device)
+        return None
     dataset = load_dataset(plan.dataset, plan.data_dir, lambda _: None)
-    train, _ = split_classes(dataset.train, plan.protocol.validation.classes)
-    with TrainingBatches(train, plan.protocol, SEED, device) as source:
-        return TrainingSet(len(train.class_names), len(train.labels)), list(islice(source.epoch(0), BATCHES))
+    return split_classes(dataset.train, plan.protocol.validation.classes)[0]
+
+
+def _batches(plan: CostPlan, images: Split | None, views: int, device: torch.device) -> list[Batch]:
+    """A few batches, on the device."""
+    if images is None:
+        return synthetic_batches(plan.protocol, device, views)
+    with TrainingBatches(images, plan.protocol, SEED, device, views=views) as source:
+        return list(islice(source.epoch(0), BATCHES))

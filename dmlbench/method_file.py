@@ -77,7 +77,10 @@ class PublishedFigure(Section):
 
 
 class MethodFile(Section):
-    """A loss or a distillation; `paper: null` says that none stands behind it, and every table repeats it."""
+    """A loss or a distillation; `paper: null` says that none stands behind it, and every table repeats it.
+
+    So does every table with `mark`, a qualification of its own.
+    """
 
     name: Name
     title: str
@@ -85,6 +88,7 @@ class MethodFile(Section):
     class_name: str = Field(alias="class")
     variant: str = ""
     paper: Paper | None
+    mark: str | None = None
     teacher: TeacherName = "previous-epoch"
     parameters: dict[str, Parameter]
     learning_rates: dict[str, Parameter] = Field(default_factory=dict)

@@ -58,8 +58,11 @@ class EmbeddingModel(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, C, H, W) normalised images -> (B, D) float32 embeddings of unit length, also under autocast."""
-        embeddings = self.head(self.backbone(images))
-        return functional.normalize(embeddings.float(), dim=1)
+        return self.embed(self.backbone(images))
+
+    def embed(self, features: Tensor) -> Tensor:
+        """(B, F) features of the backbone -> (B, D) float32 embeddings of unit length."""
+        return functional.normalize(self.head(features).float(), dim=1)
 
     def train(self, mode: bool = True) -> "EmbeddingModel":
         """Switch to training, leaving frozen BatchNorm in evaluation mode."""
@@ -90,15 +93,37 @@ def build_model(spec: ModelSpec, image: InputSpec) -> EmbeddingModel:
     return EmbeddingModel(backbone, features, spec.embedding_dim, freeze_batchnorm=spec.freeze_batchnorm)
 
 
-def load_model(model: EmbeddingModel, path: Path) -> EmbeddingModel:
-    """Fill a network with weights that `run --keep weights` saved; raises UserError where they do not fit."""
+def weights_of(networks: Sequence[EmbeddingModel]) -> dict[str, Tensor]:
+    """Weights by name, on the CPU, to be saved; those of several networks with `memberN.` in front."""
+    names = [f"member{place}." for place in range(1, len(networks) + 1)] if len(networks) > 1 else [""]
+    return {
+        front + name: tensor.detach().cpu().contiguous()
+        for front, network in zip(names, networks, strict=True)
+        for name, tensor in network.state_dict().items()
+    }
+
+
+def load_networks(build: Callable[[], EmbeddingModel], path: Path) -> list[EmbeddingModel]:
+    """The networks whose weights `run --keep weights` saved; raises UserError where they do not fit.
+
+    Args:
+        build: Gives a network of the cell's spec.
+        path: The file.
+    """
+    by_network: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in read_weights(path).items():
+        front, _, rest = name.partition(".")
+        own = front if front.startswith("member") else ""
+        by_network.setdefault(own, {})[rest if own else name] = tensor
+    networks = [build() for _ in by_network]
     try:
-        model.load_state_dict(read_weights(path))
+        for network, (_, state) in zip(networks, sorted(by_network.items()), strict=True):
+            network.load_state_dict(state)
     except RuntimeError as error:
         raise UserError(
             f"{path}: does not fit the network of its spec ({str(error).splitlines()[-1].strip()})"
         ) from error
-    return model
+    return networks
 
 
 def _block(channels: int, width: int) -> nn.Sequential:

@@ -69,7 +69,7 @@ def plan_cost(request: CostRequest, log: Log) -> CostPlan:
 
 def _check_taught(methods: list[MethodSpec], protocol: ProtocolSpec) -> None:
     """A distillation that has no say costs nothing, and a table of that would mislead."""
-    modified = [method for method in methods if method.distillation]
+    modified = [method for method in methods if method.distillation and method.distillation.teacher != "none"]
     if modified and protocol.training.epochs < 2:
         raise UserError(
             f"training.epochs={protocol.training.epochs}: the first epoch has no teacher, so {modified[0].name} would "

@@ -6,7 +6,7 @@ A test holds these models to the constructors in `losses` and `distillation`.
 from typing import Annotated, Literal, Self
 
 from annotated_types import Ge, Lt
-from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from dmlbench.spec import Section
 
@@ -77,6 +77,25 @@ class OBDSDParameters(PSDParameters):
     tau_diffusion: PositiveFloat
 
 
+class S2SDParameters(PSDParameters):
+    """Self-distillation from wider embeddings; `dimensions` are whole numbers with commas between them."""
+
+    dimensions: Annotated[str, Field(pattern=r"^[1-9]\d*(,[1-9]\d*)*$")]
+    features: bool
+    feature_weight: NonNegativeFloat
+    feature_delay: NonNegativeInt
+
+
+class DM2Parameters(Section):
+    """A cohort that learns from itself; `period` 1 is no temporal diversity."""
+
+    lambda_: NonNegativeFloat = Field(alias="lambda")
+    members: Annotated[int, Ge(2)]
+    model: bool
+    view: bool
+    period: PositiveInt
+
+
 LOSS_PARAMETERS: dict[str, type[Section]] = {
     "contrastive": ContrastiveParameters,
     "triplet": TripletParameters,
@@ -84,7 +103,12 @@ LOSS_PARAMETERS: dict[str, type[Section]] = {
     "multi_similarity": MultiSimilarityParameters,
     "proxy_anchor": ProxyAnchorParameters,
 }
-DISTILLATION_PARAMETERS: dict[str, type[Section]] = {"psd": PSDParameters, "obdsd": OBDSDParameters}
+DISTILLATION_PARAMETERS: dict[str, type[Section]] = {
+    "psd": PSDParameters,
+    "obdsd": OBDSDParameters,
+    "s2sd": S2SDParameters,
+    "dm2": DM2Parameters,
+}
 
 # Parameters a loss learns beside the network; a method file may give each a learning rate of its own.
 LEARNED: dict[str, tuple[str, ...]] = {"margin": ("beta",), "proxy_anchor": ("proxies",)}

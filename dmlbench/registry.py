@@ -113,10 +113,10 @@ class Registry:
         extra = pinned if isinstance(pinned, PinnedFile) else None
         loss = self._resolve_part(base, context, settings.loss, extra)
         if modifier is None:
-            return MethodSpec(name=name, loss=loss, marks=_new(base) + self._replacing(base.name))
+            return MethodSpec(name=name, loss=loss, marks=_own_marks(base) + self._replacing(base.name))
         distillation = self._resolve_part(modifier, context, settings.distillation, extra)
         composed = extra is None and base.name not in modifier.published_with and not _new(base, modifier)
-        marks = _new(base, modifier) + _marks(loss, distillation, composed=composed)
+        marks = _own_marks(base, modifier) + _marks(loss, distillation, composed=composed)
         marks += self._replacing(base.name, modifier.name, *([extra.name] if extra else []))
         return MethodSpec(name=name, loss=loss, distillation=distillation, marks=marks)
 
@@ -261,6 +261,11 @@ def _plugin(file: MethodFile, folder: Folder) -> dict[str, str]:
         why = "must be beside its YAML" if path.is_file() else f"no such file beside {file.name}'s YAML"
         raise UserError(f"{folder.path / file.plugin}: plugin: {why}")
     return {"plugin": str(path), "plugin_sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+
+
+def _own_marks(*files: MethodFile) -> tuple[str, ...]:
+    """That no paper stands behind one of the files, and what they say of themselves."""
+    return _new(*files) + tuple(dict.fromkeys(file.mark for file in files if file.mark))
 
 
 def _new(*files: MethodFile) -> tuple[str, ...]:

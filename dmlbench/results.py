@@ -5,12 +5,14 @@ from typing import Any
 
 import pandas as pd
 
+from dmlbench.readouts import FIRST, MEAN, by_readout, mark, named
 from dmlbench.store import DEFAULT_ROOT, Record, Store
 
 COLUMNS = (
     "hash",
     "status",
     "selection",
+    "readout",
     "marks",
     "folder",
     "step_ms",
@@ -30,13 +32,14 @@ def load_results(path: str | Path = DEFAULT_ROOT) -> pd.DataFrame:
         path: The folder given to `dmlbench run --results`.
 
     Returns:
-        One row per cell and selection (`untrained`, `last`, `validation`, `best_test`): the columns protocol,
-        variant (what `--set` changed, or ""), dataset, method, base, modifier, seed, hash, status, selection, marks,
-        folder; a column per test metric as a fraction (`recall_at_1`, ...) and its `epoch`; `step_ms` (milliseconds
-        per training step without the wait for data, median over epochs from the second; none of a cell that was run
-        with `--system-metrics`), `train_seconds`; `machine` (with what shared it), between which times do not compare;
-        `origin` (kind of device, digest of the initial
-        weights), between which no pair is formed. A failed cell is one row with empty metrics and its `error`.
+        One row per cell and selection (`untrained`, `last`, `validation`, `best_test`): the columns protocol, variant
+        (what `--set` changed, or ""), dataset, method, base, modifier, seed, hash, status, selection, marks, folder;
+        readout ("" but for methods that train several networks: they have a row for each of them and for their
+        `ensemble` beside their mean); a column per test metric as a fraction (`recall_at_1`, ...) and its `epoch`;
+        `step_ms` (milliseconds per training step without the wait for data, median over epochs from the second; none of
+        a cell that was run with `--system-metrics`), `train_seconds`; `machine` (with what shared it), between which
+        times do not compare; `origin` (kind of device, digest of the initial weights), between which no pair is formed.
+        A failed cell is one row with empty metrics and its `error`.
 
     Raises:
         UserError: where the folder cannot be read or holds results of an unknown version.
@@ -94,8 +97,20 @@ def record_rows(record: Record) -> list[dict[str, Any]]:
     }
     chosen = summary.get("selections") or {}
     if summary["status"] != "done":
-        return [common | {"selection": None}]
-    return [
-        common | {"selection": name, "epoch": content["epochs"].get("recall_at_1")} | content["metrics"]
-        for name, content in chosen.items()
-    ]
+        return [common | {"selection": None, "readout": MEAN}]
+    return [row for name, content in chosen.items() for row in _readout_rows(common, name, content)]
+
+
+def _readout_rows(common: dict[str, Any], selection: str, content: dict[str, Any]) -> list[dict[str, Any]]:
+    """A row for each readout of a selection: one, where one network was trained."""
+    metrics, epochs = by_readout(content["metrics"]), by_readout(content["epochs"])
+    networks = sum(readout.startswith("member") for readout in metrics)
+    if networks and selection == "untrained":  # every method of a seed starts from the network of the first
+        metrics, epochs = {MEAN: metrics[FIRST]}, {MEAN: epochs[FIRST]}
+    rows = []
+    for readout, own in metrics.items():
+        marks = "; ".join(filter(None, (common["marks"], mark(readout, networks) if networks else "")))
+        names = {key: named(common[key], readout) for key in ("method", "modifier")}
+        place = {"selection": selection, "readout": readout, "epoch": epochs[readout].get("recall_at_1")}
+        rows.append(common | names | {"marks": marks} | place | own)
+    return rows

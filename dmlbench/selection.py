@@ -45,7 +45,8 @@ def _best(rows: Sequence[Row]) -> dict[str, Any]:
     for row in rows:
         for metric, value in _at(row)["metrics"].items():
             better = metric not in best or value > best[metric][0]
-            if (metric in SELECTABLE or metric.startswith("recall_at_")) and better:
+            name = metric.rpartition("/")[2]  # of a cohort's readout, `ensemble/recall_at_1`
+            if (name in SELECTABLE or name.startswith("recall_at_")) and better:
                 best[metric] = (value, row["epoch"])
     return {
         "epochs": {metric: epoch for metric, (_, epoch) in best.items()},

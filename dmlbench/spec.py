@@ -14,7 +14,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_
 
 from dmlbench.dataset_spec import DatasetSpec, Section
 
-TeacherName = Literal["previous-epoch", "memory"]
+TeacherName = Literal["previous-epoch", "memory", "none"]
 Scalar = bool | int | float | str
 Fraction = Annotated[float, Ge(0), Lt(1)]
 

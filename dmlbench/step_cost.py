@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from dmlbench.data.loader import Batch
+from dmlbench.data.batch import Batch
 from dmlbench.interleave import interleave
 from dmlbench.spec import ProtocolSpec
 from dmlbench.step_memory import peak_bytes
 from dmlbench.training.clock import PHASES
-from dmlbench.training.components import TrainingSet
 from dmlbench.training.learner import Learner
+from dmlbench.training.workshop import TrainingSet
 
 TURN_SECONDS = 0.2  # what a turn lasts at least: one step of a small network is too short to time
 SYNTHETIC_SET = TrainingSet(classes=100, images=5900)  # about CUB's training half
@@ -44,7 +44,7 @@ class StepCost:
     gflop: float
 
 
-def synthetic_batches(protocol: ProtocolSpec, device: torch.device) -> list[Batch]:
+def synthetic_batches(protocol: ProtocolSpec, device: torch.device, views: int = 1) -> list[Batch]:
     """Batches of the protocol's shape, of random pixels, classes and images: the cost does not depend on them."""
     generator = torch.Generator().manual_seed(0)
     spec, training = protocol.input, protocol.training
@@ -57,7 +57,8 @@ def synthetic_batches(protocol: ProtocolSpec, device: torch.device) -> list[Batc
         labels = torch.randint(SYNTHETIC_SET.classes, (draws,), generator=generator)
         labels = labels.repeat_interleave(training.samples_per_class)
         places = torch.randint(SYNTHETIC_SET.images, (training.batch_size,), generator=generator)
-        return Batch(images, labels.to(device), places.to(device))
+        others = [torch.randn(shape, generator=generator).to(device, memory_format=layout) for _ in range(views - 1)]
+        return Batch(images, labels.to(device), places.to(device), tuple(others))
 
     return [batch() for _ in range(BATCHES)]
 
@@ -107,7 +108,7 @@ class _Turn:
         self._batches = itertools.cycle(batches)
         device = batches[0].images.device
         self._generator = torch.Generator(device).manual_seed(0)
-        learner.model.train()
+        learner.train()
         for batch in batches:  # an epoch without a teacher, which a memory learns from
             learner.step(batch, 0, self._generator)
         learner.end_epoch()

@@ -24,8 +24,9 @@ def peak_bytes(learner: Learner, step: Callable[[], object]) -> int:
         learner: A learner that has taken steps.
         step: Takes one more.
     """
-    device = next(learner.model.parameters()).device
-    learner.optimizer.zero_grad(set_to_none=True)
+    device = learner.device
+    for member in learner.members:
+        member.optimizer.zero_grad(set_to_none=True)
     storages = [tensor.untyped_storage() for tensor in _kept(learner)]
     kept = sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
     return kept + (_added_on_cuda(device, step) if device.type == "cuda" else _added_on_cpu(step))
@@ -33,12 +34,14 @@ def peak_bytes(learner: Learner, step: Callable[[], object]) -> int:
 
 def _kept(learner: Learner) -> Iterator[Tensor]:
     """What stays between steps; not the gradients, which a step lets go of before it makes its own."""
-    networks = [learner.model, learner.criterion, learner.teacher, getattr(learner.teacher, "network", None)]
-    for network in networks:
-        if isinstance(network, nn.Module):
-            yield from network.state_dict(keep_vars=True).values()
-    for state in learner.optimizer.state.values():
-        yield from (value for value in state.values() if isinstance(value, Tensor))
+    teacher = getattr(learner.modifier, "teacher", None)
+    parts = [part for member in learner.members for part in (member.model, member.criterion)]
+    for part in (*parts, learner.modifier, teacher, getattr(teacher, "network", None)):
+        if isinstance(part, nn.Module):
+            yield from (value for value in part.state_dict(keep_vars=True).values() if isinstance(value, Tensor))
+    for member in learner.members:
+        for state in member.optimizer.state.values():
+            yield from (value for value in state.values() if isinstance(value, Tensor))
 
 
 def _added_on_cuda(device: torch.device, step: Callable[[], object]) -> int:

@@ -9,7 +9,7 @@ from torch import nn
 from torchvision import models as torchvision_models
 
 from dmlbench.errors import UserError
-from dmlbench.models import AverageMaxPool, build_model, load_model, read_weights
+from dmlbench.models import AverageMaxPool, build_model, load_networks, read_weights, weights_of
 from dmlbench.spec import InputSpec, ModelSpec
 
 TIMM, TORCHVISION = "timm:test_resnet", "torchvision:shufflenet_v2_x0_5"
@@ -269,13 +269,22 @@ def test_a_network_that_cannot_be_built_says_why(backbone, settings, message):
 
 
 def test_saved_weights_fill_the_same_network_only(tmp_path):
-    trained, other = build(seed=1), build(seed=2)
-    path = Path(save(trained.state_dict(), tmp_path / "weights.safetensors"))
-    loaded = load_model(other, path)
+    trained = build(seed=1)
+    path = Path(save(weights_of([trained]), tmp_path / "weights.safetensors"))
+    (loaded,) = load_networks(lambda: build(seed=2), path)
     assert torch.equal(loaded.eval()(images()), trained.eval()(images()))
     with pytest.raises(UserError, match="does not fit the network of its spec") as caught:
-        load_model(build(kwargs={"width": 8}), path)
+        load_networks(lambda: build(kwargs={"width": 8}), path)
     assert "\n" not in str(caught.value)
+
+
+def test_weights_of_several_networks_come_back_in_order(tmp_path):
+    cohort = [build(seed=seed) for seed in (1, 2, 3)]
+    path = Path(save(weights_of(cohort), tmp_path / "weights.safetensors"))
+    loaded = load_networks(lambda: build(seed=4), path)
+    assert len(loaded) == 3
+    for network, its in zip(loaded, cohort, strict=True):
+        assert torch.equal(network.eval()(images()), its.eval()(images()))
 
 
 @pytest.mark.skipif(not MOBILENET.is_file(), reason="the ImageNet weights of MobileNetV1 0.75 are not at hand")

@@ -12,7 +12,8 @@ from dmlbench.losses import LOSSES
 from dmlbench.method_file import MethodFile
 from dmlbench.parameters import DISTILLATION_PARAMETERS, LEARNED, LOSS_PARAMETERS
 from dmlbench.registry import Registry
-from dmlbench.training.components import build_distillation, build_loss
+from dmlbench.training.components import build_distillation
+from dmlbench.training.workshop import build_loss
 
 SIZES = {"num_classes": 3, "embedding_dim": 4}
 REGISTERED = {**LOSSES, **DISTILLATIONS}
@@ -38,6 +39,13 @@ OUT_OF_RANGE = [
     ("obdsd", "omega", 1.0),
     ("obdsd", "omega", -0.01),
     ("obdsd", "tau_diffusion", 0.0),
+    ("s2sd", "tau", 0.0),
+    ("s2sd", "dimensions", "512,"),
+    ("s2sd", "dimensions", "0"),
+    ("s2sd", "feature_weight", -1.0),
+    ("s2sd", "feature_delay", -1),
+    ("dm2", "members", 1),
+    ("dm2", "period", 0),
 ]
 
 
@@ -104,12 +112,10 @@ def test_the_defaults_of_every_shipped_file_build(name, empty_folder):
     for key, value in method.loss.values().items():
         if key not in LEARNED.get(method.loss.class_name, ()):
             assert getattr(loss, key) == value
-    distillation, weight = build_distillation(method.distillation)
     if method.distillation:
-        assert isinstance(distillation, DISTILLATIONS[name])
-        assert weight == method.distillation.values()["lambda"] == 75.0
-    else:
-        assert (distillation, weight) == (None, 0.0)
+        distillation, weight = build_distillation(method.distillation)
+        assert isinstance(distillation, DISTILLATIONS[method.distillation.class_name])
+        assert weight == method.distillation.values()["lambda"]
 
 
 def test_a_weight_may_be_zero_but_not_negative():

@@ -19,7 +19,8 @@ from dmlbench.registry import (
 )
 
 BASES = ("contrastive", "margin", "ms", "proxyanchor", "triplet")
-MODIFIERS = ("+psd", "+obdsd", "+psd-mem", "+obdsd-mem")
+COHORTS = ("+dm2", "+dm2-model", "+dm2-temporal", "+dm2-view", "+independent")
+MODIFIERS = ("+psd", "+obdsd", "+psd-mem", "+obdsd-mem", "+s2sd", *COHORTS)
 PARSER_DEFAULTS = {"lambda": 75.0, "omega": 0.99, "tau": 1.0, "tau_diffusion": 1.0}
 OFFICIAL = {  # facts: official settings of the OBD-SD code
     ("cub", "resnet50-128"): {"lambda": 1000.0, "omega": 0.3, "tau": 1.0, "tau_diffusion": 1.0},
@@ -93,7 +94,7 @@ def refusal(name: str, methods_dir: Path | None = None, **settings) -> str:
 def test_every_base_ships_with_every_modifier():
     names = Registry().names()
     assert names == sorted(f"{base}{modifier}" for base in BASES for modifier in ("", *MODIFIERS))
-    assert len(names) == 25
+    assert len(names) == 55
     for name in names:
         method = resolve(name)
         assert method.name == name
@@ -169,7 +170,7 @@ def test_a_pinned_file_wins_and_leaves_the_rest_to_the_parts(mine):
     assert method.marks == (REPLACED.format("ms+psd"),)
     assert resolve("ms", mine).loss.values()["epsilon"] == 0.1
     assert resolve("triplet+psd", mine).distillation.values() == {"lambda": 75.0, "tau": 1.0}
-    assert len(Registry(mine).names()) == 25
+    assert len(Registry(mine).names()) == 55
 
 
 def test_a_pinned_file_may_give_rates_of_the_loss(mine):
@@ -289,7 +290,7 @@ def test_yaml_1_1_reads_5e_4_as_text_but_it_is_a_rate(mine):
         ("psd+ms", ["'psd' is a modifier and needs a base", "ms+psd"]),
         (
             "ms+triplet",
-            ["'ms+triplet': 'triplet' is a base and cannot follow a +", "modifiers: obdsd, obdsd-mem, psd, psd-mem"],
+            ["'ms+triplet': 'triplet' is a base and cannot follow a +", "modifiers: dm2, dm2-model, dm2-temporal, "],
         ),
         ("ms+psd+obdsd", ["'ms+psd+obdsd': a base takes one modifier; for example ms+psd"]),
     ],

@@ -18,8 +18,8 @@ TESTS = ["p_t", "p_holm", "family", "p_sign_flip", "p_smallest", "effect_size", 
 def seed_pairs(values: pd.DataFrame) -> pd.DataFrame:
     """Values of a method beside those of another on the same base (`value_to`), of one seed, selection and metric.
 
-    The other (`to`) is the base itself, or an earlier modifier of `order.MODIFIERS`. Two that did not start from the
-    same weights, with the same images, on the same kind of device, are no pair: see `other_origins`.
+    The other (`to`) is the base itself, or an earlier modifier of `order.MODIFIERS` in the same readout. Two that did
+    not start from the same weights, with the same images, on the same kind of device, are no pair: see `other_origins`.
 
     Args:
         values: As `estimates.seed_values` returns them.
@@ -104,12 +104,15 @@ def star(p_holm: float) -> str:
 def _candidates(values: pd.DataFrame) -> pd.DataFrame:
     trained = values[values["selection"] != UNTRAINED]
     keys = [*GROUP, "selection", "metric", "base", "seed"]
-    others = trained[[*keys, "method", "modifier", "origin", "value"]]
-    names = {"method": "to", "modifier": "to_modifier", "origin": "origin_to", "value": "value_to"}
+    others = trained[[*keys, "method", "modifier", "readout", "origin", "value"]]
+    names = {name: f"{name}_to" for name in ("readout", "origin", "value")}
+    names |= {"method": "to", "modifier": "to_modifier"}
     pairs = trained.merge(others.rename(columns=names), on=keys, how="inner")
     ranks = {name: rank(name, MODIFIERS) for name in {*pairs["modifier"], *pairs["to_modifier"]}}
     later = pairs["modifier"].map(ranks) > pairs["to_modifier"].map(ranks)
-    return pairs[later.astype(bool)]
+    # Several networks are compared with several, one with one; with the base, all.
+    alike = (pairs["readout"] == pairs["readout_to"]) | (pairs["to_modifier"] == "")
+    return pairs[later.astype(bool) & alike]
 
 
 def _runs(values: pd.DataFrame) -> dict[Any, pd.Series]:

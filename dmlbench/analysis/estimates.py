@@ -19,7 +19,7 @@ METHOD = ["method", "base", "modifier", "marks"]
 ESTIMATE = ["mean", "low", "high", "n", "std"]
 NOT_METRICS = {
     *INDEX, "hash", "status", "marks", "folder", "step_ms", "train_seconds", "machine", "origin", "error", "selection",
-    "epoch",
+    "readout", "epoch",
 }  # fmt: skip
 
 
@@ -30,10 +30,10 @@ def seed_values(arranged: pd.DataFrame) -> pd.DataFrame:
         arranged: Results after `groups.arrange`.
 
     Returns:
-        Columns `GROUP`, selection, `METHOD`, seed, origin, metric, value.
+        Columns `GROUP`, selection, `METHOD`, readout, seed, origin, metric, value.
     """
     metrics = [column for column in arranged.columns if column not in NOT_METRICS]
-    names = [*GROUP, "selection", *METHOD, "seed", "origin"]
+    names = [*GROUP, "selection", *METHOD, "readout", "seed", "origin"]
     if not metrics:
         return pd.DataFrame(columns=[*names, "metric", "value"])
     long = done(arranged).melt(names, metrics, var_name="metric").dropna(subset=["value"])

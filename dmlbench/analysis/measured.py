@@ -163,6 +163,7 @@ def _agreement(name: str, earlier: Measurement, later: Measurement) -> Agreement
 def _row(name: str, method: Measured, measurement: Measurement) -> dict[str, object]:
     base, ratio, step = measurement.methods[method.base], _ratio(name, measurement), _of(method.step_ms, measurement)
     added, epochs = _over(_sum(method, ADDED), base.step_ms, measurement), measurement.epochs
+    taught = "teacher" in method.phases_ms
     same = _over(_sum(method, SAME_WORK), _sum(base, SAME_WORK), measurement)
     return asdict(ratio) | {
         "method": name,
@@ -177,7 +178,8 @@ def _row(name: str, method: Measured, measurement: Measurement) -> dict[str, obj
         "added_low": added.low,
         "added_high": added.high,
         "same_work": same.mean,
-        "over_training": 1 + (ratio.mean - 1) * (epochs - 1) / epochs,
+        # In the first epoch there is no teacher; whoever has none costs the same in every epoch.
+        "over_training": 1 + (ratio.mean - 1) * (epochs - 1) / epochs if taught else ratio.mean,
         "arithmetic": method.gflop / base.gflop,
         "images_per_s": 1000 * measurement.batch_size / step.mean,
         "peak_mb": method.peak_mb,

@@ -4,7 +4,9 @@ import pandas as pd
 
 # Bases and modifiers in the order in which their papers appeared, then our own; others follow by name.
 BASES = ("contrastive", "triplet", "margin", "ms", "proxyanchor")
-MODIFIERS = ("", "psd", "obdsd", "s2sd", "dm2", "psd-mem", "obdsd-mem")
+MODIFIERS = (
+    "", "psd", "obdsd", "s2sd", "dm2", "dm2-model", "dm2-temporal", "dm2-view", "independent", "psd-mem", "obdsd-mem",
+)  # fmt: skip
 
 
 def in_order(frame: pd.DataFrame) -> pd.DataFrame:

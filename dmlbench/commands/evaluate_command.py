@@ -57,7 +57,7 @@ def _evaluate(
     from dmlbench.data.catalogue import dataset_info
     from dmlbench.data.images import load_dataset
     from dmlbench.data.ready import dataset_spec, prepare
-    from dmlbench.models import build_model, load_model
+    from dmlbench.models import build_model, load_networks
     from dmlbench.training.device import prepare as prepare_process
     from dmlbench.training.device import resolve_device
     from dmlbench.training.evaluator import Evaluator
@@ -69,9 +69,9 @@ def _evaluate(
     prepare_process(cell.protocol.training, where)
     torch.manual_seed(0)
     untrained = cell.protocol.model.model_copy(update={"weights": None, "weights_sha256": None})
-    model = load_model(build_model(untrained, cell.protocol.input), weights).to(where)
+    networks = load_networks(lambda: build_model(untrained, cell.protocol.input).to(where), weights)
     evaluator = Evaluator(load_dataset(spec, given, _say).test, cell.protocol, cell.seed, where)
-    return evaluator.measure(model, clustering=True)
+    return evaluator.measure(networks, clustering=True)
 
 
 def _say(line: str) -> None:

@@ -45,11 +45,12 @@ def _step(registry: "Registry", name: str) -> float:
     """Loss of a training step, one in which a distillation, if any, has its full say."""
     import torch
 
-    from dmlbench.data.loader import Batch
+    from dmlbench.data.batch import Batch
     from dmlbench.errors import UserError
     from dmlbench.models import build_model
     from dmlbench.protocol import load_protocol
-    from dmlbench.training.components import TrainingSet, build_learner
+    from dmlbench.training.components import build_learner
+    from dmlbench.training.workshop import TrainingSet
 
     protocol = load_protocol("conv4-64", "glyphs")
     method = registry.resolve(name, "glyphs", protocol.name)
@@ -57,7 +58,8 @@ def _step(registry: "Registry", name: str) -> float:
     model = build_model(protocol.model, protocol.input)
     learner = build_learner(method, protocol, model, TrainingSet(classes=4, images=16), torch.device("cpu"))
     images = torch.rand(16, protocol.input.channels, protocol.input.size, protocol.input.size)
-    batch = Batch(images, torch.arange(16) // 4, torch.arange(16))
+    others = tuple(torch.rand_like(images) for _ in range(learner.views - 1))
+    batch = Batch(images, torch.arange(16) // 4, torch.arange(16), others)
     mining = torch.Generator().manual_seed(0)
     try:
         losses = learner.step(batch, 0, mining)

@@ -5,9 +5,9 @@ operation resizes (`device_crops`), and the next batch is copied while the devic
 """
 
 import math
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Generator, Iterator
 from types import TracebackType
-from typing import Any, NamedTuple, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from dmlbench.data.augment import augment, crops, training_source, uniforms_per_image
+from dmlbench.data.batch import Batch, ahead
 from dmlbench.data.device_crops import Crops, packed, resized
 from dmlbench.data.geometry import EvaluationView, Images, adapt_channels, chosen, evaluation_images, normalise
 from dmlbench.data.images import Split
@@ -24,29 +25,14 @@ from dmlbench.errors import UserError
 from dmlbench.randomness import stream
 from dmlbench.spec import InputSpec, ProtocolSpec
 
-Recipe = tuple[NDArray[np.int64], NDArray[np.float64]]
+Recipe = tuple[NDArray[np.int64], NDArray[np.float64]]  # (B,) places of images, and uniforms (views, B, columns)
 Host = TypeVar("Host")
 
 CPU = torch.device("cpu")
 KEPT_EVALUATION_BYTES = 2 << 30
 
 
-class Batch(NamedTuple):
-    """A training batch on its device.
-
-    Attributes:
-        images: (B, C, H, W) float32, normalised, in the protocol's memory layout.
-        labels: (B,) int64.
-        indices: (B,) int64, the place of each image in the training split; an image may be drawn twice.
-    """
-
-    images: Tensor
-    labels: Tensor
-    indices: Tensor
-
-
-HostBatch = tuple[Tensor | Crops, Tensor, Tensor]
-Ready = TypeVar("Ready", Tensor, Batch)
+HostBatch = tuple[list[Tensor | Crops], Tensor, Tensor]  # a list of views
 
 
 class TrainingBatches:
@@ -58,13 +44,22 @@ class TrainingBatches:
         seed: The cell's seed.
         device: Where batches are wanted.
         data_workers: Processes that prepare batches; 0 prepares them in the calling process.
+        views: Augmentations of each image; more of them leave the first as it is.
 
     Use it as a context manager, or call `close`: workers live until then.
     """
 
     def __init__(
-        self, split: Split, protocol: ProtocolSpec, seed: int, device: torch.device = CPU, data_workers: int = 0
+        self,
+        split: Split,
+        protocol: ProtocolSpec,
+        seed: int,
+        device: torch.device = CPU,
+        data_workers: int = 0,
+        *,
+        views: int = 1,
     ) -> None:
+        self._views = views
         self.steps = epoch_steps(len(split.labels), protocol.training)
         # A copy: handing the split to spawned workers moves its memory away from under a NumPy view.
         self._labels = split.labels.numpy().copy()
@@ -109,16 +104,20 @@ class TrainingBatches:
         training, columns = self._protocol.training, uniforms_per_image(self._protocol.input)
         indices = epoch_indices(self._labels, training, stream(self._seed, epoch, "sampler"))
         # One row per position in the epoch: two draws of one image differ, whoever prepares them.
-        uniforms = stream(self._seed, epoch, "augmentation").random((*indices.shape, columns))
-        self._recipes.current = list(zip(indices, uniforms, strict=True))
+        purposes = ["augmentation", *(f"augmentation, view {view}" for view in range(1, self._views))]
+        uniforms = [stream(self._seed, epoch, purpose).random((*indices.shape, columns)) for purpose in purposes]
+        self._recipes.current = list(zip(indices, np.stack(uniforms, axis=1), strict=True))
         yield from ahead(_in_one_line(loader), self._finished, self._device)
 
     def _finished(self, batch: HostBatch) -> Batch:
-        images, labels, indices = batch
+        views, *rest = batch
         spec, training = self._protocol.input, self._protocol.training
         layout = torch.channels_last if training.channels_last else torch.contiguous_format
-        ready = normalise(_on_device(images, spec, self._device), spec).contiguous(memory_format=layout)
-        return Batch(ready, *(part.to(self._device, non_blocking=True) for part in (labels, indices)))
+        images, *others = (
+            normalise(_on_device(view, spec, self._device), spec).contiguous(memory_format=layout) for view in views
+        )
+        labels, indices = (part.to(self._device, non_blocking=True) for part in rest)
+        return Batch(images, labels, indices, tuple(others))
 
 
 class EvaluationBatches:
@@ -188,39 +187,6 @@ class EvaluationBatches:
         return normalise(images.to(self._device, non_blocking=True), self._spec)
 
 
-def ahead(
-    batches: Iterable[Host], finish: Callable[[Host], Ready], device: torch.device
-) -> Generator[Ready, None, None]:
-    """Finish batches for a device; on CUDA the next one is copied and finished beside the work on this one.
-
-    Args:
-        batches: Host batches, page-locked for CUDA.
-        finish: Copies one to the device without blocking, and finishes it there; gives tensors of the device.
-        device: The device.
-    """
-    if device.type != "cuda":
-        yield from map(finish, batches)
-        return
-    side, current = torch.cuda.Stream(device), torch.cuda.current_stream(device)
-    waiting: list[tuple[Ready, torch.cuda.Event]] = []
-    for batch in batches:
-        with torch.cuda.stream(side):
-            ready = finish(batch)
-            waiting.append((ready, side.record_event()))
-        if len(waiting) > 1:
-            yield _handed_over(*waiting.pop(0), current)
-    for item in waiting:
-        yield _handed_over(*item, current)
-
-
-def _handed_over(ready: Ready, done: torch.cuda.Event, current: torch.cuda.Stream) -> Ready:
-    """Let the training stream wait for a batch, and the allocator know that it uses it."""
-    current.wait_event(done)
-    for tensor in ready if isinstance(ready, tuple) else (ready,):
-        tensor.record_stream(current)
-    return ready
-
-
 def _on_device(images: Tensor | Crops, spec: InputSpec, device: torch.device) -> Tensor:
     if isinstance(images, Tensor):
         return images.to(device, non_blocking=True)
@@ -247,9 +213,12 @@ class _BatchMaker(Dataset[HostBatch]):
     def __getitem__(self, recipe: Recipe) -> HostBatch:
         indices, uniforms = recipe
         places = torch.from_numpy(indices)
+        return [self._view(indices, own) for own in uniforms], self._labels[places], places
+
+    def _view(self, indices: NDArray[np.int64], uniforms: NDArray[np.float64]) -> Tensor | Crops:
         if self._resize_on_device:
-            return packed(crops(self._source, indices, uniforms, self._spec), self._spec), self._labels[places], places
-        return augment(self._source, indices, uniforms, self._spec), self._labels[places], places
+            return packed(crops(self._source, indices, uniforms, self._spec), self._spec)
+        return augment(self._source, indices, uniforms, self._spec)
 
 
 class _Rows(Dataset[Tensor]):

@@ -12,6 +12,7 @@ from dmlbench.analysis.groups import GROUP, Group, arrange, done, groups, withou
 from dmlbench.analysis.order import in_order
 from dmlbench.errors import UserError
 from dmlbench.protocol import own_protocols
+from dmlbench.readouts import MEAN
 from dmlbench.registry import REPLACED, shipped_files
 from dmlbench.spec import Cell, Part, digest, protocol_identity
 from dmlbench.spec_difference import differences
@@ -98,7 +99,9 @@ def other_images(arranged: pd.DataFrame, specs: Specs) -> dict[Group, str]:
 def settings(arranged: pd.DataFrame, specs: Specs) -> pd.DataFrame:
     """Every method's hyperparameters: one row per group, method and parameter, with the source of its value."""
     rows = []
-    for cell in in_order(done(arranged).drop_duplicates([*GROUP, "method"])).to_dict("records"):
+    cells = done(arranged)
+    cells = cells[cells["readout"] == MEAN].drop_duplicates([*GROUP, "method"])
+    for cell in in_order(cells).to_dict("records"):
         method = specs[cell["folder"]].method
         for part in filter(None, (method.loss, method.distillation)):
             place = {key: cell[key] for key in (*GROUP, "method")} | {"part": part.name, "implementation": part.variant}

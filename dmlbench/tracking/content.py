@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from dmlbench.analysis.groups import SEPARATOR, arrange, without_paths
+from dmlbench.readouts import MEAN
 from dmlbench.results import record_rows
 from dmlbench.spec import Cell, digest
 from dmlbench.store import Record
@@ -52,7 +53,7 @@ def final_metrics(record: Record, ended_ms: int) -> list["Metric"]:
     """
     from mlflow.entities import Metric
 
-    rows = {row["selection"]: row for row in record_rows(record)}
+    rows = {row["selection"]: row for row in record_rows(record) if row["readout"] == MEAN}
     last, best = (rows.get(name, {}) for name in ("last", "best_test"))
     if not last:
         return []

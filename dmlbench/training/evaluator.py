@@ -1,9 +1,12 @@
 """Measures a network on classes it was not trained on."""
 
+import statistics
 import time
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 
 from dmlbench.data.images import Split
 from dmlbench.data.loader import EvaluationBatches
@@ -11,7 +14,7 @@ from dmlbench.errors import DivergedError
 from dmlbench.evaluation import clustering_metrics, geometry_metrics, retrieval_metrics
 from dmlbench.randomness import stream_seed
 from dmlbench.spec import ProtocolSpec
-from dmlbench.training.learner import AUTOCAST
+from dmlbench.training.precision import autocast
 
 
 class Evaluator:
@@ -36,8 +39,7 @@ class Evaluator:
             DivergedError: where one is not finite: the weights broke after the last loss that was.
         """
         model.eval()
-        dtype = AUTOCAST.get(self.autocast)
-        with torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None):
+        with autocast(self.device, self.autocast):
             parts = [model(images) for images in self.batches]
         model.train()
         embeddings = torch.cat(parts)
@@ -45,9 +47,20 @@ class Evaluator:
             raise DivergedError(f"{broken} of {len(embeddings)} embeddings are not finite")
         return embeddings
 
-    def measure(self, model: nn.Module, *, clustering: bool) -> dict[str, float]:
-        """All metrics of the split, as fractions."""
-        return self.score(self.embed(model), clustering=clustering)
+    def measure(self, networks: Sequence[nn.Module], *, clustering: bool) -> dict[str, float]:
+        """All metrics of the split, as fractions.
+
+        Of several networks the mean over them, and beside it, as `READOUT/METRIC`, those of each (`member1`, ...) and
+        of their `ensemble`: the embeddings of all of them side by side, of unit length again.
+        """
+        embeddings = [self.embed(network) for network in networks]
+        each = [self.score(own, clustering=clustering) for own in embeddings]
+        if len(each) == 1:
+            return each[0]
+        joint = self.score(normalize(torch.cat(embeddings, dim=1), dim=1), clustering=clustering)
+        readouts = {f"member{place}": own for place, own in enumerate(each, start=1)} | {"ensemble": joint}
+        mean = {name: statistics.fmean(own[name] for own in each) for name in joint}
+        return mean | {f"{readout}/{name}": value for readout, own in readouts.items() for name, value in own.items()}
 
     def score(self, embeddings: Tensor, *, clustering: bool) -> dict[str, float]:
         """All metrics of given embeddings of the split."""
@@ -59,8 +72,8 @@ class Evaluator:
         return {name: float(value) for name, value in metrics.items()}
 
 
-def timed(evaluate: Evaluator, model: nn.Module, *, clustering: bool) -> tuple[dict[str, float], float]:
+def timed(evaluate: Evaluator, networks: Sequence[nn.Module], *, clustering: bool) -> tuple[dict[str, float], float]:
     """Metrics and the seconds they took; scoring ends on the host, so the wall clock is right on any device."""
     start = time.perf_counter()
-    metrics = evaluate.measure(model, clustering=clustering)
+    metrics = evaluate.measure(networks, clustering=clustering)
     return metrics, time.perf_counter() - start

@@ -1,57 +1,66 @@
-"""What a training step is: ranking loss, and for a distilled method the pull towards a teacher's similarities.
+"""What a training step is: every member's ranking loss, and for a modified method what the modifier adds to it."""
 
-The weight of the pull is epoch / epochs * lambda with the epoch counted from 0 (Zeng et al., arXiv 2211.07566,
-official code), so it is 0 in the first epoch. Who teaches: see `teachers.py`.
-"""
-
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from dmlbench.data.loader import Batch
-from dmlbench.distillation import distillation_loss
+from dmlbench.data.batch import Batch
+from dmlbench.models import EmbeddingModel
 from dmlbench.training.clock import PhaseClock
-from dmlbench.training.teachers import Teacher
-
-STATEFUL = ("model", "criterion", "optimizer", "scheduler", "scaler")
-AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-class Distillation(Protocol):
-    """What the learner needs of a distillation: a temperature, and targets from the teacher's embeddings."""
-
-    @property
-    def tau(self) -> float: ...  # noqa: D102
-
-    def targets(self, teacher_embeddings: Tensor) -> Tensor: ...  # noqa: D102
+from dmlbench.training.member import Member
+from dmlbench.training.modifiers import Modifier, Pass, Step
+from dmlbench.training.precision import autocast
 
 
 @dataclass
 class Learner:
-    """A model in training, and all the state that a step changes."""
+    """One network in training, or a cohort of them, and all the state that a step changes.
 
-    model: nn.Module
-    criterion: nn.Module
-    optimizer: torch.optim.Optimizer
-    scheduler: torch.optim.lr_scheduler.LRScheduler
+    Args:
+        members: The networks. The first is the base method's own: its batches, its weights, its mining.
+        clock: Takes the time of every phase.
+        epochs: Of the training.
+        precision: Of forward passes: none, bfloat16 or float16.
+        modifier: What the method adds to its base, if anything.
+    """
+
+    members: Sequence[Member]
     clock: PhaseClock
     epochs: int
-    autocast: str = "none"
-    distillation: Distillation | None = None
-    weight: float = 0.0
-    teacher: Teacher | None = None
+    precision: str = "none"
+    modifier: Modifier | None = None
     scaler: torch.amp.GradScaler = field(init=False)
 
     def __post_init__(self) -> None:
-        device = next(self.model.parameters()).device.type
-        self.device = device
-        self.scaler = torch.amp.GradScaler(device, enabled=self.autocast == "float16")
+        self.device = next(self.model.parameters()).device
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "float16")
 
-    def distillation_weight(self, epoch: int) -> float:
-        """The weight in an epoch counted from 0; it grows linearly and never reaches lambda."""
-        return self.weight * epoch / self.epochs
+    @property
+    def model(self) -> EmbeddingModel:
+        """The first member's network."""
+        return self.members[0].model
+
+    @property
+    def networks(self) -> list[EmbeddingModel]:
+        """Every member's network."""
+        return [member.model for member in self.members]
+
+    @property
+    def views(self) -> int:
+        """How many augmentations of each image a step needs."""
+        return self.modifier.views if self.modifier else 1
+
+    def modifier_weight(self, epoch: int) -> float:
+        """The weight of what the modifier adds in an epoch counted from 0; 0 without one."""
+        return self.modifier.weight(epoch) if self.modifier else 0.0
+
+    def train(self) -> None:
+        """Switch every network to training."""
+        for network in self.networks:
+            network.train()
 
     def step(self, batch: Batch, epoch: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Take one step on a batch.
@@ -62,60 +71,73 @@ class Learner:
             generator: the mining stream, on the embeddings' device.
 
         Returns:
-            Ranking loss and weighted distillation loss, detached scalars on the device.
+            Ranking loss and what the modifier adds, detached scalars on the device; of a cohort their means.
         """
-        clock = self.clock
-        self.optimizer.zero_grad(set_to_none=True)  # first: gradients and activations need not share the memory
-        with clock.phase("forward"), self._autocast():
-            embeddings = self.model(batch.images)
-        with clock.phase("loss"):
-            ranking = self.criterion(embeddings, batch.labels, generator=generator)
-        distilled = self._distil(embeddings, batch, epoch)
-        loss = ranking if distilled is None else ranking + distilled
-        with clock.phase("backward"):
-            self.scaler.scale(loss).backward()
-        with clock.phase("optimiser"):
-            self.scaler.step(self.optimizer)
+        place = Step(batch, epoch, generator.get_state())
+        for member in self.members:
+            member.begin_step()
+        passes = self._passes(place, generator)
+        added = self.modifier.losses(passes, place) if self.modifier else None
+        with self.clock.phase("backward"):
+            self.scaler.scale(self._total(passes, added)).backward()
+        with self.clock.phase("optimiser"):
+            for member in self.members:
+                member.end_step(self.scaler)
             self.scaler.update()
         # Comparisons with NaN are false, so a loss may mask broken embeddings away and look fine: they show here.
-        shown = ranking.detach() + 0 * embeddings.detach().sum()
-        return shown, torch.zeros_like(shown) if distilled is None else distilled.detach()
+        shown = _mean([own.ranking.detach() + 0 * own.embeddings.detach().sum() for own in passes])
+        return shown, torch.zeros_like(shown) if added is None else _mean([loss.detach() for loss in added])
 
     def end_epoch(self) -> None:
-        """Advance the schedule and let the teacher learn from the epoch."""
-        self.scheduler.step()
-        if self.teacher is not None:
-            self.teacher.end_epoch(self.model)
+        """Advance the schedules and let the modifier take what it needs from the epoch."""
+        for member in self.members:
+            member.end_epoch()
+        if self.modifier is not None:
+            self.modifier.end_epoch(self.members)
 
     def state(self) -> dict[str, Any]:
-        """All that the next epoch depends on: weights, optimiser, schedule, and what a part of the method keeps."""
-        return {name: part.state_dict() for name, part in self._parts().items()}
+        """All that the next epoch depends on: weights, optimisers, schedules, and what a part of the method keeps."""
+        own = {"members": [member.state() for member in self.members], "scaler": self.scaler.state_dict()}
+        return own | {name: part.state_dict() for name, part in self._keeping().items()}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from a `state` taken at the end of an epoch."""
-        for name, part in self._parts().items():
+        for member, own in zip(self.members, state["members"], strict=True):
+            member.restore(own)
+        self.scaler.load_state_dict(state["scaler"])
+        for name, part in self._keeping().items():
             part.load_state_dict(state[name])
-        if self.teacher is not None:
-            self.teacher.end_epoch(self.model)
+        if self.modifier is not None:
+            self.modifier.end_epoch(self.members)
 
-    def _parts(self) -> dict[str, Any]:
-        parts: dict[str, Any] = {name: getattr(self, name) for name in STATEFUL}
-        own = {"distillation": self.distillation, "teacher": self.teacher}
-        return parts | {name: part for name, part in own.items() if hasattr(part, "state_dict")}
+    def _keeping(self) -> dict[str, Any]:
+        return {"modifier": self.modifier} if hasattr(self.modifier, "state_dict") else {}
 
-    def _distil(self, embeddings: Tensor, batch: Batch, epoch: int) -> Tensor | None:
-        if self.distillation is None or self.teacher is None:
-            return None
-        weight, student = self.distillation_weight(epoch), embeddings.detach()
-        with self.clock.phase("teacher"), torch.no_grad(), self._autocast():
-            taught = self.teacher.embeddings(batch, student) if weight else None
-            self.teacher.end_step(batch, student)
-        if taught is None:
-            return None
-        with self.clock.phase("distillation"):
-            targets = self.distillation.targets(taught)
-            return weight * distillation_loss(embeddings, targets, self.distillation.tau)
+    def _passes(self, place: Step, generator: torch.Generator) -> list[Pass]:
+        forward = []
+        with self.clock.phase("forward"), autocast(self.device, self.precision):
+            for member in self.members:
+                features = member.model.backbone(place.batch.view(member.view))
+                forward.append((features, member.model.embed(features)))
+        with self.clock.phase("loss"):
+            # The first member mines as the base does; the others from the same begin.
+            streams = [generator, *(place.stream() for _ in self.members[1:])]
+            rankings = [
+                member.criterion(embeddings, place.batch.labels, generator=stream)
+                for member, (_, embeddings), stream in zip(self.members, forward, streams, strict=True)
+            ]
+        return [Pass(*found, ranking) for found, ranking in zip(forward, rankings, strict=True)]
 
-    def _autocast(self) -> torch.autocast:
-        dtype = AUTOCAST.get(self.autocast)
-        return torch.autocast(self.device, dtype=dtype, enabled=dtype is not None)
+    def _total(self, passes: Sequence[Pass], added: Sequence[Tensor] | None) -> Tensor:
+        rankings = [own.ranking for own in passes]
+        losses = rankings if added is None else [own + extra for own, extra in zip(rankings, added, strict=True)]
+        # Over the steps between two updates of a member its gradients add up to their mean.
+        weighed = [
+            loss / member.period if member.period > 1 else loss
+            for loss, member in zip(losses, self.members, strict=True)
+        ]
+        return torch.stack(weighed).sum() if len(weighed) > 1 else weighed[0]
+
+
+def _mean(values: Sequence[Tensor]) -> Tensor:
+    return torch.stack(list(values)).mean() if len(values) > 1 else values[0]

@@ -1,12 +1,13 @@
 """An epoch of training, and the rows of the history."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from dmlbench.data.loader import Batch, TrainingBatches
+from dmlbench.data.batch import Batch
+from dmlbench.data.loader import TrainingBatches
 from dmlbench.errors import DivergedError
 from dmlbench.history import Row
 from dmlbench.randomness import stream_seed
@@ -27,8 +28,8 @@ def train_epoch(learner: Learner, batches: TrainingBatches, epoch: int, seed: in
     generator = torch.Generator(device).manual_seed(stream_seed(seed, epoch, "mining"))
     loader = _timed_batches(learner, batches, epoch)
     ranking, distilled = [], []
-    rate = learner.optimizer.param_groups[0]["lr"]
-    learner.model.train()
+    rate = learner.members[0].optimizer.param_groups[0]["lr"]
+    learner.train()
     with learner.clock.phase("train"):
         for batch in loader:
             losses = learner.step(batch, epoch, generator)
@@ -37,7 +38,7 @@ def train_epoch(learner: Learner, batches: TrainingBatches, epoch: int, seed: in
     seconds = learner.clock.seconds()
     row = _losses(torch.stack(ranking), torch.stack(distilled), epoch)
     learner.end_epoch()
-    row |= {"train/distillation_weight": learner.distillation_weight(epoch), "train/learning_rate": rate}
+    row |= {"train/distillation_weight": learner.modifier_weight(epoch), "train/learning_rate": rate}
     row |= {f"time/{phase}_s": seconds.get(phase, 0.0) for phase in PHASES}
     # Without the wait for data: a loader that keeps a GPU waiting would hide what a method costs.
     step = sum(seconds.get(phase, 0.0) for phase in PHASES if phase != "data") / batches.steps
@@ -45,16 +46,23 @@ def train_epoch(learner: Learner, batches: TrainingBatches, epoch: int, seed: in
 
 
 def evaluate_epoch(
-    epoch: int, epochs: int, evaluation: EvaluationSpec, model: nn.Module, evaluators: dict[str, Evaluator]
+    epoch: int,
+    epochs: int,
+    evaluation: EvaluationSpec,
+    networks: Sequence[nn.Module],
+    evaluators: dict[str, Evaluator],
 ) -> Row:
-    """Metrics of an epoch counted from 1 (0: untrained), as `test/...` and `validation/...`; empty where not due."""
+    """Metrics of an epoch counted from 1 (0: untrained), as `test/...` and `validation/...`; empty where not due.
+
+    Several networks have readouts beside their mean: see `Evaluator.measure`.
+    """
     last = epoch in (0, epochs)
     if not last and epoch % evaluation.every:
         return {"time/evaluation_s": 0.0}
     row: Row = {}
     spent = 0.0
     for split, evaluator in evaluators.items():
-        metrics, seconds = timed(evaluator, model, clustering=last or evaluation.clustering == "every")
+        metrics, seconds = timed(evaluator, networks, clustering=last or evaluation.clustering == "every")
         row |= {f"{split}/{name}": value for name, value in metrics.items()}
         spent += seconds
     return row | {"time/evaluation_s": spent}

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.nn.utils.parametrize import is_parametrized
 
-from dmlbench.data.loader import Batch
+from dmlbench.data.batch import Batch
 
 
 class Teacher(Protocol):

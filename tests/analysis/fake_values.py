@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-PLACE = {"protocol": "p", "variant": "", "selection": "last", "metric": "recall_at_1"}
+PLACE = {"protocol": "p", "variant": "", "selection": "last", "readout": "", "metric": "recall_at_1"}
 
 
 def values(runs, dataset="d", marks="", origin="cpu/x"):

@@ -22,7 +22,8 @@ from dmlbench.protocol import load_protocol
 from dmlbench.registry import Registry
 from dmlbench.report.style import COLUMN, PALETTE, RC
 from dmlbench.step_cost import SYNTHETIC_SET, measure_steps, synthetic_batches
-from dmlbench.training.components import build_learner, build_seeded_model
+from dmlbench.training.components import build_learner
+from dmlbench.training.workshop import build_seeded_model
 
 pytestmark = pytest.mark.benchmark
 COUNTS = (1_000, 3_000, 10_000, 30_000, 60_502)

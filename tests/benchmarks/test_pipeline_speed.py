@@ -92,7 +92,9 @@ def test_images_per_second(files, monkeypatch, tmp_path, workers, row):
             with monkeypatch.context() as patched:
                 if not normalising:
                     patched.setattr(TrainingBatches, "_finished", lambda _, batch: batch)
-                return [images.shape for images, _, _ in batches.epoch(0)]
+                return [
+                    batch[0][0].shape if isinstance(batch[0], list) else batch[0].shape for batch in batches.epoch(0)
+                ]
 
         return run
 

@@ -17,8 +17,8 @@ from torch.fx.experimental.optimization import fuse
 
 from dmlbench.protocol import load_protocol
 from dmlbench.step_cost import synthetic_batches
-from dmlbench.training.components import build_seeded_model
 from dmlbench.training.teachers import folded
+from dmlbench.training.workshop import build_seeded_model
 
 pytestmark = pytest.mark.benchmark
 CPU = torch.device("cpu")

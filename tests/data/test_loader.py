@@ -19,11 +19,15 @@ def epoch(batches, number):
     return list(batches.epoch(number))
 
 
+def tensors(batch):
+    return (*batch[:3], *batch.others)
+
+
 def equal(first, second):
     return len(first) == len(second) and all(
         torch.equal(part, other)
         for batch, other_batch in zip(first, second, strict=True)
-        for part, other in zip(batch, other_batch, strict=True)
+        for part, other in zip(tensors(batch), tensors(other_batch), strict=True)
     )
 
 
@@ -38,7 +42,7 @@ def test_an_epoch(glyphs_split, make_protocol):
     batches = TrainingBatches(glyphs_split, make_protocol(), seed=0)
     drawn = epoch(batches, 0)
     assert len(drawn) == batches.steps == 17
-    for images, labels, indices in drawn:
+    for images, labels, indices, _ in drawn:
         assert torch.equal(glyphs_split.labels[indices], labels)
         assert images.shape == (112, 1, 28, 28)
         assert images.dtype == torch.float32
@@ -52,7 +56,7 @@ def test_labels_belong_to_their_images(make_protocol):
     labels = torch.arange(50).repeat_interleave(4)
     split = Split(labels.to(torch.uint8)[:, None, None, None].expand(-1, 1, 28, 28), labels, ("",) * 50)
     batches = TrainingBatches(split, make_protocol(augmentation="none"), seed=0)
-    for images, drawn, indices in epoch(batches, 0):
+    for images, drawn, indices, _ in epoch(batches, 0):
         assert torch.equal(labels[indices], drawn)
         assert torch.equal((images[:, 0, 14, 14] * 255).round().long(), drawn)
 
@@ -71,7 +75,7 @@ def test_a_function_of_seed_and_epoch(glyphs_split, make_protocol):
 def test_augmentation_follows_the_position_not_the_image(glyphs_split, make_protocol):
     copies = Split(glyphs_split.images[:1].repeat(224, 1, 1, 1), torch.arange(224) // 112, ("a", "b"))
     batches = TrainingBatches(copies, make_protocol(), seed=0)
-    drawn = torch.cat([images for number in (0, 1) for images, _, _ in batches.epoch(number)])
+    drawn = torch.cat([batch.images for number in (0, 1) for batch in batches.epoch(number)])
     assert len(drawn) == 448  # two steps in each of two epochs
     assert len(drawn.flatten(1).unique(dim=0)) == 448
 
@@ -80,15 +84,25 @@ def test_augmentation_leaves_the_sampler_alone(glyphs_split, make_protocol):
     plain, jittered = (
         TrainingBatches(glyphs_split, make_protocol(augmentation=name), seed=0) for name in ("none", "affine")
     )
-    for (_, labels, _), (_, others, _) in zip(plain.epoch(0), jittered.epoch(0), strict=True):
-        assert torch.equal(labels, others)
+    for one, other in zip(plain.epoch(0), jittered.epoch(0), strict=True):
+        assert torch.equal(one.labels, other.labels)
+
+
+def test_more_views_leave_the_first_as_it_is(glyphs_split, make_protocol):
+    one, three = (TrainingBatches(glyphs_split, make_protocol(), seed=0, views=views) for views in (1, 3))
+    for single, several in zip(one.epoch(1), three.epoch(1), strict=True):
+        assert single.others == ()
+        assert all(torch.equal(part, other) for part, other in zip(single[:3], several[:3], strict=True))
+        views = [several.view(number) for number in range(3)]
+        assert len(torch.stack(views).flatten(1).unique(dim=0)) == 3
+        assert all(view.stride() == views[0].stride() for view in views)
 
 
 @pytest.mark.parametrize("augmentation", ["affine", "crop"])
 def test_workers_change_no_bit(glyphs_split, make_protocol, augmentation):
     protocol = make_protocol(augmentation=augmentation, batch_size=448)
-    alone = TrainingBatches(glyphs_split, protocol, seed=0)
-    with TrainingBatches(glyphs_split, protocol, seed=0, data_workers=2) as shared:
+    alone = TrainingBatches(glyphs_split, protocol, seed=0, views=2)
+    with TrainingBatches(glyphs_split, protocol, seed=0, data_workers=2, views=2) as shared:
         for number in (0, 1):
             assert equal(epoch(shared, number), epoch(alone, number))
         assert len(multiprocessing.active_children()) == 2  # the same ones in both epochs

@@ -151,7 +151,7 @@ def test_nothing_depends_on_the_data_s_values():
 
 def test_registered_settings_make_the_same_targets():
     teacher = make_embeddings()
-    assert DISTILLATIONS == {"psd": PSD, "obdsd": OBDSD}
+    assert (DISTILLATIONS["psd"], DISTILLATIONS["obdsd"]) == (PSD, OBDSD)
     psd, obdsd = PSD(tau=0.5), OBDSD(tau=0.5, omega=0.3, tau_diffusion=0.1)
     assert psd.tau == obdsd.tau == 0.5
     assert psd.targets(teacher).equal(psd_targets(teacher, 0.5))

@@ -5,14 +5,16 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from dmlbench.data.batch import Batch
 from dmlbench.data.images import Split
-from dmlbench.data.loader import Batch, TrainingBatches
+from dmlbench.data.loader import TrainingBatches
 from dmlbench.randomness import stream_seed
 from dmlbench.registry import MethodSettings, Registry
 from dmlbench.spec import InputSpec, ModelSpec, ProtocolSpec, TrainingSpec
-from dmlbench.training.components import TrainingSet, build_learner, build_seeded_model
+from dmlbench.training.components import build_learner
 from dmlbench.training.learner import Learner
 from dmlbench.training.loop import train_epoch
+from dmlbench.training.workshop import TrainingSet, build_seeded_model
 
 CPU = torch.device("cpu")
 CLASSES, IMAGES = 4, 24
@@ -55,15 +57,21 @@ def make_protocol() -> Callable[..., ProtocolSpec]:
 
 @pytest.fixture
 def make_learner(make_protocol) -> Callable[..., Learner]:
-    """A learner by method name; `lambda_` is the distillation's weight, keywords override the training section."""
+    """A learner by method name; `lambda_` is the distillation's weight, keywords override the training section.
 
-    def make(name: str = "ms", lambda_: float | None = None, *, seed: int = 0, **training) -> Learner:
+    `settings` are the distillation's, `model` overrides the network's section.
+    """
+
+    def make(
+        name: str = "ms", lambda_: float | None = None, *, seed: int = 0, settings=(), model=(), **training
+    ) -> Learner:
         protocol = make_protocol(**training)
-        settings = MethodSettings() if lambda_ is None else MethodSettings(distillation={"lambda": lambda_})
-        method = Registry().resolve(name, "glyphs", protocol.name, settings)
+        protocol = protocol.model_copy(update={"model": protocol.model.model_copy(update=dict(model))})
+        values = dict(settings) | ({} if lambda_ is None else {"lambda": lambda_})
+        method = Registry().resolve(name, "glyphs", protocol.name, MethodSettings(distillation=values))
         model = build_seeded_model(protocol, seed, CPU)
         torch.manual_seed(stream_seed(seed, 0, "loss"))
-        return build_learner(method, protocol, model, TrainingSet(CLASSES, IMAGES), CPU)
+        return build_learner(method, protocol, model, TrainingSet(CLASSES, IMAGES), CPU, seed=seed)
 
     return make
 
@@ -81,9 +89,10 @@ def train(split, make_protocol) -> Callable[..., list[dict]]:
 
 @pytest.fixture
 def batch(split) -> Batch:
-    """Eight images of four classes, normalised."""
+    """Eight images of four classes, normalised, with a second view of each."""
     chosen = torch.tensor([0, 1, 6, 7, 12, 13, 18, 19])
-    return Batch((split.images[chosen].float() / 255 - 0.5) / 0.25, split.labels[chosen], chosen)
+    images = (split.images[chosen].float() / 255 - 0.5) / 0.25
+    return Batch(images, split.labels[chosen], chosen, (images.flip(-1),))
 
 
 @pytest.fixture

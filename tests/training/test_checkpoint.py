@@ -59,10 +59,10 @@ def test_what_a_distillation_keeps_is_kept(make_learner):
             self.seen = state["seen"]
 
     one, other = make_learner("ms+psd"), make_learner("ms+psd")
-    one.distillation, other.distillation = Memory(), Memory()
-    one.distillation.seen = torch.arange(3.0)
+    one.modifier.distillation, other.modifier.distillation = Memory(), Memory()
+    one.modifier.distillation.seen = torch.arange(3.0)
     other.restore(one.state())
-    assert torch.equal(other.distillation.seen, torch.arange(3.0))
+    assert torch.equal(other.modifier.distillation.seen, torch.arange(3.0))
 
 
 def test_the_last_one_is_taken_and_all_of_it_comes_back(two, said):

@@ -6,7 +6,8 @@ from torch import nn
 
 from dmlbench.errors import UserError
 from dmlbench.spec import Part, ResolvedValue
-from dmlbench.training.components import build_distillation, build_loss
+from dmlbench.training.components import build_distillation
+from dmlbench.training.workshop import build_loss
 
 PULL = """
 import torch
@@ -47,7 +48,7 @@ def plugin(tmp_path):
 
 def groups(learner):
     """(size of the group, rate, weight decay) of the optimiser's groups."""
-    return [(len(g["params"]), g["lr"], g["weight_decay"]) for g in learner.optimizer.param_groups]
+    return [(len(g["params"]), g["lr"], g["weight_decay"]) for g in learner.members[0].optimizer.param_groups]
 
 
 def test_proxies_and_boundaries_learn_at_their_own_rates_without_decay(make_learner):
@@ -63,27 +64,27 @@ def test_proxies_and_boundaries_learn_at_their_own_rates_without_decay(make_lear
 def test_the_head_may_have_its_own_rate(make_learner):
     learner = make_learner("ms", learning_rate=1e-5, head_learning_rate=1e-3)
     assert [rate for _, rate, _ in groups(learner)] == [1e-5, 1e-3]
-    head = learner.optimizer.param_groups[1]["params"]
+    head = learner.members[0].optimizer.param_groups[1]["params"]
     assert [id(parameter) for parameter in head] == [id(parameter) for parameter in learner.model.head.parameters()]
 
 
 def test_every_parameter_is_optimised_once(make_learner):
     learner = make_learner("margin+psd")
-    optimised = [id(p) for group in learner.optimizer.param_groups for p in group["params"]]
-    everything = [id(p) for part in (learner.model, learner.criterion) for p in part.parameters()]
+    optimised = [id(p) for group in learner.members[0].optimizer.param_groups for p in group["params"]]
+    everything = [id(p) for part in (learner.model, learner.members[0].criterion) for p in part.parameters()]
     assert sorted(optimised) == sorted(everything)
-    assert isinstance(learner.optimizer, torch.optim.Adam)
+    assert isinstance(learner.members[0].optimizer, torch.optim.Adam)
 
 
 def test_decay_shrinks_the_network_and_not_the_proxies(make_learner, batch, mining):
     learner = make_learner("proxyanchor", weight_decay=100.0)
-    learner.criterion.forward = lambda embeddings, labels, generator: (
-        0 * (embeddings.sum() + learner.criterion.proxies.sum())
+    learner.members[0].criterion.forward = lambda embeddings, labels, generator: (
+        0 * (embeddings.sum() + learner.members[0].criterion.proxies.sum())
     )
-    weight, proxies = learner.model.head.weight.detach().clone(), learner.criterion.proxies.detach().clone()
+    weight, proxies = learner.model.head.weight.detach().clone(), learner.members[0].criterion.proxies.detach().clone()
     learner.step(batch, 0, mining)
     assert not torch.equal(learner.model.head.weight, weight)
-    assert torch.equal(learner.criterion.proxies, proxies)
+    assert torch.equal(learner.members[0].criterion.proxies, proxies)
 
 
 def test_milestones_shrink_every_rate(make_learner, train):
@@ -92,7 +93,9 @@ def test_milestones_shrink_every_rate(make_learner, train):
     rows = train(learner, range(5))
     rates = [row["train/learning_rate"] for row in rows]
     assert rates == pytest.approx([0.01, 0.005, 0.005, 0.0025, 0.0025])
-    assert [group["lr"] for group in learner.optimizer.param_groups] == pytest.approx([0.0025, 0.0025, 0.0025])
+    assert [group["lr"] for group in learner.members[0].optimizer.param_groups] == pytest.approx(
+        [0.0025, 0.0025, 0.0025]
+    )
 
 
 def test_without_milestones_the_rate_stays(make_learner, train):

@@ -36,12 +36,12 @@ def test_embeddings_in_the_splits_order_by_a_network_in_eval_mode(protocol, mode
 def test_all_metrics_of_the_protocol(protocol, model, split):
     evaluator = Evaluator(split, protocol, 3, CPU)
     embeddings = evaluator.embed(model)
-    metrics = evaluator.measure(model, clustering=True)
+    metrics = evaluator.measure([model], clustering=True)
     expected = retrieval_metrics(embeddings, split.labels, ks=(1, 3)) | geometry_metrics(embeddings, split.labels)
     expected |= clustering_metrics(embeddings, split.labels, seed=evaluator.clustering_seed, runs=2)
     assert metrics == {name: float(value) for name, value in expected.items()}
     assert {"recall_at_1", "recall_at_3", "map_at_r", "r_precision", "nmi", "ami"} <= set(metrics)
-    plain = evaluator.measure(model, clustering=False)
+    plain = evaluator.measure([model], clustering=False)
     assert set(metrics) - set(plain) == {"nmi", "ami", "nmi_std"}
     assert all(metrics[name] == value for name, value in plain.items())
 
@@ -63,7 +63,7 @@ def test_half_precision_gives_float32(make_protocol, split, protocol):
 
 
 def test_timing(protocol, model, split):
-    metrics, seconds = timed(Evaluator(split, protocol, 0, CPU), model, clustering=False)
+    metrics, seconds = timed(Evaluator(split, protocol, 0, CPU), [model], clustering=False)
     assert 0 <= metrics["recall_at_1"] <= 1
     assert seconds > 0
 
@@ -72,4 +72,4 @@ def test_embeddings_that_are_not_finite_are_a_divergence(protocol, model, split)
     with torch.no_grad():
         next(model.parameters()).fill_(float("inf"))
     with pytest.raises(DivergedError, match=f"of {len(split.labels)} embeddings are not finite"):
-        Evaluator(split, protocol, 0, CPU).measure(model, clustering=False)
+        Evaluator(split, protocol, 0, CPU).measure([model], clustering=False)

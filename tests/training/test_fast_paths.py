@@ -44,12 +44,12 @@ def weights(model):
 def test_fast_and_plain_training_agree(name, trained, monkeypatch):
     """Channels last, fused Adam and a folded teacher change the rounding alone: weights differ by up to 1e-6."""
     quick, rows = trained(name, channels_last=True)
-    assert quick.optimizer.param_groups[0]["fused"]
+    assert quick.members[0].optimizer.param_groups[0]["fused"]
     with monkeypatch.context() as patched:
         patched.setattr(torch.optim, "Adam", _Looped)
         patched.setattr(teachers, "folded", lambda network: network)
         plain, plain_rows = trained(name, channels_last=False)
-    assert isinstance(plain.optimizer, _Looped)
+    assert isinstance(plain.members[0].optimizer, _Looped)
     for row, plain_row in zip(rows, plain_rows, strict=True):
         assert row["train/ranking_loss"] == pytest.approx(plain_row["train/ranking_loss"], rel=1e-5)
         assert row["train/distillation_loss"] == pytest.approx(plain_row["train/distillation_loss"], rel=1e-3)
@@ -66,11 +66,13 @@ def test_fast_and_plain_training_agree(name, trained, monkeypatch):
 def test_gradients_lie_in_memory_as_their_weights_do(name, trained):
     """On a CPU fused Adam walks both in the order of their memory, and would mix up others without a word."""
     learner, _ = trained(name, channels_last=True)
-    parameters = [part for group in learner.optimizer.param_groups for part in group["params"]]
+    parameters = [part for group in learner.members[0].optimizer.param_groups for part in group["params"]]
     assert any(part.ndim == 4 and not part.is_contiguous() for part in parameters)
     for part in parameters:
         assert part.grad.stride() == part.stride()
-        assert all(kept.stride() == part.stride() for kept in learner.optimizer.state[part].values() if kept.ndim)
+        assert all(
+            kept.stride() == part.stride() for kept in learner.members[0].optimizer.state[part].values() if kept.ndim
+        )
 
 
 def similarities(learner, split, *, autocast):

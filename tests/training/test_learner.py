@@ -14,7 +14,7 @@ def state(learner) -> dict[str, torch.Tensor]:
     return {
         f"{part}.{name}": tensor.clone()
         for part in ("model", "criterion")
-        for name, tensor in getattr(learner, part).state_dict().items()
+        for name, tensor in getattr(learner.members[0], part).state_dict().items()
     }
 
 
@@ -30,7 +30,7 @@ def test_weight_zero_is_the_base_bit_for_bit(base, make_learner, train):
         learner = make_learner(f"{base}+{modifier}", 0)
         assert without_timings(train(learner, range(3))) == without_timings(rows)
         assert same(state(learner), state(base_learner))
-        assert learner.teacher is None
+        assert learner.modifier is None
 
 
 @pytest.mark.parametrize("name", ["ms+psd", "ms+obdsd", "margin+psd", "ms+obdsd-mem"])
@@ -56,17 +56,17 @@ def test_one_seed_one_training(make_learner, train):
 def test_a_base_method_never_has_a_teacher(make_learner, train):
     learner = make_learner("ms")
     rows = train(learner, range(2))
-    assert learner.teacher is None
+    assert learner.modifier is None
     assert [row["time/teacher_s"] for row in rows] == [0.0, 0.0]
     assert [row["train/distillation_weight"] for row in rows] == [0.0, 0.0]
 
 
 def test_the_teacher_comes_after_the_first_epoch(make_learner, train):
     learner = make_learner("ms+psd", 75)
-    assert learner.teacher.network is None
+    assert learner.modifier.teacher.network is None
     first = train(learner, range(1))[0]
     assert first["train/distillation_loss"] == first["time/distillation_s"] == 0.0
-    assert learner.teacher.network is not None
+    assert learner.modifier.teacher.network is not None
     second = train(learner, range(1, 2))[0]
     assert second["time/teacher_s"] > 0
     assert second["time/distillation_s"] > 0
@@ -79,12 +79,14 @@ def test_the_teacher_is_the_student_at_the_end_of_the_epoch_before(make_learner,
         learner.model.eval()
         with torch.no_grad():
             student = learner.model(batch.images)
-            torch.testing.assert_close(learner.teacher.network(batch.images), student, rtol=0, atol=1e-6)
-        taught = {name: tensor.clone() for name, tensor in learner.teacher.network.state_dict().items()}
-        assert not learner.teacher.network.training
+            torch.testing.assert_close(learner.modifier.teacher.network(batch.images), student, rtol=0, atol=1e-6)
+        taught = {name: tensor.clone() for name, tensor in learner.modifier.teacher.network.state_dict().items()}
+        assert not learner.modifier.teacher.network.training
         learner.model.train()
         learner.step(batch, epoch + 1, mining)
-        assert same(learner.teacher.network.state_dict(), taught)  # neither the optimiser nor BatchNorm has touched it
+        assert same(
+            learner.modifier.teacher.network.state_dict(), taught
+        )  # neither the optimiser nor BatchNorm has touched it
         learner.model.eval()
         with torch.no_grad():
             assert (learner.model(batch.images) - student).abs().max() > 1e-4
@@ -95,26 +97,26 @@ def test_the_teacher_is_a_copy_in_eval_mode_and_without_gradients(make_learner, 
     train(learner, range(1))
     learner.model.train()
     learner.step(batch, 1, mining)
-    assert not any(module.training for module in learner.teacher.network.modules())
+    assert not any(module.training for module in learner.modifier.teacher.network.modules())
     assert learner.model.training
     assert all(parameter.grad is not None for parameter in learner.model.parameters())
-    assert not any(parameter.requires_grad for parameter in learner.teacher.network.parameters())
-    assert all(parameter.grad is None for parameter in learner.teacher.network.parameters())
+    assert not any(parameter.requires_grad for parameter in learner.modifier.teacher.network.parameters())
+    assert all(parameter.grad is None for parameter in learner.modifier.teacher.network.parameters())
     places = {parameter.data_ptr() for parameter in learner.model.parameters()}
-    assert not places & {parameter.data_ptr() for parameter in learner.teacher.network.parameters()}
-    optimised = {id(p) for group in learner.optimizer.param_groups for p in group["params"]}
-    assert not optimised & {id(p) for p in learner.teacher.network.parameters()}
+    assert not places & {parameter.data_ptr() for parameter in learner.modifier.teacher.network.parameters()}
+    optimised = {id(p) for group in learner.members[0].optimizer.param_groups for p in group["params"]}
+    assert not optimised & {id(p) for p in learner.modifier.teacher.network.parameters()}
 
 
 def test_the_teacher_sees_the_same_batch(make_learner, train, batch, mining):
     learner = make_learner("ms+psd", 75)
     train(learner, range(1))
-    images, labels, _ = batch
+    images, labels, *_ = batch
     learner.model.eval()  # a forward pass below must not move the statistics
     with torch.no_grad():
         embeddings = learner.model(images)
-        ranking = learner.criterion(embeddings, labels)
-        targets = psd_targets(learner.teacher.network(images), 1.0)
+        ranking = learner.members[0].criterion(embeddings, labels)
+        targets = psd_targets(learner.modifier.teacher.network(images), 1.0)
         expected = 75 * 2 / 4 * distillation_loss(embeddings, targets, 1.0)
     shown = learner.step(batch, 2, mining)
     assert float(shown[0]) == float(ranking)
@@ -128,11 +130,13 @@ def test_the_step_descends_both_losses(make_learner, train, batch, mining):
     train(learner, range(1))
     with torch.no_grad():  # away from the teacher, where the distillation's gradient is not 0
         learner.model.head.weight.add_(0.3)
-    images, labels, _ = batch
+    images, labels, *_ = batch
     learner.model.eval()
     embeddings = learner.model(images)
-    loss = learner.criterion(embeddings, labels)
-    loss = loss + 75 * 3 / 4 * distillation_loss(embeddings, psd_targets(learner.teacher.network(images), 1.0), 1.0)
+    loss = learner.members[0].criterion(embeddings, labels)
+    loss = loss + 75 * 3 / 4 * distillation_loss(
+        embeddings, psd_targets(learner.modifier.teacher.network(images), 1.0), 1.0
+    )
     expected = torch.autograd.grad(loss, list(learner.model.parameters()))
     learner.step(batch, 3, mining)
     for parameter, gradient in zip(learner.model.parameters(), expected, strict=True):
@@ -141,7 +145,7 @@ def test_the_step_descends_both_losses(make_learner, train, batch, mining):
 
 def test_the_weight_grows_with_the_epoch_and_never_reaches_lambda(make_learner, train):
     learner = make_learner("ms+psd", 60, epochs=5)
-    assert [learner.distillation_weight(epoch) for epoch in range(5)] == [0, 12, 24, 36, 48]
+    assert [learner.modifier_weight(epoch) for epoch in range(5)] == [0, 12, 24, 36, 48]
     rows = train(learner, range(5))
     assert [row["train/distillation_weight"] for row in rows] == [0, 12, 24, 36, 48]
 
@@ -178,7 +182,7 @@ def test_teacher_and_student_compute_in_the_same_precision(autocast, make_learne
     learner.step(batch, 0, mining)
     learner.end_epoch()
     types = {}
-    for name, network in {"model": learner.model, "teacher": learner.teacher.network}.items():
+    for name, network in {"model": learner.model, "teacher": learner.modifier.teacher.network}.items():
         head = network.head
         head.register_forward_hook(lambda _module, _input, output, name=name: types.update({name: output.dtype}))
     learner.step(batch, 1, mining)
@@ -188,7 +192,7 @@ def test_teacher_and_student_compute_in_the_same_precision(autocast, make_learne
 
 def test_embeddings_that_a_loss_masks_away_still_show(make_learner, batch, mining):
     learner = make_learner("ms")
-    learner.criterion.forward = lambda embeddings, labels, generator: embeddings.nan_to_num().sum() * 0
+    learner.members[0].criterion.forward = lambda embeddings, labels, generator: embeddings.nan_to_num().sum() * 0
     with torch.no_grad():
         learner.model.head.weight.fill_(float("nan"))
     ranking, _ = learner.step(batch, 0, mining)

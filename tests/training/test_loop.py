@@ -26,14 +26,14 @@ class Recorder:
 def poison(learner, at: int, value: float) -> None:
     """Add `value` to the ranking loss at the step `at`, counted over all epochs from 1."""
     taken = []
-    forward = learner.criterion.forward
+    forward = learner.members[0].criterion.forward
 
     def poisoned(embeddings, labels, generator):
         taken.append(1)
         loss = forward(embeddings, labels, generator=generator)
         return loss + value if len(taken) == at else loss
 
-    learner.criterion.forward = poisoned
+    learner.members[0].criterion.forward = poisoned
 
 
 def test_an_epochs_row(make_learner, train):
@@ -79,7 +79,7 @@ def test_a_diverged_epoch_makes_no_teacher(make_learner, train):
     poison(learner, 2, float("nan"))
     with pytest.raises(DivergedError):
         train(learner, range(1))
-    assert learner.teacher.network is None
+    assert learner.modifier.teacher.network is None
 
 
 @pytest.mark.parametrize(

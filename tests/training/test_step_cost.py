@@ -56,9 +56,9 @@ def test_memory_by_hand(make_learner, batch, mining):
     """Of a step that keeps a known amount at its height."""
     learner = make_learner("ms")
     learner.step(batch, 0, mining)
-    learner.optimizer.zero_grad()
-    parts = [*learner.model.state_dict().values(), *learner.criterion.state_dict().values()]
-    states = [value for state in learner.optimizer.state.values() for value in state.values()]
+    learner.members[0].optimizer.zero_grad()
+    parts = [*learner.model.state_dict().values(), *learner.members[0].criterion.state_dict().values()]
+    states = [value for state in learner.members[0].optimizer.state.values() for value in state.values()]
     kept = sum(tensor.nbytes for tensor in [*parts, *states])
 
     def step():

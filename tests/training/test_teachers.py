@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from dmlbench.data.loader import Batch
+from dmlbench.data.batch import Batch
 from dmlbench.distillation import distillation_loss, obdsd_targets, psd_targets
 from dmlbench.models import build_model
 from dmlbench.spec import InputSpec, ModelSpec
@@ -60,10 +60,10 @@ def test_the_first_epoch_fills_the_memory_and_teaches_nothing(make_learner, trai
     learner = make_learner("ms+psd-mem", 75)
     (row,) = train(learner, range(1))
     assert row["train/distillation_loss"] == 0.0
-    assert learner.teacher.seen.any()
-    kept = learner.teacher.kept[learner.teacher.seen]
+    assert learner.modifier.teacher.seen.any()
+    kept = learner.modifier.teacher.kept[learner.modifier.teacher.seen]
     torch.testing.assert_close(kept.norm(dim=1), torch.ones(len(kept)))
-    assert (learner.teacher.kept[~learner.teacher.seen] == 0).all()
+    assert (learner.modifier.teacher.kept[~learner.modifier.teacher.seen] == 0).all()
 
 
 @pytest.mark.parametrize("modifier", ["psd-mem", "obdsd-mem"])
@@ -73,12 +73,14 @@ def test_targets_come_from_the_memory(modifier, make_learner, train, batch, mini
     learner.model.eval()  # a forward pass below must not move the statistics
     with torch.no_grad():
         student = learner.model(batch.images)
-        taught = torch.where(learner.teacher.seen[batch.indices, None], learner.teacher.kept[batch.indices], student)
+        taught = torch.where(
+            learner.modifier.teacher.seen[batch.indices, None], learner.modifier.teacher.kept[batch.indices], student
+        )
         targets = psd_targets(taught, 1.0) if modifier == "psd-mem" else obdsd_targets(taught, 1.0, 0.99, 1.0)
         expected = 75 * 2 / 4 * distillation_loss(student, targets, 1.0)
     _, distilled = learner.step(batch, 2, mining)
     assert float(distilled) == float(expected)
-    assert torch.equal(learner.teacher.kept[batch.indices], student)
+    assert torch.equal(learner.modifier.teacher.kept[batch.indices], student)
 
 
 def test_a_memory_needs_no_second_forward_pass(make_learner, train):
@@ -90,7 +92,7 @@ def test_a_memory_needs_no_second_forward_pass(make_learner, train):
     plain.model.head.register_forward_hook(lambda *_: passes_of_base.append(1))
     train(plain, range(2))
     assert steps == len(passes_of_base)
-    assert not any(isinstance(module, type(learner.model)) for module in learner.teacher.modules())
+    assert not any(isinstance(module, type(learner.model)) for module in learner.modifier.teacher.modules())
 
 
 def random_statistics(network):
@@ -178,8 +180,8 @@ def test_an_interrupted_training_remembers(make_learner, train):
     train(begun, range(2))
     resumed.restore(begun.state())
     train(resumed, range(2, 3))
-    for name, tensor in whole.teacher.state_dict().items():
-        assert torch.equal(tensor, resumed.teacher.state_dict()[name])
+    for name, tensor in whole.modifier.teacher.state_dict().items():
+        assert torch.equal(tensor, resumed.modifier.teacher.state_dict()[name])
     for name, tensor in whole.model.state_dict().items():
         assert torch.equal(tensor, resumed.model.state_dict()[name])
 
