@@ -117,7 +117,9 @@ def load_networks(build: Callable[[], EmbeddingModel], path: Path) -> list[Embed
         by_network.setdefault(own, {})[rest if own else name] = tensor
     networks = [build() for _ in by_network]
     try:
-        for network, (_, state) in zip(networks, sorted(by_network.items()), strict=True):
+        for network, (_, state) in zip(
+            networks, sorted(by_network.items(), key=lambda own: (len(own[0]), own[0])), strict=True
+        ):
             network.load_state_dict(state)
     except RuntimeError as error:
         raise UserError(

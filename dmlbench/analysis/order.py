@@ -5,7 +5,7 @@ import pandas as pd
 # Bases and modifiers in the order in which their papers appeared, then our own; others follow by name.
 BASES = ("contrastive", "triplet", "margin", "ms", "proxyanchor")
 MODIFIERS = (
-    "", "psd", "obdsd", "s2sd", "dm2", "dm2-model", "dm2-temporal", "dm2-view", "independent", "psd-mem", "obdsd-mem",
+    "", "psd", "obdsd", "s2sd", "independent", "dm2", "dm2-model", "dm2-temporal", "dm2-view", "psd-mem", "obdsd-mem",
 )  # fmt: skip
 
 

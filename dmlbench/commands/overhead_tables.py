@@ -19,9 +19,9 @@ def print_costs(console: Console, measurement: Measurement) -> None:
     for row in costs.to_dict("records"):
         modified = bool(row["modifier"])
         ratio = f"{row['mean']:.3f} [{row['low']:.3f}, {row['high']:.3f}]" if modified else ""
-        step = f"{row['step_ms']:.2f} [{row['step_low']:.2f}, {row['step_high']:.2f}]"
         rest = (f"{row[key]:.3f}" if modified else "" for key in ("added", "same_work", "over_training", "arithmetic"))
-        table.add_row(row["method"], step, ratio, *rest, f"{row['images_per_s']:.0f}", f"{row['peak_mb']:.0f}")
+        figures = f"{row['images_per_s']:.0f}", f"{row['peak_mb']:.0f}"
+        table.add_row(row["method"], f"{row['step_ms']:.2f}", ratio, *rest, *figures)
     console.print(table)
     console.print(f"{measurement.how}; a ratio is formed within a round", markup=False)
     console.print(

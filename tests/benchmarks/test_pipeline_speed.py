@@ -92,9 +92,7 @@ def test_images_per_second(files, monkeypatch, tmp_path, workers, row):
             with monkeypatch.context() as patched:
                 if not normalising:
                     patched.setattr(TrainingBatches, "_finished", lambda _, batch: batch)
-                return [
-                    batch[0][0].shape if isinstance(batch[0], list) else batch[0].shape for batch in batches.epoch(0)
-                ]
+                return [len(batch[1]) for batch in batches.epoch(0)]
 
         return run
 

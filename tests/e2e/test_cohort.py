@@ -1,0 +1,43 @@
+"""DM² through the real command line: rows for the mean, every network and the ensemble, and for the control."""
+
+from pathlib import Path
+
+import pytest
+
+from dmlbench import load_results
+from tests.e2e.conftest import TINY, Command
+
+METHODS = "triplet,triplet+dm2,triplet+independent"
+READOUTS = ("", "{member 1}", "{member 2}", "{ensemble}")
+
+
+@pytest.mark.slow
+def test_a_cohort_has_a_row_for_each_readout(dmlbench: Command, tmp_path: Path) -> None:
+    run = ("run", "--methods", METHODS, "--datasets", "glyphs", "--seeds", "2", *TINY, "--tracking", "none")
+    done = dmlbench(*run, "--keep", "weights,embeddings")
+    assert done.returncode == 0, done.stdout + done.stderr
+    for name in METHODS.split(",")[1:]:
+        assert all(f"{name}{readout}" in done.stdout for readout in READOUTS)
+    results = load_results(tmp_path / "results" / "runs")
+    last = results[results["selection"] == "last"].set_index(["method", "seed"])["recall_at_1"]
+    for seed in (0, 1):
+        assert last["triplet+independent{member 1}", seed] == last["triplet", seed]  # bit for bit
+        members = [last[f"triplet+dm2{{member {place}}}", seed] for place in (1, 2)]
+        assert last["triplet+dm2", seed] == pytest.approx(sum(members) / 2)
+    untrained = results[results["selection"] == "untrained"].groupby("seed")["recall_at_1"].nunique()
+    assert untrained.to_dict() == {0: 1, 1: 1}
+
+    cell = next((tmp_path / "results" / "runs").glob("*/*/triplet+dm2/seed0-*"))
+    scored = dmlbench("evaluate", cell)
+    assert scored.returncode == 0, scored.stderr
+    assert f"ensemble/recall_at_1  {last['triplet+dm2{ensemble}', 0]:.6g}".split() in [
+        line.split() for line in scored.stdout.splitlines()
+    ]
+    assert dmlbench("status", "--verify").returncode == 0
+
+    page = dmlbench("report", "--name", "cohorts")
+    assert page.returncode == 0, page.stderr
+    text = (tmp_path / "reports" / "cohorts" / "report.md").read_text()
+    assert "reconstruction from the paper's abstract" in text
+    assert "2 networks side by side: 2 forward passes at test time" in text
+    assert "| triplet+dm2{ensemble} | triplet+independent{ensemble} |" in text
