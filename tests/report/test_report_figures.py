@@ -90,6 +90,8 @@ def test_known_names_keep_their_signs_in_every_report():
     assert alone.marker("obdsd") == all_of_them.marker("obdsd")
     names = [*BASES, "new", "other"]
     assert len({all_of_them.colour(name) for name in names}) == len(PALETTE)
+    for signs in (all_of_them.marker, all_of_them.hatch, all_of_them.line):
+        assert len({signs(name) for name in MODIFIERS}) == len(MODIFIERS)
 
 
 def test_limits_show_everything_with_a_margin():
