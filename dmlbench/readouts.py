@@ -33,4 +33,9 @@ def mark(readout: str, networks: int) -> str:
     """What every table says of a readout, with the number of networks that were trained."""
     if readout == ENSEMBLE:
         return f"{networks} networks side by side: {networks} forward passes at test time"
-    return f"one of {networks} networks trained together" if readout else f"mean over {networks} networks"
+    return f"one of {networks} networks" if readout else f"mean over {networks} networks"
+
+
+def is_of_one_member(name: str) -> bool:
+    """Whether a method's name, as `named` gives it, is that of one network of several."""
+    return "{member " in name

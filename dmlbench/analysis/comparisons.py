@@ -9,6 +9,7 @@ from dmlbench.analysis.estimates import ESTIMATE, METHOD, UNTRAINED
 from dmlbench.analysis.groups import GROUP, joined_marks
 from dmlbench.analysis.order import MODIFIERS, rank
 from dmlbench.analysis.statistics import FEWEST, evidence, holm, probability_of_improvement, t_interval
+from dmlbench.readouts import is_of_one_member
 
 SIGNIFICANT = 0.05
 COMPARED = [*METHOD, "to", "to_modifier"]
@@ -102,7 +103,8 @@ def star(p_holm: float) -> str:
 
 
 def _candidates(values: pd.DataFrame) -> pd.DataFrame:
-    trained = values[values["selection"] != UNTRAINED]
+    # One network of several is shown and not tested: their mean is, and every test more would cost the others power.
+    trained = values[(values["selection"] != UNTRAINED) & ~values["method"].map(is_of_one_member).astype(bool)]
     keys = [*GROUP, "selection", "metric", "base", "seed"]
     others = trained[[*keys, "method", "modifier", "readout", "origin", "value"]]
     names = {name: f"{name}_to" for name in ("readout", "origin", "value")}

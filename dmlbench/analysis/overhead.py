@@ -10,6 +10,7 @@ import pandas as pd
 
 from dmlbench.analysis.groups import GROUP, done, paired_with_base
 from dmlbench.analysis.statistics import log_ratio_interval
+from dmlbench.readouts import is_of_one_member
 
 KEYS = [*GROUP, "method", "base", "modifier"]
 TOTALS = ("time/train_s", "time/evaluation_s")
@@ -28,7 +29,9 @@ def step_time_pairs(arranged: pd.DataFrame) -> pd.DataFrame:
     Returns:
         One row per seed that both have: `KEYS`, seed, marks, step_ms, step_ms_base, machine, machine_base.
     """
-    cells = done(arranged).drop_duplicates("folder")
+    # Whoever wants the mean of several networks, or all side by side, pays for the training of all.
+    cells = done(arranged).drop_duplicates(["folder", "method"])
+    cells = cells[~cells["method"].map(is_of_one_member).astype(bool)]
     cells = cells.assign(machine=cells["machine"].fillna("")).dropna(subset=["step_ms"])
     pairs = paired_with_base(cells, GROUP, ["step_ms", "machine"])
     return pairs[[*KEYS, "seed", "marks", "step_ms", "step_ms_base", "machine", "machine_base"]]

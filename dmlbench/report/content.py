@@ -14,6 +14,7 @@ from dmlbench.analysis.comparisons import to_base
 from dmlbench.analysis.estimates import SELECTIONS, UNTRAINED, selections_of, verdict_selection
 from dmlbench.analysis.groups import Group, groups
 from dmlbench.measurement import Measurement
+from dmlbench.readouts import is_of_one_member
 from dmlbench.report.canvas import Plot, limits_of
 from dmlbench.report.figures import (
     accuracy_plot,
@@ -180,7 +181,7 @@ class _Group:
             plots.append(plane_plot(self.group, self.chosen, gains, measured, self.look))
         tables = [overhead_table(self.group, self.numbers.overhead)] if len(ratios) else []
         modified = self.trained.loc[self.trained["modifier"] != "", "method"].unique()
-        without = [method for method in modified if method not in set(measured["method"])]
+        without = [name for name in modified if name not in set(measured["method"]) and not is_of_one_member(name)]
         why = "no step times of it and its base of the same seed, machine and load"
         text = f"No time ratio for {', '.join(without)}: {why} (cells that sampled system metrics have none)."
         return Part("Training time", self._drawn(*plots), tables, text if without else "")

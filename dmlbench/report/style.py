@@ -15,7 +15,7 @@ COLUMN, PAGE = 3.5, 7.0  # widths in inches: one column, and the text width of a
 # yellow is not seen on white.
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c8c8c")
 KNOWN_COLOURS = {"ms": 0, "proxyanchor": 1, "triplet": 2, "margin": 3, "contrastive": 4}
-MARKERS = ("o", "s", "D", "^", "v", "P", "X", "<", ">", "p", "h", "*")
+MARKERS = ("o", "s", "D", "^", "v", "P", "X", "<", ">", "p", "h", "d")
 LINES: tuple[Any, ...] = (
     "-", (0, (4, 1.6)), (0, (1.2, 1.2)), (0, (5, 1.4, 1.2, 1.4)), (0, (7, 2)),
     (0, (1.2, 2.6)), (0, (5, 1.4, 1.2, 1.4, 1.2, 1.4)), (0, (9, 1.5)), (0, (3, 3)), (0, (7, 1.4, 3, 1.4)),

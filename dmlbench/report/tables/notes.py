@@ -7,6 +7,7 @@ import pandas as pd
 
 from dmlbench.analysis.comparisons import other_origins
 from dmlbench.analysis.statistics import FEWEST, smallest_p
+from dmlbench.readouts import is_of_one_member
 from dmlbench.report.naming import p_value
 
 
@@ -38,7 +39,8 @@ def reach(compared: pd.DataFrame) -> list[str]:
 def without_base(accuracy: pd.DataFrame, differences: pd.DataFrame) -> list[str]:
     """A note that names the modified methods whose base has no result with the same seed, if there are any."""
     modified = accuracy.loc[accuracy["modifier"] != "", "method"].unique()
-    alone = [method for method in modified if method not in set(differences["method"])]
+    compared = set(differences["method"])
+    alone = [method for method in modified if method not in compared and not is_of_one_member(method)]
     return (
         [f"No result of the base with the same seed among these, so no difference for: {', '.join(alone)}."]
         if alone
