@@ -25,6 +25,7 @@ PLACE = ["protocol", "variant", "dataset", "device", "started"]
 SAME_ON_GPU = 0.02
 ADDED = ("teacher", "distillation")
 SAME_WORK = ("forward", "loss", "optimiser")  # of a method and of its base; going back, a method has more to do
+NOTHING = Estimate(math.nan, math.nan, math.nan, 0)
 NOISE = 0.02  # a difference in the time of the same work that is worth a word
 
 
@@ -58,10 +59,11 @@ def measured_overhead(measurement: Measurement) -> pd.DataFrame:
         One row per method: method, base, modifier, marks; `mean` (the median over rounds; of several processes the
         geometric mean of their medians), low, high (its 95% interval) and n (processes, or the rounds of a single one)
         of the ratio to the base in the same round, 1 for a base; `step_ms` with its interval `step_low`, `step_high`,
-        and `step_ms_base`, in milliseconds; `added` with its interval, the phases that the base has not over the base's
-        step, NaN for a base; `same_work`, the time of the phases in which both do the same over the base's, which an
-        undisturbed machine would make 1; `over_training`, the ratio over all epochs of the protocol, of which the first
-        has no teacher; `arithmetic`, the ratio of the floating-point operations; `images_per_s`; `peak_mb` in MiB, and
+        and `step_ms_base`, in milliseconds; `added` with its interval, the phases that the base has not over the
+        base's step; `same_work`, the time of the phases in which both do the same over the base's, which an
+        undisturbed machine would make 1 (both NaN for a method without a teacher, which does more in the phases that
+        the base has, too); `over_training`, the ratio over all epochs of the protocol, of which the first has no
+        teacher; `arithmetic`, the ratio of the floating-point operations; `images_per_s`; `peak_mb` in MiB, and
         `memory`, its ratio to the base's.
     """
     rows = [_row(name, method, measurement) for name, method in measurement.methods.items()]
@@ -162,9 +164,10 @@ def _agreement(name: str, earlier: Measurement, later: Measurement) -> Agreement
 
 def _row(name: str, method: Measured, measurement: Measurement) -> dict[str, object]:
     base, ratio, step = measurement.methods[method.base], _ratio(name, measurement), _of(method.step_ms, measurement)
-    added, epochs = _over(_sum(method, ADDED), base.step_ms, measurement), measurement.epochs
-    taught = "teacher" in method.phases_ms
-    same = _over(_sum(method, SAME_WORK), _sum(base, SAME_WORK), measurement)
+    taught, epochs = "teacher" in method.phases_ms, measurement.epochs
+    added = _over(_sum(method, ADDED), base.step_ms, measurement) if taught else NOTHING
+    # Whoever has no teacher does more in the phases that the base has: for further networks, or further parameters.
+    same = _over(_sum(method, SAME_WORK), _sum(base, SAME_WORK), measurement) if taught else NOTHING
     return asdict(ratio) | {
         "method": name,
         "base": method.base,
@@ -205,7 +208,7 @@ def _over(times: Sequence[float], base: Sequence[float], measurement: Measuremen
 def _of(values: Sequence[float], measurement: Measurement) -> Estimate:
     """An estimate of a value per round, of all processes; NaN where it is nothing at all."""
     if not min(values) > 0:
-        return Estimate(math.nan, math.nan, math.nan, 0)
+        return NOTHING
     if measurement.processes == 1:
         return median_interval(values)
     rounds = measurement.rounds

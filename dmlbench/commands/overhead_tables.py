@@ -1,5 +1,6 @@
 """What `dmlbench overhead` prints: costs, phases, and whether an earlier measurement agrees."""
 
+import math
 from collections.abc import Sequence
 
 import pandas as pd
@@ -19,14 +20,15 @@ def print_costs(console: Console, measurement: Measurement) -> None:
     for row in costs.to_dict("records"):
         modified = bool(row["modifier"])
         ratio = f"{row['mean']:.3f} [{row['low']:.3f}, {row['high']:.3f}]" if modified else ""
-        rest = (f"{row[key]:.3f}" if modified else "" for key in ("added", "same_work", "over_training", "arithmetic"))
+        keys = ("added", "same_work", "over_training", "arithmetic")
+        rest = ("" if not modified or math.isnan(row[key]) else f"{row[key]:.3f}" for key in keys)
         figures = f"{row['images_per_s']:.0f}", f"{row['peak_mb']:.0f}"
         table.add_row(row["method"], f"{row['step_ms']:.2f}", ratio, *rest, *figures)
     console.print(table)
     console.print(f"{measurement.how}; a ratio is formed within a round", markup=False)
     console.print(
-        "added phases: teacher and distillation over the base's step; same work: forward, loss and optimiser over the "
-        "base's, 1 but for noise"
+        "with a teacher, added phases: it and distillation over the base's step; same work: forward, loss and optimiser "
+        "over the base's, 1 but for noise"
     )
     console.print(_phases(measured_phases(measurement)))
     for doubt in doubts(measurement):

@@ -49,7 +49,7 @@ def test_without_a_command_the_overview_is_shown(dmlbench: Command) -> None:
 
 def test_list(dmlbench: Command) -> None:
     methods = dmlbench("list", "methods").stdout
-    assert len(methods.splitlines()) == 26
+    assert len(methods.splitlines()) == 56
     assert "proxyanchor+obdsd" in methods
     assert "2,720" in dmlbench("list", "datasets").stdout
     protocols = dmlbench("list", "protocols").stdout
@@ -86,10 +86,10 @@ def test_validate_and_run_a_method_in_one_file_and_a_plugin(dmlbench: Command, t
 
 def test_validate_every_shipped_method(dmlbench: Command) -> None:
     files = sorted((Path(__file__).parents[2] / "methods").glob("*.yaml"))
-    assert len(files) == 9
+    assert len(files) == 15
     done = dmlbench("validate", *files)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count(": valid; a step of ") == 9
+    assert done.stdout.count(": valid; a step of ") == 15
     assert done.stderr == ""
 
 

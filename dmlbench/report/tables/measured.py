@@ -1,5 +1,6 @@
 """What methods cost, measured by turns."""
 
+import math
 from collections.abc import Sequence
 
 import pandas as pd
@@ -10,6 +11,14 @@ from dmlbench.measurement import Measurement
 from dmlbench.report.naming import plain
 from dmlbench.report.tables.table import Entry, Table, number
 
+TAUGHT = (
+    "With a teacher, added phases: it and distillation over the base's step; same work: forward pass, loss and optimiser "
+    "over the base's, 1 but for the machine's noise."
+)
+IDEAL = (
+    "Arithmetic: ratio of the multiplications and additions, all that an ideal machine would take. Peak: weights, "
+    "gradients, optimiser, teacher, activations."
+)
 TURNS = "All methods take turns in one process, and a ratio is formed within a round."
 
 
@@ -38,9 +47,11 @@ def measured_table(
         ratios = [Entry("")] * 5
         if row["modifier"]:
             ratio = number(row["mean"], _ratio, f"[{_ratio(row['low'])}, {_ratio(row['high'])}]")
-            added = number(row["added"], _ratio, f"[{_ratio(row['added_low'])}, {_ratio(row['added_high'])}]")
-            plain_ones = (number(row[name], _ratio) for name in ("same_work", "over_training", "arithmetic"))
-            ratios = [ratio, added, *plain_ones]
+            taught = [Entry("")] * 2
+            if not math.isnan(row["added"]):
+                added = number(row["added"], _ratio, f"[{_ratio(row['added_low'])}, {_ratio(row['added_high'])}]")
+                taught = [added, number(row["same_work"], _ratio)]
+            ratios = [ratio, *taught, *(number(row[name], _ratio) for name in ("over_training", "arithmetic"))]
         rest = number(row["images_per_s"], "{:.0f}".format), number(row["peak_mb"], "{:.0f}".format)
         rows.append((Entry(row["method"]), step, *ratios, *rest, Entry(row["marks"])))
     return Table(
@@ -54,12 +65,10 @@ def measured_table(
 
 
 def _notes(measurement: Measurement) -> list[str]:
-    how, epochs = measurement.how, f"Over {measurement.epochs} epochs: the first has no teacher. "
+    how = f"{measurement.how[0].upper()}{measurement.how[1:]}"
     return [
-        f"{how[0].upper()}{how[1:]}; batches of {measurement.batch_size}. " + TURNS,
-        "Added phases: teacher and distillation over the base's step. Same work: forward pass, loss and optimiser over "
-        "the base's, 1 but for the machine's noise. " + epochs + "Arithmetic: ratio of the multiplications and "
-        "additions, all that an ideal machine would take. Peak: weights, gradients, optimiser, teacher, activations.",
+        f"{how}; batches of {measurement.batch_size}. {TURNS}",
+        f"{TAUGHT} Over {measurement.epochs} epochs: the first has no teacher. {IDEAL}",
     ]
 
 
