@@ -27,8 +27,8 @@ def print_costs(console: Console, measurement: Measurement) -> None:
     console.print(table)
     console.print(f"{measurement.how}; a ratio is formed within a round", markup=False)
     console.print(
-        "with a teacher, added phases: it and distillation over the base's step; same work: forward, loss and optimiser "
-        "over the base's, 1 but for noise"
+        "with a teacher, added phases: it and distillation over the base's step; same work: forward, loss and "
+        "optimiser over the base's, 1 but for noise"
     )
     console.print(_phases(measured_phases(measurement)))
     for doubt in doubts(measurement):

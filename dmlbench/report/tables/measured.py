@@ -12,8 +12,8 @@ from dmlbench.report.naming import plain
 from dmlbench.report.tables.table import Entry, Table, number
 
 TAUGHT = (
-    "With a teacher, added phases: it and distillation over the base's step; same work: forward pass, loss and optimiser "
-    "over the base's, 1 but for the machine's noise."
+    "With a teacher, added phases: it and distillation over the base's step; same work: forward pass, loss and "
+    "optimiser over the base's, 1 but for the machine's noise."
 )
 IDEAL = (
     "Arithmetic: ratio of the multiplications and additions, all that an ideal machine would take. Peak: weights, "
