@@ -15,6 +15,9 @@ GOLDENS = Path(__file__).parents[1] / "goldens"
 FILES = ("losses_112x128", "losses_32x64")
 INPUTS = {"embeddings", "teacher", "labels", "triplets", "margin/beta", "proxy_anchor/proxies"}
 TOLERANCE = 1e-5
+# With omega .99 the system's condition number is 199, and the loss weighs the divergence by 74.5: the official value, in
+# float32, lies 1.2e-4 from float64's, and float32 on another processor 3e-5 from the official one.
+ILL_CONDITIONED = {("losses_112x128", "ms+obdsd/cars/loss"): 1e-4}
 
 
 @cache
@@ -65,9 +68,9 @@ def test_equals_official(file, key):
     expected = load(file)[key]
     actual = ours(file, key.rpartition("/")[0])[key].to(expected.dtype)
     assert actual.shape == expected.shape
-    error = actual - expected
-    assert error.norm() <= TOLERANCE * expected.norm()
-    assert error.abs().max() <= TOLERANCE * expected.abs().max()
+    error, tolerance = actual - expected, ILL_CONDITIONED.get((file, key), TOLERANCE)
+    assert error.norm() <= tolerance * expected.norm()
+    assert error.abs().max() <= tolerance * expected.abs().max()
 
 
 @pytest.mark.parametrize("file", FILES)
