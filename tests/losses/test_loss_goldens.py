@@ -15,8 +15,8 @@ GOLDENS = Path(__file__).parents[1] / "goldens"
 FILES = ("losses_112x128", "losses_32x64")
 INPUTS = {"embeddings", "teacher", "labels", "triplets", "margin/beta", "proxy_anchor/proxies"}
 TOLERANCE = 1e-5
-# With omega .99 the system's condition number is 199, and the loss weighs the divergence by 74.5: the official value, in
-# float32, lies 1.2e-4 from float64's, and float32 on another processor 3e-5 from the official one.
+# With omega .99 the system's condition number is 199, and the loss weighs the divergence by 74.5: the official value,
+# in float32, lies 1.2e-4 from float64's, and float32 on another processor 3e-5 from the official one.
 ILL_CONDITIONED = {("losses_112x128", "ms+obdsd/cars/loss"): 1e-4}
 
 
