@@ -77,6 +77,8 @@ def measure(plan: CostPlan, device: str, effort: Effort, command: str, tell: Cal
     """
     started, protocol = datetime.now(UTC), plan.protocol
     shares = [_apart((plan, device, effort.rounds, order), tell) for order in range(effort.processes)]
+    if len({share.code["digest"] for share in shares}) > 1:
+        raise UserError("the training code changed while it was measured", hint="measure again")
     return Measurement(
         started=started.isoformat(timespec="seconds"),
         command=command,

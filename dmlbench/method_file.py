@@ -10,6 +10,8 @@ from dmlbench.spec import ResolvedValue, Scalar, Section, TeacherName
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
 PinnedName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*\+[a-z0-9][a-z0-9_-]*$")]
 
+UNTAUGHT = ("dm2", "s2sd")  # classes that learn from no teacher
+
 
 class Condition(Section):
     """Where an override applies: every field given must match."""
@@ -100,6 +102,10 @@ class MethodFile(Section):
     def _consistent(self) -> "MethodFile":
         if self.kind == "loss" and self.teacher != "previous-epoch":
             raise ValueError("teacher is for distillations")
+        if self.kind == "distillation" and (self.teacher == "none") != (
+            not self.plugin and self.class_name in UNTAUGHT
+        ):
+            raise ValueError(f"teacher: none is for the classes {', '.join(UNTAUGHT)}, and they have no other")
         return self
 
 

@@ -78,8 +78,12 @@ class OBDSDParameters(PSDParameters):
 
 
 class S2SDParameters(PSDParameters):
-    """Self-distillation from wider embeddings; `dimensions` are whole numbers with commas between them."""
+    """Self-distillation from wider embeddings; `dimensions` are whole numbers with commas between them.
 
+    Its weight is above 0: with 0 the branches would go on training the network, and it would not be its base.
+    """
+
+    lambda_: PositiveFloat = Field(alias="lambda")
     dimensions: Annotated[str, Field(pattern=r"^[1-9]\d*(,[1-9]\d*)*$")]
     features: bool
     feature_weight: NonNegativeFloat

@@ -8,10 +8,14 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+import pandas as pd
+
 MEAN = ""  # the readout of whoever trained one network, too
 FIRST = "member1"  # the network that begins as the base's
 ENSEMBLE = "ensemble"
 NUMBERED = re.compile(r"(member)(\d+)")
+READOUT = re.compile(r"\{(?:member \d+|ensemble)\}")
 
 
 def by_readout(metrics: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -27,6 +31,21 @@ def named(name: str, readout: str) -> str:
     """A method's or modifier's name with the readout: `dm2{member 1}`; as it is for the mean."""
     spaced = NUMBERED.sub(r"\1 \2", readout)
     return f"{name}{{{spaced}}}" if readout else name
+
+
+def whole(name: str) -> str:
+    """A method's or modifier's name without its readout: that of what was trained."""
+    return READOUT.sub("", name)
+
+
+def of_kept_embeddings(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows that kept embeddings belong to: of several networks the first's.
+
+    Args:
+        rows: Rows of `load_results`, or part of it; where those of the first network were left out, none remain.
+    """
+    several = rows["networks"].astype(int) > 1
+    return rows[rows["readout"] == np.where(several, FIRST, MEAN)]
 
 
 def mark(readout: str, networks: int) -> str:

@@ -13,6 +13,7 @@ COLUMNS = (
     "status",
     "selection",
     "readout",
+    "networks",
     "marks",
     "folder",
     "step_ms",
@@ -97,7 +98,7 @@ def record_rows(record: Record) -> list[dict[str, Any]]:
     }
     chosen = summary.get("selections") or {}
     if summary["status"] != "done":
-        return [common | {"selection": None, "readout": MEAN}]
+        return [common | {"selection": None, "readout": MEAN, "networks": 1}]
     return [row for name, content in chosen.items() for row in _readout_rows(common, name, content)]
 
 
@@ -111,6 +112,11 @@ def _readout_rows(common: dict[str, Any], selection: str, content: dict[str, Any
     for readout, own in metrics.items():
         marks = "; ".join(filter(None, (common["marks"], mark(readout, networks) if networks else "")))
         names = {key: named(common[key], readout) for key in ("method", "modifier")}
-        place = {"selection": selection, "readout": readout, "epoch": epochs[readout].get("recall_at_1")}
+        place = {
+            "selection": selection,
+            "readout": readout,
+            "networks": max(networks, 1),
+            "epoch": epochs[readout].get("recall_at_1"),
+        }
         rows.append(common | names | {"marks": marks} | place | own)
     return rows

@@ -101,6 +101,17 @@ def test_every_base_ships_with_every_modifier():
         assert method.base == name.partition("+")[0]
 
 
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [("psd", "class: psd", "class: psd\nteacher: none"), ("dm2", "teacher: none", "teacher: memory")],
+)
+def test_who_teaches_fits_the_class(name, old, new, mine):
+    text = (own_folder() / f"{name}.yaml").read_text()
+    (mine / f"{name}.yaml").write_text(text.replace(old, new))
+    with pytest.raises(UserError, match="teacher: none is for the classes dm2, s2sd"):
+        resolve(f"ms+{name}", mine)
+
+
 @pytest.mark.parametrize("setting", OFFICIAL)
 def test_ms_obdsd_resolves_to_the_official_settings(setting):
     dataset, protocol = setting

@@ -112,7 +112,7 @@ def _candidates(values: pd.DataFrame) -> pd.DataFrame:
     pairs = trained.merge(others.rename(columns=names), on=keys, how="inner")
     ranks = {name: rank(name, MODIFIERS) for name in {*pairs["modifier"], *pairs["to_modifier"]}}
     later = pairs["modifier"].map(ranks) > pairs["to_modifier"].map(ranks)
-    # Several networks are compared with several, one with one; with the base, all.
+    # What takes several networks at test time is compared with such, what takes one with such; with the base, all.
     alike = (pairs["readout"] == pairs["readout_to"]) | (pairs["to_modifier"] == "")
     return pairs[later.astype(bool) & alike]
 

@@ -19,7 +19,7 @@ METHOD = ["method", "base", "modifier", "marks"]
 ESTIMATE = ["mean", "low", "high", "n", "std"]
 NOT_METRICS = {
     *INDEX, "hash", "status", "marks", "folder", "step_ms", "train_seconds", "machine", "origin", "error", "selection",
-    "readout", "epoch",
+    "readout", "networks", "epoch",
 }  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from dmlbench.analysis.embeddings import Booleans, Floats, Integers, Nearest, lo
 from dmlbench.analysis.groups import GROUP, done, paired_with_base
 from dmlbench.analysis.statistics import Estimate
 from dmlbench.errors import UserError
-from dmlbench.readouts import FIRST, MEAN
+from dmlbench.readouts import of_kept_embeddings
 from dmlbench.store import read_summary
 
 PLACE = [*GROUP, "method", "base", "modifier", "seed"]
@@ -102,9 +102,7 @@ def query_pairs(arranged: pd.DataFrame, measured: dict[str, Measured]) -> list[Q
     """
     last = done(arranged)
     last = last[(last["selection"] == "last") & last["folder"].isin(list(measured))]
-    # Of several networks the embeddings of the first are kept.
-    several = last["folder"].isin(last.loc[last["readout"] == FIRST, "folder"])
-    last = last[last["readout"] == np.where(several, FIRST, MEAN)]
+    last = of_kept_embeddings(last)
     pairs = paired_with_base(last, GROUP, ["folder", "origin"])
     pairs = pairs[pairs["origin"] == pairs["origin_base"]].sort_values(PLACE, kind="stable")
     found = []

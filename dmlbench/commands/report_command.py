@@ -7,6 +7,8 @@ import click
 from dmlbench.commands.options import data_dir_option, results_option
 from dmlbench.errors import UserError
 
+MOST_WORKERS = 4  # a report has not more to draw at a time than would pay for their start
+
 
 @click.command("report")
 @results_option()
@@ -65,7 +67,7 @@ def command(
     def tell(line: str) -> None:
         click.echo(line, err=True)
 
-    folder = render(results, name, output, only, panels=shown, tell=tell, workers=usable_cores())
+    folder = render(results, name, output, only, panels=shown, tell=tell, workers=min(usable_cores(), MOST_WORKERS))
     click.echo(f"{folder / 'index.html'}")
     if tracking == "auto":
         _send(folder)

@@ -66,13 +66,19 @@ def limits_of(estimates: pd.DataFrame, seeds: pd.Series, *, include: Sequence[fl
     return low - margin, high + margin
 
 
-def dot(axes: Axes, row: pd.Series, place: float, colour: str, marker: str) -> None:
-    """A mean with its interval, a fraction drawn in percent or points, in the row `place`."""
-    mark: dict[str, Any] = {"marker": marker, "markersize": 5, "markeredgecolor": PAPER, "markeredgewidth": 0.6}
+def dot(axes: Axes, row: pd.Series, place: float, signs: tuple[str, str, str]) -> None:
+    """A mean with its interval, a fraction drawn in percent or points, in the row `place`; signs as `Look.signs`."""
+    colour, face, marker = signs
+    mark: dict[str, Any] = {"marker": marker, "markersize": 5} | edges(colour, face)
     axes.plot(100 * row["mean"], place, color=colour, zorder=4, **mark)
     if row["n"] > 1:
         bounds = 100 * error_bounds(row)
         axes.errorbar(100 * row["mean"], place, xerr=bounds, color=colour, capsize=2.2, linewidth=1.2, zorder=3)
+
+
+def edges(colour: str, face: str) -> dict[str, Any]:
+    """How a marker is drawn: full with an edge of paper, or hollow."""
+    return {"markerfacecolor": face, "markeredgecolor": PAPER if face == colour else colour, "markeredgewidth": 0.6}
 
 
 def signed_ticks(axis: Axis) -> None:

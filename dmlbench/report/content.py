@@ -195,7 +195,7 @@ class _Group:
 
     def _geometry(self) -> Part:
         measured, cells = (self.group.of(frame) for frame in (self.numbers.seeds, self.numbers.results))
-        plots = []
+        plots: list[Plot | None] = []
         if {*GEOMETRY, METRIC} <= set(measured.loc[measured["selection"] == "last", "metric"]):
             plots.append(geometry_plot(self.group, measured, self.look))
         if not self.material.queries.measured.keys().isdisjoint(cells["folder"]):

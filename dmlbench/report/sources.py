@@ -12,7 +12,7 @@ from dmlbench.analysis.groups import GROUP, Group, arrange, done, groups, withou
 from dmlbench.analysis.order import in_order
 from dmlbench.errors import UserError
 from dmlbench.protocol import own_protocols
-from dmlbench.readouts import MEAN
+from dmlbench.readouts import whole
 from dmlbench.registry import REPLACED, shipped_files
 from dmlbench.spec import Cell, Part, digest, protocol_identity
 from dmlbench.spec_difference import differences
@@ -100,7 +100,8 @@ def settings(arranged: pd.DataFrame, specs: Specs) -> pd.DataFrame:
     """Every method's hyperparameters: one row per group, method and parameter, with the source of its value."""
     rows = []
     cells = done(arranged)
-    cells = cells[cells["readout"] == MEAN].drop_duplicates([*GROUP, "method"])
+    cells = cells.assign(**{name: cells[name].map(whole) for name in ("method", "modifier")})
+    cells = cells.drop_duplicates([*GROUP, "method"])
     for cell in in_order(cells).to_dict("records"):
         method = specs[cell["folder"]].method
         for part in filter(None, (method.loss, method.distillation)):

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dmlbench.analysis.order import BASES, MODIFIERS, rank
+from dmlbench.readouts import whole
 
 # Ink, muted ink, grid and paper stand in the SVG as these very codes; the page replaces them by its own colours,
 # so that an inlined figure follows light and dark.
@@ -70,7 +71,8 @@ class Look:
     @classmethod
     def of(cls, bases: Iterable[str], modifiers: Iterable[str]) -> "Look":
         """Fixed places for the known names; others take the free ones in order of their name."""
-        return cls(_places(bases, KNOWN_COLOURS, BASES), _places(modifiers, _numbered(MODIFIERS), MODIFIERS))
+        trained = map(whole, modifiers)  # a readout has the signs of what it is read from, hollow
+        return cls(_places(bases, KNOWN_COLOURS, BASES), _places(trained, _numbered(MODIFIERS), MODIFIERS))
 
     def colour(self, base: str) -> str:
         """Colour of a base and of all methods built on it."""
@@ -78,15 +80,20 @@ class Look:
 
     def marker(self, modifier: str) -> str:
         """Marker of a modifier; of the base itself for ""."""
-        return MARKERS[self.modifiers[modifier] % len(MARKERS)]
+        return MARKERS[self.modifiers[whole(modifier)] % len(MARKERS)]
+
+    def signs(self, base: str, modifier: str) -> tuple[str, str, str]:
+        """Colour, colour within, and marker; a readout, of one network of several or of all, is hollow."""
+        colour = self.colour(base)
+        return colour, PAPER if whole(modifier) != modifier else colour, self.marker(modifier)
 
     def line(self, modifier: str) -> Any:  # noqa: ANN401 - matplotlib's line style
         """Line style of a modifier; solid for ""."""
-        return LINES[self.modifiers[modifier] % len(LINES)]
+        return LINES[self.modifiers[whole(modifier)] % len(LINES)]
 
     def hatch(self, modifier: str) -> str:
         """Hatch of a modifier's bars."""
-        return HATCHES[self.modifiers[modifier] % len(HATCHES)]
+        return HATCHES[self.modifiers[whole(modifier)] % len(HATCHES)]
 
 
 def _numbered(names: tuple[str, ...]) -> dict[str, int]:

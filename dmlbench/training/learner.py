@@ -36,6 +36,7 @@ class Learner:
 
     def __post_init__(self) -> None:
         self.device = next(self.model.parameters()).device
+        self._devices = [self.device] if self.device.type == "cuda" else []
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "float16")
 
     @property
@@ -116,9 +117,11 @@ class Learner:
     def _passes(self, place: Step, generator: torch.Generator) -> list[Pass]:
         forward = []
         with self.clock.phase("forward"), autocast(self.device, self.precision):
-            for member in self.members:
-                features = member.model.backbone(place.batch.view(member.view))
-                forward.append((features, member.model.embed(features)))
+            for number, member in enumerate(self.members):
+                # Dropout and the like draw from torch's global stream, which is the first member's, as the base's.
+                with torch.random.fork_rng(self._devices, enabled=number > 0):
+                    features = member.model.backbone(place.batch.view(member.view))
+                    forward.append((features, member.model.embed(features)))
         with self.clock.phase("loss"):
             # The first member mines as the base does; the others from the same begin.
             streams = [generator, *(place.stream() for _ in self.members[1:])]

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from dmlbench import load_results
@@ -41,3 +42,12 @@ def test_a_cohort_has_a_row_for_each_readout(dmlbench: Command, tmp_path: Path) 
     assert "reconstruction from the paper's abstract" in text
     assert "2 networks side by side: 2 forward passes at test time" in text
     assert "| triplet+dm2{ensemble} | triplet+independent{ensemble} |" in text
+    kept = pd.read_csv(tmp_path / "reports" / "cohorts" / "tables" / "queries.csv")
+    assert set(kept["method"]) == {"triplet+dm2{member 1}", "triplet+independent{member 1}"}
+    # A part of the readouts is a report, too, and the mean has no embeddings: those kept are the first network's.
+    for readout in ("", "{ensemble}", "{member 1}"):
+        part = dmlbench("report", "--name", "part", "--only", f"method=triplet,triplet+dm2{readout}")
+        assert part.returncode == 0, part.stderr
+        assert (tmp_path / "reports" / "part" / "tables" / "queries.csv").is_file() == (readout == "{member 1}")
+        settings = pd.read_csv(tmp_path / "reports" / "part" / "tables" / "settings.csv")
+        assert "dm2" in set(settings["part"])

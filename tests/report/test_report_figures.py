@@ -90,6 +90,8 @@ def test_known_names_keep_their_signs_in_every_report():
     assert alone.marker("obdsd") == all_of_them.marker("obdsd")
     names = [*BASES, "new", "other"]
     assert len({all_of_them.colour(name) for name in names}) == len(PALETTE)
+    assert all_of_them.signs("ms", "dm2{ensemble}")[2] == all_of_them.signs("ms", "dm2")[2]
+    assert all_of_them.signs("ms", "dm2{ensemble}") != all_of_them.signs("ms", "dm2")  # hollow
     for signs in (all_of_them.marker, all_of_them.hatch, all_of_them.line):
         assert len({signs(name) for name in MODIFIERS}) == len(MODIFIERS)
 

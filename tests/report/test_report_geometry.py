@@ -22,7 +22,7 @@ METRICS = {"recall_at_1": 0.7, "spectral_decay": 0.5, "intra_over_inter": 0.4}
 
 def parts(name):
     base, _, modifier = name.partition("+")
-    return {"method": name, "base": base, "modifier": modifier}
+    return {"method": name, "base": base, "modifier": modifier, "readout": "", "networks": 1}
 
 
 def look(names):

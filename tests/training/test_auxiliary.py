@@ -43,7 +43,7 @@ def test_the_whole_loss_is_the_official_codes(make_learner, added, batch):
 def test_branches_learn_the_ranking_and_not_the_lesson(make_learner, batch, mining):
     """The gradient of a branch is that of half its share of the ranking loss, whatever lambda is."""
     gradients = []
-    for weight in (0.0, 50.0):
+    for weight in (1.0, 50.0):
         learner = learner_of(make_learner, **{"lambda": weight})
         learner.step(batch, 0, mining.manual_seed(1))
         gradients.append([parameter.grad.clone() for parameter in learner.modifier.wider.parameters()])

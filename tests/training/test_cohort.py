@@ -77,6 +77,20 @@ def test_the_first_of_independent_members_is_the_base_bit_for_bit(base, trained)
     assert rows[-1]["train/distillation_loss"] == 0.0
 
 
+def test_dropout_of_the_others_leaves_the_bases_stream_alone(make_learner, batch):
+    ends = []
+    for name in ("ms", "ms+independent"):
+        learner = make_learner(name)
+        for network in learner.networks:
+            network.backbone = torch.nn.Sequential(network.backbone, torch.nn.Dropout(0.3))
+        torch.manual_seed(5)
+        for _ in range(3):
+            learner.step(batch, 0, torch.Generator().manual_seed(1))
+        ends.append((weights(learner.model), torch.get_rng_state()))
+    assert torch.equal(ends[0][0], ends[1][0])
+    assert torch.equal(ends[0][1], ends[1][1])
+
+
 def test_independent_members_know_nothing_of_each_other(trained, make_learner):
     alone, _ = trained("ms+independent")
     other = make_learner("ms+independent")

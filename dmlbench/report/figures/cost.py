@@ -15,7 +15,17 @@ from dmlbench.analysis.estimates import SELECTIONS
 from dmlbench.analysis.groups import Group
 from dmlbench.analysis.measured import phase_order
 from dmlbench.analysis.order import in_order
-from dmlbench.report.canvas import LINE, Plot, error_bounds, row_canvas, signed_ticks, spoken, wrapped, write_title
+from dmlbench.report.canvas import (
+    LINE,
+    Plot,
+    edges,
+    error_bounds,
+    row_canvas,
+    signed_ticks,
+    spoken,
+    wrapped,
+    write_title,
+)
 from dmlbench.report.naming import metric_name, plain, points
 from dmlbench.report.style import COLUMN, INK, PALETTE, PAPER, RC, Look
 
@@ -198,7 +208,7 @@ def _bar(axes: Axes, place: int, row: pd.Series, look: Look) -> None:
 
 
 def _point(axes: Axes, row: pd.Series, look: Look) -> Line2D:
-    colour, marker = look.colour(row["base"]), look.marker(row["modifier"])
+    colour, face, marker = look.signs(row["base"], row["modifier"])
     gain, cost = 100 * row["mean"], row["mean_cost"]
     bars: dict[str, Any] = {"color": colour, "linewidth": 1.1, "capsize": 2, "zorder": 3, "linestyle": ""}
     if row["n"] > 1:
@@ -206,6 +216,6 @@ def _point(axes: Axes, row: pd.Series, look: Look) -> Line2D:
     if row["n_cost"] > 1:
         ends = [[cost - row["low_cost"]], [row["high_cost"] - cost]]
         axes.errorbar(cost, gain, xerr=ends, **bars)
-    mark: dict[str, Any] = {"marker": marker, "markersize": 6, "markeredgecolor": PAPER, "linestyle": "", "zorder": 4}
+    mark: dict[str, Any] = {"marker": marker, "markersize": 6, "linestyle": "", "zorder": 4} | edges(colour, face)
     (handle,) = axes.plot(cost, gain, color=colour, label=row["method"], **mark)
     return handle

@@ -40,8 +40,8 @@ def forest_plot(title: str, slug: str, compared: pd.DataFrame, pooled: pd.DataFr
             if row is None:
                 label.set_fontweight("bold")
                 continue
-            colour, marker = (INK, "D") if row["pooled"] else (look.colour(row["base"]), look.marker(row["modifier"]))
-            dot(axes, row, place, colour, marker)
+            signs = (INK, INK, "D") if row["pooled"] else look.signs(row["base"], row["modifier"])
+            dot(axes, row, place, signs)
         axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10], min_n_ticks=4))
         signed_ticks(axes.xaxis)
         axes.set_xlabel(f"{metric}, difference to base (points)")

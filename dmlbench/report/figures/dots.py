@@ -140,7 +140,7 @@ def optimism_plot(group: Group, optimism: pd.DataFrame, values: pd.DataFrame, lo
 def _dots(axes: Axes, rows: pd.DataFrame, seeds: dict[str, pd.Series], look: Look) -> None:
     _swarm(axes, [seeds[method] for method in rows["method"]], [look.colour(base) for base in rows["base"]])
     for place, (_, row) in enumerate(rows.iterrows()):
-        dot(axes, row, place - 0.08, look.colour(row["base"]), look.marker(row["modifier"]))
+        dot(axes, row, place - 0.08, look.signs(row["base"], row["modifier"]))
     axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10], min_n_ticks=4))
 
 

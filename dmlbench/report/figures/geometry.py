@@ -14,6 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from dmlbench.analysis.groups import Group
 from dmlbench.analysis.order import MODIFIERS, in_order, rank
 from dmlbench.analysis.queries import Measured
+from dmlbench.readouts import of_kept_embeddings
 from dmlbench.report.canvas import LINE, Plot, wrapped, write_title
 from dmlbench.report.naming import percent
 from dmlbench.report.style import INK, MUTED, PAGE, PAPER, RC, Look
@@ -82,7 +83,7 @@ def geometry_plot(group: Group, values: pd.DataFrame, look: Look) -> Plot:
     )
 
 
-def embedding_plot(group: Group, cells: pd.DataFrame, measured: dict[str, Measured], look: Look) -> Plot:
+def embedding_plot(group: Group, cells: pd.DataFrame, measured: dict[str, Measured], look: Look) -> Plot | None:
     """Singular values, and how near each query's nearest positive and negative are, after the last epoch.
 
     Up to six methods share their panels; more are drawn in a row of panels per base.
@@ -94,9 +95,13 @@ def embedding_plot(group: Group, cells: pd.DataFrame, measured: dict[str, Measur
         look: Colours and line styles.
 
     Returns:
-        The figure; its data are the curves, one row per method, quantity (the keys of `PANELS`) and point.
+        The figure, None where embeddings are of no row that is left; its data are the curves, one row per method,
+        quantity (the keys of `PANELS`) and point.
     """
-    kept = in_order(cells[cells["folder"].isin(list(measured))].drop_duplicates("folder"))
+    kept = of_kept_embeddings(cells[cells["folder"].isin(list(measured))]).drop_duplicates("folder")
+    if kept.empty:
+        return None
+    kept = in_order(kept)
     methods = kept.drop_duplicates("method")
     of = {name: [measured[folder] for folder in own["folder"]] for name, own in kept.groupby("method", sort=False)}
     data = _curves(methods, {str(name): cells for name, cells in of.items()})
