@@ -1,7 +1,8 @@
 """The part of a spec that names the data, and what all parts of a spec have in common."""
 
-from typing import Any
+from typing import Annotated, Any
 
+from annotated_types import Ge, Lt
 from pydantic import BaseModel, ConfigDict, PositiveInt, field_validator, model_validator
 
 
@@ -40,7 +41,8 @@ class FolderSplit(Section):
 class DatasetSpec(Section):
     """A dataset by name and by the version of its contents; where a user's own lies stays out of the hash.
 
-    `version` fixes the contents, the split and what was `skipped` (paths of images left out as unusable).
+    `version` fixes the contents, the split and what was `skipped` (paths of images left out as unusable). With
+    `held_out`, a fraction of the TRAINING classes stands in for the test classes, which nothing can then be chosen by.
     """
 
     name: str
@@ -48,7 +50,14 @@ class DatasetSpec(Section):
     root: str | None = None
     split: FolderSplit = FolderSplit()
     skipped: tuple[str, ...] = ()
+    held_out: Annotated[float, Ge(0), Lt(1)] = 0.0
 
-    def identity(self) -> dict[str, str]:
+    @property
+    def label(self) -> str:
+        """Its name in tables, which says so where it is not tested on its test classes."""
+        return f"{self.name} (tested on {self.held_out:.0%} of its training classes)" if self.held_out else self.name
+
+    def identity(self) -> dict[str, Any]:
         """What enters the hash."""
-        return {"name": self.name, "version": self.version}
+        held_out = {"held_out": self.held_out} if self.held_out else {}
+        return {"name": self.name, "version": self.version} | held_out

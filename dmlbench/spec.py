@@ -16,6 +16,7 @@ from dmlbench.dataset_spec import DatasetSpec, Section
 
 TeacherName = Literal["previous-epoch", "memory", "none"]
 Scalar = bool | int | float | str
+TUNED = "tuned"  # a part of a result's variant
 Fraction = Annotated[float, Ge(0), Lt(1)]
 
 
@@ -157,12 +158,16 @@ class Part(Section):
 
 
 class MethodSpec(Section):
-    """A resolved method: a loss, and for `BASE+MODIFIER` a distillation; `marks` qualify it in every table."""
+    """A resolved method: a loss, and for `BASE+MODIFIER` a distillation; `marks` qualify it in every table.
+
+    `tuned` is the number of trials that its values were the best of, None where they are those of its files.
+    """
 
     name: str
     loss: Part
     distillation: Part | None = None
     marks: tuple[str, ...] = ()
+    tuned: PositiveInt | None = None
 
     @property
     def base(self) -> str:
@@ -170,9 +175,10 @@ class MethodSpec(Section):
         return self.loss.name
 
     def identity(self) -> dict[str, Any]:
-        """What enters the hash."""
+        """What enters the hash; tuning may find the files' own values, and is another result all the same."""
         distillation = self.distillation.identity() if self.distillation else None
-        return {"name": self.name, "loss": self.loss.identity(), "distillation": distillation}
+        identity = {"name": self.name, "loss": self.loss.identity(), "distillation": distillation}
+        return identity | ({"tuned": self.tuned} if self.tuned else {})
 
 
 @dataclass(frozen=True)
@@ -209,8 +215,8 @@ class Cell:
         return {
             "hash": self.hash,
             "protocol": self.protocol.name,
-            "variant": ", ".join(self.overrides),
-            "dataset": self.dataset.name,
+            "variant": ", ".join((*self.overrides, *([TUNED] if self.method.tuned else []))),
+            "dataset": self.dataset.label,
             "method": self.method.name,
             "base": self.method.base,
             "modifier": self.method.distillation.name if self.method.distillation else "",

@@ -171,6 +171,8 @@ def test_every_field_of_a_protocol_changes_the_hash(cell, key):
         lambda cell: dataclasses.replace(cell, seed=4),
         lambda cell: dataclasses.replace(cell, dataset=DatasetSpec(name="glyphs", version="2")),
         lambda cell: dataclasses.replace(cell, dataset=DatasetSpec(name="omniglot-small", version="test")),
+        lambda cell: dataclasses.replace(cell, dataset=cell.dataset.model_copy(update={"held_out": 0.2})),
+        lambda cell: dataclasses.replace(cell, method=cell.method.model_copy(update={"tuned": 8})),
         lambda cell: dataclasses.replace(cell, method=cell.method.model_copy(update={"distillation": None})),
         lambda cell: dataclasses.replace(cell, method=cell.method.model_copy(update={"name": "other+psd"})),
         lambda cell: with_loss(cell, class_name="triplet"),
@@ -265,6 +267,10 @@ def test_index_names_the_cell_and_its_protocol(cell):
         "protocol_hash": index["protocol_hash"],
     }
     assert cell.label == "margin+psd on glyphs, seed 3"
+    tuned = dataclasses.replace(cell, method=cell.method.model_copy(update={"tuned": 8}))
+    assert tuned.index()["variant"] == "training.epochs=5, tuned"
+    trial = dataclasses.replace(cell, dataset=cell.dataset.model_copy(update={"held_out": 0.2}))
+    assert trial.index()["dataset"] == "glyphs (tested on 20% of its training classes)"
     base = dataclasses.replace(cell, method=MethodSpec(name="margin", loss=cell.method.loss), seed=0)
     assert base.index()["modifier"] == ""
     assert base.index()["protocol_hash"] == index["protocol_hash"]

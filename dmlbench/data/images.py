@@ -1,7 +1,7 @@
 """Loaded datasets: images and contiguous labels, and validation classes held out of training."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +51,8 @@ class Dataset:
 def load_dataset(spec: DatasetSpec, data_dir: Path | None = None, log: Log = LOGGER.info) -> Dataset:
     """Read a dataset: small ones into memory, files encoded or as a mapped cache of decoded pixels.
 
+    Where its spec holds training classes out, they are the test side, and the test classes are in neither.
+
     Args:
         spec: Its name and version, as `ready.dataset_spec` gives them.
         data_dir: The folder the user gave, None for the cache.
@@ -59,13 +61,9 @@ def load_dataset(spec: DatasetSpec, data_dir: Path | None = None, log: Log = LOG
     Raises:
         UserError: An unknown name, or files that are missing, damaged or not those of the version.
     """
-    sides = family_of(spec).read(data_dir, log)
-    files = files_of(sides)
-    check_counts(spec, sides)
-    if files is None:
-        found = [side for side in sides if isinstance(side, LabelledImages)]
-        return Dataset(spec.name, _split(found[0]), _split(found[1]), fingerprint(*found))
-    return _load_files(spec, files, log)
+    whole = _load(spec, data_dir, log)
+    train, held_out = split_classes(whole.train, spec.held_out)
+    return replace(whole, train=train, test=held_out) if held_out else whole
 
 
 def split_classes(split: Split, fraction: float) -> tuple[Split, Split | None]:
@@ -88,6 +86,16 @@ def split_classes(split: Split, fraction: float) -> tuple[Split, Split | None]:
         )
     order = stream(0, 0, "validation classes").permutation(classes)
     return _select(split, order[held_out:]), _select(split, order[:held_out])
+
+
+def _load(spec: DatasetSpec, data_dir: Path | None, log: Log) -> Dataset:
+    sides = family_of(spec).read(data_dir, log)
+    files = files_of(sides)
+    check_counts(spec, sides)
+    if files is None:
+        found = [side for side in sides if isinstance(side, LabelledImages)]
+        return Dataset(spec.name, _split(found[0]), _split(found[1]), fingerprint(*found))
+    return _load_files(spec, files, log)
 
 
 def _load_files(spec: DatasetSpec, files: tuple[LabelledFiles, LabelledFiles], log: Log) -> Dataset:

@@ -76,3 +76,15 @@ def test_loaded_tensors(fake_omniglot):
     assert dataset.train.images.dtype == torch.uint8
     assert dataset.train.labels.dtype == torch.int64
     assert dataset.name == "omniglot-small"
+
+
+def test_held_out_training_classes_stand_in_for_the_test_classes(glyphs_drawn):
+    spec = DatasetSpec(name="glyphs", version="1")
+    whole = load_dataset(spec)
+    dataset = load_dataset(spec.model_copy(update={"held_out": 0.25}))
+    sides = split_classes(whole.train, 0.25)
+    assert [dataset.train.class_names, dataset.test.class_names] == [side.class_names for side in sides]
+    assert [len(dataset.train.images), len(dataset.test.images)] == [len(side.images) for side in sides]
+    assert torch.equal(dataset.test.images, sides[1].images)
+    assert not {*dataset.train.class_names, *dataset.test.class_names} - {*whole.train.class_names}
+    assert dataset.fingerprint == whole.fingerprint
