@@ -18,6 +18,7 @@ COMMANDS = {
     "validate": "Check method files: build each and take one step.",
     "status": "Show which cells are done, running, failed or missing; verify results.",
     "evaluate": "Score saved weights on a dataset's test classes.",
+    "tune": "Search methods' values with equal budgets, on training classes.",
     "overhead": "Measure what a training step of each method costs, by turns.",
     "sync": "Send results that MLflow does not have yet.",
     "ui": "Open the MLflow UI on the store that runs go to.",

@@ -19,8 +19,9 @@ from dmlbench.machine import usable_cores
 from dmlbench.protocol import load_protocol, parse_settings
 from dmlbench.registry import MethodSettings, Registry
 from dmlbench.run_options import MOST_DATA_WORKERS, RunOptions, Share
-from dmlbench.spec import Cell, MethodSpec, ProtocolSpec, digest, protocol_identity
+from dmlbench.spec import Cell, DatasetSpec, MethodSpec, ProtocolSpec, digest, protocol_identity
 from dmlbench.store import Record, State, Store, ended_at, read_summary
+from dmlbench.tuned import settings_of
 
 DATA_VARIABLE = "DMLBENCH_DATA"
 
@@ -37,6 +38,7 @@ class Request:
     methods_dir: Path | None = None
     data_dir: Path | None = None
     skip_bad: bool = False
+    tuned: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,8 @@ def plan(request: Request, log: Log = lambda _: None) -> list[Cell]:
     """
     registry = Registry(request.methods_dir)
     protocol_settings, method_settings = parse_settings(request.settings)
+    if request.tuned and any(method_settings.values()):
+        raise UserError("--tuned and --set of a method's values exclude each other", hint="leave out one")
     settings = MethodSettings(method_settings["loss"], method_settings["distillation"])
     for name in request.methods:
         registry.parts(name)
@@ -79,6 +83,8 @@ def plan(request: Request, log: Log = lambda _: None) -> list[Cell]:
         protocol = load_protocol(request.protocol or info.default_protocol, info.name, protocol_settings)
         methods = [registry.resolve(name, info.name, protocol.name, settings) for name in request.methods]
         dataset = dataset_spec(info, request.data_dir, log, skip_bad=request.skip_bad)
+        if request.tuned:
+            methods = [_tuned(registry, request.tuned, method, dataset, protocol) for method in methods]
         pairs += [(method, dataset, protocol) for method in methods]
     check_applied(method_settings, [method for method, _, _ in pairs])
     return [
@@ -206,6 +212,12 @@ def _expected(cell: Cell, records: Sequence[Record]) -> float | None:
     method = [r for r in same if r.summary["cell"]["method"] == index["method"]]
     seconds = [float(record.summary["total_s"]) for record in method or same]
     return median(seconds) if seconds else None
+
+
+def _tuned(
+    registry: Registry, overlay: Path, method: MethodSpec, dataset: DatasetSpec, protocol: ProtocolSpec
+) -> MethodSpec:
+    return registry.resolve(method.name, dataset.name, protocol.name, settings_of(overlay, method, dataset, protocol))
 
 
 def _applying(settings: Sequence[str], method: MethodSpec) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, StrictInt, model_validator
 
 from dmlbench.errors import UserError
 from dmlbench.spec import ResolvedValue, Scalar, Section, TeacherName
@@ -34,13 +34,52 @@ class Override(Section):
     published: bool = True
 
 
+class Search(Section):
+    """Where tuning looks for a value: from `low` to `high`, evenly or in its logarithm, or among `choices`."""
+
+    low: StrictInt | float | None = None
+    high: StrictInt | float | None = None
+    log: bool = False
+    choices: tuple[Scalar, ...] = ()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Search":
+        if bool(self.choices) == (self.low is not None) or (self.low is None) != (self.high is None):
+            raise ValueError("needs low and high, or choices")
+        if self.choices and (len(self.choices) < 2 or self.log):
+            raise ValueError("choices are two or more, and have no log")
+        if self.low is not None and self.high is not None and not self.low < self.high:
+            raise ValueError("low must be below high")
+        if self.log and self.low is not None and self.low <= 0:
+            raise ValueError("with log, low must be above 0")
+        return self
+
+    def ends(self) -> tuple[Scalar, ...]:
+        """Its lowest and highest value; all choices, where it has no order."""
+        return self.choices if self.low is None or self.high is None else (self.low, self.high)
+
+    def holds(self, value: Scalar) -> bool:
+        """Whether it can come upon a value."""
+        if self.low is None or self.high is None:
+            return value in self.choices
+        return isinstance(value, int | float) and not isinstance(value, bool) and self.low <= value <= self.high
+
+
 class Parameter(Section):
-    """A hyperparameter: its value, where the value comes from, and where another one applies."""
+    """A hyperparameter: its value, where the value comes from, where another one applies, and where tuning looks."""
 
     value: Scalar
     source: str
     published: bool = True
     overrides: tuple[Override, ...] = ()
+    search: Search | None = None
+
+    @model_validator(mode="after")
+    def _within_its_search(self) -> "Parameter":
+        values = (self.value, *(override.value for override in self.overrides))
+        if self.search and (outside := [value for value in values if not self.search.holds(value)]):
+            raise ValueError(f"search does not hold {outside[0]!r}, which the first trial takes")
+        return self
 
     def resolve(self, context: dict[str, str], where: str) -> ResolvedValue:
         """The value for a context of base, dataset and protocol; two equally specific overrides are an error."""

@@ -1,18 +1,17 @@
 """Finds method files, and composes and resolves names such as `ms+obdsd` into a MethodSpec."""
 
-import hashlib
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from dmlbench.errors import UserError, unknown_name
-from dmlbench.method_file import AnyFile, MethodFile, Parameter, PinnedFile, file_model
-from dmlbench.parameters import DISTILLATION_PARAMETERS, LEARNED, LOSS_PARAMETERS, LearningRate
+from dmlbench.method_file import AnyFile, MethodFile, Parameter, PinnedFile, Search
+from dmlbench.method_loading import Folder, checked, load_file, plugin, resolved_rates
 from dmlbench.schema import read_yaml, validate
 from dmlbench.spec import MethodSpec, Part, ResolvedValue, Scalar
 
 UNTUNED = "untuned: nothing published"
+TUNED_MARK = "tuned: best of {} trials on held-out training classes"
 UNPUBLISHED = "unpublished composition"
 NEW = "new: in no paper"
 REPLACED = "the user's own {}, not the shipped one"
@@ -20,19 +19,16 @@ LIST = "dmlbench list methods"
 
 
 @dataclass(frozen=True)
-class Folder:
-    """A folder of method files; Python plugins load only from one that the user named."""
-
-    path: Path
-    named_by_user: bool = False
-
-
-@dataclass(frozen=True)
 class MethodSettings:
-    """Values from `--set loss.x=...` and `--set distillation.x=...`."""
+    """Values that stand in for a file's: from `--set loss.x=...` and `--set distillation.x=...`, or from tuning.
+
+    `source` says which; with `tuned`, they are the best of so many trials.
+    """
 
     loss: dict[str, Scalar] = field(default_factory=dict)
     distillation: dict[str, Scalar] = field(default_factory=dict)
+    source: str = "--set on the command line"
+    tuned: int | None = None
 
 
 def own_folder() -> Path:
@@ -106,15 +102,32 @@ class Registry:
         Raises:
             UserError: for an unknown name, a modifier without a base, or a value out of range.
         """
-        settings = settings or MethodSettings()
+        spec = self._resolved(name, {"dataset": dataset, "protocol": protocol}, settings or MethodSettings())
+        if settings is None or settings.tuned is None:
+            return spec
+        marks = (TUNED_MARK.format(settings.tuned), *(mark for mark in spec.marks if mark != UNTUNED))
+        return spec.model_copy(update={"marks": marks, "tuned": settings.tuned})
+
+    def searches(self, name: str) -> dict[str, Search]:
+        """Where tuning looks for a method's values: by `loss.NAME` and `distillation.NAME`."""
+        pinned = self.file(name) if "+" in name and name in self._paths else None
+        found: dict[str, Search] = {}
+        for file in filter(None, self.parts(name)):
+            overlay: dict[str, Parameter] = getattr(pinned, file.kind) if pinned else {}
+            for key, parameter in file.parameters.items():
+                search = (overlay[key].search if key in overlay else None) or parameter.search
+                found |= {f"{file.kind}.{key}": search} if search else {}
+        return found
+
+    def _resolved(self, name: str, place: dict[str, str], settings: MethodSettings) -> MethodSpec:
         base, modifier = self.parts(name)
-        context = {"base": base.name, "dataset": dataset, "protocol": protocol}
+        context = place | {"base": base.name}
         pinned = self.file(name) if name in self._paths and modifier else None
         extra = pinned if isinstance(pinned, PinnedFile) else None
-        loss = self._resolve_part(base, context, settings.loss, extra)
+        loss = self._resolve_part(base, context, settings, extra)
         if modifier is None:
             return MethodSpec(name=name, loss=loss, marks=_own_marks(base) + self._replacing(base.name))
-        distillation = self._resolve_part(modifier, context, settings.distillation, extra)
+        distillation = self._resolve_part(modifier, context, settings, extra)
         composed = extra is None and base.name not in modifier.published_with and not _new(base, modifier)
         marks = _own_marks(base, modifier) + _marks(loss, distillation, composed=composed)
         marks += self._replacing(base.name, modifier.name, *([extra.name] if extra else []))
@@ -179,17 +192,19 @@ class Registry:
             return ""
 
     def _resolve_part(
-        self, file: MethodFile, context: dict[str, str], settings: dict[str, Scalar], pinned: PinnedFile | None
+        self, file: MethodFile, context: dict[str, str], settings: MethodSettings, pinned: PinnedFile | None
     ) -> Part:
         path, folder = self._paths[file.name]
         overlay: dict[str, Parameter] = getattr(pinned, file.kind) if pinned else {}
         own_rates = pinned.learning_rates if pinned and file.kind == "loss" else {}
         where = str(self._paths[pinned.name][0] if pinned and (overlay or own_rates) else path)
-        rates = _resolve_rates(file, file.learning_rates | own_rates, context, where)
+        rates = resolved_rates(file, file.learning_rates | own_rates, context, where)
         values = {n: p.resolve(context, f"{where}: {n}") for n, p in (file.parameters | overlay).items()}
-        given = {name: value for name, value in settings.items() if name in values}
+        own: dict[str, Scalar] = getattr(settings, file.kind)
+        given = {name: value for name, value in own.items() if name in values}
+        published = {"published": False} if settings.tuned else {}
         for name, value in given.items():
-            content = {"value": value, "source": "--set on the command line"}
+            content = {"value": value, "source": settings.source} | published
             values[name] = validate(ResolvedValue, content, f"--set {file.kind}.{name}")
             where = f"--set {file.kind}"  # the file's own values were checked when it was read
         return Part(
@@ -199,68 +214,10 @@ class Registry:
             class_name=file.class_name,
             variant=file.variant,
             teacher=file.teacher,
-            parameters=_checked(file, values, where),
+            parameters=checked(file, values, where),
             learning_rates=rates,
-            **_plugin(file, folder),
+            **plugin(file, folder),
         )
-
-
-def load_file(path: Path, folder: Folder) -> AnyFile:
-    """Read and validate one method file, with the default value of every parameter checked."""
-    content = read_yaml(path)
-    file = validate(file_model(content), content, str(path))
-    if isinstance(file, PinnedFile):
-        return file
-    if file.plugin and not folder.named_by_user:
-        raise UserError(
-            f"{path}: plugin: Python loads only from a folder you name",
-            hint=f"add --methods-dir {folder.path}",
-        )
-    _checked(file, {name: p.resolve({}, str(path)) for name, p in file.parameters.items()}, str(path))
-    _resolve_rates(file, file.learning_rates, {}, str(path))
-    return file
-
-
-def parameter_model(file: MethodFile) -> Any:  # noqa: ANN401 - a Section class, or None for a plugin
-    """The registered class's parameter schema; None where a plugin's constructor decides."""
-    return (LOSS_PARAMETERS if file.kind == "loss" else DISTILLATION_PARAMETERS).get(file.class_name)
-
-
-def _checked(file: MethodFile, values: dict[str, ResolvedValue], where: str) -> dict[str, ResolvedValue]:
-    """Values with the types and ranges of the registered class."""
-    registered = LOSS_PARAMETERS if file.kind == "loss" else DISTILLATION_PARAMETERS
-    if file.plugin:
-        return values
-    if file.class_name not in registered:
-        raise unknown_name(f"{file.kind} class", file.class_name, registered, where=f"{where}: class")
-    plain = {name: resolved.value for name, resolved in values.items()}
-    checked = validate(registered[file.class_name], plain, f"{where}: parameters").model_dump(by_alias=True)
-    return {name: values[name].model_copy(update={"value": value}) for name, value in checked.items()}
-
-
-def _resolve_rates(
-    file: MethodFile, rates: dict[str, Parameter], context: dict[str, str], where: str
-) -> dict[str, ResolvedValue]:
-    """Learning rates of the parameters that the registered class learns."""
-    learned = rates if file.plugin else LEARNED.get(file.class_name, ())
-    resolved = {}
-    for name, parameter in rates.items():
-        if name not in learned:
-            raise unknown_name("learned parameter", name, learned, where=f"{where}: learning_rates")
-        found = parameter.resolve(context, f"{where}: {name}")
-        rate = validate(LearningRate, {"rate": found.value}, f"{where}: learning_rates.{name}").rate
-        resolved[name] = found.model_copy(update={"value": rate})
-    return resolved
-
-
-def _plugin(file: MethodFile, folder: Folder) -> dict[str, str]:
-    if not file.plugin:
-        return {}
-    path = (folder.path / file.plugin).resolve()
-    if path.parent != folder.path.resolve() or not path.is_file():
-        why = "must be beside its YAML" if path.is_file() else f"no such file beside {file.name}'s YAML"
-        raise UserError(f"{folder.path / file.plugin}: plugin: {why}")
-    return {"plugin": str(path), "plugin_sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
 
 
 def _own_marks(*files: MethodFile) -> tuple[str, ...]:

@@ -4,17 +4,15 @@ from pathlib import Path
 import pytest
 
 from dmlbench.errors import UserError
+from dmlbench.method_loading import Folder, load_file, parameter_model
 from dmlbench.registry import (
     NEW,
     REPLACED,
     UNPUBLISHED,
     UNTUNED,
-    Folder,
     MethodSettings,
     Registry,
-    load_file,
     own_folder,
-    parameter_model,
     search_path,
 )
 

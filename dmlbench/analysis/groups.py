@@ -2,7 +2,7 @@
 
 `--set` makes a variant. Settings of the protocol (`training.epochs=3`) open another group; settings of a method
 (`distillation.lambda=10`) stay in the group and become part of the method's name, `ms+psd{lambda=10}`, so that it
-is still compared with its own base.
+is still compared with its own base. So do tuned values: `ms+psd{tuned}` is compared with `ms{tuned}`.
 """
 
 import hashlib
@@ -13,10 +13,11 @@ from dataclasses import dataclass
 import pandas as pd
 
 from dmlbench.errors import UserError
+from dmlbench.spec import TUNED
 
 GROUP = ["protocol", "variant", "dataset"]
 # `variant` is one string; a value may itself hold a comma, so a setting ends where the next section begins.
-SEPARATOR = re.compile(r", (?=(?:model|input|training|evaluation|validation|loss|distillation)\.)")
+SEPARATOR = re.compile(rf", (?=(?:model|input|training|evaluation|validation|loss|distillation)\.|{TUNED}$)")
 # The value of a setting is a path as a whole, also with spaces in it.
 PATH_VALUE = re.compile(r"(?<==)(?:[A-Za-z]:\\|\\\\|~?/)[^,;'\"]*[\\/]([^,;'\"\\/]+)")
 ABSOLUTE_PATH = re.compile(r"(?<![\w./\\…])(?:[A-Za-z]:\\|\\\\|~?/)(?:[^\s:;,'\"()\[\]]*[\\/])?([^\s:;,'\"()\[\]\\/]+)")
@@ -117,7 +118,10 @@ def without_paths(text: str) -> str:
 def _named(variant: str, method: str, base: str, modifier: str) -> tuple[str, str, str, str]:
     settings = SEPARATOR.split(variant) if variant else []
     own = {section: [s for s in settings if s.startswith(f"{section}.")] for section in ("loss", "distillation")}
-    protocol = [setting for setting in settings if setting not in own["loss"] + own["distillation"]]
+    tuned = f"{{{TUNED}}}" if settings[-1:] == [TUNED] else ""
+    protocol = [setting for setting in settings if setting not in [*own["loss"], *own["distillation"], TUNED]]
+    if tuned:  # --set gives no values of methods beside it
+        return ", ".join(protocol), method + tuned, base + tuned, modifier + tuned if modifier else ""
     named_base = base + _braces(own["loss"])
     # A base has no distillation: settings given for its companions on the command line change nothing in it.
     named_modifier = modifier + _braces(own["distillation"]) if modifier else ""

@@ -10,7 +10,8 @@ from dmlbench.analysis.estimates import METHOD
 from dmlbench.analysis.groups import GROUP, Group, without_paths
 from dmlbench.analysis.statistics import Estimate, welch_difference
 from dmlbench.method_file import MethodFile, PublishedFigure
-from dmlbench.registry import REPLACED, Folder, load_file, own_folder, shipped_files
+from dmlbench.method_loading import Folder, load_file
+from dmlbench.registry import REPLACED, own_folder, shipped_files
 
 OURS = ["mean", "low", "high", "n"]
 THEIRS = ["published", "published_std", "published_seeds", "published_protocol", "published_selection", "source"]

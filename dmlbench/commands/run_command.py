@@ -1,5 +1,6 @@
 """`dmlbench run`."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -37,6 +38,14 @@ if TYPE_CHECKING:
 @click.option("--seed", "chosen", type=click.IntRange(0), multiple=True, help="One seed by its number. Repeatable.")
 @protocol_option()
 @set_option()
+@click.option(
+    "--tuned",
+    is_flag=False,
+    flag_value=".",
+    type=click.Path(path_type=Path),
+    metavar="[FILE]",
+    help="Take the values that `dmlbench tune` found [default FILE: tuning/tuned.yaml of the results folder].",
+)
 @data_dir_option()
 @methods_dir_option()
 @results_option()
@@ -92,7 +101,7 @@ def command(**options: Any) -> int:  # noqa: ANN401 - click's options
     request = matrix.Request(
         options["methods"], options["datasets"], _seeds(options["seeds"], options["chosen"]),
         options["protocol"], options["settings"], options["methods_dir"],
-        matrix.data_folder(options["data_dir"]), options["skip_bad"],
+        matrix.data_folder(options["data_dir"]), options["skip_bad"], _overlay(options["tuned"], options["results"]),
     )  # fmt: skip
     keep, device = _checked_keep(options["keep"]), checked_device(options["device"])
     _check_system_metrics(options)
@@ -110,6 +119,12 @@ def command(**options: Any) -> int:  # noqa: ANN401 - click's options
     _run(console, cells, todo, execution, tracking=options["tracking"])
     print_comparison(console, store, cells)
     return print_unfinished(console, store, cells)
+
+
+def _overlay(tuned: Path | None, results: Path) -> Path | None:
+    from dmlbench.tuned import default_path
+
+    return default_path(results) if tuned == Path() else tuned
 
 
 def _seeds(count: int | None, chosen: tuple[int, ...]) -> tuple[int, ...]:

@@ -27,7 +27,8 @@ def command(files: tuple[Path, ...]) -> None:
 
 def _validate(file: Path) -> str:
     from dmlbench.errors import UserError
-    from dmlbench.registry import Folder, Registry, load_file
+    from dmlbench.method_loading import Folder, load_file
+    from dmlbench.registry import Registry
 
     if not file.is_file():
         raise UserError(f"{file}: no such file")

@@ -1,0 +1,91 @@
+"""Reads a method file, and checks its values against the class that they are for."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dmlbench.errors import UserError, unknown_name
+from dmlbench.method_file import AnyFile, MethodFile, Parameter, PinnedFile, file_model
+from dmlbench.parameters import DISTILLATION_PARAMETERS, LEARNED, LOSS_PARAMETERS, LearningRate
+from dmlbench.schema import read_yaml, validate
+from dmlbench.spec import ResolvedValue
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder of method files; Python plugins load only from one that the user named."""
+
+    path: Path
+    named_by_user: bool = False
+
+
+def load_file(path: Path, folder: Folder) -> AnyFile:
+    """Read and validate one method file, with the default value of every parameter checked."""
+    content = read_yaml(path)
+    file = validate(file_model(content), content, str(path))
+    if isinstance(file, PinnedFile):
+        return file
+    if file.plugin and not folder.named_by_user:
+        raise UserError(
+            f"{path}: plugin: Python loads only from a folder you name",
+            hint=f"add --methods-dir {folder.path}",
+        )
+    values = checked(file, {name: p.resolve({}, str(path)) for name, p in file.parameters.items()}, str(path))
+    resolved_rates(file, file.learning_rates, {}, str(path))
+    _check_searches(file, values, path)
+    return file
+
+
+def _check_searches(file: MethodFile, values: dict[str, ResolvedValue], path: Path) -> None:
+    """Both ends of every range must be values that the class takes, or a trial would fail after hours."""
+    searched = {name: p.search for name, p in file.parameters.items() if p.search}
+    for name, search in searched.items():
+        for end in search.ends():
+            checked(file, values | {name: values[name].model_copy(update={"value": end})}, f"{path}: {name}.search")
+    for each in (0, -1):  # a class may bound several values together
+        together = {n: values[n].model_copy(update={"value": search.ends()[each]}) for n, search in searched.items()}
+        checked(file, values | together, f"{path}: search")
+
+
+def parameter_model(file: MethodFile) -> Any:  # noqa: ANN401 - a Section class, or None for a plugin
+    """The registered class's parameter schema; None where a plugin's constructor decides."""
+    return (LOSS_PARAMETERS if file.kind == "loss" else DISTILLATION_PARAMETERS).get(file.class_name)
+
+
+def checked(file: MethodFile, values: dict[str, ResolvedValue], where: str) -> dict[str, ResolvedValue]:
+    """Values with the types and ranges of the registered class."""
+    registered = LOSS_PARAMETERS if file.kind == "loss" else DISTILLATION_PARAMETERS
+    if file.plugin:
+        return values
+    if file.class_name not in registered:
+        raise unknown_name(f"{file.kind} class", file.class_name, registered, where=f"{where}: class")
+    plain = {name: resolved.value for name, resolved in values.items()}
+    typed = validate(registered[file.class_name], plain, f"{where}: parameters").model_dump(by_alias=True)
+    return {name: values[name].model_copy(update={"value": value}) for name, value in typed.items()}
+
+
+def resolved_rates(
+    file: MethodFile, rates: dict[str, Parameter], context: dict[str, str], where: str
+) -> dict[str, ResolvedValue]:
+    """Learning rates of the parameters that the registered class learns."""
+    learned = rates if file.plugin else LEARNED.get(file.class_name, ())
+    resolved = {}
+    for name, parameter in rates.items():
+        if name not in learned:
+            raise unknown_name("learned parameter", name, learned, where=f"{where}: learning_rates")
+        found = parameter.resolve(context, f"{where}: {name}")
+        rate = validate(LearningRate, {"rate": found.value}, f"{where}: learning_rates.{name}").rate
+        resolved[name] = found.model_copy(update={"value": rate})
+    return resolved
+
+
+def plugin(file: MethodFile, folder: Folder) -> dict[str, str]:
+    """Path and digest of the file's Python, as a `Part` holds them; empty for a file without."""
+    if not file.plugin:
+        return {}
+    path = (folder.path / file.plugin).resolve()
+    if path.parent != folder.path.resolve() or not path.is_file():
+        why = "must be beside its YAML" if path.is_file() else f"no such file beside {file.name}'s YAML"
+        raise UserError(f"{folder.path / file.plugin}: plugin: {why}")
+    return {"plugin": str(path), "plugin_sha256": hashlib.sha256(path.read_bytes()).hexdigest()}

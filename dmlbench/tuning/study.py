@@ -1,0 +1,102 @@
+"""One method's search, by Optuna. A storage holds finished trials alone, so that a kill leaves nothing half there.
+
+The sampler is made anew for every trial from the trial's number and the finished trials before it. What a trial tries
+is then a function of these, and a study that was killed and gone on with is the study that was not.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import TrialState, create_trial
+
+from dmlbench.method_file import Search
+from dmlbench.spec import Scalar
+
+SEED = 1000  # of the first trial's sampler; also of what a trial trains with: reported runs count their seeds from 0
+AT_RANDOM = 5  # trials before the tree-structured Parzen estimator (Bergstra et al. 2011) has its say
+DIGITS = 4  # of a suggested value: it can be read, and a library that rounds otherwise changes nothing
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A finished trial: its number, its values, and its score; None where the training diverged."""
+
+    number: int
+    values: dict[str, Scalar]
+    score: float | None
+
+
+def open_storage(path: Path) -> optuna.storages.BaseStorage:
+    """An Optuna storage in an SQLite file, which Optuna's own tools can read."""
+    return optuna.storages.RDBStorage(f"sqlite:///{path}")
+
+
+class Study:
+    """The trials of one method on one dataset.
+
+    Args:
+        storage: Where finished trials are kept.
+        name: What is searched, and on what: another name is another study.
+        searches: Where values are looked for.
+        first: The values of the first trial: those of the method's files, which tuning can then not fall behind.
+    """
+
+    def __init__(
+        self,
+        storage: optuna.storages.BaseStorage,
+        name: str,
+        searches: Mapping[str, Search],
+        first: Mapping[str, Scalar],
+    ) -> None:
+        self.searches, self.first = searches, dict(first)
+        self._distributions = {key: _distribution(search) for key, search in searches.items()}
+        self._study = optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
+
+    def trials(self) -> list[Trial]:
+        """Finished trials in their order."""
+        return [
+            Trial(trial.number, dict(trial.params), trial.value if trial.state == TrialState.COMPLETE else None)
+            for trial in self._study.get_trials(deepcopy=False)
+        ]
+
+    def suggest(self) -> dict[str, Scalar]:
+        """The values of the next trial. While it is not told, they stay what they are."""
+        finished = self._study.get_trials(deepcopy=False)
+        if not finished:
+            return self.first
+        sampler = optuna.samplers.TPESampler(seed=SEED + len(finished), n_startup_trials=AT_RANDOM)
+        study = optuna.create_study(direction="maximize", sampler=sampler)
+        study.add_trials(finished)
+        suggested = study.ask(self._distributions).params
+        return {key: _rounded(value, self.searches[key]) for key, value in suggested.items()}
+
+    def tell(self, values: Mapping[str, Scalar], score: float | None) -> None:
+        """Keep a finished trial."""
+        state = TrialState.FAIL if score is None else TrialState.COMPLETE
+        self._study.add_trial(
+            create_trial(state=state, value=score, params=dict(values), distributions=self._distributions)
+        )
+
+    def best(self, trials: int) -> Trial | None:
+        """The best of the first `trials`, and of equal ones the earliest; None where all diverged."""
+        scored = [(trial.score, -trial.number, trial) for trial in self.trials()[:trials] if trial.score is not None]
+        return max(scored, key=lambda item: item[:2])[2] if scored else None
+
+
+def _distribution(search: Search) -> BaseDistribution:
+    if search.low is None or search.high is None:
+        return CategoricalDistribution(search.choices)
+    if isinstance(search.low, int) and isinstance(search.high, int):
+        return IntDistribution(search.low, search.high, log=search.log)
+    return FloatDistribution(search.low, search.high, log=search.log)
+
+
+def _rounded(value: Scalar, search: Search) -> Scalar:
+    if not isinstance(value, float) or search.low is None or search.high is None:
+        return value
+    return float(min(max(float(f"{value:.{DIGITS}g}"), search.low), search.high))

@@ -1,0 +1,138 @@
+"""Runs trials, round by round: one of every subject at a time."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from statistics import fmean
+
+import optuna
+
+from dmlbench import matrix
+from dmlbench.interrupts import Interrupts
+from dmlbench.provenance import code_digest, git_state
+from dmlbench.spec import Cell
+from dmlbench.store import Record, Store
+from dmlbench.tuned import Tuned, identity_of
+from dmlbench.tuning.study import Study, Trial, open_storage
+from dmlbench.tuning.subject import Subject
+
+Shown = Callable[[Sequence[Cell]], AbstractContextManager[matrix.Observer]]
+TRIALS, STORAGE = "trials", "studies.db"
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What came of it: an entry for each subject that had its trials, and why others had not."""
+
+    entries: list[Tuned]
+    failures: list[str]
+
+
+def tune(
+    subjects: Sequence[Subject],
+    trials: int,
+    execution: matrix.Execution,
+    shown: Shown,
+    interrupts: Interrupts,
+    *,
+    command: str,
+    tell: Callable[[Subject, Trial], None],
+) -> Tuning:
+    """Give every subject its trials, one of each at a time, and go on where an earlier call was ended.
+
+    Args:
+        subjects: What to tune.
+        trials: How many each has in the end.
+        execution: How to run them; its store takes the trials' cells.
+        shown: Makes what shows the cells of a round.
+        interrupts: Raises KeyboardInterrupt after the round's epoch.
+        command: The command line, for the record.
+        tell: Is told of every finished trial.
+    """
+    storage = open_storage(execution.store.root.parent / STORAGE)
+    studies = [
+        (subject, Study(storage, subject.study_name, subject.searches, subject.values())) for subject in subjects
+    ]
+    failures = []
+    for number in range(trials):
+        due = [(subject, study, study.suggest()) for subject, study in studies if len(study.trials()) == number]
+        cells = [cell for subject, _, values in due for cell in subject.cells(number, values)]
+        _run(cells, execution, shown, interrupts)
+        for subject, study, values in due:
+            found = [execution.store.record(cell) for cell in subject.cells(number, values)]
+            if wrong := _wrong(found):
+                failures.append(f"{subject.label}, trial {number}: {wrong}")
+                continue
+            study.tell(values, _score(found))
+            tell(subject, study.trials()[number])
+    return Tuning([entry for pair in studies if (entry := _entry(*pair, trials, command, execution))], failures)
+
+
+def _run(
+    cells: Sequence[Cell],
+    execution: matrix.Execution,
+    shown: Shown,
+    interrupts: Interrupts,
+) -> None:
+    """Run the cells of a round that have no result; a training that diverged is one."""
+    store = execution.store
+    distinct = {cell.hash: cell for cell in cells}.values()
+    todo = [cell for cell in distinct if not _ended(store.record(cell))]
+    if todo:
+        store.plan(todo)
+        with shown(todo) as display:
+            matrix.execute(todo, execution, [display], interrupts)
+    if interrupts.asked:
+        raise KeyboardInterrupt
+
+
+def _ended(record: Record | None) -> bool:
+    return record is not None and (record.done or record.summary["error"]["kind"] == "diverged")
+
+
+def _wrong(records: Sequence[Record | None]) -> str:
+    """Why a trial has no score though nothing diverged; empty where it has."""
+    if any(record is None for record in records):
+        return "was not trained to its end"
+    errors = [record.summary["error"] for record in records if record and not _ended(record)]
+    return f"{errors[0]['kind']}: {errors[0]['message']}" if errors else ""
+
+
+def _score(records: Sequence[Record | None]) -> float | None:
+    """R@1 on the held-out classes at the last epoch, mean over seeds; None where a training diverged."""
+    summaries = [record.summary for record in records if record and record.done]
+    if len(summaries) < len(records):
+        return None
+    return fmean(summary["selections"]["last"]["metrics"]["recall_at_1"] for summary in summaries)
+
+
+def _entry(subject: Subject, study: Study, trials: int, command: str, execution: matrix.Execution) -> Tuned | None:
+    finished, best = study.trials(), study.best(trials)
+    if len(finished) < trials or best is None or best.score is None:
+        return None
+    environment = _environment(execution.store, subject.cells(best.number, best.values)[0])
+    return Tuned(
+        method=subject.method.name,
+        dataset=subject.dataset.name,
+        protocol=subject.protocol.name,
+        values=best.values,
+        trials=trials,
+        best=best.number,
+        recall_at_1=round(best.score, 6),
+        recall_at_1_of_files=None if finished[0].score is None else round(finished[0].score, 6),
+        **identity_of(subject.method, subject.dataset, subject.protocol),
+        held_out=subject.held_out,
+        seeds=subject.seeds,
+        search=subject.searches,
+        optuna=optuna.__version__,
+        code=code_digest(),
+        commit=git_state().get("commit"),
+        device=environment,
+        command=command,
+    )
+
+
+def _environment(store: Store, cell: Cell) -> str:
+    record = store.record(cell)
+    found = record.summary["environment"] if record else {}
+    return str(found.get("gpu") or found.get("cpu") or "unknown")
