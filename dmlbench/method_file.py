@@ -74,12 +74,10 @@ class Parameter(Section):
     overrides: tuple[Override, ...] = ()
     search: Search | None = None
 
-    @model_validator(mode="after")
-    def _within_its_search(self) -> "Parameter":
+    def beyond_search(self) -> list[Scalar]:
+        """Its values that tuning could not come upon, though the first trial takes them."""
         values = (self.value, *(override.value for override in self.overrides))
-        if self.search and (outside := [value for value in values if not self.search.holds(value)]):
-            raise ValueError(f"search does not hold {outside[0]!r}, which the first trial takes")
-        return self
+        return [value for value in values if self.search and not self.search.holds(value)]
 
     def resolve(self, context: dict[str, str], where: str) -> ResolvedValue:
         """The value for a context of base, dataset and protocol; two equally specific overrides are an error."""

@@ -8,6 +8,7 @@ from dmlbench.method_loading import Folder, load_file, parameter_model
 from dmlbench.registry import (
     NEW,
     REPLACED,
+    TUNED_MARK,
     UNPUBLISHED,
     UNTUNED,
     MethodSettings,
@@ -446,3 +447,74 @@ def test_a_broken_file_hides_no_other(tmp_path):
         str(tmp_path / "torn.yaml"),
     ]
     assert Registry().problems() == []
+
+
+SEARCHED = """\
+name: searched
+title: Searched
+kind: loss
+class: triplet
+paper: null
+parameters:
+  margin: {value: 0.2, source: a test, search: SEARCH}
+  mining: {value: distance, source: a test}
+"""
+
+
+@pytest.mark.parametrize("name", [*BASES, *(f"ms{modifier}" for modifier in MODIFIERS)])
+def test_shipped_methods_can_be_searched(name):
+    """Every base, and every modifier but the control, which has no value of its own."""
+    searches = Registry().searches(name)
+    assert any(key.startswith("loss.") for key in searches)
+    own = [key for key in searches if key.startswith("distillation.")]
+    assert bool(own) == ("+" in name and name != "ms+independent")
+    method = resolve(name)
+    values = {f"{part.kind}.{key}": value for part in filter(None, (method.loss, method.distillation))
+              for key, value in part.values().items()}  # fmt: skip
+    assert all(search.holds(values[key]) for key, search in searches.items())
+
+
+@pytest.mark.parametrize(
+    ("search", "message"),
+    [
+        ("{low: 0.1}", "needs low and high, or choices"),
+        ("{}", "needs low and high, or choices"),
+        ("{low: 0.1, high: 0.3, choices: [0.1, 0.2]}", "needs low and high, or choices"),
+        ("{low: 0.3, high: 0.1}", "low must be below high"),
+        ("{low: 0, high: 1, log: true}", "with log, low must be above 0"),
+        ("{choices: [0.2]}", "choices are two or more"),
+        ("{low: 0.3, high: 0.5}", "search does not hold 0.2, which the first trial takes"),
+        ("{low: 0.1, high: 0.5, step: 0.1}", "unknown key 'step'"),
+        ("{low: 0.0, high: 0.5}", "margin.search"),
+        ("{choices: [0.2, wide]}", "margin.search"),
+    ],
+)
+def test_a_search_that_cannot_be_made(search, message, mine):
+    (mine / "searched.yaml").write_text(SEARCHED.replace("SEARCH", search))
+    assert message in refusal("searched", mine)
+
+
+def test_ends_that_a_class_bounds_together(mine):
+    text = shipped("proxyanchor").replace("high: 0.2}", "high: 0.9}")
+    (mine / "proxyanchor.yaml").write_text(text)
+    assert "alpha * (1 + delta) must be at most 80" in refusal("proxyanchor", mine)
+
+
+def test_a_pinned_file_may_have_a_search_of_its_own(mine):
+    (mine / "ms+psd.yaml").write_text(
+        "name: ms+psd\ntitle: Pinned\nkind: pinned\ndistillation:\n"
+        "  lambda: {value: 5, source: a test, search: {low: 1, high: 9}}\n  tau: {value: 2.0, source: a test}\n"
+    )
+    searches = Registry(mine).searches("ms+psd")
+    assert searches["distillation.lambda"].high == 9
+    assert searches["loss.alpha"] == Registry().searches("ms")["loss.alpha"]
+
+
+def test_tuned_values_have_their_own_source_and_mark():
+    method = Registry().resolve("ms+psd", "glyphs", "conv4-64", MethodSettings({"alpha": 3}, {"lambda": 2}, "found", 8))
+    assert method.marks == (TUNED_MARK.format(8),)
+    assert method.tuned == 8
+    parameters = method.loss.parameters | method.distillation.parameters
+    assert {name for name, value in parameters.items() if value.source == "found"} == {"alpha", "lambda"}
+    assert not parameters["alpha"].published
+    assert parameters["beta"].published

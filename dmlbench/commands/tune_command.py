@@ -152,8 +152,6 @@ def _print(console: "Console", found: "Tuning") -> None:
         console.print(table)
     for failure in found.failures:
         console.print(f"failed: {failure}", markup=False, soft_wrap=True)
-    if found.failures:
-        console.print("the same command tries these again", markup=False)
 
 
 def _in_words(values: "dict[str, Any]") -> str:

@@ -36,6 +36,7 @@ from dmlbench.report.style import Look
 from dmlbench.report.tables import accuracy_table, difference_table, evidence_table, overhead_table, selection_table
 from dmlbench.report.tables.notes import other_starts
 from dmlbench.report.tables.queries import queries_table
+from dmlbench.report.tables.tuning import tuning_table
 from dmlbench.report.verdict import verdicts
 
 Map = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]
@@ -109,7 +110,7 @@ class _Group:
     def calls(self) -> list[Call]:
         """What builds the section's parts, in their order."""
         others = [name for name in self.selections if name != self.chosen]
-        rest = ("_selection", "_cost", "_curves", "_geometry", "_by_query")
+        rest = ("_tuning", "_selection", "_cost", "_curves", "_geometry", "_by_query")
         accuracies: list[Call] = [("_accuracy", (name, name != self.chosen)) for name in (self.chosen, *others)]
         return accuracies + [(name, ()) for name in rest]
 
@@ -154,6 +155,13 @@ class _Group:
             return None
         limits = limits_of(self.to_base, self.pairs["value"] - self.pairs["value_to"], include=[0.0])
         return difference_plot(self.group, selection, shown, dots, look=self.look, limits=limits)
+
+    def _tuning(self) -> Part:
+        found = _of_metric(self.group, self.numbers.tuning)
+        found = found[found["selection"] == self.chosen]
+        if found.empty:
+            return Part("")
+        return Part("Tuned values beside the files'", [], [tuning_table(self.group, found)])
 
     def _selection(self) -> Part:
         numbers, group = self.numbers, self.group

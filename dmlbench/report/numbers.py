@@ -11,6 +11,7 @@ from dmlbench.analysis.estimates import accuracy, optimism, seed_values
 from dmlbench.analysis.groups import Group, done
 from dmlbench.analysis.overhead import overhead, phase_times
 from dmlbench.analysis.published import NONE, reproduction
+from dmlbench.analysis.tuning import tuned_beside_files
 
 METRIC = "recall_at_1"  # what verdicts are given by and figures show; tables show all
 
@@ -31,6 +32,7 @@ class Numbers:
     overhead: pd.DataFrame
     phases: pd.DataFrame
     reproduction: pd.DataFrame
+    tuning: pd.DataFrame
 
     @classmethod
     def of(cls, arranged: pd.DataFrame, history: pd.DataFrame, other_images: Mapping[Group, str] = NONE) -> "Numbers":
@@ -51,4 +53,5 @@ class Numbers:
             overhead=overhead(arranged),
             phases=phase_times(finished[finished["hash"].isin(arranged.dropna(subset=["step_ms"])["hash"])]),
             reproduction=reproduction(means, other_images),
+            tuning=tuned_beside_files(values),
         )

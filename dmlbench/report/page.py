@@ -167,6 +167,7 @@ def _tidy(material: Material, specs: sources.Specs, results_root: Path) -> dict[
         "measured": measured_frame(material.measurements),
         "phases": numbers.phases,
         "reproduction": numbers.reproduction,
+        "tuning": numbers.tuning,
         "queries": material.queries.evidence,
         "query_record": material.queries.record,
         "settings": sources.settings(cells, specs),

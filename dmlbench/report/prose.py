@@ -14,6 +14,10 @@ READING = (
         "A row marked “untuned” ran with settings that nobody published for that loss and data: it neither confirms "
         "nor refutes a paper."
     ),
+    (
+        "A row {tuned} took the best of its trials on held-out training classes, as many for a base as for what "
+        "modifies it, and is compared with its tuned base."
+    ),
     "A row marked “new” is of a method that stands in no paper: it is proposed here, or by whoever wrote its file.",
 )
 READING_COSTS = (
@@ -31,6 +35,7 @@ FILES = {  # tables by name
     "measured": "what `dmlbench overhead` measured, every measurement",
     "phases": "where a training step's time goes",
     "reproduction": "published figures beside ours",
+    "tuning": "tuned values beside those of the methods' files, by seed",
     "queries": "differences within a seed with intervals over test classes, where embeddings were kept",
     "query_record": "every query that a method wins or loses, and in how many seeds",
     "settings": "every hyperparameter with the source of its value",

@@ -31,6 +31,7 @@ class _Matrix:
     seeds: tuple[int, ...] = ()
     own_files: bool = False
     kept: bool = False
+    tuned: bool = False
 
 
 @dataclass(frozen=True)
@@ -138,14 +139,18 @@ def commands(arranged: pd.DataFrame, specs: Specs, kept: Collection[str]) -> lis
         data = cell.dataset
         words = (f"{data.name}=FOLDER" if data.root else data.name, *(["--skip-bad"] if data.skipped else []))
         place = _Matrix(
-            cell.protocol.name, cell.overrides, words, own_files=_needs_own_files(cell), kept=folder in kept
-        )
+            cell.protocol.name, cell.overrides, words, own_files=_needs_own_files(cell), kept=folder in kept,
+            tuned=cell.method.tuned is not None,
+        )  # fmt: skip
         methods.setdefault((place, cell.method.name), []).append(cell.seed)
     lines: dict[_Matrix, list[str]] = {}
     for (place, method), seeds in sorted(methods.items()):
         lines.setdefault(replace(place, seeds=tuple(sorted(seeds))), []).append(method)
-    note = "# METHODS: the folder of the method files that are not shipped"
-    return [_command(*line) for line in lines.items()] + ([note] if any(line.own_files for line in lines) else [])
+    notes = {
+        "# METHODS: the folder of the method files that are not shipped": any(line.own_files for line in lines),
+        "# tuned.yaml: what `dmlbench tune` wrote, in tuning/ of its results folder": any(line.tuned for line in lines),
+    }
+    return [_command(*line) for line in lines.items()] + [note for note, wanted in notes.items() if wanted]
 
 
 def environments(summaries: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
@@ -242,6 +247,7 @@ def _command(matrix: _Matrix, methods: Sequence[str]) -> str:
     words = ["dmlbench", "run", "--methods", ",".join(methods), "--datasets", *matrix.datasets]
     words += ["--protocol", matrix.protocol if matrix.protocol in own_protocols() else f"{matrix.protocol}.yaml"]
     words += ["--methods-dir", "METHODS"] if matrix.own_files else []
+    words += ["--tuned", "tuned.yaml"] if matrix.tuned else []
     words += ["--keep", "embeddings"] if matrix.kept else []
     seeds = matrix.seeds
     first = seeds == tuple(range(len(seeds)))

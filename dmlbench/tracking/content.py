@@ -99,7 +99,8 @@ def place_tags(cell: Cell) -> dict[str, str]:
     """Where a cell belongs among others: `group`, its spec but for the seed, and `base_group`, that of its base.
 
     `label` is the method with what `--set` changed, for people: `ms+psd{lambda=10}, training.epochs=3`; many settings
-    are counted, with four digits that tell them from others.
+    are counted, with four digits that tell them from others. A tuned method names no base: that one's tuned values are
+    others, which its spec does not hold.
     """
     method, spec = cell.method, cell.identity() | {"seed": None}
     base = method.model_copy(update={"name": method.base, "distillation": None})
@@ -110,7 +111,7 @@ def place_tags(cell: Cell) -> dict[str, str]:
     return _tags({
         "kind": "cell",
         "group": digest(spec),
-        "base_group": digest(spec | {"method": base.identity()}) if method.distillation else "",
+        "base_group": digest(spec | {"method": base.identity()}) if method.distillation and not method.tuned else "",
         "label": ", ".join(filter(None, (str(row["method"]), without_paths(variant)))),
     })  # fmt: skip
 

@@ -61,11 +61,15 @@ def tune(
         for subject, study, values in due:
             found = [execution.store.record(cell) for cell in subject.cells(number, values)]
             if wrong := _wrong(found):
-                failures.append(f"{subject.label}, trial {number}: {wrong}")
+                failures.append(f"{subject.label}, trial {number + 1}: {wrong}; the same command tries again")
                 continue
             study.tell(values, _score(found))
             tell(subject, study.trials()[number])
-    return Tuning([entry for pair in studies if (entry := _entry(*pair, trials, command, execution))], failures)
+    whole = [(subject, study) for subject, study in studies if len(study.trials()) >= trials]
+    scored = [(subject, study) for subject, study in whole if study.best(trials)]
+    diverged = [subject.label for subject, study in whole if not study.best(trials)]
+    failures += [f"{label}: all {trials} trials diverged" for label in diverged]
+    return Tuning([_entry(*pair, trials, command, execution.store) for pair in scored], failures)
 
 
 def _run(
@@ -106,11 +110,9 @@ def _score(records: Sequence[Record | None]) -> float | None:
     return fmean(summary["selections"]["last"]["metrics"]["recall_at_1"] for summary in summaries)
 
 
-def _entry(subject: Subject, study: Study, trials: int, command: str, execution: matrix.Execution) -> Tuned | None:
-    finished, best = study.trials(), study.best(trials)
-    if len(finished) < trials or best is None or best.score is None:
-        return None
-    environment = _environment(execution.store, subject.cells(best.number, best.values)[0])
+def _entry(subject: Subject, study: Study, trials: int, command: str, store: Store) -> Tuned:
+    first, best = study.trials()[0], study.best(trials)
+    assert best is not None and best.score is not None  # noqa: S101, PT018 - narrows the type: only such come here
     return Tuned(
         method=subject.method.name,
         dataset=subject.dataset.name,
@@ -119,7 +121,7 @@ def _entry(subject: Subject, study: Study, trials: int, command: str, execution:
         trials=trials,
         best=best.number,
         recall_at_1=round(best.score, 6),
-        recall_at_1_of_files=None if finished[0].score is None else round(finished[0].score, 6),
+        recall_at_1_of_files=None if first.score is None else round(first.score, 6),
         **identity_of(subject.method, subject.dataset, subject.protocol),
         held_out=subject.held_out,
         seeds=subject.seeds,
@@ -127,12 +129,12 @@ def _entry(subject: Subject, study: Study, trials: int, command: str, execution:
         optuna=optuna.__version__,
         code=code_digest(),
         commit=git_state().get("commit"),
-        device=environment,
+        device=_device(store, subject.cells(best.number, best.values)[0]),
         command=command,
     )
 
 
-def _environment(store: Store, cell: Cell) -> str:
+def _device(store: Store, cell: Cell) -> str:
     record = store.record(cell)
     found = record.summary["environment"] if record else {}
     return str(found.get("gpu") or found.get("cpu") or "unknown")

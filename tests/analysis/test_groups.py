@@ -86,3 +86,14 @@ def test_groups_that_read_alike_have_distinct_slugs():
 )
 def test_paths_are_cut_to_their_last_part(text, clean):
     assert without_paths(text) == clean
+
+
+def test_tuned_methods_are_compared_with_their_tuned_base():
+    tuned = [{"variant": "training.epochs=3, tuned", "method": name, "modifier": name.partition("+")[2]}
+             for name in ("ms+psd", "ms", "ms+dm2{ensemble}")]  # fmt: skip
+    arranged = arrange(frame(*(PSD | row for row in tuned)))
+    assert list(arranged["method"]) == ["ms+psd{tuned}", "ms{tuned}", "ms+dm2{ensemble}{tuned}"]
+    assert list(arranged["base"]) == ["ms{tuned}"] * 3
+    assert list(arranged["modifier"]) == ["psd{tuned}", "", "dm2{ensemble}{tuned}"]
+    assert set(arranged["variant"]) == {"training.epochs=3"}
+    assert set(arrange(frame(PSD | {"variant": "tuned"}))["variant"]) == {""}

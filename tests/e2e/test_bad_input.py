@@ -47,6 +47,15 @@ CASES = {
         (*RUN, "--methods", "ms", "--datasets", "glyphs", "--set", "distillation.lambda=1"),
         ("no chosen method has this parameter",),
     ),
+    "tuned without tuning": (
+        (*RUN, "--methods", "ms", "--datasets", "glyphs", "--tuned"),
+        ("results/runs/tuning/tuned.yaml: no such file", "dmlbench tune"),
+    ),
+    "tune a value that is set": (
+        ("tune", "--methods", "ms", "--datasets", "glyphs", "--trials", "2", "--set", "loss.alpha=3"),
+        ("--set loss.alpha=3: tuning chooses the values of methods",),
+    ),
+    "one trial": (("tune", "--methods", "ms", "--datasets", "glyphs", "--trials", "1"), ("--trials", "x>=2")),
     "both seeds and seed": (
         (*RUN, "--methods", "ms", "--datasets", "glyphs", "--seeds", "2", "--seed", "1"),
         ("exclude each other",),

@@ -1,0 +1,43 @@
+"""Tuned values beside those of the methods' files."""
+
+import pandas as pd
+
+from dmlbench.analysis.estimates import SELECTIONS
+from dmlbench.analysis.groups import Group
+from dmlbench.report.naming import metric_name, percent, points
+from dmlbench.report.tables.table import Entry, Table, interval_of, number
+
+
+def tuning_table(group: Group, found: pd.DataFrame) -> Table:
+    """What tuning changed on one dataset.
+
+    Args:
+        group: Protocol and dataset.
+        found: Rows of `tuning.tuned_beside_files` of the group, one selection and one metric.
+    """
+    first = found.iloc[0]
+    rows = [
+        (Entry(row["method"]), number(row["trials"], "{:.0f}".format), number(row["n"], "{:.0f}".format),
+         number(row["files"], percent), number(row["tuned"], percent),
+         number(row["mean"], points, interval_of(row, points)))
+        for row in found.to_dict("records")
+    ]  # fmt: skip
+    metric = metric_name(first["metric"])
+    return Table(
+        f"tuning_{group.slug}_{first['selection']}",
+        f"Tuned values beside the files' on {group.title}; {SELECTIONS[first['selection']]}",
+        ("Method", "Trials", "Seeds", f"{metric}, files' values", f"{metric}, tuned", "Difference"),
+        tuple(rows),
+        (
+            "In percent; difference, in points: tuned minus files' values, by seed [95% t-interval]; not tested.",
+            "Trials on held-out training classes, the first with the files' values; the best counts.",
+            "The test classes chose nothing.",
+            *_unequal(found),
+        ),
+    )
+
+
+def _unequal(found: pd.DataFrame) -> list[str]:
+    if len(set(found["trials"])) == 1:
+        return []
+    return ["The methods had unequal numbers of trials: that alone can put one above another."]

@@ -1,0 +1,101 @@
+import math
+
+import pytest
+
+from dmlbench.method_file import Search
+from dmlbench.tuning import Study, Trial, open_storage
+
+SEARCHES = {
+    "loss.margin": Search(low=0.05, high=0.8, log=True),
+    "loss.mining": Search(choices=("distance", "semihard")),
+    "distillation.period": Search(low=1, high=4),
+}
+FIRST = {"loss.margin": 0.2, "loss.mining": "distance", "distillation.period": 2}
+
+
+def score(values) -> float | None:
+    """Best at a margin of .4 and a period of 3; the smallest margins diverge."""
+    if values["loss.margin"] < 0.08:
+        return None
+    return 0.7 - 0.1 * abs(math.log(values["loss.margin"] / 0.4)) - 0.02 * abs(values["distillation.period"] - 3)
+
+
+def study(path, name="a") -> Study:
+    return Study(open_storage(path), name, SEARCHES, FIRST)
+
+
+def search(path, trials: int, *, opened_anew: bool, name="a") -> list[Trial]:
+    own = study(path, name)
+    for _ in range(trials - len(own.trials())):
+        own = study(path, name) if opened_anew else own
+        values = own.suggest()
+        own.tell(values, score(values))
+    return own.trials()
+
+
+def test_an_interrupted_study_is_the_undisturbed_one(tmp_path):
+    whole = search(tmp_path / "whole.db", 12, opened_anew=False)
+    assert search(tmp_path / "parts.db", 12, opened_anew=True) == whole
+    lost = study(tmp_path / "lost.db")
+    for trial in whole:
+        assert lost.suggest() == lost.suggest() == trial.values  # killed before it was told
+        lost.tell(trial.values, trial.score)
+    assert lost.trials() == whole
+
+
+def test_more_trials_add_to_those_that_are_there(tmp_path):
+    few = search(tmp_path / "a.db", 5, opened_anew=False)
+    more = search(tmp_path / "a.db", 10, opened_anew=False)
+    assert more[:5] == few
+    assert study(tmp_path / "a.db").best(5) == max(few, key=lambda trial: trial.score or 0)
+
+
+def test_the_first_trial_takes_the_files_values(tmp_path):
+    trials = search(tmp_path / "a.db", 12, opened_anew=False)
+    assert trials[0].values == FIRST
+    assert study(tmp_path / "a.db").best(1) == trials[0]
+    assert study(tmp_path / "a.db").best(12).score >= trials[0].score
+
+
+def test_values_lie_in_their_ranges_and_can_be_read(tmp_path):
+    for trial in search(tmp_path / "a.db", 25, opened_anew=False):
+        margin, period = trial.values["loss.margin"], trial.values["distillation.period"]
+        assert 0.05 <= margin <= 0.8
+        assert margin == float(f"{margin:.4g}")
+        assert isinstance(period, int)
+        assert period in range(1, 5)
+        assert trial.values["loss.mining"] in ("distance", "semihard")
+
+
+def test_methods_that_share_a_base_try_the_same_base_at_random(tmp_path):
+    base = Study(
+        open_storage(tmp_path / "a.db"), "base", {"loss.margin": SEARCHES["loss.margin"]}, {"loss.margin": 0.2}
+    )
+    whole = study(tmp_path / "a.db")
+    for _ in range(4):
+        ours, theirs = whole.suggest(), base.suggest()
+        assert ours["loss.margin"] == theirs["loss.margin"]
+        whole.tell(ours, 0.5)
+        base.tell(theirs, 0.4)
+
+
+def test_a_diverged_trial_counts_and_never_wins(tmp_path):
+    own = study(tmp_path / "a.db")
+    for outcome in (None, 0.3, 0.5, 0.5):
+        own.tell(own.suggest(), outcome)
+    assert [trial.score for trial in own.trials()] == [None, 0.3, 0.5, 0.5]
+    assert own.best(1) is None
+    assert own.best(4).number == 2  # of equal ones the earliest
+
+
+def test_studies_of_one_storage_do_not_mix(tmp_path):
+    search(tmp_path / "a.db", 3, opened_anew=False)
+    assert study(tmp_path / "a.db", "another").trials() == []
+
+
+@pytest.mark.parametrize("trials", [30])
+def test_the_search_is_better_than_chance_in_the_end(tmp_path, trials):
+    found = search(tmp_path / "a.db", trials, opened_anew=False)
+    scores = [trial.score or 0.0 for trial in found]
+    assert max(scores[5:]) > 0.68
+    assert sum(scores[-10:]) / 10 > sum(scores[1:6]) / 5
