@@ -54,6 +54,11 @@ class Search(Section):
             raise ValueError("with log, low must be above 0")
         return self
 
+    def __str__(self) -> str:
+        if self.choices:
+            return ", ".join(map(str, self.choices))
+        return f"{self.low} to {self.high}{', logarithmic' if self.log else ''}"
+
     def ends(self) -> tuple[Scalar, ...]:
         """Its lowest and highest value; all choices, where it has no order."""
         return self.choices if self.low is None or self.high is None else (self.low, self.high)

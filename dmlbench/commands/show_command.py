@@ -1,10 +1,15 @@
 """`dmlbench show`."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from dmlbench.commands.options import methods_dir_option, protocol_option, set_option
+
+if TYPE_CHECKING:
+    from dmlbench.method_file import Search
+    from dmlbench.spec import Part
 
 
 @click.command("show")
@@ -44,7 +49,7 @@ def command(
             console.print(
                 f"\n{part.title} ({part.kind}, class {part.class_name})\nvariant: {part.variant}", markup=False
             )
-            console.print(_values(part))
+            console.print(_values(part, registry.searches(method)))
     import yaml
 
     console.print(f"\nprotocol {spec.name}: {spec.title}", markup=False)
@@ -52,14 +57,15 @@ def command(
     console.print(yaml.safe_dump(values, sort_keys=False, default_flow_style=None), markup=False)
 
 
-def _values(part: object) -> object:
+def _values(part: "Part", searches: "dict[str, Search]") -> object:
     from rich.table import Table
 
-    table = Table("parameter", "value", "source", box=None)
-    for name, resolved in getattr(part, "parameters", {}).items():
-        table.add_row(name, str(resolved.value), resolved.source)
-    for name, resolved in getattr(part, "learning_rates", {}).items():
-        table.add_row(f"learning rate of {name}", str(resolved.value), resolved.source)
+    table = Table("parameter", "value", "tuning searches", "source", box=None)
+    for name, resolved in part.parameters.items():
+        search = searches.get(f"{part.kind}.{name}")
+        table.add_row(name, str(resolved.value), str(search or ""), resolved.source)
+    for name, resolved in part.learning_rates.items():
+        table.add_row(f"learning rate of {name}", str(resolved.value), "", resolved.source)
     return table
 
 
