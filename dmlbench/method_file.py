@@ -79,11 +79,6 @@ class Parameter(Section):
     overrides: tuple[Override, ...] = ()
     search: Search | None = None
 
-    def beyond_search(self) -> list[Scalar]:
-        """Its values that tuning could not come upon, though the first trial takes them."""
-        values = (self.value, *(override.value for override in self.overrides))
-        return [value for value in values if self.search and not self.search.holds(value)]
-
     def resolve(self, context: dict[str, str], where: str) -> ResolvedValue:
         """The value for a context of base, dataset and protocol; two equally specific overrides are an error."""
         matching = [item for item in self.overrides if item.when.given().items() <= context.items()]

@@ -25,7 +25,6 @@ def load_file(path: Path, folder: Folder) -> AnyFile:
     content = read_yaml(path)
     file = validate(file_model(content), content, str(path))
     if isinstance(file, PinnedFile):
-        _check_within(file.loss | file.distillation, path)
         return file
     if file.plugin and not folder.named_by_user:
         raise UserError(
@@ -34,15 +33,8 @@ def load_file(path: Path, folder: Folder) -> AnyFile:
         )
     values = checked(file, {name: p.resolve({}, str(path)) for name, p in file.parameters.items()}, str(path))
     resolved_rates(file, file.learning_rates, {}, str(path))
-    _check_within(file.parameters, path)
     _check_searches(file, values, path)
     return file
-
-
-def _check_within(parameters: dict[str, Parameter], path: Path) -> None:
-    for name, parameter in parameters.items():
-        if beyond := parameter.beyond_search():
-            raise UserError(f"{path}: {name}: search does not hold {beyond[0]!r}, which the first trial takes")
 
 
 def _check_searches(file: MethodFile, values: dict[str, ResolvedValue], path: Path) -> None:

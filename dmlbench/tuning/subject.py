@@ -113,7 +113,20 @@ def plan_tuning(request: TuningRequest, log: Log) -> list[Subject]:
                 f"{name}: none of its values has a search range, so every trial would be the same",
                 hint="give one `search: {low: ..., high: ...}` in its file; see CONTRIBUTING.md",
             )
-    return [
+    subjects = [
         Subject(cell.method, cell.dataset, cell.protocol, registry.searches(cell.method.name), seeds, registry)
         for cell in matrix.plan(plain, log)
     ]
+    for subject in subjects:
+        _check_first(subject)
+    return subjects
+
+
+def _check_first(subject: Subject) -> None:
+    for key, value in subject.values().items():
+        if not subject.searches[key].holds(value):
+            raise UserError(
+                f"{subject.label}: {key}: its search ({subject.searches[key]}) does not hold {value}, the value of its "
+                "file, which the first trial takes",
+                hint="widen the search in the file",
+            )

@@ -123,6 +123,7 @@ def test_unknown_key_in_a_method_file(dmlbench: Command, tmp_path: Path) -> None
     assert not (tmp_path / "results").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("setting", "needles"),
     [

@@ -58,11 +58,11 @@ def test_list(dmlbench: Command) -> None:
 
 def test_show_resolves_per_dataset_with_sources(dmlbench: Command) -> None:
     shown = dmlbench("show", "ms+obdsd", "--dataset", "cub").stdout
-    assert re.search(r"lambda +1000\.0 +official code, CUB setting", shown)
+    assert re.search(r"lambda +1000\.0 +0\.1 to 1000, logarithmic +official code, CUB setting", shown)
     assert re.search(r"omega +0\.3 ", shown)
     shown = dmlbench("show", "triplet+obdsd", "--dataset", "cub").stdout
     assert "untuned: nothing published" in shown
-    assert re.search(r"lambda +75\.0 +parser default", shown)
+    assert re.search(r"lambda +75\.0 +0\.1 to 1000, logarithmic +parser default", shown)
 
 
 @pytest.mark.slow
@@ -84,6 +84,7 @@ def test_validate_and_run_a_method_in_one_file_and_a_plugin(dmlbench: Command, t
     assert "add --methods-dir methods" in refused.stderr
 
 
+@pytest.mark.slow
 def test_validate_every_shipped_method(dmlbench: Command) -> None:
     files = sorted((Path(__file__).parents[2] / "methods").glob("*.yaml"))
     assert len(files) == 15

@@ -57,6 +57,7 @@ def test_check_names_each(dmlbench: Command, bad_birds: Path) -> None:
         assert line in done.stdout.splitlines(), done.stdout
 
 
+@pytest.mark.slow
 def test_run_refuses_the_list_unless_told_to_skip(dmlbench: Command, bad_birds: Path, tmp_path: Path) -> None:
     refused = dmlbench(*RUN, "--datasets", "birds=birds")
     assert refused.returncode == 2
@@ -75,6 +76,7 @@ def test_run_refuses_the_list_unless_told_to_skip(dmlbench: Command, bad_birds: 
     assert "1 there already, 0 to run" in again.stdout
 
 
+@pytest.mark.slow
 def test_a_sound_folder_runs_and_its_fingerprint_is_the_checked_one(
     dmlbench: Command, birds: Path, tmp_path: Path
 ) -> None:

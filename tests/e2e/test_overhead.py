@@ -11,6 +11,7 @@ FEW = ("--processes", "2", "--rounds", "10")
 SMALL = ("--protocol", "conv4-64", *TINY, *FEW)
 
 
+@pytest.mark.slow
 def test_costs_are_measured_twice_and_reported_without_any_cell(dmlbench: Command, tmp_path: Path) -> None:
     command = ("overhead", "--methods", "ms+obdsd-mem", *SMALL, "--synthetic")
     done = dmlbench(*command)
@@ -44,7 +45,7 @@ def test_costs_are_measured_twice_and_reported_without_any_cell(dmlbench: Comman
 @pytest.mark.slow
 def test_costs_on_a_datasets_own_images(dmlbench: Command, tmp_path: Path) -> None:
     done = dmlbench(
-        "overhead", "--methods", "margin+psd", "--dataset", "glyphs", *TINY, "--processes", "2", "--rounds", "10"
+        "overhead", "--methods", "margin+psd", "--dataset", "glyphs", *TINY, "--processes", "1", "--rounds", "10"
     )
     assert done.returncode == 0, done.stdout + done.stderr
     (file,) = (tmp_path / "results" / "runs" / "overhead").glob("conv4-64_glyphs_*.json")

@@ -18,12 +18,12 @@ from tests.e2e.conftest import TINY, Command, metric_columns
 EPOCHS = 8
 FOUR = ("run", "--methods", "ms+psd,margin", "--datasets", "glyphs", "--seeds", "2", "--tracking", "none")
 SETTINGS = tuple(part.replace("epochs=2", f"epochs={EPOCHS}") for part in TINY)
-KILLS = 10
+KILLS = 6
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
-def test_a_matrix_killed_at_ten_random_moments(
+def test_a_matrix_killed_at_random_moments(
     environment: dict[str, str], dmlbench: Command, tmp_path: Path, record_property
 ) -> None:
     begin = time.monotonic()
@@ -45,7 +45,7 @@ def test_a_matrix_killed_at_ten_random_moments(
         )  # fmt: skip
         try:
             begun.wait(moments.uniform(0.03, 0.3) * whole)
-            pytest.fail("the matrix ended before it was killed ten times; give it more epochs")
+            pytest.fail("the matrix ended before it was killed so often; give it more epochs")
         except subprocess.TimeoutExpired:
             kills += 1
         if moments.random() < 0.3:  # the runner alone: its workers must notice

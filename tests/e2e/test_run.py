@@ -97,6 +97,7 @@ def test_workers_and_data_workers_change_nothing(dmlbench: Command, tmp_path: Pa
     assert one["glyphs/margin/seed0"] == metric_columns(tmp_path / "loaders")["glyphs/margin/seed0"]
 
 
+@pytest.mark.slow
 def test_a_distilled_method_with_weight_zero_is_its_base(dmlbench: Command, tmp_path: Path) -> None:
     methods = "ms,ms+psd,ms+obdsd"
     settings = ("--set", "distillation.lambda=0", "--seed", "3", "--tracking", "none")
@@ -106,6 +107,7 @@ def test_a_distilled_method_with_weight_zero_is_its_base(dmlbench: Command, tmp_
     assert histories["glyphs/ms/seed3"] == histories["glyphs/ms+psd/seed3"] == histories["glyphs/ms+obdsd/seed3"]
 
 
+@pytest.mark.slow
 def test_a_diverged_cell_fails_alone(dmlbench: Command, tmp_path: Path) -> None:
     tiny = [part.replace("epochs=2", "epochs=1") for part in TINY]
     wild = ("--set", "training.learning_rate=1.0e+30", "--seeds", "1", "--tracking", "none")
@@ -130,9 +132,8 @@ def _check_methods_and_report(client: mlflow.MlflowClient, experiment: str, dmlb
     assert "index.html" in {file.path for file in client.list_artifacts(report.info.run_id)}
 
 
-@pytest.mark.parametrize(
-    "uri", ["http://127.0.0.1:9", pytest.param("sqlite:///file/mlflow.db", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("uri", ["http://127.0.0.1:9", "sqlite:///file/mlflow.db"])
 def test_a_dead_tracking_store_costs_a_warning(uri: str, dmlbench: Command, tmp_path: Path) -> None:
     (tmp_path / "file").touch()  # a folder that cannot be written, for root too
     done = dmlbench("run", "--methods", "ms", "--datasets", "glyphs", *TINY, "--seeds", "1", MLFLOW_TRACKING_URI=uri)
@@ -169,9 +170,8 @@ def test_interrupt_keeps_what_is_done_and_a_killed_worker_fails_alone(
     assert sorted(states) == ["failed", "interrupted"]
 
 
-@pytest.mark.parametrize(
-    ("sent", "code"), [(signal.SIGTERM, 130), pytest.param(signal.SIGKILL, -9, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, 130), (signal.SIGKILL, -9)])
 def test_cells_of_a_runner_that_is_ended_are_interrupted_not_failed(
     sent: signal.Signals, code: int, environment: dict[str, str], dmlbench: Command, tmp_path: Path
 ) -> None:

@@ -313,6 +313,7 @@ def test_over_datasets_no_diagram_is_drawn_below_six(report):
     assert not list((report / "figures").glob("ranks_*"))
 
 
+@pytest.mark.slow
 def test_six_datasets_have_a_critical_difference_diagram(tmp_path):
     for dataset in "abcdef":
         for name in ("ms", "ms+psd"):

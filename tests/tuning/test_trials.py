@@ -198,6 +198,10 @@ def test_what_cannot_be_tuned(tmp_path):
         plan_tuning(TuningRequest(("ms",), ("glyphs",), settings=("loss.alpha=3",)), lambda _: None)
     folder = tmp_path / "mine"
     folder.mkdir()
+    text = (own_folder() / "triplet.yaml").read_text()
+    (folder / "triplet.yaml").write_text(text.replace("value: 0.2", "value: 0.9"))
+    with pytest.raises(UserError, match=r"loss\.margin: its search \(0\.05 to 0\.8, logarithmic\) does not hold 0\.9"):
+        plan_tuning(TuningRequest(("triplet",), ("glyphs",), methods_dir=folder), lambda _: None)
     (folder / "plain.yaml").write_text(
         "name: plain\ntitle: Plain\nkind: loss\nclass: triplet\npaper: null\n"
         "parameters:\n  margin: {value: 0.2, source: mine}\n  mining: {value: distance, source: mine}\n"
