@@ -77,6 +77,17 @@ def test_settings_are_in_the_name_as_far_as_there_is_room(make_cell):
     assert label(*many) != label(*many[:2], "training.weight_decay=2")
 
 
+def test_tuned_methods_are_methods_of_their_own_without_a_base(make_cell):
+    """The tuned base has other values, which the spec of a modified method does not hold."""
+    plain = make_cell("ms+psd")
+    tuned = replace(plain, method=plain.method.model_copy(update={"tuned": 8}))
+    tags, plain_tags = content.place_tags(tuned), content.place_tags(plain)
+    assert tags["label"] == "ms+psd{tuned}"
+    assert plain_tags["base_group"]
+    assert not tags.get("base_group")
+    assert tags["group"] != plain_tags["group"]
+
+
 def test_the_numbers_of_a_method_are_those_of_its_finished_seeds(client, begun, finished, make_cell):
     for seed, last in ((0, 0.2), (1, 0.4)):
         writer = begun(epochs=2, cell=make_cell(seed=seed))
