@@ -46,8 +46,8 @@ class Search(Section):
     def _consistent(self) -> "Search":
         if bool(self.choices) == (self.low is not None) or (self.low is None) != (self.high is None):
             raise ValueError("needs low and high, or choices")
-        if self.choices and (len(self.choices) < 2 or self.log):
-            raise ValueError("choices are two or more, and have no log")
+        if self.choices and (len(set(self.choices)) < max(2, len(self.choices)) or self.log):
+            raise ValueError("choices are two or more that differ, and have no log")
         if self.low is not None and self.high is not None and not self.low < self.high:
             raise ValueError("low must be below high")
         if self.log and self.low is not None and self.low <= 0:
@@ -62,6 +62,10 @@ class Search(Section):
     def ends(self) -> tuple[Scalar, ...]:
         """Its lowest and highest value; all choices, where it has no order."""
         return self.choices if self.low is None or self.high is None else (self.low, self.high)
+
+    def is_whole(self, value: Scalar) -> bool:
+        """Whether a parameter of this value is searched by whole numbers: where it and both ends are such."""
+        return all(isinstance(number, int) and not isinstance(number, bool) for number in (value, self.low, self.high))
 
     def holds(self, value: Scalar) -> bool:
         """Whether it can come upon a value."""

@@ -22,13 +22,16 @@ LIST = "dmlbench list methods"
 class MethodSettings:
     """Values that stand in for a file's: from `--set loss.x=...` and `--set distillation.x=...`, or from tuning.
 
-    `source` says which; with `tuned`, they are the best of so many trials.
+    `source` says which, and `where` begins what is said of a value that is wrong. With `tuned`, they are the best of so
+    many trials, of so many `trainings` each.
     """
 
     loss: dict[str, Scalar] = field(default_factory=dict)
     distillation: dict[str, Scalar] = field(default_factory=dict)
     source: str = "--set on the command line"
+    where: str = "--set"
     tuned: int | None = None
+    trainings: int = 1
 
 
 def own_folder() -> Path:
@@ -105,7 +108,8 @@ class Registry:
         spec = self._resolved(name, {"dataset": dataset, "protocol": protocol}, settings or MethodSettings())
         if settings is None or settings.tuned is None:
             return spec
-        marks = (TUNED_MARK.format(settings.tuned), *(mark for mark in spec.marks if mark != UNTUNED))
+        budget = str(settings.tuned) + (f" x {settings.trainings}" if settings.trainings > 1 else "")
+        marks = (TUNED_MARK.format(budget), *(mark for mark in spec.marks if mark != UNTUNED))
         return spec.model_copy(update={"marks": marks, "tuned": settings.tuned})
 
     def searches(self, name: str) -> dict[str, Search]:
@@ -205,8 +209,8 @@ class Registry:
         published = {"published": False} if settings.tuned else {}
         for name, value in given.items():
             content = {"value": value, "source": settings.source} | published
-            values[name] = validate(ResolvedValue, content, f"--set {file.kind}.{name}")
-            where = f"--set {file.kind}"  # the file's own values were checked when it was read
+            values[name] = validate(ResolvedValue, content, f"{settings.where} {file.kind}.{name}")
+            where = f"{settings.where} {file.kind}"  # the file's own values were checked when it was read
         return Part(
             name=file.name,
             title=file.title,

@@ -5,16 +5,17 @@ from pathlib import Path
 from typing import Literal
 
 import yaml
-from pydantic import NonNegativeInt, PositiveInt
+from pydantic import NonNegativeInt, PositiveInt, field_validator
 
 from dmlbench.atomic import write_atomically
 from dmlbench.dataset_spec import Section
-from dmlbench.errors import UserError
+from dmlbench.errors import UserError, unknown_name
 from dmlbench.method_file import Search
 from dmlbench.registry import MethodSettings
 from dmlbench.schema import read_yaml, validate
 from dmlbench.spec import DatasetSpec, MethodSpec, ProtocolSpec, Scalar, digest, protocol_identity
 
+KINDS = ("loss", "distillation")
 FOLDER, FILE = "tuning", "tuned.yaml"  # of the results folder
 
 
@@ -31,7 +32,8 @@ class Tuned(Section):
         held_out: Fraction of the training classes that were tested on.
         seeds: Of each trial.
         search: Where values were looked for.
-        optuna, code, commit, cpu, command: What searched, and what trained.
+        optuna, code, device: What searched and what trained: each that any of the trials was made with.
+        command: The last command line.
     """
 
     method: str
@@ -48,16 +50,22 @@ class Tuned(Section):
     held_out: float
     seeds: tuple[int, ...]
     search: dict[str, Search]
-    optuna: str
-    code: str
-    commit: str | None = None
-    device: str
+    optuna: tuple[str, ...]
+    code: tuple[str, ...]
+    device: tuple[str, ...]
     command: str
 
+    @field_validator("values")
+    @classmethod
+    def _of_parts(cls, values: dict[str, Scalar]) -> dict[str, Scalar]:
+        if wrong := [key for key in values if key.partition(".")[0] not in KINDS or not key.partition(".")[2]]:
+            raise ValueError(f"{wrong[0]!r} must be loss.NAME or distillation.NAME")
+        return values
+
     @property
-    def place(self) -> tuple[str, str, str]:
+    def place(self) -> tuple[str, str, str, str]:
         """Of each place a file holds one entry."""
-        return self.protocol, self.dataset, self.method
+        return self.protocol, self.dataset, self.method, self.protocol_hash
 
 
 class TunedFile(Section):
@@ -73,10 +81,11 @@ def default_path(results: Path) -> Path:
 
 
 def identity_of(method: MethodSpec, dataset: DatasetSpec, protocol: ProtocolSpec) -> dict[str, str]:
-    """What tuned values hold for: contents, protocol, and the method as its files give it."""
+    """What tuned values hold for: contents, protocol but for what it measures, and the method as its files give it."""
+    trained = {key: value for key, value in protocol_identity(protocol).items() if key != "evaluation"}
     return {
         "dataset_version": dataset.version,
-        "protocol_hash": digest(protocol_identity(protocol)),
+        "protocol_hash": digest(trained),
         "method_hash": digest(method.identity()),
     }
 
@@ -108,27 +117,39 @@ def settings_of(path: Path, method: MethodSpec, dataset: DatasetSpec, protocol: 
     Raises:
         UserError: where the overlay has none, or they were found for something else.
     """
-    again = f"dmlbench tune --methods {method.name} --datasets {dataset.name} --trials N"
-    place = (protocol.name, dataset.name, method.name)
-    entry = next((entry for entry in read_tuned(path).entries if entry.place == place), None)
-    if entry is None:
+    entry = _entry(path, method, dataset, protocol)
+    parts = {"loss": method.loss, "distillation": method.distillation}
+    sections: dict[str, dict[str, Scalar]] = {kind: {} for kind in KINDS}
+    for key, value in entry.values.items():
+        kind, _, name = key.partition(".")
+        part = parts[kind]
+        if part is None or name not in part.parameters:
+            known = [f"{own.kind}.{known}" for own in parts.values() if own for known in own.parameters]
+            raise unknown_name("value", key, known, where=f"{path}: {method.name} on {dataset.name}")
+        sections[kind][name] = value
+    score = f"{100 * entry.recall_at_1:.1f}% R@1 on held-out training classes"
+    found = f"tuned: trial {entry.best + 1} of {entry.trials}, {score}"
+    where = f"{path}: {method.name} on {dataset.name}:"
+    return MethodSettings(sections["loss"], sections["distillation"], found, where, entry.trials, len(entry.seeds))
+
+
+def _entry(path: Path, method: MethodSpec, dataset: DatasetSpec, protocol: ProtocolSpec) -> Tuned:
+    again = f"dmlbench tune --methods {method.name} --datasets {dataset.name} --trials N, with the same other options"
+    place, identity = (protocol.name, dataset.name, method.name), identity_of(method, dataset, protocol)
+    found = [entry for entry in read_tuned(path).entries if entry.place[:3] == place]
+    if not found:
         raise UserError(f"{path}: no entry for {method.name} on {dataset.name} under {protocol.name}", hint=again)
+    found.sort(key=lambda entry: entry.protocol_hash == identity["protocol_hash"])
+    entry = found[-1]
     words = {
         "dataset_version": "other images",
         "protocol_hash": "another protocol",
         "method_hash": "another method file",
     }
-    for key, now in identity_of(method, dataset, protocol).items():
+    for key, now in identity.items():
         if (then := getattr(entry, key)) != now:
             raise UserError(
                 f"{path}: {method.name} on {dataset.name}: {key}: was tuned with {words[key]} ({then}, now {now})",
                 hint=again,
             )
-    sections: dict[str, dict[str, Scalar]] = {"loss": {}, "distillation": {}}
-    for key, value in entry.values.items():
-        section, _, name = key.partition(".")
-        sections[section][name] = value
-    found = (
-        f"tuned: trial {entry.best} of {entry.trials}, {100 * entry.recall_at_1:.1f}% R@1 on held-out training classes"
-    )
-    return MethodSettings(sections["loss"], sections["distillation"], found, entry.trials)
+    return entry

@@ -482,7 +482,8 @@ def test_shipped_methods_can_be_searched(name):
         ("{low: 0.1, high: 0.3, choices: [0.1, 0.2]}", "needs low and high, or choices"),
         ("{low: 0.3, high: 0.1}", "low must be below high"),
         ("{low: 0, high: 1, log: true}", "with log, low must be above 0"),
-        ("{choices: [0.2]}", "choices are two or more"),
+        ("{choices: [0.2]}", "choices are two or more that differ"),
+        ("{choices: [0.2, 0.2]}", "choices are two or more that differ"),
         ("{low: 0.1, high: 0.5, step: 0.1}", "unknown key 'step'"),
         ("{low: 0.0, high: 0.5}", "margin.search"),
         ("{choices: [0.2, wide]}", "margin.search"),
@@ -510,7 +511,9 @@ def test_a_pinned_file_may_have_a_search_of_its_own(mine):
 
 
 def test_tuned_values_have_their_own_source_and_mark():
-    method = Registry().resolve("ms+psd", "glyphs", "conv4-64", MethodSettings({"alpha": 3}, {"lambda": 2}, "found", 8))
+    method = Registry().resolve(
+        "ms+psd", "glyphs", "conv4-64", MethodSettings({"alpha": 3}, {"lambda": 2}, "found", tuned=8)
+    )
     assert method.marks == (TUNED_MARK.format(8),)
     assert method.tuned == 8
     parameters = method.loss.parameters | method.distillation.parameters

@@ -13,7 +13,7 @@ from dmlbench.registry import TUNED_MARK
 from dmlbench.spec import TUNED
 
 SUFFIX = f"{{{TUNED}}}"
-TRIALS = re.compile(re.escape(TUNED_MARK).replace(r"\{\}", r"(\d+)"))
+BUDGET = re.compile(re.escape(TUNED_MARK).replace(r"\{\}", r"(\d+(?: x \d+)?)"))
 
 
 def tuned_beside_files(values: pd.DataFrame) -> pd.DataFrame:
@@ -26,30 +26,48 @@ def tuned_beside_files(values: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         One row per group, selection, metric and tuned method: `files` (the mean with the files' values) and `tuned`
-        over the seeds that both have, `ESTIMATE` of the differences, `trials` that the values were the best of. No
-        test: a verdict is of methods, not of their settings.
+        over the seeds that both have, `ESTIMATE` of the differences (n is 0 where there is no run with the files'
+        values), `trials` that the values were the best of. No test: a verdict is of methods, not of their settings.
     """
     keys = [*GROUP, "selection", "metric", "seed", "origin"]
     tuned = values[values["method"].str.endswith(SUFFIX)]
     files = values[[*keys, "method", "value"]].rename(columns={"value": "files", "method": "plain"})
     tuned = tuned.assign(plain=tuned["method"].str.removesuffix(SUFFIX))
-    pairs = tuned.merge(files, on=[*keys, "plain"], how="inner", validate="one_to_one")
+    pairs = tuned.merge(files, on=[*keys, "plain"], how="left", validate="one_to_one")
     names = [*GROUP, "selection", "metric", "method", "base", "modifier", "marks"]
     rows = [
         dict(zip(names, key, strict=True))
         | {
-            "trials": trials_of(str(part["marks"].iloc[0])),
+            "trials": trials_of(str(key[-1])),
             "files": part["files"].mean(),
             "tuned": part["value"].mean(),
         }
         | asdict(t_interval(part["value"] - part["files"]))
-        for key, part in pairs.groupby(names, sort=False)
+        for key, part in ((key, _shared(part)) for key, part in pairs.groupby(names, sort=False))
     ]
     found = pd.DataFrame(rows, columns=[*names, "trials", "files", "tuned", *ESTIMATE])
     return in_order(found) if len(found) else found
 
 
-def trials_of(marks: str) -> int | None:
-    """How many trials a row's values were the best of; None for one that was not tuned."""
-    found = TRIALS.search(marks)
-    return int(found[1]) if found else None
+def trials_of(marks: str) -> str:
+    """How many trials a row's values were the best of, as `8`, or `8 x 3` of three trainings; "" without tuning."""
+    found = BUDGET.search(marks)
+    return found[1] if found else ""
+
+
+def unequal_trials(values: pd.DataFrame) -> list[str]:
+    """A note where tuned methods of one base had other numbers of trials than each other; `values` as above."""
+    tuned = values[values["method"].str.endswith(SUFFIX)].drop_duplicates("method")
+    notes = []
+    for _, part in tuned.groupby("base", sort=False):
+        trials = {row["method"]: trials_of(row["marks"]) for row in part.to_dict("records")}
+        if len(set(trials.values())) > 1:
+            had = ", ".join(f"{method} {count}" for method, count in trials.items())
+            notes.append(f"Unequal numbers of trials ({had}): that alone can put one above another.")
+    return notes
+
+
+def _shared(part: pd.DataFrame) -> pd.DataFrame:
+    """The seeds with a partner; all, where none has one."""
+    paired = part.dropna(subset=["files"])
+    return paired if len(paired) else part

@@ -72,7 +72,7 @@ def command(**options: Any) -> int:  # noqa: ANN401 - click's options
     from dmlbench.matrix import Execution, data_folder
     from dmlbench.progress import plain_or_wide
     from dmlbench.store import Store
-    from dmlbench.tuned import FOLDER, default_path, write_tuned
+    from dmlbench.tuned import FOLDER, default_path, read_tuned, write_tuned
     from dmlbench.tuning import TRIALS, TuningRequest, plan_tuning
 
     console = plain_or_wide()
@@ -86,6 +86,8 @@ def command(**options: Any) -> int:  # noqa: ANN401 - click's options
     execution = Execution(store, request.data_dir, device, options["workers"], per_gpu=options["per_gpu"])
     path = default_path(options["results"])
     store.check_writable()
+    if path.is_file():
+        read_tuned(path)  # a damaged one is told of before the trials, not after
     with _alone(path.parent):
         found = _tune(console, subjects, options["trials"], execution)
         if found.entries:
@@ -150,6 +152,8 @@ def _print(console: "Console", found: "Tuning") -> None:
         table.add_row(*row, _in_words(entry.values))
     if found.entries:
         console.print(table)
+    for note in found.notes:
+        console.print(note, markup=False, soft_wrap=True)
     for failure in found.failures:
         console.print(f"failed: {failure}", markup=False, soft_wrap=True)
 

@@ -12,6 +12,7 @@ from dmlbench.analysis.estimates import SELECTIONS, UNTRAINED, accuracy, seed_va
 from dmlbench.analysis.groups import Group, arrange, check_unambiguous, groups
 from dmlbench.analysis.order import in_order
 from dmlbench.analysis.overhead import overhead
+from dmlbench.analysis.tuning import unequal_trials
 from dmlbench.report.naming import percent, plain, points
 from dmlbench.report.tables.notes import few_seeds, mark_signs, other_machines, other_starts, signed, without_base
 
@@ -43,7 +44,7 @@ def comparison(results: pd.DataFrame, selection: str = "last") -> list[Renderabl
             group,
             selection,
             *(group.of(frame) for frame in (means, paired, times)),
-            unpaired=other_starts(group.of(values)),
+            unpaired=[*other_starts(group.of(values)), *unequal_trials(group.of(values))],
         )
     ]
 

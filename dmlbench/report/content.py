@@ -13,6 +13,7 @@ import pandas as pd
 from dmlbench.analysis.comparisons import to_base
 from dmlbench.analysis.estimates import SELECTIONS, UNTRAINED, selections_of, verdict_selection
 from dmlbench.analysis.groups import Group, groups
+from dmlbench.analysis.tuning import unequal_trials
 from dmlbench.measurement import Measurement
 from dmlbench.readouts import is_of_one_member
 from dmlbench.report.canvas import Plot, limits_of
@@ -119,11 +120,15 @@ class _Group:
         return Section(
             self.group.slug,
             self.group.title,
-            " ".join([facts, *other_starts(self.group.of(self.numbers.seeds))]),
+            " ".join([facts, *self._notes()]),
             [part for part in parts if part.pictures or part.tables],
             self.group,
             verdicts(self.group, found, self.numbers.overhead),
         )
+
+    def _notes(self) -> list[str]:
+        values = self.group.of(self.numbers.seeds)
+        return [*other_starts(values), *unequal_trials(values)]
 
     def _accuracy(self, selection: str, folded: bool) -> Part:
         """Accuracy and differences under one choice of the epoch."""

@@ -15,8 +15,8 @@ READING = (
         "nor refutes a paper."
     ),
     (
-        "A row {tuned} took the best of its trials on held-out training classes, as many for a base as for what "
-        "modifies it, and is compared with its tuned base."
+        "A row {tuned} took the best of its trials on held-out training classes (its marks say of how many) and is "
+        "compared with its tuned base."
     ),
     "A row marked “new” is of a method that stands in no paper: it is proposed here, or by whoever wrote its file.",
 )

@@ -134,9 +134,13 @@ def commands(arranged: pd.DataFrame, specs: Specs, kept: Collection[str]) -> lis
         kept: The folders that hold embeddings.
     """
     methods: dict[tuple[_Matrix, str], list[int]] = {}
+    trials = False
     for folder in done(arranged)["folder"].unique():
         cell = specs[folder]
         data = cell.dataset
+        if data.held_out:  # no run makes it
+            trials = True
+            continue
         words = (f"{data.name}=FOLDER" if data.root else data.name, *(["--skip-bad"] if data.skipped else []))
         place = _Matrix(
             cell.protocol.name, cell.overrides, words, own_files=_needs_own_files(cell), kept=folder in kept,
@@ -147,6 +151,7 @@ def commands(arranged: pd.DataFrame, specs: Specs, kept: Collection[str]) -> lis
     for (place, method), seeds in sorted(methods.items()):
         lines.setdefault(replace(place, seeds=tuple(sorted(seeds))), []).append(method)
     notes = {
+        "# trials on held-out training classes are made by `dmlbench tune`": trials,
         "# METHODS: the folder of the method files that are not shipped": any(line.own_files for line in lines),
         "# tuned.yaml: what `dmlbench tune` wrote, in tuning/ of its results folder": any(line.tuned for line in lines),
     }

@@ -57,9 +57,9 @@ def experiment_name(protocol: str, dataset: str) -> str:
 
 def experiment_of(client: "MlflowClient", cell: Cell) -> str:
     """The id of a cell's experiment, which is made and described where it is not."""
-    found = _found_or_made(client, experiment_name(cell.protocol.name, cell.dataset.name))
+    found = _found_or_made(client, experiment_name(cell.protocol.name, cell.dataset.label))
     experiment = str(found.experiment_id)
-    tags = {"dataset": cell.dataset.name, "protocol": cell.protocol.name, **view_tags(found.creation_time or 0)}
+    tags = {"dataset": cell.dataset.label, "protocol": cell.protocol.name, **view_tags(found.creation_time or 0)}
     changed = _changed(cell)
     described = found.tags.get(CHANGED, "")
     # Whoever comes with fewer settings of his own knows more of the protocol; what a user wrote meanwhile stays.

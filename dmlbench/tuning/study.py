@@ -10,14 +10,17 @@ from pathlib import Path
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.trial import TrialState, create_trial
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from dmlbench.errors import UserError
 from dmlbench.method_file import Search
 from dmlbench.spec import Scalar
 
 SEED = 1000  # of the first trial's sampler; also of what a trial trains with: reported runs count their seeds from 0
-AT_RANDOM = 5  # trials before the tree-structured Parzen estimator (Bergstra et al. 2011) has its say
+AT_RANDOM = 5  # trials, the first among them, before the tree-structured Parzen estimator (Bergstra et al. 2011)
+WORST = 0.0  # R@1 as which the sampler sees a training that diverged: it would not learn from one without a value
 DIGITS = 4  # of a suggested value: it can be read, and a library that rounds otherwise changes nothing
+NOTHING: Mapping[str, str] = {}
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -32,8 +35,19 @@ class Trial:
 
 
 def open_storage(path: Path) -> optuna.storages.BaseStorage:
-    """An Optuna storage in an SQLite file, which Optuna's own tools can read."""
-    return optuna.storages.RDBStorage(f"sqlite:///{path}")
+    """An Optuna storage in an SQLite file, which Optuna's own tools can read.
+
+    Raises:
+        UserError: where the file is none, or of an Optuna that this one does not know.
+    """
+    try:
+        return optuna.storages.RDBStorage(f"sqlite:///{path}")
+    except Exception as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"{path}: not a storage that Optuna {optuna.__version__} can open ({reason})",
+            hint="move it away: trials that are done are not trained again",
+        ) from error
 
 
 class Study:
@@ -53,8 +67,10 @@ class Study:
         searches: Mapping[str, Search],
         first: Mapping[str, Scalar],
     ) -> None:
-        self.searches, self.first = searches, dict(first)
-        self._distributions = {key: _distribution(search) for key, search in searches.items()}
+        whole = {key for key, search in searches.items() if search.is_whole(first[key])}
+        self.searches = searches
+        self.first = {key: value if key in whole else _real(value) for key, value in first.items()}
+        self._distributions = {key: _distribution(search, key in whole) for key, search in searches.items()}
         self._study = optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
 
     def trials(self) -> list[Trial]:
@@ -71,16 +87,25 @@ class Study:
             return self.first
         sampler = optuna.samplers.TPESampler(seed=SEED + len(finished), n_startup_trials=AT_RANDOM)
         study = optuna.create_study(direction="maximize", sampler=sampler)
-        study.add_trials(finished)
+        study.add_trials([_scored(trial) for trial in finished])
         suggested = study.ask(self._distributions).params
         return {key: _rounded(value, self.searches[key]) for key, value in suggested.items()}
 
-    def tell(self, values: Mapping[str, Scalar], score: float | None) -> None:
-        """Keep a finished trial."""
+    def tell(self, values: Mapping[str, Scalar], score: float | None, made_with: Mapping[str, str] = NOTHING) -> None:
+        """Keep a finished trial, and what it was made with."""
         state = TrialState.FAIL if score is None else TrialState.COMPLETE
+        attributes = {"optuna": optuna.__version__} | dict(made_with)
         self._study.add_trial(
-            create_trial(state=state, value=score, params=dict(values), distributions=self._distributions)
+            create_trial(
+                state=state, value=score, params=dict(values), distributions=self._distributions, user_attrs=attributes
+            )
         )
+
+    def made_with(self, trials: int) -> dict[str, tuple[str, ...]]:
+        """What any of the first `trials` was made with, by what it is: one value each, where nothing changed."""
+        attributes = [trial.user_attrs for trial in self._study.get_trials(deepcopy=False)[:trials]]
+        keys = {key for own in attributes for key in own}
+        return {key: tuple(sorted({str(own[key]) for own in attributes if key in own})) for key in keys}
 
     def best(self, trials: int) -> Trial | None:
         """The best of the first `trials`, and of equal ones the earliest; None where all diverged."""
@@ -88,12 +113,21 @@ class Study:
         return max(scored, key=lambda item: item[:2])[2] if scored else None
 
 
-def _distribution(search: Search) -> BaseDistribution:
+def _distribution(search: Search, whole: bool) -> BaseDistribution:
     if search.low is None or search.high is None:
         return CategoricalDistribution(search.choices)
-    if isinstance(search.low, int) and isinstance(search.high, int):
-        return IntDistribution(search.low, search.high, log=search.log)
-    return FloatDistribution(search.low, search.high, log=search.log)
+    if whole:
+        return IntDistribution(int(search.low), int(search.high), log=search.log)
+    return FloatDistribution(float(search.low), float(search.high), log=search.log)
+
+
+def _scored(trial: FrozenTrial) -> FrozenTrial:
+    value = WORST if trial.value is None else trial.value
+    return create_trial(value=value, params=trial.params, distributions=trial.distributions)
+
+
+def _real(value: Scalar) -> Scalar:
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 def _rounded(value: Scalar, search: Search) -> Scalar:

@@ -5,15 +5,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dmlbench import matrix
+from dmlbench.data.catalogue import family_of
 from dmlbench.data.family import Log
 from dmlbench.errors import UserError
 from dmlbench.method_file import Search
 from dmlbench.registry import MethodSettings, Registry
 from dmlbench.spec import Cell, DatasetSpec, MethodSpec, ProtocolSpec, Scalar, digest, protocol_identity
+from dmlbench.tuned import KINDS
 from dmlbench.tuning.study import SEED
 
 HELD_OUT = 0.2  # of the training classes, where the protocol holds out none itself
-KINDS = ("loss", "distillation")
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class Subject:
     searches: dict[str, Search]
     seeds: tuple[int, ...]
     registry: Registry
+    overrides: tuple[str, ...] = ()
 
     @property
     def label(self) -> str:
@@ -88,9 +90,10 @@ class Subject:
     def cells(self, number: int, values: Mapping[str, Scalar]) -> list[Cell]:
         """A trial's trainings, one a seed."""
         own = {kind: {k.partition(".")[2]: v for k, v in values.items() if k.startswith(kind)} for kind in KINDS}
-        settings = MethodSettings(own["loss"], own["distillation"], f"trial {number} of tuning")
+        source, where = f"trial {number + 1} of tuning", f"{self.label}, search of"
+        settings = MethodSettings(own["loss"], own["distillation"], source, where)
         method = self.registry.resolve(self.method.name, self.dataset.name, self.protocol.name, settings)
-        changed = tuple(sorted(f"{key}={value}" for key, value in values.items()))
+        changed = tuple(sorted((*self.overrides, *(f"{key}={value}" for key, value in values.items()))))
         return [Cell(method, self.trial_dataset, self.trial_protocol, seed, changed) for seed in self.seeds]
 
 
@@ -114,19 +117,42 @@ def plan_tuning(request: TuningRequest, log: Log) -> list[Subject]:
                 hint="give one `search: {low: ..., high: ...}` in its file; see CONTRIBUTING.md",
             )
     subjects = [
-        Subject(cell.method, cell.dataset, cell.protocol, registry.searches(cell.method.name), seeds, registry)
+        Subject(
+            cell.method, cell.dataset, cell.protocol, registry.searches(cell.method.name), seeds, registry,
+            cell.overrides,
+        )
         for cell in matrix.plan(plain, log)
-    ]
+    ]  # fmt: skip
     for subject in subjects:
-        _check_first(subject)
+        _check_values(subject)
+        _check_classes(subject, request.data_dir)
     return subjects
 
 
-def _check_first(subject: Subject) -> None:
-    for key, value in subject.values().items():
+def _check_values(subject: Subject) -> None:
+    """The files' values lie in their ranges, and the class takes both ends of each: also of a pinned file's."""
+    own = subject.values()
+    for key, value in own.items():
         if not subject.searches[key].holds(value):
             raise UserError(
                 f"{subject.label}: {key}: its search ({subject.searches[key]}) does not hold {value}, the value of its "
                 "file, which the first trial takes",
                 hint="widen the search in the file",
             )
+        for end in subject.searches[key].ends():
+            subject.cells(0, own | {key: end})
+
+
+def _check_classes(subject: Subject, data_dir: Path | None) -> None:
+    """A folder of the user's may have too few training classes for some to be held out; published sets have not."""
+    if subject.dataset.root is None:
+        return
+    train, _ = family_of(subject.dataset).read(data_dir, lambda _: None)
+    count = len(train.class_names)
+    held_out = max(2, round(subject.held_out * count))
+    if count - held_out < 2:
+        raise UserError(
+            f"{subject.dataset.name}: its {count} training classes are too few for tuning, which holds out {held_out} "
+            "of them and trains on two at least",
+            hint="train on more classes, or hold out fewer with --set validation.classes=FRACTION",
+        )

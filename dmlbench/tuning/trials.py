@@ -5,27 +5,27 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from statistics import fmean
 
-import optuna
-
 from dmlbench import matrix
+from dmlbench.analysis.groups import without_paths
 from dmlbench.interrupts import Interrupts
-from dmlbench.provenance import code_digest, git_state
 from dmlbench.spec import Cell
-from dmlbench.store import Record, Store
+from dmlbench.store import Record
 from dmlbench.tuned import Tuned, identity_of
 from dmlbench.tuning.study import Study, Trial, open_storage
 from dmlbench.tuning.subject import Subject
 
 Shown = Callable[[Sequence[Cell]], AbstractContextManager[matrix.Observer]]
+TRANSIENT = ("memory", "died", "storage")
 TRIALS, STORAGE = "trials", "studies.db"
 
 
 @dataclass(frozen=True)
 class Tuning:
-    """What came of it: an entry for each subject that had its trials, and why others had not."""
+    """What came of it: an entry for each subject that had its trials, why others had not, and what else to know."""
 
     entries: list[Tuned]
     failures: list[str]
+    notes: list[str]
 
 
 def tune(
@@ -61,15 +61,17 @@ def tune(
         for subject, study, values in due:
             found = [execution.store.record(cell) for cell in subject.cells(number, values)]
             if wrong := _wrong(found):
-                failures.append(f"{subject.label}, trial {number + 1}: {wrong}; the same command tries again")
+                failures.append(f"{subject.label}, trial {number + 1}: {wrong}")
                 continue
-            study.tell(values, _score(found))
+            study.tell(values, _score(found), _made_with(found))
             tell(subject, study.trials()[number])
     whole = [(subject, study) for subject, study in studies if len(study.trials()) >= trials]
     scored = [(subject, study) for subject, study in whole if study.best(trials)]
     diverged = [subject.label for subject, study in whole if not study.best(trials)]
     failures += [f"{label}: all {trials} trials diverged" for label in diverged]
-    return Tuning([_entry(*pair, trials, command, execution.store) for pair in scored], failures)
+    more = {subject.label: count for subject, study in whole if (count := len(study.trials())) > trials}
+    notes = [f"{label}: {count} trials are there; the first {trials} count" for label, count in more.items()]
+    return Tuning([_entry(*pair, trials, command) for pair in scored], failures, notes)
 
 
 def _run(
@@ -99,7 +101,10 @@ def _wrong(records: Sequence[Record | None]) -> str:
     if any(record is None for record in records):
         return "was not trained to its end"
     errors = [record.summary["error"] for record in records if record and not _ended(record)]
-    return f"{errors[0]['kind']}: {errors[0]['message']}" if errors else ""
+    if not errors:
+        return ""
+    again = "; the same command tries again" if errors[0]["kind"] in TRANSIENT else ""
+    return f"{errors[0]['kind']}: {errors[0]['message']}{again}"
 
 
 def _score(records: Sequence[Record | None]) -> float | None:
@@ -110,8 +115,9 @@ def _score(records: Sequence[Record | None]) -> float | None:
     return fmean(summary["selections"]["last"]["metrics"]["recall_at_1"] for summary in summaries)
 
 
-def _entry(subject: Subject, study: Study, trials: int, command: str, store: Store) -> Tuned:
-    first, best = study.trials()[0], study.best(trials)
+def _entry(subject: Subject, study: Study, trials: int, command: str) -> Tuned:
+    first, best, made_with = study.trials()[0], study.best(trials), study.made_with(trials)
+    identity = identity_of(subject.method, subject.dataset, subject.protocol)
     assert best is not None and best.score is not None  # noqa: S101, PT018 - narrows the type: only such come here
     return Tuned(
         method=subject.method.name,
@@ -122,19 +128,23 @@ def _entry(subject: Subject, study: Study, trials: int, command: str, store: Sto
         best=best.number,
         recall_at_1=round(best.score, 6),
         recall_at_1_of_files=None if first.score is None else round(first.score, 6),
-        **identity_of(subject.method, subject.dataset, subject.protocol),
+        dataset_version=identity["dataset_version"],
+        protocol_hash=identity["protocol_hash"],
+        method_hash=identity["method_hash"],
         held_out=subject.held_out,
         seeds=subject.seeds,
         search=subject.searches,
-        optuna=optuna.__version__,
-        code=code_digest(),
-        commit=git_state().get("commit"),
-        device=_device(store, subject.cells(best.number, best.values)[0]),
-        command=command,
+        optuna=made_with["optuna"],
+        code=made_with["code"],
+        device=made_with["device"],
+        command=without_paths(command),
     )
 
 
-def _device(store: Store, cell: Cell) -> str:
-    record = store.record(cell)
-    found = record.summary["environment"] if record else {}
-    return str(found.get("gpu") or found.get("cpu") or "unknown")
+def _made_with(records: Sequence[Record | None]) -> dict[str, str]:
+    """Code and device of a trial's trainings."""
+    summaries = [record.summary for record in records if record]
+    codes = {str(summary.get("code", {}).get("digest", "unknown")) for summary in summaries}
+    environments = [summary["environment"] for summary in summaries]
+    devices = {str(own.get("gpu") or own.get("cpu") or "unknown") for own in environments}
+    return {"code": ", ".join(sorted(codes)), "device": ", ".join(sorted(devices))}

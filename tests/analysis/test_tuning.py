@@ -2,8 +2,10 @@ import pandas as pd
 import pytest
 from fake_values import values
 
-from dmlbench.analysis.tuning import trials_of, tuned_beside_files
+from dmlbench.analysis.groups import Group
+from dmlbench.analysis.tuning import trials_of, tuned_beside_files, unequal_trials
 from dmlbench.registry import TUNED_MARK
+from dmlbench.report.tables.tuning import tuning_table
 
 
 def tuned(own: pd.DataFrame, trials: int = 8) -> pd.DataFrame:
@@ -19,17 +21,31 @@ def test_differences_are_formed_by_seed():
     row = found.loc["ms{tuned}"]
     assert (row["files"], row["tuned"], row["mean"]) == pytest.approx((0.61, 0.63, 0.02))
     assert row["low"] < 0.02 < row["high"]
-    assert (row["n"], row["trials"]) == (3, 8)
+    assert (row["n"], row["trials"]) == (3, "8")
     assert found.loc["ms+psd{tuned}", "mean"] == pytest.approx(0.2)
 
 
-def test_what_was_not_tuned_or_has_no_partner_has_no_row():
+def test_what_was_not_tuned_has_no_row_and_what_has_no_partner_no_difference():
     assert tuned_beside_files(values({"ms": [0.6, 0.7]})).empty
-    assert tuned_beside_files(tuned(values({"ms": [0.6, 0.7]}))).empty
     other = tuned(values({"ms": [0.6, 0.7]})).assign(origin="cuda")
-    assert tuned_beside_files(pd.concat([values({"ms": [0.6, 0.7]}), other])).empty
+    for alone in (tuned(values({"ms": [0.6, 0.7]})), pd.concat([values({"ms": [0.6, 0.7]}), other])):
+        (row,) = tuned_beside_files(alone).to_dict("records")
+        assert row["tuned"] == pytest.approx(0.65)
+        assert row["n"] == 0
+        assert pd.isna(row["files"])
+        table = tuning_table(Group("p", "", "d"), tuned_beside_files(alone))
+        assert [entry.text for entry in table.rows[0]] == ["ms{tuned}", "8", "0", "–", "65.00", "–"]
 
 
 def test_the_number_of_trials_stands_in_the_marks():
-    assert trials_of(f"new: in no paper; {TUNED_MARK.format(16)}") == 16
-    assert trials_of("untuned: nothing published") is None
+    assert trials_of(f"new: in no paper; {TUNED_MARK.format(16)}") == "16"
+    assert trials_of(TUNED_MARK.format("16 x 3")) == "16 x 3"
+    assert trials_of("untuned: nothing published") == ""
+
+
+def test_unequal_budgets_are_told_of():
+    ms, psd = tuned(values({"ms": [0.6]}), 4), tuned(values({"ms+psd": [0.6]}), 8)
+    (note,) = unequal_trials(pd.concat([ms, psd]))
+    assert note.startswith("Unequal numbers of trials (ms{tuned} 4, ms+psd{tuned} 8)")
+    assert unequal_trials(pd.concat([ms, tuned(values({"ms+psd": [0.6]}), 4)])) == []
+    assert unequal_trials(values({"ms": [0.6], "ms+psd": [0.6]})) == []

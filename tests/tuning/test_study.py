@@ -2,6 +2,7 @@ import math
 
 import pytest
 
+from dmlbench.errors import UserError
 from dmlbench.method_file import Search
 from dmlbench.tuning import Study, Trial, open_storage
 
@@ -86,6 +87,47 @@ def test_a_diverged_trial_counts_and_never_wins(tmp_path):
     assert [trial.score for trial in own.trials()] == [None, 0.3, 0.5, 0.5]
     assert own.best(1) is None
     assert own.best(4).number == 2  # of equal ones the earliest
+
+
+def test_the_sampler_learns_from_trainings_that_diverge(tmp_path):
+    """A trial without a value would be none to it: it would look where all diverges as often as elsewhere, for ever."""
+    search = {"distillation.lambda": Search(low=0.1, high=1000, log=True)}
+    own = Study(open_storage(tmp_path / "a.db"), "a", search, {"distillation.lambda": 75.0})
+    for _ in range(30):
+        values = own.suggest()
+        own.tell(values, None if values["distillation.lambda"] > 10 else 0.5)
+    later = [trial.score for trial in own.trials()[10:]]
+    assert sum(score is None for score in later) < 5  # a half by chance
+
+
+def test_what_is_searched_by_whole_numbers(tmp_path):
+    """Ends that are written as whole numbers are ends of a range of reals, where the value is one."""
+    search = {"loss.scale": Search(low=1, high=32, log=True), "distillation.period": Search(low=1, high=4)}
+    own = Study(open_storage(tmp_path / "a.db"), "a", search, {"loss.scale": 2.5, "distillation.period": 2})
+    for _ in range(8):
+        own.tell(own.suggest(), 0.5)
+    assert own.trials()[0].values == {"loss.scale": 2.5, "distillation.period": 2}
+    assert any(trial.values["loss.scale"] % 1 for trial in own.trials()[1:])
+    assert all(isinstance(trial.values["distillation.period"], int) for trial in own.trials())
+    whole = Study(open_storage(tmp_path / "a.db"), "b", search, {"loss.scale": 8.0, "distillation.period": 2})
+    whole.tell(whole.suggest(), 0.5)
+    assert isinstance(whole.trials()[0].values["loss.scale"], float)  # another type would be another cell
+
+
+def test_what_trials_were_made_with(tmp_path):
+    own = study(tmp_path / "a.db")
+    for code in ("new", "old", "new"):
+        own.tell(own.suggest(), 0.5, {"code": code, "device": "a CPU"})
+    assert own.made_with(1)["code"] == ("new",)
+    assert own.made_with(3)["code"] == ("new", "old")
+    assert own.made_with(3)["device"] == ("a CPU",)
+    assert len(own.made_with(3)["optuna"]) == 1
+
+
+def test_a_file_that_is_no_storage(tmp_path):
+    (tmp_path / "a.db").write_text("no database at all, but long enough to be looked at as one" * 20)
+    with pytest.raises(UserError, match="not a storage that Optuna"):
+        open_storage(tmp_path / "a.db")
 
 
 def test_studies_of_one_storage_do_not_mix(tmp_path):

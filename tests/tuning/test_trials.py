@@ -2,9 +2,11 @@
 
 import dataclasses
 import math
+import re
 import shutil
 
 import pytest
+from PIL import Image
 
 from dmlbench import matrix
 from dmlbench.errors import UserError
@@ -104,6 +106,9 @@ def test_every_method_has_the_same_number_of_trials(trainings, tmp_path):
     assert len(trainings.cells) == 18
     run(tmp_path, 7)
     assert len(trainings.cells) == 21
+    fewer = run(tmp_path, 2)
+    assert {entry.trials for entry in fewer.entries} == {2}
+    assert fewer.notes == [f"{name} on glyphs: 7 trials are there; the first 2 count" for name in METHODS]
 
 
 def test_trials_are_scored_on_training_classes_alone(trainings, tmp_path):
@@ -113,6 +118,10 @@ def test_trials_are_scored_on_training_classes_alone(trainings, tmp_path):
     assert {(cell.protocol.training.epochs, cell.protocol.evaluation.every) for cell in trainings.cells} == {(4, 4)}
     assert {cell.seed for cell in trainings.cells} == {1000, 1001}
     assert len({cell.hash for cell in trainings.cells}) == len(trainings.cells) == 12
+    for cell in trainings.cells:
+        assert cell.overrides[-2:] == ("training.epochs=4", "validation.classes=0.3")
+        assert f"loss.margin={cell.method.loss.values()['margin']}" in cell.overrides
+        assert cell.index()["dataset"] == "glyphs (tested on 30% of its training classes)"
 
 
 def test_a_trial_counts_by_the_mean_over_its_seeds(trainings, tmp_path):
@@ -208,3 +217,69 @@ def test_what_cannot_be_tuned(tmp_path):
     )
     with pytest.raises(UserError, match="plain: none of its values has a search range"):
         plan_tuning(TuningRequest(("plain",), ("glyphs",), methods_dir=folder), lambda _: None)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("loss.margin:", "margin:", "'margin' must be loss.NAME or distillation.NAME"),
+        ("loss.margin:", "loss.marign:", "unknown value 'loss.marign'; did you mean 'loss.margin'"),
+        ("loss.margin:", "distillation.lambda:", "unknown value 'distillation.lambda'"),
+        (
+            "loss.margin: ",
+            "loss.margin: -",
+            "triplet on glyphs: loss: parameters: margin: Input should be greater than 0",
+        ),
+        ("version: 1", "version: 2", "version"),
+        ("trials: 2", "trial: 2", "unknown key 'trial'"),
+    ],
+)
+def test_an_overlay_that_was_edited(old, new, message, trainings, tmp_path):
+    path = default_path(tmp_path)
+    write_tuned(path, run(tmp_path, 2, ("triplet",)).entries)
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+    with pytest.raises(UserError, match=re.escape(message)) as caught:
+        plan(Request(("triplet",), ("glyphs",), (0,), tuned=path))
+    assert str(path) in str(caught.value)
+    assert "--set" not in str(caught.value).partition("; ")[0]
+
+
+def test_protocols_of_other_settings_have_entries_of_their_own(trainings, tmp_path):
+    path = default_path(tmp_path)
+    for settings in ((), ("training.epochs=4",)):
+        write_tuned(path, run(tmp_path, 2, ("triplet",), settings=settings).entries)
+    assert len(read_tuned(path).entries) == 2
+    for settings in ((), ("training.epochs=4",), ("evaluation.every=1",)):  # what is measured changes no training
+        (cell,) = plan(Request(("triplet",), ("glyphs",), (0,), settings=settings, tuned=path))
+        assert cell.method.tuned == 2
+
+
+def test_several_trainings_a_trial_stand_in_the_mark(trainings, tmp_path):
+    path = default_path(tmp_path)
+    write_tuned(path, run(tmp_path, 2, ("triplet",), seeds=3).entries)
+    (cell,) = plan(Request(("triplet",), ("glyphs",), (0,), tuned=path))
+    assert cell.method.marks == ("tuned: best of 2 x 3 trials on held-out training classes",)
+
+
+def test_a_pinned_search_that_its_class_refuses_is_found_before_any_trial(trainings, tmp_path):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "triplet+psd.yaml").write_text(
+        "name: triplet+psd\ntitle: Pinned\nkind: pinned\ndistillation:\n"
+        "  lambda: {value: 5.0, source: a test, search: {choices: [5.0, -3.0]}}\n"
+    )
+    with pytest.raises(UserError, match=r"triplet\+psd on glyphs, search of distillation: parameters: lambda: "):
+        run(tmp_path, 2, ("triplet+psd",), methods_dir=folder)
+    assert trainings.cells == []
+
+
+def test_a_folder_with_too_few_classes_is_found_before_any_trial(trainings, tmp_path):
+    for name in "abcde":
+        (tmp_path / "leaves" / name).mkdir(parents=True)
+        for number in range(2):
+            Image.new("L", (16, 16), ord(name) + number).save(tmp_path / "leaves" / name / f"{number}.png")
+    asked = TuningRequest(("triplet",), (f"leaves={tmp_path / 'leaves'}",), protocol="conv4-64")
+    with pytest.raises(UserError, match="leaves: its 2 training classes are too few for tuning, which holds out 2"):
+        plan_tuning(asked, lambda _: None)
