@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from filelock import FileLock
 
 from dmlbench.tuned import read_tuned
 from tests.e2e.conftest import TINY, Command
@@ -44,6 +45,26 @@ def test_a_killed_tuning_ends_as_an_undisturbed_one(
     assert [entry.trials for entry in found[0]] == [5, 5]
 
     _a_run_takes_the_values(dmlbench, tmp_path)
+
+
+def test_two_tunings_of_one_folder(in_process: Command, tmp_path: Path) -> None:
+    folder = tmp_path / "results" / "runs" / "tuning"
+    folder.mkdir(parents=True)
+    with FileLock(folder / ".lock"):
+        refused = in_process(*TUNE)
+    assert refused.returncode == 2
+    assert "results/runs/tuning: another `dmlbench tune` is at it" in refused.stderr
+    assert not list(folder.rglob("spec.yaml"))
+
+
+def test_a_damaged_overlay_is_told_of_before_the_trials(in_process: Command, tmp_path: Path) -> None:
+    folder = tmp_path / "results" / "runs" / "tuning"
+    folder.mkdir(parents=True)
+    (folder / "tuned.yaml").write_text("version: 7\n")
+    refused = in_process(*TUNE)
+    assert refused.returncode == 2
+    assert "tuned.yaml: version" in refused.stderr
+    assert not list(folder.rglob("spec.yaml"))
 
 
 def _a_run_takes_the_values(dmlbench: Command, tmp_path: Path) -> None:

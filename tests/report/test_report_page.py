@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 import re
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import pytest
 from fake_results import make_cell, write_cell, write_failure
 
 from dmlbench.errors import UserError
-from dmlbench.registry import REPLACED
+from dmlbench.registry import REPLACED, TUNED_MARK
 from dmlbench.report.page import render
 from dmlbench.report.queries import Panels
 
@@ -265,6 +266,32 @@ def test_commands_name_the_users_own_files(tmp_path):
     assert run.format("triplet", "conv4-64 --methods-dir METHODS") in text
     assert "# METHODS: the folder of the method files that are not shipped\n" in text
     assert "the user's own triplet, not the shipped one" in text
+
+
+def test_tuned_methods_and_trials(tmp_path):
+    """Tuned rows beside the files' with trials, and trials, of which no `run` would be the same."""
+    for seed, name in itertools.product((0, 1, 2), ("ms", "ms+psd")):
+        write_cell(tmp_path, make_cell(name, seed))
+        cell = make_cell(name, seed)
+        trials = 8 if name == "ms" else 4
+        tuned = cell.method.model_copy(update={"tuned": trials, "marks": (TUNED_MARK.format(trials),)})
+        write_cell(tmp_path, dataclasses.replace(cell, method=tuned))
+    trial = make_cell("ms", 1000)
+    write_cell(tmp_path, dataclasses.replace(trial, dataset=trial.dataset.model_copy(update={"held_out": 0.2})))
+    text = (render(tmp_path, "r", tmp_path / "reports") / "report.md").read_text()
+    assert "| ms+psd{tuned} | ms{tuned} | 3 |" in text
+    assert "| ms+psd{tuned} | ms |" not in text
+    assert re.search(r"\| ms\{tuned\} \| 8 \| 3 \| \d\d\.\d\d \| \d\d\.\d\d \| [+−]", text)
+    assert "Unequal numbers of trials (ms{tuned} 8, ms+psd{tuned} 4)" in text
+    assert "glyphs (tested on 20% of its training classes)" in text
+    run = "dmlbench run --methods ms,ms+psd --datasets glyphs --protocol conv4-64"
+    commands = [line for line in text.splitlines() if line.startswith(("dmlbench run", "# t"))]
+    assert commands == [
+        f"{run} --seeds 3",
+        f"{run} --tuned tuned.yaml --seeds 3",
+        "# trials on held-out training classes are made by `dmlbench tune`",
+        "# tuned.yaml: what `dmlbench tune` wrote, in tuning/ of its results folder",
+    ]
 
 
 def test_methods_of_different_protocol_contents_are_not_compared(tmp_path):
