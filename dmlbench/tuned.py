@@ -106,7 +106,7 @@ def write_tuned(path: Path, entries: Sequence[Tuned]) -> None:
     file = TunedFile(entries=tuple(merged[place] for place in sorted(merged)))
     content = {"version": file.version} | file.model_dump(mode="json", exclude_defaults=True)
     head = "# Written by `dmlbench tune`, used by `dmlbench run --tuned`: the best of each method's trials on\n"
-    head += "# held-out training classes. The test classes were not looked at.\n"
+    head += "# held-out training classes. The test classes took no part.\n"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, head + yaml.safe_dump(content, sort_keys=False, width=120))
 

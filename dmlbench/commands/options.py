@@ -52,9 +52,11 @@ def protocol_option() -> Decorator:
     return click.option("--protocol", help=help_text)
 
 
-def set_option() -> Decorator:
+SET = "Override a protocol or method value, e.g. training.epochs=3 or distillation.lambda=10. Repeatable."
+
+
+def set_option(help_text: str = SET) -> Decorator:
     """`--set key.path=value`."""
-    help_text = "Override a protocol or method value, e.g. training.epochs=3 or distillation.lambda=10. Repeatable."
     return click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help=help_text)
 
 

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     "--seeds", type=click.IntRange(1), default=1, show_default=True, help="Trainings of a trial; their mean counts."
 )
 @protocol_option()
-@set_option()
+@set_option("Override a value of the protocol, e.g. training.epochs=3. Those of methods are searched. Repeatable.")
 @data_dir_option()
 @methods_dir_option()
 @results_option()
@@ -57,9 +57,9 @@ if TYPE_CHECKING:
 def command(**options: Any) -> int:  # noqa: ANN401 - click's options
     """Give every method the same number of trials to find its values, and write the best into tuned.yaml.
 
-    A trial trains on the training classes but for a fifth (or what validation.classes holds out) and counts by its R@1
-    there at the last epoch: the test classes are not looked at. The first takes the values of the method's files, the
-    others those of the ranges that the files declare under `search`; a modified method searches its base's, too.
+    A trial trains on all training classes except a held-out fifth (or what validation.classes holds out) and counts by
+    its R@1 there at the last epoch: the test classes take no part. The first takes the values of the method's files,
+    the others those of the ranges that the files declare under `search`; a modified method searches its base's, too.
 
     Whatever interrupts it, the same command goes on, and finds what it would have found; more --trials add to those
     that are there. Trials lie in tuning/ of the results folder, with tuned.yaml, which `dmlbench run --tuned` uses.
@@ -67,7 +67,7 @@ def command(**options: Any) -> int:  # noqa: ANN401 - click's options
     \b
     Examples:
       dmlbench tune --methods ms,ms+obdsd --datasets glyphs --trials 8
-      dmlbench tune --methods triplet,triplet+psd --datasets cub --trials 20 --set validation.classes=0.3
+      dmlbench tune --methods triplet,triplet+psd --datasets cub --trials 20 --seeds 3 --data-dir data
     """
     from dmlbench.matrix import Execution, data_folder
     from dmlbench.progress import plain_or_wide
