@@ -26,6 +26,35 @@ def names(_: click.Context, parameter: click.Parameter, value: str | tuple[str, 
     return tuple(parts)
 
 
+def methods_option(help_text: str = "Comma-separated, e.g. ms,ms+obdsd.") -> Decorator:
+    """`--methods A,B+C`."""
+    return click.option("--methods", required=True, multiple=True, callback=names, help=help_text)
+
+
+def datasets_option() -> Decorator:
+    """`--datasets X,NAME=FOLDER`."""
+    help_text = "Comma-separated names, NAME=FOLDER of images, or a YAML."
+    return click.option("--datasets", required=True, multiple=True, callback=names, help=help_text)
+
+
+def workers_option() -> Decorator:
+    """`--workers N`."""
+    most = "cores // threads of the protocol, which is the most; on CUDA --per-gpu a GPU"
+    return click.option("--workers", type=click.IntRange(1), help=f"Cells at a time [default: {most}].")
+
+
+def per_gpu_option() -> Decorator:
+    """`--per-gpu K`."""
+    help_text = "Cells at a time on one GPU."
+    return click.option("--per-gpu", type=click.IntRange(1), default=1, show_default=True, help=help_text)
+
+
+def skip_bad_option() -> Decorator:
+    """`--skip-bad`."""
+    help_text = "Leave out images that cannot be used; the version of the data says so."
+    return click.option("--skip-bad", is_flag=True, help=help_text)
+
+
 def results_option() -> Decorator:
     """`--results DIR`."""
     help_text = "Results folder."

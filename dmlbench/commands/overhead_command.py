@@ -11,7 +11,7 @@ from dmlbench.commands.options import (
     data_dir_option,
     device_option,
     methods_dir_option,
-    names,
+    methods_option,
     protocol_option,
     results_option,
     set_option,
@@ -27,7 +27,7 @@ PROCESSES, ROUNDS = 5, 10
 
 
 @click.command("overhead")
-@click.option("--methods", required=True, multiple=True, callback=names, help="Comma-separated; bases are added.")
+@methods_option("Comma-separated; bases are added.")
 @protocol_option()
 @click.option("--dataset", help="Measure on the images of this dataset.")
 @click.option("--synthetic", is_flag=True, help="Measure on random pixels of 100 classes [default].")

@@ -8,12 +8,17 @@ import click
 from dmlbench.commands.options import (
     checked_device,
     data_dir_option,
+    datasets_option,
     device_option,
     methods_dir_option,
+    methods_option,
     names,
+    per_gpu_option,
     protocol_option,
     results_option,
     set_option,
+    skip_bad_option,
+    workers_option,
 )
 
 if TYPE_CHECKING:
@@ -26,14 +31,8 @@ if TYPE_CHECKING:
 
 
 @click.command("run")
-@click.option("--methods", required=True, multiple=True, callback=names, help="Comma-separated, e.g. ms,ms+obdsd.")
-@click.option(
-    "--datasets",
-    required=True,
-    multiple=True,
-    callback=names,
-    help="Comma-separated names, NAME=FOLDER of images, or a YAML.",
-)
+@methods_option()
+@datasets_option()
 @click.option("--seeds", type=click.IntRange(1), help="How many seeds: 0 to N-1 [default: 6].")
 @click.option("--seed", "chosen", type=click.IntRange(0), multiple=True, help="One seed by its number. Repeatable.")
 @protocol_option()
@@ -57,12 +56,8 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Have MLflow sample this machine (processor, memory, disk, network). Such cells take part in no time ratio.",
 )
-@click.option(
-    "--workers",
-    type=click.IntRange(1),
-    help="Cells at a time [default: cores // threads of the protocol, which is the most; on CUDA --per-gpu a GPU].",
-)
-@click.option("--per-gpu", type=click.IntRange(1), default=1, show_default=True, help="Cells at a time on one GPU.")
+@workers_option()
+@per_gpu_option()
 @click.option(
     "--executor",
     type=click.Choice(["local", "ray"]),
@@ -79,7 +74,7 @@ if TYPE_CHECKING:
 @device_option()
 @click.option("--retry", type=click.Choice(["failed"]), help="Go on with failed cells, too, from their last epoch.")
 @click.option("--keep", callback=names, help="Keep weights, embeddings or both (comma-separated).")
-@click.option("--skip-bad", is_flag=True, help="Leave out images that cannot be used; the version of the data says so.")
+@skip_bad_option()
 @click.option("--dry-run", is_flag=True, help="Show the cells, their state and the time they will take.")
 def command(**options: Any) -> int:  # noqa: ANN401 - click's options
     """Train and score methods on datasets over seeds. Finished cells are never run again.

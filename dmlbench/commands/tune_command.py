@@ -11,12 +11,16 @@ import click
 from dmlbench.commands.options import (
     checked_device,
     data_dir_option,
+    datasets_option,
     device_option,
     methods_dir_option,
-    names,
+    methods_option,
+    per_gpu_option,
     protocol_option,
     results_option,
     set_option,
+    skip_bad_option,
+    workers_option,
 )
 
 if TYPE_CHECKING:
@@ -29,14 +33,8 @@ if TYPE_CHECKING:
 
 
 @click.command("tune")
-@click.option("--methods", required=True, multiple=True, callback=names, help="Comma-separated, e.g. ms,ms+obdsd.")
-@click.option(
-    "--datasets",
-    required=True,
-    multiple=True,
-    callback=names,
-    help="Comma-separated names, NAME=FOLDER of images, or a YAML.",
-)
+@methods_option()
+@datasets_option()
 @click.option("--trials", type=click.IntRange(2), required=True, help="Of every method, on every dataset.")
 @click.option(
     "--seeds", type=click.IntRange(1), default=1, show_default=True, help="Trainings of a trial; their mean counts."
@@ -46,14 +44,10 @@ if TYPE_CHECKING:
 @data_dir_option()
 @methods_dir_option()
 @results_option()
-@click.option(
-    "--workers",
-    type=click.IntRange(1),
-    help="Cells at a time [default: cores // threads of the protocol, which is the most; on CUDA --per-gpu a GPU].",
-)
-@click.option("--per-gpu", type=click.IntRange(1), default=1, show_default=True, help="Cells at a time on one GPU.")
+@workers_option()
+@per_gpu_option()
 @device_option()
-@click.option("--skip-bad", is_flag=True, help="Leave out images that cannot be used; the version of the data says so.")
+@skip_bad_option()
 def command(**options: Any) -> int:  # noqa: ANN401 - click's options
     """Give every method the same number of trials to find its values, and write the best into tuned.yaml.
 
