@@ -11,11 +11,11 @@ from dmlbench.atomic import write_atomically
 from dmlbench.dataset_spec import Section
 from dmlbench.errors import UserError, unknown_name
 from dmlbench.method_file import Search
+from dmlbench.protocol import METHOD_SECTIONS
 from dmlbench.registry import MethodSettings
 from dmlbench.schema import read_yaml, validate
 from dmlbench.spec import DatasetSpec, MethodSpec, ProtocolSpec, Scalar, digest, protocol_identity
 
-KINDS = ("loss", "distillation")
 FOLDER, FILE = "tuning", "tuned.yaml"  # of the results folder
 
 
@@ -58,7 +58,9 @@ class Tuned(Section):
     @field_validator("values")
     @classmethod
     def _of_parts(cls, values: dict[str, Scalar]) -> dict[str, Scalar]:
-        if wrong := [key for key in values if key.partition(".")[0] not in KINDS or not key.partition(".")[2]]:
+        if wrong := [
+            key for key in values if key.partition(".")[0] not in METHOD_SECTIONS or not key.partition(".")[2]
+        ]:
             raise ValueError(f"{wrong[0]!r} must be loss.NAME or distillation.NAME")
         return values
 
@@ -119,7 +121,7 @@ def settings_of(path: Path, method: MethodSpec, dataset: DatasetSpec, protocol: 
     """
     entry = _entry(path, method, dataset, protocol)
     parts = {"loss": method.loss, "distillation": method.distillation}
-    sections: dict[str, dict[str, Scalar]] = {kind: {} for kind in KINDS}
+    sections: dict[str, dict[str, Scalar]] = {kind: {} for kind in METHOD_SECTIONS}
     for key, value in entry.values.items():
         kind, _, name = key.partition(".")
         part = parts[kind]

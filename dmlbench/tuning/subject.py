@@ -9,9 +9,9 @@ from dmlbench.data.catalogue import family_of
 from dmlbench.data.family import Log
 from dmlbench.errors import UserError
 from dmlbench.method_file import Search
+from dmlbench.protocol import METHOD_SECTIONS
 from dmlbench.registry import MethodSettings, Registry
 from dmlbench.spec import Cell, DatasetSpec, MethodSpec, ProtocolSpec, Scalar, digest, protocol_identity
-from dmlbench.tuned import KINDS
 from dmlbench.tuning.study import SEED
 
 HELD_OUT = 0.2  # of the training classes, where the protocol holds out none itself
@@ -89,7 +89,9 @@ class Subject:
 
     def cells(self, number: int, values: Mapping[str, Scalar]) -> list[Cell]:
         """A trial's trainings, one a seed."""
-        own = {kind: {k.partition(".")[2]: v for k, v in values.items() if k.startswith(kind)} for kind in KINDS}
+        own = {
+            kind: {k.partition(".")[2]: v for k, v in values.items() if k.startswith(kind)} for kind in METHOD_SECTIONS
+        }
         source, where = f"trial {number + 1} of tuning", f"{self.label}, search of"
         settings = MethodSettings(own["loss"], own["distillation"], source, where)
         method = self.registry.resolve(self.method.name, self.dataset.name, self.protocol.name, settings)
@@ -103,7 +105,7 @@ def plan_tuning(request: TuningRequest, log: Log) -> list[Subject]:
     Raises:
         UserError: for any name or setting that is not valid, or a method that has nothing to search.
     """
-    if own := [setting for setting in request.settings if setting.startswith(KINDS)]:
+    if own := [setting for setting in request.settings if setting.startswith(METHOD_SECTIONS)]:
         raise UserError(f"--set {own[0]}: tuning chooses the values of methods", hint="--set takes the protocol's here")
     plain = matrix.Request(
         request.methods, request.datasets, (0,), request.protocol, request.settings, request.methods_dir,
