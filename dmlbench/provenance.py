@@ -26,7 +26,7 @@ def environment(device: str) -> dict[str, Any]:
     import torch
 
     gpu = _gpu(device)
-    parts = [platform.node(), cpu_model(), str(os.cpu_count()), gpu.get("gpu", "")]
+    parts = [platform.node(), cpu_model(), *_cpu_generation(), str(os.cpu_count()), gpu.get("gpu", "")]
     return {
         "machine": hashlib.sha256("|".join(parts).encode()).hexdigest()[:12],
         "device": device,
@@ -99,12 +99,26 @@ def git_state() -> dict[str, Any]:
 @cache
 def cpu_model() -> str:
     """The processor's name."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
+    if not (found := _cpuinfo()):
         return platform.processor() or platform.machine()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
+    return found.get("model name", platform.machine())
+
+
+def _cpu_generation() -> list[str]:
+    """What tells processors apart that virtual machines give one name, on hosts of one name."""
+    found = _cpuinfo()
+    return [found[key] for key in ("cpu family", "model", "stepping") if key in found]
+
+
+@cache
+def _cpuinfo() -> dict[str, str]:
+    """What Linux says of the first processor; empty elsewhere."""
+    try:
+        first = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n")[0]
+    except OSError:
+        return {}
+    pairs = (line.partition(":") for line in first.splitlines())
+    return {key.strip(): value.strip() for key, _, value in pairs}
 
 
 def weights_digest(model: "nn.Module") -> str:

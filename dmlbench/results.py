@@ -71,7 +71,9 @@ def _index(record: Record) -> dict[str, Any]:
 
 
 def _place(environment: dict[str, Any]) -> str | None:
-    machine, load = environment.get("machine"), [environment.get(key) for key in ("processes", "data_workers")]
+    # Its instructions, too: results of before the processor's generation was part of `machine` are still read.
+    machine, keys = environment.get("machine"), ("cpu_capability", "processes", "data_workers")
+    load = [environment.get(key) for key in keys]
     return None if machine is None else "/".join(str(part) for part in (machine, *load) if part is not None)
 
 

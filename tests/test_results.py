@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 import dmlbench
+from dmlbench import provenance
 from dmlbench.errors import UserError
 from dmlbench.provenance import of_all_attempts, place
 from dmlbench.results import INDEX, _origin, load_history, load_results
@@ -152,6 +153,21 @@ def test_a_cell_that_was_sampled_has_no_step_time(root, make_cell):
     last = load_results(root).query("selection == 'last'").set_index("seed")
     assert pd.isna(last.loc[0, "step_ms"])
     assert last.loc[1, "step_ms"] == 12.5
+
+
+def test_times_of_one_machine_name_with_other_instructions_do_not_compare(root, make_cell):
+    write(root, make_cell(seed=0), environment={"machine": "abc", "cpu_capability": "AVX2"})
+    write(root, make_cell(seed=1), environment={"machine": "abc", "cpu_capability": "AVX512"})
+    assert load_results(root)["machine"].nunique() == 2
+
+
+def test_processors_of_one_name_and_two_generations_are_two_machines(monkeypatch):
+    cpu = {"model name": "AMD EPYC", "cpu family": "25", "stepping": "1"}
+    seen = set()
+    for generation in ("1", "17", "17"):
+        monkeypatch.setattr(provenance, "_cpuinfo", lambda model=generation: cpu | {"model": model})
+        seen.add(provenance.environment("cpu")["machine"])
+    assert len(seen) == 2
 
 
 def test_a_cell_sampled_for_a_part_of_its_epochs_compares_with_no_other(make_cell):
