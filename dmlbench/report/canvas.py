@@ -99,8 +99,10 @@ def spoken(rows: pd.DataFrame, write: Callable[[float], str], unit: str, of: str
 def _label(name: str) -> str:
     if len(name) <= LABEL:
         return name
-    base, plus, modifier = name.partition("+")
-    return "\n".join(line for part in (base, plus + modifier) for line in textwrap.wrap(part, LABEL))
+    bare = name.removesuffix("*")  # the star of a verdict takes no room, and no line of its own
+    base, plus, modifier = bare.partition("+")
+    lines = [line for part in (base, plus + modifier) for line in textwrap.wrap(part, LABEL)]
+    return "\n".join(lines) + name[len(bare) :]
 
 
 def _spoken(row: pd.Series, write: Callable[[float], str], unit: str, of: str) -> str:

@@ -4,7 +4,7 @@ import pytest
 
 from dmlbench.analysis.groups import Group
 from dmlbench.analysis.order import BASES, MODIFIERS
-from dmlbench.report.canvas import limits_of
+from dmlbench.report.canvas import limits_of, row_canvas
 from dmlbench.report.figures import accuracy_plot, difference_plot, overhead_plot
 from dmlbench.report.pictures import inline, save
 from dmlbench.report.style import PALETTE, Look
@@ -76,6 +76,13 @@ def test_differences_are_drawn_in_points_around_zero():
     axes = plot.figure.axes[0]
     assert axes.get_xlim() == pytest.approx((-1, 3))
     assert "+1.00 points (95% interval −0.20 to +2.20, 3 seeds)" in plot.alt
+
+
+def test_the_star_of_a_verdict_stands_on_no_line_of_its_own():
+    names = ["triplet+independent{ensemble}*", "triplet+dm2{ensemble}*", "ms+obdsd"]
+    _, axes = row_canvas(names, ["title"])
+    labels = [label.get_text() for label in axes.get_yticklabels()]
+    assert labels == ["triplet\n+independent{ensemble}*", "triplet+dm2{ensemble}*", "ms+obdsd"]
 
 
 def test_overhead_bars_start_at_one():
