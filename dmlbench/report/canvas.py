@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from dmlbench.report.naming import MINUS
 from dmlbench.report.style import COLUMN, MUTED, PAPER
@@ -55,6 +56,17 @@ def write_title(figure: Figure, lines: Sequence[str]) -> None:
 def wrapped(parts: Sequence[str], width: float) -> list[str]:
     """Lines of a title that fit a figure `width` inches wide."""
     return [line for part in parts for line in textwrap.wrap(part, round(width * CHARACTERS_PER_INCH))]
+
+
+def legend_columns(handles: Sequence[Line2D], width: float) -> int:
+    """As many as fit side by side in `width` inches: an inch takes 15 characters, and a sign the room of eight."""
+    longest = max((len(str(handle.get_label())) for handle in handles), default=0)
+    return max(1, min(len(handles), round(15 * width) // (longest + 8)))
+
+
+def legend_rows(handles: Sequence[Line2D], width: float) -> int:
+    """Rows of such a legend."""
+    return -(-len(handles) // legend_columns(handles, width))
 
 
 def limits_of(estimates: pd.DataFrame, seeds: pd.Series, *, include: Sequence[float] = ()) -> tuple[float, float]:

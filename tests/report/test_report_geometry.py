@@ -11,7 +11,7 @@ from dmlbench.analysis.groups import Group
 from dmlbench.analysis.queries import Measured
 from dmlbench.report.figures.geometry import TOGETHER, embedding_plot, geometry_plot
 from dmlbench.report.pictures import save
-from dmlbench.report.style import RC, Look
+from dmlbench.report.style import PAPER, RC, Look
 from tests.kept import angles
 
 GROUP = Group("p", "", "d")
@@ -103,6 +103,14 @@ def test_only_the_last_epoch_counts_and_cells_without_a_metric_are_left_out():
     data = geometry_plot(GROUP, pd.concat([frame, other]), look(METHODS)).data
     assert set(data["method"]) == {"ms", "ms+psd"}
     assert data["recall_at_1"].max() < 1
+
+
+def test_an_ensemble_is_hollow_and_single_networks_are_left_out():
+    names = ("ms", *(f"ms+dm2{readout}" for readout in ("", "{ensemble}", "{member 1}", "{member 2}")))
+    plot = geometry_plot(GROUP, values(names), look(names))
+    assert set(plot.data["method"]) == {"ms", "ms+dm2", "ms+dm2{ensemble}"}
+    faces = [line.get_markerfacecolor() for line in marks(plot.figure.axes[0], size=6)]
+    assert [face == PAPER for face in faces] == [False, False, True]
 
 
 @pytest.mark.parametrize("names", [("ms",), METHODS, MANY, [f"ms+{'long' * n}" for n in range(1, 10)]])

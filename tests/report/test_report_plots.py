@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib import rc_context
 
 from dmlbench.analysis.groups import Group
 from dmlbench.report.figures import (
@@ -14,10 +15,10 @@ from dmlbench.report.figures import (
     selection_plot,
 )
 from dmlbench.report.figures.datasets import _cliques
-from dmlbench.report.style import INK, Look
+from dmlbench.report.style import INK, RC, Look
 
 GROUP = Group("p", "", "d")
-LOOK = Look.of(["ms", "triplet"], ["", "psd"])
+LOOK = Look.of(["ms", "triplet"], ["", "psd", "independent"])
 
 
 def estimates(*methods, **changes):
@@ -56,6 +57,16 @@ def test_the_plane_shows_gain_against_cost_of_the_methods_that_have_both():
     assert (float(mark.get_xdata()[0]), float(mark.get_ydata()[0])) == pytest.approx((1.3, 1.0))
     assert plot.alt.endswith("ms+psd +1.00 points at 1.30 times the step time.")
     assert plot.data["mean_cost"].tolist() == [1.3]
+
+
+def test_the_key_of_a_crowded_plane_lies_within_it():
+    names = [f"{base}+{name}" for base in ("ms", "triplet") for name in ("psd", "independent", "independent{ensemble}")]
+    ratios = estimates(*names).assign(mean=1.3, low=1.2, high=1.5)
+    with rc_context(RC):
+        figure = plane_plot(GROUP, "last", estimates(*names), ratios, LOOK).figure
+        figure.draw_without_rendering()
+        key = figure.legends[0].get_window_extent()
+    assert figure.bbox.x0 <= key.x0 < key.x1 <= figure.bbox.x1
 
 
 def test_selections_are_marks_on_one_line():

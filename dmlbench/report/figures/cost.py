@@ -20,6 +20,8 @@ from dmlbench.report.canvas import (
     Plot,
     edges,
     error_bounds,
+    legend_columns,
+    legend_rows,
     row_canvas,
     signed_ticks,
     spoken,
@@ -103,7 +105,7 @@ def overhead_plot(place: Named, ratios: pd.DataFrame, look: Look, clock: Clock =
         axes.axvline(1, color=INK, linewidth=0.9, zorder=4)
         ends = rows[["mean", "low", "high"]].to_numpy(float)
         low, high = min(1.0, np.nanmin(ends)), max(1.02, np.nanmax(ends))
-        axes.set_xlim(low - 0.03 * (high - low), high + 0.22 * (high - low))  # room for the ratio in words
+        axes.set_xlim(low - 0.03 * (high - low), high + 0.28 * (high - low))  # room for the ratio in words
         axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10], min_n_ticks=4))
         axes.set_xlabel("training-step time relative to base")
     return Plot(
@@ -167,17 +169,19 @@ def plane_plot(group: Group, selection: str, compared: pd.DataFrame, ratios: pd.
         [group.title, SELECTIONS[selection], "gain against cost, 95% t-intervals; (1, 0) is the base"], COLUMN
     )
     with rc_context(RC):
-        figure = Figure(figsize=(COLUMN, 2.3 + LINE * len(lines) + 0.16 * -(-len(both) // 2)))
+        figure = Figure()
         axes = figure.subplots()
         write_title(figure, lines)
         axes.grid()
         axes.axhline(0, color=INK, linewidth=0.9, zorder=1)
         axes.axvline(1, color=INK, linewidth=0.9, zorder=1)
         handles = [_point(axes, row, look) for _, row in both.iterrows()]
+        figure.set_size_inches(COLUMN, 2.3 + LINE * len(lines) + 0.16 * legend_rows(handles, COLUMN))
         signed_ticks(axes.yaxis)
         axes.set_xlabel("training-step time relative to base")
         axes.set_ylabel(f"{metric}, difference to base (points)")
-        figure.legend(handles=handles, loc="outside lower center", ncols=2, columnspacing=1, handletextpad=0.2)
+        ncols = legend_columns(handles, COLUMN)
+        figure.legend(handles=handles, loc="outside lower center", ncols=ncols, columnspacing=1, handletextpad=0.2)
     said = "; ".join(
         f"{row['method']} {points(row['mean'])} points at {plain(row['mean_cost'])} times the step time"
         for _, row in both.iterrows()

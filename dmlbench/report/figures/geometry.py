@@ -14,10 +14,10 @@ from matplotlib.ticker import MaxNLocator
 from dmlbench.analysis.groups import Group
 from dmlbench.analysis.order import MODIFIERS, in_order, rank
 from dmlbench.analysis.queries import Measured
-from dmlbench.readouts import of_kept_embeddings
-from dmlbench.report.canvas import LINE, Plot, wrapped, write_title
+from dmlbench.readouts import is_of_one_member, of_kept_embeddings
+from dmlbench.report.canvas import LINE, Plot, edges, legend_columns, legend_rows, wrapped, write_title
 from dmlbench.report.naming import percent
-from dmlbench.report.style import INK, MUTED, PAGE, PAPER, RC, Look
+from dmlbench.report.style import INK, MUTED, PAGE, RC, Look
 
 METRICS = {
     "spectral_decay": "spectral decay (0: all directions used alike)",
@@ -45,16 +45,17 @@ def geometry_plot(group: Group, values: pd.DataFrame, look: Look) -> Plot:
         look: Colours and markers.
 
     Returns:
-        The figure; its data has one row per method and seed.
+        The figure; its data has one row per method and seed, none of single networks of several.
     """
     last = values[(values["selection"] == "last") & values["metric"].isin([RECALL, *METRICS])]
+    last = last[~last["method"].map(is_of_one_member)]  # they have rows in every table, and here no sign of their own
     wide = last.pivot_table(values="value", index=[*METHOD, "seed"], columns="metric").reset_index().dropna()
     data = in_order(wide).rename_axis(columns=None).reset_index(drop=True)
     methods = data.drop_duplicates("method")
     with rc_context(RC):
         lines = wrapped([group.title, "last epoch; large: mean over seeds, small: seeds"], PAGE)
         legend = _handles(methods, look, lines=False)
-        figure = Figure(figsize=(PAGE, 2.2 + LINE * (len(lines) + _legend_rows(legend))))
+        figure = Figure(figsize=(PAGE, 2.2 + LINE * (len(lines) + legend_rows(legend, PAGE))))
         write_title(figure, lines)
         panels = figure.subplots(1, len(METRICS), sharey=True, gridspec_kw={"wspace": 0.06})
         for axes, (metric, words) in zip(panels, METRICS.items(), strict=True):
@@ -109,7 +110,7 @@ def embedding_plot(group: Group, cells: pd.DataFrame, measured: dict[str, Measur
     with rc_context(RC):
         lines = wrapped([group.title, "test embeddings of the last epoch, mean over seeds"], PAGE)
         legend = _handles(methods, look, lines=True) if len(rows) == 1 else _modifier_handles(methods, look)
-        figure = Figure(figsize=(PAGE, 0.2 + 1.75 * len(rows) + LINE * (len(lines) + _legend_rows(legend))))
+        figure = Figure(figsize=(PAGE, 0.2 + 1.75 * len(rows) + LINE * (len(lines) + legend_rows(legend, PAGE))))
         write_title(figure, lines)
         grid = figure.subplots(len(rows), len(PANELS), sharex="col", sharey="col", squeeze=False)
         for line, members in zip(grid, rows, strict=True):
@@ -207,15 +208,22 @@ def _ticks(low: float, high: float) -> list[float]:
 
 
 def _scatter(axes: Axes, x: pd.Series, y: pd.Series, mark: dict[str, Any]) -> None:
-    faint = {"alpha": 0.45, "markersize": 2.6, "markeredgewidth": 0, "linestyle": "none", "zorder": 2}
+    faint = {
+        "markerfacecolor": mark["color"],
+        "alpha": 0.45,
+        "markersize": 2.6,
+        "markeredgewidth": 0,
+        "linestyle": "none",
+        "zorder": 2,
+    }
     axes.plot(x, y, **(mark | faint))
     axes.plot(x.mean(), y.mean(), zorder=3, **mark)
 
 
 def _mark(methods: pd.DataFrame, name: str, look: Look) -> dict[str, Any]:
     row = methods[methods["method"] == name].iloc[0]
-    edge = {"markersize": 6, "markeredgecolor": PAPER, "markeredgewidth": 0.6}
-    return {"color": look.colour(row["base"]), "marker": look.marker(row["modifier"])} | edge
+    colour, face, marker = look.signs(row["base"], row["modifier"])
+    return {"color": colour, "marker": marker, "markersize": 6} | edges(colour, face)
 
 
 def _handles(methods: pd.DataFrame, look: Look, *, lines: bool) -> list[Line2D]:
@@ -234,18 +242,8 @@ def _modifier_handles(methods: pd.DataFrame, look: Look) -> list[Line2D]:
     return [Line2D([], [], color=MUTED, linestyle=look.line(name), label=labels[name]) for name in modifiers]
 
 
-def _legend_columns(handles: Sequence[Line2D]) -> int:
-    """As many as fit side by side: a page takes about 105 characters, and a sign takes the room of eight."""
-    longest = max(len(str(handle.get_label())) for handle in handles)
-    return max(1, min(len(handles), 105 // (longest + 8)))
-
-
-def _legend_rows(handles: Sequence[Line2D]) -> int:
-    return -(-len(handles) // _legend_columns(handles))
-
-
 def _legend(figure: Figure, handles: list[Line2D]) -> None:
-    figure.legend(handles=handles, loc="outside lower center", ncols=_legend_columns(handles), handlelength=2.8)
+    figure.legend(handles=handles, loc="outside lower center", ncols=legend_columns(handles, PAGE), handlelength=2.8)
 
 
 def _spoken(name: str, cells: Sequence[Measured]) -> str:
