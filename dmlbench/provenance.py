@@ -20,6 +20,9 @@ TRAINING_PATH = (
     "distillation", "evaluation", "losses", "training",
 )  # fmt: skip
 
+# Instructions, too: records of before `machine` told generations of processors apart are still read.
+PLACE = ("machine", "cpu_capability", "processes", "data_workers")
+
 
 def environment(device: str) -> dict[str, Any]:
     """The machine and the libraries; `machine` identifies it without naming it."""
@@ -49,7 +52,7 @@ def kind_of_machine(environment: dict[str, Any]) -> dict[str, str]:
 
 def place(environment: dict[str, Any]) -> str:
     """The machine and what shares it, for times are compared within one place only."""
-    shared = [str(environment.get(key)) for key in ("machine", "processes", "data_workers")]
+    shared = [str(environment[key]) for key in PLACE if environment.get(key) is not None]
     return "/".join([*shared, *(["system metrics"] if environment.get("system_metrics") else [])])
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import pandas as pd
 
+from dmlbench.provenance import place
 from dmlbench.readouts import FIRST, MEAN, by_readout, mark, named
 from dmlbench.store import DEFAULT_ROOT, Record, Store
 
@@ -70,13 +71,6 @@ def _index(record: Record) -> dict[str, Any]:
     return {key: cell[key] for key in (*INDEX, "hash")}
 
 
-def _place(environment: dict[str, Any]) -> str | None:
-    # Its instructions, too: results of before the processor's generation was part of `machine` are still read.
-    machine, keys = environment.get("machine"), ("cpu_capability", "processes", "data_workers")
-    load = [environment.get(key) for key in keys]
-    return None if machine is None else "/".join(str(part) for part in (machine, *load) if part is not None)
-
-
 def _origin(summary: dict[str, Any]) -> str:
     kind = str(summary["environment"].get("device", "")).partition(":")[0]
     data = summary.get("dataset", {}).get("fingerprint", "")[:16]
@@ -94,7 +88,7 @@ def record_rows(record: Record) -> list[dict[str, Any]]:
         # Whoever samples the machine takes from what is timed.
         "step_ms": None if environment.get("system_metrics") else timing.get("step_ms"),
         "train_seconds": timing.get("train_s"),
-        "machine": _place(environment),
+        "machine": place(environment) if environment.get("machine") else None,
         "origin": _origin(summary),
         "error": (summary.get("error") or {}).get("message"),
     }

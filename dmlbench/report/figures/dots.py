@@ -126,7 +126,7 @@ def optimism_plot(group: Group, optimism: pd.DataFrame, values: pd.DataFrame, lo
         axes.axvline(0, color=INK, linewidth=0.9, zorder=1)
         _dots(axes, rows, {str(name): part for name, part in added.groupby("method")}, look)
         signed_ticks(axes.xaxis)
-        axes.set_xlabel(f"{metric}, best test epoch − last (points)")
+        axes.set_xlabel(f"{metric}, best test epoch\n− last (points)")
     return Plot(
         figure,
         f"optimism_{group.slug}",
