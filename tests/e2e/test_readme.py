@@ -95,7 +95,8 @@ def _evidence(report: Path) -> dict[tuple[str, str], str]:
 
 def test_readme_shows_what_the_report_of_all_bases_found() -> None:
     text = (ROOT / "README.md").read_text()
-    found = _evidence(ROOT / "reports" / "omniglot-small" / "report.md")
+    report = ROOT / "reports" / "omniglot-small" / "report.md"
+    found = _evidence(report)
     results = load_results(ROOT / "results" / "reference").query("dataset == 'omniglot-small' and selection == 'last'")
     assert f"over the {len(found)} comparisons" in text
     for base in ("contrastive", "triplet", "margin", "ms", "proxyanchor"):
@@ -109,6 +110,10 @@ def test_readme_shows_what_the_report_of_all_bases_found() -> None:
         ("ms+s2sd", "ms"),
     ):
         assert found[pair] in text
+    ratios = dict(re.findall(r"^\| (\S+) \| [○▲▼] .* \| ([\d.]+)× \|", report.read_text(), re.MULTILINE))
+    rough = sorted(ratios[name] for name in ratios if re.search(r"(?<!proxyanchor)\+(psd|obdsd)$", name))
+    assert f"{rough[0]} to {rough[-1]} times the base's step" in text
+    assert f"{ratios['proxyanchor+psd']} and {ratios['proxyanchor+obdsd']}" in text
 
 
 @pytest.mark.parametrize("name", ["glyphs", pytest.param("omniglot-small", marks=pytest.mark.slow)])
