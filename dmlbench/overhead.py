@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from dmlbench.analysis.order import BASES, MODIFIERS, rank
+from dmlbench.analysis.order import BASES, MODIFIERS, Rank, rank
 from dmlbench.data.catalogue import dataset_info
 from dmlbench.data.family import Log
 from dmlbench.data.ready import dataset_spec, prepare
@@ -86,5 +86,5 @@ def modifier_of(method: MethodSpec) -> str:
     return method.distillation.name if method.distillation else ""
 
 
-def _place(method: MethodSpec) -> tuple[tuple[int, str], tuple[int, str]]:
+def _place(method: MethodSpec) -> tuple[Rank, Rank]:
     return rank(method.base, BASES), rank(modifier_of(method), MODIFIERS)

@@ -16,6 +16,7 @@ from dmlbench.errors import UserError
 from dmlbench.spec import TUNED
 
 GROUP = ["protocol", "variant", "dataset"]
+TUNED_SUFFIX = f"{{{TUNED}}}"  # of the names of a method, base and modifier that ran with tuned values
 # `variant` is one string; a value may itself hold a comma, so a setting ends where the next section begins.
 SEPARATOR = re.compile(rf", (?=(?:model|input|training|evaluation|validation|loss|distillation)\.|{TUNED}$)")
 # The value of a setting is a path as a whole, also with spaces in it.
@@ -104,6 +105,16 @@ def joined_marks(marks: Iterable[str]) -> str:
     return "; ".join(dict.fromkeys(mark for own in marks for mark in own.split("; ") if mark))
 
 
+def is_tuned(name: str) -> bool:
+    """Whether a method's name, as `arrange` gives it, is of one with tuned values."""
+    return name.endswith(TUNED_SUFFIX)
+
+
+def with_files_values(name: str) -> str:
+    """A method's, base's or modifier's name as with the values of its files: `ms+psd` of `ms+psd{tuned}`."""
+    return name.removesuffix(TUNED_SUFFIX)
+
+
 def slug(text: str) -> str:
     """A short name for files and anchors; a digest keeps names apart whose other characters are lost."""
     plain = re.sub(r"[^A-Za-z0-9.-]+", "-", without_paths(text)).strip("-.")[:40]
@@ -118,7 +129,7 @@ def without_paths(text: str) -> str:
 def _named(variant: str, method: str, base: str, modifier: str) -> tuple[str, str, str, str]:
     settings = SEPARATOR.split(variant) if variant else []
     own = {section: [s for s in settings if s.startswith(f"{section}.")] for section in ("loss", "distillation")}
-    tuned = f"{{{TUNED}}}" if settings[-1:] == [TUNED] else ""
+    tuned = TUNED_SUFFIX if settings[-1:] == [TUNED] else ""
     protocol = [setting for setting in settings if setting not in [*own["loss"], *own["distillation"], TUNED]]
     if tuned:  # --set gives no values of methods beside it
         return ", ".join(protocol), method + tuned, base + tuned, modifier + tuned if modifier else ""

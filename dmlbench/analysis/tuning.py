@@ -6,13 +6,11 @@ from dataclasses import asdict
 import pandas as pd
 
 from dmlbench.analysis.estimates import ESTIMATE
-from dmlbench.analysis.groups import GROUP
+from dmlbench.analysis.groups import GROUP, is_tuned, with_files_values
 from dmlbench.analysis.order import in_order
 from dmlbench.analysis.statistics import t_interval
 from dmlbench.registry import TUNED_MARK
-from dmlbench.spec import TUNED
 
-SUFFIX = f"{{{TUNED}}}"
 BUDGET = re.compile(re.escape(TUNED_MARK).replace(r"\{\}", r"(\d+(?: x \d+)?)"))
 
 
@@ -30,9 +28,9 @@ def tuned_beside_files(values: pd.DataFrame) -> pd.DataFrame:
         values), `trials` that the values were the best of. No test: a verdict is of methods, not of their settings.
     """
     keys = [*GROUP, "selection", "metric", "seed", "origin"]
-    tuned = values[values["method"].str.endswith(SUFFIX)]
+    tuned = values[values["method"].map(is_tuned).astype(bool)]
     files = values[[*keys, "method", "value"]].rename(columns={"value": "files", "method": "plain"})
-    tuned = tuned.assign(plain=tuned["method"].str.removesuffix(SUFFIX))
+    tuned = tuned.assign(plain=tuned["method"].map(with_files_values))
     pairs = tuned.merge(files, on=[*keys, "plain"], how="left", validate="one_to_one")
     names = [*GROUP, "selection", "metric", "method", "base", "modifier", "marks"]
     rows = [
@@ -57,7 +55,7 @@ def trials_of(marks: str) -> str:
 
 def unequal_trials(values: pd.DataFrame) -> list[str]:
     """A note where tuned methods of one base had other numbers of trials than each other; `values` as above."""
-    tuned = values[values["method"].str.endswith(SUFFIX)].drop_duplicates("method")
+    tuned = values[values["method"].map(is_tuned).astype(bool)].drop_duplicates("method")
     notes = []
     for _, part in tuned.groupby("base", sort=False):
         trials = {row["method"]: trials_of(row["marks"]) for row in part.to_dict("records")}

@@ -1,7 +1,7 @@
 """What all figures share: their frame, title, axis ends, and their content in words."""
 
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +12,10 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from dmlbench.analysis.groups import is_tuned, with_files_values
+from dmlbench.analysis.order import MODIFIERS, rank
 from dmlbench.report.naming import MINUS
-from dmlbench.report.style import COLUMN, MUTED, PAPER
+from dmlbench.report.style import COLUMN, INK, MUTED, PAPER, Look
 
 ROW = 0.24  # inches a method takes in dot plots and bar charts
 LINE = 0.14  # inches a line of text takes
@@ -67,6 +69,31 @@ def legend_columns(handles: Sequence[Line2D], width: float) -> int:
 def legend_rows(handles: Sequence[Line2D], width: float) -> int:
     """Rows of such a legend."""
     return -(-len(handles) // legend_columns(handles, width))
+
+
+def modifier_handles(modifiers: Iterable[str], look: Look) -> list[Line2D]:
+    """Lines of the modifiers, where panels are named by the bases."""
+    names = sorted(set(map(with_files_values, modifiers)), key=lambda name: rank(name, MODIFIERS))
+    labels = {name: f"+{name}" if name else "base alone" for name in names}
+    return [Line2D([], [], color=MUTED, linestyle=look.line(name), label=labels[name]) for name in names]
+
+
+def by_setting(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Rows of methods by the title of their panel; where nothing is tuned, all of them in one without a title.
+
+    Signs tell methods apart, not whether their values are tuned.
+    """
+    tuned = rows["method"].map(is_tuned).astype(bool)
+    if not tuned.any():
+        return {"": rows}
+    parts = {"files' values": rows[~tuned], "tuned": rows[tuned]}
+    return {title: part for title, part in parts.items() if len(part)}
+
+
+def write_panel_title(axes: Axes, title: str) -> None:
+    """Put the name of a panel above its left corner."""
+    if title:
+        axes.set_title(title, loc="left", color=INK, fontweight="bold")
 
 
 def limits_of(estimates: pd.DataFrame, seeds: pd.Series, *, include: Sequence[float] = ()) -> tuple[float, float]:

@@ -1,9 +1,13 @@
-"""One look for all figures: colour is the base loss; marker, line and hatch are the modifier."""
+"""One look for all figures: colour is the base loss; marker, line and hatch are the modifier.
+
+Tuned values give a method no look of its own: labels and titles of panels say so.
+"""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from dmlbench.analysis.groups import with_files_values
 from dmlbench.analysis.order import BASES, MODIFIERS, rank
 from dmlbench.readouts import whole
 
@@ -71,16 +75,16 @@ class Look:
     @classmethod
     def of(cls, bases: Iterable[str], modifiers: Iterable[str]) -> "Look":
         """Fixed places for the known names; others take the free ones in order of their name."""
-        trained = map(whole, modifiers)  # a readout has the signs of what it is read from, hollow
-        return cls(_places(bases, KNOWN_COLOURS, BASES), _places(trained, _numbered(MODIFIERS), MODIFIERS))
+        signs = _places(map(_trained, modifiers), _numbered(MODIFIERS), MODIFIERS)
+        return cls(_places(map(with_files_values, bases), KNOWN_COLOURS, BASES), signs)
 
     def colour(self, base: str) -> str:
         """Colour of a base and of all methods built on it."""
-        return PALETTE[self.bases[base] % len(PALETTE)]
+        return PALETTE[self.bases[with_files_values(base)] % len(PALETTE)]
 
     def marker(self, modifier: str) -> str:
         """Marker of a modifier; of the base itself for ""."""
-        return MARKERS[self.modifiers[whole(modifier)] % len(MARKERS)]
+        return MARKERS[self.modifiers[_trained(modifier)] % len(MARKERS)]
 
     def signs(self, base: str, modifier: str) -> tuple[str, str, str]:
         """Colour, colour within, and marker; a readout, of one network of several or of all, is hollow."""
@@ -89,11 +93,16 @@ class Look:
 
     def line(self, modifier: str) -> Any:  # noqa: ANN401 - matplotlib's line style
         """Line style of a modifier; solid for ""."""
-        return LINES[self.modifiers[whole(modifier)] % len(LINES)]
+        return LINES[self.modifiers[_trained(modifier)] % len(LINES)]
 
     def hatch(self, modifier: str) -> str:
         """Hatch of a modifier's bars."""
-        return HATCHES[self.modifiers[whole(modifier)] % len(HATCHES)]
+        return HATCHES[self.modifiers[_trained(modifier)] % len(HATCHES)]
+
+
+def _trained(modifier: str) -> str:
+    """What the signs are of: a readout has those of what it is read from, hollow."""
+    return whole(with_files_values(modifier))
 
 
 def _numbered(names: tuple[str, ...]) -> dict[str, int]:

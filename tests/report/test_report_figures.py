@@ -103,6 +103,15 @@ def test_known_names_keep_their_signs_in_every_report():
         assert len({signs(name) for name in MODIFIERS}) == len(MODIFIERS)
 
 
+def test_tuned_values_give_a_method_no_look_of_its_own():
+    names = ["psd", "dm2{ensemble}", "psd{tuned}", "dm2{ensemble}{tuned}"]
+    look = Look.of(["ms", "ms{tuned}"], ["", *names])
+    for name in names[:2]:
+        assert look.signs("ms{tuned}", f"{name}{{tuned}}") == look.signs("ms", name)
+        assert look.line(f"{name}{{tuned}}") == look.line(name)
+        assert look.hatch(f"{name}{{tuned}}") == look.hatch(name)
+
+
 def test_limits_show_everything_with_a_margin():
     low, high = limits_of(estimates("ms"), pd.Series([0.5, 0.7]), include=[0.0])
     assert low < 0

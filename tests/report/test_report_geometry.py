@@ -22,6 +22,7 @@ METRICS = {"recall_at_1": 0.7, "spectral_decay": 0.5, "intra_over_inter": 0.4}
 
 def parts(name):
     base, _, modifier = name.partition("+")
+    base += "{tuned}" if modifier.endswith("{tuned}") else ""
     return {"method": name, "base": base, "modifier": modifier, "readout": "", "networks": 1}
 
 
@@ -111,6 +112,24 @@ def test_an_ensemble_is_hollow_and_single_networks_are_left_out():
     assert set(plot.data["method"]) == {"ms", "ms+dm2", "ms+dm2{ensemble}"}
     faces = [line.get_markerfacecolor() for line in marks(plot.figure.axes[0], size=6)]
     assert [face == PAPER for face in faces] == [False, False, True]
+
+
+def test_tuned_methods_have_a_row_of_their_own_and_the_same_signs():
+    names = ("ms", "ms+psd", "ms{tuned}", "ms+psd{tuned}")
+    figure = geometry_plot(GROUP, values(names), look(names)).figure
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["files' values", "", "tuned", ""]
+    signs = [[(line.get_marker(), line.get_color()) for line in marks(axes, size=6)] for axes in figure.axes]
+    assert signs[0] == signs[2]
+    assert len(set(signs[0])) == 2
+    means = [[line.get_ydata()[0] for line in marks(axes, size=6)] for axes in figure.axes[::2]]
+    assert means == [pytest.approx([70.5, 80.5]), pytest.approx([90.5, 100.5])]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["ms", "ms+psd"]
+    assert crowded(figure) == []
+
+
+def test_curves_of_embeddings_tell_tuned_values_from_the_files():
+    figure = drawn({name: [random_cell(place)] for place, name in enumerate(("ms", "ms{tuned}"))}).figure
+    assert [axes.get_title(loc="left") for axes in figure.axes[::3]] == ["ms", "ms{tuned}"]
 
 
 @pytest.mark.parametrize("names", [("ms",), METHODS, MANY, [f"ms+{'long' * n}" for n in range(1, 10)]])

@@ -7,6 +7,7 @@ from matplotlib import rc_context
 
 from dmlbench.analysis.groups import Group
 from dmlbench.report.figures import (
+    curve_plot,
     forest_plot,
     optimism_plot,
     phases_plot,
@@ -30,6 +31,26 @@ def estimates(*methods, **changes):
         row = names | tests | {"metric": "recall_at_1", "selection": "last", "mean": 0.01 * (place + 1)} | changes
         rows.append(row | {"low": row["mean"] - 0.005, "high": row["mean"] + 0.005})
     return pd.DataFrame(rows)
+
+
+def history(*bases):
+    """Two seeds of every base, alone and with PSD, at two epochs; of tuned bases as `arrange` names them."""
+    rows = []
+    for base in bases:
+        plain, brace, rest = base.partition("{")
+        for modifier in ("", f"psd{brace}{rest}"):
+            method = base if not modifier else f"{plain}+{modifier}"
+            rows += [
+                {"method": method, "base": base, "modifier": modifier, "seed": seed, "epoch": epoch}
+                | {"test/recall_at_1": 0.3 + 0.1 * epoch + 0.01 * seed}
+                for seed in range(2)
+                for epoch in (0, 2)
+            ]
+    return pd.DataFrame(rows)
+
+
+def look_of(bases):
+    return Look.of(bases, ["", "psd", "psd{tuned}"])
 
 
 def lines(axes, marker):
@@ -57,6 +78,40 @@ def test_the_plane_shows_gain_against_cost_of_the_methods_that_have_both():
     assert (float(mark.get_xdata()[0]), float(mark.get_ydata()[0])) == pytest.approx((1.3, 1.0))
     assert plot.alt.endswith("ms+psd +1.00 points at 1.30 times the step time.")
     assert plot.data["mean_cost"].tolist() == [1.3]
+
+
+def test_tuned_methods_have_a_panel_of_their_own_and_the_same_signs():
+    compared = estimates("ms+psd", "ms{tuned}+psd{tuned}").assign(method=["ms+psd", "ms+psd{tuned}"])
+    ratios = compared.assign(mean=1.3, low=1.2, high=1.5)
+    figure = plane_plot(GROUP, "last", compared, ratios, LOOK).figure
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["files' values", "tuned"]
+    gains = [float(lines(axes, LOOK.marker("psd"))[0].get_ydata()[0]) for axes in figure.axes]
+    assert gains == pytest.approx([1.0, 2.0])
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["ms+psd"]
+
+
+def test_tuned_methods_alone_have_one_panel_that_says_so():
+    compared = estimates("ms{tuned}+psd{tuned}").assign(method="ms+psd{tuned}")
+    figure = plane_plot(GROUP, "last", compared, compared.assign(mean=1.3, low=1.2, high=1.5), LOOK).figure
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["tuned"]
+
+
+@pytest.mark.parametrize(("bases", "columns"), [(["triplet", "ms"], 2), (["ms"], 1), (["triplet", "margin", "ms"], 3)])
+def test_learning_curves_have_a_panel_per_base(bases, columns):
+    figure = curve_plot(GROUP, history(*bases), look_of(bases)).figure
+    assert [axes.get_title(loc="left") for axes in figure.axes] == bases
+    assert len({round(axes.get_position().x0, 3) for axes in figure.axes}) == columns
+
+
+def test_learning_curves_of_tuned_values_stand_beside_those_of_the_files():
+    bases = ["triplet", "triplet{tuned}", "ms", "ms{tuned}"]
+    figure = curve_plot(GROUP, history(*bases), look_of(bases)).figure
+    found = {}
+    for axes in figure.axes:
+        place = axes.get_subplotspec()
+        found[axes.get_title(loc="left")] = (place.rowspan.start, place.colspan.start)
+    assert found == {"triplet": (0, 0), "triplet{tuned}": (0, 1), "ms": (1, 0), "ms{tuned}": (1, 1)}
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["base alone", "+psd"]
 
 
 def test_the_key_of_a_crowded_plane_lies_within_it():

@@ -185,6 +185,14 @@ def test_methods_stand_in_one_order():
     assert list(in_order(frame)["method"]) == expected
 
 
+def test_readouts_stand_after_their_mean_also_with_tuned_values():
+    modifiers = ["dm2{member 1}{tuned}", "dm2{tuned}", "dm2{ensemble}{tuned}", "dm2{ensemble}", "dm2"]
+    names = [f"ms+{name}" for name in modifiers]
+    frame = pd.DataFrame({"method": names, "base": "ms", "modifier": modifiers})
+    expected = ["dm2", "dm2{ensemble}", "dm2{tuned}", "dm2{ensemble}{tuned}", "dm2{member 1}{tuned}"]
+    assert list(in_order(frame)["modifier"]) == expected
+
+
 def test_csv_keeps_full_precision_and_no_folders(values):
     found = estimates.accuracy(values).assign(variant="model.weights=/home/alice/w.pth")
     text = csv(found)

@@ -12,12 +12,13 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from dmlbench.analysis.estimates import SELECTIONS
-from dmlbench.analysis.groups import Group
+from dmlbench.analysis.groups import Group, with_files_values
 from dmlbench.analysis.measured import phase_order
 from dmlbench.analysis.order import in_order
 from dmlbench.report.canvas import (
     LINE,
     Plot,
+    by_setting,
     edges,
     error_bounds,
     legend_columns,
@@ -26,6 +27,7 @@ from dmlbench.report.canvas import (
     signed_ticks,
     spoken,
     wrapped,
+    write_panel_title,
     write_title,
 )
 from dmlbench.report.naming import metric_name, plain, points
@@ -168,18 +170,25 @@ def plane_plot(group: Group, selection: str, compared: pd.DataFrame, ratios: pd.
     lines = wrapped(
         [group.title, SELECTIONS[selection], "gain against cost, 95% t-intervals; (1, 0) is the base"], COLUMN
     )
+    parts = by_setting(both)
     with rc_context(RC):
         figure = Figure()
-        axes = figure.subplots()
+        grid = figure.subplots(len(parts), sharex=True, sharey=True, squeeze=False).ravel()
         write_title(figure, lines)
-        axes.grid()
-        axes.axhline(0, color=INK, linewidth=0.9, zorder=1)
-        axes.axvline(1, color=INK, linewidth=0.9, zorder=1)
-        handles = [_point(axes, row, look) for _, row in both.iterrows()]
-        figure.set_size_inches(COLUMN, 2.3 + LINE * len(lines) + 0.16 * legend_rows(handles, COLUMN))
-        signed_ticks(axes.yaxis)
-        axes.set_xlabel("training-step time relative to base")
-        axes.set_ylabel(f"{metric}, difference to base (points)")
+        signs: dict[str, Line2D] = {}
+        for axes, (title, part) in zip(grid, parts.items(), strict=True):
+            write_panel_title(axes, title)
+            axes.grid()
+            axes.axhline(0, color=INK, linewidth=0.9, zorder=1)
+            axes.axvline(1, color=INK, linewidth=0.9, zorder=1)
+            signed_ticks(axes.yaxis)
+            axes.set_ylabel(f"{metric}, difference to base (points)")
+            points_of = {str(row["method"]): _point(axes, row, look) for _, row in part.iterrows()}
+            signs |= {with_files_values(method): handle for method, handle in points_of.items()}
+        handles = list(signs.values())
+        height = 0.1 + 2.2 * len(parts) + LINE * len(lines) + 0.16 * legend_rows(handles, COLUMN)
+        figure.set_size_inches(COLUMN, height)
+        grid[-1].set_xlabel("training-step time relative to base")
         ncols = legend_columns(handles, COLUMN)
         figure.legend(handles=handles, loc="outside lower center", ncols=ncols, columnspacing=1, handletextpad=0.2)
     said = "; ".join(
@@ -221,5 +230,5 @@ def _point(axes: Axes, row: pd.Series, look: Look) -> Line2D:
         ends = [[cost - row["low_cost"]], [row["high_cost"] - cost]]
         axes.errorbar(cost, gain, xerr=ends, **bars)
     mark: dict[str, Any] = {"marker": marker, "markersize": 6, "linestyle": "", "zorder": 4} | edges(colour, face)
-    (handle,) = axes.plot(cost, gain, color=colour, label=row["method"], **mark)
+    (handle,) = axes.plot(cost, gain, color=colour, label=with_files_values(row["method"]), **mark)
     return handle

@@ -6,15 +6,14 @@ import pandas as pd
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from dmlbench.analysis.groups import Group
-from dmlbench.analysis.order import MODIFIERS, in_order, rank
+from dmlbench.analysis.groups import TUNED_SUFFIX, Group, is_tuned
+from dmlbench.analysis.order import in_order
 from dmlbench.analysis.statistics import t_interval
-from dmlbench.report.canvas import Plot, wrapped, write_title
+from dmlbench.report.canvas import Plot, modifier_handles, wrapped, write_panel_title, write_title
 from dmlbench.report.naming import metric_name, percent
-from dmlbench.report.style import COLUMN, INK, MUTED, PAGE, RC, Look
+from dmlbench.report.style import COLUMN, INK, PAGE, RC, Look
 
 
 def curve_plot(group: Group, history: pd.DataFrame, look: Look, metric: str = "recall_at_1") -> Plot:
@@ -30,12 +29,13 @@ def curve_plot(group: Group, history: pd.DataFrame, look: Look, metric: str = "r
     bases = list(dict.fromkeys(methods["base"]))
     name, means = metric_name(metric), _means(history, f"test/{metric}")
     with rc_context(RC):
-        figure, panels = _panels(len(bases), [group.title, f"{name} on the test classes by epoch; epoch 0: untrained"])
+        heading = f"{name} on the test classes by epoch; epoch 0: untrained"
+        figure, panels = _panels(len(bases), _most_columns(bases), [group.title, heading])
         for axes, base in zip(panels, bases, strict=True):
             for _, method in methods[methods["base"] == base].iterrows():
                 own = means[means["method"] == method["method"]]
                 _curve(axes, own, look.colour(base), look.line(method["modifier"]))
-            axes.set_title(base, loc="left", color=INK, fontweight="bold")
+            write_panel_title(axes, base)
         figure.supylabel(f"{name} (%)", fontsize=8, color=INK)
         _legend(figure, methods, look)
     return Plot(
@@ -63,8 +63,14 @@ def _ends(means: pd.DataFrame, method: str) -> str:
     return f"{method} from {' to '.join(ends)}"
 
 
-def _panels(count: int, title: list[str]) -> tuple[Figure, list[Axes]]:
-    columns = min(3, count)
+def _most_columns(bases: list[str]) -> int:
+    """Two where each base stands beside itself with tuned values, else three."""
+    plain = [base for base in bases if not is_tuned(base)]
+    return 2 if set(bases) == {*plain, *(base + TUNED_SUFFIX for base in plain)} else 3
+
+
+def _panels(count: int, most: int, title: list[str]) -> tuple[Figure, list[Axes]]:
+    columns = min(most, count)
     rows = -(-count // columns)
     width = COLUMN if columns == 1 else PAGE
     lines = wrapped(title, width)
@@ -88,10 +94,6 @@ def _curve(axes: Axes, means: pd.DataFrame, colour: str, line: object) -> None:
 
 
 def _legend(figure: Figure, methods: pd.DataFrame, look: Look) -> None:
-    modifiers = sorted(set(methods["modifier"]), key=lambda name: rank(name, MODIFIERS))
-    handles = [
-        Line2D([], [], color=MUTED, linestyle=look.line(name), label=f"+{name}" if name else "base alone")
-        for name in modifiers
-    ]
+    handles = modifier_handles(methods["modifier"], look)
     columns = min(4 if len(figure.axes) > 1 else 2, len(handles))
     figure.legend(handles=handles, loc="outside lower center", ncols=columns, handlelength=2.8)

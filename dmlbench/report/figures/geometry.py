@@ -11,13 +11,24 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from dmlbench.analysis.groups import Group
-from dmlbench.analysis.order import MODIFIERS, in_order, rank
+from dmlbench.analysis.groups import Group, is_tuned, with_files_values
+from dmlbench.analysis.order import in_order
 from dmlbench.analysis.queries import Measured
 from dmlbench.readouts import is_of_one_member, of_kept_embeddings
-from dmlbench.report.canvas import LINE, Plot, edges, legend_columns, legend_rows, wrapped, write_title
+from dmlbench.report.canvas import (
+    LINE,
+    Plot,
+    by_setting,
+    edges,
+    legend_columns,
+    legend_rows,
+    modifier_handles,
+    wrapped,
+    write_panel_title,
+    write_title,
+)
 from dmlbench.report.naming import percent
-from dmlbench.report.style import INK, MUTED, PAGE, RC, Look
+from dmlbench.report.style import PAGE, RC, Look
 
 METRICS = {
     "spectral_decay": "spectral decay (0: all directions used alike)",
@@ -55,17 +66,18 @@ def geometry_plot(group: Group, values: pd.DataFrame, look: Look) -> Plot:
     with rc_context(RC):
         lines = wrapped([group.title, "last epoch; large: mean over seeds, small: seeds"], PAGE)
         legend = _handles(methods, look, lines=False)
-        figure = Figure(figsize=(PAGE, 2.2 + LINE * (len(lines) + legend_rows(legend, PAGE))))
+        parts = by_setting(data)
+        height = 0.6 + 1.6 * len(parts) + LINE * (len(lines) + legend_rows(legend, PAGE))
+        figure = Figure(figsize=(PAGE, height))
         write_title(figure, lines)
-        panels = figure.subplots(1, len(METRICS), sharey=True, gridspec_kw={"wspace": 0.06})
-        for axes, (metric, words) in zip(panels, METRICS.items(), strict=True):
-            for name, own in data.groupby("method", sort=False):
-                _scatter(axes, own[metric], 100 * own[RECALL], _mark(methods, str(name), look))
-            axes.grid()
+        grid = figure.subplots(
+            len(parts), len(METRICS), sharex="col", sharey=True, squeeze=False, gridspec_kw={"wspace": 0.06}
+        )
+        for panels, (title, part) in zip(grid, parts.items(), strict=True):
+            write_panel_title(panels[0], title)
+            _scatter_row(panels, methods, part, look)
+        for axes, words in zip(grid[-1], METRICS.values(), strict=True):
             axes.set_xlabel(words)
-            axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10], min_n_ticks=4))
-        panels[0].set_ylabel("R@1 (%)")
-        panels[0].yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10], min_n_ticks=4))
         _legend(figure, legend)
     means = in_order(data.groupby(METHOD, as_index=False)[[RECALL, *METRICS]].mean())
     said = "; ".join(
@@ -106,17 +118,18 @@ def embedding_plot(group: Group, cells: pd.DataFrame, measured: dict[str, Measur
     methods = kept.drop_duplicates("method")
     of = {name: [measured[folder] for folder in own["folder"]] for name, own in kept.groupby("method", sort=False)}
     data = _curves(methods, {str(name): cells for name, cells in of.items()})
-    rows = [methods] if len(methods) <= TOGETHER else [own for _, own in methods.groupby("base", sort=False)]
+    # A tuned method has the signs of its plain one: panels by base tell the two apart.
+    together = len(methods) <= TOGETHER and not methods["method"].map(is_tuned).any()
+    rows = [methods] if together else [own for _, own in methods.groupby("base", sort=False)]
     with rc_context(RC):
         lines = wrapped([group.title, "test embeddings of the last epoch, mean over seeds"], PAGE)
-        legend = _handles(methods, look, lines=True) if len(rows) == 1 else _modifier_handles(methods, look)
+        legend = _handles(methods, look, lines=True) if together else modifier_handles(methods["modifier"], look)
         figure = Figure(figsize=(PAGE, 0.2 + 1.75 * len(rows) + LINE * (len(lines) + legend_rows(legend, PAGE))))
         write_title(figure, lines)
         grid = figure.subplots(len(rows), len(PANELS), sharex="col", sharey="col", squeeze=False)
         for line, members in zip(grid, rows, strict=True):
             _draw_row(line, members, data, look)
-            if len(rows) > 1:
-                line[0].set_title(members["base"].iloc[0], loc="left", color=INK, fontweight="bold")
+            write_panel_title(line[0], "" if together else members["base"].iloc[0])
         _scale(grid[-1], data)
         _legend(figure, legend)
     return Plot(
@@ -207,6 +220,16 @@ def _ticks(low: float, high: float) -> list[float]:
     return ticks
 
 
+def _scatter_row(panels: Sequence[Axes], methods: pd.DataFrame, data: pd.DataFrame, look: Look) -> None:
+    for axes, metric in zip(panels, METRICS, strict=True):
+        for name, own in data.groupby("method", sort=False):
+            _scatter(axes, own[metric], 100 * own[RECALL], _mark(methods, str(name), look))
+        axes.grid()
+        axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10], min_n_ticks=4))
+    panels[0].set_ylabel("R@1 (%)")
+    panels[0].yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10], min_n_ticks=4))
+
+
 def _scatter(axes: Axes, x: pd.Series, y: pd.Series, mark: dict[str, Any]) -> None:
     faint = {
         "markerfacecolor": mark["color"],
@@ -231,15 +254,8 @@ def _handles(methods: pd.DataFrame, look: Look, *, lines: bool) -> list[Line2D]:
     for row in methods[METHOD].to_dict("records"):
         style = {"linestyle": look.line(row["modifier"]), "color": look.colour(row["base"])}
         style = style if lines else _mark(methods, row["method"], look) | {"linestyle": "none"}
-        handles.append(Line2D([], [], label=row["method"], **style))
-    return handles
-
-
-def _modifier_handles(methods: pd.DataFrame, look: Look) -> list[Line2D]:
-    """Lines of the modifiers, where rows of panels are named by the bases."""
-    modifiers = sorted(set(methods["modifier"]), key=lambda name: rank(name, MODIFIERS))
-    labels = {name: f"+{name}" if name else "base alone" for name in modifiers}
-    return [Line2D([], [], color=MUTED, linestyle=look.line(name), label=labels[name]) for name in modifiers]
+        handles.append(Line2D([], [], label=with_files_values(row["method"]), **style))
+    return list({str(handle.get_label()): handle for handle in handles}.values())
 
 
 def _legend(figure: Figure, handles: list[Line2D]) -> None:
