@@ -45,7 +45,7 @@ def environment(device: str) -> dict[str, Any]:
 
 def kind_of_machine(environment: dict[str, Any]) -> dict[str, str]:
     """What of an environment numbers depend on to the last bit: processor and libraries, not whose they are."""
-    cuda = str(environment["device"]).startswith("cuda")
+    cuda = str(environment.get("device")).startswith("cuda")
     keys = ("gpu", "cuda", "cudnn") if cuda else ("cpu", "cpu_capability")
     return {key: str(environment.get(key)) for key in (*keys, "python", *versions())}
 

@@ -51,7 +51,7 @@ def of_kept_embeddings(rows: pd.DataFrame) -> pd.DataFrame:
 def mark(readout: str, networks: int) -> str:
     """What every table says of a readout, with the number of networks that were trained."""
     if readout == ENSEMBLE:
-        return f"{networks} networks side by side: {networks} forward passes at test time"
+        return f"{networks} networks side by side: {networks} forward passes, {networks} x the dimensions at test time"
     return f"one of {networks} networks" if readout else f"mean over {networks} networks"
 
 

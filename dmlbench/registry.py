@@ -206,9 +206,9 @@ class Registry:
         values = {n: p.resolve(context, f"{where}: {n}") for n, p in (file.parameters | overlay).items()}
         own: dict[str, Scalar] = getattr(settings, file.kind)
         given = {name: value for name, value in own.items() if name in values}
-        published = {"published": False} if settings.tuned else {}
         for name, value in given.items():
-            content = {"value": value, "source": settings.source} | published
+            known = values[name].published and values[name].value == value and not settings.tuned
+            content = {"value": value, "source": settings.source, "published": known}
             values[name] = validate(ResolvedValue, content, f"{settings.where} {file.kind}.{name}")
             where = f"{settings.where} {file.kind}"  # the file's own values were checked when it was read
         return Part(

@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from dmlbench.provenance import place
+from dmlbench.provenance import kind_of_machine, place
 from dmlbench.readouts import FIRST, MEAN, by_readout, mark, named
 from dmlbench.store import DEFAULT_ROOT, Record, Store
 
@@ -21,6 +21,7 @@ COLUMNS = (
     "train_seconds",
     "machine",
     "origin",
+    "kind",
     "epoch",
     "error",
 )
@@ -40,7 +41,8 @@ def load_results(path: str | Path = DEFAULT_ROOT) -> pd.DataFrame:
         `ensemble` beside their mean); a column per test metric as a fraction (`recall_at_1`, ...) and its `epoch`;
         `step_ms` (milliseconds per training step without the wait for data, median over epochs from the second; none of
         a cell that was run with `--system-metrics`), `train_seconds`; `machine` (with what shared it), between which
-        times do not compare; `origin` (kind of device, digest of the initial weights), between which no pair is formed.
+        times do not compare; `origin` (kind of device, digest of the initial weights), between which no pair is formed;
+        `kind` (of processor and libraries), between which a cell differs as another seed would.
         A failed cell is one row with empty metrics and its `error`.
 
     Raises:
@@ -90,6 +92,7 @@ def record_rows(record: Record) -> list[dict[str, Any]]:
         "train_seconds": timing.get("train_s"),
         "machine": place(environment) if environment.get("machine") else None,
         "origin": _origin(summary),
+        "kind": "/".join(kind_of_machine(environment).values()),
         "error": (summary.get("error") or {}).get("message"),
     }
     chosen = summary.get("selections") or {}

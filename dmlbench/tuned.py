@@ -136,7 +136,8 @@ def settings_of(path: Path, method: MethodSpec, dataset: DatasetSpec, protocol: 
 
 
 def _entry(path: Path, method: MethodSpec, dataset: DatasetSpec, protocol: ProtocolSpec) -> Tuned:
-    again = f"dmlbench tune --methods {method.name} --datasets {dataset.name} --trials N, with the same other options"
+    named = f"{dataset.name}=FOLDER" if dataset.root else dataset.name
+    again = f"dmlbench tune --methods {method.name} --datasets {named} --trials N, with the same other options"
     place, identity = (protocol.name, dataset.name, method.name), identity_of(method, dataset, protocol)
     found = [entry for entry in read_tuned(path).entries if entry.place[:3] == place]
     if not found:

@@ -219,6 +219,9 @@ def test_notes_before_a_run(store, make_cell):
     (store.folder(done) / "weights.safetensors").touch()
     assert notes([done], [], Execution(store, keep=("weights",))) == []
     assert notes([new], [make_cell("triplet", epochs=1), make_cell("ms+psd")], Execution(store)) == []
+    short = plan(request(("ms+dm2", "ms+psd", "ms+s2sd", "triplet+obdsd"), settings=("training.epochs=1",)))
+    (several,) = notes(short, short, Execution(store))
+    assert several == "note: with one epoch no teacher acts; ms+psd, triplet+obdsd train like their bases"
 
 
 def test_a_plugin_that_does_not_load_is_found_before_any_cell(store, empty_folder):

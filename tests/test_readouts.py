@@ -39,7 +39,7 @@ SINGLE = [{"epoch": epoch, "test/recall_at_1": value} for epoch, value in enumer
 def test_names_marks_and_metrics_of_a_readout():
     assert [named("dm2", readout) for readout in (MEAN, FIRST, ENSEMBLE)] == ["dm2", "dm2{member 1}", "dm2{ensemble}"]
     assert [is_of_one_member(named("dm2", readout)) for readout in (MEAN, "member12", ENSEMBLE)] == [False, True, False]
-    assert mark(ENSEMBLE, 3) == "3 networks side by side: 3 forward passes at test time"
+    assert mark(ENSEMBLE, 3) == "3 networks side by side: 3 forward passes, 3 x the dimensions at test time"
     assert by_readout({"nmi": 1, "ensemble/nmi": 2}) == {"": {"nmi": 1}, "ensemble": {"nmi": 2}}
 
 

@@ -377,7 +377,7 @@ def test_settings_replace_values_and_say_so():
     assert method.loss.parameters["alpha"].source == "--set on the command line"
     assert method.loss.parameters["beta"].source != "--set on the command line"
     assert method.distillation.values() == {"lambda": 0.0, "tau": 0.5}
-    assert method.marks == ()  # the user's values are nobody's defaults
+    assert method.marks == (UNTUNED,)  # nobody published the user's values
 
 
 def test_settings_of_another_method_are_passed_over():
@@ -520,3 +520,12 @@ def test_tuned_values_have_their_own_source_and_mark():
     assert {name for name, value in parameters.items() if value.source == "found"} == {"alpha", "lambda"}
     assert not parameters["alpha"].published
     assert parameters["beta"].published
+
+
+def test_values_from_outside_the_files_are_published_only_where_they_equal_what_was():
+    official = Registry().resolve("ms+obdsd", "cub", "resnet50-128")
+    value = official.distillation.parameters["lambda"].value
+    for given, published in ((value, True), (value / 2, False)):
+        method = Registry().resolve("ms+obdsd", "cub", "resnet50-128", MethodSettings({}, {"lambda": given}, "mine"))
+        assert method.distillation.parameters["lambda"].published is published
+        assert (UNTUNED in method.marks) is not published

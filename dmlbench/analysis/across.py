@@ -9,6 +9,7 @@ from scipy import stats
 from dmlbench.analysis.estimates import METHOD, UNTRAINED
 from dmlbench.analysis.groups import joined_marks
 from dmlbench.analysis.statistics import FEWEST
+from dmlbench.readouts import is_of_one_member
 
 PLACE = ["protocol", "variant", "selection", "metric"]
 COLUMNS = ["iqm", "low", "high", "rank", "datasets", "over", "n", "seeds", "friedman_p"]
@@ -33,10 +34,11 @@ def over_datasets(values: pd.DataFrame) -> pd.DataFrame:
         Columns `PLACE`, `METHOD`, iqm, low, high, rank, datasets, over (their names), n (runs), seeds (of the dataset
         with the fewest), friedman_p. One row per method of a protocol, selection and metric for which two methods
         share two datasets. Methods that do not share them are left out, and those with fewer than `FEWEST` seeds on
-        one of them where two others have more.
+        one of them where two others have more; so are single networks of several, whose mean is a method.
     """
     rows: list[dict[str, Any]] = []
-    trained = values[values["selection"] != UNTRAINED]
+    single = values["method"].map(is_of_one_member).astype(bool)
+    trained = values[(values["selection"] != UNTRAINED) & ~single]
     for place, part in trained.groupby(PLACE, sort=False):
         shared = _shared(part)
         if shared["dataset"].nunique() < 2 or shared["method"].nunique() < 2:

@@ -36,9 +36,13 @@ def seed_pairs(values: pd.DataFrame) -> pd.DataFrame:
 def other_origins(values: pd.DataFrame) -> dict[str, int]:
     """How many seeds of each method form no pair with its base, for the base's run had another origin."""
     pairs = _candidates(values)
-    dropped = pairs[(pairs["origin"] != pairs["origin_to"]) & (pairs["to_modifier"] == "")]
-    dropped = dropped.drop_duplicates([*GROUP, "method", "seed"])
-    return {str(method): int(count) for method, count in dropped.groupby("method", sort=False).size().items()}
+    return _seeds_with_base(pairs[pairs["origin"] != pairs["origin_to"]])
+
+
+def other_kinds(values: pd.DataFrame) -> dict[str, int]:
+    """How many pairs of each method with its base are of two kinds of processor or releases of libraries."""
+    pairs = _candidates(values)
+    return _seeds_with_base(pairs[(pairs["origin"] == pairs["origin_to"]) & (pairs["kind"] != pairs["kind_to"])])
 
 
 def comparisons(pairs: pd.DataFrame, values: pd.DataFrame) -> pd.DataFrame:
@@ -106,8 +110,8 @@ def _candidates(values: pd.DataFrame) -> pd.DataFrame:
     # One network of several is shown and not tested: their mean is, and every test more would cost the others power.
     trained = values[(values["selection"] != UNTRAINED) & ~values["method"].map(is_of_one_member).astype(bool)]
     keys = [*GROUP, "selection", "metric", "base", "seed"]
-    others = trained[[*keys, "method", "modifier", "readout", "origin", "value"]]
-    names = {name: f"{name}_to" for name in ("readout", "origin", "value")}
+    others = trained[[*keys, "method", "modifier", "readout", "origin", "kind", "value"]]
+    names = {name: f"{name}_to" for name in ("readout", "origin", "kind", "value")}
     names |= {"method": "to", "modifier": "to_modifier"}
     pairs = trained.merge(others.rename(columns=names), on=keys, how="inner")
     ranks = {name: rank(name, MODIFIERS) for name in {*pairs["modifier"], *pairs["to_modifier"]}}
@@ -115,6 +119,12 @@ def _candidates(values: pd.DataFrame) -> pd.DataFrame:
     # What takes several networks at test time is compared with such, what takes one with such; with the base, all.
     alike = (pairs["readout"] == pairs["readout_to"]) | (pairs["to_modifier"] == "")
     return pairs[later.astype(bool) & alike]
+
+
+def _seeds_with_base(pairs: pd.DataFrame) -> dict[str, int]:
+    """Seeds of each method among the pairs with its base."""
+    own = pairs[pairs["to_modifier"] == ""].drop_duplicates([*GROUP, "method", "seed"])
+    return {str(method): int(count) for method, count in own.groupby("method", sort=False).size().items()}
 
 
 def _runs(values: pd.DataFrame) -> dict[Any, pd.Series]:

@@ -18,8 +18,8 @@ SELECTIONS = {
 METHOD = ["method", "base", "modifier", "marks"]
 ESTIMATE = ["mean", "low", "high", "n", "std"]
 NOT_METRICS = {
-    *INDEX, "hash", "status", "marks", "folder", "step_ms", "train_seconds", "machine", "origin", "error", "selection",
-    "readout", "networks", "epoch",
+    *INDEX, "hash", "status", "marks", "folder", "step_ms", "train_seconds", "machine", "origin", "kind", "error",
+    "selection", "readout", "networks", "epoch",
 }  # fmt: skip
 
 
@@ -30,10 +30,10 @@ def seed_values(arranged: pd.DataFrame) -> pd.DataFrame:
         arranged: Results after `groups.arrange`.
 
     Returns:
-        Columns `GROUP`, selection, `METHOD`, readout, seed, origin, metric, value.
+        Columns `GROUP`, selection, `METHOD`, readout, seed, origin, kind, metric, value.
     """
     metrics = [column for column in arranged.columns if column not in NOT_METRICS]
-    names = [*GROUP, "selection", *METHOD, "readout", "seed", "origin"]
+    names = [*GROUP, "selection", *METHOD, "readout", "seed", "origin", "kind"]
     if not metrics:
         return pd.DataFrame(columns=[*names, "metric", "value"])
     long = done(arranged).melt(names, metrics, var_name="metric").dropna(subset=["value"])

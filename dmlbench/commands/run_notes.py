@@ -46,8 +46,10 @@ def _of_other_specs(todo: Sequence[Cell], execution: Execution) -> list[str]:
 
 def _without_teacher(todo: Sequence[Cell]) -> list[str]:
     """A teacher is the network after an epoch, and its weight grows with the epoch from 0."""
-    short = {c.method.name: None for c in todo if c.method.distillation and c.protocol.training.epochs == 1}
-    return [f"note: with one epoch no teacher acts; {', '.join(short)} trains like its base"] if short else []
+    taught = [c for c in todo if c.method.distillation and c.method.distillation.teacher != "none"]
+    short = list(dict.fromkeys(c.method.name for c in taught if c.protocol.training.epochs == 1))
+    said = "trains like its base" if len(short) == 1 else "train like their bases"
+    return [f"note: with one epoch no teacher acts; {', '.join(short)} {said}"] if short else []
 
 
 def _of_fewer_workers(todo: Sequence[Cell], execution: Execution) -> list[str]:

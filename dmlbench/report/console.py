@@ -12,9 +12,8 @@ from dmlbench.analysis.estimates import SELECTIONS, UNTRAINED, accuracy, seed_va
 from dmlbench.analysis.groups import Group, arrange, check_unambiguous, groups
 from dmlbench.analysis.order import in_order
 from dmlbench.analysis.overhead import overhead
-from dmlbench.analysis.tuning import unequal_trials
 from dmlbench.report.naming import percent, plain, points
-from dmlbench.report.tables.notes import few_seeds, mark_signs, other_machines, other_starts, signed, without_base
+from dmlbench.report.tables.notes import about_pairs, few_seeds, mark_signs, other_machines, signed, without_base
 
 COLUMNS = ("method", "R@1", "n", "to base", "MAP@R", "time")
 
@@ -44,7 +43,7 @@ def comparison(results: pd.DataFrame, selection: str = "last") -> list[Renderabl
             group,
             selection,
             *(group.of(frame) for frame in (means, paired, times)),
-            unpaired=[*other_starts(group.of(values)), *unequal_trials(group.of(values))],
+            unpaired=about_pairs(group.of(values)),
         )
     ]
 

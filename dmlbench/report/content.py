@@ -13,7 +13,6 @@ import pandas as pd
 from dmlbench.analysis.comparisons import to_base
 from dmlbench.analysis.estimates import SELECTIONS, UNTRAINED, selections_of, verdict_selection
 from dmlbench.analysis.groups import Group, groups
-from dmlbench.analysis.tuning import unequal_trials
 from dmlbench.measurement import Measurement
 from dmlbench.readouts import is_of_one_member
 from dmlbench.report.canvas import Plot, limits_of
@@ -35,7 +34,7 @@ from dmlbench.report.queries import Panels, Queries
 from dmlbench.report.section import Part, Section
 from dmlbench.report.style import Look
 from dmlbench.report.tables import accuracy_table, difference_table, evidence_table, overhead_table, selection_table
-from dmlbench.report.tables.notes import other_starts
+from dmlbench.report.tables.notes import about_pairs
 from dmlbench.report.tables.queries import queries_table
 from dmlbench.report.tables.tuning import tuning_table
 from dmlbench.report.verdict import verdicts
@@ -120,15 +119,11 @@ class _Group:
         return Section(
             self.group.slug,
             self.group.title,
-            " ".join([facts, *self._notes()]),
+            " ".join([facts, *about_pairs(self.group.of(self.numbers.seeds))]),
             [part for part in parts if part.pictures or part.tables],
             self.group,
             verdicts(self.group, found, self.numbers.overhead),
         )
-
-    def _notes(self) -> list[str]:
-        values = self.group.of(self.numbers.seeds)
-        return [*other_starts(values), *unequal_trials(values)]
 
     def _accuracy(self, selection: str, folded: bool) -> Part:
         """Accuracy and differences under one choice of the epoch."""

@@ -4,7 +4,8 @@ The sampler is made anew for every trial from the trial's number and the finishe
 is then a function of these, and a study that was killed and gone on with is the study that was not.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from dmlbench.errors import UserError
+from dmlbench.errors import StorageError, UserError
 from dmlbench.method_file import Search
 from dmlbench.spec import Scalar
 
@@ -71,7 +72,11 @@ class Study:
         self.searches = searches
         self.first = {key: value if key in whole else _real(value) for key, value in first.items()}
         self._distributions = {key: _distribution(search, key in whole) for key, search in searches.items()}
-        self._study = optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
+        self._storage = storage
+        with _written(storage):
+            self._study = optuna.create_study(
+                storage=storage, study_name=name, direction="maximize", load_if_exists=True
+            )
 
     def trials(self) -> list[Trial]:
         """Finished trials in their order."""
@@ -95,11 +100,11 @@ class Study:
         """Keep a finished trial, and what it was made with."""
         state = TrialState.FAIL if score is None else TrialState.COMPLETE
         attributes = {"optuna": optuna.__version__} | dict(made_with)
-        self._study.add_trial(
-            create_trial(
-                state=state, value=score, params=dict(values), distributions=self._distributions, user_attrs=attributes
-            )
+        trial = create_trial(
+            state=state, value=score, params=dict(values), distributions=self._distributions, user_attrs=attributes
         )
+        with _written(self._storage):
+            self._study.add_trial(trial)
 
     def made_with(self, trials: int) -> dict[str, tuple[str, ...]]:
         """What any of the first `trials` was made with, by what it is: one value each, where nothing changed."""
@@ -111,6 +116,17 @@ class Study:
         """The best of the first `trials`, and of equal ones the earliest; None where all diverged."""
         scored = [(trial.score, -trial.number, trial) for trial in self.trials()[:trials] if trial.score is not None]
         return max(scored, key=lambda item: item[:2])[2] if scored else None
+
+
+@contextmanager
+def _written(storage: optuna.storages.BaseStorage) -> Iterator[None]:
+    """Turn what the disk refuses into a StorageError that names the file."""
+    try:
+        yield
+    except optuna.exceptions.StorageInternalError as error:
+        place = storage.engine.url.database if isinstance(storage, optuna.storages.RDBStorage) else "storage of trials"
+        reason = getattr(error.__cause__, "orig", None) or error
+        raise StorageError(f"{place}: cannot be written ({reason})") from error
 
 
 def _distribution(search: Search, whole: bool) -> BaseDistribution:

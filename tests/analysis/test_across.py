@@ -109,6 +109,13 @@ def test_a_dataset_of_one_method_gives_way():
     assert set(found["over"]) == {"x, y"}
 
 
+def test_single_networks_of_several_have_no_rank():
+    networks = {f"ms+dm2{readout}": [0.6, 0.7] for readout in ("", "{ensemble}", "{member 1}", "{member 2}")}
+    found = over_datasets(pd.concat([values({"ms": [0.5, 0.6]} | networks, dataset=name) for name in "xy"]))
+    assert found["method"].tolist() == ["ms", "ms+dm2", "ms+dm2{ensemble}"]
+    assert found["rank"].tolist() == [3, 1.5, 1.5]
+
+
 def test_marks_of_all_datasets_are_kept():
     runs = {"ms": [0.6], "ms+psd": [0.7]}
     found = over_datasets(pd.concat([values(runs, dataset="a"), values(runs, dataset="b", marks="untuned")]))

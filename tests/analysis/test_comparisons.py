@@ -6,7 +6,7 @@ import pytest
 from fake_values import values
 from scipy import stats
 
-from dmlbench.analysis.comparisons import comparisons, other_origins, pooled, seed_pairs, star, to_base
+from dmlbench.analysis.comparisons import comparisons, other_kinds, other_origins, pooled, seed_pairs, star, to_base
 from dmlbench.analysis.statistics import holm
 
 
@@ -75,6 +75,15 @@ def test_runs_of_another_origin_form_no_pair():
     assert seed_pairs(mixed).empty
     assert other_origins(mixed) == {"ms+psd": 4}
     assert comparisons(*given(mixed)).empty
+
+
+def test_pairs_of_two_kinds_of_processor_are_counted_and_kept():
+    runs = {"ms": [0.6, 0.61, 0.63, 0.62], "ms+psd": [0.62, 0.64, 0.65, 0.66], "ms+obdsd": [0.61, 0.64, 0.66, 0.6]}
+    mixed = values(runs)
+    mixed.loc[(mixed["method"] == "ms+psd") & (mixed["seed"] < 2), "kind"] = "another"
+    assert other_kinds(mixed) == {"ms+psd": 2}
+    assert row(comparisons(*given(mixed)), "ms+psd", "ms")["n"] == 4
+    assert other_kinds(values(runs)) == {}
 
 
 def test_pooling_gives_every_dataset_the_same_weight():

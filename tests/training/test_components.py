@@ -4,9 +4,11 @@ import pytest
 import torch
 from torch import nn
 
+from dmlbench.distillation import DISTILLATIONS
 from dmlbench.errors import UserError
+from dmlbench.method_file import UNTAUGHT
 from dmlbench.spec import Part, ResolvedValue
-from dmlbench.training.components import build_distillation
+from dmlbench.training.components import BUILDERS, build_distillation
 from dmlbench.training.workshop import build_loss
 
 PULL = """
@@ -44,6 +46,11 @@ def plugin(tmp_path):
         return Part(name="mine", title="Mine", kind=kind, class_name=class_name, parameters=parameters, **where)
 
     return make
+
+
+def test_what_learns_from_no_teacher_has_a_builder_of_its_own():
+    assert set(BUILDERS) == set(UNTAUGHT)
+    assert set(BUILDERS) <= set(DISTILLATIONS)
 
 
 def groups(learner):

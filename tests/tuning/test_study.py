@@ -1,8 +1,9 @@
 import math
 
 import pytest
+from sqlalchemy import event
 
-from dmlbench.errors import UserError
+from dmlbench.errors import StorageError, UserError
 from dmlbench.method_file import Search
 from dmlbench.tuning import Study, Trial, open_storage
 
@@ -128,6 +129,23 @@ def test_a_file_that_is_no_storage(tmp_path):
     (tmp_path / "a.db").write_text("no database at all, but long enough to be looked at as one" * 20)
     with pytest.raises(UserError, match="not a storage that Optuna"):
         open_storage(tmp_path / "a.db")
+
+
+def test_a_full_disk_is_said_in_one_line_and_keeps_the_trials_there_are(tmp_path):
+    storage = open_storage(tmp_path / "a.db")
+    own = Study(storage, "a", SEARCHES, FIRST)
+    own.tell(own.suggest(), 0.5)
+
+    def fill(connection, _record):
+        connection.execute(f"PRAGMA max_page_count={connection.execute('PRAGMA page_count').fetchone()[0]}")
+
+    storage.engine.dispose()
+    event.listen(storage.engine, "connect", fill)
+    bulky = {f"note {place}": "x" * 2000 for place in range(10)}  # more than what pages have left
+    with pytest.raises(StorageError, match=r"a\.db: cannot be written \(database or disk is full"):
+        own.tell(own.suggest(), 0.5, bulky)
+    kept = Study(open_storage(tmp_path / "a.db"), "a", SEARCHES, FIRST).trials()
+    assert kept == [Trial(0, FIRST, 0.5)]
 
 
 def test_studies_of_one_storage_do_not_mix(tmp_path):

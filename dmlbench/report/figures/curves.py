@@ -42,7 +42,7 @@ def curve_plot(group: Group, history: pd.DataFrame, look: Look, metric: str = "r
         figure,
         f"curves_{group.slug}",
         f"{name} on the test classes of {group.title} by epoch, epoch 0 untrained: means over seeds, with 95% "
-        "t-intervals as bands.",
+        "t-intervals as bands; of several networks their mean, also of the untrained ones.",
         f"Learning curves of {name} on {group.title}: {'; '.join(_ends(means, name) for name in methods['method'])}.",
         means,
     )

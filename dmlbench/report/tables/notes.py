@@ -5,8 +5,9 @@ from collections.abc import Iterable
 
 import pandas as pd
 
-from dmlbench.analysis.comparisons import other_origins
+from dmlbench.analysis.comparisons import other_kinds, other_origins
 from dmlbench.analysis.statistics import FEWEST, smallest_p
+from dmlbench.analysis.tuning import unequal_trials
 from dmlbench.readouts import is_of_one_member
 from dmlbench.report.naming import p_value
 
@@ -61,6 +62,18 @@ def other_starts(values: pd.DataFrame) -> list[str]:
     named = [f"{method} ({count})" for method, count in other_origins(values).items()]
     why = "the base's run had other initial weights, other images or another kind of device"
     return [f"Seeds that form no pair, for {why}: {', '.join(named)}."] if named else []
+
+
+def about_pairs(values: pd.DataFrame) -> list[str]:
+    """Notes on what the pairs of a group are, and on what they are not; `values` as of `seed_values`."""
+    return [*other_starts(values), *mixed_kinds(values), *unequal_trials(values)]
+
+
+def mixed_kinds(values: pd.DataFrame) -> list[str]:
+    """A note on the pairs whose two runs were made by processors or libraries of two kinds, if there are any."""
+    named = [f"{method} ({count})" for method, count in other_kinds(values).items()]
+    why = "on processors of two kinds or with two releases of a library, where rounding makes a run another draw"
+    return [f"Pairs with the base whose two runs were made {why}: {', '.join(named)}."] if named else []
 
 
 def mark_signs(marks: Iterable[str]) -> dict[str, str]:
