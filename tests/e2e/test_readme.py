@@ -86,34 +86,45 @@ def test_readme_shows_the_reference_results() -> None:
     assert f"p {p.replace(chr(92), '')}; sign-flip {sign_flip}" in text
 
 
-def _evidence(report: Path) -> dict[tuple[str, str], str]:
-    """Differences of the first table of evidence, which is that of the last epoch, by method and what it is held to."""
-    table = report.read_text().partition("**Evidence in R@1")[2].partition("\n\n")[2].partition("\n\n")[0]
-    cells = [[cell.strip() for cell in row.split("|")[1:5]] for row in table.splitlines()[2:]]
-    return {(method, to): difference for method, to, _, difference in cells}
+def _rows(report: Path, title: str) -> list[list[str]]:
+    """Cells of the first table of a report whose title begins so."""
+    table = report.read_text().partition(f"**{title}")[2].partition("\n\n")[2].partition("\n\n")[0]
+    return [[cell.strip() for cell in row.split("|")[1:-1]] for row in table.splitlines()[2:]]
 
 
 def test_readme_shows_what_the_report_of_all_bases_found() -> None:
-    text = (ROOT / "README.md").read_text()
+    text = " ".join((ROOT / "README.md").read_text().split())
     report = ROOT / "reports" / "omniglot-small" / "report.md"
-    found = _evidence(report)
+    evidence = _rows(report, "Evidence in R@1")  # the first: of the last epoch
+    found = {(method, to): difference for method, to, _, difference, *_ in evidence}
+    p = {(method, to): value.replace("\\", "") for method, to, _, _, value, *_ in evidence}
     results = load_results(ROOT / "results" / "reference").query("dataset == 'omniglot-small' and selection == 'last'")
     assert f"over the {len(found)} comparisons" in text
-    for base in ("contrastive", "triplet", "margin", "ms", "proxyanchor"):
-        alone = t_interval(results[results["method"] == base]["recall_at_1"])
-        estimate = f"{percent(alone.mean)} [{percent(alone.low)}, {percent(alone.high)}]"
-        assert f"| `{base}` | {estimate} | {found[f'{base}+psd', base]} | {found[f'{base}+obdsd', base]} |" in text
-    for pair in (
+    assert f"{results['folder'].nunique()} trainings on one kind of processor" in text
+    assert results["kind"].nunique() == 1
+    for suffix, variant in (("", ""), ("{tuned}", "tuned")):
+        for base in ("contrastive", "triplet", "margin", "ms", "proxyanchor"):
+            alone = t_interval(results[(results["method"] == base) & (results["variant"] == variant)]["recall_at_1"])
+            estimate = f"{percent(alone.mean)} [{percent(alone.low)}, {percent(alone.high)}]"
+            row = " | ".join(found[f"{base}+{name}{suffix}", base + suffix] for name in ("psd", "obdsd"))
+            assert f"| `{base}{suffix}` | {estimate} | {row} |" in text
+    for method, to in (
         ("triplet+dm2{ensemble}", "triplet"),
         ("triplet+dm2{ensemble}", "triplet+independent{ensemble}"),
         ("ms+dm2{ensemble}", "ms+independent{ensemble}"),
         ("ms+s2sd", "ms"),
+        ("ms+s2sd{tuned}", "ms{tuned}"),
     ):
-        assert found[pair] in text
+        assert found[method, to] in text
+    for method in ("contrastive+psd", "triplet+psd", "margin+obdsd{tuned}", "ms+obdsd{tuned}"):
+        tuned = "{tuned}" if method.endswith("{tuned}") else ""
+        assert f"(p {p[method, method.partition('+')[0] + tuned]})" in text
+    changed = {row[0]: row[5].replace("\\", "") for row in _rows(report, "Tuned values beside")}
+    for method in ("triplet+obdsd{tuned}", "ms{tuned}", "margin+obdsd{tuned}", "margin{tuned}"):
+        assert changed[method] in text
     ratios = dict(re.findall(r"^\| (\S+) \| [○▲▼] .* \| ([\d.]+)× \|", report.read_text(), re.MULTILINE))
-    rough = sorted(ratios[name] for name in ratios if re.search(r"(?<!proxyanchor)\+(psd|obdsd)$", name))
+    rough = sorted(ratios[name] for name in ratios if re.search(r"\+(psd|obdsd)(\{tuned\})?$", name))
     assert f"{rough[0]} to {rough[-1]} times the base's step" in text
-    assert f"{ratios['proxyanchor+psd']} and {ratios['proxyanchor+obdsd']}" in text
 
 
 @pytest.mark.parametrize("name", ["glyphs", pytest.param("omniglot-small", marks=pytest.mark.slow)])
