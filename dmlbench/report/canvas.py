@@ -1,5 +1,6 @@
 """What all figures share: their frame, title, axis ends, and their content in words."""
 
+import re
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -139,8 +140,12 @@ def _label(name: str) -> str:
     if len(name) <= LABEL:
         return name
     bare = name.removesuffix("*")  # the star of a verdict takes no room, and no line of its own
-    base, plus, modifier = bare.partition("+")
-    lines = [line for part in (base, plus + modifier) for line in textwrap.wrap(part, LABEL)]
+    lines = [""]
+    for token in re.split(r"(?=[+{])", bare):  # base, modifier, what stands in braces: none is broken that fits a line
+        whole = [token] if len(token) <= LABEL else textwrap.wrap(token, LABEL)
+        if len(lines[-1]) + len(whole[0]) <= LABEL:
+            lines[-1] += whole.pop(0)
+        lines += whole
     return "\n".join(lines) + name[len(bare) :]
 
 

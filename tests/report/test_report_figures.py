@@ -79,10 +79,16 @@ def test_differences_are_drawn_in_points_around_zero():
 
 
 def test_the_star_of_a_verdict_stands_on_no_line_of_its_own():
-    names = ["triplet+independent{ensemble}*", "triplet+dm2{ensemble}*", "ms+obdsd"]
+    long = "triplet+independent{member 1}{tuned}"
+    names = ["triplet+independent{ensemble}*", "triplet+dm2{ensemble}*", "ms+obdsd", long]
     _, axes = row_canvas(names, ["title"])
     labels = [label.get_text() for label in axes.get_yticklabels()]
-    assert labels == ["triplet\n+independent{ensemble}*", "triplet+dm2{ensemble}*", "ms+obdsd"]
+    assert labels == [
+        "triplet+independent\n{ensemble}*",
+        "triplet+dm2{ensemble}*",
+        "ms+obdsd",
+        "triplet+independent\n{member 1}{tuned}",
+    ]
 
 
 def test_overhead_bars_start_at_one():
