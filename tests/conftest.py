@@ -19,6 +19,7 @@ from dmlbench.spec import (
     ResolvedValue,
     TrainingSpec,
 )
+from dmlbench.store import Store
 
 # A deadline is an assertion on time, and machines that run tests are shared.
 settings.register_profile("shared machine", deadline=None)
@@ -82,6 +83,11 @@ def make_cell() -> Callable[..., Cell]:
 def _part(name: str, kind: str, class_name: str, **values: float) -> Part:
     parameters = {key: ResolvedValue(value=value, source="a test") for key, value in values.items()}
     return Part(name=name, title=name, kind=kind, class_name=class_name, parameters=parameters)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "runs")
 
 
 @pytest.fixture

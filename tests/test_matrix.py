@@ -24,7 +24,7 @@ from dmlbench.matrix import (
 )
 from dmlbench.protocol import load_protocol
 from dmlbench.store import Store
-from dmlbench.writer import CellWriter
+from tests.begun import begin
 
 PULL = """\
 name: pull
@@ -52,11 +52,6 @@ def _alone(empty_folder):
     """No `./methods` but what a test puts there."""
 
 
-@pytest.fixture
-def store(tmp_path) -> Store:
-    return Store(tmp_path / "runs")
-
-
 def request(methods=("ms",), datasets=("glyphs",), seeds=(0,), **more) -> Request:
     return Request(methods, datasets, seeds, **more)
 
@@ -66,13 +61,6 @@ def refusal(*args, **more) -> str:
         plan(request(*args, **more))
     assert "\n" not in str(caught.value)
     return str(caught.value)
-
-
-def begin(store: Store, cell) -> CellWriter:
-    store.folder(cell).mkdir(parents=True)
-    writer = CellWriter(store.folder(cell))
-    writer.begin(cell)
-    return writer
 
 
 def finish(store: Store, cell, status="done", total_s=10.0) -> None:

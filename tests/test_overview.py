@@ -1,17 +1,10 @@
 import json
 
-import pytest
-
 from dmlbench import verification
 from dmlbench.claims import claim, this_host
 from dmlbench.overview import overview
 from dmlbench.store import Store
 from dmlbench.writer import CellWriter, file_digest
-
-
-@pytest.fixture
-def store(tmp_path) -> Store:
-    return Store(tmp_path / "runs")
 
 
 def row(epoch: int, seconds: float = 2.0) -> dict:

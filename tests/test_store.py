@@ -1,29 +1,11 @@
-import csv
-import io
-import json
-import re
 from pathlib import Path
 
 import pytest
 
 from dmlbench.claims import claim
 from dmlbench.errors import StorageError, UserError
-from dmlbench.history import history_text
 from dmlbench.store import Store, folder_state, read_spec, read_summary
-from dmlbench.writer import VERSION, CellWriter
-
-
-@pytest.fixture
-def store(tmp_path) -> Store:
-    return Store(tmp_path / "runs")
-
-
-def begin(store: Store, cell) -> CellWriter:
-    folder = store.folder(cell)
-    folder.mkdir(parents=True, exist_ok=True)
-    writer = CellWriter(folder)
-    writer.begin(cell)
-    return writer
+from tests.begun import begin
 
 
 def test_a_cells_folder_is_named_by_what_it_is(store, make_cell):
@@ -63,33 +45,6 @@ def test_looking_at_a_state_takes_no_lock(store, make_cell, hold):
         assert not other
 
 
-def test_a_new_attempt_clears_the_failure_and_goes_on_with_the_log(store, make_cell):
-    cell = make_cell()
-    writer = begin(store, cell)
-    writer.append({"epoch": 0})
-    writer.log("an old line")
-    writer.finish({"status": "failed"})
-    again = begin(store, cell)
-    assert sorted(path.name for path in writer.folder.iterdir()) == ["history.csv", "log.txt", "spec.yaml"]
-    assert read_spec(writer.folder) == cell
-    again.restart()
-    assert not (writer.folder / "history.csv").exists()
-    again.log("one\n")
-    lines = (writer.folder / "log.txt").read_text().splitlines()
-    assert [line.partition(" ")[2] for line in lines] == ["an old line", "one"]
-    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", lines[1].partition(" ")[0])
-
-
-def test_rows_beyond_the_checkpoint_are_dropped(store, make_cell):
-    writer = begin(store, make_cell())
-    for epoch in range(4):
-        writer.append({"epoch": epoch})
-    again = begin(store, make_cell())
-    again.resume([{"epoch": 0}, {"epoch": 1}])
-    again.append({"epoch": 2})
-    assert (again.folder / "history.csv").read_text() == "epoch\n0\n1\n2\n"
-
-
 def test_plans_are_specs_and_disturb_nothing(store, make_cell):
     cells = [make_cell(seed=seed) for seed in range(3)]
     writer = begin(store, cells[1])
@@ -125,62 +80,6 @@ def test_what_the_disk_refuses_names_the_folder(store, make_cell, monkeypatch):
         store.plan([make_cell(seed=5)])
     monkeypatch.undo()
     assert sorted(path.name for path in writer.folder.iterdir()) == ["spec.yaml"]
-
-
-def test_nothing_is_written_once_the_claim_is_lost(store, make_cell):
-    cell, lost = make_cell(), []
-
-    def check():
-        if lost:
-            raise RuntimeError("lost")
-
-    store.folder(cell).mkdir(parents=True)
-    writer = CellWriter(store.folder(cell), check)
-    writer.begin(cell)
-    writer.append({"epoch": 0})
-    lost.append(True)
-    for write in (lambda: writer.append({"epoch": 1}), lambda: writer.finish({}), lambda: writer.resume([])):
-        with pytest.raises(RuntimeError, match="lost"):
-            write()
-    assert (writer.folder / "history.csv").read_text() == "epoch\n0\n"
-    assert not (writer.folder / "summary.json").exists()
-
-
-def test_rows_are_on_disk_as_soon_as_they_are_known(store, make_cell):
-    writer = begin(store, make_cell())
-    for epoch in range(3):
-        writer.append({"epoch": epoch, "train/loss": 1 / (epoch + 1)})
-        with (writer.folder / "history.csv").open(newline="") as file:
-            assert [row["epoch"] for row in csv.DictReader(file)] == [str(past) for past in range(epoch + 1)]
-
-
-def test_history_in_full_precision_with_timings_last():
-    rows = [
-        {"epoch": 0, "time/evaluation_s": 0.1, "test/recall_at_1": 1 / 3},
-        {"epoch": 1, "train/loss": 1e-17, "time/train_s": 2.0, "time/evaluation_s": 0.0},
-        {"epoch": 2, "train/loss": None, "test/recall_at_1": 0.1 + 0.2, "test/nmi": 1.0},
-    ]
-    text = history_text(rows)
-    header, *lines = text.splitlines()
-    assert header == "epoch,test/recall_at_1,train/loss,test/nmi,time/evaluation_s,time/train_s"
-    assert lines[1] == "1,,1e-17,,0.0,2.0"
-    read = list(csv.DictReader(io.StringIO(text)))
-    assert float(read[0]["test/recall_at_1"]) == 1 / 3
-    assert float(read[2]["test/recall_at_1"]) == 0.1 + 0.2
-    assert read[2]["train/loss"] == read[2]["time/train_s"] == ""
-    assert "\r" not in text
-
-
-def test_a_summary_carries_its_version_and_no_nan(store, make_cell):
-    writer = begin(store, make_cell())
-    with pytest.raises(ValueError, match="Out of range float"):
-        writer.finish({"status": "done", "x": float("nan")})
-    assert read_summary(writer.folder) is None
-    writer.finish({"status": "done", "x": 0.1})
-    summary = read_summary(writer.folder)
-    assert list(summary) == ["version", "status", "x", "files", "digest"]
-    assert (summary["version"], summary["status"], summary["x"]) == (VERSION, "done", 0.1)
-    assert list(summary["files"]) == ["spec.yaml"]
 
 
 @pytest.mark.parametrize(
@@ -291,12 +190,3 @@ def test_a_results_folder_is_made_and_tried(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "touch", refuse)
     with pytest.raises(UserError, match=r"cannot write results here \(Permission denied\)"):
         store.check_writable()
-
-
-def test_summaries_are_text_for_people_and_git(store, make_cell):
-    writer = begin(store, make_cell())
-    writer.finish({"status": "done", "selections": {}})
-    text = (writer.folder / "summary.json").read_text()
-    assert text.endswith("}\n")
-    assert len(text.splitlines()) == 9
-    assert json.loads(text)["version"] == 1

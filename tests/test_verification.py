@@ -15,11 +15,6 @@ ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture
-def store(tmp_path) -> Store:
-    return Store(tmp_path / "runs")
-
-
-@pytest.fixture
 def finished(store, make_cell):
     """The folder of a whole result of three epochs."""
     cell = make_cell(epochs=3)

@@ -5,7 +5,10 @@ from pathlib import Path
 import pytest
 from fake_results import METHODS, make_cell, write_cell, write_failure
 
+from dmlbench.analysis import estimates
+from dmlbench.analysis.groups import arrange
 from dmlbench.report.page import render
+from dmlbench.results import load_results
 from dmlbench.store import Store
 from dmlbench.writer import CellWriter
 
@@ -36,3 +39,13 @@ def results(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def report(results, tmp_path_factory) -> Path:
     return render(results, "first", tmp_path_factory.mktemp("reports"))
+
+
+@pytest.fixture(scope="session")
+def arranged(results):
+    return arrange(load_results(results))
+
+
+@pytest.fixture(scope="session")
+def values(arranged):
+    return estimates.seed_values(arranged)

@@ -1,5 +1,6 @@
 import pytest
 from fake_results import make_cell, write_cell
+from frames import GLYPHS, pick
 
 from dmlbench.analysis.comparisons import to_base
 from dmlbench.analysis.groups import Group, arrange
@@ -7,8 +8,6 @@ from dmlbench.report.numbers import Numbers
 from dmlbench.report.tables.summary import summary_tables
 from dmlbench.report.verdict import kind_of, verdicts
 from dmlbench.results import load_history, load_results
-
-GLYPHS = Group("conv4-64", "", "glyphs")
 
 
 def given(root, group=GLYPHS):
@@ -22,12 +21,6 @@ def given(root, group=GLYPHS):
 
 def pooled_of(root):
     return to_base(Numbers.of(arrange(load_results(root)), arrange(load_history(root))).pooled)
-
-
-def pick(frame, **wanted):
-    for column, value in wanted.items():
-        frame = frame[frame[column] == value]
-    return frame
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,134 @@
+import pytest
+from fake_methods import refusal, resolve
+
+from dmlbench.errors import UserError
+from dmlbench.registry import NEW, UNPUBLISHED, UNTUNED, Registry, own_folder
+
+BASES = ("contrastive", "margin", "ms", "proxyanchor", "triplet")
+COHORTS = ("+dm2", "+dm2-model", "+dm2-temporal", "+dm2-view", "+independent")
+MODIFIERS = ("+psd", "+obdsd", "+psd-mem", "+obdsd-mem", "+s2sd", *COHORTS)
+PARSER_DEFAULTS = {"lambda": 75.0, "omega": 0.99, "tau": 1.0, "tau_diffusion": 1.0}
+OFFICIAL = {  # facts: official settings of the OBD-SD code
+    ("cub", "resnet50-128"): {"lambda": 1000.0, "omega": 0.3, "tau": 1.0, "tau_diffusion": 1.0},
+    ("cars", "resnet50-128"): {"lambda": 75.0, "omega": 0.99, "tau": 1.0, "tau_diffusion": 1.0},
+    ("sop", "resnet50-128"): {"lambda": 100.0, "omega": 0.5, "tau": 1.0, "tau_diffusion": 0.005},
+    ("cub", "resnet50-512"): {"lambda": 1000.0, "omega": 0.3, "tau": 1.0, "tau_diffusion": 1.0},
+    ("cars", "resnet50-512"): {"lambda": 200.0, "omega": 0.99, "tau": 1.0, "tau_diffusion": 1.0},
+    ("sop", "resnet50-512"): {"lambda": 200.0, "omega": 0.5, "tau": 1.0, "tau_diffusion": 0.005},
+}
+
+
+def test_every_base_ships_with_every_modifier():
+    names = Registry().names()
+    assert names == sorted(f"{base}{modifier}" for base in BASES for modifier in ("", *MODIFIERS))
+    assert len(names) == 55
+    for name in names:
+        method = resolve(name)
+        assert method.name == name
+        assert method.base == name.partition("+")[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [("psd", "class: psd", "class: psd\nteacher: none"), ("dm2", "teacher: none", "teacher: memory")],
+)
+def test_who_teaches_fits_the_class(name, old, new, mine):
+    text = (own_folder() / f"{name}.yaml").read_text()
+    (mine / f"{name}.yaml").write_text(text.replace(old, new))
+    with pytest.raises(UserError, match="teacher: none is for the classes dm2, s2sd"):
+        resolve(f"ms+{name}", mine)
+
+
+@pytest.mark.parametrize("setting", OFFICIAL)
+def test_ms_obdsd_resolves_to_the_official_settings(setting):
+    dataset, protocol = setting
+    method = resolve("ms+obdsd", dataset=dataset, protocol=protocol)
+    assert method.distillation.values() == OFFICIAL[setting]
+    assert method.loss.values() == {"alpha": 2.0, "beta": 40.0, "base": 0.5, "epsilon": 0.1}
+    assert method.marks == ()
+    sources = {value.source for value in method.distillation.parameters.values()}
+    assert all("official code" in source and "parser default" not in source for source in sources)
+
+
+@pytest.mark.parametrize(
+    ("name", "dataset", "marks"),
+    [
+        ("triplet+obdsd", "cub", (UNTUNED,)),
+        ("ms+obdsd", "glyphs", (UNTUNED,)),
+        ("proxyanchor+obdsd", "sop", (UNTUNED,)),
+        ("margin+obdsd", "cars", (UNTUNED, UNPUBLISHED)),
+    ],
+)
+def test_where_nothing_is_published_the_parsers_defaults_stand_in(name, dataset, marks):
+    method = resolve(name, dataset=dataset, protocol="resnet50-128")
+    assert method.distillation.values() == PARSER_DEFAULTS
+    assert method.marks == marks
+    assert not any(value.published for value in method.distillation.parameters.values())
+
+
+def test_margin_psd_is_an_unpublished_composition():
+    assert UNTUNED == "untuned: nothing published"
+    assert UNPUBLISHED == "unpublished composition"
+    assert resolve("margin+psd").marks == (UNTUNED, UNPUBLISHED)
+    assert resolve("ms+psd").marks == (UNTUNED,)
+    assert resolve("margin").marks == ()
+
+
+@pytest.mark.parametrize("name", ["ms+psd-mem", "ms+obdsd-mem", "margin+obdsd-mem"])
+def test_a_method_in_no_paper_says_so(name):
+    assert NEW == "new: in no paper"
+    for dataset in ("glyphs", "cub"):
+        assert resolve(name, dataset=dataset).marks == (NEW, UNTUNED)
+
+
+def test_a_memory_has_the_settings_of_what_it_replaces():
+    for dataset, protocol in (("cub", "resnet50-128"), ("cars", "resnet50-512"), ("sop", "resnet50-128")):
+        for name in ("psd", "obdsd"):
+            official, memory = (resolve(f"ms+{n}", None, dataset, protocol).distillation for n in (name, f"{name}-mem"))
+            assert official.values() == memory.values()
+            assert official.identity() != memory.identity()
+            assert (official.teacher, memory.teacher) == ("previous-epoch", "memory")
+
+
+def test_learned_parameters_have_their_published_rates():
+    assert resolve("proxyanchor+psd").loss.rates() == {"proxies": 0.01}
+    assert resolve("margin").loss.rates() == {"beta": 0.0005}
+    assert resolve("ms").loss.rates() == {}
+
+
+def test_published_figures_speak_of_these_datasets():
+    assert Registry().datasets() == {"cub", "cars", "sop"}
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("mss", ["unknown method 'mss'", "did you mean 'ms'?", "dmlbench list methods"]),
+        ("ms+obsd", ["'ms+obsd': unknown method 'obsd'", "did you mean 'obdsd'?"]),
+        ("ms+", ["'ms+': unknown method ''"]),
+        ("obdsd", ["'obdsd' is a modifier and needs a base", "for example ms+obdsd", ", ".join(BASES)]),
+        ("psd+ms", ["'psd' is a modifier and needs a base", "ms+psd"]),
+        (
+            "ms+triplet",
+            ["'ms+triplet': 'triplet' is a base and cannot follow a +", "modifiers: dm2, dm2-model, dm2-temporal, "],
+        ),
+        ("ms+psd+obdsd", ["'ms+psd+obdsd': a base takes one modifier; for example ms+psd"]),
+    ],
+)
+def test_names_that_are_none(name, expected):
+    text = refusal(name)
+    for part in expected:
+        assert part in text
+
+
+@pytest.mark.parametrize("name", [*BASES, *(f"ms{modifier}" for modifier in MODIFIERS)])
+def test_shipped_methods_can_be_searched(name):
+    """Every base, and every modifier but the control, which has no value of its own."""
+    searches = Registry().searches(name)
+    assert any(key.startswith("loss.") for key in searches)
+    own = [key for key in searches if key.startswith("distillation.")]
+    assert bool(own) == ("+" in name and name != "ms+independent")
+    method = resolve(name)
+    values = {f"{part.kind}.{key}": value for part in filter(None, (method.loss, method.distillation))
+              for key, value in part.values().items()}  # fmt: skip
+    assert all(search.holds(values[key]) for key, search in searches.items())

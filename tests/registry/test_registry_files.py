@@ -1,0 +1,197 @@
+from pathlib import Path
+
+import pytest
+from fake_methods import PINNED, PLUGIN, refusal, resolve, shipped
+
+from dmlbench.method_loading import Folder, load_file, parameter_model
+from dmlbench.registry import REPLACED, UNTUNED, Registry, own_folder, search_path
+
+
+def test_a_pinned_file_wins_and_leaves_the_rest_to_the_parts(mine):
+    (mine / "ms+psd.yaml").write_text(PINNED)
+    method = resolve("ms+psd", mine)
+    assert method.distillation.values() == {"lambda": 10.0, "tau": 2.0}
+    assert method.loss.values() == {"alpha": 2.0, "beta": 40.0, "base": 0.5, "epsilon": 0.05}
+    assert method.marks == (REPLACED.format("ms+psd"),)
+    assert resolve("ms", mine).loss.values()["epsilon"] == 0.1
+    assert resolve("triplet+psd", mine).distillation.values() == {"lambda": 75.0, "tau": 1.0}
+    assert len(Registry(mine).names()) == 55
+
+
+def test_a_pinned_file_may_give_rates_of_the_loss(mine):
+    rates = "name: margin+psd\ntitle: x\nkind: pinned\nlearning_rates: {beta: {value: 0.001, source: y}}\n"
+    (mine / "margin+psd.yaml").write_text(rates)
+    method = resolve("margin+psd", mine)
+    assert method.loss.rates() == {"beta": 0.001}
+    assert method.distillation.rates() == {}
+    assert method.marks == (UNTUNED, REPLACED.format("margin+psd"))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("lambda:", "lamda:", "unknown key 'lamda'; did you mean 'lambda'?"),
+        ("value: 10", "value: -1", "lambda: Input should be greater than or equal to 0, not -1"),
+        ("source: pinned}\n  tau", "sorce: pinned}\n  tau", "distillation.lambda: unknown key 'sorce'"),
+        ("epsilon:", "epsilom:", "unknown key 'epsilom'; did you mean 'epsilon'?"),
+        ("loss:\n  epsilon", "learning_rates:\n  beta", "unknown learned parameter 'beta'"),
+    ],
+)
+def test_a_mistake_in_a_pinned_file_names_that_file(mine, old, new, message):
+    assert old in PINNED
+    (mine / "ms+psd.yaml").write_text(PINNED.replace(old, new))
+    text = refusal("ms+psd", mine)
+    assert text.startswith(f"{mine / 'ms+psd.yaml'}: ")
+    assert message in text
+
+
+def test_search_order(mine, empty_folder):
+    def alpha(methods_dir=None):
+        return resolve("ms", methods_dir).loss.values()["alpha"]
+
+    assert alpha() == 2.0
+    (empty_folder / "methods").mkdir()
+    (empty_folder / "methods" / "ms.yaml").write_text(shipped("ms").replace("alpha: {value: 2.0", "alpha: {value: 3"))
+    assert alpha() == 3.0
+    (mine / "other-name.yaml").write_text(shipped("ms").replace("alpha: {value: 2.0", "alpha: {value: 4"))
+    assert alpha(mine) == 4.0
+    assert REPLACED.format("ms") in resolve("ms", mine).marks
+    assert REPLACED.format("ms") in resolve("ms+psd", mine).marks
+    assert resolve("triplet", mine).marks == ()
+    assert [folder.path for folder in search_path(mine)] == [mine, Path("methods"), own_folder()]
+    assert [folder.named_by_user for folder in search_path(mine)] == [True, False, False]
+
+
+def test_a_copy_of_a_shipped_file_is_not_a_replacement(mine):
+    (mine / "copied.yaml").write_text(shipped("ms"))
+    assert resolve("ms", mine).marks == ()
+
+
+def test_a_folder_counts_once(empty_folder):
+    (empty_folder / "methods").mkdir()
+    named = search_path(empty_folder / "methods")
+    assert [folder.named_by_user for folder in named] == [True, False]
+
+
+def test_a_methods_folder_must_be_there(tmp_path):
+    assert refusal("ms", tmp_path / "nowhere") == f"--methods-dir {tmp_path / 'nowhere'}: no such folder"
+
+
+def test_one_name_in_two_files_of_a_folder(mine):
+    (mine / "one.yaml").write_text(shipped("ms"))
+    (mine / "two.yml").write_text(shipped("ms"))
+    text = refusal("triplet", mine)
+    assert str(mine) in text
+    assert "'ms' stands in both one.yaml and two.yml" in text
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("title: Multi", "titel: Multi", ": unknown key 'titel'; did you mean 'title'?"),
+        ("epsilon:", "epsilom:", ": parameters: unknown key 'epsilom'; did you mean 'epsilon'?"),
+        ("venue:", "venu:", ": paper: unknown key 'venu'; did you mean 'venue'?"),
+        ("alpha: {value: 2.0,", "alpha: {valu: 2.0,", ": parameters.alpha: unknown key 'valu'; did you mean 'value'?"),
+        ("alpha: {value: 2.0,", "alpha: {value: 0,", ": parameters: alpha: Input should be greater than 0, not 0"),
+        ("alpha: {value: 2.0,", "alpha: {value: high,", ": parameters: alpha: Input should be a valid number"),
+        ("alpha: {value: 2.0,", "alpha: {value: [2],", ": parameters.alpha.value: must be a finite number, a text"),
+        ("alpha: {value: 2.0,", "alpha: {value: .inf,", ": parameters.alpha.value: must be a finite number"),
+        ("kind: loss", "kind: los", ": kind: Input should be 'loss' or 'distillation', not 'los'"),
+        ("class: multi_", "class: mult_", ": class: unknown loss class 'mult_similarity'; did you mean 'multi_sim"),
+        ("parameters:", "parameters:\n  alpha: {value: 1, source: x}", " not valid YAML (key 'alpha' stands twice)"),
+        ("metric: nmi, value: 68.55", "metric: nmi, valu: 68.55", ": published.3: unknown key 'valu'"),
+        ("paper:", "learning_rates: {beta: {value: 1, source: x}}\npaper:", "unknown learned parameter 'beta'"),
+    ],
+)
+def test_a_mistake_in_a_file_is_one_line_with_file_and_key(mine, old, new, message):
+    text = shipped("ms")
+    assert old in text
+    (mine / "ms.yaml").write_text(text.replace(old, new, 1))
+    given = refusal("ms", mine)
+    assert given.startswith(f"{mine / 'ms.yaml'}:")
+    assert message in given
+
+
+@pytest.mark.parametrize(("rate", "message"), [("fast", "valid number"), ("-1", "greater than or equal to 0")])
+def test_a_rate_out_of_range(mine, rate, message):
+    (mine / "margin.yaml").write_text(shipped("margin").replace("value: 0.0005", f"value: {rate}"))
+    given = refusal("margin", mine)
+    assert given.startswith(f"{mine / 'margin.yaml'}: learning_rates.beta: rate: ")
+    assert message in given
+
+
+def test_yaml_1_1_reads_5e_4_as_text_but_it_is_a_rate(mine):
+    (mine / "margin.yaml").write_text(shipped("margin").replace("value: 0.0005", "value: 5e-4"))
+    assert resolve("margin", mine).loss == resolve("margin").loss
+
+
+def test_broken_yaml_hurts_only_who_uses_it(mine):
+    (mine / "broken.yaml").write_text("a: [\n")
+    (mine / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    assert resolve("ms+psd", mine) == resolve("ms+psd")
+    assert "needs a base" in refusal("obdsd", mine)
+    assert "cannot follow a +" in refusal("ms+ms", mine)
+    assert refusal("broken", mine).startswith(f"{mine / 'broken.yaml'}: line 2 not valid YAML")
+    assert refusal("ms+binary", mine).startswith(f"{mine / 'binary.yaml'}: not a text file")
+
+
+def test_a_method_file_must_not_be_a_composition(mine):
+    (mine / "both.yaml").write_text(shipped("ms").replace("name: ms\n", "name: ms+psd\n"))
+    assert f"{mine / 'both.yaml'}: name: " in refusal("ms+psd", mine)
+    (mine / "both.yaml").write_text(PINNED.replace("name: ms+psd", "name: both"))
+    assert f"{mine / 'both.yaml'}: name: " in refusal("both", mine)
+
+
+def test_python_loads_only_from_a_folder_the_user_named(mine, empty_folder):
+    (mine / "pull.yaml").write_text(PLUGIN)
+    (mine / "pull.py").write_text("raise SystemExit('resolving runs nothing')\n")
+    part = resolve("pull+psd", mine).loss
+    assert part.values() == {"strength": 2}
+    assert part.rates() == {"weight": 0.1}
+    assert part.plugin == str(mine / "pull.py")
+    assert len(part.plugin_sha256) == 64
+    (empty_folder / "methods").symlink_to(mine)
+    assert refusal("pull") == (
+        f"{Path('methods/pull.yaml')}: plugin: Python loads only from a folder you name; add --methods-dir methods"
+    )
+    assert resolve("pull", Path("methods")).loss.plugin == part.plugin
+
+
+BESIDE, NO_FILE = "must be beside its YAML", "no such file beside pull's YAML"
+
+
+@pytest.mark.parametrize(
+    ("plugin", "why"),
+    [
+        ("../pull.py", BESIDE),
+        ("nowhere.py", NO_FILE),
+        ("/etc/hostname", BESIDE),
+        ("sub/pull.py", BESIDE),
+        (".", NO_FILE),
+    ],
+)
+def test_a_plugin_lies_beside_its_yaml(mine, plugin, why):
+    (mine / "sub").mkdir()
+    for path in (mine.parent / "pull.py", mine / "sub" / "pull.py"):
+        path.touch()
+    (mine / "pull.yaml").write_text(PLUGIN.replace("plugin: pull.py", f"plugin: {plugin}"))
+    assert f"plugin: {why}" in refusal("pull", mine)
+
+
+def test_a_plugins_parameters_are_its_constructors_affair(mine):
+    (mine / "pull.yaml").write_text(PLUGIN)
+    file = load_file(mine / "pull.yaml", Folder(mine, named_by_user=True))
+    assert parameter_model(file) is None
+    assert "tau" in parameter_model(Registry().file("psd")).model_fields
+
+
+def test_a_broken_file_hides_no_other(tmp_path):
+    (tmp_path / "mine.yaml").write_text("name: mine\nkind: loss\ncolour: red\n")
+    (tmp_path / "torn.yaml").write_text("a: [")
+    registry = Registry(tmp_path)
+    assert registry.names() == Registry().names()
+    assert [problem.split(": ")[0] for problem in registry.problems()] == [
+        str(tmp_path / "mine.yaml"),
+        str(tmp_path / "torn.yaml"),
+    ]
+    assert Registry().problems() == []

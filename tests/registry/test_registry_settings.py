@@ -1,0 +1,104 @@
+import dataclasses
+
+import pytest
+from fake_methods import refusal, resolve
+
+from dmlbench.registry import TUNED_MARK, UNTUNED, MethodSettings, Registry
+
+MODIFIER = """\
+name: soft
+title: Soft
+kind: distillation
+class: psd
+paper: {title: none, authors: nobody, venue: nowhere}
+parameters:
+  lambda: {value: 5, source: a test}
+  tau: {value: 1, source: a test, overrides: [OVERRIDES]}
+"""
+
+
+def test_settings_replace_values_and_say_so():
+    method = resolve("ms+psd", loss={"alpha": 3}, distillation={"lambda": 0, "tau": 0.5})
+    assert method.loss.values()["alpha"] == 3.0
+    assert method.loss.parameters["alpha"].source == "--set on the command line"
+    assert method.loss.parameters["beta"].source != "--set on the command line"
+    assert method.distillation.values() == {"lambda": 0.0, "tau": 0.5}
+    assert method.marks == (UNTUNED,)  # nobody published the user's values
+
+
+def test_settings_of_another_method_are_passed_over():
+    assert resolve("ms", loss={"margin": 0.1}, distillation={"lambda": 1}) == resolve("ms")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"loss": {"alpha": -1}}, "--set loss: parameters: alpha: Input should be greater than 0, not -1"),
+        ({"loss": {"alpha": "high"}}, "--set loss: parameters: alpha: Input should be a valid number"),
+        ({"loss": {"alpha": [1]}}, "--set loss.alpha: value: must be a finite number, a text, true or false, not [1]"),
+        (
+            {"loss": {"alpha": None}},
+            "--set loss.alpha: value: must be a finite number, a text, true or false, not None",
+        ),
+        ({"distillation": {"tau": float("inf")}}, "--set distillation.tau: value: must be a finite number"),
+        ({"distillation": {"omega": 1}}, "--set distillation: parameters: omega: Input should be less than 1, not 1"),
+    ],
+)
+def test_settings_out_of_range_name_the_command_line(settings, message):
+    assert refusal("ms+obdsd", **settings).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "value"),
+    [
+        ("", 1.0),
+        ("{when: {dataset: glyphs}, value: 2, source: s}", 2.0),
+        ("{when: {dataset: glyphs}, value: 2, source: s}, {when: {dataset: cub}, value: 3, source: s}", 2.0),
+        ("{when: {dataset: glyphs, base: ms}, value: 4, source: s}, {when: {dataset: glyphs}, value: 2, source: s}", 4),
+        ("{when: {dataset: glyphs, base: triplet}, value: 4, source: s}", 1.0),
+        ("{when: {}, value: 5, source: s}, {when: {protocol: conv4-64}, value: 6, source: s}", 6.0),
+    ],
+)
+def test_the_most_specific_override_wins(mine, overrides, value):
+    (mine / "soft.yaml").write_text(MODIFIER.replace("OVERRIDES", overrides))
+    assert resolve("ms+soft", mine).distillation.values()["tau"] == value
+
+
+def test_overrides_that_apply_equally_are_an_error(mine):
+    two = "{when: {dataset: glyphs}, value: 2, source: s}, {when: {base: ms}, value: 3, source: s}"
+    (mine / "soft.yaml").write_text(MODIFIER.replace("OVERRIDES", two))
+    text = refusal("ms+soft", mine)
+    assert text.startswith(f"{mine / 'soft.yaml'}: tau: two overrides apply equally")
+    assert resolve("triplet+soft", mine).distillation.values()["tau"] == 2.0
+
+
+def test_an_overrides_value_is_checked_where_it_applies(mine):
+    (mine / "soft.yaml").write_text(MODIFIER.replace("OVERRIDES", "{when: {dataset: cub}, value: -1, source: s}"))
+    assert resolve("ms+soft", mine).distillation.values()["tau"] == 1.0
+    assert f"{mine / 'soft.yaml'}: parameters: tau: " in refusal("ms+soft", mine, dataset="cub")
+
+
+def test_settings_are_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        MethodSettings().loss = {}
+
+
+def test_tuned_values_have_their_own_source_and_mark():
+    method = Registry().resolve(
+        "ms+psd", "glyphs", "conv4-64", MethodSettings({"alpha": 3}, {"lambda": 2}, "found", tuned=8)
+    )
+    assert method.marks == (TUNED_MARK.format(8),)
+    assert method.tuned == 8
+    parameters = method.loss.parameters | method.distillation.parameters
+    assert {name for name, value in parameters.items() if value.source == "found"} == {"alpha", "lambda"}
+    assert not parameters["alpha"].published
+    assert parameters["beta"].published
+
+
+def test_values_from_outside_the_files_are_published_only_where_they_equal_what_was():
+    official = Registry().resolve("ms+obdsd", "cub", "resnet50-128")
+    value = official.distillation.parameters["lambda"].value
+    for given, published in ((value, True), (value / 2, False)):
+        method = Registry().resolve("ms+obdsd", "cub", "resnet50-128", MethodSettings({}, {"lambda": given}, "mine"))
+        assert method.distillation.parameters["lambda"].published is published
+        assert (UNTUNED in method.marks) is not published

@@ -1,0 +1,162 @@
+import dataclasses
+import itertools
+import re
+
+import pytest
+from fake_results import make_cell, write_cell, write_failure
+from rendered import Page
+
+from dmlbench.errors import UserError
+from dmlbench.registry import REPLACED, TUNED_MARK
+from dmlbench.report.page import render
+
+HOSTILE = 'ms"><script>alert(1)</script>$x$ {{7*7}} _%&|'
+
+
+def test_only_failures(tmp_path):
+    write_failure(tmp_path / "runs", make_cell("ms", 0))
+    folder = render(tmp_path / "runs", "r", tmp_path / "reports")
+    Page((folder / "index.html").read_text())
+    text = (folder / "report.md").read_text()
+    assert "0 finished cells" in text
+    assert "failed: ms, seed 0, conv4-64 on glyphs: loss is nan at epoch 3, step 7" in text
+    assert list((folder / "figures").iterdir()) == []
+
+
+def test_one_cell_alone(tmp_path):
+    write_cell(tmp_path / "runs", make_cell("ms", 0))
+    folder = render(tmp_path / "runs", "r", tmp_path / "reports")
+    text = (folder / "report.md").read_text()
+    assert "nothing can be concluded from: ms (1)" in text
+    assert "Difference to the base" not in text
+    Page((folder / "index.html").read_text())
+
+
+def test_hostile_method_names_stay_names(tmp_path):
+    for seed in range(2):
+        cell = make_cell("ms", seed)
+        folder = write_cell(tmp_path / "runs", cell, cell=cell.index() | {"method": HOSTILE, "base": HOSTILE})
+        assert folder.is_dir()
+    report = render(tmp_path / "runs", "r", tmp_path / "reports")
+    page = Page((report / "index.html").read_text())
+    assert page.tags.count("script") == 1  # our own, which holds no name
+    assert any(HOSTILE in word for word in page.words)
+    assert "<script>" not in (report / "report.md").read_text().replace(r"\<script\>", "")
+    (table,) = [path.read_text() for path in (report / "tables").glob("accuracy_*_last.tex")]
+    assert r"\$x\$ \{\{7*7\}\} \_\%\&" in table
+
+
+def test_two_specs_of_one_cell_are_an_error_that_names_both_folders(tmp_path):
+    folders = [write_cell(tmp_path, make_cell("ms+psd", 0, tau=tau)) for tau in (1.0, 2.0)]
+    with pytest.raises(UserError) as error:
+        render(tmp_path, "r", tmp_path / "reports")
+    assert all(str(folder) in str(error.value) for folder in folders)
+    assert "(ms+psd, conv4-64 on glyphs): method.distillation.parameters.tau " in str(error.value)
+
+
+def test_two_specs_over_the_seeds_of_one_method_are_an_error(tmp_path):
+    folders = [write_cell(tmp_path, make_cell("ms+psd", seed, tau=tau)) for seed, tau in ((0, 1.0), (1, 2.0))]
+    with pytest.raises(UserError, match="different specs under the same names") as error:
+        render(tmp_path, "r", tmp_path / "reports")
+    assert all(str(folder) in str(error.value) for folder in folders)
+
+
+def test_a_failure_of_an_earlier_spec_is_not_missing_once_another_is_done(tmp_path):
+    write_failure(tmp_path, make_cell("ms", 0, epochs=9), "a mistake in a plugin")
+    write_failure(tmp_path, make_cell("ms", 1, epochs=9), "a second mistake")
+    write_cell(tmp_path, make_cell("ms", 0))
+    text = (render(tmp_path, "r", tmp_path / "reports") / "report.md").read_text()
+    assert "a mistake in a plugin" not in text
+    assert "a second mistake" in text
+
+
+def test_commands_name_the_users_own_files(tmp_path):
+    other = make_cell("own", 0)
+    protocol = other.protocol.model_copy(update={"name": "mine"})
+    replaced = make_cell("triplet", 0)
+    marked = replaced.method.model_copy(update={"marks": (REPLACED.format("triplet"),)})
+    write_cell(tmp_path, make_cell("ms", 0))
+    write_cell(tmp_path, dataclasses.replace(other, protocol=protocol))
+    write_cell(tmp_path, dataclasses.replace(replaced, method=marked))
+    text = (render(tmp_path, "r", tmp_path / "reports") / "report.md").read_text()
+    run = "dmlbench run --methods {} --datasets glyphs --protocol {} --seeds 1\n"
+    assert run.format("ms", "conv4-64") in text
+    assert run.format("own", "mine.yaml --methods-dir METHODS") in text
+    assert run.format("triplet", "conv4-64 --methods-dir METHODS") in text
+    assert "# METHODS: the folder of the method files that are not shipped\n" in text
+    assert "the user's own triplet, not the shipped one" in text
+
+
+def test_tuned_methods_and_trials(tmp_path):
+    """Tuned rows beside the files' with trials, and trials, of which no `run` would be the same."""
+    for seed, name in itertools.product((0, 1, 2), ("ms", "ms+psd")):
+        write_cell(tmp_path, make_cell(name, seed))
+        cell = make_cell(name, seed)
+        trials = 8 if name == "ms" else 4
+        tuned = cell.method.model_copy(update={"tuned": trials, "marks": (TUNED_MARK.format(trials),)})
+        write_cell(tmp_path, dataclasses.replace(cell, method=tuned))
+    trial = make_cell("ms", 1000)
+    write_cell(tmp_path, dataclasses.replace(trial, dataset=trial.dataset.model_copy(update={"held_out": 0.2})))
+    text = (render(tmp_path, "r", tmp_path / "reports") / "report.md").read_text()
+    assert "| ms+psd{tuned} | ms{tuned} | 3 |" in text
+    assert "| ms+psd{tuned} | ms |" not in text
+    assert re.search(r"\| ms\{tuned\} \| 8 \| 3 \| \d\d\.\d\d \| \d\d\.\d\d \| [+−]", text)
+    assert "Unequal numbers of trials (ms{tuned} 8, ms+psd{tuned} 4)" in text
+    assert "glyphs (tested on 20% of its training classes)" in text
+    run = "dmlbench run --methods ms,ms+psd --datasets glyphs --protocol conv4-64"
+    commands = [line for line in text.splitlines() if line.startswith(("dmlbench run", "# t"))]
+    assert commands == [
+        f"{run} --seeds 3",
+        f"{run} --tuned tuned.yaml --seeds 3",
+        "# trials on held-out training classes are made by `dmlbench tune`",
+        "# tuned.yaml: what `dmlbench tune` wrote, in tuning/ of its results folder",
+    ]
+
+
+def test_methods_of_different_protocol_contents_are_not_compared(tmp_path):
+    write_cell(tmp_path, make_cell("ms", 0, epochs=8))
+    write_cell(tmp_path, make_cell("ms+psd", 0, epochs=12))
+    match = r"different specs under the same names .*: protocol\.training\.epochs (8, 12|12, 8); delete the folders"
+    with pytest.raises(UserError, match=match):
+        render(tmp_path, "r", tmp_path / "reports")
+
+
+def test_a_methods_settings_are_compared_with_the_plain_base(tmp_path):
+    for seed in range(3):
+        write_cell(tmp_path, make_cell("ms", seed))
+        write_cell(tmp_path, make_cell("ms+psd", seed))
+        write_cell(tmp_path, make_cell("ms+psd", seed, tau=2.0, overrides=("distillation.tau=2",)))
+    text = (render(tmp_path, "r", tmp_path / "reports") / "report.md").read_text()
+    assert "| ms+psd{tau=2} | 3 | +" in text
+    assert "--set distillation.tau=2" in text
+
+
+def test_an_uneven_matrix_is_shown_without_failures(tmp_path):
+    for name, dataset in (("ms", "a"), ("ms+psd", "a"), ("ms", "b"), ("ms+psd", "b"), ("margin", "c")):
+        write_cell(tmp_path / "runs", make_cell(name, 0, dataset, epochs=2))
+    folder = render(tmp_path / "runs", "r", tmp_path)
+    text = (folder / "report.md").read_text()
+    assert "## What is missing" in text
+    assert "| margin | – | – | 1 |" in text
+    assert "Over a, b: the seeds that all these methods have." in text
+    assert "Left out, for want of one of these datasets or of 3 seeds: margin." in text
+    assert 'id="missing"' in (folder / "index.html").read_text()
+
+
+def test_an_even_matrix_has_nothing_missing(tmp_path):
+    for name in ("ms", "ms+psd"):
+        write_cell(tmp_path / "runs", make_cell(name, 0, epochs=2))
+    assert "What is missing" not in (render(tmp_path / "runs", "r", tmp_path) / "report.md").read_text()
+
+
+def test_names_in_summaries_are_text_and_tell_of_no_folder(tmp_path):
+    setting = 'distillation.note=<img src=x onerror="alert(1)">'
+    for seed, value in enumerate((setting, "distillation.file=/home/alice smith/private/p.txt")):
+        write_cell(tmp_path / "runs", make_cell("ms+psd", seed, overrides=(value,)))
+    folder = render(tmp_path / "runs", "r", tmp_path)
+    for path in folder.rglob("*"):
+        text = path.read_text(errors="replace") if path.is_file() and path.suffix != ".png" else ""
+        assert "alice" not in str(path) + text
+        assert "private" not in str(path) + text
+    prose = re.sub(r"```.*?```", "", (folder / "report.md").read_text(), flags=re.DOTALL)
+    assert "<img" not in prose.replace(r"\<img", "")
