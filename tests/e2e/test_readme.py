@@ -127,11 +127,39 @@ def test_readme_shows_what_the_report_of_all_bases_found() -> None:
     assert f"{rough[0]} to {rough[-1]} times the base's step" in text
 
 
-@pytest.mark.parametrize("name", ["glyphs", pytest.param("omniglot-small", marks=pytest.mark.slow)])
-def test_the_committed_report_is_that_of_the_committed_results(name: str, tmp_path: Path) -> None:
-    command = f"dmlbench report --results results/reference --name {name} --only dataset={name}"
+def test_readme_shows_what_the_report_of_photographs_found() -> None:
+    text = (ROOT / "README.md").read_text()
+    report = (ROOT / "reports" / "photographs" / "report.md").read_text()
+    results = load_results(ROOT / "results" / "reference").query("protocol == 'mobilenetv1-112'")
+    last = results[results["selection"] == "last"]
+    assert last.groupby(["dataset", "method"]).size().tolist() == [3] * 12
+    assert last["kind"].nunique() == 1
+    for dataset in ("cub50", "cars98"):
+        title = f"**Evidence in R@1 on mobilenetv1-112 on {dataset}; last epoch**"
+        table = report.partition(title)[2].partition("\n\n")[2].partition("\n\n")[0]
+        rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in table.splitlines()[2:]]
+        found = {(method, to): difference for method, to, _, difference, *_ in rows}
+        untrained = results[(results["dataset"] == dataset) & (results["selection"] == "untrained")]
+        start = percent(untrained.groupby("seed")["recall_at_1"].mean().mean())
+        for base in ("triplet", "ms"):
+            alone = t_interval(last[(last["dataset"] == dataset) & (last["method"] == base)]["recall_at_1"])
+            estimate = f"{percent(alone.mean)} [{percent(alone.low)}, {percent(alone.high)}]"
+            row = " | ".join(found[f"{base}+{name}", base] for name in ("psd", "obdsd"))
+            assert f"| `{base}` | {dataset} | {start} | {estimate} | {row} |" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "datasets"),
+    [
+        ("glyphs", "glyphs"),
+        pytest.param("omniglot-small", "omniglot-small", marks=pytest.mark.slow),
+        pytest.param("photographs", "cub50,cars98", marks=pytest.mark.slow),
+    ],
+)
+def test_the_committed_report_is_that_of_the_committed_results(name: str, datasets: str, tmp_path: Path) -> None:
+    command = f"dmlbench report --results results/reference --name {name} --only dataset={datasets}"
     assert command in (ROOT / "README.md").read_text()
-    fresh = render(ROOT / "results" / "reference", name, tmp_path, {"dataset": [name]})
+    fresh = render(ROOT / "results" / "reference", name, tmp_path, {"dataset": datasets.split(",")})
     committed = ROOT / "reports" / name
     assert (fresh / "report.md").read_text() == (committed / "report.md").read_text()
     names = [sorted(str(path.relative_to(root)) for path in root.rglob("*")) for root in (fresh, committed)]
