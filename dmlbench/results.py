@@ -5,6 +5,7 @@ from typing import Any
 
 import pandas as pd
 
+from dmlbench.neighbours import beside_others, of_its_own
 from dmlbench.provenance import kind_of_machine, place
 from dmlbench.readouts import FIRST, MEAN, by_readout, mark, named
 from dmlbench.store import DEFAULT_ROOT, Record, Store
@@ -40,9 +41,10 @@ def load_results(path: str | Path = DEFAULT_ROOT) -> pd.DataFrame:
         readout ("" but for methods that train several networks: they have a row for each of them and for their
         `ensemble` beside their mean); a column per test metric as a fraction (`recall_at_1`, ...) and its `epoch`;
         `step_ms` (milliseconds per training step without the wait for data, median over epochs from the second; none of
-        a cell that was run with `--system-metrics`), `train_seconds`; `machine` (with what shared it), between which
-        times do not compare; `origin` (kind of device, digest of the initial weights), between which no pair is formed;
-        `kind` (of processor and libraries), between which a cell differs as another seed would.
+        a cell that was run with `--system-metrics`), `train_seconds`; `machine` (with what shared it; a name of its own
+        where cells of another runner ran beside), between which times do not compare; `origin` (kind of device, digest
+        of the initial weights), between which no pair is formed; `kind` (of processor and libraries), between which a
+        cell differs as another seed would.
         A failed cell is one row with empty metrics and its `error`.
 
     Raises:
@@ -50,7 +52,9 @@ def load_results(path: str | Path = DEFAULT_ROOT) -> pd.DataFrame:
     """
     store = Store(Path(path))
     store.check_readable()
-    rows = [row for record in store.records() for row in record_rows(record)]
+    records = list(store.records())
+    crowded = beside_others([record.summary for record in records])
+    rows = [row for record, own in zip(records, crowded, strict=True) for row in _timed_rows(record, crowded=own)]
     return pd.DataFrame(rows) if rows else pd.DataFrame(columns=[*INDEX, *COLUMNS])
 
 
@@ -77,6 +81,11 @@ def _origin(summary: dict[str, Any]) -> str:
     kind = str(summary["environment"].get("device", "")).partition(":")[0]
     data = summary.get("dataset", {}).get("fingerprint", "")[:16]
     return "/".join(filter(None, (kind, summary.get("initial_weights"), data)))
+
+
+def _timed_rows(record: Record, *, crowded: bool) -> list[dict[str, Any]]:
+    rows = record_rows(record)
+    return [row | {"machine": of_its_own(row["machine"], row["hash"])} for row in rows] if crowded else rows
 
 
 def record_rows(record: Record) -> list[dict[str, Any]]:

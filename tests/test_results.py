@@ -176,3 +176,13 @@ def test_a_cell_sampled_for_a_part_of_its_epochs_compares_with_no_other(make_cel
     ]
     assert len(set(places)) == 2
     assert of_all_attempts({"machine": "abc"}, places, make_cell().hash)["machine"].startswith("several")
+
+
+def test_times_of_a_cell_that_another_run_shared_the_machine_with_compare_with_none(root, make_cell):
+    times = {"total_s": 100.0, "environment": {"machine": "abc", "processes": 1}}
+    for seed, minute in (0, 0), (1, 0), (2, 30):
+        write(root, make_cell("ms", seed=seed), started=f"2026-01-01T00:{minute:02}:00+00:00", **times)
+    machines = load_results(root).groupby("seed")["machine"].first()
+    assert machines[2] == "abc/1"
+    assert machines[0].startswith("abc/1/beside other runs, cell ")
+    assert machines[0] != machines[1]

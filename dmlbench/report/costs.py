@@ -15,6 +15,7 @@ from dmlbench.analysis.measured import (
 from dmlbench.measurement import SYNTHETIC, Measurement
 from dmlbench.report.content import Material
 from dmlbench.report.figures import Place, overhead_plot, phases_plot, turns
+from dmlbench.report.rerun import for_readers
 from dmlbench.report.section import Part, Section
 from dmlbench.report.sources import code_state
 from dmlbench.report.tables.measured import measured_table
@@ -43,7 +44,7 @@ def _section(material: Material, latest: Measurement, *, alone: bool) -> Section
     threads = f"{latest.cpu_threads} CPU thread{'s' * (latest.cpu_threads > 1)}"
     facts = (
         f"Measured on {latest.started[:10]} on {images}; {latest.environment.get('system', '')}, {threads}, "
-        f"{libraries}; dmlbench {code_state(latest.code, latest.environment)}. Command: {without_paths(latest.command)}"
+        f"{libraries}; dmlbench {code_state(latest.code, latest.environment)}. Command: {for_readers(latest.command)}"
     )
     pictures = material.drawn(*plots, phases_plot(place, phases, clock))
     notes = [*doubts(latest), *_other_code(latest, material.codes)]

@@ -12,6 +12,7 @@ from dmlbench.analysis.groups import Group, done
 from dmlbench.analysis.overhead import overhead, phase_times
 from dmlbench.analysis.published import NONE, reproduction
 from dmlbench.analysis.tuning import tuned_beside_files
+from dmlbench.neighbours import was_shared
 
 METRIC = "recall_at_1"  # what verdicts are given by and figures show; tables show all
 
@@ -40,6 +41,8 @@ class Numbers:
         finished = history[history["hash"].isin(done(arranged)["hash"])]
         values = seed_values(arranged)
         means, pairs = accuracy(values), seed_pairs(values)
+        timed = arranged.dropna(subset=["step_ms"])
+        timed = timed[~timed["machine"].map(was_shared).astype(bool)]
         return cls(
             results=arranged,
             history=finished,
@@ -51,7 +54,7 @@ class Numbers:
             pooled=pooled(pairs, values),
             over_datasets=over_datasets(values),
             overhead=overhead(arranged),
-            phases=phase_times(finished[finished["hash"].isin(arranged.dropna(subset=["step_ms"])["hash"])]),
+            phases=phase_times(finished[finished["hash"].isin(timed["hash"])]),
             reproduction=reproduction(means, other_images),
             tuning=tuned_beside_files(values),
         )

@@ -25,6 +25,7 @@ from dmlbench.report.overview import protocol_sections, reproduction_section
 from dmlbench.report.processes import mapping
 from dmlbench.report.prose import FILES, READING, READING_COSTS
 from dmlbench.report.queries import Panels, Queries
+from dmlbench.report.rerun import commands
 from dmlbench.report.style import PALETTE
 from dmlbench.report.tables.coverage import coverage_table, is_uneven
 from dmlbench.report.tables.settings import protocol_tables, settings_tables
@@ -73,7 +74,8 @@ def render(
         there = f"name {inner} with --results" if inner.is_dir() else "`dmlbench run --results` fills it"
         raise UserError(f"{results_root}: no finished results", hint=there)
     measured = measured_frame(measurements)
-    results, costs = _kept(results, only, also=measured), _kept_measurements(measurements, only)
+    results = _kept(results, only, also=measured)
+    costs = _kept_measurements(measurements, only, set(results["protocol"]))
     tell(f"{results['folder'].nunique()} cells read")
     arranged = arrange(results)
     specs = sources.read_specs(arranged)
@@ -112,10 +114,13 @@ def _kept(
     return frame
 
 
-def _kept_measurements(measurements: Sequence[Measurement], only: Only | None) -> tuple[Measurement, ...]:
+def _kept_measurements(
+    measurements: Sequence[Measurement], only: Only | None, protocols: Collection[str]
+) -> tuple[Measurement, ...]:
     """Those of the protocols and datasets asked for, with the methods asked for and their bases.
 
-    Synthetic images stand for those of every dataset.
+    Synthetic images stand for those of every dataset, where datasets are asked for: under the protocols of their
+    results, where there are any.
     """
     wanted = dict(only or {})
 
@@ -124,7 +129,8 @@ def _kept_measurements(measurements: Sequence[Measurement], only: Only | None) -
 
     kept = []
     for measurement in measurements:
-        images = measurement.dataset == SYNTHETIC or is_wanted("dataset", measurement.dataset)
+        synthetic = "dataset" not in wanted or not protocols or measurement.protocol in protocols
+        images = synthetic if measurement.dataset == SYNTHETIC else is_wanted("dataset", measurement.dataset)
         if images and is_wanted("protocol", measurement.protocol):
             named = {name for name in measurement.methods if is_wanted("method", name)}
             bases = {measurement.methods[name].base for name in named}
@@ -146,7 +152,7 @@ def _sections(material: Material, specs: sources.Specs, tell: Callable[[str], No
         ),
         "costs": cost_sections(material),
         "reproduction": reproduction_section(material.numbers),
-        "commands": sources.commands(arranged, specs, material.queries.measured),
+        "commands": commands(arranged, specs, material.queries.measured),
         "settings": settings_tables(sources.settings(arranged, specs)),
         "protocols": protocol_tables(sources.protocol_values(arranged, specs)),
     }

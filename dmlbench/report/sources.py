@@ -1,8 +1,7 @@
 """Where a report's numbers come from: specs, machines, data, code, and what is missing."""
 
-import shlex
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,27 +10,12 @@ import pandas as pd
 from dmlbench.analysis.groups import GROUP, Group, arrange, done, groups, without_paths
 from dmlbench.analysis.order import in_order
 from dmlbench.errors import UserError
-from dmlbench.protocol import own_protocols
 from dmlbench.readouts import whole
-from dmlbench.registry import REPLACED, shipped_files
 from dmlbench.spec import Cell, Part, digest, protocol_identity
 from dmlbench.spec_difference import differences
 from dmlbench.store import Store, folder_state, read_spec, read_summary
 
 Specs = Mapping[str, Cell]
-
-
-@dataclass(frozen=True, order=True)
-class _Matrix:
-    """Cells that one command line makes, but for its methods."""
-
-    protocol: str
-    overrides: tuple[str, ...]
-    datasets: tuple[str, ...]
-    seeds: tuple[int, ...] = ()
-    own_files: bool = False
-    kept: bool = False
-    tuned: bool = False
 
 
 @dataclass(frozen=True)
@@ -125,39 +109,6 @@ def protocol_values(arranged: pd.DataFrame, specs: Specs) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*GROUP, "parameter", "value"])
 
 
-def commands(arranged: pd.DataFrame, specs: Specs, kept: Collection[str]) -> list[str]:
-    """The command lines that make these results again, one per protocol with its settings, dataset and seeds.
-
-    Args:
-        arranged: Results after `groups.arrange`.
-        specs: Their specs.
-        kept: The folders that hold embeddings.
-    """
-    methods: dict[tuple[_Matrix, str], list[int]] = {}
-    trials = False
-    for folder in done(arranged)["folder"].unique():
-        cell = specs[folder]
-        data = cell.dataset
-        if data.held_out:  # no run makes it
-            trials = True
-            continue
-        words = (f"{data.name}=FOLDER" if data.root else data.name, *(["--skip-bad"] if data.skipped else []))
-        place = _Matrix(
-            cell.protocol.name, cell.overrides, words, own_files=_needs_own_files(cell), kept=folder in kept,
-            tuned=cell.method.tuned is not None,
-        )  # fmt: skip
-        methods.setdefault((place, cell.method.name), []).append(cell.seed)
-    lines: dict[_Matrix, list[str]] = {}
-    for (place, method), seeds in sorted(methods.items()):
-        lines.setdefault(replace(place, seeds=tuple(sorted(seeds))), []).append(method)
-    notes = {
-        "# trials on held-out training classes are made by `dmlbench tune`": trials,
-        "# METHODS: the folder of the method files that are not shipped": any(line.own_files for line in lines),
-        "# tuned.yaml: what `dmlbench tune` wrote, in tuning/ of its results folder": any(line.tuned for line in lines),
-    }
-    return [_command(*line) for line in lines.items()] + [note for note, wanted in notes.items() if wanted]
-
-
 def environments(summaries: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
     """Every distinct machine with its libraries, and how many cells ran there."""
     counts: dict[tuple[tuple[str, str], ...], int] = {}
@@ -239,23 +190,3 @@ def _values(part: Part) -> list[dict[str, Any]]:
         {"parameter": name, "value": value.value, "source": value.source, "published": value.published}
         for name, value in (part.parameters | rates).items()
     ]
-
-
-def _needs_own_files(cell: Cell) -> bool:
-    """Whether a part of the method has its code or its values from a user's folder."""
-    names = {part.name for part in (cell.method.loss, cell.method.distillation) if part}
-    marks = {REPLACED.format(name) for name in (*names, cell.method.name)}
-    return not names <= shipped_files().keys() or not marks.isdisjoint(cell.method.marks)
-
-
-def _command(matrix: _Matrix, methods: Sequence[str]) -> str:
-    words = ["dmlbench", "run", "--methods", ",".join(methods), "--datasets", *matrix.datasets]
-    words += ["--protocol", matrix.protocol if matrix.protocol in own_protocols() else f"{matrix.protocol}.yaml"]
-    words += ["--methods-dir", "METHODS"] if matrix.own_files else []
-    words += ["--tuned", "tuned.yaml"] if matrix.tuned else []
-    words += ["--keep", "embeddings"] if matrix.kept else []
-    seeds = matrix.seeds
-    first = seeds == tuple(range(len(seeds)))
-    words += ["--seeds", str(len(seeds))] if first else [word for seed in seeds for word in ("--seed", str(seed))]
-    words += [word for setting in matrix.overrides for word in ("--set", without_paths(setting))]
-    return " ".join(shlex.quote(word) for word in words)

@@ -42,6 +42,24 @@ def test_noise_is_told_of(text):
     assert "ms+psd-mem: its interval lies below 1, though it computes no less than its base" in report
 
 
+def test_the_users_results_folder_is_no_part_of_the_command(text):
+    methods = "dmlbench overhead --methods ms+psd"
+    assert f"Command: {methods} --rounds 3\n" in text(command=f"{methods} --results ../mine --rounds 3")
+
+
+def test_a_part_of_the_datasets_has_the_measurements_of_its_protocols(tmp_path):
+    root = tmp_path / "results"
+    for name in ("conv4-64", "resnet50-128"):
+        write_measurement(root, make_measurement(processes=3, rounds=10, protocol=name))
+    write_cell(root, make_cell("ms", 0))
+    everything, part = (
+        (render(root, "costs", tmp_path, only=only) / "report.md").read_text()
+        for only in (None, {"dataset": ["glyphs"]})
+    )
+    assert everything.count("## Cost of a step") == 2
+    assert part.count("## Cost of a step") == part.count("## Cost of a step: conv4-64") == 1
+
+
 def test_no_table_is_empty(text, tmp_path: Path):
     text()
     assert all(len(path.read_text().splitlines()) > 1 for path in (tmp_path / "costs" / "tables").glob("*.csv"))

@@ -2,6 +2,7 @@ import dataclasses
 import itertools
 import re
 
+import pandas as pd
 import pytest
 from fake_results import make_cell, write_cell, write_failure
 from rendered import Page
@@ -160,3 +161,18 @@ def test_names_in_summaries_are_text_and_tell_of_no_folder(tmp_path):
         assert "private" not in str(path) + text
     prose = re.sub(r"```.*?```", "", (folder / "report.md").read_text(), flags=re.DOTALL)
     assert "<img" not in prose.replace(r"\<img", "")
+
+
+def test_times_beside_another_run_are_in_no_ratio_and_no_phases(tmp_path):
+    load = {"machine": "a1", "processes": 1, "device": "cpu"}
+    for name, seed in itertools.product(("ms", "ms+psd"), range(4)):
+        # One after the other, but the two of the last seed at once.
+        minute = 58 if seed == 3 else 10 * seed + (name == "ms")
+        begun = f"2025-11-20T10:{minute:02}:00+00:00"
+        write_cell(tmp_path / "runs", make_cell(name, seed), started=begun, environment=load)
+    folder = render(tmp_path / "runs", "r", tmp_path / "reports")
+    ratios = pd.read_csv(folder / "tables" / "overhead.csv")
+    assert list(ratios["n"]) == [3]
+    assert list(ratios["other_machine"]) == [1]
+    assert set(pd.read_csv(folder / "tables" / "phases.csv")["n"]) == {3}
+    assert "or under different loads: ms+psd (1)" in (folder / "report.md").read_text()

@@ -57,12 +57,12 @@ def selection_table(
     found, gained = _by_choice(trained), _by_choice(gains)
     rows = []
     for part in by_method(trained):
-        method = part["method"].iloc[0]
+        method, marks = part["method"].iloc[0], Entry(part["marks"].iloc[0])
         cells = [_entry(found.get((method, name)), percent) for name in chosen]
         paired = [_entry(gained.get((method, name)), points) for name in chosen]
         own = added[added["method"] == method].to_dict("records")
         choice = estimate_entry(own[0], points, own[0]["n"]) if own else Entry("–")
-        rows.append((Entry(method), number(part["n"].max(), "{:.0f}".format), *cells, choice, *paired))
+        rows.append((Entry(method), number(part["n"].max(), "{:.0f}".format), *cells, choice, *paired, marks))
     what = (
         "Best test − last: what choosing the epoch on the test classes adds to a figure, by the choice alone. "
         "Gain: difference to the base, paired by seed."
@@ -71,7 +71,7 @@ def selection_table(
         f"selection_{group.slug}",
         f"{metric_name(metric)} on {group.title} by how the epoch was chosen",
         ("Method", "Seeds", *(SHORT[name] for name in chosen), "Best test − last",
-         *(f"Gain, {SHORT[name].lower()}" for name in chosen)),
+         *(f"Gain, {SHORT[name].lower()}" for name in chosen), "Marks"),
         tuple(rows),
         (
             "In percent, differences in points: mean over seeds [95% t-interval].",

@@ -17,11 +17,20 @@ def overhead_table(group: Group, overhead: pd.DataFrame) -> Table:
     for row in mine.to_dict("records"):
         times = [number(row[name], plain) for name in ("step_ms", "step_ms_base")]
         ratio = number(row["mean"], plain, interval_of(row, plain))
-        rows.append((Entry(row["method"]), Entry(row["base"]), *times, ratio, number(row["n"], "{:.0f}".format)))
+        rows.append(
+            (
+                Entry(row["method"]),
+                Entry(row["base"]),
+                *times,
+                ratio,
+                number(row["n"], "{:.0f}".format),
+                Entry(row["marks"]),
+            )
+        )
     return Table(
         f"overhead_{group.slug}",
         f"Training-time overhead on {group.title}",
-        ("Method", "Base", "Step (ms)", "Base's step (ms)", "Ratio", "Pairs"),
+        ("Method", "Base", "Step (ms)", "Base's step (ms)", "Ratio", "Pairs", "Marks"),
         tuple(rows),
         ("Geometric means over seeds [95% t-interval].", CAVEAT, *other_machines(mine), *few_seeds(mine)),
     )

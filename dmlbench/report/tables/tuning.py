@@ -19,14 +19,14 @@ def tuning_table(group: Group, found: pd.DataFrame) -> Table:
     rows = [
         (Entry(row["method"]), Entry(row["trials"]), number(row["n"], "{:.0f}".format),
          number(row["files"], percent), number(row["tuned"], percent),
-         number(row["mean"], points, interval_of(row, points)))
+         number(row["mean"], points, interval_of(row, points)), Entry(row["marks"]))
         for row in found.to_dict("records")
     ]  # fmt: skip
     metric = metric_name(first["metric"])
     return Table(
         f"tuning_{group.slug}_{first['selection']}",
         f"Tuned values beside the files' on {group.title}; {SELECTIONS[first['selection']]}",
-        ("Method", "Trials", "Seeds", f"{metric}, files' values", f"{metric}, tuned", "Difference"),
+        ("Method", "Trials", "Seeds", f"{metric}, files' values", f"{metric}, tuned", "Difference", "Marks"),
         tuple(rows),
         (
             "In percent; difference, in points: tuned minus files' values, by seed [95% t-interval]; not tested.",

@@ -1,0 +1,59 @@
+"""Cells beside those of another runner are told by when they ran."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dmlbench.neighbours import MARGIN, RESOLUTION, beside_others
+
+BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def cell(begin, length, processes=2, machine="a", **other):
+    environment = {"machine": machine, "processes": processes}
+    return {
+        "started": (BEGIN + timedelta(seconds=begin)).isoformat(),
+        "total_s": length,
+        "environment": environment,
+    } | other
+
+
+def test_a_runner_alone_is_never_beside_others():
+    alone = [cell(0, 100), cell(0, 90), cell(90, 110), cell(100, 100)]
+    assert beside_others(alone) == [False] * 4
+    assert beside_others([cell(0, 100, processes=1), cell(100, 50, processes=1)]) == [False, False]
+    assert beside_others([]) == []
+
+
+def test_two_runners_at_once_are():
+    assert beside_others([cell(0, 100), cell(0, 100), cell(10, 100), cell(10, 100)]) == [True] * 4
+
+
+def test_only_cells_that_overlap_others_for_long():
+    whole = [cell(0, 100, 1), cell(80, 200, 1), cell(500, 10, 1)]
+    assert beside_others(whole) == [False, False, False]  # a fifth of the one, a tenth of the other
+    assert beside_others([cell(0, 100, 1), cell(60, 200, 1)]) == [True, False]
+
+
+def test_machines_apart_and_unknown_times_are_left_out():
+    assert beside_others([cell(0, 100, 1), cell(0, 100, 1, machine="b")]) == [False, False]
+    assert beside_others([cell(0, 100, 1), cell(0, 100, 1, resumed=[3])]) == [False, False]
+    short = {"environment": {"machine": "a", "processes": 1}, "started": BEGIN.isoformat()}
+    assert beside_others([cell(0, 100, 1), short, cell(0, 0.5, 1)]) == [False, False, False]
+    unknown = cell(0, 100) | {"environment": {"machine": "a"}}
+    assert beside_others([unknown, unknown, cell(0, 100, 1)]) == [False, False, False]
+
+
+@given(st.lists(st.tuples(st.integers(0, 50), st.floats(1.5, 50), st.integers(1, 4)), min_size=1, max_size=12))
+def test_equals_the_overlaps_summed_pair_by_pair(cells):
+    spans = [(begin + RESOLUTION, begin + length) for begin, length, _ in cells]
+    loads = [
+        sum(max(0.0, min(last, end) - max(first, begin)) for begin, end in spans) / (last - first)
+        for first, last in spans
+    ]
+    found = beside_others([cell(*own) for own in cells])
+    for load, (_, _, processes), crowded in zip(loads, cells, found, strict=True):
+        if load != pytest.approx(processes + MARGIN):
+            assert crowded == (load > processes + MARGIN)
