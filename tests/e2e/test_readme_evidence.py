@@ -1,0 +1,226 @@
+"""What the README says of the reference results is what their reports say, and these are those of the results."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import t
+
+from dmlbench import load_results
+from dmlbench.analysis.statistics import holm, t_interval
+from dmlbench.report.naming import metric_name, p_value, percent, points
+from dmlbench.report.page import render
+
+ROOT = Path(__file__).parents[2]
+REPORTS = ROOT / "reports"
+BASES = ("contrastive", "triplet", "margin", "ms", "proxyanchor")
+WORDS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+
+
+@pytest.fixture(scope="module")
+def text() -> str:
+    """The README, of which the lines' ends are no part."""
+    return " ".join((ROOT / "README.md").read_text().split())
+
+
+@pytest.fixture(scope="module")
+def results() -> pd.DataFrame:
+    return load_results(ROOT / "results" / "reference")
+
+
+def rows(report: str, title: str) -> list[list[str]]:
+    """Cells of the first table of a report whose title begins so."""
+    table = (REPORTS / report / "report.md").read_text().partition(f"**{title}")[2]
+    lines = table.partition("\n\n")[2].partition("\n\n")[0].splitlines()[2:]
+    return [[cell.strip().replace("\\", "") for cell in row.split("|")[1:-1]] for row in lines]
+
+
+def numbers(report: str, table: str, **chosen: str) -> pd.DataFrame:
+    frame = pd.read_csv(REPORTS / report / "tables" / f"{table}.csv", keep_default_na=False, na_values=[""])
+    for column, value in ({"metric": "recall_at_1"} | chosen).items():
+        frame = frame[frame[column] == value]
+    return frame
+
+
+def difference(row: pd.Series) -> str:
+    return f"{points(row['mean'])} [{points(row['low'])}, {points(row['high'])}]"
+
+
+def mean(values: pd.Series) -> str:
+    found = t_interval(values)
+    return f"{percent(found.mean)} [{percent(found.low)}, {percent(found.high)}]"
+
+
+def test_glyphs(text: str, results: pd.DataFrame) -> None:
+    last = results[(results["dataset"] == "glyphs") & (results["selection"] == "last")]
+    assert last.groupby("method").size().to_dict() == {"ms": 6, "ms+obdsd": 6}
+    for method, metric in (("ms", "recall_at_1"), ("ms+obdsd", "recall_at_1"), ("ms", "map_at_r"), ("ms+obdsd", "nmi")):
+        assert mean(last[last["method"] == method][metric]) in text, metric_name(metric)
+    row = next(row for row in rows("glyphs", "Evidence in R@1") if row[:2] == ["ms+obdsd", "ms"])
+    assert row[3].replace("*", "") in text
+    assert f"p {row[4]}; sign-flip {row[5]}" in text
+
+
+def test_all_bases(text: str, results: pd.DataFrame) -> None:
+    evidence = rows("omniglot-small", "Evidence in R@1")  # the first: of the last epoch
+    found = {(method, to): shown.replace("*", "\\*") for method, to, _, shown, *_ in evidence}
+    mine = results.query("dataset == 'omniglot-small' and selection == 'last'")
+    assert f"over the {len(found)} comparisons" in text
+    assert f"{mine['folder'].nunique()} trainings on one kind of processor" in text
+    assert len(set(mine["kind"])) == 1
+    for suffix, variant in (("", ""), ("{tuned}", "tuned")):
+        for base in BASES:
+            alone = mean(mine[(mine["method"] == base) & (mine["variant"] == variant)]["recall_at_1"])
+            row = " | ".join(found[f"{base}+{name}{suffix}", base + suffix] for name in ("psd", "obdsd"))
+            assert f"| `{base}{suffix}` | {alone} | {row} |" in text
+    assert f"`triplet+dm2{{ensemble}}` lies {found['triplet+dm2{ensemble}', 'triplet']} above one" in text
+    assert f"by {found['ms+s2sd', 'ms']}; with tuned" in text
+    assert f"it is {found['ms+s2sd{tuned}', 'ms{tuned}']}." in text
+
+
+def test_corrected_p_of_all_bases(text: str) -> None:
+    evidence = rows("omniglot-small", "Evidence in R@1")
+    p = {(method, to): value for method, to, _, _, value, *_ in evidence}
+    tuned = p["contrastive+psd{tuned}", "contrastive{tuned}"]
+    assert f"contrastive (p {p['contrastive+psd', 'contrastive']}; tuned {tuned})" in text
+    assert f"triplet (p {p['triplet+psd', 'triplet']};" in text
+    assert f"margin (p {p['margin+obdsd{tuned}', 'margin{tuned}']})" in text
+    assert f"Multi-Similarity (p {p['ms+obdsd{tuned}', 'ms{tuned}']})" in text
+
+
+def test_how_many_differences_of_all_bases_hold(text: str) -> None:
+    pairs = [
+        (f"{base}+{name}{end}", base + end) for base in BASES for name in ("psd", "obdsd") for end in ("", "{tuned}")
+    ]
+    last, best = (
+        numbers("omniglot-small", "comparisons", selection=name).set_index(["method", "to"]).loc[pairs]
+        for name in ("last", "best_test")
+    )
+
+    def held(frame: pd.DataFrame, p: list[float]) -> str:
+        signs = np.sign(frame["mean"])[np.array(p) < 0.05]
+        return f"{WORDS[int((signs > 0).sum())]} gain{{}} and {WORDS[int((signs < 0).sum())]} losses"
+
+    assert f"Of these twenty differences, {held(last, last['p_holm']).format('')} hold" in text
+    assert f"over these twenty alone, {held(last, holm(last['p_t'])).format('s')} would" in text
+    assert f"figures were chosen, {held(best, best['p_holm']).format('s')}." in text
+
+
+def test_what_tuning_changed(text: str) -> None:
+    changed = {row[0]: row[5] for row in rows("omniglot-small", "Tuned values beside")}
+    assert f"gains {changed['margin+obdsd{tuned}']} (margin alone {changed['margin{tuned}']})" in text
+    assert f"`ms+obdsd` {changed['ms+obdsd{tuned}']};" in text
+    assert f"and {changed['triplet+obdsd{tuned}']} worse" in text
+    assert f"`ms{{tuned}}` lies {changed['ms{tuned}']} from `ms`" in text
+    assert f"lowered that control by {changed['ms+independent{tuned}']}." in text
+    moved = [row[5] for row in rows("omniglot-small", "Tuned values beside") if re.match("(contr|proxy)", row[0])]
+    assert max(abs(float(value.split()[0].replace("−", "-"))) for value in moved) == pytest.approx(1.1, abs=0.05)
+    assert changed["triplet+psd{tuned}"] == changed["triplet+dm2{tuned}"] == "+0.00 [+0.00, +0.00]"
+
+
+def test_cohorts_beside_their_controls(text: str) -> None:
+    evidence = rows("omniglot-small", "Evidence in R@1")
+    found = {(method, to): (shown.replace("*", "\\*"), p) for method, to, _, shown, p, *_ in evidence}
+    for base, end, one, said in (
+        ("triplet", "", "{ensemble}", "and {0} above its control of two networks trained each by itself (p {1})"),
+        ("ms", "", "{ensemble}", "with Multi-Similarity the latter is {0}."),
+        ("ms", "{tuned}", "", "its networks are {0} better than the tuned control's (p {1})"),
+        ("ms", "{tuned}", "{ensemble}", "and their ensemble {0} (p {1});"),
+        ("triplet", "{tuned}", "{ensemble}", "On triplet it is {0}, by the control's tuning alone."),
+    ):
+        assert said.format(*found[f"{base}+dm2{one}{end}", f"{base}+independent{one}{end}"]) in text
+
+
+def test_step_times_of_all_bases(text: str) -> None:
+    costs = pd.read_csv(REPORTS / "omniglot-small" / "tables" / "overhead.csv")
+    costs = costs[costs["modifier"].str.fullmatch(r"(psd|obdsd)(\{tuned\})?")]
+    tuned = costs["method"].str.endswith("{tuned}")
+    assert len(costs) == 20
+    assert set(costs[tuned]["n"]) == {4}
+    assert f"{spread(costs[tuned])} times the base's step in the tuned trainings (four seeds;" in text
+    assert f"no ratio), {spread(costs[~tuned])} in the plain ones" in text
+
+
+def spread(costs: pd.DataFrame) -> str:
+    """The smallest and the largest ratio of step times."""
+    return f"{costs['mean'].min():.2f} to {costs['mean'].max():.2f}"
+
+
+def test_photographs(text: str, results: pd.DataFrame) -> None:
+    mine = results.query("protocol == 'mobilenetv1-112'")
+    last = mine[mine["selection"] == "last"]
+    assert last.groupby(["dataset", "method"]).size().tolist() == [3] * 12
+    assert len(set(last["kind"])) == 1
+    for dataset in ("cub50", "cars98"):
+        evidence = rows("photographs", f"Evidence in R@1 on mobilenetv1-112 on {dataset}; last epoch")
+        found = {(method, to): shown.replace("*", "\\*") for method, to, _, shown, *_ in evidence}
+        untrained = mine[(mine["dataset"] == dataset) & (mine["selection"] == "untrained")]
+        starts = untrained.groupby("seed")["recall_at_1"].mean()
+        for base in ("triplet", "ms"):
+            alone = last[(last["dataset"] == dataset) & (last["method"] == base)].set_index("seed")["recall_at_1"]
+            row = " | ".join(found[f"{base}+{name}", base] for name in ("psd", "obdsd"))
+            assert f"| `{base}` | {dataset} | {percent(starts.mean())} | {mean(alone)} | {row} |" in text
+            if dataset == "cub50":
+                assert f"{base} {shown(alone - starts)}" in text
+
+
+def shown(differences: pd.Series) -> str:
+    found = t_interval(differences)
+    return f"{points(found.mean)} [{points(found.low)}, {points(found.high)}]"
+
+
+def test_what_photographs_can_tell(text: str) -> None:
+    compared = numbers("photographs", "comparisons", selection="last")
+    bases = compared[compared["to_modifier"].isna()]
+    assert set(compared["family"]) == {6}
+    assert set(compared["n"]) == {3}
+    needed = t.ppf(1 - 0.05 / 6 / 2, 2) / np.sqrt(3)  # standard deviations, for the smallest of six
+    assert f"difference of {needed:.1f} times its standard deviation over seeds" in text
+    least, most = (100 * needed * f(bases["std"]) for f in (min, max))
+    assert f"that is {least:.0f} to {most:.0f} points" in text
+    starred = bases[bases["p_holm"] < 0.05]
+    assert list(starred["method"]) == ["ms+obdsd"]
+    assert list(starred["dataset"]) == ["cars98"]
+    both = dict(
+        zip(
+            zip(compared["dataset"], compared["method"], compared["to"], strict=True),
+            holm(compared["p_t"]),
+            strict=True,
+        )
+    )
+    assert f"(p {p_value(starred['p_holm'].iloc[0])}; {p_value(both['cars98', 'ms+obdsd', 'ms'])} if both" in text
+    pooled = numbers("photographs", "pooled", selection="last", method="ms+obdsd", to="ms").iloc[0]
+    assert f"it is {difference(pooled)}, p {p_value(pooled['p_holm'])}." in text
+
+
+def test_photographs_at_the_best_test_epoch(text: str) -> None:
+    best = numbers("photographs", "comparisons", selection="best_test", dataset="cub50")
+    best = best[best["to_modifier"].isna()]
+    gain = {row["method"]: points(row["mean"]) for _, row in best.iterrows()}
+    assert f"cub50 have {gain['ms+psd']} and {gain['ms+obdsd']}, `triplet+obdsd` {gain['triplet+obdsd']}." in text
+
+
+def test_step_times_of_photographs(text: str) -> None:
+    costs = pd.read_csv(REPORTS / "photographs" / "tables" / "overhead.csv")
+    assert f"A step took {spread(costs[costs['dataset'] == 'cars98'])} times the base's on cars98" in text
+    assert f"its ratios spread from {spread(costs[costs['dataset'] == 'cub50'])}." in text
+
+
+@pytest.mark.parametrize(
+    ("name", "datasets"),
+    [
+        ("glyphs", "glyphs"),
+        pytest.param("omniglot-small", "omniglot-small", marks=pytest.mark.slow),
+        pytest.param("photographs", "cub50,cars98", marks=pytest.mark.slow),
+    ],
+)
+def test_the_committed_report_is_that_of_the_committed_results(name: str, datasets: str, tmp_path: Path) -> None:
+    command = f"dmlbench report --results results/reference --name {name} --only dataset={datasets}"
+    assert command in (ROOT / "README.md").read_text()
+    fresh = render(ROOT / "results" / "reference", name, tmp_path, {"dataset": datasets.split(",")})
+    committed = REPORTS / name
+    assert (fresh / "report.md").read_text() == (committed / "report.md").read_text()
+    names = [sorted(str(path.relative_to(root)) for path in root.rglob("*")) for root in (fresh, committed)]
+    assert names[0] == names[1]
