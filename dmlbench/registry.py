@@ -182,6 +182,9 @@ class Registry:
 
     def _part(self, part: str, name: str) -> MethodFile:
         if part not in self._paths:
+            if "{" in part:
+                said = f"unknown method {name!r}: what stands in braces is a row of a report"
+                raise UserError(said, hint=f"name {name.partition('{')[0]}")
             where = None if part == name else repr(name)
             raise unknown_name("method", part, self._paths, where=where, command=LIST)
         file = self.file(part)

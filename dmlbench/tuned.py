@@ -151,8 +151,9 @@ def _entry(path: Path, method: MethodSpec, dataset: DatasetSpec, protocol: Proto
     }
     for key, now in identity.items():
         if (then := getattr(entry, key)) != now:
+            told = f"give the options of `{entry.command}`, or " if key == "protocol_hash" else ""
             raise UserError(
                 f"{path}: {method.name} on {dataset.name}: {key}: was tuned with {words[key]} ({then}, now {now})",
-                hint=again,
+                hint=told + again,
             )
     return entry

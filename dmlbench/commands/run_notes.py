@@ -17,7 +17,7 @@ def notes(cells: Sequence[Cell], todo: Sequence[Cell], execution: Execution) -> 
         todo: Its cells that have no result yet.
         execution: How they run.
     """
-    of_cells = [*_not_kept(cells, todo, execution), *_of_other_specs(todo, execution), *_without_teacher(todo)]
+    of_cells = [*_not_kept(cells, todo, execution), *_of_other_specs(todo, execution), *without_teacher(todo)]
     return [*of_cells, *_of_fewer_workers(todo, execution)]
 
 
@@ -44,7 +44,7 @@ def _of_other_specs(todo: Sequence[Cell], execution: Execution) -> list[str]:
     return [f"note: {len(found)} results here have another spec under names of this run, {which}; {remedy}"]
 
 
-def _without_teacher(todo: Sequence[Cell]) -> list[str]:
+def without_teacher(todo: Sequence[Cell]) -> list[str]:
     """A teacher is the network after an epoch, and its weight grows with the epoch from 0."""
     taught = [c for c in todo if c.method.distillation and c.method.distillation.teacher != "none"]
     short = list(dict.fromkeys(c.method.name for c in taught if c.protocol.training.epochs == 1))

@@ -70,7 +70,7 @@ def _show(console: "Console", store: "Store") -> int:
 
     cells = overview(store)
     if not cells:
-        console.print(f"{store.root}: no cells yet; `dmlbench run` makes them", markup=False)
+        console.print(f"{store.root}: no cells yet; {_elsewhere(store)}", markup=False, soft_wrap=True)
         return 0
     console.print(counts(cells))
     console.print(tables(cells))
@@ -79,6 +79,19 @@ def _show(console: "Console", store: "Store") -> int:
     if other := sum(cell.code not in (None, code_digest()) for cell in cells):
         console.print(f"note: {other} results were made by other training code than this dmlbench's", markup=False)
     return 1 if any(cell.state == "damaged" for cell in cells) else 0
+
+
+def _elsewhere(store: "Store") -> str:
+    """What there is in the place of cells, and what comes next."""
+    from dmlbench.store import Store
+    from dmlbench.tuned import FOLDER
+    from dmlbench.tuning import TRIALS
+
+    if (inner := store.root / "runs").is_dir():
+        return f"name {inner} with --results"
+    trials = sum(1 for _ in Store(store.root / FOLDER / TRIALS).records())
+    known = f"{trials} trainings of `dmlbench tune` lie in {store.root / FOLDER}; " if trials else ""
+    return f"{known}`dmlbench run` makes them"
 
 
 def _watch(console: "Console", store: "Store") -> None:

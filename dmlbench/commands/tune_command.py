@@ -114,6 +114,7 @@ def _alone(folder: Path) -> "Iterator[None]":
 
 def _tune(console: "Console", subjects: "Sequence[Subject]", trials: int, execution: "Execution") -> "Tuning":
     from dmlbench import matrix
+    from dmlbench.commands.run_notes import without_teacher
     from dmlbench.interrupts import Interrupts
     from dmlbench.progress import Display
     from dmlbench.tuning import tune
@@ -126,6 +127,8 @@ def _tune(console: "Console", subjects: "Sequence[Subject]", trials: int, execut
         say(f"trial {trial.number + 1} of {trials}, {subject.label}: {score}  {_in_words(trial.values)}")
 
     matrix.make_ready([cell for subject in subjects for cell in subject.cells(0, subject.values())], execution, say)
+    for note in without_teacher([subject.cells(0, subject.values())[0] for subject in subjects]):
+        say(note)
     say(f"{len(subjects)} x {trials} trials, scored on held-out training classes; in {execution.store.root.parent}")
     with Interrupts(say) as interrupts:
         words = shlex.join(["dmlbench", *sys.argv[1:]])

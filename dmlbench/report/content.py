@@ -135,8 +135,8 @@ class _Group:
             heading = "Accuracy and difference to the base"
             evidence = evidence_table(group, selection, METRIC, numbers.comparisons)
             tables += [evidence] if evidence.rows else []
-            paired = to_base(numbers.comparisons)
-            tables.append(difference_table(group, selection, paired, numbers.accuracy))
+            if len(self.to_base):
+                tables.append(difference_table(group, selection, to_base(numbers.comparisons), numbers.accuracy))
         return Part(f"{heading}: {SELECTIONS[selection]}", self._drawn(*plots), tables, folded=folded)
 
     def _accuracy_plot(self, selection: str) -> Plot | None:

@@ -16,6 +16,7 @@ LATEX = {
     "▲": r"$\uparrow$", "▼": r"$\downarrow$", "○": r"$\circ$", "“": "``", "”": "''",
 }  # fmt: skip
 FORMULA = re.compile(r"[=+@\t\r-](?![\d.]+(?:e[+-]?\d+)?$)")  # a negative number is a number
+DIGITS = "%.10g"
 BROAD = {"Source": "p{24mm}", "Not compared": "p{19mm}"}  # columns of sentences
 
 
@@ -47,15 +48,18 @@ def latex(table: Table) -> str:
 
 
 def csv(frame: pd.DataFrame) -> str:
-    """A tidy CSV in full precision; settings that name a user's folders are cut to their last part."""
+    """A tidy CSV; settings that name a user's folders are cut to their last part."""
     return inert(frame.assign(variant=frame["variant"].map(without_paths)))
 
 
 def inert(frame: pd.DataFrame) -> str:
-    """A CSV in which no text is a formula to a spreadsheet: what begins like one gets an apostrophe."""
+    """A CSV in which no text is a formula to a spreadsheet: what begins like one gets an apostrophe.
+
+    Numbers have the digits on which processors agree: the last ones of a logarithm depend on the instructions.
+    """
     texts = frame.select_dtypes(["object", "string"])
     safe = {str(column): texts[column].map(_without_formula) for column in texts}
-    return frame.assign(**safe).to_csv(index=False, lineterminator="\n")
+    return frame.assign(**safe).to_csv(index=False, lineterminator="\n", float_format=DIGITS)
 
 
 def brief_marks(marks: str) -> str:

@@ -56,7 +56,7 @@ def group_facts(group: Group, arranged: pd.DataFrame, specs: Specs) -> str:
     classes = training.batch_size // training.samples_per_class
     facts = [
         protocol.title,
-        f"{training.epochs} epochs in batches of {classes} × {training.samples_per_class}",
+        f"{training.epochs} epoch{'s' * (training.epochs > 1)} in batches of {classes} × {training.samples_per_class}",
         f"{protocol.model.embedding_dim}-d embedding",
     ]
     if protocol.validation.classes:

@@ -44,6 +44,13 @@ def test_a_killed_tuning_ends_as_an_undisturbed_one(
     assert found[0] == found[1]
     assert [entry.trials for entry in found[0]] == [5, 5]
 
+    looked = dmlbench("status", "--results", "killed")
+    said = "killed: no cells yet; 10 trainings of `dmlbench tune` lie in killed/tuning; `dmlbench run` makes them\n"
+    assert (looked.stdout, looked.returncode) == (said, 0)
+    other = dmlbench(*RUN, "--tuned", "killed/tuning/tuned.yaml", "--set", "training.epochs=3")
+    assert other.returncode == 2
+    assert f"give the options of `dmlbench {' '.join(TUNE)} --results killed`, or dmlbench tune" in other.stderr
+
     _a_run_takes_the_values(dmlbench, tmp_path)
 
 
@@ -89,3 +96,9 @@ def _a_run_takes_the_values(dmlbench: Command, tmp_path: Path) -> None:
         ("ms+psd{tuned}", "ms{tuned}"),
     }
     assert "--tuned tuned.yaml" in (report / "report.md").read_text()
+
+
+def test_status_of_the_folder_around_the_results_names_them(in_process: Command, tmp_path: Path) -> None:
+    (tmp_path / "results" / "runs").mkdir(parents=True)
+    looked = in_process("status", "--results", "results")
+    assert looked.stdout == "results: no cells yet; name results/runs with --results\n"

@@ -174,7 +174,10 @@ def test_what_tuning_found_is_what_runs_tuned(trainings, tmp_path):
     ("request_", "message"),
     [
         ({"methods": ("ms",)}, "no entry for ms on glyphs under conv4-64"),
-        ({"settings": ("training.epochs=3",)}, "was tuned with another protocol"),
+        (
+            {"settings": ("training.epochs=3",)},
+            r"was tuned with another protocol \(.*give the options of `dmlbench tune",
+        ),
         ({"settings": ("loss.margin=0.3",)}, "--tuned and --set of a method's values exclude each other"),
         ({"tuned": "nowhere.yaml"}, "nowhere.yaml: no such file"),
         ({"methods_dir": True}, "was tuned with another method file"),
