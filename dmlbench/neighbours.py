@@ -20,8 +20,8 @@ def beside_others(summaries: Sequence[Mapping[str, Any]]) -> list[bool]:
     """Whether each cell ran beside more cells of its machine than its own runner had at a time, on average.
 
     Args:
-        summaries: Of the cells of a results folder. Left out of account are those that went on after an interruption,
-            for when they ran is not written down, that took less than a second, or whose runner's load is not known.
+        summaries: Of the cells of a results folder. Of those that went on after an interruption the last attempt
+            counts; those that took less than a second, or whose runner's load is not known, are left out of account.
     """
     ends = [_times(summary) for summary in summaries]
     found = [False] * len(summaries)
@@ -48,11 +48,20 @@ def was_shared(machine: object) -> bool:
 def _times(summary: Mapping[str, Any]) -> tuple[float, float] | None:
     """From when to when a cell ran for certain, in seconds."""
     known = {"total_s", "started"} <= summary.keys() and "processes" in summary["environment"]
-    if summary.get("resumed") or not known:
+    if not known:
         return None
     begun = datetime.fromisoformat(summary["started"]).timestamp()
-    first, last = begun + RESOLUTION, begun + float(summary["total_s"])
+    first, last = begun + RESOLUTION, begun + _last_attempt(summary) * float(summary["total_s"])
     return (first, last) if last > first else None
+
+
+def _last_attempt(summary: Mapping[str, Any]) -> float:
+    """The share of a cell's time that its last attempt took, the only one whose beginning is written down."""
+    resumed, chosen = summary.get("resumed"), summary.get("selections") or {}
+    epochs = (chosen.get("last") or {}).get("epochs") or {}
+    if not resumed:
+        return 1.0
+    return float(1 - resumed[-1] / max(epochs.values())) if epochs else 0.0
 
 
 def _at_once(spans: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

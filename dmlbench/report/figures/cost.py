@@ -173,7 +173,8 @@ def plane_plot(group: Group, selection: str, compared: pd.DataFrame, ratios: pd.
     parts = by_setting(both)
     with rc_context(RC):
         figure = Figure()
-        grid = figure.subplots(len(parts), sharex=True, sharey=True, squeeze=False).ravel()
+        # One method that fell far would press together all that did not, so gains have a scale to each panel.
+        grid = figure.subplots(len(parts), sharex=True, squeeze=False).ravel()
         write_title(figure, lines)
         signs: dict[str, Line2D] = {}
         for axes, (title, part) in zip(grid, parts.items(), strict=True):
@@ -200,7 +201,9 @@ def plane_plot(group: Group, selection: str, compared: pd.DataFrame, ratios: pd.
         figure,
         f"plane_{group.slug}_{selection}",
         f"Gain in {metric} over the base against training-step time relative to the base on {group.title}; "
-        f"{SELECTIONS[selection]}. Up and to the left is better; bars: 95% t-intervals.",
+        f"{SELECTIONS[selection]}. Up and to the left is better; bars: 95% t-intervals."
+        + " The panels' vertical scales differ."
+        * (len(parts) > 1),
         f"Gain and cost on {group.title}, {SELECTIONS[selection]}: {said}.",
         both[columns],
     )
