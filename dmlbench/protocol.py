@@ -113,7 +113,10 @@ def _with_weights_digest(protocol: ProtocolSpec, path: Path) -> ProtocolSpec:
     candidates = [Path(weights), path.parent / weights]
     found = next((candidate for candidate in candidates if candidate.is_file()), None)
     if found is None:
-        raise UserError(f"{path}: model.weights: no such file {weights!r}", hint=f"--set model.weights=FILE, for {protocol.model.backbone}")
+        raise UserError(
+            f"{path}: model.weights: no such file {weights!r}",
+            hint=f"--set model.weights=FILE, for {protocol.model.backbone}",
+        )
     digest = hashlib.sha256(found.read_bytes()).hexdigest()
     stated = protocol.model.weights_sha256
     if stated not in (None, digest):
