@@ -19,19 +19,24 @@ BESIDE = "/beside other runs, cell "
 def beside_others(summaries: Sequence[Mapping[str, Any]]) -> list[bool]:
     """Whether each cell ran beside more cells of its machine than its own runner had at a time, on average.
 
+    Where any did, so may have the earlier attempts at a cell that went on after an interruption, for when these ran is
+    not written down.
+
     Args:
-        summaries: Of the cells of a results folder. Of those that went on after an interruption the last attempt
-            counts; those that took less than a second, or whose runner's load is not known, are left out of account.
+        summaries: Of the cells of a results folder. Left out of account are those that took less than a second, or
+            whose runner's load is not known.
     """
-    ends = [_times(summary) for summary in summaries]
+    machines = [_machine(summary) for summary in summaries]
+    spans = [_times(summary) for summary in summaries]
     found = [False] * len(summaries)
-    machines = [summary["environment"].get("machine") for summary in summaries]
     for machine in set(filter(None, machines)):
-        here = [index for index, own in enumerate(machines) if own == machine and ends[index] is not None]
-        spans = np.array([ends[index] for index in here], dtype=np.float64).reshape(-1, 2)
-        own = np.array([summaries[index]["environment"]["processes"] for index in here])
-        for index, crowded in zip(here, _at_once(spans) > own + MARGIN, strict=True):
-            found[index] = bool(crowded)
+        here = [index for index, own in enumerate(machines) if own == machine]
+        timed = [index for index in here if spans[index] and not summaries[index].get("resumed")]
+        own = np.array([summaries[index]["environment"]["processes"] for index in timed])
+        each = np.array([spans[index] for index in timed], dtype=np.float64).reshape(-1, 2)
+        crowded = {index for index, more in zip(timed, _at_once(each) > own + MARGIN, strict=True) if more}
+        for index in here:
+            found[index] = index in crowded or bool(crowded and summaries[index].get("resumed"))
     return found
 
 
@@ -45,23 +50,21 @@ def was_shared(machine: object) -> bool:
     return BESIDE in str(machine)
 
 
+def _machine(summary: Mapping[str, Any]) -> tuple[str, str] | None:
+    """With its instructions: records of before `machine` told generations of processors apart are still read."""
+    environment = summary["environment"]
+    name = environment.get("machine")
+    return (str(name), str(environment.get("cpu_capability"))) if name else None
+
+
 def _times(summary: Mapping[str, Any]) -> tuple[float, float] | None:
     """From when to when a cell ran for certain, in seconds."""
     known = {"total_s", "started"} <= summary.keys() and "processes" in summary["environment"]
     if not known:
         return None
     begun = datetime.fromisoformat(summary["started"]).timestamp()
-    first, last = begun + RESOLUTION, begun + _last_attempt(summary) * float(summary["total_s"])
+    first, last = begun + RESOLUTION, begun + float(summary["total_s"])
     return (first, last) if last > first else None
-
-
-def _last_attempt(summary: Mapping[str, Any]) -> float:
-    """The share of a cell's time that its last attempt took, the only one whose beginning is written down."""
-    resumed, chosen = summary.get("resumed"), summary.get("selections") or {}
-    epochs = (chosen.get("last") or {}).get("epochs") or {}
-    if not resumed:
-        return 1.0
-    return float(1 - resumed[-1] / max(epochs.values())) if epochs else 0.0
 
 
 def _at_once(spans: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

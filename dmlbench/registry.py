@@ -1,5 +1,6 @@
 """Finds method files, and composes and resolves names such as `ms+obdsd` into a MethodSpec."""
 
+import re
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -16,6 +17,7 @@ UNPUBLISHED = "unpublished composition"
 NEW = "new: in no paper"
 REPLACED = "the user's own {}, not the shipped one"
 LIST = "dmlbench list methods"
+BRACES = re.compile(r"\{[^}]*\}?")
 
 
 @dataclass(frozen=True)
@@ -184,7 +186,7 @@ class Registry:
         if part not in self._paths:
             if "{" in part:
                 said = f"unknown method {name!r}: what stands in braces is a row of a report"
-                raise UserError(said, hint=f"name {name.partition('{')[0]}")
+                raise UserError(said, hint=f"name {BRACES.sub('', name)}")
             where = None if part == name else repr(name)
             raise unknown_name("method", part, self._paths, where=where, command=LIST)
         file = self.file(part)

@@ -97,6 +97,11 @@ class Store:
             if summary is not None:
                 yield Record(folder, summary)
 
+    def next_command(self) -> str:
+        """What a user who finds no cells here does next."""
+        inner = self.root / "runs"
+        return f"name {inner} with --results" if inner.is_dir() else "`dmlbench run --results` fills it"
+
     def check_readable(self) -> None:
         """Raise UserError where the results folder is not there or cannot be read."""
         try:

@@ -17,6 +17,7 @@ from dmlbench.schema import read_yaml, validate
 from dmlbench.spec import DatasetSpec, MethodSpec, ProtocolSpec, Scalar, digest, protocol_identity
 
 FOLDER, FILE = "tuning", "tuned.yaml"  # of the results folder
+TRIALS = "trials"  # of that folder: the cells of all studies
 
 
 class Tuned(Section):

@@ -70,7 +70,9 @@ def _show(console: "Console", store: "Store") -> int:
 
     cells = overview(store)
     if not cells:
-        console.print(f"{store.root}: no cells yet; {_elsewhere(store)}", markup=False, soft_wrap=True)
+        console.print(
+            f"{store.root}: no cells yet; {_trials(store)}{store.next_command()}", markup=False, soft_wrap=True
+        )
         return 0
     console.print(counts(cells))
     console.print(tables(cells))
@@ -81,17 +83,14 @@ def _show(console: "Console", store: "Store") -> int:
     return 1 if any(cell.state == "damaged" for cell in cells) else 0
 
 
-def _elsewhere(store: "Store") -> str:
-    """What there is in the place of cells, and what comes next."""
+def _trials(store: "Store") -> str:
+    """What tuning has left in a folder without cells."""
     from dmlbench.store import Store
-    from dmlbench.tuned import FOLDER
-    from dmlbench.tuning import TRIALS
+    from dmlbench.tuned import FOLDER, TRIALS
 
-    if (inner := store.root / "runs").is_dir():
-        return f"name {inner} with --results"
-    trials = sum(1 for _ in Store(store.root / FOLDER / TRIALS).records())
-    known = f"{trials} trainings of `dmlbench tune` lie in {store.root / FOLDER}; " if trials else ""
-    return f"{known}`dmlbench run` makes them"
+    folder = store.root / FOLDER
+    count = sum(1 for _ in Store(folder / TRIALS).records())
+    return f"{folder} holds {count} training{'s' * (count > 1)} of `dmlbench tune`; " if count else ""
 
 
 def _watch(console: "Console", store: "Store") -> None:

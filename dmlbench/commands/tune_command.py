@@ -66,8 +66,8 @@ def command(**options: Any) -> int:  # noqa: ANN401 - click's options
     from dmlbench.matrix import Execution, data_folder
     from dmlbench.progress import plain_or_wide
     from dmlbench.store import Store
-    from dmlbench.tuned import FOLDER, default_path, read_tuned, write_tuned
-    from dmlbench.tuning import TRIALS, TuningRequest, plan_tuning
+    from dmlbench.tuned import FOLDER, TRIALS, default_path, read_tuned, write_tuned
+    from dmlbench.tuning import TuningRequest, plan_tuning
 
     console = plain_or_wide()
     request = TuningRequest(

@@ -70,9 +70,7 @@ def render(
     results = load_results(results_root)
     measurements = read_measurements(results_root)
     if results.empty and not measurements:
-        inner = results_root / "runs"
-        there = f"name {inner} with --results" if inner.is_dir() else "`dmlbench run --results` fills it"
-        raise UserError(f"{results_root}: no finished results", hint=there)
+        raise UserError(f"{results_root}: no finished results", hint=Store(results_root).next_command())
     measured = measured_frame(measurements)
     results = _kept(results, only, also=measured)
     costs = _kept_measurements(measurements, only, set(results["protocol"]))

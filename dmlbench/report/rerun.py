@@ -74,7 +74,7 @@ def _weights(cells: Iterable[Cell]) -> list[str]:
     found = {
         (Path(model.weights).name, model.weights_sha256) for model in models if model.weights and model.weights_sha256
     }
-    where = "pretrained weights of yours in the folder where this runs; SHA-256"
+    where = "your copy of the pretrained weights, by this name in the folder where this runs; SHA-256"
     return [f"# {name}: {where} {digest}" for name, digest in sorted(found)]
 
 

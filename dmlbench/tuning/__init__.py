@@ -2,12 +2,11 @@
 
 from dmlbench.tuning.study import Study, Trial, open_storage
 from dmlbench.tuning.subject import HELD_OUT, Subject, TuningRequest, plan_tuning
-from dmlbench.tuning.trials import STORAGE, TRIALS, Tuning, tune
+from dmlbench.tuning.trials import STORAGE, Tuning, tune
 
 __all__ = [
     "HELD_OUT",
     "STORAGE",
-    "TRIALS",
     "Study",
     "Subject",
     "Trial",

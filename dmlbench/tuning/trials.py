@@ -16,7 +16,7 @@ from dmlbench.tuning.subject import Subject
 
 Shown = Callable[[Sequence[Cell]], AbstractContextManager[matrix.Observer]]
 TRANSIENT = ("memory", "died", "storage")
-TRIALS, STORAGE = "trials", "studies.db"
+STORAGE = "studies.db"
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,9 @@ def test_a_killed_tuning_ends_as_an_undisturbed_one(
     assert [entry.trials for entry in found[0]] == [5, 5]
 
     looked = dmlbench("status", "--results", "killed")
-    said = "killed: no cells yet; 10 trainings of `dmlbench tune` lie in killed/tuning; `dmlbench run` makes them\n"
+    said = (
+        "killed: no cells yet; killed/tuning holds 10 trainings of `dmlbench tune`; `dmlbench run --results` fills it\n"
+    )
     assert (looked.stdout, looked.returncode) == (said, 0)
     other = dmlbench(*RUN, "--tuned", "killed/tuning/tuned.yaml", "--set", "training.epochs=3")
     assert other.returncode == 2

@@ -113,7 +113,7 @@ def test_published_figures_speak_of_these_datasets():
             ["'ms+triplet': 'triplet' is a base and cannot follow a +", "modifiers: dm2, dm2-model, dm2-temporal, "],
         ),
         ("ms+dm2{ensemble}", ["'ms+dm2{ensemble}': what stands in braces is a row of a report; name ms+dm2"]),
-        ("ms{tuned}", ["what stands in braces is a row of a report; name ms"]),
+        ("ms{tuned}+psd", ["what stands in braces is a row of a report; name ms+psd"]),
         ("ms+psd+obdsd", ["'ms+psd+obdsd': a base takes one modifier; for example ms+psd"]),
     ],
 )

@@ -18,7 +18,7 @@ def test_weights_of_the_users_own_are_named_with_their_content(tmp_path):
     arranged = arrange(load_results(tmp_path))
     found = commands(arranged, read_specs(arranged), ())
     assert found[0].startswith("dmlbench run --methods ms ")
-    note = "# own.pth: pretrained weights of yours in the folder where this runs; SHA-256 "
+    note = "# own.pth: your copy of the pretrained weights, by this name in the folder where this runs; SHA-256 "
     assert found[1:] == [note + "ab" * 32]
 
 

@@ -175,4 +175,4 @@ def test_times_beside_another_run_are_in_no_ratio_and_no_phases(tmp_path):
     assert list(ratios["n"]) == [3]
     assert list(ratios["other_machine"]) == [1]
     assert set(pd.read_csv(folder / "tables" / "phases.csv")["n"]) == {3}
-    assert "or under different loads: ms+psd (1)" in (folder / "report.md").read_text()
+    assert "or one beside another run's cells: ms+psd (1)" in (folder / "report.md").read_text()

@@ -14,8 +14,8 @@ from dmlbench.interrupts import Interrupts
 from dmlbench.matrix import Execution, Request, plan
 from dmlbench.registry import own_folder
 from dmlbench.store import Store
-from dmlbench.tuned import TunedFile, default_path, read_tuned, write_tuned
-from dmlbench.tuning import STORAGE, TRIALS, TuningRequest, plan_tuning, tune
+from dmlbench.tuned import TRIALS, TunedFile, default_path, read_tuned, write_tuned
+from dmlbench.tuning import STORAGE, TuningRequest, plan_tuning, tune
 from tests.report.fake_results import history, write_cell, write_failure
 
 METHODS = ("triplet", "triplet+psd", "triplet+dm2")

@@ -196,14 +196,13 @@ def plane_plot(group: Group, selection: str, compared: pd.DataFrame, ratios: pd.
         f"{row['method']} {points(row['mean'])} points at {plain(row['mean_cost'])} times the step time"
         for _, row in both.iterrows()
     )
+    scales = " The panels' vertical scales differ." if len(parts) > 1 else ""
     columns = ["method", "to", "mean", "low", "high", "n", "mean_cost", "low_cost", "high_cost", "n_cost"]
     return Plot(
         figure,
         f"plane_{group.slug}_{selection}",
         f"Gain in {metric} over the base against training-step time relative to the base on {group.title}; "
-        f"{SELECTIONS[selection]}. Up and to the left is better; bars: 95% t-intervals."
-        + " The panels' vertical scales differ."
-        * (len(parts) > 1),
+        f"{SELECTIONS[selection]}. Up and to the left is better; bars: 95% t-intervals.{scales}",
         f"Gain and cost on {group.title}, {SELECTIONS[selection]}: {said}.",
         both[columns],
     )

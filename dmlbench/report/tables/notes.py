@@ -53,7 +53,7 @@ def other_machines(overhead: pd.DataFrame) -> list[str]:
     """A note on the pairs that ran on two machines and form no ratio, if there are any."""
     dropped = overhead[overhead["other_machine"] > 0]
     named = [f"{row.method} ({row.other_machine})" for row in dropped.itertuples()]
-    why = "the two ran on different machines or under different loads"
+    why = "the two ran on different machines or under different loads, or one beside another run's cells"
     return [f"Pairs whose times form no ratio because {why}: {', '.join(named)}."] if named else []
 
 
