@@ -34,7 +34,15 @@ def test_what_was_not_tuned_has_no_row_and_what_has_no_partner_no_difference():
         assert row["n"] == 0
         assert pd.isna(row["files"])
         table = tuning_table(Group("p", "", "d"), tuned_beside_files(alone))
-        assert [entry.text for entry in table.rows[0]] == ["ms{tuned}", "8", "0", "–", "65.00", "–"]
+        assert [entry.text for entry in table.rows[0]] == [
+            "ms{tuned}",
+            "8",
+            "0",
+            "–",
+            "65.00",
+            "–",
+            TUNED_MARK.format(8),
+        ]
 
 
 def test_the_number_of_trials_stands_in_the_marks():

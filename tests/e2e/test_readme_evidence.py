@@ -106,10 +106,8 @@ def test_how_many_differences_of_all_bases_hold(text: str) -> None:
         return f"{WORDS[int((signs > 0).sum())]} gain{{}} and {WORDS[int((signs < 0).sum())]} losses"
 
     assert f"Of these twenty differences, {held(last, last['p_holm']).format('')} hold" in text
-    assert (
-        f"over these twenty alone, {held(last, holm(last['p_t'])).format('s (two of them of the same `triplet+psd` trainings)')} would"
-        in text
-    )
+    alone = held(last, holm(last["p_t"])).format("s (two of them of the same `triplet+psd` trainings)")
+    assert f"over these twenty alone, {alone} would" in text
     assert f"figures were chosen, {held(best, best['p_holm']).format('s')}." in text
 
 

@@ -178,12 +178,7 @@ def plane_plot(group: Group, selection: str, compared: pd.DataFrame, ratios: pd.
         write_title(figure, lines)
         signs: dict[str, Line2D] = {}
         for axes, (title, part) in zip(grid, parts.items(), strict=True):
-            write_panel_title(axes, title)
-            axes.grid()
-            axes.axhline(0, color=INK, linewidth=0.9, zorder=1)
-            axes.axvline(1, color=INK, linewidth=0.9, zorder=1)
-            signed_ticks(axes.yaxis)
-            axes.set_ylabel(f"{metric}, difference to base (points)")
+            _cross(axes, title, f"{metric}, difference to base (points)")
             points_of = {str(row["method"]): _point(axes, row, look) for _, row in part.iterrows()}
             signs |= {with_files_values(method): handle for method, handle in points_of.items()}
         handles = list(signs.values())
@@ -206,6 +201,16 @@ def plane_plot(group: Group, selection: str, compared: pd.DataFrame, ratios: pd.
         f"Gain and cost on {group.title}, {SELECTIONS[selection]}: {said}.",
         both[columns],
     )
+
+
+def _cross(axes: Axes, title: str, label: str) -> None:
+    """A panel of the plane, with the lines that meet in the base."""
+    write_panel_title(axes, title)
+    axes.grid()
+    axes.axhline(0, color=INK, linewidth=0.9, zorder=1)
+    axes.axvline(1, color=INK, linewidth=0.9, zorder=1)
+    signed_ticks(axes.yaxis)
+    axes.set_ylabel(label)
 
 
 def _bar(axes: Axes, place: int, row: pd.Series, look: Look) -> None:
