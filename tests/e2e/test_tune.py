@@ -14,7 +14,7 @@ from filelock import FileLock
 from dmlbench.tuned import read_tuned
 from tests.e2e.conftest import TINY, Command
 
-TUNE = ("tune", "--methods", "ms,ms+psd", "--datasets", "glyphs", "--trials", "5", *TINY)
+TUNE = ("tune", "--methods", "ms,ms+psd", "--datasets", "glyphs", "--trials", "3", *TINY)
 RUN = ("run", "--methods", "ms,ms+psd", "--datasets", "glyphs", "--seeds", "2", *TINY, "--tracking", "none")
 
 
@@ -42,11 +42,11 @@ def test_a_killed_tuning_ends_as_an_undisturbed_one(
     files = [read_tuned(tmp_path / name / "tuning" / "tuned.yaml") for name in ("whole", "killed")]
     found = [[entry.model_copy(update={"command": ""}) for entry in file.entries] for file in files]
     assert found[0] == found[1]
-    assert [entry.trials for entry in found[0]] == [5, 5]
+    assert [entry.trials for entry in found[0]] == [3, 3]
 
     looked = dmlbench("status", "--results", "killed")
     said = (
-        "killed: no cells yet; killed/tuning holds 10 trainings of `dmlbench tune`; `dmlbench run --results` fills it\n"
+        "killed: no cells yet; killed/tuning holds 6 trainings of `dmlbench tune`; `dmlbench run --results` fills it\n"
     )
     assert (looked.stdout, looked.returncode) == (said, 0)
     other = dmlbench(*RUN, "--tuned", "killed/tuning/tuned.yaml", "--set", "training.epochs=3")
@@ -81,7 +81,7 @@ def _a_run_takes_the_values(dmlbench: Command, tmp_path: Path) -> None:
         done = dmlbench(*RUN, *tuned, "--results", "whole")
         assert done.returncode == 0, done.stdout + done.stderr
     assert "ms+psd{tuned}" in done.stdout
-    assert "tuned: best of 5 trials on held-out training classes" in done.stdout
+    assert "tuned: best of 3 trials on held-out training classes" in done.stdout
     again = dmlbench(*RUN, "--tuned", "whole/tuning/tuned.yaml", "--results", "whole")
     assert "4 there already" in again.stdout
     assert dmlbench("status", "--verify", "--results", "whole").returncode == 0
@@ -90,7 +90,7 @@ def _a_run_takes_the_values(dmlbench: Command, tmp_path: Path) -> None:
     report = tmp_path / "reports" / "tuned"
     table = pd.read_csv(report / "tables" / "tuning.csv").query("metric == 'recall_at_1' and selection == 'last'")
     assert list(table["method"]) == ["ms{tuned}", "ms+psd{tuned}"]
-    assert list(table["trials"]) == [5, 5]
+    assert list(table["trials"]) == [3, 3]
     assert list(table["n"]) == [2, 2]
     compared = pd.read_csv(report / "tables" / "comparisons.csv")
     assert set(zip(compared["method"], compared["to"], strict=True)) == {
