@@ -5,9 +5,9 @@ from typing import Any
 
 import pandas as pd
 
-from dmlbench.neighbours import beside_others, of_its_own
 from dmlbench.provenance import kind_of_machine, place
 from dmlbench.readouts import FIRST, MEAN, by_readout, mark, named
+from dmlbench.shared_machine import beside_others, of_its_own
 from dmlbench.store import DEFAULT_ROOT, Record, Store
 
 COLUMNS = (

@@ -12,7 +12,7 @@ from dmlbench.analysis.groups import Group, done
 from dmlbench.analysis.overhead import overhead, phase_times
 from dmlbench.analysis.published import NONE, reproduction
 from dmlbench.analysis.tuning import tuned_beside_files
-from dmlbench.neighbours import was_shared
+from dmlbench.shared_machine import was_shared
 
 METRIC = "recall_at_1"  # what verdicts are given by and figures show; tables show all
 
