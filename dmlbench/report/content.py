@@ -34,7 +34,7 @@ from dmlbench.report.queries import Panels, Queries
 from dmlbench.report.section import Part, Section
 from dmlbench.report.style import Look
 from dmlbench.report.tables import accuracy_table, difference_table, evidence_table, overhead_table, selection_table
-from dmlbench.report.tables.notes import about_pairs
+from dmlbench.report.tables.notes import about_pairs, without_base
 from dmlbench.report.tables.queries import queries_table
 from dmlbench.report.tables.tuning import tuning_table
 from dmlbench.report.verdict import verdicts
@@ -135,9 +135,11 @@ class _Group:
             heading = "Accuracy and difference to the base"
             evidence = evidence_table(group, selection, METRIC, numbers.comparisons)
             tables += [evidence] if evidence.rows else []
-            if len(self.to_base):
-                tables.append(difference_table(group, selection, to_base(numbers.comparisons), numbers.accuracy))
-        return Part(f"{heading}: {SELECTIONS[selection]}", self._drawn(*plots), tables, folded=folded)
+            differences = difference_table(group, selection, to_base(numbers.comparisons), numbers.accuracy)
+            tables += [differences] if differences.rows else []
+        # Below the differences, too, but there may be none.
+        alone = "" if len(self.to_base) else " ".join(without_base(self.trained, self.to_base))
+        return Part(f"{heading}: {SELECTIONS[selection]}", self._drawn(*plots), tables, alone, folded)
 
     def _accuracy_plot(self, selection: str) -> Plot | None:
         shown, dots = (frame[frame["selection"] == selection] for frame in (self.trained, self.values))

@@ -16,6 +16,7 @@ from tests.e2e.conftest import TINY, Command
 
 TUNE = ("tune", "--methods", "ms,ms+psd", "--datasets", "glyphs", "--trials", "3", *TINY)
 RUN = ("run", "--methods", "ms,ms+psd", "--datasets", "glyphs", "--seeds", "2", *TINY, "--tracking", "none")
+ONE_EPOCH = ("--set", "training.epochs=1")
 
 
 @pytest.mark.slow
@@ -104,3 +105,10 @@ def test_status_of_the_folder_around_the_results_names_them(in_process: Command,
     (tmp_path / "results" / "runs").mkdir(parents=True)
     looked = in_process("status", "--results", "results")
     assert looked.stdout == "results: no cells yet; name results/runs with --results\n"
+
+
+@pytest.mark.slow
+def test_trials_in_which_no_teacher_acts_are_told_of(in_process: Command) -> None:
+    done = in_process("tune", "--methods", "ms+psd", "--datasets", "glyphs", "--trials", "2", *TINY, *ONE_EPOCH)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.index("no teacher acts; ms+psd trains like its base") < done.stdout.index("trial 1 of 2")

@@ -176,3 +176,11 @@ def test_times_beside_another_run_are_in_no_ratio_and_no_phases(tmp_path):
     assert list(ratios["other_machine"]) == [1]
     assert set(pd.read_csv(folder / "tables" / "phases.csv")["n"]) == {3}
     assert "or one beside another run's cells: ms+psd (1)" in (folder / "report.md").read_text()
+
+
+def test_modifiers_without_their_base_have_no_empty_table_and_are_named(tmp_path):
+    for name, seed in itertools.product(("ms+psd", "ms+obdsd"), range(3)):
+        write_cell(tmp_path / "runs", make_cell(name, seed))
+    text = (render(tmp_path / "runs", "r", tmp_path / "reports") / "report.md").read_text()
+    assert "Difference to the method's own base" not in text
+    assert "same seed among these, so no difference for: ms+obdsd, ms+psd." in text
