@@ -81,7 +81,10 @@ def plan(request: Request, log: Log = lambda _: None) -> list[Cell]:
     pairs = []
     for info in _distinct([dataset_info(text) for text in request.datasets]):
         protocol = load_protocol(request.protocol or info.default_protocol, info.name, protocol_settings)
-        methods = [registry.resolve(name, info.name, protocol.name, settings) for name in request.methods]
+        methods = [
+            registry.resolve(name, info.name, protocol.name, settings, family=protocol.family)
+            for name in request.methods
+        ]
         dataset = dataset_spec(info, request.data_dir, log, skip_bad=request.skip_bad)
         if request.tuned:
             methods = [_tuned(registry, request.tuned, method, dataset, protocol) for method in methods]
@@ -217,7 +220,8 @@ def _expected(cell: Cell, records: Sequence[Record]) -> float | None:
 def _tuned(
     registry: Registry, overlay: Path, method: MethodSpec, dataset: DatasetSpec, protocol: ProtocolSpec
 ) -> MethodSpec:
-    return registry.resolve(method.name, dataset.name, protocol.name, settings_of(overlay, method, dataset, protocol))
+    tuned = settings_of(overlay, method, dataset, protocol)
+    return registry.resolve(method.name, dataset.name, protocol.name, tuned, family=protocol.family)
 
 
 def _applying(settings: Sequence[str], method: MethodSpec) -> tuple[str, ...]:
@@ -227,7 +231,7 @@ def _applying(settings: Sequence[str], method: MethodSpec) -> tuple[str, ...]:
     def applies(setting: str) -> bool:
         section, _, name = setting.partition("=")[0].partition(".")
         part = parts.get(section)
-        return section not in parts or (part is not None and name in part.parameters)
+        return section not in parts or (part is not None and name in part.settings())
 
     return tuple(sorted(filter(applies, settings)))
 
@@ -262,8 +266,8 @@ def check_applied(settings: dict[str, dict[str, Any]], methods: Sequence[MethodS
     for section, values in settings.items():
         parts = [part for method in methods if (part := getattr(method, section)) is not None]
         for name in values:
-            if not any(name in part.parameters for part in parts):
-                valid = sorted({key for part in parts for key in part.parameters})
+            if not any(name in part.settings() for part in parts):
+                valid = sorted({key for part in parts for key in part.settings()})
                 hint = f"valid: {', '.join(valid)}" if valid else "none of the methods has a distillation"
                 raise UserError(f"--set {section}.{name}: no chosen method has this parameter", hint=hint)
 

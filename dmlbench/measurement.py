@@ -16,7 +16,7 @@ FOLDER = "overhead"
 SYNTHETIC = "synthetic"  # in place of a dataset's name
 VERSION = 2
 UNFOLDED = "{unfolded}"  # after a name: its teacher's BatchNorm stays a layer of its own, as in the official code
-UNFOLDED_MARK = "teacher as the official code runs it: its BatchNorm not folded"
+UNFOLDED_MARK = "teacher's BatchNorm not folded, as in the official code"
 MOVE = "move it away; `dmlbench overhead` measures again"
 
 

@@ -28,7 +28,7 @@ from dmlbench.training.components import build_learner
 from dmlbench.training.device import prepare, resolve_device
 from dmlbench.training.learner import Learner
 from dmlbench.training.modifiers import Taught
-from dmlbench.training.teachers import PreviousEpoch, folds
+from dmlbench.training.teachers import PreviousEpoch
 from dmlbench.training.workshop import TrainingSet, build_seeded_model
 
 WARM_UP = 3
@@ -163,15 +163,16 @@ def _share(plan: CostPlan, device: str, rounds: int, order: int, tell: Callable[
 
 
 def _learners(method: MethodSpec, plan: CostPlan, size: TrainingSet, place: torch.device) -> dict[str, Learner]:
-    """A method's learner; where its teacher is folded also one whose teacher is not, as in the official code."""
+    """A method's learner; where its teacher is folded also one whose teacher is not."""
     learner, plain = (
         build_learner(method, plan.protocol, build_seeded_model(plan.protocol, SEED, place), size, place, seed=SEED)
         for _ in range(2)
     )
     taught = plain.modifier
-    if not isinstance(taught, Taught) or not isinstance(taught.teacher, PreviousEpoch) or not folds(plain.model):
+    teacher = taught.teacher if isinstance(taught, Taught) else None
+    if not isinstance(taught, Taught) or not isinstance(teacher, PreviousEpoch) or not teacher.folds(plain.model):
         return {method.name: learner}
-    taught.teacher = PreviousEpoch(fold=False)
+    taught.teacher = PreviousEpoch(teacher.mode, fold=False)
     return {method.name: learner, f"{method.name}{UNFOLDED}": plain}
 
 

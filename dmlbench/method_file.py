@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PositiveInt, StrictInt, model_validator
 
 from dmlbench.errors import UserError
-from dmlbench.spec import ResolvedValue, Scalar, Section, TeacherName
+from dmlbench.spec import ResolvedValue, Scalar, Section, TeacherMode, TeacherName
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
 PinnedName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*\+[a-z0-9][a-z0-9_-]*$")]
@@ -25,13 +25,48 @@ class Condition(Section):
         return self.model_dump(exclude_none=True)
 
 
-class Override(Section):
-    """Another value under a condition; the condition with the most fields wins."""
+class PublishedFor(Section):
+    """What a value was published with: protocols or families of them, and datasets; no datasets means any."""
 
-    when: Condition
+    protocols: Annotated[tuple[str, ...], Field(min_length=1)]
+    datasets: tuple[str, ...] = ()
+
+    def holds(self, context: dict[str, str]) -> bool:
+        """Whether a context of protocol, its family and dataset is one of those."""
+        named = {context.get("protocol"), context.get("family")}
+        return not named.isdisjoint(self.protocols) and (not self.datasets or context.get("dataset") in self.datasets)
+
+
+class Sourced(Section):
+    """A value and where it comes from.
+
+    `published: false` says that nobody published it for any use like this one. `published_for` says for which uses it
+    was published; without it a published value belongs to the method's definition, whatever the protocol.
+    """
+
     value: Scalar
     source: str
     published: bool = True
+    published_for: PublishedFor | None = None
+
+    @model_validator(mode="after")
+    def _published_once(self) -> "Sourced":
+        if self.published_for and not self.published:
+            raise ValueError("published: false and published_for exclude each other")
+        return self
+
+    def resolved(self, context: dict[str, str], published_for: PublishedFor | None) -> ResolvedValue:
+        """The value in a context; `published_for` is the file's, for values that state none."""
+        uses = self.published_for or published_for
+        here = self.published and (uses is None or uses.holds(context))
+        elsewhere = uses.protocols if uses and self.published and not here else ()
+        return ResolvedValue(value=self.value, source=self.source, published=here, transferred_from=elsewhere)
+
+
+class Override(Sourced):
+    """Another value under a condition; the condition with the most fields wins."""
+
+    when: Condition
 
 
 class Search(Section):
@@ -74,25 +109,31 @@ class Search(Section):
         return isinstance(value, int | float) and not isinstance(value, bool) and self.low <= value <= self.high
 
 
-class Parameter(Section):
+class Parameter(Sourced):
     """A hyperparameter: its value, where the value comes from, where another one applies, and where tuning looks."""
 
-    value: Scalar
-    source: str
-    published: bool = True
     overrides: tuple[Override, ...] = ()
     search: Search | None = None
 
-    def resolve(self, context: dict[str, str], where: str) -> ResolvedValue:
-        """The value for a context of base, dataset and protocol; two equally specific overrides are an error."""
+    def resolve(self, context: dict[str, str], where: str, published_for: PublishedFor | None = None) -> ResolvedValue:
+        """The value for a context of base, dataset, protocol and its family, with where it comes from.
+
+        Args:
+            context: Names by `base`, `dataset`, `protocol` and `family`.
+            where: Begins an error.
+            published_for: What the file's values were published with.
+
+        Raises:
+            UserError: where two equally specific overrides apply.
+        """
         matching = [item for item in self.overrides if item.when.given().items() <= context.items()]
         if not matching:
-            return ResolvedValue(value=self.value, source=self.source, published=self.published)
+            return self.resolved(context, published_for)
         most = max(len(item.when.given()) for item in matching)
         best = [item for item in matching if len(item.when.given()) == most]
         if len(best) > 1:
             raise UserError(f"{where}: two overrides apply equally to {context}; add a condition to one of them")
-        return ResolvedValue(value=best[0].value, source=best[0].source, published=best[0].published)
+        return best[0].resolved(context, published_for)
 
 
 class Paper(Section):
@@ -106,7 +147,10 @@ class Paper(Section):
 
 
 class PublishedFigure(Section):
-    """A published result, with everything needed to know what it may be compared with."""
+    """A published result, with everything needed to know what it may be compared with.
+
+    `values` are those of the file's parameters that make the published variant: with others it is another method.
+    """
 
     dataset: str
     protocol: str
@@ -117,6 +161,7 @@ class PublishedFigure(Section):
     selection: Literal["last", "validation", "best-test", "unknown"]
     source: str
     base: str | None = None
+    values: dict[str, Scalar] = Field(default_factory=dict)
 
 
 class MethodFile(Section):
@@ -133,8 +178,10 @@ class MethodFile(Section):
     paper: Paper | None
     mark: str | None = None
     teacher: TeacherName = "previous-epoch"
+    teacher_mode: TeacherMode = "train"
     parameters: dict[str, Parameter]
     learning_rates: dict[str, Parameter] = Field(default_factory=dict)
+    published_for: PublishedFor | None = None
     published: tuple[PublishedFigure, ...] = ()
     published_with: tuple[str, ...] = ()
     plugin: str | None = None
@@ -143,6 +190,8 @@ class MethodFile(Section):
     def _consistent(self) -> "MethodFile":
         if self.kind == "loss" and self.teacher != "previous-epoch":
             raise ValueError("teacher is for distillations")
+        if "teacher_mode" in self.model_fields_set and (self.kind == "loss" or self.teacher != "previous-epoch"):
+            raise ValueError("teacher_mode has no effect: it is for distillations with teacher: previous-epoch")
         if self.kind == "distillation" and (self.teacher == "none") != (
             not self.plugin and self.class_name in UNTAUGHT
         ):
@@ -159,6 +208,7 @@ class PinnedFile(Section):
     loss: dict[str, Parameter] = Field(default_factory=dict)
     distillation: dict[str, Parameter] = Field(default_factory=dict)
     learning_rates: dict[str, Parameter] = Field(default_factory=dict)
+    published_for: PublishedFor | None = None
     published: tuple[PublishedFigure, ...] = ()
 
 

@@ -1,15 +1,17 @@
 """Reads a method file, and checks its values against the class that they are for."""
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from dmlbench.errors import UserError, unknown_name
-from dmlbench.method_file import AnyFile, MethodFile, Parameter, PinnedFile, file_model
+from dmlbench.method_file import AnyFile, MethodFile, Parameter, PinnedFile, PublishedFor, file_model
 from dmlbench.parameters import DISTILLATION_PARAMETERS, LEARNED, LOSS_PARAMETERS, LearningRate
 from dmlbench.schema import read_yaml, validate
-from dmlbench.spec import ResolvedValue
+from dmlbench.spec import NETWORK_RATE, ResolvedValue
 
 
 @dataclass(frozen=True)
@@ -66,17 +68,27 @@ def checked(file: MethodFile, values: dict[str, ResolvedValue], where: str) -> d
 
 
 def resolved_rates(
-    file: MethodFile, rates: dict[str, Parameter], context: dict[str, str], where: str
+    file: MethodFile,
+    rates: dict[str, Parameter],
+    context: dict[str, str],
+    where: str,
+    stated: Mapping[str, PublishedFor | None] = MappingProxyType({}),
 ) -> dict[str, ResolvedValue]:
-    """Learning rates of the parameters that the registered class learns."""
+    """Learning rates of the parameters that the registered class learns.
+
+    `stated` has what rates were published with that are not the file's own. A rate is a number, or `network` for the
+    network's.
+    """
     learned = rates if file.plugin else LEARNED.get(file.class_name, ())
     resolved = {}
     for name, parameter in rates.items():
         if name not in learned:
             raise unknown_name("learned parameter", name, learned, where=f"{where}: learning_rates")
-        found = parameter.resolve(context, f"{where}: {name}")
-        rate = validate(LearningRate, {"rate": found.value}, f"{where}: learning_rates.{name}").rate
-        resolved[name] = found.model_copy(update={"value": rate})
+        found = parameter.resolve(context, f"{where}: {name}", stated.get(name, file.published_for))
+        if found.value != NETWORK_RATE:
+            rate = validate(LearningRate, {"rate": found.value}, f"{where}: learning_rates.{name}").rate
+            found = found.model_copy(update={"value": rate})
+        resolved[name] = found
     return resolved
 
 

@@ -57,7 +57,7 @@ def plan_cost(request: CostRequest, log: Log) -> CostPlan:
     name = info.name if info else SYNTHETIC
     protocol = load_protocol(request.protocol or (info.default_protocol if info else ""), name, protocol_settings)
     settings = MethodSettings(method_settings["loss"], method_settings["distillation"])
-    methods = [registry.resolve(method, name, protocol.name, settings) for method in names]
+    methods = [registry.resolve(method, name, protocol.name, settings, family=protocol.family) for method in names]
     check_applied(method_settings, methods)
     _check_taught(methods, protocol)
     dataset = dataset_spec(info, request.data_dir, log) if info else None

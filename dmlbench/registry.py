@@ -4,16 +4,19 @@ import re
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import get_args
 
 from dmlbench.errors import UserError, unknown_name
 from dmlbench.method_file import AnyFile, MethodFile, Parameter, PinnedFile, Search
 from dmlbench.method_loading import Folder, checked, load_file, plugin, resolved_rates
 from dmlbench.schema import read_yaml, validate
-from dmlbench.spec import MethodSpec, Part, ResolvedValue, Scalar
+from dmlbench.spec import EVAL_TEACHER, TEACHER_MODE, MethodSpec, Part, ResolvedValue, Scalar, TeacherMode
 
 UNTUNED = "untuned: nothing published"
-TUNED_MARK = "tuned: best of {} trials on held-out training classes"
+TRANSFERRED = "transferred from {}: published there, not for this protocol and dataset"
 UNPUBLISHED = "unpublished composition"
+TUNED_MARK = re.compile(r"tuned: best of (\d+(?: x \d+)?) trials on held-out training classes\b.*")
+OF_FILES = ("untuned", "transferred")  # what marks of the files' own values begin with
 NEW = "new: in no paper"
 REPLACED = "the user's own {}, not the shipped one"
 LIST = "dmlbench list methods"
@@ -34,6 +37,13 @@ class MethodSettings:
     where: str = "--set"
     tuned: int | None = None
     trainings: int = 1
+
+
+def tuned_mark(budget: str) -> str:
+    """The mark of tuned values, given the trials, `8`, or with the seeds of each, `8 x 3`."""
+    seeds = budget.partition(" x ")[2]
+    chosen = f"chosen on one split and {f'{seeds} seeds' if seeds else 'one seed'}"
+    return f"tuned: best of {budget} trials on held-out training classes, {chosen}: see the margin"
 
 
 def own_folder() -> Path:
@@ -101,18 +111,34 @@ class Registry:
         path, folder = self._paths[name]
         return load_file(path, folder)
 
-    def resolve(self, name: str, dataset: str, protocol: str, settings: MethodSettings | None = None) -> MethodSpec:
+    def resolve(
+        self,
+        name: str,
+        dataset: str,
+        protocol: str,
+        settings: MethodSettings | None = None,
+        *,
+        family: str | None = None,
+    ) -> MethodSpec:
         """Resolve a method name for one dataset and protocol.
+
+        Args:
+            name: Of the method.
+            dataset: Its name.
+            protocol: Its name.
+            settings: Values that stand in for the files'.
+            family: The protocol whose published values count as published for this one, too.
 
         Raises:
             UserError: for an unknown name, a modifier without a base, or a value out of range.
         """
-        spec = self._resolved(name, {"dataset": dataset, "protocol": protocol}, settings or MethodSettings())
+        context = {"dataset": dataset, "protocol": protocol} | ({"family": family} if family else {})
+        spec = self._resolved(name, context, settings or MethodSettings())
         if settings is None or settings.tuned is None:
             return spec
         budget = str(settings.tuned) + (f" x {settings.trainings}" if settings.trainings > 1 else "")
-        marks = (TUNED_MARK.format(budget), *(mark for mark in spec.marks if mark != UNTUNED))
-        return spec.model_copy(update={"marks": marks, "tuned": settings.tuned})
+        marks = tuple(mark for mark in spec.marks if not mark.startswith(OF_FILES))
+        return spec.model_copy(update={"marks": (tuned_mark(budget), *marks), "tuned": settings.tuned})
 
     def searches(self, name: str) -> dict[str, Search]:
         """Where tuning looks for a method's values: by `loss.NAME` and `distillation.NAME`."""
@@ -132,10 +158,11 @@ class Registry:
         extra = pinned if isinstance(pinned, PinnedFile) else None
         loss = self._resolve_part(base, context, settings, extra)
         if modifier is None:
-            return MethodSpec(name=name, loss=loss, marks=_own_marks(base) + self._replacing(base.name))
+            marks = _own_marks(base) + _marks(loss) + self._replacing(base.name)
+            return MethodSpec(name=name, loss=loss, marks=marks)
         distillation = self._resolve_part(modifier, context, settings, extra)
         composed = extra is None and base.name not in modifier.published_with and not _new(base, modifier)
-        marks = _own_marks(base, modifier) + _marks(loss, distillation, composed=composed)
+        marks = _own_marks(base, modifier) + _marks(loss, distillation) + ((UNPUBLISHED,) if composed else ())
         marks += self._replacing(base.name, modifier.name, *([extra.name] if extra else []))
         return MethodSpec(name=name, loss=loss, distillation=distillation, marks=marks)
 
@@ -207,13 +234,20 @@ class Registry:
         overlay: dict[str, Parameter] = getattr(pinned, file.kind) if pinned else {}
         own_rates = pinned.learning_rates if pinned and file.kind == "loss" else {}
         where = str(self._paths[pinned.name][0] if pinned and (overlay or own_rates) else path)
-        rates = resolved_rates(file, file.learning_rates | own_rates, context, where)
-        values = {n: p.resolve(context, f"{where}: {n}") for n, p in (file.parameters | overlay).items()}
+        stated = {name: pinned.published_for for name in (*overlay, *own_rates) if pinned}
+        rates = resolved_rates(file, file.learning_rates | own_rates, context, where, stated)
+        values = {
+            name: parameter.resolve(context, f"{where}: {name}", stated.get(name, file.published_for))
+            for name, parameter in (file.parameters | overlay).items()
+        }
         own: dict[str, Scalar] = getattr(settings, file.kind)
         given = {name: value for name, value in own.items() if name in values}
         for name, value in given.items():
-            known = values[name].published and values[name].value == value and not settings.tuned
-            content = {"value": value, "source": settings.source, "published": known}
+            same = values[name].value == value and not settings.tuned
+            origin = (
+                values[name].model_dump(include={"published", "transferred_from"}) if same else {"published": False}
+            )
+            content = {"value": value, "source": settings.source} | origin
             values[name] = validate(ResolvedValue, content, f"{settings.where} {file.kind}.{name}")
             where = f"{settings.where} {file.kind}"  # the file's own values were checked when it was read
         return Part(
@@ -223,6 +257,7 @@ class Registry:
             class_name=file.class_name,
             variant=file.variant,
             teacher=file.teacher,
+            teacher_mode=_teacher_mode(file, own, f"{settings.where} {file.kind}"),
             parameters=checked(file, values, where),
             learning_rates=rates,
             **plugin(file, folder),
@@ -238,10 +273,31 @@ def _new(*files: MethodFile) -> tuple[str, ...]:
     return () if all(file.paper for file in files) else (NEW,)
 
 
-def _marks(loss: Part, distillation: Part, *, composed: bool) -> tuple[str, ...]:
-    values = [*loss.parameters.values(), *distillation.parameters.values()]
-    untuned = any(not resolved.published for resolved in values)
-    return ((UNTUNED,) if untuned else ()) + ((UNPUBLISHED,) if composed else ())
+def _marks(*parts: Part) -> tuple[str, ...]:
+    """Where values come from that were not published for this protocol and dataset, learning rates too."""
+    values = [value for part in parts for value in (*part.parameters.values(), *part.learning_rates.values())]
+    untuned = any(not value.published and not value.transferred_from for value in values)
+    origins = dict.fromkeys(protocol for value in values for protocol in value.transferred_from[:1])
+    evaluates = any(part.runs_teacher and part.teacher_mode == "eval" for part in parts)
+    marks = {
+        UNTUNED: untuned,
+        TRANSFERRED.format(", ".join(origins)): bool(origins),
+        EVAL_TEACHER: evaluates,
+    }
+    return tuple(mark for mark, applies in marks.items() if applies)
+
+
+def _teacher_mode(file: MethodFile, given: dict[str, Scalar], where: str) -> TeacherMode:
+    """The mode of a `previous-epoch` teacher; `eval` elsewhere, where none is run."""
+    if file.kind == "loss" or file.teacher != "previous-epoch":
+        return "eval"
+    asked = given.get(TEACHER_MODE, file.teacher_mode)
+    modes: dict[Scalar, TeacherMode] = {mode: mode for mode in get_args(TeacherMode)}
+    if asked not in modes:
+        raise UserError(
+            f"{where}.{TEACHER_MODE}: unknown mode {asked!r}", hint=f"valid: {', '.join(get_args(TeacherMode))}"
+        )
+    return modes[asked]
 
 
 def _index(folder: Path) -> dict[str, Path]:

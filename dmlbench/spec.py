@@ -15,8 +15,12 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_
 from dmlbench.dataset_spec import DatasetSpec, Section
 
 TeacherName = Literal["previous-epoch", "memory", "none"]
+TeacherMode = Literal["train", "eval"]
 Scalar = bool | int | float | str
 TUNED = "tuned"  # a part of a result's variant
+NETWORK_RATE = "network"  # in place of a learning rate
+EVAL_TEACHER = "teacher in eval mode: the official code's is in training mode"  # a mark
+TEACHER_MODE = "teacher_mode"  # a setting of a distillation beside its parameters
 Fraction = Annotated[float, Ge(0), Lt(1)]
 
 
@@ -108,11 +112,15 @@ class ValidationSpec(Section):
 
 
 class ProtocolSpec(Section):
-    """Everything that is the same for all methods."""
+    """Everything that is the same for all methods.
+
+    `family` names the protocol whose published values count as published for this one, too.
+    """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     title: str
     description: str = ""
+    family: str | None = None
     model: ModelSpec
     input: InputSpec
     training: TrainingSpec
@@ -121,15 +129,24 @@ class ProtocolSpec(Section):
 
 
 class ResolvedValue(Section):
-    """A hyperparameter's value, where it comes from, and whether it was published for this very setting."""
+    """A hyperparameter's value and where it comes from.
+
+    `published` says that it was published for this very protocol and dataset; where it was for another protocol or
+    dataset, `transferred_from` names the protocols.
+    """
 
     value: Scalar
     source: str
     published: bool = True
+    transferred_from: tuple[str, ...] = ()
 
 
 class Part(Section):
-    """A loss or a distillation with every value resolved."""
+    """A loss or a distillation with every value resolved.
+
+    `teacher_mode` is the mode of a `previous-epoch` teacher's network. Method files default to `train`, the official
+    code's; a spec that does not state it was written when every teacher was in eval mode.
+    """
 
     name: str
     title: str
@@ -137,23 +154,35 @@ class Part(Section):
     class_name: str
     variant: str = ""
     teacher: TeacherName = "previous-epoch"
+    teacher_mode: TeacherMode = "eval"
     parameters: dict[str, ResolvedValue]
     learning_rates: dict[str, ResolvedValue] = Field(default_factory=dict)
     plugin: str | None = None
     plugin_sha256: str | None = None
 
+    @property
+    def runs_teacher(self) -> bool:
+        """Whether a second network, the teacher, is run on every batch."""
+        return self.kind == "distillation" and self.teacher == "previous-epoch"
+
     def values(self) -> dict[str, Scalar]:
         """Parameter values by name."""
         return {name: resolved.value for name, resolved in self.parameters.items()}
 
+    def settings(self) -> dict[str, Scalar]:
+        """What `--set` may change, by name: the parameters, and a teacher's mode."""
+        return self.values() | ({TEACHER_MODE: self.teacher_mode} if self.runs_teacher else {})
+
     def rates(self) -> dict[str, float]:
-        """Learning rates of the part's own learned parameters by parameter name."""
-        return {name: float(resolved.value) for name, resolved in self.learning_rates.items()}
+        """Learning rates of the part's own learned parameters by name; those at the network's rate are left out."""
+        stated = {name: resolved.value for name, resolved in self.learning_rates.items()}
+        return {name: float(value) for name, value in stated.items() if value != NETWORK_RATE}
 
     def identity(self) -> dict[str, Any]:
         """What enters the hash: values, not where they come from."""
         identity = {"class": self.class_name, "parameters": self.values(), "learning_rates": self.rates()}
         identity |= {"teacher": self.teacher} if self.teacher != "previous-epoch" else {}
+        identity |= {TEACHER_MODE: self.teacher_mode} if self.runs_teacher and self.teacher_mode == "train" else {}
         return identity | ({"plugin": self.plugin_sha256} if self.plugin_sha256 else {})
 
 
@@ -173,6 +202,11 @@ class MethodSpec(Section):
     def base(self) -> str:
         """Name of the base method (`ms` for `ms+obdsd`)."""
         return self.loss.name
+
+    def values(self) -> dict[str, Scalar]:
+        """Parameter values of both parts by `loss.NAME` and `distillation.NAME`."""
+        parts = filter(None, (self.loss, self.distillation))
+        return {f"{part.kind}.{name}": value for part in parts for name, value in part.values().items()}
 
     def identity(self) -> dict[str, Any]:
         """What enters the hash; tuning may find the files' own values, and is another result all the same."""
@@ -211,17 +245,27 @@ class Cell:
         return f"{self.method.name} on {self.dataset.name}, seed {self.seed}"
 
     def index(self) -> dict[str, Any]:
-        """The cell's place in tables: names, seed, marks and hashes."""
+        """The cell's place in tables: names, seed, marks and hashes.
+
+        A teacher in eval mode is part of the variant whether `--set`, the method's file or the age of the spec says so.
+        """
+        distillation = self.method.distillation
+        mode = distillation.teacher_mode if distillation and distillation.runs_teacher else ""
+        overrides, marks = set(self.overrides), list(self.method.marks)
+        if mode == "eval":
+            overrides.add(f"distillation.{TEACHER_MODE}=eval")
+            marks += [EVAL_TEACHER] if EVAL_TEACHER not in marks else []
         return {
             "hash": self.hash,
             "protocol": self.protocol.name,
-            "variant": ", ".join((*self.overrides, *([TUNED] if self.method.tuned else []))),
+            "variant": ", ".join((*sorted(overrides), *([TUNED] if self.method.tuned else []))),
             "dataset": self.dataset.label,
             "method": self.method.name,
             "base": self.method.base,
-            "modifier": self.method.distillation.name if self.method.distillation else "",
+            "modifier": distillation.name if distillation else "",
+            TEACHER_MODE: mode,
             "seed": self.seed,
-            "marks": list(self.method.marks),
+            "marks": marks,
             "protocol_hash": digest(protocol_identity(self.protocol)),
         }
 
@@ -250,7 +294,7 @@ class Cell:
 
 def protocol_identity(protocol: ProtocolSpec) -> dict[str, Any]:
     """The protocol without its prose; a local weights file counts by content, not by path."""
-    identity = protocol.model_dump(mode="json", exclude={"title", "description"})
+    identity = protocol.model_dump(mode="json", exclude={"title", "description", "family"})
     if protocol.model.weights_sha256:
         identity["model"].pop("weights")
     return identity

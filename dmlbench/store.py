@@ -18,7 +18,8 @@ from dmlbench.atomic import write_atomically
 from dmlbench.claims import holder
 from dmlbench.errors import UserError
 from dmlbench.history import HISTORY
-from dmlbench.spec import Cell
+from dmlbench.registry import TUNED_MARK, tuned_mark
+from dmlbench.spec import TEACHER_MODE, Cell
 from dmlbench.writer import SPEC, VERSION, spec_text, storing
 
 DEFAULT_ROOT = Path("results/runs")
@@ -141,9 +142,30 @@ def folder_state(folder: Path) -> State:
 def read_summary(folder: Path) -> dict[str, Any] | None:
     """Read `summary.json`; None where there is none.
 
+    What one of an earlier release leaves out of the cell's place in tables is filled in.
+
     Raises:
         UserError: where the file is not a summary, or of a version this dmlbench does not know.
     """
+    summary = summary_as_written(folder)
+    if summary is None or TEACHER_MODE in summary.get("cell", {}):
+        return summary
+    return summary | {"cell": _completed(folder, summary.get("cell", {}))}
+
+
+def _completed(folder: Path, cell: dict[str, Any]) -> dict[str, Any]:
+    """A cell's place in tables as today's `Cell.index` gives it; one whose spec cannot be read keeps what it has."""
+    if cell.get("modifier"):
+        try:
+            cell = cell | read_spec(folder).index()
+        except UserError:  # it is told where the spec is needed
+            return cell
+    marks = [TUNED_MARK.sub(lambda found: tuned_mark(found[1]), mark) for mark in cell.get("marks", [])]
+    return {TEACHER_MODE: ""} | cell | {"marks": marks}
+
+
+def summary_as_written(folder: Path) -> dict[str, Any] | None:
+    """What `read_summary` reads, with nothing filled in."""
     path = folder / "summary.json"
     try:
         summary = json.loads(path.read_text(encoding="utf-8"))

@@ -29,6 +29,8 @@ class Tuned(Section):
         best: Number of the best trial, from 0.
         recall_at_1: Its R@1 on the held-out training classes, a fraction, mean over `seeds`.
         recall_at_1_of_files: That of the first trial; None where it diverged.
+        runner_up: That of the best other trial; None where no other had one, or it was not recorded.
+        queries: Held-out images that R@1 counts; None where that was not recorded.
         dataset_version, protocol_hash, method_hash: What was tuned; of anything else nothing is known.
         held_out: Fraction of the training classes that were tested on.
         seeds: Of each trial.
@@ -45,6 +47,8 @@ class Tuned(Section):
     best: NonNegativeInt
     recall_at_1: float
     recall_at_1_of_files: float | None
+    runner_up: float | None = None
+    queries: PositiveInt | None = None
     dataset_version: str
     protocol_hash: str
     method_hash: str
@@ -64,6 +68,18 @@ class Tuned(Section):
         ]:
             raise ValueError(f"{wrong[0]!r} must be loss.NAME or distillation.NAME")
         return values
+
+    @property
+    def margin(self) -> str:
+        """By how much the best trial won, such as `0.19 points, 1 of 540 queries`; empty where it was not recorded."""
+        if self.runner_up is None:
+            return ""
+        won = self.recall_at_1 - self.runner_up
+        points = f"{100 * won:.2f} points"
+        if self.queries is None:
+            return points
+        count = f"{won * self.queries:.1f}".removesuffix(".0")  # a mean over seeds or networks need not be whole
+        return f"{points}, {count} of {self.queries:,} queries"
 
     @property
     def place(self) -> tuple[str, str, str, str]:
@@ -131,7 +147,8 @@ def settings_of(path: Path, method: MethodSpec, dataset: DatasetSpec, protocol: 
             raise unknown_name("value", key, known, where=f"{path}: {method.name} on {dataset.name}")
         sections[kind][name] = value
     score = f"{100 * entry.recall_at_1:.1f}% R@1 on held-out training classes"
-    found = f"tuned: trial {entry.best + 1} of {entry.trials}, {score}"
+    margin = f", {entry.margin} above the next trial" if entry.margin else ""
+    found = f"tuned: trial {entry.best + 1} of {entry.trials}, {score}{margin}"
     where = f"{path}: {method.name} on {dataset.name}:"
     return MethodSettings(sections["loss"], sections["distillation"], found, where, entry.trials, len(entry.seeds))
 

@@ -7,8 +7,8 @@ from typing import Any
 from dmlbench.errors import UserError
 from dmlbench.history import read_history
 from dmlbench.selection import selections
-from dmlbench.spec import Cell, digest
-from dmlbench.store import Store, read_spec, read_summary
+from dmlbench.spec import TEACHER_MODE, Cell, digest
+from dmlbench.store import Store, read_spec, summary_as_written
 from dmlbench.timings import timing
 from dmlbench.writer import FILES, file_digest
 
@@ -21,7 +21,7 @@ def problems(store: Store) -> dict[Path, list[str]]:
 
 def _problems(store: Store, folder: Path) -> list[str]:
     try:
-        cell, summary = read_spec(folder), read_summary(folder)
+        cell, summary = read_spec(folder), summary_as_written(folder)
     except UserError as error:
         return [str(error).removeprefix(f"{folder}/")]
     place = store.folder(cell)
@@ -33,9 +33,18 @@ def _problems(store: Store, folder: Path) -> list[str]:
     wrong += _of_digests(folder, summary)
     if (found := (summary.get("cell") or {}).get("hash")) != cell.hash:
         wrong.append(f"summary.json is of cell {found}, spec.yaml of {cell.hash}")
-    elif summary["cell"] != cell.index():
+    elif not _names(summary["cell"], cell):
         wrong.append("summary.json and spec.yaml name the cell differently")
     return wrong + (_of_history(folder, cell, summary) if summary["status"] == "done" else [])
+
+
+def _names(stated: dict[str, Any], cell: Cell) -> bool:
+    """Whether a summary names its cell as the spec does; those of earlier releases left out a teacher's mode."""
+    index = cell.index()
+    if TEACHER_MODE in stated:
+        return stated == index
+    left_out = {TEACHER_MODE, "variant", "marks"}
+    return {**stated, **{key: index[key] for key in left_out}} == index
 
 
 def _of_digests(folder: Path, summary: dict[str, Any]) -> list[str]:

@@ -82,7 +82,8 @@ def make_cell() -> Callable[..., Cell]:
 
 def _part(name: str, kind: str, class_name: str, **values: float) -> Part:
     parameters = {key: ResolvedValue(value=value, source="a test") for key, value in values.items()}
-    return Part(name=name, title=name, kind=kind, class_name=class_name, parameters=parameters)
+    mode = "train" if kind == "distillation" else "eval"
+    return Part(name=name, title=name, kind=kind, class_name=class_name, teacher_mode=mode, parameters=parameters)
 
 
 @pytest.fixture

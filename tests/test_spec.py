@@ -9,6 +9,7 @@ from dmlbench.protocol import load_protocol
 from dmlbench.registry import MethodSettings, Registry
 from dmlbench.run_options import RunOptions
 from dmlbench.spec import (
+    EVAL_TEACHER,
     Cell,
     DatasetSpec,
     MethodSpec,
@@ -109,6 +110,11 @@ def with_loss(cell: Cell, **update) -> Cell:
     return dataclasses.replace(cell, method=cell.method.model_copy(update={"loss": loss}))
 
 
+def with_distillation(cell: Cell, **update) -> Cell:
+    distillation = cell.method.distillation.model_copy(update=update)
+    return dataclasses.replace(cell, method=cell.method.model_copy(update={"distillation": distillation}))
+
+
 def test_the_hash_of_a_spec_never_changes(cell):
     """Results on disk are found by it: a change here orphans everybody's results."""
     assert cell.hash == "9b55b1ce12d086f3"
@@ -146,7 +152,7 @@ def test_every_field_of_a_protocol_is_changed_below(cell):
     for name, value in cell.protocol:
         is_section = name in {"model", "input", "training", "evaluation", "validation"}
         fields |= {f"{name}.{field}" for field in type(value).model_fields} if is_section else {name}
-    assert fields - {"title", "description"} == set(CHANGED)
+    assert fields - {"title", "description", "family"} == set(CHANGED)
 
 
 @pytest.mark.parametrize("key", CHANGED)
@@ -167,6 +173,8 @@ def test_every_field_of_a_protocol_changes_the_hash(cell, key):
         lambda cell: dataclasses.replace(cell, method=cell.method.model_copy(update={"tuned": 8})),
         lambda cell: dataclasses.replace(cell, method=cell.method.model_copy(update={"distillation": None})),
         lambda cell: dataclasses.replace(cell, method=cell.method.model_copy(update={"name": "other+psd"})),
+        lambda cell: with_distillation(cell, teacher_mode="train"),
+        lambda cell: with_distillation(cell, teacher="memory"),
         lambda cell: with_loss(cell, class_name="triplet"),
         lambda cell: with_loss(cell, learning_rates={}),
         lambda cell: with_loss(cell, learning_rates={"beta": ResolvedValue(value=0.001, source="a paper")}),
@@ -183,6 +191,7 @@ def test_whatever_changes_a_number_changes_the_hash(cell, change):
     [
         lambda cell: with_protocol(cell, "title", "Another title"),
         lambda cell: with_protocol(cell, "description", "Prose"),
+        lambda cell: with_protocol(cell, "family", "resnet50-128"),
         lambda cell: dataclasses.replace(cell, overrides=()),
         lambda cell: dataclasses.replace(cell, method=cell.method.model_copy(update={"marks": ()})),
         lambda cell: with_loss(cell, title="Another title", variant="prose"),
@@ -249,23 +258,35 @@ def test_index_names_the_cell_and_its_protocol(cell):
     assert index == {
         "hash": cell.hash,
         "protocol": "small",
-        "variant": "training.epochs=5",
+        "variant": "distillation.teacher_mode=eval, training.epochs=5",
         "dataset": "glyphs",
         "method": "margin+psd",
         "base": "margin",
         "modifier": "psd",
+        "teacher_mode": "eval",
         "seed": 3,
-        "marks": ["untuned: nothing published"],
+        "marks": ["untuned: nothing published", EVAL_TEACHER],
         "protocol_hash": index["protocol_hash"],
     }
     assert cell.label == "margin+psd on glyphs, seed 3"
+    cell = with_distillation(cell, teacher_mode="train")
+    assert cell.index()["variant"] == "training.epochs=5"
+    assert cell.index()["marks"] == ["untuned: nothing published"]
     tuned = dataclasses.replace(cell, method=cell.method.model_copy(update={"tuned": 8}))
     assert tuned.index()["variant"] == "training.epochs=5, tuned"
     trial = dataclasses.replace(cell, dataset=cell.dataset.model_copy(update={"held_out": 0.2}))
     assert trial.index()["dataset"] == "glyphs (tested on 20% of its training classes)"
     base = dataclasses.replace(cell, method=MethodSpec(name="margin", loss=cell.method.loss), seed=0)
-    assert base.index()["modifier"] == ""
+    assert base.index()["modifier"] == base.index()["teacher_mode"] == ""
     assert base.index()["protocol_hash"] == index["protocol_hash"]
+
+
+def test_a_spec_without_a_teachers_mode_is_of_one_in_eval_mode(cell):
+    """Such specs were written when there was no other, and what they ran with can be asked for today."""
+    assert cell.method.distillation.teacher_mode == "eval"
+    asked = dataclasses.replace(cell, overrides=("distillation.teacher_mode=eval", *cell.overrides))
+    assert asked.hash == cell.hash
+    assert asked.index() == cell.index()
 
 
 def test_a_part_gives_plain_values(cell):

@@ -131,8 +131,9 @@ def _named(variant: str, method: str, base: str, modifier: str) -> tuple[str, st
     own = {section: [s for s in settings if s.startswith(f"{section}.")] for section in ("loss", "distillation")}
     tuned = TUNED_SUFFIX if settings[-1:] == [TUNED] else ""
     protocol = [setting for setting in settings if setting not in [*own["loss"], *own["distillation"], TUNED]]
-    if tuned:  # --set gives no values of methods beside it
-        return ", ".join(protocol), method + tuned, base + tuned, modifier + tuned if modifier else ""
+    if tuned:  # of settings only a teacher's mode goes with it
+        own_tuned = _braces(own["distillation"]) + tuned
+        return ", ".join(protocol), method + own_tuned, base + tuned, modifier + own_tuned if modifier else ""
     named_base = base + _braces(own["loss"])
     # A base has no distillation: settings given for its companions on the command line change nothing in it.
     named_modifier = modifier + _braces(own["distillation"]) if modifier else ""

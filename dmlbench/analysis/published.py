@@ -53,7 +53,16 @@ def _figures() -> Iterator[tuple[str, PublishedFigure]]:
         file = load_file(path, Folder(own_folder()))
         modifier = isinstance(file, MethodFile) and file.kind == "distillation"
         for figure in file.published:
+            if isinstance(file, MethodFile) and not _is_of_this_variant(file, figure):
+                continue
             yield (f"{figure.base}+{name}" if modifier else name), figure
+
+
+def _is_of_this_variant(file: MethodFile, figure: PublishedFigure) -> bool:
+    """Whether the file's own values are those that the figure was published with."""
+    place = {"dataset": figure.dataset, "protocol": figure.protocol, "base": figure.base or file.name}
+    wanted = dict(figure.values)
+    return all(file.parameters[name].resolve(place, file.name).value == value for name, value in wanted.items())
 
 
 def _row(own: Mapping[Hashable, Any], figure: PublishedFigure, other_images: Mapping[Group, str]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Tuned values beside those of a method's files, seed by seed."""
 
-import re
+from collections.abc import Mapping
 from dataclasses import asdict
 
 import pandas as pd
@@ -11,21 +11,25 @@ from dmlbench.analysis.order import in_order
 from dmlbench.analysis.statistics import t_interval
 from dmlbench.registry import TUNED_MARK
 
-BUDGET = re.compile(re.escape(TUNED_MARK).replace(r"\{\}", r"(\d+(?: x \d+)?)"))
+NOT_RECORDED = "not recorded"
+Margins = Mapping[tuple[str, str, str], str]  # by protocol, dataset and method
+NONE: Margins = {}
 
 
-def tuned_beside_files(values: pd.DataFrame) -> pd.DataFrame:
+def tuned_beside_files(values: pd.DataFrame, margins: Margins = NONE) -> pd.DataFrame:
     """What tuning changed: tuned minus the files' values, of one seed, selection and metric.
 
     Two that did not start from the same weights, with the same images, on the same kind of device, are no pair.
 
     Args:
         values: As `estimates.seed_values` returns them.
+        margins: By how much the values were chosen, in words.
 
     Returns:
         One row per group, selection, metric and tuned method: `files` (the mean with the files' values) and `tuned`
         over the seeds that both have, `ESTIMATE` of the differences (n is 0 where there is no run with the files'
-        values), `trials` that the values were the best of. No test: a verdict is of methods, not of their settings.
+        values), `trials` that the values were the best of, `margin` to the next. No test: a verdict is of methods, not
+        of their settings.
     """
     keys = [*GROUP, "selection", "metric", "seed", "origin"]
     tuned = values[values["method"].map(is_tuned).astype(bool)]
@@ -37,19 +41,20 @@ def tuned_beside_files(values: pd.DataFrame) -> pd.DataFrame:
         dict(zip(names, key, strict=True))
         | {
             "trials": trials_of(str(key[-1])),
+            "margin": margins.get((str(key[0]), str(key[2]), str(key[6])), NOT_RECORDED),
             "files": part["files"].mean(),
             "tuned": part["value"].mean(),
         }
         | asdict(t_interval(part["value"] - part["files"]))
         for key, part in ((key, _shared(part)) for key, part in pairs.groupby(names, sort=False))
     ]
-    found = pd.DataFrame(rows, columns=[*names, "trials", "files", "tuned", *ESTIMATE])
+    found = pd.DataFrame(rows, columns=[*names, "trials", "margin", "files", "tuned", *ESTIMATE])
     return in_order(found) if len(found) else found
 
 
 def trials_of(marks: str) -> str:
     """How many trials a row's values were the best of, as `8`, or `8 x 3` of three trainings; "" without tuning."""
-    found = BUDGET.search(marks)
+    found = TUNED_MARK.search(marks)
     return found[1] if found else ""
 
 

@@ -9,7 +9,7 @@ from dmlbench.commands.options import methods_dir_option, protocol_option, set_o
 
 if TYPE_CHECKING:
     from dmlbench.method_file import Search
-    from dmlbench.spec import Part
+    from dmlbench.spec import Part, ResolvedValue
 
 
 @click.command("show")
@@ -38,7 +38,11 @@ def command(
     protocol_settings, method_settings = parse_settings(settings)
     spec = load_protocol(chosen, dataset, protocol_settings)
     resolved = registry.resolve(
-        method, dataset, spec.name, MethodSettings(method_settings["loss"], method_settings["distillation"])
+        method,
+        dataset,
+        spec.name,
+        MethodSettings(method_settings["loss"], method_settings["distillation"]),
+        family=spec.family,
     )
     console = plain_or_wide()
     console.print(f"[bold]{resolved.name}[/bold] on {dataset} under {spec.name}")
@@ -53,20 +57,33 @@ def command(
     import yaml
 
     console.print(f"\nprotocol {spec.name}: {spec.title}", markup=False)
-    values = spec.model_dump(mode="json", exclude={"name", "title", "description"})
+    values = spec.model_dump(mode="json", exclude={"name", "title", "description", "family"})
     console.print(yaml.safe_dump(values, sort_keys=False, default_flow_style=None), markup=False)
 
 
 def _values(part: "Part", searches: "dict[str, Search]") -> object:
     from rich.table import Table
+    from rich.text import Text
+
+    from dmlbench.spec import NETWORK_RATE
 
     table = Table("parameter", "value", "tuning searches", "source", box=None)
     for name, resolved in part.parameters.items():
         search = searches.get(f"{part.kind}.{name}")
-        table.add_row(name, str(resolved.value), str(search or ""), resolved.source)
+        table.add_row(*map(Text, (name, str(resolved.value), str(search or ""), _source(resolved))))
     for name, resolved in part.learning_rates.items():
-        table.add_row(f"learning rate of {name}", str(resolved.value), "", resolved.source)
+        value = "the network's" if resolved.value == NETWORK_RATE else str(resolved.value)
+        table.add_row(*map(Text, (f"learning rate of {name}", value, "", _source(resolved))))
+    if part.runs_teacher:
+        table.add_row("teacher's mode", part.teacher_mode, "", "the official code's is train")
     return table
+
+
+def _source(resolved: "ResolvedValue") -> str:
+    """The source of a value, and whether it was published for another protocol or dataset."""
+    if not resolved.transferred_from:
+        return resolved.source
+    return f"{resolved.source} (transferred from {', '.join(resolved.transferred_from)})"
 
 
 def _protocol_name(protocol: str | None, dataset: str, in_method_files: set[str]) -> str:

@@ -141,11 +141,13 @@ def _tune(console: "Console", subjects: "Sequence[Subject]", trials: int, execut
 def _print(console: "Console", found: "Tuning") -> None:
     from rich.table import Table
 
-    table = Table("method", "dataset", "trials", "R@1 of its files", "best R@1", "of trial", "values", box=None)
+    table = Table(
+        "method", "dataset", "trials", "R@1 of its files", "best R@1", "of trial", "won by", "values", box=None
+    )
     for entry in found.entries:
         files = "diverged" if entry.recall_at_1_of_files is None else f"{100 * entry.recall_at_1_of_files:.2f}"
         best = f"{100 * entry.recall_at_1:.2f}"
-        row = (entry.method, entry.dataset, str(entry.trials), files, best, str(entry.best + 1))
+        row = (entry.method, entry.dataset, str(entry.trials), files, best, str(entry.best + 1), entry.margin)
         table.add_row(*row, _in_words(entry.values))
     if found.entries:
         console.print(table)

@@ -11,7 +11,8 @@ from dmlbench.analysis.estimates import accuracy, optimism, seed_values
 from dmlbench.analysis.groups import Group, done
 from dmlbench.analysis.overhead import overhead, phase_times
 from dmlbench.analysis.published import NONE, reproduction
-from dmlbench.analysis.tuning import tuned_beside_files
+from dmlbench.analysis.tuning import NONE as NO_MARGINS
+from dmlbench.analysis.tuning import Margins, tuned_beside_files
 from dmlbench.shared_machine import was_shared
 
 METRIC = "recall_at_1"  # what verdicts are given by and figures show; tables show all
@@ -36,8 +37,17 @@ class Numbers:
     tuning: pd.DataFrame
 
     @classmethod
-    def of(cls, arranged: pd.DataFrame, history: pd.DataFrame, other_images: Mapping[Group, str] = NONE) -> "Numbers":
-        """Compute them from results and histories after `groups.arrange`; `other_images` as for `reproduction`."""
+    def of(
+        cls,
+        arranged: pd.DataFrame,
+        history: pd.DataFrame,
+        other_images: Mapping[Group, str] = NONE,
+        margins: Margins = NO_MARGINS,
+    ) -> "Numbers":
+        """Compute them from results and histories after `groups.arrange`.
+
+        `other_images` is as for `reproduction`, `margins` as for `tuned_beside_files`.
+        """
         finished = history[history["hash"].isin(done(arranged)["hash"])]
         values = seed_values(arranged)
         means, pairs = accuracy(values), seed_pairs(values)
@@ -56,5 +66,5 @@ class Numbers:
             overhead=overhead(arranged),
             phases=phase_times(finished[finished["hash"].isin(timed["hash"])]),
             reproduction=reproduction(means, other_images),
-            tuning=tuned_beside_files(values),
+            tuning=tuned_beside_files(values, margins),
         )

@@ -80,7 +80,12 @@ def render(
     sources.check_one_spec(arranged, specs)  # first: it can say what differs
     check_unambiguous(arranged)
     with mapping(workers if len(groups(done(arranged))) > 1 else 1) as each:
-        numbers = Numbers.of(arranged, arrange(load_history(results_root)), sources.other_images(arranged, specs))
+        numbers = Numbers.of(
+            arranged,
+            arrange(load_history(results_root)),
+            sources.other_images(arranged, specs),
+            sources.tuning_margins(results_root, arranged, specs),
+        )
         queries = Queries.of(arranged, tell)
         if panels:
             queries.check_images(panels)

@@ -11,12 +11,22 @@ READING = (
     ),
     "The untrained network is the reference: what a method learned is what it adds to that row.",
     (
+        "A row marked “transferred from” ran with values that were published for another protocol or dataset. Results "
+        "of earlier releases lack this mark."
+    ),
+    (
+        "A row {teacher_mode=eval} had its teacher's BatchNorm use running statistics. In the official code it uses "
+        "the batch's: under a protocol that does not freeze BatchNorm the two are different methods."
+    ),
+    (
         "A row marked “untuned” ran with settings that nobody published for that loss and data: it neither confirms "
         "nor refutes a paper."
     ),
     (
         "A row {tuned} took the best of its trials on held-out training classes (its marks say of how many) and is "
-        "compared with its tuned base."
+        "compared with its tuned base. Its values were chosen on one split of these classes, often by a query or two: "
+        "the table of tuned values gives the margin. Another split or seed may choose others, so no conclusion on "
+        "methods follows from such rows."
     ),
     "A row marked “new” is of a method that stands in no paper: it is proposed here, or by whoever wrote its file.",
 )

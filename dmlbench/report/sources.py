@@ -14,6 +14,7 @@ from dmlbench.readouts import whole
 from dmlbench.spec import Cell, Part, digest, protocol_identity
 from dmlbench.spec_difference import differences
 from dmlbench.store import Store, folder_state, read_spec, read_summary
+from dmlbench.tuned import default_path, read_tuned
 
 Specs = Mapping[str, Cell]
 
@@ -78,6 +79,22 @@ def other_images(arranged: pd.DataFrame, specs: Specs) -> dict[Group, str]:
             found[group] = "images of the user's own"
         elif data.skipped:
             found[group] = f"{len(data.skipped)} images were left out"
+    return found
+
+
+def tuning_margins(results_root: Path, arranged: pd.DataFrame, specs: Specs) -> dict[tuple[str, str, str], str]:
+    """By how much tuned values were chosen, in words, by protocol, dataset and method; from the folder's tuned.yaml.
+
+    An entry of other values than a cell was trained with says nothing of it and is passed over.
+    """
+    path = default_path(results_root)
+    entries = {entry.place[:3]: entry for entry in read_tuned(path).entries} if path.is_file() else {}
+    found = {}
+    for cell in done(arranged).drop_duplicates("folder").to_dict("records"):
+        spec = specs[cell["folder"]]
+        entry = entries.get((spec.protocol.name, spec.dataset.name, spec.method.name))
+        if entry and spec.method.tuned and entry.margin and dict(entry.values).items() <= spec.method.values().items():
+            found[cell["protocol"], cell["dataset"], cell["method"]] = entry.margin
     return found
 
 

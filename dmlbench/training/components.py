@@ -80,7 +80,7 @@ def _taught(
         return members, None
     training, dim = workshop.protocol.training, workshop.protocol.model.embedding_dim
     memory = part.teacher == "memory"
-    teacher = Memory(workshop.train.images, dim).to(workshop.device) if memory else PreviousEpoch()
+    teacher = Memory(workshop.train.images, dim).to(workshop.device) if memory else PreviousEpoch(part.teacher_mode)
     return members, Taught(
         teacher,
         distillation,

@@ -11,6 +11,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.nn.utils.parametrize import is_parametrized
 
 from dmlbench.data.batch import Batch
+from dmlbench.spec import TeacherMode
 
 
 class Teacher(Protocol):
@@ -32,29 +33,47 @@ class Teacher(Protocol):
 
 
 class PreviousEpoch:
-    """The student as it was at the end of the previous epoch: a copy in evaluation mode, on the same batch.
+    """The student as it was at the end of the previous epoch: a copy of the network, on the same batch.
 
-    Zeng et al., arXiv 2211.07566, official code; there it is never put in evaluation mode. The first epoch has none.
+    Zeng et al., arXiv 2211.07566. Their official code never puts the teacher in evaluation mode: unless the protocol
+    freezes it, its BatchNorm uses the batch's statistics, as the student's does. The first epoch has no teacher.
 
     Args:
+        mode: `train`, the official code's, or `eval`, in which BatchNorm uses the running statistics.
         fold: Whether the copy is `folded`; only a measurement of what that saves has it otherwise.
     """
 
-    def __init__(self, *, fold: bool = True) -> None:
+    def __init__(self, mode: TeacherMode = "train", *, fold: bool = True) -> None:
         self.network: nn.Module | None = None
+        self.mode = mode
         self._fold = fold
 
-    def embeddings(self, batch: Batch, student: Tensor) -> Tensor | None:  # noqa: ARG002 - a teacher's signature
-        """The copy's embeddings of the very same augmented images."""
-        return None if self.network is None else self.network(batch.images)
+    def embeddings(self, batch: Batch, student: Tensor) -> Tensor | None:
+        """The copy's embeddings of the very same augmented images.
+
+        Dropout of a teacher in training mode draws from a copy of torch's global stream, so the student's stays.
+        """
+        if self.network is None:
+            return None
+        devices = [student.device] if student.device.type == "cuda" else []
+        with torch.random.fork_rng(devices, enabled=self.mode == "train"):
+            embeddings: Tensor = self.network(batch.images)
+        return embeddings
 
     def end_step(self, batch: Batch, student: Tensor) -> None:
         """Nothing: within an epoch the copy stays as it is."""
 
     def end_epoch(self, model: nn.Module) -> None:
         """Become the student, with BatchNorm folded into convolutions where `folded` can tell that it is exact."""
-        network = copy.deepcopy(model).requires_grad_(False).eval()
+        network = self._copy(model)
         self.network = folded(network) if self._fold else network
+
+    def folds(self, model: nn.Module) -> bool:
+        """Whether folding would change anything of the copy that it takes of a student."""
+        return any(True for _ in _foldable(self._copy(model)))
+
+    def _copy(self, model: nn.Module) -> nn.Module:
+        return copy.deepcopy(model).requires_grad_(False).train(self.mode == "train")
 
 
 class Memory(nn.Module):
@@ -89,21 +108,17 @@ class Memory(nn.Module):
         """Nothing to take: every step has left its embeddings."""
 
 
-def folds(network: nn.Module) -> bool:
-    """Whether `folded` changes anything of a network."""
-    return any(True for _ in _foldable(network))
-
-
 def folded(network: nn.Module) -> nn.Module:
-    """A network in evaluation mode, changed in place: convolutions take over the BatchNorm that follows them.
+    """A network changed in place: convolutions take over the BatchNorm that follows them and is in evaluation mode.
 
     Of a plain sequence of modules alone, for there it is certain that nothing else reads the convolution's output: all
     of a Conv4's, 4 of a ResNet-50's 53. The same function but for rounding (4e-7), and a quarter less time for a Conv4
-    on a CPU.
+    on a CPU. BatchNorm that uses the batch's statistics cannot be folded.
     """
     for module, place, layer, following in list(_foldable(network)):
-        module[place], module[place + 1] = fuse_conv_bn_eval(layer, following), nn.Identity()
-    return network.eval()
+        module[place] = fuse_conv_bn_eval(layer.eval(), following).train(module.training)
+        module[place + 1] = nn.Identity().train(module.training)
+    return network
 
 
 def _foldable(network: nn.Module) -> Iterator[tuple[nn.Sequential, int, nn.Conv2d, nn.BatchNorm2d]]:
@@ -114,5 +129,5 @@ def _foldable(network: nn.Module) -> Iterator[tuple[nn.Sequential, int, nn.Conv2
                 # Exact types: a subclass computes something else, such as timm's BatchNorm with an activation.
                 if type(layer) is not nn.Conv2d or type(following) is not nn.BatchNorm2d or is_parametrized(layer):
                     continue
-                if following.running_mean is not None:
+                if following.running_mean is not None and not following.training:
                     yield module, place, layer, following

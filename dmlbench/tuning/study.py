@@ -117,6 +117,13 @@ class Study:
         scored = [(trial.score, -trial.number, trial) for trial in self.trials()[:trials] if trial.score is not None]
         return max(scored, key=lambda item: item[:2])[2] if scored else None
 
+    def runner_up(self, trials: int) -> Trial | None:
+        """The best of the first `trials` but for the best; None where no other has a score."""
+        best = self.best(trials)
+        others = [trial for trial in self.trials()[:trials] if best and trial.number != best.number]
+        scored = [(trial.score, -trial.number, trial) for trial in others if trial.score is not None]
+        return max(scored, key=lambda item: item[:2])[2] if scored else None
+
 
 @contextmanager
 def _written(storage: optuna.storages.BaseStorage) -> Iterator[None]:

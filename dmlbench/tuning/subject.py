@@ -94,7 +94,9 @@ class Subject:
         }
         source, where = f"trial {number + 1} of tuning", f"{self.label}, search of"
         settings = MethodSettings(own["loss"], own["distillation"], source, where)
-        method = self.registry.resolve(self.method.name, self.dataset.name, self.protocol.name, settings)
+        method = self.registry.resolve(
+            self.method.name, self.dataset.name, self.protocol.name, settings, family=self.protocol.family
+        )
         changed = tuple(sorted((*self.overrides, *(f"{key}={value}" for key, value in values.items()))))
         return [Cell(method, self.trial_dataset, self.trial_protocol, seed, changed) for seed in self.seeds]
 

@@ -71,7 +71,8 @@ def tune(
     failures += [f"{label}: all {trials} trials diverged" for label in diverged]
     more = {subject.label: count for subject, study in whole if (count := len(study.trials())) > trials}
     notes = [f"{label}: {count} trials are there; the first {trials} count" for label, count in more.items()]
-    return Tuning([_entry(*pair, trials, command) for pair in scored], failures, notes)
+    entries = [_entry(*pair, trials, command, _queries(*pair, execution)) for pair in scored]
+    return Tuning(entries, failures, notes)
 
 
 def _run(
@@ -115,8 +116,16 @@ def _score(records: Sequence[Record | None]) -> float | None:
     return fmean(summary["selections"]["last"]["metrics"]["recall_at_1"] for summary in summaries)
 
 
-def _entry(subject: Subject, study: Study, trials: int, command: str) -> Tuned:
+def _queries(subject: Subject, study: Study, execution: matrix.Execution) -> int | None:
+    """How many held-out images a trial is scored by."""
+    trial = next(trial for trial in study.trials() if trial.score is not None)
+    record = execution.store.record(subject.cells(trial.number, trial.values)[0])
+    return record.summary["dataset"].get("test_images") if record else None
+
+
+def _entry(subject: Subject, study: Study, trials: int, command: str, queries: int | None) -> Tuned:
     first, best, made_with = study.trials()[0], study.best(trials), study.made_with(trials)
+    runner_up = study.runner_up(trials)
     identity = identity_of(subject.method, subject.dataset, subject.protocol)
     assert best is not None and best.score is not None  # noqa: S101, PT018 - narrows the type: only such come here
     return Tuned(
@@ -128,6 +137,8 @@ def _entry(subject: Subject, study: Study, trials: int, command: str) -> Tuned:
         best=best.number,
         recall_at_1=round(best.score, 6),
         recall_at_1_of_files=None if first.score is None else round(first.score, 6),
+        runner_up=None if runner_up is None or runner_up.score is None else round(runner_up.score, 6),
+        queries=queries,
         dataset_version=identity["dataset_version"],
         protocol_hash=identity["protocol_hash"],
         method_hash=identity["method_hash"],

@@ -4,13 +4,13 @@ from fake_values import values
 
 from dmlbench.analysis.groups import Group
 from dmlbench.analysis.tuning import trials_of, tuned_beside_files, unequal_trials
-from dmlbench.registry import TUNED_MARK
+from dmlbench.registry import tuned_mark
 from dmlbench.report.tables.tuning import tuning_table
 
 
 def tuned(own: pd.DataFrame, trials: int = 8) -> pd.DataFrame:
     names = {name: own[name].where(own[name] == "", own[name] + "{tuned}") for name in ("method", "base", "modifier")}
-    return own.assign(**names, marks=TUNED_MARK.format(trials))
+    return own.assign(**names, marks=tuned_mark(str(trials)))
 
 
 def test_differences_are_formed_by_seed():
@@ -37,18 +37,30 @@ def test_what_was_not_tuned_has_no_row_and_what_has_no_partner_no_difference():
         assert [entry.text for entry in table.rows[0]] == [
             "ms{tuned}",
             "8",
+            "not recorded",
             "0",
             "–",
             "65.00",
             "–",
-            TUNED_MARK.format(8),
+            tuned_mark("8"),
         ]
 
 
 def test_the_number_of_trials_stands_in_the_marks():
-    assert trials_of(f"new: in no paper; {TUNED_MARK.format(16)}") == "16"
-    assert trials_of(TUNED_MARK.format("16 x 3")) == "16 x 3"
+    assert trials_of("new: in no paper; " + tuned_mark("16")) == "16"
+    assert trials_of(tuned_mark("16 x 3")) == "16 x 3"
     assert trials_of("untuned: nothing published") == ""
+
+
+def test_the_mark_says_how_little_the_choice_rests_on():
+    assert tuned_mark("8").endswith(", chosen on one split and one seed: see the margin")
+    assert tuned_mark("8 x 3").endswith(", chosen on one split and 3 seeds: see the margin")
+
+
+def test_the_margin_stands_beside_the_trials():
+    ours = tuned(values({"ms": [0.63, 0.64, 0.62]}))
+    found = tuned_beside_files(ours, {("p", "d", "ms{tuned}"): "0.19 points, 1 of 540 queries"})
+    assert set(found["margin"]) == {"0.19 points, 1 of 540 queries"}
 
 
 def test_unequal_budgets_are_told_of():

@@ -2,11 +2,13 @@ import pytest
 from fake_methods import refusal, resolve
 
 from dmlbench.errors import UserError
-from dmlbench.registry import NEW, UNPUBLISHED, UNTUNED, Registry, own_folder
+from dmlbench.registry import NEW, TRANSFERRED, UNPUBLISHED, UNTUNED, Registry, own_folder
+from dmlbench.spec import EVAL_TEACHER
 
 BASES = ("contrastive", "margin", "ms", "proxyanchor", "triplet")
 COHORTS = ("+dm2", "+dm2-model", "+dm2-temporal", "+dm2-view", "+independent")
 MODIFIERS = ("+psd", "+obdsd", "+psd-mem", "+obdsd-mem", "+s2sd", *COHORTS)
+OF_R, OF_P = TRANSFERRED.format("resnet50-128"), TRANSFERRED.format("proxyanchor-resnet50-512")
 PARSER_DEFAULTS = {"lambda": 75.0, "omega": 0.99, "tau": 1.0, "tau_diffusion": 1.0}
 OFFICIAL = {  # facts: official settings of the OBD-SD code
     ("cub", "resnet50-128"): {"lambda": 1000.0, "omega": 0.3, "tau": 1.0, "tau_diffusion": 1.0},
@@ -54,8 +56,8 @@ def test_ms_obdsd_resolves_to_the_official_settings(setting):
     ("name", "dataset", "marks"),
     [
         ("triplet+obdsd", "cub", (UNTUNED,)),
-        ("ms+obdsd", "glyphs", (UNTUNED,)),
-        ("proxyanchor+obdsd", "sop", (UNTUNED,)),
+        ("ms+obdsd", "glyphs", (UNTUNED, OF_R)),
+        ("proxyanchor+obdsd", "sop", (UNTUNED, OF_P)),
         ("margin+obdsd", "cars", (UNTUNED, UNPUBLISHED)),
     ],
 )
@@ -69,16 +71,72 @@ def test_where_nothing_is_published_the_parsers_defaults_stand_in(name, dataset,
 def test_margin_psd_is_an_unpublished_composition():
     assert UNTUNED == "untuned: nothing published"
     assert UNPUBLISHED == "unpublished composition"
-    assert resolve("margin+psd").marks == (UNTUNED, UNPUBLISHED)
-    assert resolve("ms+psd").marks == (UNTUNED,)
-    assert resolve("margin").marks == ()
+    assert resolve("margin+psd").marks == (UNTUNED, OF_R, UNPUBLISHED)
+    assert resolve("ms+psd").marks == (UNTUNED, OF_R)
+    assert resolve("ms+psd", None, "cub", "resnet50-128").marks == (UNTUNED,)
+
+
+PUBLISHED_HERE = [
+    ("margin", "cub", "resnet50-128"), ("ms", "sop", "resnet50-512"), ("ms+obdsd", "cub", "resnet50-512"),
+    ("margin+s2sd", "sop", "resnet50-128"),
+]  # fmt: skip
+ELSEWHERE = [
+    ("ms", "cub", "mobilenetv1-112", OF_R),
+    ("ms", "glyphs", "conv4-64", OF_R),
+    ("ms", "glyphs", "resnet50-128", OF_R),  # the network is theirs, the images are not
+    ("margin", "cars", "resnet50-512", OF_R),
+    ("ms+obdsd", "cub", "mobilenetv1-112", OF_R),
+    ("ms+obdsd", "cub", "conv4-64", OF_R),
+    ("proxyanchor", "cub", "resnet50-128", OF_P),
+]
+
+
+@pytest.mark.parametrize(("name", "dataset", "protocol"), PUBLISHED_HERE)
+def test_a_value_is_published_for_the_protocol_it_was_published_with(name, dataset, protocol):
+    method = resolve(name, None, dataset, protocol)
+    assert method.marks == ()
+    values = [*method.loss.parameters.values(), *method.loss.learning_rates.values()]
+    assert all(value.published and not value.transferred_from for value in values)
+
+
+@pytest.mark.parametrize(("name", "dataset", "protocol", "mark"), ELSEWHERE)
+def test_elsewhere_it_is_transferred_for_bases_too(name, dataset, protocol, mark):
+    assert resolve(name, None, dataset, protocol).marks == (mark,)
+
+
+def test_a_learning_rate_has_an_origin_as_any_value():
+    rate = resolve("proxyanchor", None, "cub", "resnet50-128").loss.learning_rates["proxies"]
+    assert (rate.published, rate.transferred_from) == (False, ("proxyanchor-resnet50-512",))
+    assert resolve("margin", None, "cub", "resnet50-128").loss.learning_rates["beta"].published
+
+
+def test_a_protocol_may_declare_whose_family_it_is_of():
+    registry = Registry()
+    assert registry.resolve("ms+obdsd", "cub", "mine").marks == (OF_R,)
+    assert registry.resolve("ms+obdsd", "cub", "mine", family="resnet50-128").marks == ()
+
+
+def test_a_teacher_in_eval_mode_is_marked():
+    marks = resolve("ms+psd", distillation={"teacher_mode": "eval"}).marks
+    assert marks == (UNTUNED, OF_R, EVAL_TEACHER)
+    assert resolve("ms+psd").distillation.teacher_mode == "train"
+    for name in ("ms+psd-mem", "ms+dm2", "ms+s2sd", "ms"):
+        assert EVAL_TEACHER not in resolve(name).marks
+
+
+def test_beta_learns_at_the_networks_rate_under_s2sd():
+    """Roth et al. 2021, criteria/s2sd.py: every criterion's parameters get `opt.lr`."""
+    method = resolve("margin+s2sd")
+    assert method.loss.rates() == {}
+    assert method.loss.learning_rates["beta"].value == "network"
+    assert resolve("margin+psd").loss.rates() == {"beta": 0.0005}
 
 
 @pytest.mark.parametrize("name", ["ms+psd-mem", "ms+obdsd-mem", "margin+obdsd-mem"])
 def test_a_method_in_no_paper_says_so(name):
     assert NEW == "new: in no paper"
     for dataset in ("glyphs", "cub"):
-        assert resolve(name, dataset=dataset).marks == (NEW, UNTUNED)
+        assert resolve(name, dataset=dataset).marks == (NEW, UNTUNED, OF_R)
 
 
 def test_a_memory_has_the_settings_of_what_it_replaces():

@@ -4,7 +4,9 @@ import pytest
 from fake_methods import PINNED, PLUGIN, refusal, resolve, shipped
 
 from dmlbench.method_loading import Folder, load_file, parameter_model
-from dmlbench.registry import REPLACED, UNTUNED, Registry, own_folder, search_path
+from dmlbench.registry import REPLACED, TRANSFERRED, UNTUNED, Registry, own_folder, search_path
+
+OF_R = TRANSFERRED.format("resnet50-128")
 
 
 def test_a_pinned_file_wins_and_leaves_the_rest_to_the_parts(mine):
@@ -12,7 +14,7 @@ def test_a_pinned_file_wins_and_leaves_the_rest_to_the_parts(mine):
     method = resolve("ms+psd", mine)
     assert method.distillation.values() == {"lambda": 10.0, "tau": 2.0}
     assert method.loss.values() == {"alpha": 2.0, "beta": 40.0, "base": 0.5, "epsilon": 0.05}
-    assert method.marks == (REPLACED.format("ms+psd"),)
+    assert method.marks == (OF_R, REPLACED.format("ms+psd"))
     assert resolve("ms", mine).loss.values()["epsilon"] == 0.1
     assert resolve("triplet+psd", mine).distillation.values() == {"lambda": 75.0, "tau": 1.0}
     assert len(Registry(mine).names()) == 55
@@ -24,7 +26,7 @@ def test_a_pinned_file_may_give_rates_of_the_loss(mine):
     method = resolve("margin+psd", mine)
     assert method.loss.rates() == {"beta": 0.001}
     assert method.distillation.rates() == {}
-    assert method.marks == (UNTUNED, REPLACED.format("margin+psd"))
+    assert method.marks == (UNTUNED, OF_R, REPLACED.format("margin+psd"))
 
 
 @pytest.mark.parametrize(
@@ -57,14 +59,14 @@ def test_search_order(mine, empty_folder):
     assert alpha(mine) == 4.0
     assert REPLACED.format("ms") in resolve("ms", mine).marks
     assert REPLACED.format("ms") in resolve("ms+psd", mine).marks
-    assert resolve("triplet", mine).marks == ()
+    assert resolve("triplet", mine).marks == (OF_R,)
     assert [folder.path for folder in search_path(mine)] == [mine, Path("methods"), own_folder()]
     assert [folder.named_by_user for folder in search_path(mine)] == [True, False, False]
 
 
 def test_a_copy_of_a_shipped_file_is_not_a_replacement(mine):
     (mine / "copied.yaml").write_text(shipped("ms"))
-    assert resolve("ms", mine).marks == ()
+    assert resolve("ms", mine).marks == (OF_R,)
 
 
 def test_a_folder_counts_once(empty_folder):

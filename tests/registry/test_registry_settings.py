@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 from fake_methods import refusal, resolve
 
-from dmlbench.registry import TUNED_MARK, UNTUNED, MethodSettings, Registry
+from dmlbench.registry import TRANSFERRED, UNTUNED, MethodSettings, Registry, tuned_mark
 
 MODIFIER = """\
 name: soft
@@ -23,7 +23,7 @@ def test_settings_replace_values_and_say_so():
     assert method.loss.parameters["alpha"].source == "--set on the command line"
     assert method.loss.parameters["beta"].source != "--set on the command line"
     assert method.distillation.values() == {"lambda": 0.0, "tau": 0.5}
-    assert method.marks == (UNTUNED,)  # nobody published the user's values
+    assert method.marks == (UNTUNED, TRANSFERRED.format("resnet50-128"))  # nobody published the user's values
 
 
 def test_settings_of_another_method_are_passed_over():
@@ -78,6 +78,25 @@ def test_an_overrides_value_is_checked_where_it_applies(mine):
     assert f"{mine / 'soft.yaml'}: parameters: tau: " in refusal("ms+soft", mine, dataset="cub")
 
 
+@pytest.mark.parametrize(
+    ("name", "mode", "message"),
+    [
+        ("ms+psd", "evl", "--set distillation.teacher_mode: unknown mode 'evl'; valid: train, eval"),
+        ("ms+psd", True, "--set distillation.teacher_mode: unknown mode True; valid: train, eval"),
+    ],
+)
+def test_an_unknown_teacher_mode(name, mode, message):
+    assert refusal(name, distillation={"teacher_mode": mode}) == message
+
+
+def test_a_file_may_set_its_teachers_mode(mine):
+    text = MODIFIER.replace("OVERRIDES", "")
+    (mine / "soft.yaml").write_text(f"{text}teacher_mode: eval\n")
+    assert resolve("ms+soft", mine).distillation.teacher_mode == "eval"
+    (mine / "soft.yaml").write_text(f"{text}teacher: memory\nteacher_mode: eval\n")
+    assert "teacher_mode has no effect" in refusal("ms+soft", mine)
+
+
 def test_settings_are_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         MethodSettings().loss = {}
@@ -87,12 +106,13 @@ def test_tuned_values_have_their_own_source_and_mark():
     method = Registry().resolve(
         "ms+psd", "glyphs", "conv4-64", MethodSettings({"alpha": 3}, {"lambda": 2}, "found", tuned=8)
     )
-    assert method.marks == (TUNED_MARK.format(8),)
+    assert method.marks == (tuned_mark("8"),)
     assert method.tuned == 8
     parameters = method.loss.parameters | method.distillation.parameters
     assert {name for name, value in parameters.items() if value.source == "found"} == {"alpha", "lambda"}
     assert not parameters["alpha"].published
-    assert parameters["beta"].published
+    assert not parameters["alpha"].transferred_from
+    assert parameters["beta"].transferred_from == ("resnet50-128", "resnet50-512")
 
 
 def test_values_from_outside_the_files_are_published_only_where_they_equal_what_was():

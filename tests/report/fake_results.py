@@ -46,7 +46,14 @@ def method(name: str, temperature: float = 1.0) -> MethodSpec:
     loss = Part(name=base, title=base, kind="loss", class_name="multi_similarity", parameters={"alpha": alpha})
     if not modifier:
         return MethodSpec(name=name, loss=loss)
-    distillation = Part(name=modifier, title=modifier, kind="distillation", class_name="psd", parameters={"tau": tau})
+    distillation = Part(
+        name=modifier,
+        title=modifier,
+        kind="distillation",
+        class_name="psd",
+        teacher_mode="train",
+        parameters={"tau": tau},
+    )
     marks = (UNTUNED, UNPUBLISHED) if base == "proxyanchor" else (UNTUNED,)
     return MethodSpec(name=name, loss=loss, distillation=distillation, marks=marks)
 

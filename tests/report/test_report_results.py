@@ -8,7 +8,7 @@ from fake_results import make_cell, write_cell, write_failure
 from rendered import Page
 
 from dmlbench.errors import UserError
-from dmlbench.registry import REPLACED, TUNED_MARK
+from dmlbench.registry import REPLACED, tuned_mark
 from dmlbench.report.page import render
 
 HOSTILE = 'ms"><script>alert(1)</script>$x$ {{7*7}} _%&|'
@@ -94,7 +94,7 @@ def test_tuned_methods_and_trials(tmp_path):
         write_cell(tmp_path, make_cell(name, seed))
         cell = make_cell(name, seed)
         trials = 8 if name == "ms" else 4
-        tuned = cell.method.model_copy(update={"tuned": trials, "marks": (TUNED_MARK.format(trials),)})
+        tuned = cell.method.model_copy(update={"tuned": trials, "marks": (tuned_mark(str(trials)),)})
         write_cell(tmp_path, dataclasses.replace(cell, method=tuned))
     trial = make_cell("ms", 1000)
     write_cell(tmp_path, dataclasses.replace(trial, dataset=trial.dataset.model_copy(update={"held_out": 0.2})))

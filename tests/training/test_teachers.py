@@ -8,7 +8,7 @@ from dmlbench.data.batch import Batch
 from dmlbench.distillation import distillation_loss, obdsd_targets, psd_targets
 from dmlbench.models import build_model
 from dmlbench.spec import InputSpec, ModelSpec
-from dmlbench.training.teachers import Memory, PreviousEpoch, folded, folds
+from dmlbench.training.teachers import Memory, PreviousEpoch, folded
 
 CONV4 = ModelSpec(backbone="conv4", embedding_dim=64)
 INPUT = InputSpec(channels=1, size=28, resize=28, mean=(0.5,), std=(0.25,), augmentation="none")
@@ -189,10 +189,56 @@ def test_an_interrupted_training_remembers(make_learner, train):
 def test_a_measurement_may_leave_the_teacher_as_it_is():
     network = build_model(CONV4, INPUT)
     images = torch.randn(3, 1, 28, 28)
-    plain, quick = PreviousEpoch(fold=False), PreviousEpoch()
+    plain, quick = PreviousEpoch("eval", fold=False), PreviousEpoch("eval")
     for teacher in (plain, quick):
         teacher.end_epoch(network)
     batch = Batch(images, torch.zeros(3, dtype=torch.int64), torch.arange(3))
-    assert folds(plain.network)
-    assert not folds(quick.network)
+    assert plain.folds(network)
+    assert norms(plain.network) == 4
+    assert norms(quick.network) == 0
     assert torch.allclose(plain.embeddings(batch, images), quick.embeddings(batch, images), atol=1e-5)
+
+
+def norms(network):
+    return sum(isinstance(module, torch.nn.BatchNorm2d) for module in network.modules())
+
+
+def test_a_teacher_in_training_mode_uses_the_batchs_statistics():
+    """As in the official code: its embeddings are those of the student in training mode, whose statistics stay."""
+    network = random_statistics(build_model(CONV4, INPUT)).train()
+    before = {name: buffer.clone() for name, buffer in network.named_buffers()}
+    teacher = PreviousEpoch()
+    teacher.end_epoch(network)
+    assert not teacher.folds(network)
+    images = torch.randn(8, 1, 28, 28)
+    batch = Batch(images, torch.zeros(8, dtype=torch.int64), torch.arange(8))
+    taught = teacher.embeddings(batch, images)
+    assert all(torch.equal(before[name], buffer) for name, buffer in network.named_buffers())
+    assert torch.equal(taught, copy.deepcopy(network)(images))
+    assert not torch.allclose(taught, copy.deepcopy(network).eval()(images), atol=1e-2)
+
+
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_frozen_batchnorm_is_folded_and_makes_the_modes_equal(mode):
+    network = random_statistics(build_model(CONV4.model_copy(update={"freeze_batchnorm": True}), INPUT)).train()
+    teacher = PreviousEpoch(mode)
+    teacher.end_epoch(network)
+    assert teacher.folds(network)
+    assert norms(teacher.network) == 0
+    images = torch.randn(8, 1, 28, 28)
+    batch = Batch(images, torch.zeros(8, dtype=torch.int64), torch.arange(8))
+    torch.testing.assert_close(teacher.embeddings(batch, images), network.eval()(images), rtol=0, atol=4e-7)
+
+
+def test_dropout_of_a_teacher_leaves_the_students_stream():
+    network = build_model(CONV4, INPUT)
+    network.backbone.pool = torch.nn.Sequential(network.backbone.pool, torch.nn.Dropout(0.5))
+    teacher = PreviousEpoch()
+    teacher.end_epoch(network)
+    batch = Batch(torch.randn(4, 1, 28, 28), torch.zeros(4, dtype=torch.int64), torch.arange(4))
+    state = torch.get_rng_state()
+    first, again = (teacher.embeddings(batch, batch.images) for _ in range(2))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(first, again)
+    torch.rand(1)
+    assert not torch.equal(teacher.embeddings(batch, batch.images), first)

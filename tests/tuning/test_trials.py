@@ -12,7 +12,7 @@ from dmlbench import matrix
 from dmlbench.errors import UserError
 from dmlbench.interrupts import Interrupts
 from dmlbench.matrix import Execution, Request, plan
-from dmlbench.registry import own_folder
+from dmlbench.registry import own_folder, tuned_mark
 from dmlbench.store import Store
 from dmlbench.tuned import TRIALS, TunedFile, default_path, read_tuned, write_tuned
 from dmlbench.tuning import STORAGE, TuningRequest, plan_tuning, tune
@@ -164,8 +164,8 @@ def test_what_tuning_found_is_what_runs_tuned(trainings, tmp_path):
         assert entry.values.items() <= values.items()
         assert cell.dataset.held_out == 0
         assert cell.method.tuned == 5
-        assert "tuned: best of 5 trials on held-out training classes" in cell.method.marks
-        assert not any(mark.startswith("untuned") for mark in cell.method.marks)
+        assert tuned_mark("5") in cell.method.marks
+        assert not any(mark.startswith(("untuned", "transferred")) for mark in cell.method.marks)
         assert "tuned: trial" in cell.method.loss.parameters["margin"].source
         assert cell.index()["variant"] == "tuned"
 
@@ -263,7 +263,7 @@ def test_several_trainings_a_trial_stand_in_the_mark(trainings, tmp_path):
     path = default_path(tmp_path)
     write_tuned(path, run(tmp_path, 2, ("triplet",), seeds=3).entries)
     (cell,) = plan(Request(("triplet",), ("glyphs",), (0,), tuned=path))
-    assert cell.method.marks == ("tuned: best of 2 x 3 trials on held-out training classes",)
+    assert cell.method.marks == (tuned_mark("2 x 3"),)
 
 
 def test_a_pinned_search_that_its_class_refuses_is_found_before_any_trial(trainings, tmp_path):
