@@ -17,6 +17,7 @@ from dmlbench.dataset_spec import DatasetSpec, Section
 TeacherName = Literal["previous-epoch", "memory", "none"]
 TeacherMode = Literal["train", "eval"]
 Scalar = bool | int | float | str
+PROSE = ("title", "description", "family")  # of a protocol: they change no number
 TUNED = "tuned"  # a part of a result's variant
 NETWORK_RATE = "network"  # in place of a learning rate
 EVAL_TEACHER = "teacher in eval mode: the official code's is in training mode"  # a mark
@@ -294,7 +295,7 @@ class Cell:
 
 def protocol_identity(protocol: ProtocolSpec) -> dict[str, Any]:
     """The protocol without its prose; a local weights file counts by content, not by path."""
-    identity = protocol.model_dump(mode="json", exclude={"title", "description", "family"})
+    identity = protocol.model_dump(mode="json", exclude={*PROSE})
     if protocol.model.weights_sha256:
         identity["model"].pop("weights")
     return identity

@@ -31,6 +31,7 @@ def command(
     from dmlbench.progress import plain_or_wide
     from dmlbench.protocol import load_protocol, parse_settings
     from dmlbench.registry import MethodSettings, Registry
+    from dmlbench.spec import PROSE
 
     registry = Registry(methods_dir)
     registry.parts(method)
@@ -57,7 +58,7 @@ def command(
     import yaml
 
     console.print(f"\nprotocol {spec.name}: {spec.title}", markup=False)
-    values = spec.model_dump(mode="json", exclude={"name", "title", "description", "family"})
+    values = spec.model_dump(mode="json", exclude={"name", *PROSE})
     console.print(yaml.safe_dump(values, sort_keys=False, default_flow_style=None), markup=False)
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 from dmlbench.analysis.groups import SEPARATOR, arrange, without_paths
 from dmlbench.readouts import MEAN
 from dmlbench.results import record_rows
-from dmlbench.spec import Cell, digest
+from dmlbench.spec import PROSE, Cell, digest
 from dmlbench.store import Record
 
 if TYPE_CHECKING:
@@ -74,8 +74,8 @@ def params(cell: Cell) -> list["Param"]:
     from mlflow.entities import Param
 
     parts = {"loss": cell.method.loss, "distillation": cell.method.distillation}
-    flat = {f"{kind}.{name}": value for kind, part in parts.items() if part for name, value in part.values().items()}
-    protocol = cell.protocol.model_dump(mode="json", exclude={"name", "title", "description"})
+    flat = {f"{kind}.{name}": value for kind, part in parts.items() if part for name, value in part.settings().items()}
+    protocol = cell.protocol.model_dump(mode="json", exclude={"name", *PROSE})
     for section, values in protocol.items():
         flat |= {f"{section}.{name}": value for name, value in values.items() if value is not None}
     flat |= {"dataset.version": cell.dataset.version, "overrides": ", ".join(cell.overrides)}
