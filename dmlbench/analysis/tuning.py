@@ -12,7 +12,8 @@ from dmlbench.analysis.statistics import t_interval
 from dmlbench.registry import TUNED_MARK
 
 NOT_RECORDED = "not recorded"
-Margins = Mapping[tuple[str, str, str], str]  # by protocol, dataset and method
+PLACE = ("protocol", "dataset", "method")
+Margins = Mapping[tuple[str, ...], str]  # by the names of `PLACE`
 NONE: Margins = {}
 
 
@@ -41,7 +42,7 @@ def tuned_beside_files(values: pd.DataFrame, margins: Margins = NONE) -> pd.Data
         dict(zip(names, key, strict=True))
         | {
             "trials": trials_of(str(key[-1])),
-            "margin": margins.get((str(key[0]), str(key[2]), str(key[6])), NOT_RECORDED),
+            "margin": margins.get(tuple(str(key[names.index(name)]) for name in PLACE), NOT_RECORDED),
             "files": part["files"].mean(),
             "tuned": part["value"].mean(),
         }

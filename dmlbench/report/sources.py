@@ -82,7 +82,7 @@ def other_images(arranged: pd.DataFrame, specs: Specs) -> dict[Group, str]:
     return found
 
 
-def tuning_margins(results_root: Path, arranged: pd.DataFrame, specs: Specs) -> dict[tuple[str, str, str], str]:
+def tuning_margins(results_root: Path, arranged: pd.DataFrame, specs: Specs) -> dict[tuple[str, ...], str]:
     """By how much tuned values were chosen, in words, by protocol, dataset and method; from the folder's tuned.yaml.
 
     An entry of other values than a cell was trained with says nothing of it and is passed over.

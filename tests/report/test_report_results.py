@@ -1,6 +1,7 @@
 import dataclasses
 import itertools
 import re
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -10,6 +11,9 @@ from rendered import Page
 from dmlbench.errors import UserError
 from dmlbench.registry import REPLACED, tuned_mark
 from dmlbench.report.page import render
+from dmlbench.tuned import default_path, read_tuned, write_tuned
+
+ROOT = Path(__file__).parents[2]
 
 HOSTILE = 'ms"><script>alert(1)</script>$x$ {{7*7}} _%&|'
 
@@ -96,12 +100,22 @@ def test_tuned_methods_and_trials(tmp_path):
         trials = 8 if name == "ms" else 4
         tuned = cell.method.model_copy(update={"tuned": trials, "marks": (tuned_mark(str(trials)),)})
         write_cell(tmp_path, dataclasses.replace(cell, method=tuned))
+    entry = read_tuned(default_path(ROOT / "results" / "reference")).entries[0]
+    place = {"protocol": cell.protocol.name, "dataset": "glyphs", "recall_at_1": 0.975926, "runner_up": 0.974074}
+    ours = [
+        entry.model_copy(update=place | {"method": "ms", "values": {"loss.alpha": 2.0}}),
+        entry.model_copy(update=place | {"method": "ms+psd", "values": {"loss.alpha": 3.0}}),  # not what was run
+    ]
+    default_path(tmp_path).parent.mkdir()
+    write_tuned(default_path(tmp_path), ours)
     trial = make_cell("ms", 1000)
     write_cell(tmp_path, dataclasses.replace(trial, dataset=trial.dataset.model_copy(update={"held_out": 0.2})))
     text = (render(tmp_path, "r", tmp_path / "reports") / "report.md").read_text()
     assert "| ms+psd{tuned} | ms{tuned} | 3 |" in text
     assert "| ms+psd{tuned} | ms |" not in text
-    assert re.search(r"\| ms\{tuned\} \| 8 \| 3 \| \d\d\.\d\d \| \d\d\.\d\d \| [+−]", text)
+    margin = r"0\.19 points, 1 of 540 queries"
+    assert re.search(rf"\| ms\{{tuned\}} \| 8 \| {margin} \| 3 \| \d\d\.\d\d \| \d\d\.\d\d \| [+−]", text)
+    assert re.search(r"\| ms\+psd\{tuned\} \| 4 \| not recorded \| 3 \|", text)
     assert "Unequal numbers of trials (ms{tuned} 8, ms+psd{tuned} 4)" in text
     assert "glyphs (tested on 20% of its training classes)" in text
     run = "dmlbench run --methods ms,ms+psd --datasets glyphs --protocol conv4-64"
