@@ -3,20 +3,21 @@
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from dmlbench.atomic import write_atomically
 from dmlbench.errors import UserError
-from dmlbench.spec import digest
+from dmlbench.spec import EVAL_TEACHER, digest
 
 FOLDER = "overhead"
 SYNTHETIC = "synthetic"  # in place of a dataset's name
 VERSION = 2
-UNFOLDED = "{unfolded}"  # after a name: its teacher's BatchNorm stays a layer of its own, as in the official code
-UNFOLDED_MARK = "teacher's BatchNorm not folded, as in the official code"
+UNFOLDED = "{unfolded}"  # after a name: its teacher's BatchNorm stays a layer of its own
+UNFOLDED_BEFORE = "teacher as the official code runs it: its BatchNorm not folded"
+UNFOLDED_MARK = "teacher's BatchNorm not folded"  # with the official mode, `train`, this is the official code's teacher
 MOVE = "move it away; `dmlbench overhead` measures again"
 
 
@@ -130,7 +131,7 @@ def _read(path: Path) -> Measurement:
         version = content.pop("version", None)
         if version == VERSION:
             methods = {name: _method(fields) for name, fields in content.pop("methods").items()}
-            return _checked(Measurement(**content, methods=methods))
+            return _checked(Measurement(**content, methods=_with_teachers_mode(methods)))
     except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{path}: not a readable measurement ({reason})", hint=MOVE) from error
@@ -160,6 +161,19 @@ def _method(fields: Mapping[str, Any]) -> Measured:
     plain = {"marks": tuple(fields["marks"]), "step_ms": tuple(map(float, fields["step_ms"])), "phases_ms": phases}
     sizes = {name: float(fields[name]) for name in ("peak_mb", "gflop")}
     return Measured(**{**fields, **plain, **sizes})
+
+
+def _with_teachers_mode(methods: dict[str, Measured]) -> dict[str, Measured]:
+    """The marks of earlier releases in today's words: they took an unfolded teacher in eval mode for the official one."""
+    unfolded = [name for name, method in methods.items() if UNFOLDED_BEFORE in method.marks]
+    changed = {}
+    for name in unfolded:
+        plain = name.removesuffix(UNFOLDED)
+        marks = tuple(mark for mark in methods[name].marks if mark != UNFOLDED_BEFORE)
+        changed[name] = replace(methods[name], marks=(*marks, EVAL_TEACHER, UNFOLDED_MARK))
+        if plain in methods:
+            changed[plain] = replace(methods[plain], marks=(*methods[plain].marks, EVAL_TEACHER))
+    return methods | changed
 
 
 def _slug(text: str) -> str:

@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 
 from dmlbench.errors import UserError
-from dmlbench.measurement import FOLDER, read_measurements, write_measurement
+from dmlbench.measurement import FOLDER, UNFOLDED, UNFOLDED_BEFORE, UNFOLDED_MARK, read_measurements, write_measurement
+from dmlbench.spec import EVAL_TEACHER
 from tests.fake_measurements import make_measurement
 
 
@@ -70,3 +71,15 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / FOLDER).touch()
     with pytest.raises(UserError, match="cannot be written"):
         write_measurement(tmp_path, make_measurement())
+
+
+def test_an_earlier_releases_unfolded_teacher_was_not_the_official_one(tmp_path):
+    """Its BatchNorm stayed apart, but used running statistics: it was in eval mode, as the folded one beside it."""
+    measurement = make_measurement()
+    taught = measurement.methods["ms+psd"]
+    beside = {f"ms+psd{UNFOLDED}": replace(taught, marks=(UNFOLDED_BEFORE,))}
+    write_measurement(tmp_path, replace(measurement, methods=measurement.methods | beside))
+    (back,) = read_measurements(tmp_path)
+    assert back.methods[f"ms+psd{UNFOLDED}"].marks == (EVAL_TEACHER, UNFOLDED_MARK)
+    assert back.methods["ms+psd"].marks == (*taught.marks, EVAL_TEACHER)
+    assert back.methods["ms"].marks == measurement.methods["ms"].marks

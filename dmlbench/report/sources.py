@@ -89,7 +89,7 @@ def tuning_margins(results_root: Path, arranged: pd.DataFrame, specs: Specs) -> 
     """
     path = default_path(results_root)
     entries = {entry.place[:3]: entry for entry in read_tuned(path).entries} if path.is_file() else {}
-    found = {}
+    found: dict[tuple[str, ...], str] = {}
     for cell in done(arranged).drop_duplicates("folder").to_dict("records"):
         spec = specs[cell["folder"]]
         entry = entries.get((spec.protocol.name, spec.dataset.name, spec.method.name))

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from dmlbench.measurement import UNFOLDED_MARK
+from dmlbench.spec import EVAL_TEACHER
 from tests.e2e.conftest import TINY, Command
 
 FEW = ("--processes", "2", "--rounds", "10")
@@ -45,14 +47,15 @@ def test_costs_are_measured_twice_and_reported_without_any_cell(dmlbench: Comman
 @pytest.mark.slow
 def test_costs_on_a_datasets_own_images(dmlbench: Command, tmp_path: Path) -> None:
     done = dmlbench(
-        "overhead", "--methods", "margin+psd", "--dataset", "glyphs", *TINY, "--processes", "1", "--rounds", "10"
-    )
+        "overhead", "--methods", "margin+psd", "--dataset", "glyphs", *TINY, "--processes", "1", "--rounds", "10",
+        "--set", "distillation.teacher_mode=eval",
+    )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     (file,) = (tmp_path / "results" / "runs" / "overhead").glob("conv4-64_glyphs_*.json")
     content = json.loads(file.read_text())
     assert content["dataset"] == "glyphs"
     assert list(content["methods"]) == ["margin", "margin+psd", "margin+psd{unfolded}"]
-    assert "BatchNorm not folded" in content["methods"]["margin+psd{unfolded}"]["marks"][-1]
+    assert content["methods"]["margin+psd{unfolded}"]["marks"][-2:] == [EVAL_TEACHER, UNFOLDED_MARK]
 
 
 def test_one_clear_line(in_process: Command, tmp_path: Path) -> None:
