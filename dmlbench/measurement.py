@@ -164,7 +164,7 @@ def _method(fields: Mapping[str, Any]) -> Measured:
 
 
 def _with_teachers_mode(methods: dict[str, Measured]) -> dict[str, Measured]:
-    """The marks of earlier releases in today's words: they took an unfolded teacher in eval mode for the official one."""
+    """Marks of earlier releases in today's words: they took an unfolded teacher in eval mode for the official one."""
     unfolded = [name for name, method in methods.items() if UNFOLDED_BEFORE in method.marks]
     changed = {}
     for name in unfolded:

@@ -55,7 +55,9 @@ def test_costs_on_a_datasets_own_images(dmlbench: Command, tmp_path: Path) -> No
     content = json.loads(file.read_text())
     assert content["dataset"] == "glyphs"
     assert list(content["methods"]) == ["margin", "margin+psd", "margin+psd{unfolded}"]
-    assert content["methods"]["margin+psd{unfolded}"]["marks"][-2:] == [EVAL_TEACHER, UNFOLDED_MARK]
+    marks = content["methods"]["margin+psd{unfolded}"]["marks"]
+    assert marks[-1] == UNFOLDED_MARK
+    assert EVAL_TEACHER in marks
 
 
 def test_one_clear_line(in_process: Command, tmp_path: Path) -> None:
