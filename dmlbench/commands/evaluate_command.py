@@ -38,7 +38,7 @@ def command(
 def _evaluate(
     folder: Path, dataset: str | None, data_dir: Path | None, device: str, *, skip_bad: bool
 ) -> dict[str, Any]:
-    from dmlbench.errors import UserError
+    from dmlbench.errors import DivergedError, UserError
     from dmlbench.matrix import data_folder
     from dmlbench.store import read_spec
 
@@ -71,7 +71,10 @@ def _evaluate(
     untrained = cell.protocol.model.model_copy(update={"weights": None, "weights_sha256": None})
     networks = load_networks(lambda: build_model(untrained, cell.protocol.input).to(where), weights)
     evaluator = Evaluator(load_dataset(spec, given, _say).test, cell.protocol, cell.seed, where)
-    return evaluator.measure(networks, clustering=True)
+    try:
+        return evaluator.measure(networks, clustering=True)
+    except DivergedError as error:
+        raise UserError(f"{weights}: {error}", hint="its training diverged") from error
 
 
 def _say(line: str) -> None:

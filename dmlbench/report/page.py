@@ -20,7 +20,8 @@ from dmlbench.report import sources
 from dmlbench.report.content import Map, Material, group_sections
 from dmlbench.report.costs import cost_sections
 from dmlbench.report.folder import PAGE, check_target, replacing
-from dmlbench.report.formats import brief_marks, csv, escape_markdown, latex, markdown, short
+from dmlbench.report.formats import brief_marks, csv, escape_markdown, markdown, short
+from dmlbench.report.latex import latex
 from dmlbench.report.numbers import Numbers
 from dmlbench.report.overview import protocol_sections, reproduction_section
 from dmlbench.report.processes import mapping

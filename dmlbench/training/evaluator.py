@@ -1,5 +1,6 @@
 """Measures a network on classes it was not trained on."""
 
+import math
 import statistics
 import time
 from collections.abc import Sequence
@@ -52,8 +53,16 @@ class Evaluator:
 
         Of several networks the mean over them, and beside it, as `READOUT/METRIC`, those of each (`member1`, ...) and
         of their `ensemble`: the embeddings of all of them side by side, of unit length again.
+
+        Raises:
+            DivergedError: where a metric or an embedding is not finite.
         """
-        embeddings = [self.embed(network) for network in networks]
+        measured = self._measure([self.embed(network) for network in networks], clustering=clustering)
+        if broken := [f"{name} is {value}" for name, value in measured.items() if not math.isfinite(value)]:
+            raise DivergedError(broken[0])
+        return measured
+
+    def _measure(self, embeddings: list[Tensor], *, clustering: bool) -> dict[str, float]:
         each = [self.score(own, clustering=clustering) for own in embeddings]
         if len(each) == 1:
             return each[0]
