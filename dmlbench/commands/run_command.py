@@ -73,7 +73,11 @@ if TYPE_CHECKING:
 )
 @device_option()
 @click.option("--retry", type=click.Choice(["failed"]), help="Go on with failed cells, too, from their last epoch.")
-@click.option("--keep", callback=names, help="Keep weights, embeddings or both (comma-separated).")
+@click.option(
+    "--keep",
+    callback=names,
+    help="Keep weights, test embeddings or both (comma-separated). `evaluate --help` tells their format.",
+)
 @skip_bad_option()
 @click.option("--dry-run", is_flag=True, help="Show the cells, their state and the time they will take.")
 def command(**options: Any) -> int:  # noqa: ANN401 - click's options
