@@ -225,11 +225,11 @@ def _dataset(cell: Cell, dataset: Dataset, train: Split) -> dict[str, Any]:
 
 
 def _keep(keep: tuple[str, ...], writer: CellWriter, networks: list[EmbeddingModel], test: Evaluator) -> None:
-    """Save what `--keep` asks for: final weights, and the test embeddings with labels, of a cohort's first network."""
+    """Save what `--keep` asks for: final weights, and the test embeddings, of a cohort's first network."""
     if "weights" in keep:
         with writer.writing():
             write_atomically(writer.folder / "weights.safetensors", save(weights_of(networks)))
     if "embeddings" in keep:
-        tensors = {"embeddings": test.embed(networks[0]).cpu().contiguous(), "labels": test.labels.contiguous()}
+        content = test.embeddings_file(networks[0])
         with writer.writing():
-            write_atomically(writer.folder / "embeddings.safetensors", save(tensors))
+            write_atomically(writer.folder / "embeddings.safetensors", content)

@@ -20,7 +20,7 @@ from dmlbench.protocol import load_protocol, parse_settings
 from dmlbench.registry import MethodSettings, Registry
 from dmlbench.run_options import MOST_DATA_WORKERS, RunOptions, Share
 from dmlbench.spec import Cell, DatasetSpec, MethodSpec, ProtocolSpec, digest, protocol_identity
-from dmlbench.store import Record, State, Store, ended_at, read_summary
+from dmlbench.store import Record, State, Store, ended_at, read_record
 from dmlbench.tuned import settings_of
 
 DATA_VARIABLE = "DMLBENCH_DATA"
@@ -116,10 +116,10 @@ def rivals(cells: Sequence[Cell], store: Store) -> list[tuple[Cell, Path]]:
         (cell, folder)
         for row, cell in rows.items()
         for folder in sorted(row.glob("seed*-*"))
-        if (summary := read_summary(folder))
-        and summary["status"] == "done"
-        and summary["cell"]["variant"] == cell.index()["variant"]
-        and summary["cell"]["hash"] != replace(cell, seed=summary["cell"]["seed"]).hash
+        if isinstance(record := read_record(folder), Record)
+        and record.done
+        and record.summary["cell"]["variant"] == cell.index()["variant"]
+        and record.summary["cell"]["hash"] != replace(cell, seed=record.summary["cell"]["seed"]).hash
     ]
 
 
@@ -202,7 +202,7 @@ def data_workers(execution: Execution, devices: Sequence[str], threads: int) -> 
 
 def expected_seconds(cells: Sequence[Cell], store: Store) -> float | None:
     """Expected time of all cells one after another, from past records; None where there are none to go by."""
-    records = [record for record in store.records() if record.done] if store.root.is_dir() else []
+    records = [record for record in store.records(lambda _: None) if record.done]
     estimates = [_expected(cell, records) for cell in cells]
     known = [seconds for seconds in estimates if seconds is not None]
     return sum(known) * len(estimates) / len(known) if known else None
@@ -213,7 +213,7 @@ def _expected(cell: Cell, records: Sequence[Record]) -> float | None:
     same = [r for r in records if r.summary["cell"]["protocol_hash"] == index["protocol_hash"]]
     same = [r for r in same if r.summary["cell"]["dataset"] == index["dataset"]]
     method = [r for r in same if r.summary["cell"]["method"] == index["method"]]
-    seconds = [float(record.summary["total_s"]) for record in method or same]
+    seconds = [float(total) for record in method or same if (total := record.summary.get("total_s"))]
     return median(seconds) if seconds else None
 
 

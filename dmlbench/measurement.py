@@ -8,13 +8,19 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import to_json
+
 from dmlbench.atomic import write_atomically
+from dmlbench.damaged import OnDamaged, attempt, sound, warn
 from dmlbench.errors import UserError
 from dmlbench.spec import EVAL_TEACHER, digest
+from dmlbench.summary import SHOWN, Code, Environment, in_one_line, read_json
 
 FOLDER = "overhead"
 SYNTHETIC = "synthetic"  # in place of a dataset's name
 VERSION = 2
+MOST = 1e12  # of anything that is counted or timed
 UNFOLDED = "{unfolded}"  # after a name: its teacher's BatchNorm stays a layer of its own
 UNFOLDED_BEFORE = "teacher as the official code runs it: its BatchNorm not folded"
 UNFOLDED_MARK = "teacher's BatchNorm not folded"  # with the official mode, `train`, this is the official code's teacher
@@ -115,52 +121,62 @@ def write_measurement(root: Path, measurement: Measurement) -> Path:
     return path
 
 
-def read_measurements(root: Path) -> list[Measurement]:
+def read_measurements(root: Path, damaged: OnDamaged = warn) -> list[Measurement]:
     """Every measurement of a results folder, the oldest first.
 
-    Raises:
-        UserError: where a file is not a measurement, or of a version this dmlbench does not know.
+    Args:
+        root: The results folder.
+        damaged: Takes the files that are no measurement, or of a version this dmlbench does not know; they are left
+            out [default: a warning for each].
     """
-    found = [_read(path) for path in sorted((root / FOLDER).glob("*.json"))]
-    return sorted(found, key=lambda measurement: datetime.fromisoformat(measurement.started))
+    paths = sorted((root / FOLDER).glob("*.json"))
+    found = sound((attempt(_read, path) for path in paths), damaged)
+    return sorted(found, key=lambda measurement: _time(measurement.started))
 
 
 def _read(path: Path) -> Measurement:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        version = content.pop("version", None)
-        if version == VERSION:
-            methods = {name: _method(fields) for name, fields in content.pop("methods").items()}
-            return _checked(Measurement(**content, methods=_with_teachers_mode(methods)))
-    except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{path}: not a readable measurement ({reason})", hint=MOVE) from error
-    raise UserError(f"{path}: measurement version {version!r} is not known here (known: {VERSION})", hint=MOVE)
+        content = read_json(path, "a readable measurement", MOVE)
+    except FileNotFoundError as error:  # gone since it was listed, or a link to nothing
+        raise UserError(f"{path}: cannot be read (no such file)", hint=MOVE) from error
+    version = content.get("version") if isinstance(content, dict) else None
+    if version != VERSION:
+        known = f"measurement version {str(version)[:20]} is not known here (known: {VERSION})"
+        raise UserError(f"{path}: {known}", hint=MOVE)
+    try:
+        # By way of JSON, in which a list is a tuple also where types are strict.
+        measurement = TypeAdapter(Measurement).validate_json(to_json(content), strict=True)
+        Environment.model_validate(measurement.environment)
+        Code.model_validate(measurement.code)
+        _check(measurement)
+    except ValidationError as error:
+        raise UserError(f"{path}: not a readable measurement ({in_one_line(error)})", hint=MOVE) from error
+    except (ValueError, OverflowError) as error:
+        raise UserError(f"{path}: not a readable measurement ({str(error)[:SHOWN]})", hint=MOVE) from error
+    return replace(measurement, methods=_with_teachers_mode(measurement.methods))
 
 
-def _checked(measurement: Measurement) -> Measurement:
+def _time(started: str) -> float:
+    return datetime.fromisoformat(started).timestamp()
+
+
+def _check(measurement: Measurement) -> None:
     """Raise ValueError where a report could not be made of it."""
-    datetime.fromisoformat(measurement.started)
-    if min(measurement.processes, measurement.rounds) < 1:
-        raise ValueError("no processes, or no rounds")
-    if not isinstance(measurement.environment, dict) or not measurement.methods:
-        raise ValueError("no environment, or no methods")
+    _time(measurement.started)
+    counts = (measurement.processes, measurement.rounds, measurement.epochs, measurement.batch_size)
+    if not all(1 <= count <= MOST for count in counts) or not measurement.methods:
+        raise ValueError("no processes, rounds, epochs, images or methods, or too many")
     for name, method in measurement.methods.items():
         if method.base not in measurement.methods:
             raise ValueError(f"{name} without its base {method.base}")
         times = [method.step_ms, *method.phases_ms.values()]
         if any(len(values) != measurement.processes * measurement.rounds for values in times):
             raise ValueError(f"{name}: not a time for each of {measurement.processes} x {measurement.rounds} rounds")
-        if min(*method.step_ms, method.peak_mb, method.gflop) <= 0:
-            raise ValueError(f"{name}: a time, size or count that is not positive")
-    return measurement
-
-
-def _method(fields: Mapping[str, Any]) -> Measured:
-    phases = {phase: tuple(map(float, values)) for phase, values in fields["phases_ms"].items()}
-    plain = {"marks": tuple(fields["marks"]), "step_ms": tuple(map(float, fields["step_ms"])), "phases_ms": phases}
-    sizes = {name: float(fields[name]) for name in ("peak_mb", "gflop")}
-    return Measured(**{**fields, **plain, **sizes})
+        numbers = (*method.step_ms, method.peak_mb, method.gflop)
+        if not all(0 < number <= MOST for number in numbers) or not all(
+            0 <= number <= MOST for values in times for number in values
+        ):
+            raise ValueError(f"{name}: a time, size or count that is not positive, or too large")
 
 
 def _with_teachers_mode(methods: dict[str, Measured]) -> dict[str, Measured]:

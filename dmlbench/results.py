@@ -5,35 +5,22 @@ from typing import Any
 
 import pandas as pd
 
+from dmlbench.damaged import Damaged, OnDamaged, attempt, sound, warn
+from dmlbench.history import read_history
 from dmlbench.provenance import kind_of_machine, place
 from dmlbench.readouts import FIRST, MEAN, by_readout, mark, named
 from dmlbench.shared_machine import beside_others, of_its_own
 from dmlbench.store import DEFAULT_ROOT, Record, Store
-
-COLUMNS = (
-    "hash",
-    "status",
-    "selection",
-    "readout",
-    "networks",
-    "marks",
-    "folder",
-    "step_ms",
-    "train_seconds",
-    "machine",
-    "origin",
-    "kind",
-    "epoch",
-    "error",
-)
-INDEX = ("protocol", "variant", "dataset", "method", "base", "modifier", "seed")
+from dmlbench.summary import COLUMNS, INDEX
 
 
-def load_results(path: str | Path = DEFAULT_ROOT) -> pd.DataFrame:
+def load_results(path: str | Path = DEFAULT_ROOT, damaged: OnDamaged = warn) -> pd.DataFrame:
     """Load a results folder.
 
     Args:
         path: The folder given to `dmlbench run --results`.
+        damaged: Takes the results that cannot be read or are of an unknown version, which are left out [default: a
+            warning for each].
 
     Returns:
         One row per cell and selection (`untrained`, `last`, `validation`, `best_test`): the columns protocol, variant
@@ -48,28 +35,35 @@ def load_results(path: str | Path = DEFAULT_ROOT) -> pd.DataFrame:
         A failed cell is one row with empty metrics and its `error`.
 
     Raises:
-        UserError: where the folder cannot be read or holds results of an unknown version.
+        UserError: where the folder cannot be read.
     """
     store = Store(Path(path))
     store.check_readable()
-    records = list(store.records())
+    records = list(store.records(damaged))
     crowded = beside_others([record.summary for record in records])
     rows = [row for record, own in zip(records, crowded, strict=True) for row in _timed_rows(record, crowded=own)]
     return pd.DataFrame(rows) if rows else pd.DataFrame(columns=[*INDEX, *COLUMNS])
 
 
-def load_history(path: str | Path = DEFAULT_ROOT) -> pd.DataFrame:
-    """Load every cell's `history.csv`: one row per cell and epoch, with the cell's index columns in front."""
+def load_history(path: str | Path = DEFAULT_ROOT, damaged: OnDamaged = warn) -> pd.DataFrame:
+    """Load every cell's `history.csv`: one row per cell and epoch, with the cell's index columns in front.
+
+    Args:
+        path: As of `load_results`.
+        damaged: Takes the results and the histories that cannot be read, which are left out [default: a warning].
+    """
     store = Store(Path(path))
     store.check_readable()
-    records = [record for record in store.records() if (record.folder / "history.csv").is_file()]
-    if not records:
+    read = ((record, attempt(read_history, record.folder)) for record in store.records(damaged))
+    found = list(sound((rows if isinstance(rows, Damaged) else (record, rows) for record, rows in read), damaged))
+    if not any(rows for _, rows in found):
         return pd.DataFrame(columns=[*INDEX, "hash", "epoch"])
-    frames = [pd.read_csv(record.folder / "history.csv") for record in records]
     # A row per cell, repeated: columns added to each of hundreds of small tables take longer than reading them.
-    cells = pd.DataFrame([_index(record) for record in records])
-    repeated = cells.loc[cells.index.repeat([len(frame) for frame in frames])].reset_index(drop=True)
-    return pd.concat([repeated, pd.concat(frames, ignore_index=True)], axis="columns")
+    cells = pd.DataFrame([_index(record) for record, _ in found])
+    repeated = cells.loc[cells.index.repeat([len(rows) for _, rows in found])].reset_index(drop=True)
+    measured = pd.DataFrame([row for _, rows in found for row in rows])
+    types = {column: "int64" if column == "epoch" else "float64" for column in measured}
+    return pd.concat([repeated, measured.astype(types)], axis="columns")
 
 
 def _index(record: Record) -> dict[str, Any]:

@@ -5,7 +5,6 @@
 written when a run is planned, so the folders with a spec alone are the cells that are missing.
 """
 
-import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,23 +12,30 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
+from pydantic import ValidationError
 
 from dmlbench.atomic import write_atomically
 from dmlbench.claims import holder
+from dmlbench.damaged import Damaged, OnDamaged, attempt, sound, warn
 from dmlbench.errors import UserError
 from dmlbench.history import HISTORY
 from dmlbench.registry import TUNED_MARK, tuned_mark
 from dmlbench.spec import TEACHER_MODE, Cell
-from dmlbench.writer import SPEC, VERSION, spec_text, storing
+from dmlbench.summary import SHOWN, VERSION, Summary, in_one_line, read_json
+from dmlbench.writer import SPEC, spec_text, storing
 
 DEFAULT_ROOT = Path("results/runs")
-State = Literal["missing", "running", "interrupted", "done", "failed"]
+State = Literal["missing", "running", "interrupted", "done", "failed", "damaged"]
+AGAIN = "delete its folder to run the cell again"
+LARGEST_SPEC = 2**24  # bytes
+# What YAML and the models raise for content that is none of a spec, however deep, long or oddly tagged.
+WRONG = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, yaml.YAMLError)
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where PyYAML was built with it
 
 
 @dataclass(frozen=True)
 class Record:
-    """A finished cell as read back: its folder and its summary."""
+    """A finished cell as read back: its folder and its summary, of the types that `Summary` states."""
 
     folder: Path
     summary: dict[str, Any]
@@ -52,19 +58,8 @@ class Store:
         return self.root / cell.protocol.name / cell.dataset.name / cell.method.name / name
 
     def state(self, cell: Cell) -> State:
-        """What the folder says of the cell.
-
-        Raises:
-            UserError: where it holds the result of another cell.
-        """
-        folder = self.folder(cell)
-        summary = read_summary(folder)
-        if summary and (found := summary.get("cell", {}).get("hash")) != cell.hash:
-            raise UserError(
-                f"{folder / 'summary.json'}: is the result of cell {found}, not of {cell.hash}",
-                hint="it was edited or copied here; delete the folder to run the cell",
-            )
-        return folder_state(folder)
+        """What the folder says of the cell; damaged, too, where it holds the result of another one."""
+        return "damaged" if isinstance(self.record(cell), Damaged) else folder_state(self.folder(cell))
 
     def plan(self, cells: Sequence[Cell]) -> None:
         """Write the spec of every cell that has none, so that `status` knows of the cells to come."""
@@ -75,10 +70,14 @@ class Store:
                     folder.mkdir(parents=True, exist_ok=True)
                     write_atomically(folder / SPEC, spec_text(cell))
 
-    def record(self, cell: Cell) -> Record | None:
-        """The cell's result, or None while there is none."""
-        summary = read_summary(self.folder(cell))
-        return Record(self.folder(cell), summary) if summary else None
+    def record(self, cell: Cell) -> Record | Damaged | None:
+        """The cell's result, or why it is none; None while nothing is there."""
+        folder = self.folder(cell)
+        record = read_record(folder)
+        if isinstance(record, Record) and (found := record.summary["cell"]["hash"]) != cell.hash:
+            told = f"{folder / 'summary.json'}: is the result of cell {found}, not of {cell.hash}"
+            return Damaged(folder, f"{told}; it was edited or copied here; {AGAIN}")
+        return record
 
     def folders(self) -> list[Path]:
         """The folder of every cell that was ever begun, in path order.
@@ -91,12 +90,14 @@ class Store:
             level = [child for folder in level for child in _subfolders(folder)]
         return [folder for folder in level if folder.name.startswith("seed") and _has_any(folder)]
 
-    def records(self) -> Iterator[Record]:
-        """Every finished cell, in path order."""
-        for folder in self.folders():
-            summary = read_summary(folder)
-            if summary is not None:
-                yield Record(folder, summary)
+    def records(self, damaged: OnDamaged = warn) -> Iterator[Record]:
+        """Every finished cell, in path order; `damaged` takes the results that cannot be read."""
+        found = (record for folder in self.folders() if (record := read_record(folder)) is not None)
+        return sound(found, damaged)
+
+    def damaged(self) -> list[Damaged]:
+        """The results that cannot be read."""
+        return [record for folder in self.folders() if isinstance(record := read_record(folder), Damaged)]
 
     def next_command(self) -> str:
         """What a user who finds no cells here does next."""
@@ -131,12 +132,20 @@ class Store:
 
 def folder_state(folder: Path) -> State:
     """What a cell's folder says of it."""
-    summary = read_summary(folder)
-    if summary is not None:
-        return "done" if summary["status"] == "done" else "failed"
+    record = read_record(folder)
+    if isinstance(record, Damaged):
+        return "damaged"
+    if record is not None:
+        return "done" if record.done else "failed"
     if holder(folder):
         return "running"
     return "interrupted" if (folder / HISTORY).is_file() else "missing"
+
+
+def read_record(folder: Path) -> Record | Damaged | None:
+    """The result in a cell's folder, or why it cannot be read; None where there is none."""
+    summary = attempt(read_summary, folder)
+    return Record(folder, summary) if isinstance(summary, dict) else summary
 
 
 def read_summary(folder: Path) -> dict[str, Any] | None:
@@ -168,24 +177,20 @@ def summary_as_written(folder: Path) -> dict[str, Any] | None:
     """What `read_summary` reads, with nothing filled in."""
     path = folder / "summary.json"
     try:
-        summary = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
+        content = read_json(path, "a summary", AGAIN)
+    except FileNotFoundError:
         return None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    except ValueError as error:
-        raise UserError(
-            f"{path}: not a summary (damaged JSON)", hint="delete its folder to run the cell again"
-        ) from error
-    version = summary.get("version") if isinstance(summary, dict) else None
+    version = content.get("version") if isinstance(content, dict) else None
     if version != VERSION:
         raise UserError(
-            f"{path}: results version {version!r} is not known here (known: {VERSION})",
+            f"{path}: results version {str(version)[:20]} is not known here (known: {VERSION})",
             hint="use the dmlbench that wrote it, or another --results",
         )
-    if not isinstance(summary.get("cell", {}), dict) or summary.get("status") not in ("done", "failed"):
-        raise UserError(f"{path}: not a summary (no status of a cell)", hint="delete its folder to run the cell again")
-    return dict(summary)
+    try:
+        Summary.model_validate(content)
+    except ValidationError as error:
+        raise UserError(f"{path}: not a summary ({in_one_line(error)})", hint=AGAIN) from error
+    return dict(content)
 
 
 def has_ended(folder: Path, failure: int | None = None) -> bool:
@@ -210,15 +215,19 @@ def read_spec(folder: Path) -> Cell:
     """
     path = folder / SPEC
     try:
+        if path.stat().st_size > LARGEST_SPEC:
+            raise ValueError(f"has more than {LARGEST_SPEC >> 20} MiB")
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_LOADER)  # noqa: S506 - a safe one
-        cell, stated = Cell.from_dict(content), content["hash"]
-    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{path}: not a readable spec ({reason})") from error
+        cell, stated = Cell.from_dict(content), str(content["hash"])[:40]
+    except ValidationError as error:
+        raise UserError(f"{path}: not a readable spec ({in_one_line(error)})", hint=AGAIN) from error
+    except (OSError, *WRONG) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:SHOWN]
+        raise UserError(f"{path}: not a readable spec ({reason})", hint=AGAIN) from error
     if stated != cell.hash:
         raise UserError(
             f"{path}: says hash {stated}, but its values give {cell.hash}: edited by hand, or of another dmlbench",
-            hint="restore it, or delete its folder to run the cell again",
+            hint=f"restore it, or {AGAIN}",
         )
     return cell
 

@@ -14,8 +14,8 @@ from dmlbench.atomic import write_atomically
 from dmlbench.errors import StorageError
 from dmlbench.history import HISTORY, Row, history_text
 from dmlbench.spec import Cell, digest
+from dmlbench.summary import VERSION
 
-VERSION = 1
 SPEC = "spec.yaml"
 FILES = (SPEC, HISTORY, "weights.safetensors", "embeddings.safetensors")
 _DUMPER: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # ten times as fast, where PyYAML was built with it

@@ -249,6 +249,18 @@ def test_a_state_that_cannot_be_restored_says_so_and_begins_again(tmp_path, smal
     assert read_summary(folder)["status"] == "done"
 
 
+def test_a_metric_that_is_not_finite_is_a_failure_with_its_name(tmp_path, small, monkeypatch):
+    calls = iter([1.0, 1.0, float("nan")])
+    monkeypatch.setattr("dmlbench.training.evaluator.geometry_metrics", lambda *_: {"spectral_decay": next(calls)})
+    events = []
+    folder, summary = run(small, tmp_path, emit=events.append)
+    assert summary["status"] == "failed"
+    assert summary["error"]["kind"] == "diverged"
+    assert summary["error"]["message"] == "test: spectral_decay is nan at epoch 2"
+    assert events[-1]["status"] == "failed"
+    assert [row[0] for row in numbers(folder)] == ["epoch", "0", "1"]
+
+
 def test_memory_that_a_gpu_lacks_says_what_helps(failing):
     fit, summary, _ = failing(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nmore"), "cuda:0")
     assert not fit

@@ -24,7 +24,7 @@ from dmlbench.matrix import (
 )
 from dmlbench.protocol import load_protocol
 from dmlbench.store import Store
-from tests.begun import begin
+from tests.begun import begin, ended
 
 PULL = """\
 name: pull
@@ -64,7 +64,7 @@ def refusal(*args, **more) -> str:
 
 
 def finish(store: Store, cell, status="done", total_s=10.0) -> None:
-    begin(store, cell).finish({"status": status, "cell": cell.index(), "total_s": total_s})
+    begin(store, cell).finish(ended(cell, status, total_s=total_s))
 
 
 def test_whole_seeds_finish_first():

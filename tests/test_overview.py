@@ -5,6 +5,7 @@ from dmlbench.claims import claim, this_host
 from dmlbench.overview import overview
 from dmlbench.store import Store
 from dmlbench.writer import CellWriter, file_digest
+from tests.begun import ended
 
 
 def row(epoch: int, seconds: float = 2.0) -> dict:
@@ -17,14 +18,13 @@ def write(store: Store, cell, epochs: int = 0, **summary) -> CellWriter:
     for epoch in range(epochs):
         writer.append(row(epoch))
     if summary:
-        writer.finish({"cell": cell.index()} | summary)
+        writer.finish(ended(cell, **summary))
     return writer
 
 
 def test_every_state_of_a_cell(store, make_cell):
     cells = [make_cell(seed=seed, epochs=9) for seed in range(6)]
-    last = {"last": {"metrics": {"recall_at_1": 0.5}}}
-    write(store, cells[0], 10, status="done", selections=last, code={"digest": "abcd"})
+    write(store, cells[0], 10, status="done", code={"digest": "abcd"})
     write(store, cells[1], 4)
     write(store, cells[2], 3, status="failed", error={"kind": "diverged", "message": "loss is nan"})
     write(store, cells[3], 4)
@@ -59,7 +59,7 @@ def test_large_kept_files_are_not_read_for_a_look(store, make_cell, monkeypatch)
     writer = CellWriter(store.folder(cell))
     (writer.folder / "weights.safetensors").write_bytes(b"large")
     writer.append(row(0))
-    writer.finish({"status": "done", "cell": cell.index()})
+    writer.finish(ended(cell))
     read = []
     monkeypatch.setattr(verification, "file_digest", lambda path: (read.append(path.name), file_digest(path))[1])
     assert [found.state for found in overview(store)] == ["done"]

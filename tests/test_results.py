@@ -13,6 +13,7 @@ from dmlbench.run_options import RunOptions
 from dmlbench.selection import selections
 from dmlbench.store import Store
 from dmlbench.writer import CellWriter
+from tests.begun import ended
 
 ROWS = [
     {"epoch": 0, "test/recall_at_1": 0.1, "time/evaluation_s": 0.5},
@@ -33,14 +34,8 @@ def write(root, cell, rows=ROWS, **summary):
     writer.begin(cell)
     for row in rows:
         writer.append(row)
-    done = {
-        "status": "done",
-        "cell": cell.index(),
-        "selections": selections(rows),
-        "timing": {"step_ms": 12.5, "train_s": 4.0},
-        "environment": {"machine": "abc"},
-    }
-    writer.finish(done | summary)
+    done = {"environment": {"machine": "abc"}} | ({} if "error" in summary else {"selections": selections(rows)})
+    writer.finish(ended(cell, **(done | summary)))
     return folder
 
 
@@ -120,8 +115,23 @@ def test_folders_that_hold_no_results(root, tmp_path, make_cell, load):
         load(root)
     folder = write(root, make_cell())
     (folder / "summary.json").write_text('{"version": 2}')
-    with pytest.raises(UserError, match="results version 2 is not known here"):
-        load(str(root))
+    with pytest.warns(UserWarning, match="left out: .*results version 2 is not known here"):
+        assert load(str(root)).empty
+
+
+def test_a_damaged_result_is_left_out_and_named(root, make_cell):
+    damaged = write(root, make_cell(seed=0))
+    for seed in (1, 2):
+        write(root, make_cell(seed=seed))
+    (damaged / "summary.json").write_text('{"version": 1}')
+    found = []
+    assert load_results(root, found.append)["seed"].unique().tolist() == [1, 2]
+    assert load_history(root, found.append)["seed"].unique().tolist() == [1, 2]
+    assert [one.place for one in found] == [damaged, damaged]
+    (Store(root).folder(make_cell(seed=1)) / "history.csv").write_bytes(b"\x00\xff")
+    assert load_results(root, lambda _: None)["seed"].unique().tolist() == [1, 2]
+    assert load_history(root, found.append)["seed"].unique().tolist() == [2]
+    assert "history.csv: not a readable history" in found[-1].reason
 
 
 def test_the_package_offers_both(root, make_cell):

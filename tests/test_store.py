@@ -8,7 +8,7 @@ from dmlbench.errors import StorageError, UserError
 from dmlbench.registry import tuned_mark
 from dmlbench.spec import EVAL_TEACHER
 from dmlbench.store import Store, folder_state, read_spec, read_summary, summary_as_written
-from tests.begun import begin
+from tests.begun import begin, ended
 
 
 def test_a_cells_folder_is_named_by_what_it_is(store, make_cell):
@@ -32,9 +32,9 @@ def test_states_from_missing_to_done(store, make_cell, hold):
     process.kill()
     process.wait()
     assert store.state(cell) == "interrupted"
-    writer.finish({"status": "failed", "cell": cell.index()})
+    writer.finish(ended(cell, "failed"))
     assert store.state(cell) == "failed"
-    writer.finish({"status": "done", "cell": cell.index()})
+    writer.finish(ended(cell))
     assert store.state(cell) == folder_state(folder) == "done"
 
 
@@ -51,7 +51,7 @@ def test_looking_at_a_state_takes_no_lock(store, make_cell, hold):
 def test_plans_are_specs_and_disturb_nothing(store, make_cell):
     cells = [make_cell(seed=seed) for seed in range(3)]
     writer = begin(store, cells[1])
-    writer.finish({"status": "done", "cell": cells[1].index()})
+    writer.finish(ended(cells[1]))
     before = (writer.folder / "spec.yaml").stat().st_mtime_ns
     store.plan(cells)
     assert [store.state(cell) for cell in cells] == ["missing", "done", "missing"]
@@ -62,9 +62,9 @@ def test_plans_are_specs_and_disturb_nothing(store, make_cell):
 
 def test_a_result_of_another_cell_is_none(store, make_cell):
     cell, other = make_cell(), make_cell(seed=1)
-    begin(store, cell).finish({"status": "done", "cell": other.index()})
-    with pytest.raises(UserError, match=rf"is the result of cell {other.hash}, not of {cell.hash}; it was edited"):
-        store.state(cell)
+    begin(store, cell).finish(ended(other))
+    assert store.state(cell) == "damaged"
+    assert f"is the result of cell {other.hash}, not of {cell.hash}; it was edited" in store.record(cell).reason
 
 
 def test_what_the_disk_refuses_names_the_folder(store, make_cell, monkeypatch):
@@ -90,8 +90,8 @@ def test_what_the_disk_refuses_names_the_folder(store, make_cell, monkeypatch):
     [
         ('{"version": 99, "status": "done"}', "results version 99 is not known here (known: 1)"),
         ('{"status": "done"}', "results version None is not known here"),
-        ('{"version": 1}', "no status of a cell"),
-        ('{"version": 1, "status": "done", "cell": 3}', "no status of a cell"),
+        ('{"version": 1}', "not a summary (status: Field required)"),
+        ('{"version": 1, "status": "done", "cell": 3}', "not a summary (cell: "),
         ("[]", "results version None is not known here"),
         ('{"version": 1, "stat', "damaged JSON"),
         ("", "damaged JSON"),
@@ -102,11 +102,20 @@ def test_a_summary_that_is_none_names_its_file(store, make_cell, content, messag
     cell = make_cell()
     folder = begin(store, cell).folder
     (folder / "summary.json").write_bytes(content if isinstance(content, bytes) else content.encode())
-    for look in (store.state, store.record, lambda _: list(store.records())):
-        with pytest.raises(UserError) as caught:
-            look(cell)
-        assert str(caught.value).startswith(f"{folder / 'summary.json'}: ")
-        assert message in str(caught.value)
+    sound = make_cell(seed=1)
+    begin(store, sound).finish(ended(sound))
+    assert store.state(cell) == folder_state(folder) == "damaged"
+    found = []
+    assert [record.folder for record in store.records(found.append)] == [store.folder(sound)]
+    assert found == store.damaged() == [store.record(cell)]
+    assert found[0].place == folder
+    assert found[0].reason.startswith(f"{folder / 'summary.json'}: ")
+    assert message in found[0].reason
+    with pytest.warns(UserWarning, match=r"left out: .*summary\.json: "):
+        assert len(list(store.records())) == 1
+    with pytest.raises(UserError) as caught:
+        read_summary(folder)
+    assert str(caught.value) == found[0].reason
 
 
 def test_a_summary_that_cannot_be_read(tmp_path):
@@ -130,7 +139,7 @@ def test_records_are_the_finished_cells_in_path_order(store, make_cell):
         cell = make_cell(method, seed=seed)
         writer = begin(store, cell)
         if status:
-            writer.finish({"status": status, "cell": cell.index()})
+            writer.finish(ended(cell, status))
     assert len(store.folders()) == 4
     assert [record.folder.parent.name + record.folder.name[:5] for record in store.records()] == [
         "marginseed0",

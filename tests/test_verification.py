@@ -10,6 +10,7 @@ from dmlbench.store import Store
 from dmlbench.timings import timing
 from dmlbench.verification import problems
 from dmlbench.writer import CellWriter
+from tests.begun import ended
 
 ROOT = Path(__file__).parent.parent
 
@@ -26,7 +27,7 @@ def finished(store, make_cell):
         writer.append({"epoch": epoch, "test/recall_at_1": epoch / 7, **times, **trained})
     sums = {"selections": selections(writer.rows), "timing": timing(writer.rows)}
     about = {"initial_weights": "1234", "total_s": 4.0, "resumed": []}
-    writer.finish({"status": "done", "cell": cell.index(), **about, **sums})
+    writer.finish(ended(cell, **about, **sums))
     return writer.folder
 
 
@@ -72,7 +73,7 @@ def test_a_spec_edited_by_hand(store, finished, old, new, told):
         ('"recall_at_1": 0.42857142857142855', '"recall_at_1": 0.9', "selections does not follow from history.csv"),
         ('"step_ms": 0.5', '"step_ms": 0.1', "timing does not follow from history.csv"),
         ('"method": "ms"', '"method": "triplet"', "name the cell differently"),
-        ('"hash": "', '"hash": "f', "summary.json is of cell f"),
+        ('"hash": "', '"hash": "f', "not a summary (cell.hash: "),
         ('"version": 1', '"version": 2', "results version 2 is not known here"),
         ('"version": 1', '"version": 1 ,,', "damaged JSON"),
     ],
@@ -105,7 +106,7 @@ def test_a_history_that_is_lost(store, finished):
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        ('"status": "done"', '"status": "failed"'),
+        ('"fingerprint": "f00d"', '"fingerprint": "cafe"'),
         ('"initial_weights": "1234"', '"initial_weights": "5678"'),
         ('"total_s": 4.0', '"total_s": 1.0'),
         ('"digest": "', '"digests": "'),

@@ -7,8 +7,9 @@ import pytest
 
 from dmlbench.history import history_text
 from dmlbench.store import read_spec, read_summary
-from dmlbench.writer import VERSION, CellWriter
-from tests.begun import begin
+from dmlbench.summary import VERSION
+from dmlbench.writer import CellWriter
+from tests.begun import begin, ended
 
 
 def test_a_new_attempt_clears_the_failure_and_goes_on_with_the_log(store, make_cell):
@@ -83,13 +84,14 @@ def test_history_in_full_precision_with_timings_last():
 
 
 def test_a_summary_carries_its_version_and_no_nan(store, make_cell):
-    writer = begin(store, make_cell())
+    cell = make_cell()
+    writer = begin(store, cell)
     with pytest.raises(ValueError, match="Out of range float"):
-        writer.finish({"status": "done", "x": float("nan")})
+        writer.finish(ended(cell) | {"x": float("nan")})
     assert read_summary(writer.folder) is None
-    writer.finish({"status": "done", "x": 0.1})
+    writer.finish(ended(cell) | {"x": 0.1})
     summary = read_summary(writer.folder)
-    assert list(summary) == ["version", "status", "x", "files", "digest"]
+    assert list(summary) == ["version", *ended(cell), "x", "files", "digest"]
     assert (summary["version"], summary["status"], summary["x"]) == (VERSION, "done", 0.1)
     assert list(summary["files"]) == ["spec.yaml"]
 

@@ -4,12 +4,13 @@ All in NumPy: whoever looks at results needs no torch.
 """
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic_core import from_json
 from safetensors import SafetensorError
 from safetensors.numpy import load
 
@@ -35,10 +36,14 @@ class Embeddings:
     Attributes:
         vectors: (N, D) float64 of unit length; a row of zeros has no direction and stays zero.
         labels: (N,) int64.
+        paths: N paths of the images, relative to the dataset; empty where the file does not say.
+        class_names: The class of each image; empty where the file does not say.
     """
 
     vectors: Floats
     labels: Integers
+    paths: tuple[str, ...] = ()
+    class_names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -87,11 +92,45 @@ def load_embeddings(folder: Path, summary: dict[str, Any]) -> Embeddings | None:
     hint = "restore it, or delete it: the rest of the result stands without"
     if hashlib.sha256(content).hexdigest() != stated:
         raise UserError(f"{path}: is not as it was written: its digest differs from summary.json's", hint=hint)
+    return _parsed(path, content, hint)
+
+
+def read_embeddings(path: str | Path) -> Embeddings:
+    """Read the embeddings that `run --keep embeddings` or `evaluate --embeddings` wrote.
+
+    Args:
+        path: The file, or the folder of a cell that holds one.
+
+    Raises:
+        UserError: where it cannot be read, or holds something else.
+    """
+    file = Path(path) / FILE if Path(path).is_dir() else Path(path)
     try:
-        return _checked(load(content))
-    except (SafetensorError, KeyError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+        content = file.read_bytes()
+    except OSError as error:
+        raise UserError(
+            f"{file}: cannot be read ({error.strerror})", hint="`run --keep embeddings` writes it"
+        ) from error
+    return _parsed(file, content, f"name a file such as {FILE} of a cell's folder")
+
+
+def _parsed(path: Path, content: bytes, hint: str) -> Embeddings:
+    try:
+        found = _checked(load(content))
+        images = _images(content, len(found.labels))
+    except (SafetensorError, KeyError, ValueError, TypeError, AttributeError, OverflowError, MemoryError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:100]
         raise UserError(f"{path}: holds no embeddings with their labels ({reason})", hint=hint) from error
+    return replace(found, paths=tuple(path for path, _ in images), class_names=tuple(name for _, name in images))
+
+
+def _images(content: bytes, count: int) -> list[tuple[str, str]]:
+    """Path and class of each image, from the head of a safetensors file: its length in 8 bytes, then JSON."""
+    head = from_json(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    images = from_json((head.get("__metadata__") or {}).get("images", "[]"))
+    if images and len(images) != count:
+        raise ValueError(f"{len(images)} images for {count} embeddings")
+    return [(str(image["path"]), str(image["class"])) for image in images]
 
 
 def nearest(embeddings: Embeddings) -> Nearest:

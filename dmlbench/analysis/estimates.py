@@ -6,7 +6,7 @@ import pandas as pd
 
 from dmlbench.analysis.groups import GROUP, done
 from dmlbench.analysis.statistics import t_interval
-from dmlbench.results import INDEX
+from dmlbench.summary import COLUMNS, INDEX
 
 UNTRAINED = "untrained"
 # How the epoch was chosen stands in every title: the three are shown side by side and never mixed.
@@ -17,10 +17,7 @@ SELECTIONS = {
 }
 METHOD = ["method", "base", "modifier", "marks"]
 ESTIMATE = ["mean", "low", "high", "n", "std"]
-NOT_METRICS = {
-    *INDEX, "hash", "status", "marks", "folder", "step_ms", "train_seconds", "machine", "origin", "kind", "error",
-    "selection", "readout", "networks", "epoch",
-}  # fmt: skip
+NOT_METRICS = {*INDEX, *COLUMNS}
 
 
 def seed_values(arranged: pd.DataFrame) -> pd.DataFrame:

@@ -6,6 +6,7 @@ another question than the one over seeds: how far the difference would move with
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pandas as pd
 from dmlbench.analysis.embeddings import Booleans, Floats, Integers, Nearest, load_embeddings, nearest, spectrum
 from dmlbench.analysis.groups import GROUP, done, paired_with_base
 from dmlbench.analysis.statistics import Estimate
+from dmlbench.damaged import Damaged, OnDamaged, attempt, warn
 from dmlbench.errors import UserError
 from dmlbench.readouts import of_kept_embeddings
 from dmlbench.store import read_summary
@@ -69,23 +71,23 @@ class QueryPair:
         return self.base.nearest.hits & ~self.method.nearest.hits
 
 
-def measure_kept(arranged: pd.DataFrame) -> dict[str, Measured]:
+def measure_kept(arranged: pd.DataFrame, damaged: OnDamaged = warn) -> dict[str, Measured]:
     """Measure the kept embeddings of every finished cell, one cell in memory at a time.
 
     Args:
         arranged: Results after `groups.arrange`.
+        damaged: Takes the embeddings that cannot be read; the rest of their results stands [default: a warning].
 
     Returns:
         By folder; cells without embeddings are left out.
-
-    Raises:
-        UserError: where a file of embeddings is damaged.
     """
     found = {}
     for folder in done(arranged)["folder"].unique():
         summary = read_summary(Path(folder)) or {}
-        embeddings = load_embeddings(Path(folder), summary)
-        if embeddings is not None:
+        embeddings = attempt(partial(load_embeddings, summary=summary), Path(folder))
+        if isinstance(embeddings, Damaged):
+            damaged(embeddings)
+        elif embeddings is not None:
             data = str(summary.get("dataset", {}).get("fingerprint", ""))
             found[folder] = Measured(embeddings.labels, nearest(embeddings), spectrum(embeddings), data)
     return found

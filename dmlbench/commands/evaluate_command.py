@@ -1,6 +1,7 @@
 """`dmlbench evaluate`."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +16,36 @@ from dmlbench.commands.options import data_dir_option
 @data_dir_option()
 @click.option("--skip-bad", is_flag=True, help="Leave out images of --dataset that cannot be used.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+@click.option(
+    "--embeddings",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write the test embeddings, with each image's path and class, to this .safetensors file; never over one.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
 def command(
-    cell: Path, *, dataset: str | None, data_dir: Path | None, skip_bad: bool, device: str, as_json: bool
+    cell: Path,
+    *,
+    dataset: str | None,
+    data_dir: Path | None,
+    skip_bad: bool,
+    device: str,
+    embeddings: Path | None,
+    as_json: bool,
 ) -> None:
     """Score the weights that `run --keep weights` left in a cell's folder.
+
+    Embeddings are written as `run --keep embeddings` writes them: safetensors with the tensors `embeddings` (N x D,
+    float32) and `labels` (N), and the metadata `images`, a JSON list of N objects with `path` (relative to the dataset)
+    and `class`. In Python `dmlbench.read_embeddings(FILE)` reads them; of several networks they are the first's.
 
     \b
     Examples:
       dmlbench evaluate results/runs/conv4-64/glyphs/ms/seed0-1a2b3c4d
       dmlbench evaluate results/runs/conv4-64/glyphs/ms/seed0-1a2b3c4d --dataset omniglot-small --data-dir data
+      dmlbench evaluate results/runs/conv4-64/glyphs/ms/seed0-1a2b3c4d --embeddings glyphs.safetensors
     """
-    metrics = _evaluate(cell, dataset, data_dir, device, skip_bad=skip_bad)
+    metrics = _evaluate(cell, dataset, data_dir, device, embeddings, skip_bad=skip_bad)
     if as_json:
         click.echo(json.dumps(metrics, indent=1))
         return
@@ -36,9 +55,9 @@ def command(
 
 
 def _evaluate(
-    folder: Path, dataset: str | None, data_dir: Path | None, device: str, *, skip_bad: bool
+    folder: Path, dataset: str | None, data_dir: Path | None, device: str, embeddings: Path | None, *, skip_bad: bool
 ) -> dict[str, Any]:
-    from dmlbench.errors import UserError
+    from dmlbench.errors import DivergedError, UserError
     from dmlbench.matrix import data_folder
     from dmlbench.store import read_spec
 
@@ -52,6 +71,8 @@ def _evaluate(
             hint="run the cell with --keep weights; a finished one needs another --results",
         )
     cell = read_spec(folder)
+    if embeddings:
+        _check_new(embeddings)
     import torch
 
     from dmlbench.data.catalogue import dataset_info
@@ -71,7 +92,34 @@ def _evaluate(
     untrained = cell.protocol.model.model_copy(update={"weights": None, "weights_sha256": None})
     networks = load_networks(lambda: build_model(untrained, cell.protocol.input).to(where), weights)
     evaluator = Evaluator(load_dataset(spec, given, _say).test, cell.protocol, cell.seed, where)
-    return evaluator.measure(networks, clustering=True)
+    try:
+        metrics = evaluator.measure(networks, clustering=True)
+        if embeddings:
+            _write_new(embeddings, evaluator.embeddings_file(networks[0]))
+    except DivergedError as error:
+        raise UserError(f"{weights}: {error}", hint="its training diverged") from error
+    return metrics
+
+
+def _check_new(path: Path) -> None:
+    """Raise UserError before the work where a file cannot be written afterwards."""
+    from dmlbench.errors import UserError
+
+    if path.suffix != ".safetensors" or not path.parent.is_dir():
+        raise UserError(f"--embeddings {path}: must be a .safetensors file in a folder that exists")
+    if os.path.lexists(path):
+        raise UserError(f"--embeddings {path}: exists already", hint="name another, or delete it")
+
+
+def _write_new(path: Path, content: bytes) -> None:
+    """Write a file that is not there yet; what came there meanwhile stays."""
+    from dmlbench.errors import UserError
+
+    try:
+        with path.open("xb") as file:
+            file.write(content)
+    except OSError as error:
+        raise UserError(f"--embeddings {path}: cannot be written ({error.strerror})", hint="name another") from error
 
 
 def _say(line: str) -> None:

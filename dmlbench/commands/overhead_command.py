@@ -40,7 +40,7 @@ PROCESSES, ROUNDS = 5, 10
 @methods_dir_option()
 @results_option()
 @device_option()
-def command(**options: Any) -> None:  # noqa: ANN401 - click's options
+def command(**options: Any) -> int:  # noqa: ANN401 - click's options
     """Measure what a training step of each method costs, and its ratio to the base.
 
     All methods take turns in one process on one device, in rounds; the ratio is formed within a round, and the interval
@@ -53,6 +53,7 @@ def command(**options: Any) -> None:  # noqa: ANN401 - click's options
       dmlbench overhead --methods ms+obdsd --protocol resnet50-128 --device cuda --set training.autocast=bfloat16
     """
     from dmlbench.commands.overhead_tables import print_agreement, print_costs
+    from dmlbench.damaged import Damaged
     from dmlbench.errors import UserError
     from dmlbench.matrix import data_folder
     from dmlbench.measurement import read_measurements, write_measurement
@@ -70,12 +71,16 @@ def command(**options: Any) -> None:  # noqa: ANN401 - click's options
     results, device = options["results"], checked_device(options["device"])
     plan = plan_cost(request, lambda line: console.print(line, markup=False, soft_wrap=True))
     Store(results).check_writable()
-    earlier = read_measurements(results)  # a damaged one is told of before the measuring, not after
+    left_out: list[Damaged] = []
+    earlier = read_measurements(results, left_out.append)
+    for found in left_out:  # told of before the measuring, not after
+        click.echo(f"left out: {found.reason}", err=True)
     measurement = _measure(console, plan, device, options["processes"], options["rounds"])
     path = write_measurement(results, measurement)
     print_costs(console, measurement)
     print_agreement(console, measurement, earlier)
     console.print(f"written to {path}; `dmlbench report` shows it", markup=False, soft_wrap=True)
+    return 1 if left_out else 0
 
 
 def _measure(console: "Console", plan: "CostPlan", device: str, processes: int, rounds: int) -> "Measurement":

@@ -45,16 +45,20 @@ def command(
     panels: bool,
     data_dir: Path | None,
     tracking: str,
-) -> None:
+) -> int:
     """Render results as a self-contained page, Markdown, CSV and LaTeX tables, PNG and SVG figures.
 
     Verdicts first, with intervals, paired tests and step times; then every table and figure, and their sources.
+
+    A report of that name is replaced, if its folder holds nothing but the files that its manifest.json lists, as they
+    were written. Results that cannot be read are named and left out; the exit code is then 1.
 
     \b
     Examples:
       dmlbench report
       dmlbench report --name cub-for-me --only dataset=cub --panels --data-dir data
     """
+    from dmlbench.damaged import Damaged
     from dmlbench.machine import usable_cores
     from dmlbench.matrix import data_folder
     from dmlbench.report.page import render
@@ -67,10 +71,18 @@ def command(
     def tell(line: str) -> None:
         click.echo(line, err=True)
 
-    folder = render(results, name, output, only, panels=shown, tell=tell, workers=min(usable_cores(), MOST_WORKERS))
+    left_out: list[Damaged] = []
+
+    def leave_out(found: Damaged) -> None:
+        left_out.append(found)
+        tell(f"left out: {found.reason}")
+
+    workers = min(usable_cores(), MOST_WORKERS)
+    folder = render(results, name, output, only, panels=shown, tell=tell, damaged=leave_out, workers=workers)
     click.echo(f"{folder / 'index.html'}")
     if tracking == "auto":
         _send(folder)
+    return 1 if left_out else 0
 
 
 def _send(folder: Path) -> None:

@@ -73,7 +73,11 @@ if TYPE_CHECKING:
 )
 @device_option()
 @click.option("--retry", type=click.Choice(["failed"]), help="Go on with failed cells, too, from their last epoch.")
-@click.option("--keep", callback=names, help="Keep weights, embeddings or both (comma-separated).")
+@click.option(
+    "--keep",
+    callback=names,
+    help="Keep weights, test embeddings or both (comma-separated). `evaluate --help` tells their format.",
+)
 @skip_bad_option()
 @click.option("--dry-run", is_flag=True, help="Show the cells, their state and the time they will take.")
 def command(**options: Any) -> int:  # noqa: ANN401 - click's options
@@ -207,8 +211,10 @@ def _run(
 
 def _in_words(cells: "Sequence[Cell]", todo: "Sequence[Cell]", execution: "Execution") -> str:
     there = len(cells) - len(todo)
-    failed = sum(execution.store.state(cell) == "failed" for cell in cells if cell not in todo) if there else 0
+    states = [execution.store.state(cell) for cell in cells if cell not in todo] if there else []
+    failed, damaged = states.count("failed"), states.count("damaged")
     which = f" ({failed} failed; --retry failed runs them again)" if failed else ""
+    which += f" ({damaged} damaged)" if damaged else ""
     begun = sum(execution.store.state(cell) == "interrupted" for cell in todo)
     begun_words = f" ({begun} of them begun: they go on from their last epoch)" if begun else ""
     place = execution.store.root
@@ -219,6 +225,7 @@ def _dry_run(console: "Console", cells: "Sequence[Cell]", todo: "Sequence[Cell]"
     from rich.table import Table
 
     from dmlbench import matrix
+    from dmlbench.commands.run_outcome import print_damaged
     from dmlbench.data.ready import not_ready
 
     table = Table("method", "dataset", "protocol", "seed", "cell", "state", box=None)
@@ -226,9 +233,11 @@ def _dry_run(console: "Console", cells: "Sequence[Cell]", todo: "Sequence[Cell]"
         names_ = (cell.method.name, cell.dataset.name, cell.protocol.name)
         table.add_row(*names_, str(cell.seed), cell.hash[:8], execution.store.state(cell))
     console.print(table)
+    damaged = execution.store.damaged()
+    print_damaged(console, damaged)
     if not todo:
         console.print(f"0 of {len(cells)} cells to run")
-        return 0
+        return 1 if damaged else 0
     for spec in {cell.dataset.name: cell.dataset for cell in todo}.values():
         if problem := not_ready(spec, execution.data_dir):
             console.print(f"not ready: {problem}", markup=False, soft_wrap=True)
@@ -239,4 +248,4 @@ def _dry_run(console: "Console", cells: "Sequence[Cell]", todo: "Sequence[Cell]"
     if seconds is not None:
         known = f"about {max(seconds / workers, seconds / len(todo)) / 60:.1f} minutes"
     console.print(f"{len(todo)} of {len(cells)} cells to run with {workers} at a time; time from past records: {known}")
-    return 0
+    return 1 if damaged else 0

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from dmlbench.damaged import Damaged
 from dmlbench.report.console import comparison
 from dmlbench.results import load_results
 from dmlbench.spec import Cell
@@ -16,9 +17,9 @@ from dmlbench.store import Record, Store
 
 def print_comparison(console: Console, store: Store, cells: Sequence[Cell]) -> None:
     """Print the methods side by side, as far as there are results."""
-    if not any(record.done for cell in cells if (record := store.record(cell))):
+    if not any(isinstance(record := store.record(cell), Record) and record.done for cell in cells):
         return
-    results = load_results(store.root)
+    results = load_results(store.root, lambda _: None)  # `print_unfinished` names what is damaged
     hashes = {cell.hash for cell in cells}
     for part in comparison(results[results["hash"].isin(hashes)]):
         console.print(part)
@@ -27,7 +28,8 @@ def print_comparison(console: Console, store: Store, cells: Sequence[Cell]) -> N
 def print_unfinished(console: Console, store: Store, cells: Sequence[Cell]) -> int:
     """List what is not done and say what would do it; the exit code."""
     states = {cell.hash: store.state(cell) for cell in cells}
-    failed = [(cell, record) for cell in cells if (record := store.record(cell)) and not record.done]
+    records = [(cell, store.record(cell)) for cell in cells]
+    failed = [(cell, record) for cell, record in records if isinstance(record, Record) and not record.done]
     if failed:
         _print_failed(console, failed, of=len(cells))
     running = [cell for cell in cells if states[cell.hash] == "running"]
@@ -38,7 +40,16 @@ def print_unfinished(console: Console, store: Store, cells: Sequence[Cell]) -> i
     open_ = sum(state in ("interrupted", "missing") for state in states.values())
     if open_:
         console.print(f"{open_} of {len(cells)} cells have not ended; the same command goes on with them")
-    return 0 if all(state == "done" for state in states.values()) else 1
+    damaged = {found.place: found for _, found in records if isinstance(found, Damaged)}
+    damaged = damaged | {found.place: found for found in store.damaged() if found.place not in damaged}
+    print_damaged(console, list(damaged.values()))
+    return 0 if all(state == "done" for state in states.values()) and not damaged else 1
+
+
+def print_damaged(console: Console, damaged: Sequence[Damaged]) -> None:
+    """Name the results that were left out."""
+    for found in damaged:
+        console.print(f"left out: {found.reason}", markup=False, soft_wrap=True)
 
 
 def _print_failed(console: Console, failed: Sequence[tuple[Cell, Record]], of: int) -> None:

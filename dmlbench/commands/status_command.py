@@ -41,8 +41,9 @@ def command(results: Path, watch: bool, as_json: bool, verify: bool) -> int:
     if sum((watch, as_json, verify)) > 1:
         raise UserError("--watch, --json and --verify exclude each other", hint="choose one")
     if as_json:
-        click.echo(json.dumps(_rows(store), indent=1))
-        return 0
+        rows = _rows(store)
+        click.echo(json.dumps(rows, indent=1))
+        return 1 if any(row["state"] == "damaged" for row in rows) else 0
     if verify:
         return _verify(console, store)
     if watch:
@@ -89,7 +90,7 @@ def _trials(store: "Store") -> str:
     from dmlbench.tuned import FOLDER, TRIALS
 
     folder = store.root / FOLDER
-    count = sum(1 for _ in Store(folder / TRIALS).records())
+    count = sum(1 for _ in Store(folder / TRIALS).records(lambda _: None))
     return f"{folder} holds {count} training{'s' * (count > 1)} of `dmlbench tune`; " if count else ""
 
 

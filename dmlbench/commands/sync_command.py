@@ -19,30 +19,34 @@ def command(results: Path) -> int:
     """
     from rich.progress import track
 
+    from dmlbench.damaged import Damaged
     from dmlbench.errors import UserError
     from dmlbench.progress import plain_or_wide
     from dmlbench.store import Store
 
     store = Store(results)
     store.check_readable()
-    records = list(store.records())
-    if not records:
+    left_out: list[Damaged] = []
+    records = list(store.records(left_out.append))
+    for found in left_out:
+        click.echo(f"error: {found.reason}", err=True)
+    if not records and not left_out:
         hint = "name the folder that was given to `run --results`"
         raise UserError(f"{results}: no results to send", hint=hint)
     from dmlbench.tracking import TrackingError, all_in_order, connect, send
 
-    console, sent, damaged = plain_or_wide(stderr=True), 0, 0
+    console, sent, refused = plain_or_wide(stderr=True), 0, 0
     try:
         client = connect()
         for record in track(records, "sending", console=console):
             try:
                 sent += send(client, record)
             except UserError as error:  # of one result: the others are sent all the same
-                damaged += 1
+                refused += 1
                 click.echo(f"error: {error}", err=True)
         all_in_order(client, records)
     except TrackingError as error:
         click.echo(f"error: MLflow: {error.brief}; {sent} runs were sent before", err=True)
         return 1
-    click.echo(f"{sent} runs sent, {len(records) - sent - damaged} were there already")
-    return 1 if damaged else 0
+    click.echo(f"{sent} runs sent, {len(records) - sent - refused} were there already")
+    return 1 if refused or left_out else 0

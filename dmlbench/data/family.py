@@ -21,11 +21,13 @@ class LabelledImages:
         images: uint8 (N, C, H, W), ordered by class.
         labels: int64 (N,), contiguous from 0.
         class_names: One name per label.
+        paths: A name for each image: its path in the archive, or one like it where it is drawn.
     """
 
     images: NDArray[np.uint8]
     labels: NDArray[np.int64]
     class_names: tuple[str, ...]
+    paths: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

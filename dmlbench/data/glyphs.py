@@ -56,7 +56,8 @@ def generate() -> NDArray[np.uint8]:
 def _labelled(images: NDArray[np.uint8], side: str) -> LabelledImages:
     per_alphabet = CLASSES // ALPHABETS
     names = tuple(f"{side}{k // per_alphabet:02d}/character{k % per_alphabet:02d}" for k in range(CLASSES))
-    return LabelledImages(images, np.repeat(np.arange(CLASSES, dtype=np.int64), INSTANCES), names)
+    paths = tuple(f"{name}/{k:02d}" for name in names for k in range(INSTANCES))
+    return LabelledImages(images, np.repeat(np.arange(CLASSES, dtype=np.int64), INSTANCES), names, paths)
 
 
 def _cached(log: Log) -> NDArray[np.uint8]:

@@ -1,5 +1,6 @@
 """Loaded datasets: images and contiguous labels, and validation classes held out of training."""
 
+import itertools
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,11 +32,13 @@ class Split:
         images: uint8 (C, H, W) each: a tensor (N, C, H, W), or files.
         labels: int64 (N,), contiguous from 0.
         class_names: One name per label.
+        paths: Of each image, relative to the dataset, with forward slashes; empty where images have no names.
     """
 
     images: Images
     labels: Tensor
     class_names: tuple[str, ...]
+    paths: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -113,14 +116,14 @@ def _load_files(spec: DatasetSpec, files: tuple[LabelledFiles, LabelledFiles], l
     names = ("train", "test")
     images = [decoded(side, f"{key}-{name}", log) for side, name in zip(encoded, names, strict=True)]
     train, test = (
-        Split(pictures, torch.from_numpy(side.labels), side.class_names)
+        Split(pictures, torch.from_numpy(side.labels), side.class_names, side.paths)
         for pictures, side in zip(images, kept, strict=True)
     )
     return Dataset(spec.name, train, test, whole)
 
 
 def _split(arrays: LabelledImages) -> Split:
-    return Split(torch.from_numpy(arrays.images), torch.from_numpy(arrays.labels), arrays.class_names)
+    return Split(torch.from_numpy(arrays.images), torch.from_numpy(arrays.labels), arrays.class_names, arrays.paths)
 
 
 def _select(split: Split, classes: np.ndarray) -> Split:
@@ -129,4 +132,5 @@ def _select(split: Split, classes: np.ndarray) -> Split:
     labels = torch.searchsorted(kept, split.labels[mask])
     images = split.images
     selected = images[mask] if isinstance(images, Tensor) else Chosen(images, mask.nonzero()[:, 0].numpy())
-    return Split(selected, labels, tuple(split.class_names[index] for index in kept.tolist()))
+    paths = tuple(itertools.compress(split.paths, mask.tolist()))
+    return Split(selected, labels, tuple(split.class_names[index] for index in kept.tolist()), paths)

@@ -92,13 +92,15 @@ def _read_archive(path: Path, archive: Archive) -> LabelledImages:
     images: list[NDArray[np.uint8]] = []
     labels: list[int] = []
     class_names: list[str] = []
+    paths: list[str] = []
     with zipfile.ZipFile(path) as opened:
         for class_name, member in _members(opened, archive):
             if class_name not in class_names[-1:]:
                 class_names.append(class_name)
             images.append(_decode(opened.read(member)))
             labels.append(len(class_names) - 1)
-    return LabelledImages(np.stack(images), np.array(labels, dtype=np.int64), tuple(class_names))
+            paths.append(member)
+    return LabelledImages(np.stack(images), np.array(labels, dtype=np.int64), tuple(class_names), tuple(paths))
 
 
 def _members(opened: zipfile.ZipFile, archive: Archive) -> Iterator[tuple[str, str]]:

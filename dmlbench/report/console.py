@@ -82,23 +82,29 @@ def _group(
 
 def _cells(method: str, letters: str, means: pd.DataFrame, paired: pd.DataFrame, times: pd.DataFrame) -> list[str]:
     recall = means[means["metric"] == "recall_at_1"]
-    precision = means.loc[means["metric"] == "map_at_r", "mean"]
+    precision = means[means["metric"] == "map_at_r"]
+    seeds = int(recall["n"].max()) if len(recall) else 0
     differs = paired[paired["metric"] == "recall_at_1"]
     slower = times.loc[times["n"] > 0, "mean"]
     return [
         f"{method} ({letters})" if letters else method,
-        _estimate(recall, percent),
-        str(recall["n"].max()) if len(recall) else "–",
-        _estimate(differs, points, "".join(map(star, differs["p_holm"]))),
-        percent(precision.iloc[0]) if len(precision) else "–",
+        _estimate(recall, percent, seeds),
+        str(seeds) if seeds else "–",
+        _estimate(differs, points, seeds, "".join(map(star, differs["p_holm"]))),
+        f"{percent(precision['mean'].iloc[0])}{_other_n(precision, seeds)}" if len(precision) else "–",
         f"{plain(slower.iloc[0])}×" if len(slower) else "",
     ]
 
 
-def _estimate(rows: pd.DataFrame, write: Callable[[float], str], sign: str = "") -> str:
+def _other_n(rows: pd.DataFrame, seeds: int) -> str:
+    n = int(rows["n"].iloc[0])
+    return f" n={n}" if n != seeds else ""
+
+
+def _estimate(rows: pd.DataFrame, write: Callable[[float], str], seeds: int, sign: str = "") -> str:
     if rows.empty:
         return ""
     row = rows.iloc[0]
     # No space inside: on a narrow terminal the interval goes to the next line whole.
     interval = f" [{write(row['low'])},{write(row['high'])}]" if row["n"] > 1 else ""
-    return write(row["mean"]) + sign + interval
+    return write(row["mean"]) + sign + interval + _other_n(rows, seeds)

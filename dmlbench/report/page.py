@@ -13,13 +13,15 @@ from dmlbench import __version__
 from dmlbench.analysis.comparisons import to_base
 from dmlbench.analysis.groups import GROUP, arrange, check_unambiguous, done, groups, without_paths
 from dmlbench.analysis.measured import measured_frame
+from dmlbench.damaged import Damaged, OnDamaged, warn
 from dmlbench.errors import UserError, unknown_name
 from dmlbench.measurement import SYNTHETIC, Measurement, read_measurements
 from dmlbench.report import sources
 from dmlbench.report.content import Map, Material, group_sections
 from dmlbench.report.costs import cost_sections
 from dmlbench.report.folder import PAGE, check_target, replacing
-from dmlbench.report.formats import brief_marks, csv, escape_markdown, latex, markdown, short
+from dmlbench.report.formats import brief_marks, csv, escape_markdown, markdown, short
+from dmlbench.report.latex import latex
 from dmlbench.report.numbers import Numbers
 from dmlbench.report.overview import protocol_sections, reproduction_section
 from dmlbench.report.processes import mapping
@@ -47,6 +49,7 @@ def render(
     *,
     panels: Panels | None = None,
     tell: Callable[[str], None] = lambda _: None,
+    damaged: OnDamaged = warn,
     workers: int = 1,
 ) -> Path:
     """Render a report; an earlier one of that name is replaced when the new one is complete.
@@ -58,6 +61,7 @@ def render(
         only: Names to keep, by `protocol`, `dataset` or `method`; a column that is not given keeps all.
         panels: Where the images of retrieval panels are; None for no panels.
         tell: Is told what is being done.
+        damaged: Takes what cannot be read and is left out; the report names it, too [default: a warning for each].
         workers: Processes that draw, where there are several groups of results.
 
     Returns:
@@ -67,26 +71,28 @@ def render(
         UserError: where there is nothing to report, results contradict each other, or the folder cannot be written.
     """
     target = check_target(output, name)
-    results = load_results(results_root)
-    measurements = read_measurements(results_root)
-    if results.empty and not measurements:
-        raise UserError(f"{results_root}: no finished results", hint=Store(results_root).next_command())
+    left_out = _LeftOut(results_root, damaged)
+    results = load_results(results_root, left_out)
+    measurements = read_measurements(results_root, left_out)
+    _check_any(results, measurements, left_out)
     measured = measured_frame(measurements)
     results = _kept(results, only, also=measured)
     costs = _kept_measurements(measurements, only, set(results["protocol"]))
+    history, specs = load_history(results_root, left_out), sources.read_specs(results, left_out)
+    results = results[~results["folder"].isin(left_out.places)]
+    _check_any(results, costs, left_out)
     tell(f"{results['folder'].nunique()} cells read")
     arranged = arrange(results)
-    specs = sources.read_specs(arranged)
     sources.check_one_spec(arranged, specs)  # first: it can say what differs
     check_unambiguous(arranged)
     with mapping(workers if len(groups(done(arranged))) > 1 else 1) as each:
         numbers = Numbers.of(
             arranged,
-            arrange(load_history(results_root)),
+            arrange(history),
             sources.other_images(arranged, specs),
             sources.tuning_margins(results_root, arranged, specs),
         )
-        queries = Queries.of(arranged, tell)
+        queries = Queries.of(arranged, tell, left_out)
         if panels:
             queries.check_images(panels)
         with replacing(target) as folder:
@@ -95,11 +101,44 @@ def render(
             summaries = _summaries(arranged)
             material = Material(numbers, queries, folder / "figures", panels, costs, sources.code_digests(summaries))
             context = _sections(material, specs, tell, each)
-            context |= _context(name, arranged, summaries) | _missing(arranged, Store(results_root), only)
+            context |= _context(name, arranged, summaries) | _missing(arranged, Store(results_root), only, left_out)
             _write(folder, context, _tidy(material, specs, results_root))
             if panels:
                 (folder / ".gitignore").write_text(PRIVATE, encoding="utf-8")
     return target
+
+
+class _LeftOut:
+    """Collects what cannot be read, each place once, and passes it on."""
+
+    def __init__(self, root: Path, tell: OnDamaged) -> None:
+        self.root, self._tell = root, tell
+        self._found: dict[Path, Damaged] = {}
+
+    def __call__(self, found: Damaged) -> None:
+        if found.place not in self._found:
+            self._found[found.place] = found
+            self._tell(found)
+
+    @property
+    def places(self) -> set[str]:
+        """The folders of the cells among it, and files of measurements."""
+        return set(map(str, self._found))
+
+    def in_words(self) -> list[sources.Missing]:
+        """For the report: by the place in the results folder."""
+        found = {place.relative_to(self.root).as_posix(): found.reason for place, found in self._found.items()}
+        return [sources.Missing(place, _of_reader(reason, self.root)) for place, reason in sorted(found.items())]
+
+
+def _check_any(results: pd.DataFrame, measurements: Sequence[Measurement], left_out: _LeftOut) -> None:
+    if results.empty and not measurements:
+        hint = "what is there cannot be read" if left_out.places else Store(left_out.root).next_command()
+        raise UserError(f"{left_out.root}: no finished results", hint=hint)
+
+
+def _of_reader(reason: str, root: Path) -> str:
+    return without_paths(reason.replace(f"{root}/", ""))
 
 
 def _kept(
@@ -230,13 +269,14 @@ def _context(name: str, arranged: pd.DataFrame, summaries: Sequence[dict[str, An
     }
 
 
-def _missing(arranged: pd.DataFrame, store: Store, only: Only | None) -> dict[str, Any]:
-    """What failed, what was planned and has no result, and whether the matrix is whole."""
-    begun = _kept(sources.unfinished(store), only, known=True)
+def _missing(arranged: pd.DataFrame, store: Store, only: Only | None, left_out: "_LeftOut") -> dict[str, Any]:
+    """What failed, what was planned and has no result, what cannot be read, and whether the matrix is whole."""
+    begun = _kept(sources.unfinished(store, left_out), only, known=True)
     coverage = coverage_table(arranged, begun)
     return {
         "failed": sources.failed(arranged),
         "unfinished": sources.in_words(begun),
+        "damaged": left_out.in_words(),
         "coverage": coverage,
         "incomplete": is_uneven(coverage),
     }

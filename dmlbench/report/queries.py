@@ -10,6 +10,7 @@ from dmlbench.analysis.examples import retrieved
 from dmlbench.analysis.groups import Group
 from dmlbench.analysis.order import in_order
 from dmlbench.analysis.queries import Measured, QueryPair, measure_kept, query_evidence, query_pairs, query_record
+from dmlbench.damaged import OnDamaged, warn
 from dmlbench.errors import UserError
 from dmlbench.report.canvas import Plot
 from dmlbench.report.figures import retrieval_panel
@@ -33,9 +34,9 @@ class Queries:
     record: pd.DataFrame
 
     @classmethod
-    def of(cls, arranged: pd.DataFrame, tell: Callable[[str], None]) -> "Queries":
+    def of(cls, arranged: pd.DataFrame, tell: Callable[[str], None], damaged: OnDamaged = warn) -> "Queries":
         """Measure them; `tell` is told where there are any, for it takes seconds a cell of a large set."""
-        measured = measure_kept(arranged)
+        measured = measure_kept(arranged, damaged)
         if measured:
             tell(f"comparing query by query: {len(measured)} cells kept their embeddings")
         pairs = query_pairs(arranged, measured)

@@ -9,6 +9,7 @@ import pandas as pd
 
 from dmlbench.analysis.groups import GROUP, Group, arrange, done, groups, without_paths
 from dmlbench.analysis.order import in_order
+from dmlbench.damaged import Damaged, OnDamaged, attempt, sound, warn
 from dmlbench.errors import UserError
 from dmlbench.readouts import whole
 from dmlbench.spec import Cell, Part, digest, protocol_identity
@@ -27,9 +28,10 @@ class Missing:
     reason: str
 
 
-def read_specs(arranged: pd.DataFrame) -> dict[str, Cell]:
-    """The spec of every finished cell, by folder."""
-    return {folder: read_spec(Path(folder)) for folder in done(arranged)["folder"].unique()}
+def read_specs(arranged: pd.DataFrame, damaged: OnDamaged = warn) -> dict[str, Cell]:
+    """The spec of every finished cell, by folder; `damaged` takes those that cannot be read."""
+    read = ((folder, attempt(read_spec, Path(folder))) for folder in done(arranged)["folder"].unique())
+    return dict(sound((spec if isinstance(spec, Damaged) else (folder, spec) for folder, spec in read), damaged))
 
 
 def check_one_spec(arranged: pd.DataFrame, specs: Specs) -> None:
@@ -62,7 +64,7 @@ def group_facts(group: Group, arranged: pd.DataFrame, specs: Specs) -> str:
     ]
     if protocol.validation.classes:
         facts.append(f"{protocol.validation.classes:.0%} of the training classes held out")
-    if "test_images" in data:
+    if {"train_images", "train_classes", "test_images", "test_classes"} <= data.keys():
         facts.append(f"{data['train_images']:,} training images of {data['train_classes']:,} classes")
         facts.append(f"{data['test_images']:,} test images of {data['test_classes']:,} other classes")
     if data.get("skipped"):
@@ -168,13 +170,16 @@ def failed(arranged: pd.DataFrame) -> list[Missing]:
     return [_missing(row, without_paths(str(row["error"] or "no message"))) for row in open_]
 
 
-def unfinished(store: Store) -> pd.DataFrame:
-    """Cells that were planned and have no result: their index, arranged as results are, and `state`."""
-    rows = []
-    for folder in store.folders():
-        state = folder_state(folder)
-        if state not in ("done", "failed"):
-            rows.append(read_spec(folder).index() | {"state": state})
+def unfinished(store: Store, damaged: OnDamaged = warn) -> pd.DataFrame:
+    """Cells that were planned and have no result: their index, arranged as results are, and `state`.
+
+    `damaged` takes those whose spec cannot be read.
+    """
+    states = {folder: folder_state(folder) for folder in store.folders()}
+    open_ = [folder for folder, state in states.items() if state not in ("done", "failed", "damaged")]
+    read = ((folder, attempt(read_spec, folder)) for folder in open_)
+    specs = sound((spec if isinstance(spec, Damaged) else (folder, spec) for folder, spec in read), damaged)
+    rows = [spec.index() | {"state": states[folder]} for folder, spec in specs]
     columns = [*GROUP, "method", "base", "modifier", "seed", "state"]
     return arrange(pd.DataFrame(rows)) if rows else pd.DataFrame(columns=columns)
 

@@ -1,13 +1,13 @@
 """What a cell is in MLflow: its metrics, parameters, tags and dataset."""
 
 import json
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from dmlbench.analysis.groups import SEPARATOR, arrange, without_paths
+from dmlbench.history import read_history
 from dmlbench.readouts import MEAN
 from dmlbench.results import record_rows
 from dmlbench.spec import PROSE, Cell, digest
@@ -32,15 +32,11 @@ def metrics(folder: Path, begun_ms: int, after: int = -1) -> list["Metric"]:
     """
     from mlflow.entities import Metric
 
-    path = folder / "history.csv"
-    if not path.is_file():
-        return []
-    history = pd.read_csv(path)
-    times = history.reindex(columns=["time/train_s", "time/evaluation_s"]).fillna(0.0).sum(axis=1).cumsum()
-    found = []
-    for row, seconds in zip(history.to_dict("records"), times, strict=True):
-        epoch, time_ms = int(row.pop("epoch")), begun_ms + int(1000 * seconds)
-        values = {str(key): float(value) for key, value in row.items() if not math.isnan(float(value))}
+    found, seconds = [], 0.0
+    for row in read_history(folder):
+        seconds += sum(row.get(key) or 0.0 for key in ("time/train_s", "time/evaluation_s"))
+        epoch, time_ms = int(row["epoch"] or 0), begun_ms + int(1000 * seconds)
+        values = {key: float(value) for key, value in row.items() if value is not None and key != "epoch"}
         found += [Metric(key, value, time_ms, epoch) for key, value in values.items() if epoch > after]
     return found
 

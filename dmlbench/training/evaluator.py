@@ -1,10 +1,13 @@
 """Measures a network on classes it was not trained on."""
 
+import json
+import math
 import statistics
 import time
 from collections.abc import Sequence
 
 import torch
+from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
@@ -23,7 +26,7 @@ class Evaluator:
     def __init__(
         self, split: Split, protocol: ProtocolSpec, seed: int, device: torch.device, data_workers: int = 0
     ) -> None:
-        self.labels = split.labels
+        self.split, self.labels = split, split.labels
         self.batches = EvaluationBatches(split, protocol, device=device, data_workers=data_workers)
         self.evaluation = protocol.evaluation
         self.autocast = protocol.training.autocast
@@ -47,13 +50,35 @@ class Evaluator:
             raise DivergedError(f"{broken} of {len(embeddings)} embeddings are not finite")
         return embeddings
 
+    def embeddings_file(self, model: nn.Module) -> bytes:
+        """Embeddings of the split as safetensors: what `--keep embeddings` keeps.
+
+        The tensors `embeddings` (N, D) float32 and `labels` (N,) int64; where images have names, in the metadata
+        `images`, a JSON list of N objects with the `path` of each image, relative to the dataset, and its `class`.
+        """
+        tensors = {"embeddings": self.embed(model).cpu().contiguous(), "labels": self.labels.contiguous()}
+        names = [self.split.class_names[label] for label in self.labels.tolist()]
+        if not self.split.paths:
+            return save(tensors)
+        images = [{"path": path, "class": name} for path, name in zip(self.split.paths, names, strict=True)]
+        # One key: of several the order, and so the digest of the file, would be another each time.
+        return save(tensors, metadata={"images": json.dumps(images)})
+
     def measure(self, networks: Sequence[nn.Module], *, clustering: bool) -> dict[str, float]:
         """All metrics of the split, as fractions.
 
         Of several networks the mean over them, and beside it, as `READOUT/METRIC`, those of each (`member1`, ...) and
         of their `ensemble`: the embeddings of all of them side by side, of unit length again.
+
+        Raises:
+            DivergedError: where a metric or an embedding is not finite.
         """
-        embeddings = [self.embed(network) for network in networks]
+        measured = self._measure([self.embed(network) for network in networks], clustering=clustering)
+        if broken := [f"{name} is {value}" for name, value in measured.items() if not math.isfinite(value)]:
+            raise DivergedError(broken[0])
+        return measured
+
+    def _measure(self, embeddings: list[Tensor], *, clustering: bool) -> dict[str, float]:
         each = [self.score(own, clustering=clustering) for own in embeddings]
         if len(each) == 1:
             return each[0]

@@ -55,6 +55,9 @@ def evaluate_epoch(
     """Metrics of an epoch counted from 1 (0: untrained), as `test/...` and `validation/...`; empty where not due.
 
     Several networks have readouts beside their mean: see `Evaluator.measure`.
+
+    Raises:
+        DivergedError: where a metric or an embedding is not finite; it names the split, the metric and the epoch.
     """
     last = epoch in (0, epochs)
     if not last and epoch % evaluation.every:
@@ -62,7 +65,10 @@ def evaluate_epoch(
     row: Row = {}
     spent = 0.0
     for split, evaluator in evaluators.items():
-        metrics, seconds = timed(evaluator, networks, clustering=last or evaluation.clustering == "every")
+        try:
+            metrics, seconds = timed(evaluator, networks, clustering=last or evaluation.clustering == "every")
+        except DivergedError as error:
+            raise DivergedError(f"{split}: {error} at epoch {epoch}") from error
         row |= {f"{split}/{name}": value for name, value in metrics.items()}
         spent += seconds
     return row | {"time/evaluation_s": spent}

@@ -7,6 +7,7 @@ from statistics import fmean
 
 from dmlbench import matrix
 from dmlbench.analysis.groups import without_paths
+from dmlbench.damaged import Damaged
 from dmlbench.interrupts import Interrupts
 from dmlbench.spec import Cell
 from dmlbench.store import Record
@@ -93,24 +94,33 @@ def _run(
         raise KeyboardInterrupt
 
 
-def _ended(record: Record | None) -> bool:
-    return record is not None and (record.done or record.summary["error"]["kind"] == "diverged")
+def _ended(record: Record | Damaged | None) -> bool:
+    """Whether a cell has its result; a damaged one is never replaced."""
+    if isinstance(record, Record):
+        return record.done or record.summary["error"]["kind"] == "diverged"
+    return record is not None
 
 
-def _wrong(records: Sequence[Record | None]) -> str:
+def _wrong(records: Sequence[Record | Damaged | None]) -> str:
     """Why a trial has no score though nothing diverged; empty where it has."""
+    if damaged := [record.reason for record in records if isinstance(record, Damaged)]:
+        return damaged[0]
     if any(record is None for record in records):
         return "was not trained to its end"
-    errors = [record.summary["error"] for record in records if record and not _ended(record)]
+    errors = [record.summary["error"] for record in _results(records) if not _ended(record)]
     if not errors:
         return ""
     again = "; the same command tries again" if errors[0]["kind"] in TRANSIENT else ""
     return f"{errors[0]['kind']}: {errors[0]['message']}{again}"
 
 
-def _score(records: Sequence[Record | None]) -> float | None:
+def _results(records: Sequence[Record | Damaged | None]) -> list[Record]:
+    return [record for record in records if isinstance(record, Record)]
+
+
+def _score(records: Sequence[Record | Damaged | None]) -> float | None:
     """R@1 on the held-out classes at the last epoch, mean over seeds; None where a training diverged."""
-    summaries = [record.summary for record in records if record and record.done]
+    summaries = [record.summary for record in _results(records) if record.done]
     if len(summaries) < len(records):
         return None
     return fmean(summary["selections"]["last"]["metrics"]["recall_at_1"] for summary in summaries)
@@ -120,7 +130,7 @@ def _queries(subject: Subject, study: Study, execution: matrix.Execution) -> int
     """How many held-out images a trial is scored by."""
     trial = next(trial for trial in study.trials() if trial.score is not None)
     record = execution.store.record(subject.cells(trial.number, trial.values)[0])
-    return record.summary["dataset"].get("test_images") if record else None
+    return record.summary["dataset"].get("test_images") if isinstance(record, Record) else None
 
 
 def _entry(subject: Subject, study: Study, trials: int, command: str, queries: int | None) -> Tuned:
@@ -152,9 +162,9 @@ def _entry(subject: Subject, study: Study, trials: int, command: str, queries: i
     )
 
 
-def _made_with(records: Sequence[Record | None]) -> dict[str, str]:
+def _made_with(records: Sequence[Record | Damaged | None]) -> dict[str, str]:
     """Code and device of a trial's trainings."""
-    summaries = [record.summary for record in records if record]
+    summaries = [record.summary for record in _results(records)]
     codes = {str(summary.get("code", {}).get("digest", "unknown")) for summary in summaries}
     environments = [summary["environment"] for summary in summaries]
     devices = {str(own.get("gpu") or own.get("cpu") or "unknown") for own in environments}

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
+import dmlbench
 from dmlbench import cell as cell_module
 from dmlbench.analysis import embeddings as module
 from dmlbench.analysis.embeddings import Embeddings, load_embeddings, nearest, neighbours, spectrum
@@ -174,10 +175,34 @@ def test_a_file_that_holds_something_else_is_an_error(tmp_path, tensors, reason)
         load_embeddings(folder, read_summary(folder))
 
 
+def test_embeddings_of_before_images_were_named_are_read(tmp_path):
+    folder = keep(write_cell(tmp_path, make_fake("ms", 0)), angles(0, 10, 90), [0, 0, 1])
+    found = dmlbench.read_embeddings(folder)
+    assert found.labels.tolist() == [0, 0, 1]
+    assert found.vectors == pytest.approx(angles(0, 10, 90), abs=1e-6)
+    assert (found.paths, found.class_names) == ((), ())
+
+
+@pytest.mark.parametrize(
+    "images", ["[", "[1, 2, 3]", '[{"path": "a"}]', '{"path": "a"}', '[{"path": "a", "class": "b"}]', "[" * 9999]
+)
+def test_names_of_images_that_are_none(tmp_path, images):
+    tensors = {"embeddings": angles(0, 10, 90).astype(np.float32), "labels": np.array([0, 0, 1])}
+    save_file(tensors, tmp_path / "e.safetensors", metadata={"images": images})
+    with pytest.raises(UserError, match=r"e\.safetensors: holds no embeddings with their labels") as caught:
+        dmlbench.read_embeddings(tmp_path / "e.safetensors")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_of_embeddings_that_is_not_there(tmp_path):
+    with pytest.raises(UserError, match=r"embeddings\.safetensors: cannot be read"):
+        dmlbench.read_embeddings(tmp_path)
+
+
 def test_a_trained_cell_keeps_what_its_recall_was_measured_on(tmp_path, monkeypatch, make_cell):
     labels = torch.arange(6).repeat_interleave(5)
     images = torch.randint(0, 255, (30, 1, 16, 16), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
-    split = Split(images, labels, tuple("abcdef"))
+    split = Split(images, labels, tuple("abcdef"), tuple(f"{k // 5}/{k}.png" for k in range(30)))
     monkeypatch.setattr(cell_module, "load_dataset", lambda *_: Dataset("small", split, split, "f00d"))
     monkeypatch.setattr(cell_module.provenance, "git_state", dict)
     run_cell(make_cell(batch_size=8), tmp_path, RunOptions(device="cpu", keep=("embeddings",)), lambda _: None)
@@ -185,6 +210,8 @@ def test_a_trained_cell_keeps_what_its_recall_was_measured_on(tmp_path, monkeypa
     found = nearest(load_embeddings(tmp_path, summary))
     assert found.hits.mean() == pytest.approx(summary["selections"]["last"]["metrics"]["recall_at_1"], abs=1e-6)
     assert 0 < found.hits.sum() < 30
+    named = dmlbench.read_embeddings(tmp_path)
+    assert (named.paths[7], named.class_names[7], len(named.paths)) == ("1/7.png", "b", 30)
     assert json.loads((tmp_path / "summary.json").read_text())["files"]["embeddings.safetensors"]
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dmlbench import read_embeddings
 from tests.e2e.conftest import TINY, Command, metric_columns
 
 RUN = ("run", "--tracking", "none", "--methods", "ms", "--protocol", "conv4-64", "--seeds", "1", *TINY)
@@ -126,6 +127,30 @@ def test_evaluate_on_a_folder(dmlbench: Command, birds: Path, tmp_path: Path) ->
     named = dmlbench("evaluate", str(cell), "--dataset", "again=birds", "--json")
     assert own.returncode == named.returncode == 0, own.stderr + named.stderr
     assert json.loads(own.stdout) == json.loads(named.stdout)
+
+
+def test_kept_embeddings_name_their_images(dmlbench: Command, birds: Path, tmp_path: Path) -> None:
+    assert dmlbench(*RUN, "--datasets", "birds=birds", "--keep", "weights,embeddings").returncode == 0
+    (cell,) = (tmp_path / "results").glob("runs/*/*/*/seed0-*")
+    kept = read_embeddings(cell)
+    assert len(kept.paths) == len(kept.class_names) == len(kept.labels) == len(kept.vectors)
+    assert all((birds / path).is_file() for path in kept.paths)
+    assert kept.class_names == tuple(path.split("/")[0] for path in kept.paths)
+    assert len(set(zip(kept.labels.tolist(), kept.class_names, strict=True))) == len(set(kept.class_names)) > 1
+
+    again = dmlbench("evaluate", str(cell), "--embeddings", "mine.safetensors")
+    assert again.returncode == 0, again.stderr
+    written = read_embeddings(tmp_path / "mine.safetensors")
+    assert (written.paths, written.class_names) == (kept.paths, kept.class_names)
+    assert written.labels.tolist() == kept.labels.tolist()
+    assert abs(written.vectors - kept.vectors).max() < 1e-5
+    (tmp_path / "mine.safetensors").write_bytes(b"precious")
+    for file, told in ("mine.safetensors", "exists already"), ("mine.csv", "must be a .safetensors"):
+        refused = dmlbench("evaluate", str(cell), "--embeddings", file)
+        assert refused.returncode == 2
+        assert told in refused.stderr
+        assert refused.stderr.count("\n") == 1
+    assert (tmp_path / "mine.safetensors").read_bytes() == b"precious"
 
 
 def test_info_draws_a_contact_sheet(dmlbench: Command, birds: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from dmlbench.executors.tasks import Task
 from dmlbench.run_options import RunOptions
 from dmlbench.store import Store
 from dmlbench.writer import CellWriter
+from tests.begun import ended
 
 STORAGE = {"event": "halted", "error": {"kind": "storage", "message": "full"}}
 LOST = {"event": "halted", "error": {"kind": "claim", "message": "lost"}}
@@ -64,7 +65,7 @@ def test_a_worker_that_dies_after_its_result_was_written_changes_nothing(pool, b
     tasks[0].folder.mkdir(parents=True)
     writer = CellWriter(tasks[0].folder)
     writer.begin(tasks[0].cell)
-    writer.finish({"status": "done", "cell": tasks[0].cell.index()})
+    writer.finish(ended(tasks[0].cell))
     theirs.send({"event": "finished", "status": "done", "error": None})
     theirs.close()
     assert _receive(pool, worker)

@@ -5,7 +5,8 @@ from frames import GLYPHS
 
 from dmlbench.analysis import estimates
 from dmlbench.report import tables
-from dmlbench.report.formats import csv, escape_latex, escape_markdown, latex, markdown
+from dmlbench.report.formats import csv, escape_markdown, markdown
+from dmlbench.report.latex import escape_latex, latex
 from dmlbench.report.naming import metric_name, percent, points, table_metrics
 
 

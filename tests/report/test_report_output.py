@@ -1,8 +1,13 @@
+import hashlib
+import json
+from pathlib import Path
+
 import pytest
 from fake_results import make_cell, write_cell
 from rendered import files
 
 from dmlbench.errors import UserError
+from dmlbench.report.folder import check_target
 from dmlbench.report.page import render
 from dmlbench.report.queries import Panels
 
@@ -11,13 +16,24 @@ def test_the_same_results_give_the_same_bytes_by_any_number_of_processes(results
     assert files(render(results, "first", tmp_path, workers=2)) == files(report)
 
 
+def small(results, folder):
+    return render(results, "r", folder, only={"dataset": ["omniglot-small"], "method": ["ms"]})
+
+
 def test_a_report_is_replaced_whole(results, tmp_path):
     folder = render(results, "r", tmp_path, only={"dataset": ["omniglot-small"]})
-    (folder / "stale.txt").write_text("old")
-    render(results, "r", tmp_path, only={"method": ["ms"], "dataset": ["omniglot-small"]})
-    assert "stale.txt" not in files(folder)
+    assert "tables/comparisons.csv" in files(folder)
+    small(results, tmp_path)
+    assert "tables/comparisons.csv" not in files(folder)
     assert "proxyanchor" not in (folder / "report.md").read_text()
     assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_a_report_lists_its_files_with_their_digests(results, tmp_path):
+    folder = small(results, tmp_path)
+    there = {name: hashlib.sha256(content).hexdigest() for name, content in files(folder).items()}
+    there.pop("manifest.json")
+    assert json.loads((folder / "manifest.json").read_text()) == {"version": 1, "files": there}
 
 
 def test_an_interrupted_rendering_leaves_the_old_report(results, tmp_path, monkeypatch):
@@ -34,14 +50,135 @@ def test_an_interrupted_rendering_leaves_the_old_report(results, tmp_path, monke
     assert list(tmp_path.iterdir()) == [folder]
 
 
-def test_a_folder_that_is_no_report_is_left_alone(results, tmp_path):
-    (tmp_path / "thesis").mkdir()
-    (tmp_path / "thesis" / "chapter.tex").write_text("years of work")
-    with pytest.raises(UserError, match="exists and is not a report; give another --name"):
-        render(results, "thesis", tmp_path)
+def notes(folder):
+    (folder / "tables" / "notes.txt").write_text("years of work")
 
 
-@pytest.mark.parametrize("name", ["", "..", "a/b", "/x", ".hidden", "-x"])
+def another_page(folder):
+    (folder / "index.html").write_text("<h1>mine</h1>")
+
+
+def history(folder):
+    (folder / ".git").mkdir()
+
+
+def a_link_inside(folder):
+    (folder / "data").symlink_to(folder.parent)
+
+
+def a_link_for_a_file(folder):
+    (folder / "report.md").rename(folder.parent / "kept.md")
+    (folder / "report.md").symlink_to(folder.parent / "kept.md")
+
+
+def a_linked_report(folder):
+    folder.rename(folder.parent / "elsewhere")
+    folder.symlink_to(folder.parent / "elsewhere")
+
+
+def an_earlier_release(folder):
+    (folder / "manifest.json").unlink()
+
+
+def another_manifest(folder):
+    (folder / "manifest.json").write_text('{"name": "my web application"}')
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (notes, r"tables/notes.txt was not written by the report that dmlbench wrote here"),
+        (another_page, r"index.html was changed since"),
+        (history, r"\.git was not written by"),
+        (a_link_inside, r"data was not written by"),
+        (a_link_for_a_file, r"report.md was changed since"),
+        (a_linked_report, r"is a link"),
+        (an_earlier_release, r"no manifest.json .*delete it if it is a report of an earlier dmlbench"),
+        (another_manifest, r"no manifest.json of a report"),
+    ],
+)
+def test_what_the_last_report_did_not_write_is_never_replaced(results, tmp_path, change, told):
+    change(small(results, tmp_path))
+    before = files(tmp_path)
+    with pytest.raises(UserError, match=told) as caught:
+        small(results, tmp_path)
+    assert "\n" not in str(caught.value)
+    assert "another --name" in str(caught.value)
+    assert files(tmp_path) == before
+
+
+def test_a_folder_of_the_users_own_is_left_alone(results, tmp_path):
+    site = tmp_path / "r"
+    (site / "papers").mkdir(parents=True)
+    for name in ("index.html", "thesis.tex", "papers/a.pdf"):
+        (site / name).write_text("years of work")
+    before = files(tmp_path)
+    with pytest.raises(UserError, match=r"has no manifest.json of a report, so nothing in it is replaced"):
+        small(results, tmp_path)
+    assert files(tmp_path) == before
+
+
+def test_what_comes_into_a_report_while_the_next_is_made_is_kept(results, tmp_path, monkeypatch):
+    folder = small(results, tmp_path)
+    before = files(folder)
+
+    def write(*arguments):
+        (folder / "notes.txt").write_text("years of work")
+
+    monkeypatch.setattr("dmlbench.report.page._write_pages", write)
+    with pytest.raises(UserError, match=r"notes\.txt was not written by"):
+        small(results, tmp_path)
+    assert files(folder) == before | {"notes.txt": b"years of work"}
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+REPLACED = ("rename", "unlink", "rmdir")
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 6, 20])
+def test_a_kill_while_a_report_is_replaced_loses_none(results, tmp_path, monkeypatch, step):
+    """Killed before the n-th change of a name, and every later one: what a process does after a kill is nothing."""
+    old = files(render(results, "r", tmp_path, only={"dataset": ["glyphs"], "method": ["ms"]}))
+    count = 0
+
+    def killing(call):
+        def change(path, *arguments, **options):
+            nonlocal count
+            count += 1
+            if count >= step:
+                raise KeyboardInterrupt
+            return call(path, *arguments, **options)
+
+        return change
+
+    with monkeypatch.context() as patched:
+        for name in REPLACED:
+            patched.setattr(Path, name, killing(getattr(Path, name)))
+        patched.setattr("dmlbench.report.folder.shutil.rmtree", lambda *arguments, **options: None)
+        with pytest.raises(KeyboardInterrupt):
+            small(results, tmp_path)
+    target = check_target(tmp_path, "r")
+    assert files(target) in (old, files(small(results, tmp_path / "again")))
+    assert files(small(results, tmp_path)) == files(tmp_path / "again" / "r")
+    assert not (tmp_path / ".r.old").exists()
+
+
+def test_a_folder_beside_the_report_under_the_name_of_an_old_one_is_kept(results, tmp_path):
+    small(results, tmp_path)
+    (tmp_path / ".r.old").mkdir()
+    (tmp_path / ".r.old" / "notes.txt").write_text("years of work")
+    before = files(tmp_path)
+    with pytest.raises(UserError, match=r"\.r\.old: has no manifest.json"):
+        small(results, tmp_path)
+    assert files(tmp_path) == before
+
+
+def test_an_empty_folder_takes_a_report(results, tmp_path):
+    (tmp_path / "r").mkdir()
+    assert "index.html" in files(small(results, tmp_path))
+
+
+@pytest.mark.parametrize("name", ["", "..", "a/b", "/x", ".hidden", "-x", "x" * 300])
 def test_a_name_is_a_plain_name(results, tmp_path, name):
     with pytest.raises(UserError, match="not a plain name"):
         render(results, name, tmp_path)

@@ -1,7 +1,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from fake_results import make_cell, write_cell
+from fake_results import history, make_cell, write_cell
 from frames import GLYPHS, differences, pick
 from scipy import stats
 
@@ -14,6 +14,7 @@ from dmlbench.report import tables
 from dmlbench.report.naming import percent
 from dmlbench.report.sources import unfinished
 from dmlbench.report.tables.coverage import coverage_table
+from dmlbench.report.tables.notes import mark_signs, signed
 from dmlbench.report.tables.settings import settings_tables
 from dmlbench.report.tables.table import estimate_entry
 from dmlbench.results import load_results
@@ -114,6 +115,34 @@ def test_one_seed_has_no_interval_and_a_warning(values):
 def test_a_metric_of_fewer_seeds_says_so():
     entry = estimate_entry({"mean": 0.5, "low": 0.4, "high": 0.6, "n": 2}, percent, seeds=3)
     assert (entry.text, entry.interval) == ("50.00", "[40.00, 60.00] n = 2")
+
+
+def test_a_choice_of_the_epoch_or_a_pair_that_some_seeds_lack_says_so(tmp_path):
+    for seed in range(4):
+        rows = history(make_cell("ms", seed, validation=0.2))
+        if not seed:
+            rows = [{key: value for key, value in row.items() if not key.startswith("validation/")} for row in rows]
+        write_cell(tmp_path, make_cell("ms", seed, validation=0.2), rows=rows)
+        if seed > 1:
+            write_cell(tmp_path, make_cell("ms+psd", seed, validation=0.2))
+    write_cell(tmp_path, make_cell("ms+psd", 7, validation=0.2))
+    found = estimates.seed_values(arrange(load_results(tmp_path)))
+    table = tables.selection_table(
+        GLYPHS, "recall_at_1", estimates.accuracy(found), differences(found), estimates.optimism(found)
+    )
+    base, modified = (dict(zip(table.columns, row, strict=True)) for row in table.rows)
+    assert (base["Seeds"].text, modified["Seeds"].text) == ("4", "3")
+    assert "n =" not in base["Last epoch"].interval
+    assert base["Validation"].interval.endswith("] n = 3")
+    assert modified["Gain, last epoch"].interval.endswith("] n = 2")
+
+
+def test_more_marks_than_letters_have_two():
+    signs = mark_signs(f"mark {place}" for place in range(800))
+    letters = list(signs.values())
+    assert letters[:2] + letters[25:28] + letters[701:703] == ["a", "b", "z", "aa", "ab", "zz", "aaa"]
+    assert len(set(letters)) == 800
+    assert signed("mark 0; mark 27", signs) == "a,ab"
 
 
 def test_a_method_without_its_base_is_named(tmp_path):

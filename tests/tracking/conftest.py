@@ -13,6 +13,7 @@ from dmlbench.store import Record, Store
 from dmlbench.timings import timing
 from dmlbench.tracking import connect
 from dmlbench.writer import CellWriter
+from tests.begun import ended
 
 
 def row(epoch: int) -> dict:
@@ -45,12 +46,15 @@ def finished(begun, make_cell) -> Callable[..., Record]:
     ) -> Record:  # fmt: skip
         cell = cell or make_cell(seed=seed)
         writer = writer or begun(epochs=3, cell=cell)
-        sums = {"selections": selections(writer.rows), "timing": timing(writer.rows)}
-        error = {} if status == "done" else {"error": {"kind": "error", "class": "E", "message": "broke"}}
-        summary = {"status": status, "cell": cell.index(), "total_s": 4.0, **error}
-        summary |= {"environment": environment, "code": {"digest": code}}
-        writer.finish(summary | sums | {"started": f"{started}-11-21T10:00:00+00:00"})
-        return Store(writer.folder.parents[3]).record(cell)
+        own = {"started": f"{started}-11-21T10:00:00+00:00", "environment": environment, "code": {"digest": code}}
+        if status == "done":
+            own |= {"selections": selections(writer.rows), "timing": timing(writer.rows)}
+        else:
+            own |= {"error": {"kind": "error", "class": "E", "message": "broke"}}
+        writer.finish(ended(cell, status, **own))
+        record = Store(writer.folder.parents[3]).record(cell)
+        assert isinstance(record, Record)
+        return record
 
     return finish
 

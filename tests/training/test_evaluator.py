@@ -68,6 +68,13 @@ def test_timing(protocol, model, split):
     assert seconds > 0
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_metric_that_is_not_finite_is_a_divergence_with_its_name(protocol, model, split, monkeypatch, value):
+    monkeypatch.setattr("dmlbench.training.evaluator.geometry_metrics", lambda *_: {"spectral_decay": value})
+    with pytest.raises(DivergedError, match=f"spectral_decay is {value}"):
+        Evaluator(split, protocol, 0, CPU).measure([model], clustering=False)
+
+
 def test_embeddings_that_are_not_finite_are_a_divergence(protocol, model, split):
     with torch.no_grad():
         next(model.parameters()).fill_(float("inf"))

@@ -58,11 +58,12 @@ def selection_table(
     rows = []
     for part in by_method(trained):
         method, marks = part["method"].iloc[0], Entry(part["marks"].iloc[0])
-        cells = [_entry(found.get((method, name)), percent) for name in chosen]
-        paired = [_entry(gained.get((method, name)), points) for name in chosen]
+        seeds = int(part["n"].max())
+        cells = [_entry(found.get((method, name)), percent, seeds) for name in chosen]
+        paired = [_entry(gained.get((method, name)), points, seeds) for name in chosen]
         own = added[added["method"] == method].to_dict("records")
-        choice = estimate_entry(own[0], points, own[0]["n"]) if own else Entry("–")
-        rows.append((Entry(method), number(part["n"].max(), "{:.0f}".format), *cells, choice, *paired, marks))
+        choice = estimate_entry(own[0], points, seeds) if own else Entry("–")
+        rows.append((Entry(method), number(seeds, "{:.0f}".format), *cells, choice, *paired, marks))
     what = (
         "Best test − last: what choosing the epoch on the test classes adds to a figure, by the choice alone. "
         "Gain: difference to the base, paired by seed."
@@ -85,5 +86,5 @@ def _by_choice(rows: pd.DataFrame) -> dict[tuple[str, str], Mapping[Hashable, An
     return {(row["method"], row["selection"]): row for row in rows.to_dict("records")}
 
 
-def _entry(row: Mapping[Hashable, Any] | None, write: Callable[[float], str]) -> Entry:
-    return estimate_entry(row, write, row["n"]) if row else Entry("")
+def _entry(row: Mapping[Hashable, Any] | None, write: Callable[[float], str], seeds: int) -> Entry:
+    return estimate_entry(row, write, seeds) if row else Entry("")

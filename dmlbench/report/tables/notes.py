@@ -1,7 +1,8 @@
 """What stands below a table: what cannot be concluded, what was left out and why, and letters for marks."""
 
+import itertools
 import string
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import pandas as pd
 
@@ -77,9 +78,14 @@ def mixed_kinds(values: pd.DataFrame) -> list[str]:
 
 
 def mark_signs(marks: Iterable[str]) -> dict[str, str]:
-    """A letter for every mark, where a table has no room for them: `{"unpublished composition": "a"}`."""
+    """A letter for every mark, where a table has no room for them: `{"unpublished composition": "a"}`; z, aa, ab."""
     distinct = dict.fromkeys(mark for own in marks for mark in own.split("; ") if mark)
-    return {mark: string.ascii_lowercase[place] for place, mark in enumerate(distinct)}
+    return dict(zip(distinct, _letters(), strict=False))
+
+
+def _letters() -> Iterator[str]:
+    for length in itertools.count(1):
+        yield from map("".join, itertools.product(string.ascii_lowercase, repeat=length))
 
 
 def signed(marks: str, signs: dict[str, str]) -> str:

@@ -11,7 +11,7 @@ from dmlbench.analysis.groups import Group, slug, without_paths
 from dmlbench.analysis.order import in_order
 from dmlbench.report.naming import metric_name, plain, points
 from dmlbench.report.tables.notes import reach
-from dmlbench.report.tables.table import Entry, Table, interval_of
+from dmlbench.report.tables.table import Entry, Table, interval_of, interval_with_n
 from dmlbench.report.verdict import LABELS, Verdict, kind_of
 
 SIGNS = ", ".join(f"{label[0]} {label[2:]}" for label in LABELS.values())
@@ -48,7 +48,9 @@ def _summary(protocol: str, variant: str, verdicts: Mapping[Group, Sequence[Verd
         marks = "; ".join(dict.fromkeys(found.row["marks"] for found in own if found and found.row["marks"]))
         ratios = [found.ratio for found in own if found and not math.isnan(found.ratio)]
         whole = [_pooled_entry(together.get(method["method"]))] if together else []
-        body.append((Entry(method["method"]), *map(_entry, own), *whole, _range(ratios), Entry(marks)))
+        pairs = max(int(found.row["n"]) for found in own if found)
+        figures = [_entry(found, pairs) for found in own]
+        body.append((Entry(method["method"]), *figures, *whole, _range(ratios), Entry(marks)))
     return Table(
         "_".join(["summary", *(slug(part) for part in (protocol, variant) if part)]),
         f"{metric_name(first['metric'])} against the base under {title}; {SELECTIONS[first['selection']]}",
@@ -57,17 +59,18 @@ def _summary(protocol: str, variant: str, verdicts: Mapping[Group, Sequence[Verd
         (
             f"{SIGNS}: by the paired t-test with Holm's correction, at .05.",
             "In percentage points, paired by seed [95% t-interval]. Step time over the base's.",
+            *(["n: pairs, where another dataset of the row has more."] if len(set(rows["n"])) > 1 else []),
             *(["Together: the mean over datasets, of the seeds that all of them have."] if together else []),
             *reach(rows),
         ),
     )
 
 
-def _entry(verdict: Verdict | None) -> Entry:
+def _entry(verdict: Verdict | None, pairs: int) -> Entry:
     if verdict is None:
         return Entry("–")
     mean = float(verdict.row["mean"])
-    return Entry(f"{verdict.sign} {points(mean)}", interval_of(verdict.row, points), mean, kind=verdict.kind)
+    return Entry(f"{verdict.sign} {points(mean)}", interval_with_n(verdict.row, points, pairs), mean, kind=verdict.kind)
 
 
 def _pooled_entry(row: Mapping[Hashable, Any] | None) -> Entry:

@@ -51,16 +51,21 @@ def interval_of(estimate: Mapping[Hashable, Any], write: Callable[[float], str])
     return f"[{write(estimate['low'])}, {write(estimate['high'])}]" if estimate["n"] > 1 else ""
 
 
+def interval_with_n(estimate: Mapping[Hashable, Any], write: Callable[[float], str], seeds: int) -> str:
+    """The interval, and the number of seeds behind it where it is not that of the row: `[61.20, 63.40] n = 5`."""
+    other = f"n = {estimate['n']}" if estimate["n"] != seeds else ""
+    return " ".join(filter(None, (interval_of(estimate, write), other)))
+
+
 def estimate_entry(
     estimate: Mapping[Hashable, Any], write: Callable[[float], str], seeds: int, *, spread: bool = False
 ) -> Entry:
     """An estimate with its interval; `write` is `percent` or `points`.
 
-    Where a metric was measured for fewer than the row's `seeds` (NMI is not due at every epoch), it says so. With
-    `spread` the standard deviation follows the mean.
+    Where a metric was measured for fewer than the row's `seeds`, or fewer of them form pairs, it says so. With `spread`
+    the standard deviation follows the mean.
     """
-    fewer = f"n = {estimate['n']}" if estimate["n"] < seeds else ""
-    entry = number(estimate["mean"], write, " ".join(filter(None, (interval_of(estimate, write), fewer))))
+    entry = number(estimate["mean"], write, interval_with_n(estimate, write, seeds))
     if not spread or estimate["n"] < 2:
         return entry
     return replace(entry, spread=f"± {write(estimate['std'])}")
