@@ -17,6 +17,12 @@ from dmlbench.dataset_spec import DatasetSpec, Section
 TeacherName = Literal["previous-epoch", "memory", "none"]
 Scalar = bool | int | float | str
 TUNED = "tuned"  # a part of a result's variant
+# Above these nobody trains, and a mistyped number would take minutes or all memory before it fails.
+Count = Annotated[int, Gt(0), Le(1_000_000)]
+Dimension = Annotated[int, Gt(0), Le(65_536)]
+Batch = Annotated[int, Gt(0), Le(65_536)]
+Pixels = Annotated[int, Gt(0), Le(4096)]
+Threads = Annotated[int, Gt(0), Le(1024)]
 Fraction = Annotated[float, Ge(0), Lt(1)]
 
 
@@ -28,7 +34,7 @@ class ModelSpec(Section):
     weights: str | None = None
     weights_sha256: str | None = None
     pooling: Literal["average", "average+max"] = "average"
-    embedding_dim: PositiveInt
+    embedding_dim: Dimension
     freeze_batchnorm: bool = False
 
 
@@ -36,8 +42,8 @@ class InputSpec(Section):
     """Image geometry, normalisation and augmentation. Sizes in pixels, rotation in degrees."""
 
     channels: Literal[1, 3] = 3
-    size: PositiveInt
-    resize: PositiveInt
+    size: Pixels
+    resize: Pixels
     mean: tuple[float, ...]
     std: tuple[PositiveFloat, ...]
     augmentation: Literal["crop", "affine", "none"]
@@ -64,17 +70,17 @@ class InputSpec(Section):
 class TrainingSpec(Section):
     """Optimisation. Learning rates are Adam's; `milestones` are epochs after which the rates shrink by `gamma`."""
 
-    epochs: PositiveInt
-    batch_size: PositiveInt = 112
-    samples_per_class: PositiveInt = 2
+    epochs: Count
+    batch_size: Batch = 112
+    samples_per_class: Batch = 2
     learning_rate: PositiveFloat
     head_learning_rate: PositiveFloat | None = None
     weight_decay: NonNegativeFloat = 4e-4
-    milestones: tuple[PositiveInt, ...] = ()
+    milestones: tuple[Count, ...] = ()
     gamma: Annotated[float, Gt(0), Le(1)] = 1.0
     autocast: Literal["none", "bfloat16", "float16"] = "none"
     channels_last: bool = True
-    cpu_threads: PositiveInt = 1
+    cpu_threads: Threads = 1
     deterministic: bool = True
 
     @model_validator(mode="after")
@@ -88,11 +94,11 @@ class TrainingSpec(Section):
 class EvaluationSpec(Section):
     """What is measured on the test classes, and how often. `every` counts epochs; the last is always measured."""
 
-    every: PositiveInt = 1
-    ks: tuple[PositiveInt, ...] = (1, 2, 4, 8)
+    every: Count = 1
+    ks: tuple[Count, ...] = (1, 2, 4, 8)
     clustering: Literal["last", "every"] = "last"
-    clustering_runs: PositiveInt = 3
-    batch_size: PositiveInt = 256
+    clustering_runs: Annotated[int, Gt(0), Le(1000)] = 3
+    batch_size: Batch = 256
 
     @model_validator(mode="after")
     def _consistent(self) -> "EvaluationSpec":

@@ -124,7 +124,7 @@ def friedman_p(values: pd.DataFrame) -> float:
 def _means(values: pd.DataFrame) -> pd.DataFrame:
     """Mean over seeds of every dataset (rows) and method (columns); those equal but for rounding are equal."""
     means = values.pivot_table(index="dataset", columns="method", values="value", aggfunc="mean")
-    return means.apply(without_rounding, axis=1, raw=True)
+    return pd.DataFrame([without_rounding(row) for row in means.to_numpy()], means.index, means.columns)
 
 
 def _shared(part: pd.DataFrame) -> pd.DataFrame:

@@ -13,6 +13,8 @@ from torch.nn import functional
 
 from dmlbench.distillation.psd import similarities
 
+MOST_MEMBERS = 64  # each is a network: a mistyped number would take all memory before it fails
+
 
 @dataclass(frozen=True)
 class DM2:
@@ -36,6 +38,8 @@ class DM2:
     def __post_init__(self) -> None:
         if self.members < 2:
             raise ValueError(f"members must be at least 2, got {self.members}")
+        if self.members > MOST_MEMBERS:
+            raise ValueError(f"members must be at most {MOST_MEMBERS}, got {self.members}")
         if self.period < 1:
             raise ValueError(f"period must be at least 1, got {self.period}")
 
