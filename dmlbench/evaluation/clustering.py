@@ -1,6 +1,7 @@
 """How well k-means clusters of the embeddings agree with the classes."""
 
 import warnings
+from numbers import Integral
 
 import numpy as np
 import torch
@@ -32,10 +33,13 @@ def clustering_metrics(embeddings: Array, labels: Array, seed: int = 0, runs: in
         single class gives 1, collapsed embeddings of several classes give 0.
 
     Raises:
-        ValueError: If the shapes do not match, an embedding is not finite, or ``runs`` is below 1.
+        ValueError: If the shapes or types do not match, an embedding is not finite, ``runs`` is below 1, or ``seed``
+            below 0.
     """
-    if runs < 1:
+    if not isinstance(runs, Integral) or runs < 1:
         raise ValueError(f"runs must be >= 1, got {runs}")
+    if not isinstance(seed, Integral) or seed < 0:
+        raise ValueError(f"seed must be an integer >= 0, got {seed}")
     vectors, labels = unit_embeddings(embeddings, labels, device="cpu")
     points, classes = vectors.float().numpy(), labels.numpy()
     k = len(np.unique(classes))

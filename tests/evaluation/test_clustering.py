@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import adjusted_mutual_info_score, normalized_mutual_info_score
 
-from dmlbench.evaluation import clustering, clustering_metrics
+from dmlbench.evaluation import clustering, clustering_metrics, geometry_metrics
 from dmlbench.evaluation.clustering import agreement
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
@@ -84,7 +84,14 @@ def test_many_classes_start_from_random_rows(monkeypatch):
     assert clustering_metrics(embeddings, labels)["nmi"] > 0.8
 
 
-@pytest.mark.parametrize(("options", "message"), [({"runs": 0}, "runs must be >= 1")])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"runs": 0}, "runs must be >= 1"),
+        ({"runs": 1.5}, "runs must be >= 1, got 1.5"),
+        ({"seed": -1}, "seed must be an integer >= 0, got -1"),
+    ],
+)
 def test_bad_options(options, message):
     with pytest.raises(ValueError, match=message):
         clustering_metrics(*blobs(), **options)
@@ -93,3 +100,22 @@ def test_bad_options(options, message):
 def test_non_finite_embeddings():
     with pytest.raises(ValueError, match="finite"):
         clustering_metrics(torch.full((4, 2), torch.nan), torch.zeros(4).long())
+
+
+@pytest.mark.parametrize("metrics", [clustering_metrics, geometry_metrics])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda embeddings, labels: (embeddings, [str(label) for label in labels.tolist()]), "labels must be a tensor"),
+        (lambda embeddings, labels: (embeddings.to(torch.complex64), labels), "embeddings must be floating-point"),
+        (
+            lambda embeddings, labels: (embeddings.long(), labels),
+            "embeddings must be floating-point numbers, got torch",
+        ),
+        (lambda embeddings, labels: (embeddings, labels[1:]), "must have the shapes"),
+        (lambda embeddings, labels: (embeddings[:0], labels[:0]), "N and D > 0"),
+    ],
+)
+def test_bad_input_of_the_other_metrics(metrics, change, message):
+    with pytest.raises(ValueError, match=message):
+        metrics(*change(*(torch.as_tensor(part) for part in blobs())))
