@@ -111,8 +111,11 @@ def _train(cell: Cell, writer: CellWriter, options: RunOptions, result: dict[str
     dataset = load_dataset(cell.dataset, options.data_dir, writer.log)
     train, held_out = split_classes(dataset.train, protocol.validation.classes)
     splits = {"test": dataset.test} | ({"validation": held_out} if held_out else {})
-    workers = options.data_workers
-    evaluators = {name: Evaluator(split, protocol, seed, device, workers) for name, split in splits.items()}
+    classes = {"test": len(train.class_names)}  # what published NMI counts clusters by
+    evaluators = {
+        name: Evaluator(split, protocol, seed, device, options.data_workers, training_classes=classes.get(name))
+        for name, split in splits.items()
+    }
 
     model = build_seeded_model(protocol, seed, device)
     start = provenance.weights_digest(model)
@@ -125,7 +128,7 @@ def _train(cell: Cell, writer: CellWriter, options: RunOptions, result: dict[str
     record = _Recorder(writer, learner, past, emit, begun)
     if not writer.rows:
         record({"epoch": 0} | evaluate_epoch(0, epochs, protocol.evaluation, learner.networks, evaluators))
-    with TrainingBatches(train, protocol, seed, device, workers, views=learner.views) as batches:
+    with TrainingBatches(train, protocol, seed, device, options.data_workers, views=learner.views) as batches:
         for epoch in range(past.epoch, epochs):
             writer.log(f"epoch {epoch + 1} of {epochs} begins")
             torch.manual_seed(stream_seed(seed, epoch, "model"))  # dropout and the like, should a backbone have any

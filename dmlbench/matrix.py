@@ -16,10 +16,11 @@ from dmlbench.executors.local import run_local
 from dmlbench.executors.tasks import Task
 from dmlbench.interrupts import Interrupts
 from dmlbench.machine import usable_cores
+from dmlbench.network_checks import check_networks
 from dmlbench.protocol import load_protocol, parse_settings
 from dmlbench.registry import MethodSettings, Registry
 from dmlbench.run_options import MOST_DATA_WORKERS, RunOptions, Share
-from dmlbench.spec import Cell, DatasetSpec, MethodSpec, ProtocolSpec, digest, protocol_identity
+from dmlbench.spec import Cell, DatasetSpec, MethodSpec, ProtocolSpec, digest
 from dmlbench.store import Record, State, Store, ended_at, read_record
 from dmlbench.tuned import settings_of
 
@@ -140,7 +141,7 @@ def make_ready(cells: Sequence[Cell], execution: Execution, log: Callable[[str],
     """
     for spec in {cell.dataset.name: cell.dataset for cell in cells}.values():
         prepare(spec, execution.data_dir, log)
-    _check_networks({digest(protocol_identity(cell.protocol)): cell.protocol for cell in cells}.values())
+    check_networks(cells, download=True)
     _check_plugins({digest(cell.method.identity()): cell for cell in cells}.values())
     if cells:
         execution.store.check_writable()
@@ -234,19 +235,6 @@ def _applying(settings: Sequence[str], method: MethodSpec) -> tuple[str, ...]:
         return section not in parts or (part is not None and name in part.settings())
 
     return tuple(sorted(filter(applies, settings)))
-
-
-def _check_networks(protocols: Iterable[ProtocolSpec]) -> None:
-    """Build every network once: a misspelt backbone or weights that do not fit are one error, not one a cell.
-
-    A plain conv4 cannot fail and is spared: it would be the only reason to import torch here.
-    """
-    for protocol in protocols:
-        model = protocol.model
-        if model.backbone != "conv4" or model.kwargs or model.weights or protocol.input.size < 16:
-            from dmlbench.models import build_model
-
-            build_model(model, protocol.input)
 
 
 def _check_plugins(cells: Iterable[Cell]) -> None:

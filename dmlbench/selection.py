@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 # Geometry and the spread of NMI over k-means starts have no better direction, so no epoch is selected by them.
-SELECTABLE = ("map_at_r", "r_precision", "nmi", "ami")
+SELECTABLE = ("map_at_r", "r_precision", "nmi", "nmi_revisiting", "ami")
 VALIDATION_METRIC = "validation/map_at_r"
 Row = Mapping[str, float | int | None]
 

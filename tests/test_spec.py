@@ -71,6 +71,7 @@ CHANGED = {
     "input.rotation": 11.0,
     "input.translation": 0.1,
     "input.scale": (0.9, 1.0),
+    "evaluation.nmi_revisiting": True,
     "training.epochs": 6,
     "training.batch_size": 56,
     "training.samples_per_class": 4,

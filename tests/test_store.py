@@ -216,7 +216,7 @@ def test_a_summary_of_an_earlier_release_is_filled_in(name, mode, store, make_ce
     if mode == "train":
         old["teacher_mode"] = "train"  # of this release: taken as it is
     writer = begin(store, cell)
-    writer.finish({"status": "done", "cell": old})
+    writer.finish(ended(cell) | {"cell": old})
     taught = name == "ms+psd" and mode == "eval"
     found = read_summary(writer.folder)["cell"]
     assert found["variant"] == ("distillation.teacher_mode=eval" if taught else "")

@@ -8,7 +8,7 @@ from scipy import stats
 
 from dmlbench.analysis.estimates import METHOD, UNTRAINED
 from dmlbench.analysis.groups import joined_marks
-from dmlbench.analysis.statistics import FEWEST
+from dmlbench.analysis.statistics import FEWEST, without_rounding
 from dmlbench.readouts import is_of_one_member
 
 PLACE = ["protocol", "variant", "selection", "metric"]
@@ -88,10 +88,12 @@ def interquartile_mean(runs: list[np.ndarray]) -> tuple[float, float, float]:
 def average_ranks(values: pd.DataFrame) -> pd.Series:
     """Average rank of every method over datasets, by its mean over seeds; 1 is the highest, ties share their ranks.
 
+    Means that are equal but for rounding are tied.
+
     Args:
         values: Columns method, dataset, value; every method has every dataset.
     """
-    means = values.pivot_table(index="dataset", columns="method", values="value", aggfunc="mean")
+    means = _means(values)
     return means.rank(axis=1, ascending=False).mean()
 
 
@@ -111,12 +113,18 @@ def friedman_p(values: pd.DataFrame) -> float:
     Args:
         values: Columns method, dataset, value; every method has every dataset.
     """
-    means = values.pivot_table(index="dataset", columns="method", values="value", aggfunc="mean")
+    means = _means(values)
     if means.shape[1] < 3:
         return float("nan")
     if (means.max(axis=1) == means.min(axis=1)).all():  # all ranks equal: nothing speaks against it
         return 1.0
     return float(stats.friedmanchisquare(*(means[method] for method in means)).pvalue)
+
+
+def _means(values: pd.DataFrame) -> pd.DataFrame:
+    """Mean over seeds of every dataset (rows) and method (columns); those equal but for rounding are equal."""
+    means = values.pivot_table(index="dataset", columns="method", values="value", aggfunc="mean")
+    return pd.DataFrame([without_rounding(row) for row in means.to_numpy()], means.index, means.columns)
 
 
 def _shared(part: pd.DataFrame) -> pd.DataFrame:

@@ -1,6 +1,8 @@
 """Methods compared seed by seed: with their own base, and modifiers of one base with each other."""
 
+from collections.abc import Iterable
 from dataclasses import asdict
+from math import lcm
 from typing import Any
 
 import pandas as pd
@@ -12,6 +14,7 @@ from dmlbench.analysis.statistics import FEWEST, evidence, holm, probability_of_
 from dmlbench.readouts import is_of_one_member
 
 SIGNIFICANT = 0.05
+MOST_UNITS = 10**8  # above, rounding of a fraction comes near the tolerance of a count
 COMPARED = [*METHOD, "to", "to_modifier"]
 TESTS = ["p_t", "p_holm", "family", "p_sign_flip", "p_smallest", "effect_size", "probability_of_improvement"]
 
@@ -26,11 +29,13 @@ def seed_pairs(values: pd.DataFrame) -> pd.DataFrame:
         values: As `estimates.seed_values` returns them.
 
     Returns:
-        Columns `GROUP`, selection, metric, `COMPARED`, seed, value, value_to.
+        Columns `GROUP`, selection, metric, `COMPARED`, seed, value, value_to, units (how many 1 has in both).
     """
     pairs = _candidates(values)
     pairs = pairs[pairs["origin"] == pairs["origin_to"]]
-    return pairs[[*GROUP, "selection", "metric", *COMPARED, "seed", "value", "value_to"]].reset_index(drop=True)
+    units = [_common([own, other]) for own, other in zip(pairs["units"], pairs["units_to"], strict=True)]
+    names = [*GROUP, "selection", "metric", *COMPARED, "seed", "value", "value_to", "units"]
+    return pairs.assign(units=units)[names].reset_index(drop=True)
 
 
 def other_origins(values: pd.DataFrame) -> dict[str, int]:
@@ -60,7 +65,7 @@ def comparisons(pairs: pd.DataFrame, values: pd.DataFrame) -> pd.DataFrame:
     keys, runs = [*place, *COMPARED], _runs(values)
     rows = []
     for key, part in pairs.groupby(keys, sort=False):
-        row = _row(keys, key, part["value"] - part["value_to"])
+        row = _row(keys, key, part["value"] - part["value_to"], _common(part["units"]))
         rows.append(row | {"probability_of_improvement": _improvement(runs, row, row["dataset"])})
     return _with_family(pd.DataFrame(rows, columns=[*keys, *ESTIMATE, *TESTS]), place)
 
@@ -90,7 +95,8 @@ def pooled(pairs: pd.DataFrame, values: pd.DataFrame) -> pd.DataFrame:
         if len(datasets) < 2:
             continue
         table = (part["value"] - part["value_to"]).groupby([part["seed"], part["dataset"]]).first().unstack()  # noqa: PD010
-        row = _row(keys, key, table.dropna().mean(axis=1)) | {"datasets": len(datasets)}
+        units = _common(part["units"]) * len(datasets)
+        row = _row(keys, key, table.dropna().mean(axis=1), units) | {"datasets": len(datasets)}
         each = [_improvement(runs, row, dataset) for dataset in datasets]
         rows.append(row | {"probability_of_improvement": sum(each) / len(each)})
     return _with_family(pd.DataFrame(rows, columns=[*keys, "datasets", *ESTIMATE, *TESTS]), place)
@@ -110,8 +116,8 @@ def _candidates(values: pd.DataFrame) -> pd.DataFrame:
     # One network of several is shown and not tested: their mean is, and every test more would cost the others power.
     trained = values[(values["selection"] != UNTRAINED) & ~values["method"].map(is_of_one_member).astype(bool)]
     keys = [*GROUP, "selection", "metric", "base", "seed"]
-    others = trained[[*keys, "method", "modifier", "readout", "origin", "kind", "value"]]
-    names = {name: f"{name}_to" for name in ("readout", "origin", "kind", "value")}
+    others = trained[[*keys, "method", "modifier", "readout", "origin", "kind", "units", "value"]]
+    names = {name: f"{name}_to" for name in ("readout", "origin", "kind", "units", "value")}
     names |= {"method": "to", "modifier": "to_modifier"}
     pairs = trained.merge(others.rename(columns=names), on=keys, how="inner")
     ranks = {name: rank(name, MODIFIERS) for name in {*pairs["modifier"], *pairs["to_modifier"]}}
@@ -139,8 +145,18 @@ def _improvement(runs: dict[Any, pd.Series], row: dict[str, Any], dataset: str) 
     return probability_of_improvement(runs[*place, row["method"]], runs[*place, row["to"]])
 
 
-def _row(keys: list[str], key: Any, differences: pd.Series) -> dict[str, Any]:  # noqa: ANN401 - a groupby's key
-    return dict(zip(keys, key, strict=True)) | asdict(t_interval(differences)) | asdict(evidence(differences))
+def _row(keys: list[str], key: Any, differences: pd.Series, units: float) -> dict[str, Any]:  # noqa: ANN401 - a groupby's key
+    tested = evidence(differences, units)
+    return dict(zip(keys, key, strict=True)) | asdict(t_interval(differences)) | asdict(tested)
+
+
+def _common(units: Iterable[float]) -> float:
+    """Units that all values count in; NaN where one counts in none, or they are so many that anything is a count."""
+    distinct = set(units)
+    if not all(value > 0 for value in distinct):  # not with NaN
+        return float("nan")
+    common = lcm(*map(int, distinct))
+    return float(common) if common <= MOST_UNITS else float("nan")
 
 
 def _with_family(rows: pd.DataFrame, place: list[str]) -> pd.DataFrame:

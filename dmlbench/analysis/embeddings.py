@@ -21,6 +21,9 @@ FILE = "embeddings.safetensors"
 # Similarities this close are equal, as in `dmlbench.evaluation.neighbours`: a tie counts against the method.
 TIE = 1e-12
 
+# Lengths that float64 can square, as in `dmlbench.evaluation.inputs`.
+SMALLEST, LARGEST = 1e-30, 1e150
+
 # Rows and columns of similarities at a time, 32 MB of float64: whole rows of all queries would take gigabytes.
 TILE = 2048
 
@@ -199,7 +202,14 @@ def _checked(tensors: dict[str, NDArray[Any]]) -> Embeddings:
     wide = vectors.astype(np.float64)
     if not np.isfinite(wide).all():
         raise ValueError("values that are not finite")
-    wide /= np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), 1e-30)
+    lengths = np.linalg.norm(wide, axis=1, keepdims=True)
+    # As for the metrics: rows whose length float64 cannot square are first brought near 1.
+    largest = np.abs(wide).max(axis=1, keepdims=True)
+    extreme = ((lengths < SMALLEST) | (lengths > LARGEST)) & (largest > 0)
+    if extreme.any():
+        wide /= np.where(extreme, largest, 1.0)
+        lengths = np.linalg.norm(wide, axis=1, keepdims=True)
+    wide /= np.maximum(lengths, SMALLEST)
     return Embeddings(wide, labels.astype(np.int64))
 
 

@@ -6,6 +6,7 @@ import pandas as pd
 
 from dmlbench.analysis.groups import GROUP, done
 from dmlbench.analysis.statistics import t_interval
+from dmlbench.readouts import MEAN
 from dmlbench.summary import COLUMNS, INDEX
 
 UNTRAINED = "untrained"
@@ -27,14 +28,26 @@ def seed_values(arranged: pd.DataFrame) -> pd.DataFrame:
         arranged: Results after `groups.arrange`.
 
     Returns:
-        Columns `GROUP`, selection, `METHOD`, readout, seed, origin, kind, metric, value.
+        Columns `GROUP`, selection, `METHOD`, readout, seed, origin, kind, units, metric, value. `units` is how many
+        units 1 has where the metric is a count: for recall at k the queries, times the networks that are averaged over.
     """
     metrics = [column for column in arranged.columns if column not in NOT_METRICS]
-    names = [*GROUP, "selection", *METHOD, "readout", "seed", "origin", "kind"]
+    names = [*GROUP, "selection", *METHOD, "readout", "seed", "origin", "kind", "units"]
     if not metrics:
         return pd.DataFrame(columns=[*names, "metric", "value"])
-    long = done(arranged).melt(names, metrics, var_name="metric").dropna(subset=["value"])
-    return long.astype({"value": float}).reset_index(drop=True)
+    rows = done(arranged)
+    long = rows.assign(units=_units(rows)).melt(names, metrics, var_name="metric").dropna(subset=["value"])
+    long = long.astype({"value": float}).reset_index(drop=True)
+    return long.assign(units=long["units"].where(long["metric"].str.startswith("recall_at_")))
+
+
+def _units(rows: pd.DataFrame) -> pd.Series:
+    """Queries of a cell's test set, times the networks whose recall is averaged; NaN where they were not stated."""
+    if "queries" not in rows:
+        return pd.Series(float("nan"), index=rows.index)
+    # The best test epoch differs by metric, and states the number of queries for none.
+    queries = rows.groupby("folder")["queries"].transform("max").astype(float)
+    return queries * rows["networks"].where(rows["readout"] == MEAN, 1).astype(float)
 
 
 def accuracy(values: pd.DataFrame) -> pd.DataFrame:

@@ -8,12 +8,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy import special, stats
+from scipy import special
 
 FEWEST = 3  # pairs below which no test is made and no conclusion is offered
 EXACT = 16  # pairs up to which every flip of signs is counted; beyond, as many are drawn
 BOOTSTRAPS = 2000
-EQUAL = 1e-9  # differences this close, relative to their size, are equal but for rounding
+# Values this close, relative to the largest, are equal but for rounding: a metric errs by some 1e-15, and a count of
+# queries moves by one in less than a million.
+EQUAL = 1e-9
+COUNTED = 1e-6  # how far a count of queries, computed from a fraction, may be from a whole number
 NAN = float("nan")
 
 
@@ -118,7 +121,7 @@ def median_interval(values: Iterable[float], confidence: float = 0.95) -> Estima
     return Estimate(float(np.median(sample)), float(low), float(high), n, float(sample.std(ddof=1)))
 
 
-def evidence(differences: Iterable[float]) -> Evidence:
+def evidence(differences: Iterable[float], units: float = NAN) -> Evidence:
     """Paired t-test, exact sign-flip test and effect size of differences per seed.
 
     The t-test is the primary one. The sign-flip test (Fisher 1935, "The Design of Experiments", section 21) needs no
@@ -128,8 +131,12 @@ def evidence(differences: Iterable[float]) -> Evidence:
     Differences that are all equal (R@1 of a small test set counts in whole queries) have no spread to divide by: there
     the sign-flip test's p stands for both, and there is no effect size.
 
+    Flips as extreme as the data count, so their sums are compared exactly: as whole numbers where differences count in
+    `units`, else with those equal that differ by less than rounding does (`EQUAL`, relative to the sum of magnitudes).
+
     Args:
         differences: One value per seed; missing values are left out.
+        units: How many units 1 has: the queries of a test set for recall at k; NaN where the metric is no count.
     """
     sample = _sample(differences)
     n = len(sample)
@@ -137,11 +144,11 @@ def evidence(differences: Iterable[float]) -> Evidence:
     if n < FEWEST:
         return Evidence(NAN, NAN, smallest, NAN)
     if np.ptp(sample) <= EQUAL * np.abs(sample).max():
-        p = _sign_flip(np.full(n, sample.mean()))
+        p = _sign_flip(np.full(n, sample.mean()), units)
         return Evidence(p, p, smallest, NAN)
     effect = sample.mean() / sample.std(ddof=1)
     p_t = 2 * float(special.stdtr(n - 1, -abs(effect) * np.sqrt(n)))
-    return Evidence(p_t, _sign_flip(sample), smallest, float(effect * (1 - 3 / (4 * (n - 1) - 1))))
+    return Evidence(p_t, _sign_flip(sample, units), smallest, float(effect * (1 - 3 / (4 * (n - 1) - 1))))
 
 
 def smallest_p(n: int) -> float:
@@ -170,8 +177,9 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def probability_of_improvement(treated: Iterable[float], control: Iterable[float]) -> float:
     """Chance that a run of one method beats a run of another, the two drawn independently: no pairing by seed.
 
-    The share of all pairs of runs in which the first is larger, ties counting half: Mann and Whitney's U over the
-    number of pairs. Agarwal et al. 2021 (arXiv 2108.13264; the library rliable), for one task.
+    The share of all pairs of runs in which the first is larger, ties counting half (what is equal but for rounding is
+    tied): Mann and Whitney's U over the number of pairs. Agarwal et al. 2021 (arXiv 2108.13264; the library rliable),
+    for one task.
 
     Args:
         treated: A value per run; missing values are left out.
@@ -183,7 +191,8 @@ def probability_of_improvement(treated: Iterable[float], control: Iterable[float
     x, y = _sample(treated), _sample(control)
     if not len(x) or not len(y):
         return NAN
-    return float((np.sign(x[:, None] - y[None, :]) + 1).mean() / 2)
+    tied = without_rounding(np.concatenate([x, y]))
+    return float((np.sign(tied[: len(x), None] - tied[None, len(x) :]) + 1).mean() / 2)
 
 
 def welch_difference(ours: Estimate, mean: float, std: float, n: int, confidence: float = 0.95) -> Estimate:
@@ -210,12 +219,33 @@ def welch_difference(ours: Estimate, mean: float, std: float, n: int, confidence
     return Estimate(difference, difference - half, difference + half, ours.n)
 
 
-def _sign_flip(sample: np.ndarray) -> float:
-    drawn = np.inf if len(sample) <= EXACT else 2**EXACT - 1
-    result = stats.permutation_test(
-        (sample,), np.mean, permutation_type="samples", vectorized=True, n_resamples=drawn, rng=np.random.default_rng(0)
-    )
-    return float(result.pvalue)
+def without_rounding(values: np.ndarray) -> np.ndarray:
+    """The values, with those that are equal but for rounding (`EQUAL`) made equal, so that they are tied in ranks."""
+    order = np.argsort(values, kind="stable")
+    ordered = values[order]
+    begins = np.diff(ordered, prepend=-np.inf) > EQUAL * np.abs(values).max(initial=0.0)
+    tied = np.empty_like(values)
+    tied[order] = ordered[begins][np.cumsum(begins) - 1]
+    return tied
+
+
+def _sign_flip(sample: np.ndarray, units: float) -> float:
+    """Two-sided p: twice the share of flips whose sum is at least that of the data, the data among them."""
+    counts = np.rint(sample * units)
+    if np.all(np.abs(sample * units - counts) < COUNTED):  # not with NaN for units
+        sample, rounding = counts, 0.0
+    else:
+        rounding = EQUAL * np.abs(sample).sum()
+    extreme = abs(sample.sum()) - rounding
+    if len(sample) > EXACT:
+        signs = np.random.default_rng(0).choice([-1.0, 1.0], size=(2**EXACT - 1, len(sample)))
+        found = (np.count_nonzero(signs @ sample >= extreme) + 1) / 2**EXACT
+    else:
+        sums = np.zeros(1)
+        for value in sample:
+            sums = np.concatenate([sums - value, sums + value])
+        found = np.count_nonzero(sums >= extreme) / len(sums)
+    return float(min(1.0, 2 * found))
 
 
 def _sample(values: Iterable[float]) -> np.ndarray:

@@ -14,7 +14,7 @@ from dmlbench.commands.options import data_dir_option, results_option
 @data_dir_option()
 @results_option()
 def command(data_dir: Path | None, results: Path) -> int:
-    """Check Python, torch, GPU, faiss, disk and data; exit code 1 where a run could not work.
+    """Check Python, torch, GPU, faiss, disk, pretrained weights and data; exit code 1 where a run could not work.
 
     \b
     Examples:
@@ -25,7 +25,7 @@ def command(data_dir: Path | None, results: Path) -> int:
 
     from dmlbench.progress import plain_or_wide
 
-    checks = [_python(), *_torch(), _faiss(), _disk(results), *_data(data_dir)]
+    checks = [_python(), *_torch(), _faiss(), _disk(results), *_weights(), *_data(data_dir)]
     table = Table("", "what", "found", box=None)
     for state, what, found in checks:
         table.add_row(state, what, found)
@@ -71,6 +71,24 @@ def _disk(results: Path) -> Check:
     writable = os.access(there, os.W_OK)
     state = "ok" if writable and free > 1 else "bad"
     return state, "results folder", f"{results}: {free:.0f} GiB free{'' if writable else ', NOT writable'}"
+
+
+def _weights() -> list[Check]:
+    """Of the shipped protocols; nothing is downloaded."""
+    from dmlbench.pretrained import is_file, to_download
+    from dmlbench.protocol import ProtocolFile, own_protocols
+    from dmlbench.schema import read_yaml, validate
+
+    checks: list[Check] = []
+    for name, path in own_protocols().items():
+        model = validate(ProtocolFile, read_yaml(path), str(path)).model
+        if model.weights is None:
+            continue
+        missing = to_download(model)
+        if is_file(model.weights):
+            missing = f"{model.weights} is not part of dmlbench; --set model.weights=FILE for {model.backbone}"
+        checks.append(("note" if missing else "ok", f"weights of {name}", missing or f"{model.weights} is here"))
+    return checks
 
 
 def _data(data_dir: Path | None) -> list[Check]:

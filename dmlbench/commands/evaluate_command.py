@@ -76,7 +76,7 @@ def _evaluate(
     import torch
 
     from dmlbench.data.catalogue import dataset_info
-    from dmlbench.data.images import load_dataset
+    from dmlbench.data.images import load_dataset, split_classes
     from dmlbench.data.ready import dataset_spec, prepare
     from dmlbench.models import build_model, load_networks
     from dmlbench.training.device import prepare as prepare_process
@@ -91,7 +91,9 @@ def _evaluate(
     torch.manual_seed(0)
     untrained = cell.protocol.model.model_copy(update={"weights": None, "weights_sha256": None})
     networks = load_networks(lambda: build_model(untrained, cell.protocol.input).to(where), weights)
-    evaluator = Evaluator(load_dataset(spec, given, _say).test, cell.protocol, cell.seed, where)
+    data = load_dataset(spec, given, _say)
+    classes = len(split_classes(data.train, cell.protocol.validation.classes)[0].class_names)
+    evaluator = Evaluator(data.test, cell.protocol, cell.seed, where, training_classes=classes)
     try:
         metrics = evaluator.measure(networks, clustering=True)
         if embeddings:

@@ -227,7 +227,9 @@ def _dry_run(console: "Console", cells: "Sequence[Cell]", todo: "Sequence[Cell]"
     from dmlbench import matrix
     from dmlbench.commands.run_outcome import print_damaged
     from dmlbench.data.ready import not_ready
+    from dmlbench.network_checks import check_networks
 
+    downloads = check_networks(todo, download=False)
     table = Table("method", "dataset", "protocol", "seed", "cell", "state", box=None)
     for cell in cells:
         names_ = (cell.method.name, cell.dataset.name, cell.protocol.name)
@@ -238,6 +240,8 @@ def _dry_run(console: "Console", cells: "Sequence[Cell]", todo: "Sequence[Cell]"
     if not todo:
         console.print(f"0 of {len(cells)} cells to run")
         return 1 if damaged else 0
+    for missing in downloads:
+        console.print(f"not ready: {missing}", markup=False, soft_wrap=True)
     for spec in {cell.dataset.name: cell.dataset for cell in todo}.values():
         if problem := not_ready(spec, execution.data_dir):
             console.print(f"not ready: {problem}", markup=False, soft_wrap=True)

@@ -13,6 +13,8 @@ from torch.nn import functional
 
 from dmlbench.distillation.psd import similarities
 
+MOST_MEMBERS = 64  # each is a network: a mistyped number would take all memory before it fails
+
 
 @dataclass(frozen=True)
 class DM2:
@@ -36,6 +38,8 @@ class DM2:
     def __post_init__(self) -> None:
         if self.members < 2:
             raise ValueError(f"members must be at least 2, got {self.members}")
+        if self.members > MOST_MEMBERS:
+            raise ValueError(f"members must be at most {MOST_MEMBERS}, got {self.members}")
         if self.period < 1:
             raise ValueError(f"period must be at least 1, got {self.period}")
 
@@ -61,9 +65,12 @@ def relational_loss(embeddings: Tensor, targets: Tensor) -> Tensor:
     Raises:
         ValueError: If a shape is wrong.
     """
+    learner, teacher = relative_distances(embeddings), relative_distances(targets).detach()
     if len(embeddings) != len(targets):
         raise ValueError(f"both need an embedding for each image, got {len(embeddings)} and {len(targets)}")
-    return potential(relative_distances(embeddings), relative_distances(targets.detach()))
+    if embeddings.device != targets.device:
+        raise ValueError(f"both must be on one device, got {embeddings.device} and {targets.device}")
+    return potential(learner, teacher)
 
 
 def relative_distances(embeddings: Tensor) -> Tensor:
@@ -77,10 +84,11 @@ def relative_distances(embeddings: Tensor) -> Tensor:
     squared = norms[:, None] + norms - 2 * products
     # What rounding leaves of the distance of equal embeddings is none, and at 0 a root has no gradient.
     tiny = 8 * torch.finfo(squared.dtype).eps * norms.detach().mean().clamp(min=torch.finfo(squared.dtype).tiny)
-    apart = (squared > tiny).fill_diagonal_(fill_value=False)
+    # Asked this way round, NaN counts as apart and reaches the loss.
+    apart = (~(squared <= tiny)).fill_diagonal_(fill_value=False)
     distances = torch.where(apart, torch.where(apart, squared, 1.0).sqrt(), 0.0)
     mean = distances.sum() / apart.sum().clamp(min=1)
-    return distances / torch.where(mean > 0, mean, 1.0)
+    return distances / torch.where(mean == 0, 1.0, mean)
 
 
 def potential(relations: Tensor, targets: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ Learning", arXiv 2211.07566; Visual Intelligence 2024.
 """
 
 from dataclasses import dataclass
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -77,5 +78,5 @@ def obdsd_targets(teacher_embeddings: Tensor, tau: float, omega: float, tau_diff
 def _check(tau: float, omega: float, tau_diffusion: float) -> None:
     check_temperature("tau", tau)
     check_temperature("tau_diffusion", tau_diffusion)
-    if not 0 <= omega < 1:
+    if not isinstance(omega, Real) or not 0 <= omega < 1:
         raise ValueError(f"omega must lie in [0, 1), got {omega}")

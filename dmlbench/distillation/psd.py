@@ -6,6 +6,7 @@ Learning", arXiv 2211.07566; Visual Intelligence 2024.
 
 import math
 from dataclasses import dataclass
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -66,12 +67,13 @@ def distillation_loss(embeddings: Tensor, targets: Tensor, tau: float) -> Tensor
         ValueError: If the temperature or a shape is wrong.
     """
     check_temperature("tau", tau)
-    if targets.shape != (len(embeddings), len(embeddings)):
-        raise ValueError(
-            f"targets must be ({len(embeddings)}, {len(embeddings)}), a row for each embedding, "
-            f"got {tuple(targets.shape)}"
-        )
     log_probabilities = (similarities(embeddings) / tau).log_softmax(dim=1)
+    size = f"({len(embeddings)}, {len(embeddings)})"
+    check_floats("targets", targets, size)
+    if targets.shape != log_probabilities.shape:
+        raise ValueError(f"targets must be {size}, a row for each embedding, got {tuple(targets.shape)}")
+    if targets.device != embeddings.device:
+        raise ValueError(f"targets must be on the embeddings' device {embeddings.device}, got {targets.device}")
     return functional.kl_div(log_probabilities, targets, reduction="batchmean") * tau**2
 
 
@@ -81,16 +83,22 @@ def similarities(embeddings: Tensor) -> Tensor:
     Raises:
         ValueError: If the embeddings are no float tensor (N, D) with N >= 1.
     """
-    if embeddings.ndim != 2 or len(embeddings) == 0 or not embeddings.is_floating_point():
-        raise ValueError(
-            f"embeddings must be a float tensor (N, D) with N >= 1, got {embeddings.dtype} {tuple(embeddings.shape)}"
-        )
+    check_floats("embeddings", embeddings, "(N, D) with N >= 1")
+    if embeddings.ndim != 2 or len(embeddings) == 0:
+        raise ValueError(f"embeddings must be a float tensor (N, D) with N >= 1, got {tuple(embeddings.shape)}")
     with torch.autocast(embeddings.device.type, enabled=False):
         wide = embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))
         return wide @ wide.T
 
 
+def check_floats(name: str, tensor: Tensor, shape: str) -> None:
+    """Raise ValueError unless `tensor` is a float tensor, which should have the shape that `shape` says."""
+    if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+        given = f"{tensor.dtype} {tuple(tensor.shape)}" if isinstance(tensor, Tensor) else type(tensor).__name__
+        raise ValueError(f"{name} must be a float tensor {shape}, got {given}")
+
+
 def check_temperature(name: str, value: float) -> None:
     """Raise ValueError unless `value` is a finite number above 0."""
-    if not 0 < value < math.inf:
+    if not isinstance(value, Real) or not 0 < value < math.inf:
         raise ValueError(f"{name} must be a finite number > 0, got {value}")

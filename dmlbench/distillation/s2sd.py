@@ -13,6 +13,8 @@ from torch.nn.functional import normalize
 
 from dmlbench.distillation.psd import check_temperature, distillation_loss, psd_targets
 
+WIDEST = 65_536  # a mistyped dimension would take all memory before it fails
+
 
 @dataclass(frozen=True)
 class S2SD:
@@ -39,6 +41,8 @@ class S2SD:
         check_temperature("tau", self.tau)
         if not self.widths or min(self.widths) < 1:
             raise ValueError(f"dimensions must be whole numbers above 0, with commas, got {self.dimensions!r}")
+        if max(self.widths) > WIDEST:
+            raise ValueError(f"dimensions must be at most {WIDEST}, got {self.dimensions!r}")
         if self.feature_weight < 0 or self.feature_delay < 0:
             raise ValueError("feature_weight and feature_delay must be at least 0")
 

@@ -27,7 +27,7 @@ def geometry_metrics(embeddings: Array, labels: Array) -> dict[str, float]:
         labels: (N,), integers.
 
     Raises:
-        ValueError: If the shapes do not match, an embedding is not finite, or there are not two classes of
+        ValueError: If the shapes or types do not match, an embedding is not finite, or there are not two classes of
             which one has two members.
     """
     # On the CPU: it takes two small products, and sums over classes have no fixed order on a GPU.

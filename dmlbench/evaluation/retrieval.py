@@ -1,6 +1,7 @@
 """Recall@k, MAP@R and R-precision: every embedding searches for its class among all others."""
 
 from collections.abc import Sequence
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -40,10 +41,10 @@ def retrieval_metrics(
         averaged over, and ``singleton_queries``, how many were left out.
 
     Raises:
-        ValueError: If the shapes do not match, an embedding is not finite, no class has two embeddings, a k
-            is below 1, or the backend is unknown or not installed.
+        ValueError: If the shapes or types do not match, an embedding is not finite, no class has two embeddings, a k
+            is no integer above 0, or the backend is unknown or not installed.
     """
-    if not ks or min(ks) < 1:
+    if not ks or not all(isinstance(k, Integral) and k >= 1 for k in ks):
         raise ValueError(f"ks must be one or more integers >= 1, got {tuple(ks)}")
     gallery = Gallery.of(*unit_embeddings(embeddings, labels))
     ranker = make_ranker(gallery, backend, depth=max(ks))

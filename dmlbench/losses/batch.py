@@ -1,21 +1,29 @@
 """What every loss asks of a batch: its checks, its precision, its positive and negative pairs."""
 
 import math
+from numbers import Integral, Real
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 
 def check_positive(name: str, value: float) -> None:
     """Raise ValueError unless `value` is a finite number above 0."""
-    if not 0 < value < math.inf:
+    if not isinstance(value, Real) or not 0 < value < math.inf:
         raise ValueError(f"{name} must be a finite number > 0, got {value}")
 
 
 def check_non_negative(name: str, value: float) -> None:
     """Raise ValueError unless `value` is a finite number of at least 0."""
-    if not 0 <= value < math.inf:
+    if not isinstance(value, Real) or not 0 <= value < math.inf:
         raise ValueError(f"{name} must be a finite number >= 0, got {value}")
+
+
+def check_count(name: str, value: int) -> None:
+    """Raise ValueError unless `value` is a whole number above 0."""
+    if not isinstance(value, Integral) or value < 1:
+        raise ValueError(f"{name} must be a whole number > 0, got {value}")
 
 
 def check_choice(name: str, value: str, valid: tuple[str, ...]) -> None:
@@ -24,29 +32,59 @@ def check_choice(name: str, value: str, valid: tuple[str, ...]) -> None:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, valid))}, got {value!r}")
 
 
-def full_precision(embeddings: Tensor, labels: Tensor) -> Tensor:
-    """Check the shapes and types of a batch and widen half-precision embeddings to float32.
+def checked(embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Check the shapes, types and devices of a batch; widen half-precision embeddings, and labels to int64.
+
+    Nothing is read from the device: values are checked where they are used (`rows_of`, `nan_where_broken`).
 
     Args:
         embeddings: Float tensor (N, D), N >= 1.
-        labels: Integer tensor (N,).
+        labels: Tensor (N,) of integers or truth values, on the same device.
 
     Returns:
-        The embeddings (N, D) in float32, or in float64 if they were.
+        The embeddings (N, D) in float32, or in float64 if they were, and the labels (N,) in int64: of a narrower type
+        they would index as a mask, or not at all.
 
     Raises:
-        ValueError: If a shape or type is wrong.
+        ValueError: If a shape, type or device is wrong.
     """
+    if not isinstance(embeddings, Tensor) or not isinstance(labels, Tensor):
+        given = f"{type(embeddings).__name__} and {type(labels).__name__}"
+        raise ValueError(f"embeddings and labels must be tensors, got {given}")  # noqa: TRY004 - one kind for bad input
     if embeddings.ndim != 2 or len(embeddings) == 0 or not embeddings.is_floating_point():
         raise ValueError(
             f"embeddings must be a float tensor (N, D) with N >= 1, got {embeddings.dtype} {tuple(embeddings.shape)}"
         )
-    if labels.shape != embeddings.shape[:1] or labels.is_floating_point():
+    if labels.shape != embeddings.shape[:1] or labels.is_floating_point() or labels.is_complex():
         raise ValueError(
             f"labels must be an integer tensor ({len(embeddings)},), one for each embedding, "
             f"got {labels.dtype} {tuple(labels.shape)}"
         )
-    return embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))
+    if labels.device != embeddings.device:
+        raise ValueError(f"embeddings and labels must be on one device, got {embeddings.device} and {labels.device}")
+    return embeddings.to(torch.promote_types(embeddings.dtype, torch.float32)), labels.to(torch.int64)
+
+
+def nan_where_broken(loss: Tensor, embeddings: Tensor) -> Tensor:
+    """The loss as it is, and NaN where an embedding is NaN or infinite, without leaving the device.
+
+    A broken embedding has no valid pairs, and a mean over the others would hide it.
+    """
+    total = embeddings.detach().sum()
+    return loss + (total - total)
+
+
+def rows_of(table: Tensor, indices: Tensor, what: str) -> Tensor:
+    """Rows (N, D) of a table (C, D) by their indices (N,) in [0, C).
+
+    Raises:
+        ValueError: If an index is out of range; on CUDA PyTorch's own assertion stops the process instead, for to look
+            at it would make the host wait.
+    """
+    try:
+        return functional.embedding(indices, table)
+    except IndexError as error:
+        raise ValueError(f"{what} must lie in [0, {len(table)})") from error
 
 
 def pair_masks(labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,8 +8,10 @@ from dmlbench.losses.batch import (
     check_choice,
     check_non_negative,
     check_positive,
-    full_precision,
+    checked,
     masked_mean,
+    nan_where_broken,
+    rows_of,
 )
 from dmlbench.losses.mining import distance_weighted_triplets, given_triplets
 
@@ -56,17 +58,17 @@ class ContrastiveLoss(nn.Module):
             generator: Randomness of the mining, on the embeddings' device.
 
         Raises:
-            ValueError: If a shape or type is wrong.
+            ValueError: If a shape, type or device is wrong, or an index out of range (on a CPU).
         """
-        embeddings = full_precision(embeddings, labels)
+        embeddings, labels = checked(embeddings, labels)
         with torch.autocast(embeddings.device.type, enabled=False):
             if triplets is None:
                 triplets, valid = distance_weighted_triplets(embeddings, labels, generator)
             else:
-                triplets, valid = given_triplets(triplets)
-            anchor, positive, negative = functional.embedding(triplets, embeddings).unbind(1)
+                triplets, valid = given_triplets(triplets, embeddings)
+            anchor, positive, negative = rows_of(embeddings, triplets, "triplets").unbind(1)
             # A norm, unlike a root of a sum, has a finite gradient at duplicates; as officially, 1e-6 is added to
             # every difference.
             too_far = functional.pairwise_distance(anchor, positive) - self.positive_margin
             too_near = self.negative_margin - functional.pairwise_distance(anchor, negative)
-            return masked_mean(too_far.relu() + too_near.relu(), valid)
+            return nan_where_broken(masked_mean(too_far.relu() + too_near.relu(), valid), embeddings)

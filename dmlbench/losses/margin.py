@@ -2,9 +2,8 @@
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from dmlbench.losses.batch import check_choice, check_positive, full_precision
+from dmlbench.losses.batch import check_choice, check_count, check_positive, checked, nan_where_broken, rows_of
 from dmlbench.losses.mining import distance_weighted_triplets, given_triplets
 
 
@@ -32,7 +31,7 @@ class MarginLoss(nn.Module):
 
     def __init__(self, num_classes: int, margin: float = 0.2, beta: float = 1.2, mining: str = "distance") -> None:
         super().__init__()
-        check_positive("num_classes", num_classes)
+        check_count("num_classes", num_classes)
         check_positive("margin", margin)
         check_positive("beta", beta)
         check_choice("mining", mining, ("distance",))
@@ -56,21 +55,22 @@ class MarginLoss(nn.Module):
             generator: Randomness of the mining, on the embeddings' device.
 
         Raises:
-            ValueError: If a shape or type is wrong.
+            ValueError: If a shape, type or device is wrong, or an index out of range (on a CPU).
         """
-        embeddings = full_precision(embeddings, labels)
+        embeddings, labels = checked(embeddings, labels)
         with torch.autocast(embeddings.device.type, enabled=False):
             if triplets is None:
                 triplets, valid = distance_weighted_triplets(embeddings, labels, generator)
             else:
-                triplets, valid = given_triplets(triplets)
-            anchor, positive, negative = functional.embedding(triplets, embeddings).unbind(1)
-            beta = self.beta[labels[triplets[:, 0]]]
+                triplets, valid = given_triplets(triplets, embeddings)
+            anchor, positive, negative = rows_of(embeddings, triplets, "triplets").unbind(1)
+            beta = rows_of(self.beta[:, None], labels[triplets[:, 0]], "labels").squeeze(1)
             inside = (_distance(anchor, positive) - beta + self.margin).relu()
             outside = (beta - _distance(anchor, negative) + self.margin).relu()
             loss = inside + outside
             active = valid & (loss > 0)
-            return torch.where(active, loss, 0).sum() / active.sum().clamp(min=1)
+            mean = torch.where(active, loss, 0).sum() / active.sum().clamp(min=1)
+            return nan_where_broken(mean, embeddings)
 
 
 def _distance(one: Tensor, other: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ disjoint entries of the same draw, so the two choices are independent.
 import torch
 from torch import Tensor
 
-from dmlbench.losses.batch import full_precision, pair_masks
+from dmlbench.losses.batch import check_positive, checked, pair_masks
 
 
 @torch.no_grad()
@@ -35,7 +35,7 @@ def distance_weighted_probabilities(embeddings: Tensor, labels: Tensor, lower_cu
     Raises:
         ValueError: If the cut-off is outside (0, 2), or shapes or types are wrong.
     """
-    embeddings = full_precision(embeddings, labels)
+    embeddings, labels = checked(embeddings, labels)
     _, negative = pair_masks(labels)
     with torch.autocast(embeddings.device.type, enabled=False):
         log_weights = _log_inverse_density(_distances(embeddings), embeddings.shape[1], lower_cutoff)
@@ -60,8 +60,9 @@ def distance_weighted_triplets(
         Triplets (N, 3) int64 and their validity (N,) bool.
 
     Raises:
-        ValueError: If the cut-off is outside (0, 2).
+        ValueError: If the cut-off is outside (0, 2), or shapes, types or devices are wrong.
     """
+    embeddings, labels = checked(embeddings, labels)
     positive, negative = pair_masks(labels)
     uniform = _uniform(embeddings, generator)
     log_weights = _log_inverse_density(_distances(embeddings), embeddings.shape[1], lower_cutoff)
@@ -87,7 +88,12 @@ def semihard_triplets(
 
     Returns:
         Triplets (N, 3) int64 and their validity (N,) bool.
+
+    Raises:
+        ValueError: If the margin is not above 0, or shapes, types or devices are wrong.
     """
+    check_positive("margin", margin)
+    embeddings, labels = checked(embeddings, labels)
     positive, negative = pair_masks(labels)
     uniform = _uniform(embeddings, generator)
     chosen_positive = _uniform_choice(uniform, positive)
@@ -99,23 +105,26 @@ def semihard_triplets(
     return _triplets(chosen_positive, chosen, positive, negative)
 
 
-def given_triplets(triplets: Tensor) -> tuple[Tensor, Tensor]:
+def given_triplets(triplets: Tensor, embeddings: Tensor) -> tuple[Tensor, Tensor]:
     """Check a user's triplets and return them as a miner would: all of them valid.
 
     Args:
         triplets: int64 tensor (n, 3) of rows (anchor, positive, negative), indices into the batch.
+        embeddings: The batch (N, D).
 
     Returns:
         The triplets (n, 3) and their validity (n,) bool.
 
     Raises:
-        ValueError: If the shape or the type is wrong.
+        ValueError: If the shape, the type or the device is wrong.
     """
+    rows = "triplets must be an int64 tensor (n, 3) of rows (anchor, positive, negative)"
+    if not isinstance(triplets, Tensor):
+        raise ValueError(f"{rows}, got {type(triplets).__name__}")  # noqa: TRY004 - one kind for bad input
     if triplets.ndim != 2 or triplets.shape[1] != 3 or triplets.dtype != torch.int64:
-        raise ValueError(
-            "triplets must be an int64 tensor (n, 3) of rows (anchor, positive, negative), "
-            f"got {triplets.dtype} {tuple(triplets.shape)}"
-        )
+        raise ValueError(f"{rows}, got {triplets.dtype} {tuple(triplets.shape)}")
+    if triplets.device != embeddings.device:
+        raise ValueError(f"triplets must be on the embeddings' device {embeddings.device}, got {triplets.device}")
     return triplets, torch.ones(len(triplets), dtype=torch.bool, device=triplets.device)
 
 

@@ -4,7 +4,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dmlbench.losses.batch import check_non_negative, check_positive, full_precision, masked_mean, pair_masks
+from dmlbench.losses.batch import (
+    check_non_negative,
+    check_positive,
+    checked,
+    masked_mean,
+    nan_where_broken,
+    pair_masks,
+)
 
 
 class MultiSimilarityLoss(nn.Module):
@@ -51,16 +58,16 @@ class MultiSimilarityLoss(nn.Module):
             generator: Unused: this mining draws nothing.
 
         Raises:
-            ValueError: If a shape or type is wrong.
+            ValueError: If a shape, type or device is wrong, or an index out of range (on a CPU).
         """
-        embeddings = full_precision(embeddings, labels)
+        embeddings, labels = checked(embeddings, labels)
         with torch.autocast(embeddings.device.type, enabled=False):
             similarity = embeddings @ embeddings.T
             positive, negative, active = self._mine(similarity.detach(), *pair_masks(labels))
             centred = similarity - self.base
             loss = _log_one_plus_sum_exp(centred * -self.alpha, positive) / self.alpha
             loss = loss + _log_one_plus_sum_exp(centred * self.beta, negative) / self.beta
-            return masked_mean(loss, active)
+            return nan_where_broken(masked_mean(loss, active), embeddings)
 
     def _mine(self, similarity: Tensor, positive: Tensor, negative: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the kept positive and negative pairs (N, N) and the anchors that keep any (N,)."""

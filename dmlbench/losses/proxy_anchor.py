@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dmlbench.losses.batch import check_non_negative, check_positive, full_precision, pair_masks
+from dmlbench.losses.batch import check_count, check_non_negative, check_positive, checked, pair_masks
 
 # exp(80) times a batch of 6,000 is the last sum below float32's largest number.
 _LARGEST_EXPONENT = 80
@@ -35,8 +35,8 @@ class ProxyAnchorLoss(nn.Module):
 
     def __init__(self, num_classes: int, embedding_dim: int, alpha: float = 32.0, delta: float = 0.1) -> None:
         super().__init__()
-        check_positive("num_classes", num_classes)
-        check_positive("embedding_dim", embedding_dim)
+        check_count("num_classes", num_classes)
+        check_count("embedding_dim", embedding_dim)
         check_positive("alpha", alpha)
         check_non_negative("delta", delta)
         if alpha * (1 + delta) > _LARGEST_EXPONENT:
@@ -56,20 +56,26 @@ class ProxyAnchorLoss(nn.Module):
 
         Args:
             embeddings: Float tensor (N, embedding_dim).
-            labels: int64 tensor (N,) in [0, num_classes).
+            labels: Integer tensor (N,) in [0, num_classes).
             generator: Unused: this loss draws nothing.
 
         Raises:
-            ValueError: If a shape or type is wrong.
+            ValueError: If a shape, type or device is wrong, or an index out of range (on a CPU).
         """
-        embeddings = full_precision(embeddings, labels)
+        embeddings, labels = checked(embeddings, labels)
+        if embeddings.shape[1] != self.proxies.shape[1]:
+            raise ValueError(f"embeddings must have {self.proxies.shape[1]} dimensions, got {embeddings.shape[1]}")
         with torch.autocast(embeddings.device.type, enabled=False):
             # |s| <= 1 bounds every exponent, so no maximum is subtracted: with thousands of proxies each pass
             # over the (N, num_classes) matrix counts, and scaling the embeddings saves one more.
             scaled = functional.normalize(embeddings) * self.alpha
             logits = scaled @ functional.normalize(self.proxies.to(scaled.dtype)).T
             own = labels[:, None]
-            pull = self._pull(logits.gather(1, own).squeeze(1), labels)
+            try:
+                mine = logits.gather(1, own).squeeze(1)
+            except RuntimeError as error:  # on CUDA, PyTorch's own assertion
+                raise ValueError(f"labels must lie in [0, {len(self.proxies)})") from error
+            pull = self._pull(mine, labels)
             others = logits.scatter(1, own, -torch.inf).exp_().sum(dim=0)
             push = (others * math.exp(self.alpha * self.delta)).log1p().mean()
             return pull + push

@@ -2,9 +2,8 @@
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from dmlbench.losses.batch import check_choice, check_positive, full_precision, masked_mean
+from dmlbench.losses.batch import check_choice, check_positive, checked, masked_mean, nan_where_broken, rows_of
 from dmlbench.losses.mining import distance_weighted_triplets, given_triplets, semihard_triplets
 
 
@@ -47,16 +46,16 @@ class TripletLoss(nn.Module):
             generator: Randomness of the mining, on the embeddings' device.
 
         Raises:
-            ValueError: If a shape or type is wrong.
+            ValueError: If a shape, type or device is wrong, or an index out of range (on a CPU).
         """
-        embeddings = full_precision(embeddings, labels)
+        embeddings, labels = checked(embeddings, labels)
         with torch.autocast(embeddings.device.type, enabled=False):
             if triplets is not None:
-                triplets, valid = given_triplets(triplets)
+                triplets, valid = given_triplets(triplets, embeddings)
             elif self.mining == "semihard":
                 triplets, valid = semihard_triplets(embeddings, labels, self.margin, generator)
             else:
                 triplets, valid = distance_weighted_triplets(embeddings, labels, generator)
-            anchor, positive, negative = functional.embedding(triplets, embeddings).unbind(1)
+            anchor, positive, negative = rows_of(embeddings, triplets, "triplets").unbind(1)
             gap = (anchor - positive).square().sum(1) - (anchor - negative).square().sum(1)
-            return masked_mean((gap + self.margin).relu(), valid)
+            return nan_where_broken(masked_mean((gap + self.margin).relu(), valid), embeddings)

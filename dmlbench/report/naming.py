@@ -5,7 +5,13 @@ import re
 from collections.abc import Iterable
 
 MINUS = "\N{MINUS SIGN}"
-NAMES = {"map_at_r": "MAP@R", "r_precision": "R-precision", "nmi": "NMI", "ami": "AMI"}
+NAMES = {
+    "map_at_r": "MAP@R",
+    "r_precision": "R-precision",
+    "nmi": "NMI",
+    "nmi_revisiting": "NMI of Roth et al.",
+    "ami": "AMI",
+}
 
 
 def metric_name(metric: str) -> str:

@@ -14,23 +14,40 @@ from torch.nn.functional import normalize
 from dmlbench.data.images import Split
 from dmlbench.data.loader import EvaluationBatches
 from dmlbench.errors import DivergedError
-from dmlbench.evaluation import clustering_metrics, geometry_metrics, retrieval_metrics
+from dmlbench.evaluation import clustering_metrics, geometry_metrics, retrieval_metrics, revisiting_nmi
 from dmlbench.randomness import stream_seed
 from dmlbench.spec import ProtocolSpec
 from dmlbench.training.precision import autocast
 
 
 class Evaluator:
-    """Embeds a split and scores it; keeps the transformed images between epochs where they are small."""
+    """Embeds a split and scores it; keeps the transformed images between epochs where they are small.
+
+    Args:
+        split: What is embedded.
+        protocol: How, and what is measured.
+        seed: The cell's.
+        device: Where the network is.
+        data_workers: Processes that load images.
+        training_classes: How many the network learns, for the NMI of Roth et al. where the protocol asks for it.
+    """
 
     def __init__(
-        self, split: Split, protocol: ProtocolSpec, seed: int, device: torch.device, data_workers: int = 0
+        self,
+        split: Split,
+        protocol: ProtocolSpec,
+        seed: int,
+        device: torch.device,
+        data_workers: int = 0,
+        *,
+        training_classes: int | None = None,
     ) -> None:
         self.split, self.labels = split, split.labels
         self.batches = EvaluationBatches(split, protocol, device=device, data_workers=data_workers)
         self.evaluation = protocol.evaluation
         self.autocast = protocol.training.autocast
         self.device = device
+        self.training_classes = training_classes
         # One clustering stream for all epochs: k-means starts must not make epochs differ.
         self.clustering_seed = stream_seed(seed, 0, "clustering") % 2**31
 
@@ -94,6 +111,8 @@ class Evaluator:
         if clustering:
             runs = self.evaluation.clustering_runs
             metrics |= clustering_metrics(embeddings, labels, seed=self.clustering_seed, runs=runs)
+        if clustering and self.evaluation.nmi_revisiting and self.training_classes:
+            metrics["nmi_revisiting"] = revisiting_nmi(embeddings, labels, self.training_classes)
         return {name: float(value) for name, value in metrics.items()}
 
 

@@ -21,6 +21,7 @@ SEED = 1000  # of the first trial's sampler; also of what a trial trains with: r
 AT_RANDOM = 5  # trials, the first among them, before the tree-structured Parzen estimator (Bergstra et al. 2011)
 WORST = 0.0  # R@1 as which the sampler sees a training that diverged: it would not learn from one without a value
 DIGITS = 4  # of a suggested value: it can be read, and a library that rounds otherwise changes nothing
+EQUAL = 1e-12  # scores this close, means of shares of queries, differ by rounding alone
 NOTHING: Mapping[str, str] = {}
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -113,9 +114,10 @@ class Study:
         return {key: tuple(sorted({str(own[key]) for own in attributes if key in own})) for key in keys}
 
     def best(self, trials: int) -> Trial | None:
-        """The best of the first `trials`, and of equal ones the earliest; None where all diverged."""
-        scored = [(trial.score, -trial.number, trial) for trial in self.trials()[:trials] if trial.score is not None]
-        return max(scored, key=lambda item: item[:2])[2] if scored else None
+        """The best of the first `trials`, of those equal but for rounding the earliest; None where all diverged."""
+        scored = [(trial, trial.score) for trial in self.trials()[:trials] if trial.score is not None]
+        least = max((score for _, score in scored), default=0.0) - EQUAL
+        return next((trial for trial, score in scored if score >= least), None)
 
     def runner_up(self, trials: int) -> Trial | None:
         """The best of the first `trials` but for the best; None where no other has a score."""

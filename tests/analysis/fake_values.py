@@ -5,14 +5,16 @@ import pandas as pd
 PLACE = {"protocol": "p", "variant": "", "selection": "last", "readout": "", "metric": "recall_at_1"}
 
 
-def values(runs, dataset="d", marks="", origin="cpu/x", kind="one"):
+def values(runs, dataset="d", marks="", origin="cpu/x", kind="one", *, units=float("nan")):
     """Rows of `seed_values`: `{method: [value of seed 0, ...]}`."""
     rows = []
     for method, own in runs.items():
         base, _, modifier = method.partition("+")
         names = {"method": method, "base": base, "modifier": modifier, "marks": marks if modifier else ""}
         rows += [
-            PLACE | names | {"dataset": dataset, "seed": seed, "origin": origin, "kind": kind, "value": value}
+            PLACE
+            | names
+            | {"dataset": dataset, "seed": seed, "origin": origin, "kind": kind, "units": units, "value": value}
             for seed, value in enumerate(own)
             if value is not None
         ]

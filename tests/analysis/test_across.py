@@ -128,3 +128,12 @@ def test_friedman_comes_before_nemenyi():
     assert friedman_p(frame) == pytest.approx(stats.chi2.sf(12, 2))  # all six agree: chi2 is N (k - 1)
     assert friedman_p(frame.assign(value=0.5)) == 1
     assert math.isnan(friedman_p(frame[frame["method"] != "c"]))
+
+
+def test_means_that_differ_by_rounding_share_their_rank():
+    # Six runs of the same counts in another order: their means differ in the last bit.
+    runs = {"ms": [0.1, 0.2, 0.3], "ms+psd": [0.3, 0.2, 0.1], "triplet": [0.2, 0.2, 0.2]}
+    assert len({np.mean(own) for own in runs.values()}) > 1
+    both = pd.concat([values(runs, dataset=name) for name in "ab"])
+    assert list(average_ranks(both)) == [2, 2, 2]
+    assert friedman_p(both) == 1

@@ -1,4 +1,6 @@
 import math
+from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -7,7 +9,10 @@ from fake_values import values
 from scipy import stats
 
 from dmlbench.analysis.comparisons import comparisons, other_kinds, other_origins, pooled, seed_pairs, star, to_base
+from dmlbench.analysis.estimates import seed_values
+from dmlbench.analysis.groups import GROUP, arrange
 from dmlbench.analysis.statistics import holm
+from dmlbench.results import load_results
 
 
 def given(frame):
@@ -173,3 +178,30 @@ def test_pairing_removes_what_seeds_share():
     found = row(comparisons(*given(values({"ms": 0.60 + shared, "ms+psd": 0.61 + shared}))), "ms+psd", "ms")
     assert found["high"] - found["low"] < 1e-9
     assert found["mean"] == pytest.approx(0.01)
+
+
+def test_the_committed_results_have_the_p_values_of_their_counts():
+    runs = seed_values(arrange(load_results(Path(__file__).parents[2] / "results" / "reference")))
+    pairs = seed_pairs(runs)
+    found = comparisons(pairs, runs)
+    place = [*GROUP, "selection", "metric", "method", "to"]
+    p_values = found.set_index(place)["p_sign_flip"]
+    assert (
+        p_values["conv4-64", "", "omniglot-small", "last", "recall_at_1", "proxyanchor+psd", "proxyanchor"] == 36 / 64
+    )
+    recalls = pairs[pairs["metric"].str.startswith("recall_at_")]
+    for key, part in recalls.groupby(place, sort=False):
+        counts = np.rint(part["value"] * part["units"]) - np.rint(part["value_to"] * part["units"])
+        sums = np.array(list(product([-1, 1], repeat=len(counts)))) @ counts.to_numpy()
+        assert p_values[key] == np.mean(np.abs(sums) >= abs(counts.sum())) or len(counts) < 3
+
+
+def test_counts_of_all_datasets_are_pooled_as_counts():
+    # +3, -1 and -2 of 7 on both: no effect at all, though thirds and sevenths do not add up to 0 in floats.
+    both = pd.concat(
+        [
+            values({"ms": [2 / q, 5 / q, 6 / q], "ms+psd": [5 / q, 4 / q, 4 / q]}, dataset=str(q), units=q)
+            for q in (7, 9)
+        ]
+    )
+    assert row(pooled(*given(both)), "ms+psd", "ms")["p_sign_flip"] == 1

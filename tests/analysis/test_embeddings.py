@@ -220,3 +220,12 @@ def test_who_looks_at_results_needs_no_torch():
     code = f"import sys, {modules}; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_the_length_of_a_kept_embedding_does_not_matter(tmp_path):
+    vectors, labels = angles(0, 10, 90, 100), [0, 0, 1, 1]
+    lengths = np.array([[1.0], [1e-37], [1e30], [1e-40]])
+    folder = keep(kept_cell(tmp_path), vectors * lengths, labels)
+    embeddings = load_embeddings(folder, read_summary(folder))
+    np.testing.assert_allclose(embeddings.vectors, vectors, atol=1e-4)  # float32 has few digits left at 1e-40
+    assert nearest(embeddings).hits.all()

@@ -91,3 +91,16 @@ def test_an_unknown_choice_of_the_epoch_is_not_compared(monkeypatch):
     monkeypatch.setattr("dmlbench.analysis.published._figures", lambda: [("ms", figure)])
     (row,) = reproduction(ours()).to_dict("records")
     assert row["not_comparable"] == "how the epoch was chosen is not known"
+
+
+def test_a_published_nmi_is_compared_with_ours_of_its_own_procedure_alone():
+    asked = "evaluation.nmi_revisiting=true"
+    other, own = ours(metric="nmi", variant=asked), ours(metric="nmi_revisiting", variant=asked)
+    found = reproduction(pd.concat([other, own])).set_index("metric")
+    assert set(found["published"]) == {0.6855}
+    assert found.loc["nmi", "not_comparable"] == "NMI by another k-means; ours by --set evaluation.nmi_revisiting=true"
+    assert math.isnan(found.loc["nmi", "difference"])
+    assert found.loc["nmi_revisiting", "not_comparable"] == ""
+    assert found.loc["nmi_revisiting", "difference"] == pytest.approx(0.625 - 0.6855)
+    (changed,) = reproduction(ours(metric="nmi_revisiting", variant=f"{asked}, training.epochs=3")).to_dict("records")
+    assert changed["not_comparable"] == "our protocol was changed: training.epochs=3"

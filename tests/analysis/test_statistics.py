@@ -209,3 +209,34 @@ def test_equal_but_for_rounding_is_equal():
     found = evidence(np.array([0.65, 0.75, 0.85]) - np.array([0.6, 0.7, 0.8]))
     assert (found.p_t, found.p_sign_flip) == (0.25, 0.25)
     assert math.isnan(found.effect_size)
+
+
+def exact_p(counts):
+    sums = np.array(list(product([-1, 1], repeat=len(counts)))) @ np.array(counts)
+    return np.mean(np.abs(sums) >= abs(sum(counts)))
+
+
+@given(st.integers(2, 70_000), st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=3, max_size=8))
+def test_a_sign_flip_of_counts_is_that_of_whole_numbers(queries, pairs):
+    # Fractions such as 7/2120 - 3/2120 and 4/2120 differ in their last bits, so ties of their sums would break.
+    differences = [one / queries - other / queries for one, other in pairs]
+    counts = [one - other for one, other in pairs]
+    assert evidence(differences, units=queries).p_sign_flip == exact_p(counts)
+    assert evidence(differences).p_sign_flip == exact_p(counts)  # without knowing the queries, by the tolerance
+
+
+def test_a_sign_flip_of_fractions_knows_ties_that_rounding_breaks():
+    # In floats .3 is not .1 + .2: of the eight flips only the data and its mirror image would reach .6.
+    assert evidence([0.1, 0.2, -0.3 + 0.1 - 0.1]).p_sign_flip == 1
+    assert evidence([1 / 3, 1 / 3, 1 / 3, -1.0, 0.1]).p_sign_flip == exact_p([10, 10, 10, -30, 3])
+
+
+def test_many_pairs_have_ties_too():
+    counts = [1, -1] * 10 + [2]
+    found = evidence(np.array(counts) / 2120, units=2120).p_sign_flip
+    assert found == evidence(np.array(counts, dtype=float), units=1).p_sign_flip
+    assert found == pytest.approx(1 - math.comb(20, 11) / 2**20, abs=0.005)  # all flips but those with the sum 0
+
+
+def test_what_is_equal_but_for_rounding_is_half_a_win():
+    assert probability_of_improvement([0.1 + 0.2], [0.3]) == 0.5

@@ -15,6 +15,7 @@ from dmlbench.distillation import (
     distillation_loss,
     obdsd_targets,
     psd_targets,
+    relational_loss,
 )
 
 few_examples = settings(max_examples=40)
@@ -189,3 +190,43 @@ def test_wrong_shapes_are_refused():
         distillation_loss(make_embeddings(), torch.eye(23), 1.0)
     with pytest.raises(ValueError, match=r"embeddings must be a float tensor \(N, D\)"):
         psd_targets(make_embeddings()[0], 1.0)
+
+
+def test_bad_input_is_one_clear_line():
+    embeddings, targets = make_embeddings(), torch.eye(24)
+    wrong = {
+        "embeddings must be a float tensor (N, D) with N >= 1, got torch.int64 (24, ": lambda: psd_targets(
+            embeddings.long(), 1.0
+        ),
+        "embeddings must be a float tensor (N, D) with N >= 1, got torch.complex64 (24, ": lambda: obdsd_targets(
+            embeddings.to(torch.complex64), 1.0, 0.5, 1.0
+        ),
+        "embeddings must be a float tensor (N, D) with N >= 1, got ndarray": lambda: psd_targets(
+            embeddings.numpy(), 1.0
+        ),
+        "embeddings must be a float tensor (N, D) with N >= 1, got (0, ": lambda: psd_targets(embeddings[:0], 1.0),
+        "targets must be a float tensor (24, 24), got torch.int64 (24, 24)": lambda: distillation_loss(
+            embeddings, targets.long(), 1.0
+        ),
+        "targets must be a float tensor (24, 24), got list": lambda: distillation_loss(embeddings, [[1.0]], 1.0),
+        "targets must be on the embeddings' device cpu, got meta": lambda: distillation_loss(
+            embeddings, torch.empty(24, 24, device="meta"), 1.0
+        ),
+        "tau must be a finite number > 0, got 1": lambda: psd_targets(embeddings, "1"),
+        "omega must lie in [0, 1), got half": lambda: OBDSD(1.0, "half", 1.0),
+    }
+    for message, call in wrong.items():
+        with pytest.raises(ValueError, match="must") as caught:
+            call()
+        assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize("broken", [math.nan, math.inf])
+def test_a_broken_embedding_reaches_the_loss(broken):
+    good, bad = make_embeddings(), make_embeddings()
+    bad[3, 1] = broken
+    for make in (lambda e: psd_targets(e, 1.0), lambda e: obdsd_targets(e, 1.0, 0.5, 1.0)):
+        assert not distillation_loss(good, make(bad), 1.0).isfinite()
+        assert not distillation_loss(bad, make(good), 1.0).isfinite()
+    assert not relational_loss(good, bad).isfinite()
+    assert not relational_loss(bad, good).isfinite()

@@ -3,9 +3,13 @@
 import hashlib
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+import yaml
+from safetensors.torch import save_file
 
 from tests.e2e.conftest import Command
 
@@ -92,6 +96,79 @@ CASES = {
     "evaluate nothing": (("evaluate", "nowhere"), ("nowhere: not a cell's folder", "dmlbench status")),
     "show unknown dataset": (("show", "ms", "--dataset", "cup"), ("unknown dataset 'cup'", "'cub'?")),
 }
+DRY = (*RUN, "--methods", "ms", "--datasets", "glyphs", "--seed", "0", "--dry-run")
+RGB = ("input.channels=3", "input.mean=[0,0,0]", "input.std=[1,1,1]")
+# What a run would refuse is refused by --dry-run: settings, and what is said of them.
+REFUSED_DRY = {
+    "backbone": (("model.backbone=timm:resnt50",), ("unknown timm model 'resnt50'", "did you mean resnet50")),
+    "backbone of a hub": (("model.backbone=timm:hf-hub:timm/x",), ("'timm:hf-hub:timm/x' is fetched or read",)),
+    "backbone of a folder": (("model.backbone=local-dir:x",), ("'local-dir:x' is fetched or read from elsewhere",)),
+    "kwargs": (("model.kwargs.widht=3",), ("model.kwargs.widht: not a setting of conv4's shape", "valid: width")),
+    "kwargs that load": (
+        ("model.backbone=torchvision:resnet18", *RGB, "model.kwargs.weights=IMAGENET1K_V1"),
+        ("model.kwargs.weights", "--set model.weights=FILE"),
+    ),
+    "weights": (
+        ("model.backbone=torchvision:resnet18", *RGB, "model.weights=IMAGENET1K_V7"),
+        ("model.weights: 'IMAGENET1K_V7'", "'IMAGENET1K_V1'"),
+    ),
+    "size": (("input.size=8",), ("input.size: conv4", "needs 16 px, not 8")),
+    "size of a transformer": (
+        ("model.backbone=timm:vit_tiny_patch16_224", *RGB),
+        ("input.size: timm:vit_tiny_patch16_224 does not take images of 28 px",),
+    ),
+    "dimension": (
+        ("model.embedding_dim=1000000000000",),
+        ("--set: model.embedding_dim", "less than or equal to 65536"),
+    ),
+    "batch": (("training.batch_size=1000000000000",), ("--set: training.batch_size", "less than or equal to 65536")),
+    "epochs": (("training.epochs=1000000000000",), ("--set: training.epochs", "less than or equal to 1000000")),
+    "large image": (
+        ("input.size=100000", "input.resize=100000"),
+        ("--set: input.size: Input should be less than or equal to 4096, not 100000",),
+    ),
+    "ks": (("evaluation.ks=[1, 1000000000000]",), ("--set: evaluation.ks.1", "less than or equal to 1000000")),
+    "clustering": (("evaluation.clustering_runs=100000",), ("--set: evaluation.clustering_runs", "equal to 1000,")),
+    "threads": (("training.cpu_threads=100000",), ("--set: training.cpu_threads", "less than or equal to 1024")),
+    "width": (("model.kwargs.width=1000000000",), ("model.kwargs.width: conv4 has at most 4096 channels",)),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED_DRY)
+def test_a_dry_run_refuses_what_the_run_would(name: str, in_process: Command, tmp_path: Path) -> None:
+    settings, expected = REFUSED_DRY[name]
+    _refused(in_process(*DRY, *(part for setting in settings for part in ("--set", setting))), expected)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_says_which_weights_are_not_here(
+    in_process: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    settings = ("model.backbone=torchvision:resnet18", *RGB, "model.weights=IMAGENET1K_V1")
+    done = in_process(*DRY, *(part for setting in settings for part in ("--set", setting)))
+    assert done.returncode == 0, done.stderr
+    assert "not ready: weights IMAGENET1K_V1 of torchvision:resnet18 are not on this machine" in done.stdout
+    assert "--set model.weights=FILE" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_strangers_result_cannot_run_code(in_process: Command, make_cell, tmp_path: Path) -> None:
+    """`evaluate` builds the network that spec.yaml describes: no key of it may name a file to load."""
+    (tmp_path / "payload.py").write_text("raise SystemExit")
+    cell = make_cell()
+    for backbone, key in (("timm:test_resnet", "checkpoint_path"), ("torchvision:resnet18", "weights")):
+        model = cell.protocol.model.model_copy(update={"backbone": backbone, "kwargs": {key: "payload.py"}})
+        image = cell.protocol.input.model_copy(update={"channels": 3, "mean": (0.0,) * 3, "std": (1.0,) * 3})
+        changed = replace(cell, protocol=cell.protocol.model_copy(update={"model": model, "input": image}))
+        folder = tmp_path / key
+        folder.mkdir()
+        (folder / "spec.yaml").write_text(yaml.safe_dump(changed.to_dict()))
+        save_file({"head.weight": torch.zeros(1)}, folder / "weights.safetensors")
+        done = in_process("evaluate", str(folder))
+        assert done.returncode == 2
+        last = done.stderr.splitlines()[-1]  # the images may have been drawn before
+        assert last.startswith(f"error: model.kwargs.{key}: not a setting of {backbone}'s shape; weights come from")
 
 
 @pytest.mark.parametrize("name", CASES)

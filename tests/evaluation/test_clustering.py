@@ -3,6 +3,7 @@
 import time
 from pathlib import Path
 
+import faiss
 import numpy as np
 import pytest
 import torch
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import adjusted_mutual_info_score, normalized_mutual_info_score
 
-from dmlbench.evaluation import clustering, clustering_metrics
+from dmlbench.evaluation import clustering, clustering_metrics, geometry_metrics, revisiting_nmi
 from dmlbench.evaluation.clustering import agreement
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
@@ -84,7 +85,14 @@ def test_many_classes_start_from_random_rows(monkeypatch):
     assert clustering_metrics(embeddings, labels)["nmi"] > 0.8
 
 
-@pytest.mark.parametrize(("options", "message"), [({"runs": 0}, "runs must be >= 1")])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"runs": 0}, "runs must be >= 1"),
+        ({"runs": 1.5}, "runs must be >= 1, got 1.5"),
+        ({"seed": -1}, "seed must be an integer >= 0, got -1"),
+    ],
+)
 def test_bad_options(options, message):
     with pytest.raises(ValueError, match=message):
         clustering_metrics(*blobs(), **options)
@@ -93,3 +101,42 @@ def test_bad_options(options, message):
 def test_non_finite_embeddings():
     with pytest.raises(ValueError, match="finite"):
         clustering_metrics(torch.full((4, 2), torch.nan), torch.zeros(4).long())
+
+
+@pytest.mark.parametrize("metrics", [clustering_metrics, geometry_metrics])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda embeddings, labels: (embeddings, [str(label) for label in labels.tolist()]), "labels must be a tensor"),
+        (lambda embeddings, labels: (embeddings.to(torch.complex64), labels), "embeddings must be floating-point"),
+        (
+            lambda embeddings, labels: (embeddings.long(), labels),
+            "embeddings must be floating-point numbers, got torch",
+        ),
+        (lambda embeddings, labels: (embeddings, labels[1:]), "must have the shapes"),
+        (lambda embeddings, labels: (embeddings[:0], labels[:0]), "N and D > 0"),
+    ],
+)
+def test_bad_input_of_the_other_metrics(metrics, change, message):
+    with pytest.raises(ValueError, match=message):
+        metrics(*change(*(torch.as_tensor(part) for part in blobs())))
+
+
+def test_the_nmi_of_roth_et_al_is_their_procedure():
+    embeddings, labels = blobs(noise=0.6)
+    points = np.asarray(torch.nn.functional.normalize(torch.as_tensor(embeddings), dim=1), dtype=np.float32)
+    classes = np.asarray(labels)
+    k_means = faiss.Kmeans(
+        points.shape[1], 7, niter=20, seed=1234, min_points_per_centroid=1, max_points_per_centroid=10**9
+    )
+    k_means.train(points)
+    expected = normalized_mutual_info_score(classes, k_means.index.search(points, 1)[1][:, 0])
+    assert revisiting_nmi(embeddings, labels, 7) == pytest.approx(expected, abs=1e-6)
+    assert revisiting_nmi(embeddings, labels, 7) == revisiting_nmi(embeddings, labels, 7)
+    assert revisiting_nmi(embeddings, labels, 2) != revisiting_nmi(embeddings, labels, 7)
+
+
+@pytest.mark.parametrize("clusters", [0, 1.5, 10**6])
+def test_clusters_of_roth_et_al_out_of_range(clusters):
+    with pytest.raises(ValueError, match="clusters must be an integer from 1 to the"):
+        revisiting_nmi(*blobs(), clusters)

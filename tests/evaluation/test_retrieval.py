@@ -11,7 +11,7 @@ from naive_retrieval import naive_retrieval
 from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
 from torch.nn.functional import normalize
 
-from dmlbench.evaluation import neighbours, quick_ranker, rankers, retrieval_metrics
+from dmlbench.evaluation import clustering_metrics, neighbours, quick_ranker, rankers, retrieval_metrics
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
 BACKENDS = ("torch", "faiss")
@@ -189,6 +189,30 @@ def test_same_input_gives_the_same_bits():
         (torch.tensor([[1.0], [torch.nan]]), torch.zeros(2).long(), {}, "finite.* 1 of 2 rows"),
         (torch.tensor([[1.0], [torch.inf]]), torch.zeros(2).long(), {}, "finite"),
         (torch.ones(4, 2), torch.zeros(4), {}, "labels must be integers"),
+        (torch.ones(4, 2), torch.zeros(4, dtype=torch.complex64), {}, "labels must be integers, got torch.complex64"),
+        (
+            torch.ones(4, 2),
+            np.array(list("abab")),
+            {},
+            "labels must be a tensor or an array of numbers, got <U1; number",
+        ),
+        (torch.ones(4, 2), list("abab"), {}, "labels must be a tensor or an array of numbers, got list; number the"),
+        (
+            np.full((4, 2), "x"),
+            torch.zeros(4).long(),
+            {},
+            "embeddings must be a tensor or an array of numbers, got <U1",
+        ),
+        (
+            torch.ones(4, 2, dtype=torch.complex64),
+            torch.zeros(4).long(),
+            {},
+            "floating-point numbers, got torch.complex64",
+        ),
+        (torch.ones(4, 2).long(), torch.zeros(4).long(), {}, "floating-point numbers, got torch.int64"),
+        (torch.ones(4, 2) > 0, torch.zeros(4).long(), {}, "floating-point numbers, got torch.bool"),
+        (torch.ones(4, 2), torch.zeros(4).long(), {"ks": (1.5,)}, "ks must be"),
+        (torch.ones(4, 2), torch.zeros(4).long(), {"ks": "12"}, "ks must be"),
         (torch.ones(4, 2), torch.arange(4), {}, "nothing to retrieve"),
         (torch.ones(4, 2), torch.zeros(4).long(), {"ks": (0, 1)}, "ks must be"),
         (torch.ones(4, 2), torch.zeros(4).long(), {"ks": ()}, "ks must be"),
@@ -199,3 +223,25 @@ def test_bad_input_is_one_clear_line(embeddings, labels, options, message):
     with pytest.raises(ValueError, match=message) as caught:
         retrieval_metrics(embeddings, labels, **options)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("scale", [1e-300, 5e-324, 1e-40, 1e-31, 1e200, 1e307])
+def test_the_length_of_an_embedding_does_not_matter(scale):
+    embeddings, labels = blobs(60, 8, 5)
+    expected = retrieval_metrics(embeddings, labels)
+    assert expected["recall_at_1"] > 0
+    if scale == 5e-324:  # the smallest number: all that is left is which components are not 0
+        signs = torch.eye(8, dtype=torch.float64)[labels % 8]
+        assert retrieval_metrics(signs * scale, labels) == retrieval_metrics(signs, labels)
+        assert retrieval_metrics(signs * scale, labels)["recall_at_1"] == 1
+        return
+    scales = torch.ones(60, 1, dtype=torch.float64)
+    scales[::2] = scale
+    assert retrieval_metrics(embeddings.double() * scales, labels) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32])
+def test_labels_of_any_integer_type(dtype):
+    embeddings, labels = blobs(60, 8, 2)
+    assert retrieval_metrics(embeddings, labels.to(dtype)) == retrieval_metrics(embeddings, labels)
+    assert clustering_metrics(embeddings, labels.to(dtype)) == clustering_metrics(embeddings, labels)

@@ -132,3 +132,25 @@ def test_semihard_choices_are_uniform():
     expected[0, 2:4] = 0.5  # beyond the positive, by less than the margin; the last is too far
     expected[1, 2:] = 1 / 3  # none is semi-hard: uniform over all of them
     assert_frequencies(negatives[:2], expected[:2])
+
+
+@pytest.mark.parametrize(
+    "mine", [distance_weighted_probabilities, distance_weighted_triplets, lambda e, y: semihard_triplets(e, y, 0.2)]
+)
+def test_bad_batches_are_refused(mine):
+    embeddings, labels = torch.eye(4), torch.tensor([0, 0, 1, 1])
+    for wrong in (
+        (embeddings.long(), labels),
+        (embeddings, labels.float()),
+        (embeddings, labels[1:]),
+        (embeddings, "0011"),
+    ):
+        with pytest.raises(ValueError, match=r"embeddings must be|labels must be|must be tensors"):
+            mine(*wrong)
+    for one, other in zip(mine(embeddings, labels), mine(embeddings, labels.to(torch.int8)), strict=True):
+        assert one.shape == other.shape
+
+
+def test_the_margin_of_semihard_mining_is_checked():
+    with pytest.raises(ValueError, match="margin must be a finite number > 0, got 0"):
+        semihard_triplets(torch.eye(4), torch.tensor([0, 0, 1, 1]), 0)

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from dmlbench.errors import DivergedError
-from dmlbench.evaluation import clustering_metrics, geometry_metrics, retrieval_metrics
+from dmlbench.evaluation import clustering_metrics, geometry_metrics, retrieval_metrics, revisiting_nmi
 from dmlbench.models import build_model
 from dmlbench.training.evaluator import Evaluator, timed
 
@@ -80,3 +80,13 @@ def test_embeddings_that_are_not_finite_are_a_divergence(protocol, model, split)
         next(model.parameters()).fill_(float("inf"))
     with pytest.raises(DivergedError, match=f"of {len(split.labels)} embeddings are not finite"):
         Evaluator(split, protocol, 0, CPU).measure([model], clustering=False)
+
+
+def test_the_nmi_of_roth_et_al_where_the_protocol_asks_for_it(protocol, model, split):
+    asked = protocol.evaluation.model_copy(update={"nmi_revisiting": True})
+    evaluator = Evaluator(split, protocol.model_copy(update={"evaluation": asked}), 3, CPU, training_classes=2)
+    found = evaluator.measure([model], clustering=True)
+    assert found["nmi_revisiting"] == revisiting_nmi(evaluator.embed(model), split.labels, 2)
+    assert "nmi_revisiting" not in evaluator.measure([model], clustering=False)
+    plain = Evaluator(split, protocol, 3, CPU, training_classes=2).measure([model], clustering=True)
+    assert plain == {name: value for name, value in found.items() if name != "nmi_revisiting"}

@@ -158,3 +158,11 @@ def test_the_search_is_better_than_chance_in_the_end(tmp_path):
     scores = [trial.score or 0.0 for trial in found]
     assert max(scores[5:]) > 0.68
     assert sum(scores[-10:]) / 10 > sum(scores[1:6]) / 5
+
+
+def test_of_trials_equal_but_for_rounding_the_earliest_counts(tmp_path):
+    own = study(tmp_path / "a.db")
+    for value in (0.3, 0.1 + 0.2):
+        own.tell(FIRST, value)
+    assert own.trials()[1].score > own.trials()[0].score
+    assert own.best(2).number == 0
