@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from dmlbench.commands.options import data_dir_option
+from dmlbench.terminal import echo
 
 
 @click.command("evaluate")
@@ -75,4 +76,4 @@ def _evaluate(
 
 
 def _say(line: str) -> None:
-    click.echo(line, err=True)
+    echo(line, err=True)

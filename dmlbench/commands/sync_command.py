@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from dmlbench.commands.options import results_option
+from dmlbench.terminal import echo
 
 
 @click.command("sync")
@@ -39,10 +40,10 @@ def command(results: Path) -> int:
                 sent += send(client, record)
             except UserError as error:  # of one result: the others are sent all the same
                 damaged += 1
-                click.echo(f"error: {error}", err=True)
+                echo(f"error: {error}", err=True)
         all_in_order(client, records)
     except TrackingError as error:
-        click.echo(f"error: MLflow: {error.brief}; {sent} runs were sent before", err=True)
+        echo(f"error: MLflow: {error.brief}; {sent} runs were sent before", err=True)
         return 1
-    click.echo(f"{sent} runs sent, {len(records) - sent - damaged} were there already")
+    echo(f"{sent} runs sent, {len(records) - sent - damaged} were there already")
     return 1 if damaged else 0

@@ -5,6 +5,8 @@ import sys
 
 import click
 
+from dmlbench.terminal import echo
+
 # The UI opens on its pages for language models unless it is told; so it does with an experiment from its list.
 PAGE = "/#/experiments?workflowType=machine_learning"
 MOST = 20  # experiments that are named
@@ -29,11 +31,11 @@ def command(port: int) -> int:
         hint = "`dmlbench run` or `dmlbench sync` in this folder sends some, MLFLOW_TRACKING_URI names another store"
         raise UserError(f"{database}: no runs yet", hint=hint)
     if uri.startswith(("http://", "https://")):
-        click.echo(f"runs go to an MLflow server, open it in a browser: {uri.rstrip('/')}{PAGE}")
+        echo(f"runs go to an MLflow server, open it in a browser: {uri.rstrip('/')}{PAGE}")
         _print_links(uri.rstrip("/"))
         return 0
     _check_free(port)
-    click.echo(f"MLflow UI of {uri}, Ctrl-C ends it: http://127.0.0.1:{port}{PAGE}")
+    echo(f"MLflow UI of {uri}, Ctrl-C ends it: http://127.0.0.1:{port}{PAGE}")
     _print_links(f"http://127.0.0.1:{port}")
     arguments = ["--backend-store-uri", uri, "--host", "127.0.0.1", "--port", str(port)]
     return _serve([sys.executable, "-m", "mlflow", "ui", *arguments])
@@ -79,6 +81,6 @@ def _print_links(server: str) -> None:
     with suppress(TrackingError):
         found = pages(connect())
         for name, page in list(found.items())[:MOST]:
-            click.echo(f"  {name}: {server}/{page}")
+            echo(f"  {name}: {server}/{page}")
         if len(found) > MOST:
-            click.echo(f"  and {len(found) - MOST} more")
+            echo(f"  and {len(found) - MOST} more")
