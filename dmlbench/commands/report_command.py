@@ -65,20 +65,21 @@ def command(
         raise UserError("--panels: MLflow is sent no images", hint="leave out --panels or --tracking auto")
     shown = Panels(data_folder(data_dir)) if panels else None
 
-    def tell(line: str) -> None:
-        echo(line, err=True)
-
-    folder = render(results, name, output, only, panels=shown, tell=tell, workers=min(usable_cores(), MOST_WORKERS))
+    folder = render(results, name, output, only, panels=shown, tell=_tell, workers=min(usable_cores(), MOST_WORKERS))
     echo(f"{folder / 'index.html'}")
     if tracking == "auto":
         _send(folder)
+
+
+def _tell(line: str) -> None:
+    echo(line, err=True)
 
 
 def _send(folder: Path) -> None:
     from dmlbench.tracking import TrackingError, connect, send_report
 
     try:
-        sent = send_report(connect(), folder)
+        sent = send_report(connect(_tell), folder)
     except TrackingError as error:  # the report is there all the same
         echo(f"warning: MLflow: {error.brief}; the report was not sent", err=True)
         return

@@ -34,7 +34,7 @@ def command(results: Path) -> int:
 
     console, sent, damaged = plain_or_wide(stderr=True), 0, 0
     try:
-        client = connect()
+        client = connect(lambda line: echo(line, err=True))
         for record in track(records, "sending", console=console):
             try:
                 sent += send(client, record)
