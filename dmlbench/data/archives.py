@@ -92,7 +92,7 @@ def file_checksum(path: Path, like: str = "sha256:") -> str:
 
 
 def fetch(
-    url: str, destination: Path, checksum: str, log: Log, progress: Progress | None = None, most: int = LARGEST
+    url: str, destination: Path, checksum: str, log: Log, progress: Progress | None = None, *, most: int = LARGEST
 ) -> None:
     """Download an archive unless the destination already holds it; only verified contents get the final name.
 
@@ -147,11 +147,11 @@ def _download(source: _Source, destination: Path, log: Log, progress: Progress) 
             partial.unlink()
     if max(size, expected) > source.most:
         partial.unlink(missing_ok=True)
-        told = f"{expected} bytes" if expected > source.most else "more"
-        hint = "this is another file: download it by hand, and pass its folder as --data-dir"
-        raise UserError(
-            f"{url}: the published file has at most {source.most} bytes, and the server sends {told}", hint=hint
-        )
+        sent = f"{expected} bytes" if expected > source.most else f"more than {source.most} bytes"
+        hint = "nothing was kept: download it by hand, and pass its folder as --data-dir"
+        raise UserError(f"{url}: the server sends {sent}, and the published file is smaller", hint=hint)
+    if not size:
+        raise UserError(f"{url}: the server sends nothing", hint="try again later")
     if size < expected:
         hint = "what came is kept: the same command goes on from there"
         raise UserError(f"{url}: the transfer broke after {size} of {expected} bytes", hint=hint)

@@ -84,7 +84,7 @@ def _split(folder: Path, log: Log) -> tuple[Path, list[Row]] | None:
 def _by_class(folder: Path, log: Log) -> tuple[Path, list[Row]] | None:
     """A folder a class, by number (`001`, `001.AMG_Hummer`) or by name, whatever its spaces and slashes became."""
     roots = [*(path for name in CLASS_FOLDERS for path in _below(folder, name) if path.is_dir()), folder]
-    places = [(root, ("",)) for root in roots]
+    places: list[tuple[Path, tuple[str, ...]]] = [(root, ("",)) for root in roots]
     places += [(path.parent, SIDES) for path in _below(folder, SIDES[0]) if (path.parent / SIDES[1]).is_dir()]
     incomplete = None
     for root, parts in places:

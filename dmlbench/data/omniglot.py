@@ -70,7 +70,7 @@ def _locate(archive: Archive, data_dir: Path | None, log: Log) -> Path:
 
 def _download(archive: Archive, folder: Path, log: Log, progress: Progress | None = None) -> Path:
     path = folder / "omniglot" / archive.name
-    archives.fetch(URL + archive.name, path, f"sha256:{archive.sha256}", log, progress, MOST)
+    archives.fetch(URL + archive.name, path, f"sha256:{archive.sha256}", log, progress, most=MOST)
     return path
 
 
