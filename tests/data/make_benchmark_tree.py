@@ -84,7 +84,7 @@ def make_cars_by_class_and_side(annotations: Path, output: Path) -> None:
     """`train/` and `test/` as published, with a folder of each class's name in both."""
     meta = loadmat(annotations / "Cars196" / "cars_meta.mat")["class_names"][0]
     names = [str(entry[0]).replace("/", "-") for entry in meta]
-    root = output / "car_data" / "car_data"
+    root = output / "car_data"
     rows = car_rows(annotations)
     write_images(root / ("test" if test else "train") / names[label - 1] / file for file, label, test in rows)
 
