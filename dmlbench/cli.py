@@ -1,6 +1,7 @@
 """The `dmlbench` command: finds subcommands, prints errors as one line, and sets the exit code."""
 
 import importlib
+import os
 import signal
 import sys
 
@@ -8,6 +9,7 @@ import click
 
 from dmlbench import __version__
 from dmlbench.errors import StorageError, UserError
+from dmlbench.terminal import escape_what_streams_cannot_say
 
 # Name: (module below dmlbench.commands, one line for the overview). Modules load when their command is used.
 COMMANDS = {
@@ -25,6 +27,10 @@ COMMANDS = {
     "data": "Fetch, check or show a dataset.",
     "doctor": "Check Python, torch, GPU, faiss, disk and data.",
 }
+
+# The processes of this command are its own: notebooks name a way to draw that is not there, and a user's script called
+# statistics.py or types.py in the working folder is no module of ours.
+ENVIRONMENT = {"MPLBACKEND": "agg", "PYTHONSAFEPATH": "1"}
 
 
 class Commands(click.Group):
@@ -76,6 +82,8 @@ def dmlbench(context: click.Context) -> None:
 def main() -> None:
     """Entry point: 0 all done, 1 a cell failed, 2 usage, 130 interrupted."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's polite end is an interrupt, too
+    os.environ |= ENVIRONMENT
+    escape_what_streams_cannot_say()
     try:
         code = dmlbench.main(standalone_mode=False)
     except UserError as error:

@@ -4,6 +4,14 @@ import difflib
 from collections.abc import Iterable
 
 
+def printable(text: str) -> str:
+    """Text for a terminal or a figure: what would steer it, or cannot be encoded, stands there as an escape.
+
+    Names of files and classes may hold anything: escape sequences, line breaks, bytes that are no UTF-8.
+    """
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
+
+
 class UserError(Exception):
     """A mistake in names, files or settings; printed as one line, exit code 2, without a traceback.
 

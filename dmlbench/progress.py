@@ -1,11 +1,12 @@
 """Shows a run: bars on a terminal, plain lines elsewhere."""
 
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -15,22 +16,41 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.segment import Segment
 
+from dmlbench.errors import printable
 from dmlbench.spec import Cell
 
 PLAIN_LINES_PER_CELL = 4
 
 
-def plain_or_wide(*, stderr: bool = False) -> Console:
+class SafeConsole(Console):
+    """A console that shows names from outside as they are and never obeys them: they may hold escape sequences."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """As rich does, with what would steer the terminal as an escape; line ends are rich's own by now."""
+        for text, style, control in super().render(renderable, options):
+            yield Segment(text if control else _safe(text), style, control)
+
+    def say(self, line: str) -> None:
+        """Print one line, as long as it is; where a name in it has line ends, these are escapes, too."""
+        self.print(printable(line), markup=False, soft_wrap=True)
+
+
+def _safe(text: str) -> str:
+    return "\n".join(map(printable, text.split("\n")))
+
+
+def plain_or_wide(*, stderr: bool = False) -> SafeConsole:
     """A console: as wide as the terminal, or wide enough for tables where there is none."""
-    console = Console(stderr=stderr, highlight=False, soft_wrap=False)
-    return console if console.is_terminal else Console(stderr=stderr, highlight=False, width=140)
+    console = SafeConsole(stderr=stderr, highlight=False, soft_wrap=False)
+    return console if console.is_terminal else SafeConsole(stderr=stderr, highlight=False, width=140)
 
 
 class Display:
     """An observer of a run that shows cells, epochs, loss, R@1 and the time left."""
 
-    def __init__(self, console: Console, cells: int) -> None:
+    def __init__(self, console: SafeConsole, cells: int) -> None:
         self.console = console
         self.cells = cells
         self.ended = 0
@@ -85,32 +105,29 @@ class Display:
         # The share of the epochs before this one ends in another quarter: say so.
         quarter = epoch * PLAIN_LINES_PER_CELL // epochs != (epoch - 1) * PLAIN_LINES_PER_CELL // epochs
         if not self.console.is_terminal and epoch and epoch != epochs and quarter:
-            self.console.print(f"{cell.label}: epoch {epoch} of {epochs}{', ' + figures if figures else ''}")
+            self.console.say(f"{cell.label}: epoch {epoch} of {epochs}{', ' + figures if figures else ''}")
 
     def _finished(self, cell: Cell, folder: Path, event: dict[str, Any]) -> None:
         self._advance(cell)
         seconds = time.monotonic() - self.started.get(cell.hash, time.monotonic())
         place = f"[{self.ended}/{self.cells}]"
         if event["status"] == "done":
-            self._say(f"{place} {cell.label}: done in {seconds:.0f} s")
+            self.console.say(f"{place} {cell.label}: done in {seconds:.0f} s")
         else:
-            self._say(f"{place} {cell.label}: FAILED: {event['error']['message']} (log: {folder / 'log.txt'})")
+            self.console.say(f"{place} {cell.label}: FAILED: {event['error']['message']} (log: {folder / 'log.txt'})")
 
     def _claimed(self, cell: Cell, folder: Path, event: dict[str, Any]) -> None:  # noqa: ARG002
         self._advance(cell)
         what = "has run it" if event["done"] else "has it"
-        self._say(f"[{self.ended}/{self.cells}] {cell.label}: another process {what}")
+        self.console.say(f"[{self.ended}/{self.cells}] {cell.label}: another process {what}")
 
     def _halted(self, cell: Cell, folder: Path, event: dict[str, Any]) -> None:  # noqa: ARG002
         self._advance(cell)
-        self._say(f"[{self.ended}/{self.cells}] {cell.label}: HALTED: {event['error']['message']}")
+        self.console.say(f"[{self.ended}/{self.cells}] {cell.label}: HALTED: {event['error']['message']}")
 
     def _stopped(self, cell: Cell, folder: Path, event: dict[str, Any]) -> None:  # noqa: ARG002
         self._advance(cell)
-        self._say(f"[{self.ended}/{self.cells}] {cell.label}: stopped, not lost")
-
-    def _say(self, line: str) -> None:
-        self.console.print(line, markup=False, soft_wrap=True)
+        self.console.say(f"[{self.ended}/{self.cells}] {cell.label}: stopped, not lost")
 
     def _advance(self, cell: Cell) -> None:
         self.ended += 1

@@ -139,8 +139,9 @@ def test_a_dead_process_of_this_host_is_no_holder_and_no_hindrance(tmp_path, hol
     assert time.monotonic() - begun < 2
 
 
-def test_an_old_claim_of_another_host_is_nobody_s_for_those_who_look(tmp_path):
-    abandoned(tmp_path)
+@pytest.mark.parametrize("age", [HOUR, -HOUR])
+def test_an_old_claim_of_another_host_is_nobody_s_for_those_who_look(tmp_path, age):
+    abandoned(tmp_path, age)
     assert holder(tmp_path) is None
     assert holder(tmp_path / "nowhere") is None
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from dmlbench.commands.options import data_dir_option
+from dmlbench.terminal import echo
 
 if TYPE_CHECKING:
     from dmlbench.data.archives import Progress as ByteProgress
@@ -48,15 +49,15 @@ def fetch(name: str, data_dir: Path | None) -> None:
     look = f"`dmlbench data check {name}{f' --data-dir {data_dir}' if data_dir else ''}` looks at every image"
     with suppress(UserError):
         info.family.read(folder, lambda _: None)
-        click.echo(f"{info.name}: is there; {look}")
+        echo(f"{info.name}: is there; {look}")
         return
     if not isinstance(info.family, Downloadable):
-        info.family.read(folder, click.echo)  # its error says what to place where
+        info.family.read(folder, echo)  # its error says what to place where
         return
     with _bar() as progress:
-        info.family.fetch(folder, click.echo, progress)
-    info.family.read(folder, click.echo)
-    click.echo(f"{info.name}: ready in {folder}; {look}")
+        info.family.fetch(folder, echo, progress)
+    info.family.read(folder, echo)
+    echo(f"{info.name}: ready in {folder}; {look}")
 
 
 @command.command("check")
@@ -77,21 +78,19 @@ def check(name: str, data_dir: Path | None) -> int:
     from dmlbench.matrix import data_folder
 
     info = dataset_info(name)
-    found = look(info, data_folder(data_dir), click.echo)
+    found = look(info, data_folder(data_dir), echo)
     _print_counts(info.name, found)
     _print_list("cannot be used", found.bad, limit=None)
     _print_list("not RGB", found.converted, limit=LISTED)
     same = {" = ".join(group): "" for group in found.duplicates}
     _print_list("with the same content in train and test", same, limit=LISTED)
     if found.singletons:
-        click.echo(
-            f"{found.singletons:,} test classes have one image, which is no query: nothing can be retrieved for it"
-        )
+        echo(f"{found.singletons:,} test classes have one image, which is no query: nothing can be retrieved for it")
     if found.problem:
-        click.echo(f"the folder {found.problem}")
+        echo(f"the folder {found.problem}")
     if found.fingerprint:
-        click.echo(f"fingerprint {found.fingerprint}")
-    click.echo("sound: a run takes it as it is" if found.sound else "NOT sound: a run refuses it as it is")
+        echo(f"fingerprint {found.fingerprint}")
+    echo("sound: a run takes it as it is" if found.sound else "NOT sound: a run refuses it as it is")
     return 0 if found.sound else 1
 
 
@@ -122,20 +121,20 @@ def info(name: str, data_dir: Path | None, sheet: Path | None) -> None:
     path = sheet or Path(f"{entry.name}-contact-sheet.png")
     if path.suffix.lower() != ".png" or not path.absolute().parent.is_dir():
         raise UserError(f"--sheet {path}: must be a .png in a folder that exists")
-    sides = entry.family.read(data_folder(data_dir), click.echo)
+    sides = entry.family.read(data_folder(data_dir), echo)
     console = plain_or_wide()
     known = {"title": entry.title, "what": entry.description, "licence": entry.licence, "source": entry.source}
     for key, value in known.items():
         if value:
-            console.print(f"{key}: {value}", markup=False, soft_wrap=True)
-    rows = sizes(sides, click.echo)
+            console.say(f"{key}: {value}")
+    rows = sizes(sides, echo)
     table = Table("", *next(iter(rows.values())), box=None)
     for side, row in rows.items():
         table.add_row(side, *(f"{value:,}" if isinstance(value, int) else value for value in row.values()))
     console.print(table)
     console.print("a range is least - median - most; width and height in pixels")
     draw_contact_sheet(f"{entry.title}: random classes", sides, path)
-    console.print(f"wrote {path}", markup=False, soft_wrap=True)
+    console.say(f"wrote {path}")
 
 
 def _created(data_dir: Path | None) -> Path | None:
@@ -168,11 +167,11 @@ def _print_counts(name: str, found: "Checked") -> None:
 
 
 def _print_list(what: str, found: dict[str, str], *, limit: int | None) -> None:
-    click.echo(f"{len(found):,} images {what}{':' if found else ''}")
+    echo(f"{len(found):,} images {what}{':' if found else ''}")
     for path, why in list(found.items())[:limit]:
-        click.echo(f"  {path}{f': {why}' if why else ''}")
+        echo(f"  {path}{f': {why}' if why else ''}")
     if limit is not None and len(found) > limit:
-        click.echo(f"  and {len(found) - limit:,} more")
+        echo(f"  and {len(found) - limit:,} more")
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from dmlbench.commands.options import data_dir_option
+from dmlbench.terminal import echo
 
 
 @click.command("evaluate")
@@ -125,4 +126,4 @@ def _write_new(path: Path, content: bytes) -> None:
 
 
 def _say(line: str) -> None:
-    click.echo(line, err=True)
+    echo(line, err=True)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from dmlbench.commands.options import methods_dir_option
+from dmlbench.terminal import echo
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -42,7 +43,7 @@ def _methods(methods_dir: Path | None) -> "Table":
         ]
         table.add_row(name, titles.get(name, " + ".join(parts)))
     for problem in registry.problems():
-        click.echo(f"not usable: {problem}", err=True)
+        echo(f"not usable: {problem}", err=True)
     return table
 
 

@@ -16,12 +16,12 @@ from dmlbench.commands.options import (
     results_option,
     set_option,
 )
+from dmlbench.terminal import echo
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from dmlbench.measurement import Measurement
     from dmlbench.overhead import CostPlan
+    from dmlbench.progress import SafeConsole
 
 PROCESSES, ROUNDS = 5, 10
 
@@ -69,21 +69,21 @@ def command(**options: Any) -> int:  # noqa: ANN401 - click's options
         data_folder(options["data_dir"]),
     )  # fmt: skip
     results, device = options["results"], checked_device(options["device"])
-    plan = plan_cost(request, lambda line: console.print(line, markup=False, soft_wrap=True))
+    plan = plan_cost(request, console.say)
     Store(results).check_writable()
     left_out: list[Damaged] = []
     earlier = read_measurements(results, left_out.append)
     for found in left_out:  # told of before the measuring, not after
-        click.echo(f"left out: {found.reason}", err=True)
+        echo(f"left out: {found.reason}", err=True)
     measurement = _measure(console, plan, device, options["processes"], options["rounds"])
     path = write_measurement(results, measurement)
     print_costs(console, measurement)
     print_agreement(console, measurement, earlier)
-    console.print(f"written to {path}; `dmlbench report` shows it", markup=False, soft_wrap=True)
+    console.say(f"written to {path}; `dmlbench report` shows it")
     return 1 if left_out else 0
 
 
-def _measure(console: "Console", plan: "CostPlan", device: str, processes: int, rounds: int) -> "Measurement":
+def _measure(console: "SafeConsole", plan: "CostPlan", device: str, processes: int, rounds: int) -> "Measurement":
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from dmlbench.measuring import WARM_UP, Effort, measure

@@ -6,6 +6,7 @@ import click
 
 from dmlbench.commands.options import data_dir_option, results_option
 from dmlbench.errors import UserError
+from dmlbench.terminal import echo
 
 MOST_WORKERS = 4  # a report has not more to draw at a time than would pay for their start
 
@@ -68,33 +69,34 @@ def command(
         raise UserError("--panels: MLflow is sent no images", hint="leave out --panels or --tracking auto")
     shown = Panels(data_folder(data_dir)) if panels else None
 
-    def tell(line: str) -> None:
-        click.echo(line, err=True)
-
     left_out: list[Damaged] = []
 
     def leave_out(found: Damaged) -> None:
         left_out.append(found)
-        tell(f"left out: {found.reason}")
+        _tell(f"left out: {found.reason}")
 
     workers = min(usable_cores(), MOST_WORKERS)
-    folder = render(results, name, output, only, panels=shown, tell=tell, damaged=leave_out, workers=workers)
-    click.echo(f"{folder / 'index.html'}")
+    folder = render(results, name, output, only, panels=shown, tell=_tell, damaged=leave_out, workers=workers)
+    echo(f"{folder / 'index.html'}")
     if tracking == "auto":
         _send(folder)
     return 1 if left_out else 0
+
+
+def _tell(line: str) -> None:
+    echo(line, err=True)
 
 
 def _send(folder: Path) -> None:
     from dmlbench.tracking import TrackingError, connect, send_report
 
     try:
-        sent = send_report(connect(), folder)
+        sent = send_report(connect(_tell), folder)
     except TrackingError as error:  # the report is there all the same
-        click.echo(f"warning: MLflow: {error.brief}; the report was not sent", err=True)
+        echo(f"warning: MLflow: {error.brief}; the report was not sent", err=True)
         return
     where = ", ".join(sent) or "nowhere, for its results are not there: run `dmlbench sync`, then this command again"
-    click.echo(f"MLflow: run `report {folder.name}` in {where}")
+    echo(f"MLflow: run `report {folder.name}` in {where}")
 
 
 def _filters(pairs: tuple[str, ...]) -> dict[str, tuple[str, ...]]:

@@ -24,9 +24,8 @@ from dmlbench.commands.options import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from rich.console import Console
-
     from dmlbench.matrix import Execution
+    from dmlbench.progress import SafeConsole
     from dmlbench.spec import Cell
 
 
@@ -105,7 +104,7 @@ def command(**options: Any) -> int:  # noqa: ANN401 - click's options
     keep, device = _checked_keep(options["keep"]), checked_device(options["device"])
     _check_system_metrics(options)
     console = plain_or_wide()
-    cells = matrix.plan(request, lambda line: console.print(line, markup=False, soft_wrap=True))
+    cells = matrix.plan(request, console.say)
     store = Store(options["results"])
     todo = matrix.pending(cells, store, retry_failed=options["retry"] == "failed")
     execution = matrix.Execution(
@@ -171,7 +170,7 @@ def _check_system_metrics(options: dict[str, Any]) -> None:
 
 
 def _run(
-    console: "Console",
+    console: "SafeConsole",
     cells: "Sequence[Cell]",
     todo: "Sequence[Cell]",
     execution: "Execution",
@@ -185,9 +184,7 @@ def _run(
     from dmlbench.interrupts import Interrupts
     from dmlbench.progress import Display
 
-    def say(line: str) -> None:
-        console.print(line, markup=False, soft_wrap=True)
-
+    say = console.say
     matrix.make_ready(todo, execution, say)
     say(_in_words(cells, todo, execution))
     for note in notes(cells, todo, execution):
@@ -221,7 +218,7 @@ def _in_words(cells: "Sequence[Cell]", todo: "Sequence[Cell]", execution: "Execu
     return f"{len(cells)} cells: {there} there already{which}, {len(todo)} to run{begun_words}; results in {place}"
 
 
-def _dry_run(console: "Console", cells: "Sequence[Cell]", todo: "Sequence[Cell]", execution: "Execution") -> int:
+def _dry_run(console: "SafeConsole", cells: "Sequence[Cell]", todo: "Sequence[Cell]", execution: "Execution") -> int:
     from rich.table import Table
 
     from dmlbench import matrix
@@ -241,10 +238,10 @@ def _dry_run(console: "Console", cells: "Sequence[Cell]", todo: "Sequence[Cell]"
         console.print(f"0 of {len(cells)} cells to run")
         return 1 if damaged else 0
     for missing in downloads:
-        console.print(f"not ready: {missing}", markup=False, soft_wrap=True)
+        console.say(f"not ready: {missing}")
     for spec in {cell.dataset.name: cell.dataset for cell in todo}.values():
         if problem := not_ready(spec, execution.data_dir):
-            console.print(f"not ready: {problem}", markup=False, soft_wrap=True)
+            console.say(f"not ready: {problem}")
     seconds = matrix.expected_seconds(todo, execution.store)
     threads = max((cell.protocol.training.cpu_threads for cell in cells), default=1)
     workers = len(matrix.worker_devices(execution, threads))

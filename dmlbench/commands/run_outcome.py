@@ -4,18 +4,18 @@ import shlex
 import sys
 from collections.abc import Sequence
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from dmlbench.damaged import Damaged
+from dmlbench.progress import SafeConsole
 from dmlbench.report.console import comparison
 from dmlbench.results import load_results
 from dmlbench.spec import Cell
 from dmlbench.store import Record, Store
 
 
-def print_comparison(console: Console, store: Store, cells: Sequence[Cell]) -> None:
+def print_comparison(console: SafeConsole, store: Store, cells: Sequence[Cell]) -> None:
     """Print the methods side by side, as far as there are results."""
     if not any(isinstance(record := store.record(cell), Record) and record.done for cell in cells):
         return
@@ -25,7 +25,7 @@ def print_comparison(console: Console, store: Store, cells: Sequence[Cell]) -> N
         console.print(part)
 
 
-def print_unfinished(console: Console, store: Store, cells: Sequence[Cell]) -> int:
+def print_unfinished(console: SafeConsole, store: Store, cells: Sequence[Cell]) -> int:
     """List what is not done and say what would do it; the exit code."""
     states = {cell.hash: store.state(cell) for cell in cells}
     records = [(cell, store.record(cell)) for cell in cells]
@@ -36,7 +36,7 @@ def print_unfinished(console: Console, store: Store, cells: Sequence[Cell]) -> i
     if running:
         more = ", ..." if len(running) > 1 else ""
         which = f"{len(running)} of {len(cells)} cells are being run by another process ({running[0].label}{more})"
-        console.print(f"{which}; repeat the command when it has ended", markup=False, soft_wrap=True)
+        console.say(f"{which}; repeat the command when it has ended")
     open_ = sum(state in ("interrupted", "missing") for state in states.values())
     if open_:
         console.print(f"{open_} of {len(cells)} cells have not ended; the same command goes on with them")
@@ -46,13 +46,13 @@ def print_unfinished(console: Console, store: Store, cells: Sequence[Cell]) -> i
     return 0 if all(state == "done" for state in states.values()) and not damaged else 1
 
 
-def print_damaged(console: Console, damaged: Sequence[Damaged]) -> None:
+def print_damaged(console: SafeConsole, damaged: Sequence[Damaged]) -> None:
     """Name the results that were left out."""
     for found in damaged:
-        console.print(f"left out: {found.reason}", markup=False, soft_wrap=True)
+        console.say(f"left out: {found.reason}")
 
 
-def _print_failed(console: Console, failed: Sequence[tuple[Cell, Record]], of: int) -> None:
+def _print_failed(console: SafeConsole, failed: Sequence[tuple[Cell, Record]], of: int) -> None:
     table = Table("failed", "seed", "why", box=None)
     for cell, record in failed:
         error = record.summary.get("error") or {"kind": "error", "message": "no message"}
@@ -61,11 +61,11 @@ def _print_failed(console: Console, failed: Sequence[tuple[Cell, Record]], of: i
         table.add_row(Text(name), str(cell.seed), why)
     console.print(table)
     for _, record in failed:
-        console.print(f"log: {record.folder / 'log.txt'}", markup=False, soft_wrap=True)
+        console.say(f"log: {record.folder / 'log.txt'}")
     diverged = sum(record.summary.get("error", {}).get("kind") == "diverged" for _, record in failed)
     again = f" (what diverged will do so again unless a value changes: {diverged})" if diverged else ""
     console.print(f"{len(failed)} of {of} cells failed; to go on with them{again}:")
-    console.print(f"  {_retrying(sys.argv[1:])}", markup=False, soft_wrap=True)
+    console.say(f"  {_retrying(sys.argv[1:])}")
 
 
 def _retrying(arguments: Sequence[str]) -> str:

@@ -10,8 +10,7 @@ import click
 from dmlbench.commands.options import results_option
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
+    from dmlbench.progress import SafeConsole
     from dmlbench.store import Store
 
 REFRESH = 2.0  # seconds
@@ -65,15 +64,13 @@ def _rows(store: "Store") -> list[dict[str, Any]]:
     ]
 
 
-def _show(console: "Console", store: "Store") -> int:
+def _show(console: "SafeConsole", store: "Store") -> int:
     from dmlbench.commands.status_tables import counts, tables
     from dmlbench.overview import overview
 
     cells = overview(store)
     if not cells:
-        console.print(
-            f"{store.root}: no cells yet; {_trials(store)}{store.next_command()}", markup=False, soft_wrap=True
-        )
+        console.say(f"{store.root}: no cells yet; {_trials(store)}{store.next_command()}")
         return 0
     console.print(counts(cells))
     console.print(tables(cells))
@@ -94,7 +91,7 @@ def _trials(store: "Store") -> str:
     return f"{folder} holds {count} training{'s' * (count > 1)} of `dmlbench tune`; " if count else ""
 
 
-def _watch(console: "Console", store: "Store") -> None:
+def _watch(console: "SafeConsole", store: "Store") -> None:
     import time
 
     from rich.console import Group
@@ -116,7 +113,7 @@ def _watch(console: "Console", store: "Store") -> None:
             cells = overview(store)
 
 
-def _verify(console: "Console", store: "Store") -> int:
+def _verify(console: "SafeConsole", store: "Store") -> int:
     from dmlbench.errors import UserError
     from dmlbench.store import read_summary
     from dmlbench.verification import problems
@@ -127,7 +124,7 @@ def _verify(console: "Console", store: "Store") -> int:
     wrong = problems(store)
     for folder, found in wrong.items():
         for problem in found:
-            console.print(f"{folder}: {problem}", markup=False, soft_wrap=True)
+            console.say(f"{folder}: {problem}")
     if wrong:
         console.print(
             f"{len(wrong)} of {len(folders)} cells are not what they say; delete their folders to run them again"

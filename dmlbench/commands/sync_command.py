@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from dmlbench.commands.options import results_option
+from dmlbench.terminal import echo
 
 
 @click.command("sync")
@@ -29,7 +30,7 @@ def command(results: Path) -> int:
     left_out: list[Damaged] = []
     records = list(store.records(left_out.append))
     for found in left_out:
-        click.echo(f"error: {found.reason}", err=True)
+        echo(f"error: {found.reason}", err=True)
     if not records and not left_out:
         hint = "name the folder that was given to `run --results`"
         raise UserError(f"{results}: no results to send", hint=hint)
@@ -37,16 +38,16 @@ def command(results: Path) -> int:
 
     console, sent, refused = plain_or_wide(stderr=True), 0, 0
     try:
-        client = connect()
+        client = connect(lambda line: echo(line, err=True))
         for record in track(records, "sending", console=console):
             try:
                 sent += send(client, record)
             except UserError as error:  # of one result: the others are sent all the same
                 refused += 1
-                click.echo(f"error: {error}", err=True)
+                echo(f"error: {error}", err=True)
         all_in_order(client, records)
     except TrackingError as error:
-        click.echo(f"error: MLflow: {error.brief}; {sent} runs were sent before", err=True)
+        echo(f"error: MLflow: {error.brief}; {sent} runs were sent before", err=True)
         return 1
-    click.echo(f"{sent} runs sent, {len(records) - sent - refused} were there already")
+    echo(f"{sent} runs sent, {len(records) - sent - refused} were there already")
     return 1 if refused or left_out else 0

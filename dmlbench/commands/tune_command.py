@@ -26,9 +26,8 @@ from dmlbench.commands.options import (
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from rich.console import Console
-
     from dmlbench.matrix import Execution
+    from dmlbench.progress import SafeConsole
     from dmlbench.tuning import Subject, Trial, Tuning
 
 
@@ -75,7 +74,7 @@ def command(**options: Any) -> int:  # noqa: ANN401 - click's options
         options["methods_dir"], data_folder(options["data_dir"]), options["skip_bad"],
     )  # fmt: skip
     device = checked_device(options["device"])
-    subjects = plan_tuning(request, lambda line: console.print(line, markup=False, soft_wrap=True))
+    subjects = plan_tuning(request, console.say)
     store = Store(options["results"] / FOLDER / TRIALS)
     execution = Execution(store, request.data_dir, device, options["workers"], per_gpu=options["per_gpu"])
     path = default_path(options["results"])
@@ -89,7 +88,7 @@ def command(**options: Any) -> int:  # noqa: ANN401 - click's options
     _print(console, found)
     if found.entries:
         words = f"written to {path}; `dmlbench run --tuned` with the same --results uses it"
-        console.print(words, markup=False, soft_wrap=True)
+        console.say(words)
     return 1 if found.failures or len(found.entries) < len(subjects) else 0
 
 
@@ -112,7 +111,7 @@ def _alone(folder: Path) -> "Iterator[None]":
         lock.release()
 
 
-def _tune(console: "Console", subjects: "Sequence[Subject]", trials: int, execution: "Execution") -> "Tuning":
+def _tune(console: "SafeConsole", subjects: "Sequence[Subject]", trials: int, execution: "Execution") -> "Tuning":
     from dmlbench import matrix
     from dmlbench.commands.run_notes import without_teacher
     from dmlbench.interrupts import Interrupts
@@ -120,7 +119,7 @@ def _tune(console: "Console", subjects: "Sequence[Subject]", trials: int, execut
     from dmlbench.tuning import tune
 
     def say(line: str) -> None:
-        console.print(line, markup=False, soft_wrap=True)
+        console.say(line)
 
     def tell(subject: "Subject", trial: "Trial") -> None:
         score = "diverged" if trial.score is None else f"R@1 {100 * trial.score:.2f}%"
@@ -138,7 +137,7 @@ def _tune(console: "Console", subjects: "Sequence[Subject]", trials: int, execut
         )  # fmt: skip
 
 
-def _print(console: "Console", found: "Tuning") -> None:
+def _print(console: "SafeConsole", found: "Tuning") -> None:
     from rich.table import Table
 
     table = Table(
@@ -152,9 +151,9 @@ def _print(console: "Console", found: "Tuning") -> None:
     if found.entries:
         console.print(table)
     for note in found.notes:
-        console.print(note, markup=False, soft_wrap=True)
+        console.say(note)
     for failure in found.failures:
-        console.print(f"failed: {failure}", markup=False, soft_wrap=True)
+        console.say(f"failed: {failure}")
 
 
 def _in_words(values: "dict[str, Any]") -> str:

@@ -1,13 +1,18 @@
 """`dmlbench ui`."""
 
+import os
 import subprocess
 import sys
 
 import click
 
+from dmlbench.terminal import echo
+
 # The UI opens on its pages for language models unless it is told; so it does with an experiment from its list.
 PAGE = "/#/experiments?workflowType=machine_learning"
 MOST = 20  # experiments that are named
+# The server would take modules from the working folder, and name its address, which opens on the wrong page.
+SERVER_OPTIONS = f"--app-dir {os.devnull} --log-level warning"
 
 
 @click.command("ui")
@@ -21,7 +26,7 @@ def command(port: int) -> int:
       dmlbench ui --port 5001
     """
     from dmlbench.errors import UserError
-    from dmlbench.tracking import local_database, tracking_uri
+    from dmlbench.tracking import local_database, redacted, tracking_uri, without_credentials
 
     uri = tracking_uri()
     database = local_database(uri)
@@ -29,14 +34,17 @@ def command(port: int) -> int:
         hint = "`dmlbench run` or `dmlbench sync` in this folder sends some, MLFLOW_TRACKING_URI names another store"
         raise UserError(f"{database}: no runs yet", hint=hint)
     if uri.startswith(("http://", "https://")):
-        click.echo(f"runs go to an MLflow server, open it in a browser: {uri.rstrip('/')}{PAGE}")
-        _print_links(uri.rstrip("/"))
+        found, problem = _pages()
+        _print_links(without_credentials(uri), found, "runs go to an MLflow server")
+        if problem:
+            echo(f"warning: MLflow: {problem}", err=True)
         return 0
+    found, problem = _pages()
+    if problem:
+        raise UserError(f"MLflow: {problem}")
     _check_free(port)
-    click.echo(f"MLflow UI of {uri}, Ctrl-C ends it: http://127.0.0.1:{port}{PAGE}")
-    _print_links(f"http://127.0.0.1:{port}")
-    arguments = ["--backend-store-uri", uri, "--host", "127.0.0.1", "--port", str(port)]
-    return _serve([sys.executable, "-m", "mlflow", "ui", *arguments])
+    _print_links(f"http://127.0.0.1:{port}", found, f"MLflow UI of {database or redacted(uri)}, Ctrl-C ends it")
+    return _serve(uri, port)
 
 
 def _check_free(port: int) -> None:
@@ -53,13 +61,15 @@ def _check_free(port: int) -> None:
             raise UserError(f"--port {port}: {error.strerror}", hint=f"try --port {port % 65535 + 1}") from None
 
 
-def _serve(command_line: list[str]) -> int:
+def _serve(uri: str, port: int) -> int:
     """Run the server with all its processes until it is interrupted; they end with us."""
-    import os
     import signal
     from contextlib import suppress
 
-    server = subprocess.Popen(command_line, start_new_session=True)  # noqa: S603 - our own arguments
+    command_line = [sys.executable, "-P", "-m", "mlflow", "ui", "--host", "127.0.0.1", "--port", str(port)]
+    # A command line is seen by all users of a machine, so the URI, which may hold a password, is none of it.
+    environment = os.environ | {"MLFLOW_BACKEND_STORE_URI": uri, "MLFLOW_UVICORN_OPTS": SERVER_OPTIONS}
+    server = subprocess.Popen(command_line, start_new_session=True, env=environment)  # noqa: S603 - our own arguments
     try:
         return server.wait()
     except KeyboardInterrupt:  # how it is meant to end
@@ -70,15 +80,21 @@ def _serve(command_line: list[str]) -> int:
         server.wait()
 
 
-def _print_links(server: str) -> None:
-    """Print where each experiment's methods are; nothing for a store that does not answer, as the UI will say."""
-    from contextlib import suppress
-
+def _pages() -> tuple[dict[str, str], str]:
+    """The way to the runs of each experiment, by its name; and why there is none, where the store is not usable."""
     from dmlbench.tracking import TrackingError, connect, pages
 
-    with suppress(TrackingError):
-        found = pages(connect())
-        for name, page in list(found.items())[:MOST]:
-            click.echo(f"  {name}: {server}/{page}")
-        if len(found) > MOST:
-            click.echo(f"  and {len(found) - MOST} more")
+    try:
+        return pages(connect(lambda line: echo(line, err=True))), ""
+    except TrackingError as error:
+        return {}, error.brief
+
+
+def _print_links(server: str, found: dict[str, str], what: str) -> None:
+    """Print where each experiment's runs are, and then the list of all: its own links open on other pages."""
+    echo(f"{what}; {'open the runs of an experiment in a browser:' if found else 'no runs of dmlbench are there yet'}")
+    for name, page in list(found.items())[:MOST]:
+        echo(f"  {server}/{page}  {name}")
+    if len(found) > MOST:
+        echo(f"  and {len(found) - MOST} more")
+    echo(f"all experiments: {server}{PAGE}")

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from dmlbench.terminal import echo
+
 if TYPE_CHECKING:
     from dmlbench.registry import Registry
 
@@ -22,7 +24,7 @@ def command(files: tuple[Path, ...]) -> None:
       dmlbench validate methods/*.yaml
     """
     for file in files:
-        click.echo(_validate(file))
+        echo(_validate(file))
 
 
 def _validate(file: Path) -> str:

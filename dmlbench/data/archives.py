@@ -21,7 +21,19 @@ TIMEOUT_S = 30.0
 CHUNK_BYTES = 1 << 20
 REPORTED_SHARE = 0.05
 
+LARGEST = 8 << 30  # bytes of an archive whose size was not published
+MARGIN = 1.1  # sizes are published in two digits
+
 Progress = Callable[[int, int], None]  # bytes there, bytes in all (0: unknown)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What is downloaded: from where, with which checksum, and how many bytes it may have."""
+
+    url: str
+    checksum: str
+    most: int
 
 
 class NetworkError(Exception):
@@ -37,7 +49,7 @@ class Archive:
         url: Where it is published.
         checksum: ``algorithm:hexadecimal digest`` of its contents.
         folder: The folder in it that holds the dataset.
-        size: Its size, for people.
+        gibibytes: Its published size.
         largest: Bytes that it may hold unpacked.
     """
 
@@ -45,8 +57,18 @@ class Archive:
     url: str
     checksum: str
     folder: str
-    size: str
-    largest: int = 8 << 30
+    gibibytes: float
+    largest: int = LARGEST
+
+    @property
+    def size(self) -> str:
+        """Its size for people."""
+        return f"{self.gibibytes:.1f} GiB"
+
+    @property
+    def most(self) -> int:
+        """Bytes that it may have."""
+        return int(MARGIN * self.gibibytes * 2**30)
 
 
 def verify(path: Path, checksum: str) -> None:
@@ -69,7 +91,9 @@ def file_checksum(path: Path, like: str = "sha256:") -> str:
         raise UserError(f"{path}: cannot be read ({error.strerror})", hint="check its permissions") from error
 
 
-def fetch(url: str, destination: Path, checksum: str, log: Log, progress: Progress | None = None) -> None:
+def fetch(
+    url: str, destination: Path, checksum: str, log: Log, progress: Progress | None = None, *, most: int = LARGEST
+) -> None:
     """Download an archive unless the destination already holds it; only verified contents get the final name.
 
     What a broken transfer brought stays beside the destination as ``.part``, and the next call goes on from there.
@@ -80,9 +104,10 @@ def fetch(url: str, destination: Path, checksum: str, log: Log, progress: Progre
         checksum: What the contents must have, e.g. ``md5:...``.
         log: Takes lines of progress.
         progress: Takes the bytes so far; by default lines go to `log`.
+        most: Bytes that it may have: a server need not say how many it sends, and could send for ever.
 
     Raises:
-        UserError: No connection, a refused or broken transfer, or other contents than expected.
+        UserError: No connection, a refused or broken transfer, one that is too large, or other contents than expected.
     """
     if urlsplit(url).scheme not in SCHEMES:
         raise ValueError(f"{url}: only {', '.join(SCHEMES)} addresses are fetched")
@@ -93,7 +118,7 @@ def fetch(url: str, destination: Path, checksum: str, log: Log, progress: Progre
         destination.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(destination.with_name(destination.name + ".lock")):
             if not _holds(destination, checksum):
-                _download(url, destination, checksum, log, progress or _lines(url, log))
+                _download(_Source(url, checksum, most), destination, log, progress or _lines(url, log))
     except NetworkError as error:
         raise UserError(f"cannot download {url} ({error})", hint=manual) from error
     except OSError as error:
@@ -104,21 +129,29 @@ def _holds(path: Path, checksum: str) -> bool:
     return path.is_file() and file_checksum(path, checksum) == checksum
 
 
-def _download(url: str, destination: Path, checksum: str, log: Log, progress: Progress) -> None:
+def _download(source: _Source, destination: Path, log: Log, progress: Progress) -> None:
     """Append to the partial file; rename it after checksum and fsync."""
+    url, checksum = source.url, source.checksum
     partial = destination.with_name(destination.name + ".part")
     if destination.exists():
         log(f"{destination} is not the published file, or damaged: it will be replaced")
     log(f"downloading {url} to {destination.parent}")
     try:
         with partial.open("ab") as file:
-            expected = _receive(url, file, log, progress)
+            expected = _receive(url, file, source.most, log, progress)
             file.flush()
             os.fsync(file.fileno())
     finally:
         size = partial.stat().st_size
         if not size:
             partial.unlink()
+    if max(size, expected) > source.most:
+        partial.unlink(missing_ok=True)
+        sent = f"{expected} bytes" if expected > source.most else f"more than {source.most} bytes"
+        hint = "nothing was kept: download it by hand, and pass its folder as --data-dir"
+        raise UserError(f"{url}: the server sends {sent}, and the published file is smaller", hint=hint)
+    if not size:
+        raise UserError(f"{url}: the server sends nothing", hint="try again later")
     if size < expected:
         hint = "what came is kept: the same command goes on from there"
         raise UserError(f"{url}: the transfer broke after {size} of {expected} bytes", hint=hint)
@@ -131,8 +164,8 @@ def _download(url: str, destination: Path, checksum: str, log: Log, progress: Pr
     log(f"saved {destination} ({size} bytes)")
 
 
-def _receive(url: str, file: IO[bytes], log: Log, progress: Progress) -> int:
-    """Append what is missing of `url` to `file`; returns the size that it should have then, 0 where not told."""
+def _receive(url: str, file: IO[bytes], most: int, log: Log, progress: Progress) -> int:
+    """Append what is missing of `url` to `file`, up to what is too much; returns the size it should have, 0: untold."""
     start = file.tell()
     request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})  # noqa: S310 - fetch() checks the scheme
     try:
@@ -150,10 +183,9 @@ def _receive(url: str, file: IO[bytes], log: Log, progress: Progress) -> int:
             file.truncate(start := 0)
         elif start:
             log(f"going on after {start} bytes")
-        total = start + int(response.headers.get("Content-Length") or 0)
-        total = 0 if total == start else total
+        total = start + response.length if response.length else 0  # None where the header is missing or no number
         done = start
-        while chunk := _read(response):
+        while max(done, total) <= most and (chunk := _read(response)):
             file.write(chunk)
             done += len(chunk)
             progress(done, total)

@@ -1,7 +1,8 @@
 """`cars`: Cars196 (Krause et al. 2013). Train and test are merged, then classes 1-98 train and 99-196 test.
 
 The published links are dead, so users place one of three layouts: the original one (`car_ims/`, `cars_annos.mat`),
-the split release (`cars_train/`, `cars_test/` and the annotations of its devkit), or a folder for each class.
+the split release (`cars_train/`, `cars_test/` and the annotations of its devkit), or a folder for each class, also
+within `train/` and `test/`, as a usual copy has them.
 """
 
 import re
@@ -20,12 +21,13 @@ CLASS_NAMES = tuple((Path(__file__).parent / "cars_classes.txt").read_text(encod
 ORIGINAL = "cars_annos.mat"
 SPLIT = {"cars_train": "cars_train_annos.mat", "cars_test": "cars_test_annos_withlabels.mat"}
 CLASS_FOLDERS = ("cars", "Cars", "cars196", "Cars196", "CARS196", "stanford_cars")
+SIDES = ("train", "test")  # as published: the split into classes is made of both
 SOME_CLASSES = 20  # from here on a folder is taken for one of classes
 LAYOUTS = (
     "car_ims/ with cars_annos.mat (car_ims.tgz md5 d5c8f0aa497503f355e17dc7886c3f14, cars_annos.mat md5 "
     "b407c6086d669747186bd1d764ff9dbc); or cars_train/ and cars_test/ with cars_train_annos.mat (of the devkit, md5 "
     "c3b158d763b6e2245038c8ad08e45376) and cars_test_annos_withlabels.mat (md5 b0a2b23655a3edd16d84508592a98d10); "
-    "or cars/<001..196 or class name>/*.jpg"
+    "or cars/<001..196 or class name>/*.jpg; or train/ and test/ with such folders"
 )
 
 Row = tuple[int, str]  # class from 1, path from the root
@@ -82,10 +84,11 @@ def _split(folder: Path, log: Log) -> tuple[Path, list[Row]] | None:
 def _by_class(folder: Path, log: Log) -> tuple[Path, list[Row]] | None:
     """A folder a class, by number (`001`, `001.AMG_Hummer`) or by name, whatever its spaces and slashes became."""
     roots = [*(path for name in CLASS_FOLDERS for path in _below(folder, name) if path.is_dir()), folder]
+    places: list[tuple[Path, tuple[str, ...]]] = [(root, ("",)) for root in roots]
+    places += [(path.parent, SIDES) for path in _below(folder, SIDES[0]) if (path.parent / SIDES[1]).is_dir()]
     incomplete = None
-    for root in roots:
-        classes = {path.name: _class_number(path.name) for path in root.iterdir() if path.is_dir()}
-        known = {name: number for name, number in classes.items() if number}
+    for root, parts in places:
+        known = _class_folders(root, parts)
         if missing := [name for number, name in enumerate(CLASS_NAMES, start=1) if number not in known.values()]:
             found = len(CLASS_NAMES) - len(missing)
             if found >= SOME_CLASSES and incomplete is None:
@@ -99,6 +102,13 @@ def _by_class(folder: Path, log: Log) -> tuple[Path, list[Row]] | None:
     if incomplete:
         raise incomplete
     return None
+
+
+def _class_folders(root: Path, parts: tuple[str, ...]) -> dict[str, int]:
+    """Folders of classes in some parts of a root, as paths from it, and the classes' numbers."""
+    found = [path for part in parts if (root / part).is_dir() for path in (root / part).iterdir() if path.is_dir()]
+    numbers = {path.relative_to(root).as_posix(): _class_number(path.name) for path in found}
+    return {path: number for path, number in numbers.items() if number}
 
 
 def _class_number(name: str) -> int | None:

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dmlbench.data.family import LabelledImages, Side
-from dmlbench.errors import UserError
+from dmlbench.errors import UserError, printable
+from dmlbench.plotting import plotting
 
 CLASSES, IMAGES = 6, 8  # of either side
 INCHES = 1.0
@@ -29,6 +30,16 @@ def draw_contact_sheet(title: str, sides: tuple[Side, Side], path: Path, seed: i
     rows = [
         (name, side, label) for name, side in zip(("train", "test"), sides, strict=True) for label in _some(side, rng)
     ]
+    with plotting(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        figure = _sheet(title, rows, rng)
+        try:
+            figure.savefig(path, format="png", bbox_inches="tight")
+        except OSError as error:
+            raise UserError(f"--sheet {path}: cannot be written ({error.strerror})") from error
+
+
+def _sheet(title: str, rows: list[tuple[str, Side, int]], rng: np.random.Generator) -> Figure:
     figure = Figure(figsize=(IMAGES * INCHES + 3, len(rows) * INCHES + 0.6), layout="constrained", dpi=110)
     figure.suptitle(title)
     axes = figure.subplots(len(rows), IMAGES, squeeze=False)
@@ -41,15 +52,9 @@ def draw_contact_sheet(title: str, sides: tuple[Side, Side], path: Path, seed: i
         for axis in line:
             axis.set(xticks=[], yticks=[])
             axis.axis("off")
-        shown = side.class_names[label].encode("utf-8", "replace").decode()
-        text = f"{name}\n{textwrap.shorten(shown, 36, placeholder=' ...')}"
+        text = f"{name}\n{textwrap.shorten(printable(side.class_names[label]), 36, placeholder=' ...')}"
         line[0].text(-0.08, 0.5, text, transform=line[0].transAxes, ha="right", va="center", fontsize=8)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        try:
-            figure.savefig(path, format="png", bbox_inches="tight")
-        except OSError as error:
-            raise UserError(f"--sheet {path}: cannot be written ({error.strerror})") from error
+    return figure
 
 
 def _some(side: Side, rng: np.random.Generator) -> list[int]:

@@ -18,7 +18,7 @@ RELEASE = Release(
         url="https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz",
         checksum="md5:97eceeb196236b17998738112f37df78",
         folder="CUB_200_2011",
-        size="1.1 GiB",
+        gibibytes=1.1,
     ),
     marks=("image_class_labels.txt", "images.txt", "images"),
 )

@@ -56,7 +56,7 @@ def fetch_and_extract(archive: Archive, folder: Path, log: Log, progress: Progre
         with lock:  # parallel callers wait for the first
             if target.is_dir():
                 return
-            fetch(archive.url, file, archive.checksum, log, progress)
+            fetch(archive.url, file, archive.checksum, log, progress, most=archive.most)
             for left in folder.glob(f".{archive.folder}*.part"):  # by a process that was killed: this one has the lock
                 shutil.rmtree(left, ignore_errors=True)
             log(f"unpacking {file}")

@@ -1,5 +1,6 @@
 """What a dataset family's file offers, in NumPy: planning a matrix needs the catalogue but not torch."""
 
+import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,11 @@ from numpy.typing import NDArray
 from dmlbench.errors import UserError
 
 Log = Callable[[str], None]
+
+
+def composed(name: str) -> str:
+    """A name in one of the two ways to write its accents (Unicode's NFC): file systems of Macs give the other."""
+    return unicodedata.normalize("NFC", name)
 
 
 @dataclass(frozen=True)
@@ -50,7 +56,8 @@ class LabelledFiles:
         """Leave some paths out; a class that loses its last image goes, and the later ones move up."""
         if not skipped:
             return self
-        kept = [index for index, path in enumerate(self.paths) if path not in skipped]
+        left_out = {composed(path) for path in skipped}
+        kept = [index for index, path in enumerate(self.paths) if composed(path) not in left_out]
         classes, labels = np.unique(self.labels[kept], return_inverse=True)
         names = tuple(self.class_names[label] for label in classes.tolist())
         return LabelledFiles(self.root, tuple(self.paths[index] for index in kept), labels.astype(np.int64), names)

@@ -153,8 +153,12 @@ def decoded(images: EncodedImages, key: str, log: Log) -> EncodedImages | Decode
         key: Names the contents; another key is another file of the cache.
         log: Takes a line when the cache is made, or cannot be used.
     """
-    folder = cache_dir() / "decoded" / key
     if images.spans.max() * TYPICAL_COMPRESSION > DECODED_BYTES:
+        return images
+    try:
+        folder = cache_dir() / "decoded" / key
+    except UserError as error:
+        log(f"no cache of decoded images: {error}")
         return images
     try:
         if not folder.is_dir() and not _make(images, folder, log):

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from dmlbench.data.family import LabelledFiles, Log, labelled
+from dmlbench.data.family import LabelledFiles, Log, composed, labelled
 from dmlbench.data.places import IMAGE_SUFFIXES, some, tell_strays
 from dmlbench.dataset_spec import FolderSplit
 from dmlbench.errors import UserError, unknown_name
@@ -30,11 +30,11 @@ class ImageFolder:
         """Nothing has to be prepared: the folder is the user's."""
 
     def read(self, data_dir: Path | None, log: Log) -> tuple[LabelledFiles, LabelledFiles]:  # noqa: ARG002
-        """Training and test classes, by class and then by file name.
+        """Training and test classes, by class and then by file name, both in composed form (NFC).
 
         Raises:
             UserError: no such folder, one that cannot be read, fewer than two classes with images for a side, a class
-                of the split missing.
+                of the split missing, two folders of one name.
         """
         if not self.root.is_dir():
             hint = f"{self.name}=FOLDER names a folder that holds a folder for each class"
@@ -48,26 +48,30 @@ class ImageFolder:
         classes = sorted(name for name, files in images.items() if files)
         if empty := sorted(images.keys() - set(classes)):
             log(f"{self.name}: {len(empty)} folders of {self.root} hold no images and are no classes ({some(empty)})")
-        rows = [[(name, f"{name}/{file}") for name in side for file in images[name]] for side in self._sides(classes)]
+        rows = [[(name, path) for name in side for path in images[name]] for side in self._sides(classes)]
         train, test = (labelled(self.root, side) for side in rows)
         return train, test
 
     def _listing(self) -> tuple[dict[str, list[str]], list[str]]:
-        """Image names by class folder, and all else that is there."""
+        """Images by class, and all else that is there; paths from the root."""
         images: dict[str, list[str]] = {}
         strays = []
         for entry in self.root.iterdir():
             if not entry.is_dir() or entry.name.startswith("."):
                 strays.append(entry.name)
                 continue
-            files = sorted(file.name for file in entry.iterdir() if _is_image(file))
-            strays += [f"{entry.name}/{file.name}" for file in entry.iterdir() if not _is_image(file)]
-            images[entry.name] = files
+            name = composed(entry.name)
+            if name in images:
+                what = f"{self.name}: {self.root}: two folders are called {name!r}, in two ways to write its accents"
+                raise UserError(what, hint="rename one, or bring their images together")
+            files = sorted(entry.iterdir(), key=lambda file: composed(file.name))
+            images[name] = [f"{entry.name}/{file.name}" for file in files if _is_image(file)]
+            strays += [f"{entry.name}/{file.name}" for file in files if not _is_image(file)]
         return images, strays
 
     def _sides(self, classes: list[str]) -> tuple[list[str], list[str]]:
         if isinstance(self.split.train, tuple):
-            sides = list(self.split.train), list(self.split.test)
+            sides = [composed(name) for name in self.split.train], [composed(name) for name in self.split.test]
             for name in (*sides[0], *sides[1]):
                 if name not in classes:
                     raise unknown_name("class", name, classes, where=f"{self.name}: split")

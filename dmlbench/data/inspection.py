@@ -7,7 +7,6 @@ import hashlib
 import io
 import json
 import os
-import tempfile
 import warnings
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,8 +17,10 @@ from pathlib import Path
 import PIL
 from PIL import Image
 
+from dmlbench.atomic import write_atomically
 from dmlbench.data.cache import cache_dir
 from dmlbench.data.family import LabelledFiles, Log
+from dmlbench.errors import UserError
 from dmlbench.machine import usable_cores
 
 SMALLEST_SIDE = 8  # pixels; less than that shows nothing
@@ -28,7 +29,7 @@ MODES = {  # what PIL calls them, and what happens to them
     "RGBA": "with transparency", "LA": "grey with transparency", "PA": "palette with transparency",
 }  # fmt: skip
 REPORTED_STEPS = 10
-RULES = f"1, pillow {PIL.__version__}"  # verdicts of other rules are none; raise the number with a change of them
+RULES = f"2, pillow {PIL.__version__}"  # verdicts of other rules are none; raise the number with a change of them
 
 Stamp = tuple[int, int, int]
 
@@ -92,11 +93,13 @@ def look_at(path: Path) -> Finding:
         return Finding(sha256, 0, 0, "", "empty file")
     try:
         with Image.open(io.BytesIO(content)) as image:
-            width, height, mode = image.width, image.height, image.mode
+            width, height, mode, deep = image.width, image.height, image.mode, _is_deep(image)
             image.load()
     except Exception as error:  # noqa: BLE001 - decoders of damaged files raise nearly anything
         return Finding(sha256, 0, 0, "", _undecodable(error))
     problem = "" if mode in MODES else f"mode {mode}: no 8-bit colours or greys"
+    if deep:
+        problem = "more than 8 bits a colour: PIL would cut them off, no 8-bit colours or greys"
     if min(width, height) < SMALLEST_SIDE:
         problem = f"{width} x {height} px: shows nothing (the least is {SMALLEST_SIDE})"
     return Finding(sha256, width, height, mode, problem)
@@ -122,10 +125,11 @@ class _Kept:
     """Findings of earlier inspections of a folder, in the cache."""
 
     def __init__(self, root: Path) -> None:
-        name = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]
-        self._file = cache_dir() / "inspections" / f"{name}.json"
+        name = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:16]
+        self._file: Path | None = None
         self._entries: dict[str, dict[str, object]] = {}
-        with suppress(OSError, ValueError, AttributeError, TypeError, KeyError):
+        with suppress(UserError, OSError, ValueError, AttributeError, TypeError, KeyError):
+            self._file = cache_dir() / "inspections" / f"{name}.json"
             record = json.loads(self._file.read_text(encoding="utf-8"))
             self._entries = dict(record["files"]) if record["rules"] == RULES else {}
 
@@ -139,13 +143,12 @@ class _Kept:
 
     def save(self, findings: dict[str, Finding], stamps: dict[str, Stamp | None]) -> None:
         """A folder that takes no cache costs another inspection, nothing else."""
+        if self._file is None:
+            return
         fresh = {path: {"stamp": stamps[path], "finding": asdict(finding)} for path, finding in findings.items()}
         with suppress(OSError):
             self._file.parent.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(dir=self._file.parent, prefix=self._file.stem, suffix=".part")
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                json.dump({"rules": RULES, "files": self._entries | fresh}, file)
-            Path(name).replace(self._file)
+            write_atomically(self._file, json.dumps({"rules": RULES, "files": self._entries | fresh}))
 
 
 def _looked_at(root: Path, paths: list[str], log: Log) -> list[Finding]:
@@ -160,6 +163,14 @@ def _looked_at(root: Path, paths: list[str], log: Log) -> list[Finding]:
             if len(found) % step == 0 and len(paths) > 10 * REPORTED_STEPS:
                 log(f"decoded {len(found)} of {len(paths)}")
     return found
+
+
+def _is_deep(image: Image.Image) -> bool:
+    """Whether a file's pixels have 16 bits a channel, of which PIL gives those in colour as if they had eight.
+
+    The mode of a file as it is, such as `RGB;16B`, is an argument of its decoder.
+    """
+    return any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
 
 
 def _undecodable(error: Exception) -> str:

@@ -23,6 +23,7 @@ from dmlbench.data.places import below
 from dmlbench.errors import UserError
 
 URL = "https://raw.githubusercontent.com/brendenlake/omniglot/master/python/"
+MOST = 64 << 20  # bytes of an archive: they have 3 and 6 MB
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def _locate(archive: Archive, data_dir: Path | None, log: Log) -> Path:
 
 def _download(archive: Archive, folder: Path, log: Log, progress: Progress | None = None) -> Path:
     path = folder / "omniglot" / archive.name
-    archives.fetch(URL + archive.name, path, f"sha256:{archive.sha256}", log, progress)
+    archives.fetch(URL + archive.name, path, f"sha256:{archive.sha256}", log, progress, most=MOST)
     return path
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from dmlbench.data.catalogue import DatasetInfo, dataset_info, family_of
-from dmlbench.data.family import LabelledFiles, Log, Side
+from dmlbench.data.family import LabelledFiles, Log, Side, composed
 from dmlbench.data.fingerprints import files_fingerprint
 from dmlbench.data.folder import ImageFolder
 from dmlbench.data.inspection import inspect, on_both_sides, unusable
@@ -36,7 +36,7 @@ def dataset_spec(info: DatasetInfo, data_dir: Path | None, log: Log, *, skip_bad
         return DatasetSpec(name=info.name, version=info.version)
     sides = _files(info.family.read(data_dir, lambda _: None))
     findings = inspect(sides, log)
-    skipped = tuple(unusable(findings)) if skip_bad else ()
+    skipped = tuple(map(composed, unusable(findings))) if skip_bad else ()
     if folder is None:
         left_out = f"-without-{_digest(skipped)[:8]}" if skipped else ""
         return DatasetSpec(name=info.name, version=info.version + left_out, skipped=skipped)
@@ -65,7 +65,8 @@ def prepare(spec: DatasetSpec, data_dir: Path | None, log: Log) -> None:
     sides = _files(family.read(data_dir, log))
     check_counts(spec, sides)
     findings = inspect(sides, log)
-    bad = {path: why for path, why in unusable(findings).items() if path not in spec.skipped}
+    skipped = set(map(composed, spec.skipped))
+    bad = {path: why for path, why in unusable(findings).items() if composed(path) not in skipped}
     if bad:
         listed = ", ".join(f"{path} ({why})" for path, why in islice(bad.items(), LISTED))
         more = f" and {len(bad) - LISTED} more" if len(bad) > LISTED else ""

@@ -19,7 +19,7 @@ RELEASE = Release(
         url="http://ftp.cs.stanford.edu/cs/cvgl/Stanford_Online_Products.zip",
         checksum="md5:7f73d41a2f44250d4779881525aea32e",
         folder="Stanford_Online_Products",
-        size="2.9 GiB",
+        gibibytes=2.9,
     ),
     marks=LISTS,
 )

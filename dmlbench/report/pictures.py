@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pandas as pd
 from markupsafe import Markup, escape
-from matplotlib import rc_context, rcParams
+from matplotlib import rcParams
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
+from dmlbench.plotting import plotting
 from dmlbench.report.canvas import Plot
 from dmlbench.report.embedded import with_palettes
 from dmlbench.report.formats import inert
@@ -45,7 +46,7 @@ def save(plot: Plot, folder: Path) -> Picture:
     """
     path = folder / f"{plot.slug}.svg"
     # The salt makes matplotlib's identifiers a function of the figure's name instead of chance.
-    with rc_context(RC | {"svg.hashsalt": plot.slug}):
+    with plotting(RC | {"svg.hashsalt": plot.slug}):
         _draw(plot.figure, folder / f"{plot.slug}.png", path)
     data = plot.data.reset_index(drop=True)
     (folder / f"{plot.slug}.csv").write_text(inert(data), encoding="utf-8")

@@ -47,7 +47,6 @@ RC: dict[Any, Any] = {
     "grid.color": GRID,
     "grid.linewidth": 0.5,
     "text.color": INK,
-    "text.parse_math": False,  # names come from users: a dollar sign is a dollar sign
     "xtick.color": MUTED,
     "ytick.color": MUTED,
     "xtick.labelcolor": INK,

@@ -5,14 +5,15 @@ sending twice changes nothing; above the cells that differ in their seed alone s
 server that is down costs a warning, never a result.
 """
 
-from dmlbench.tracking.connection import TrackingError, connect, local_database, tracking_uri
+from dmlbench.tracking.connection import TrackingError, connect
 from dmlbench.tracking.experiments import pages
 from dmlbench.tracking.methods import all_in_order
 from dmlbench.tracking.mirror import Mirror
+from dmlbench.tracking.places import local_database, redacted, tracking_uri, without_credentials
 from dmlbench.tracking.reports import send_report
 from dmlbench.tracking.runs import send
 
 __all__ = [
-    "Mirror", "TrackingError", "all_in_order", "connect", "local_database", "pages", "send", "send_report",
-    "tracking_uri",
+    "Mirror", "TrackingError", "all_in_order", "connect", "local_database", "pages", "redacted", "send", "send_report",
+    "tracking_uri", "without_credentials",
 ]  # fmt: skip

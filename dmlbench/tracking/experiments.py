@@ -6,6 +6,7 @@ from dmlbench.analysis.groups import without_paths
 from dmlbench.data.catalogue import DATASETS
 from dmlbench.spec import Cell
 from dmlbench.tracking.connection import answering
+from dmlbench.tracking.places import artifact_location
 from dmlbench.tracking.views import link, view_tags
 
 if TYPE_CHECKING:
@@ -88,8 +89,9 @@ def _found_or_made(client: "MlflowClient", name: str) -> "Experiment":
     found = client.get_experiment_by_name(name)
     if found is None:
         try:
+            tags = {"mlflow.experimentKind": "custom_model_development"}
             return client.get_experiment(
-                client.create_experiment(name, tags={"mlflow.experimentKind": "custom_model_development"})
+                client.create_experiment(name, artifact_location(client.tracking_uri, name), tags)
             )
         except MlflowException:  # another runner made it in between
             found = client.get_experiment_by_name(name)

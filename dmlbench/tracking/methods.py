@@ -9,9 +9,10 @@ from time import time
 from typing import TYPE_CHECKING
 
 from dmlbench.store import Record
-from dmlbench.tracking.connection import answering, delete, local_database, search, store_lock
+from dmlbench.tracking.connection import answering, delete, search, store_lock
 from dmlbench.tracking.content import TAG_LIMIT
 from dmlbench.tracking.experiments import NOTE, experiment_name
+from dmlbench.tracking.places import local_database
 from dmlbench.tracking.summary import finished, summary_metrics
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ from dmlbench.errors import UserError
 from dmlbench.spec import Cell
 from dmlbench.store import Record, read_summary
 from dmlbench.tracking import runs
-from dmlbench.tracking.connection import connect
+from dmlbench.tracking.connection import TrackingError, connect
+from dmlbench.tracking.places import redacted
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -67,7 +68,7 @@ class Mirror:
         while open_:
             open_ = self._gather(not_before)
             try:
-                self._client = self._client or connect()
+                self._client = self._client or connect(self._warn)
                 self._send_due(self._client)
                 if self._failing:
                     self._warn("MLflow answers again")
@@ -148,5 +149,7 @@ class Mirror:
 
 
 def _in_words(error: Exception) -> str:
-    """The first line of an error, and its kind."""
-    return f"{type(error).__name__}: {(str(error).splitlines() or ['no message'])[0][:200]}"
+    """The first line of an error, without secrets, and what to do or its kind."""
+    if isinstance(error, TrackingError):
+        return error.brief
+    return redacted(f"{type(error).__name__}: {(str(error).splitlines() or ['no message'])[0][:200]}")

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 from by_turns import time_by_turns
-from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 from test_retrieval_speed import extra_memory, make_set
 
 from dmlbench.evaluation import retrieval_metrics
 from dmlbench.measurement import SYNTHETIC
+from dmlbench.plotting import plotting
 from dmlbench.protocol import load_protocol
 from dmlbench.registry import Registry
 from dmlbench.report.style import COLUMN, PALETTE, RC
@@ -35,7 +35,7 @@ FIGURE = Path(__file__).parent / "growth.png"
 @pytest.fixture(scope="module")
 def drawn(request):
     """Axes for both tests; saved at the end of a run that writes the tables."""
-    with rc_context(RC):
+    with plotting(RC):
         figure = Figure(figsize=(2 * COLUMN, 2.6))
         axes = figure.subplots(1, 3)
         yield axes

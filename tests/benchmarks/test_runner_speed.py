@@ -18,11 +18,10 @@ from pathlib import Path
 
 import pytest
 from by_turns import time_by_turns
-from rich.console import Console
 
 from dmlbench import cell as cell_module
 from dmlbench.matrix import Request, plan
-from dmlbench.progress import Display
+from dmlbench.progress import Display, SafeConsole
 from dmlbench.run_options import RunOptions
 from dmlbench.store import Store
 from dmlbench.tracking import Mirror
@@ -77,7 +76,7 @@ def test_the_machinery_costs_less_than_three_hundredths(cell, tmp_path, monkeypa
         store = Store(tmp_path / f"run{next(count)}")
         store.plan([cell])
         folder = store.folder(cell)
-        console = Console(file=io.StringIO())
+        console = SafeConsole(file=io.StringIO())
         with Mirror(print) if tracked else nullcontext() as mirror, Display(console, 1) as shown:
             observers = [shown, mirror] if tracked else [shown]
             cell_module.run_cell(cell, folder, options, lambda event: [see(cell, folder, event) for see in observers])

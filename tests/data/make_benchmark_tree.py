@@ -80,6 +80,15 @@ def make_cars_by_class(annotations: Path, output: Path, *, by_name: bool) -> Non
     )
 
 
+def make_cars_by_class_and_side(annotations: Path, output: Path) -> None:
+    """`train/` and `test/` as published, with a folder of each class's name in both."""
+    meta = loadmat(annotations / "Cars196" / "cars_meta.mat")["class_names"][0]
+    names = [str(entry[0]).replace("/", "-") for entry in meta]
+    root = output / "car_data"
+    rows = car_rows(annotations)
+    write_images(root / ("test" if test else "train") / names[label - 1] / file for file, label, test in rows)
+
+
 def make_sop(output: Path, shrink: int = 1) -> None:
     """`shrink` divides the numbers of classes and images, for quick tests."""
     root = output / "Stanford_Online_Products"
@@ -116,6 +125,7 @@ def main() -> None:
         "cars-original": make_cars_original,
         "cars-by-number": lambda annotations, output: make_cars_by_class(annotations, output, by_name=False),
         "cars-by-name": lambda annotations, output: make_cars_by_class(annotations, output, by_name=True),
+        "cars-by-class-and-side": make_cars_by_class_and_side,
         "sop": lambda _, output: make_sop(output),
     }
     parser.add_argument("layout", choices=makers)

@@ -1,10 +1,12 @@
 import hashlib
 import socket
 import threading
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
+from dmlbench.data import cub, sop
 from dmlbench.data.archives import fetch, verify
 from dmlbench.errors import UserError
 
@@ -15,8 +17,9 @@ MD5 = f"md5:{hashlib.md5(BODY).hexdigest()}"  # noqa: S324 - as published
 
 @pytest.fixture
 def server():
-    """Serves `BODY` at /good (in ranges, too) and at /whole (never in ranges), other bytes at /wrong, and at /torn
-    the first 5,000 bytes of what was asked for. Counts requests and remembers the ranges asked for.
+    """Serves `BODY` at /good (in ranges, too) and at /whole (never in ranges), other bytes at /wrong, at /torn the
+    first 5,000 bytes of what was asked for, at /untold and /unnumbered without a length, at /endless without an end,
+    at /empty nothing. Counts requests and remembers the ranges asked for.
     """
 
     class Handler(BaseHTTPRequestHandler):
@@ -27,15 +30,22 @@ def server():
             if self.path == "/missing":
                 self.send_error(404)
                 return
-            body = BODY[::-1] if self.path == "/wrong" else BODY
+            if self.path == "/endless":
+                self.send_response(200)
+                self.end_headers()
+                with suppress(OSError):  # until nobody listens any more
+                    while True:
+                        self.wfile.write(BODY)
+            body = {"/wrong": BODY[::-1], "/empty": b""}.get(self.path, BODY)
             start = int(asked.removeprefix("bytes=").removesuffix("-")) if asked and self.path != "/whole" else 0
-            if start >= len(body):
+            if start >= len(body) > 0:
                 self.send_error(416)
                 return
             self.send_response(206 if start else 200)
             if start:
                 self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
-            self.send_header("Content-Length", str(len(body) - start))
+            if self.path != "/untold":
+                self.send_header("Content-Length", "many" if self.path == "/unnumbered" else str(len(body) - start))
             self.end_headers()
             self.wfile.write(body[start : start + 5000] if self.path == "/torn" else body[start:])
 
@@ -145,3 +155,35 @@ def test_verify(tmp_path):
         verify(path, "sha256:" + "0" * 64)
     with pytest.raises(UserError, match="cannot be read"):
         verify(tmp_path / "absent", SHA256)
+
+
+@pytest.mark.parametrize("path", ["untold", "unnumbered"])
+def test_a_length_that_is_missing_or_no_number_is_not_needed(server, tmp_path, path):
+    calls = []
+    fetch(f"{server.address}/{path}", tmp_path / "a.zip", SHA256, print, lambda *done: calls.append(done))
+    assert (tmp_path / "a.zip").read_bytes() == BODY
+    assert calls == [(len(BODY), 0)]
+
+
+def test_a_transfer_without_end_is_ended(server, tmp_path):
+    with pytest.raises(UserError, match="the server sends more than 100000 bytes, and the published file is smaller"):
+        fetch(f"{server.address}/endless", tmp_path / "a.zip", SHA256, print, most=100_000)
+    assert left_over(tmp_path) == []
+
+
+def test_a_file_that_says_it_is_too_large_is_not_read(server, tmp_path):
+    calls = []
+    with pytest.raises(UserError, match=f"the server sends {len(BODY)} bytes, and the published file is smaller"):
+        fetch(f"{server.address}/good", tmp_path / "a.zip", SHA256, print, lambda *done: calls.append(done), most=99)
+    assert calls == left_over(tmp_path) == []
+
+
+def test_an_empty_answer_is_said(server, tmp_path):
+    with pytest.raises(UserError, match="the server sends nothing"):
+        fetch(f"{server.address}/empty", tmp_path / "a.zip", SHA256, print)
+    assert left_over(tmp_path) == []
+
+
+def test_published_sizes_bound_what_is_downloaded():
+    assert (cub.RELEASE.archive.size, cub.RELEASE.archive.most >> 20) == ("1.1 GiB", 1239)
+    assert (sop.RELEASE.archive.size, sop.RELEASE.archive.most >> 20) == ("2.9 GiB", 3266)

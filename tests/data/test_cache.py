@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from dmlbench.data.cache import cache_dir
+from dmlbench.errors import UserError
 
 
 def test_xdg_cache_home_wins(monkeypatch, tmp_path):
@@ -20,3 +21,14 @@ def test_falls_back_to_the_platforms_custom(monkeypatch, given, platform, folder
     monkeypatch.delenv("LOCALAPPDATA", raising=False)
     monkeypatch.setattr("sys.platform", platform)
     assert cache_dir() == Path.home() / folder / "dmlbench"
+
+
+def test_a_user_without_home_is_told_what_to_set(monkeypatch):
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.setattr(Path, "home", homeless)
+    with pytest.raises(UserError, match=r"no home folder.*set XDG_CACHE_HOME"):
+        cache_dir()

@@ -1,5 +1,5 @@
 import pytest
-from make_benchmark_tree import make_cars_by_class, make_cars_original, make_cars_split
+from make_benchmark_tree import make_cars_by_class, make_cars_by_class_and_side, make_cars_original, make_cars_split
 
 from dmlbench.data import cars
 from dmlbench.data.catalogue import DATASETS
@@ -10,6 +10,7 @@ LAYOUTS = {
     "original": make_cars_original,
     "split": make_cars_split,
     "by number": lambda annotations, output: make_cars_by_class(annotations, output, by_name=False),
+    "by class within train and test": make_cars_by_class_and_side,
     "by name": lambda annotations, output: make_cars_by_class(annotations, output, by_name=True),
 }
 
@@ -79,6 +80,20 @@ def test_a_nested_copy_with_strays(annotations, tmp_path):
     assert sum(path.startswith("cars_train/cars_train/") for path in train.paths) > 4_000
     assert len(lines) == 1
     assert "1 other files" in lines[0]
+
+
+def test_classes_within_train_and_test_are_joined(tmp_path):
+    for side in ("train", "test"):
+        for name in cars.CLASS_NAMES:
+            image = tmp_path / "car_data" / side / name.replace("/", "-") / "1.jpg"
+            image.parent.mkdir(parents=True)
+            image.touch()
+    (tmp_path / "car_data" / "train" / "notes.txt").touch()
+    train, test = cars.read(tmp_path, print)
+    assert train.class_names + test.class_names == cars.CLASS_NAMES
+    name = cars.CLASS_NAMES[0]
+    assert train.paths[:2] == (f"test/{name}/1.jpg", f"train/{name}/1.jpg")
+    assert len(train.paths) == len(test.paths) == 196
 
 
 def test_labels_of_the_test_half_are_needed(annotations, tmp_path):

@@ -183,7 +183,7 @@ def published(tmp_path):
     folder = tmp_path / "data"
     folder.mkdir()
     path = tar(folder / "set.tgz", *GOOD)
-    return Archive("set.tgz", "https://nowhere.invalid/set.tgz", file_checksum(path, "md5:"), "set", "1 KiB")
+    return Archive("set.tgz", "https://nowhere.invalid/set.tgz", file_checksum(path, "md5:"), "set", 1.0)
 
 
 def test_an_archive_that_lies_there_is_unpacked_once(published, tmp_path):

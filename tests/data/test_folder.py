@@ -1,8 +1,13 @@
+import shutil
+import unicodedata
+from dataclasses import replace
+
 import pytest
 
 from dmlbench.data.catalogue import dataset_info
 from dmlbench.data.declared import declared
 from dmlbench.data.folder import ImageFolder
+from dmlbench.data.ready import dataset_spec
 from dmlbench.dataset_spec import FolderSplit
 from dmlbench.errors import UserError
 
@@ -139,3 +144,46 @@ class TestDeclared:
     def test_names_of_the_catalogue_are_taken(self, folder):
         with pytest.raises(UserError, match="'cub' is a dataset of the catalogue"):
             dataset_info(f"cub={folder}")
+
+
+@pytest.fixture
+def fruit(folder, tmp_path):
+    """The images of four classes twice, under names whose accents are one sign (NFC) or two (NFD)."""
+
+    def copy(form: str):
+        root = tmp_path / form
+        for name, source in zip(("Ähre", "Apfel", "Öl", "Rose"), "abcd", strict=True):
+            shutil.copytree(folder / source, root / unicodedata.normalize(form, name))
+        return ImageFolder("fruit", root)
+
+    return copy
+
+
+def test_a_copy_by_a_mac_is_the_same_dataset(fruit):
+    one, other = fruit("NFC"), fruit("NFD")
+    assert [side.class_names for side in other.read(None, print)] == [("Apfel", "Rose"), ("Ähre", "Öl")]
+    specs = [dataset_spec(dataset_info(f"fruit={family.root}"), None, print) for family in (one, other)]
+    assert specs[0].version == specs[1].version
+    for family in (one, other):
+        assert all((side.root / path).is_file() for side in family.read(None, print) for path in side.paths)
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_a_split_names_classes_in_either_way(fruit, form):
+    names = [unicodedata.normalize(form, name) for name in ("Ähre", "Öl")]
+    train, _ = replace(fruit("NFD"), split=FolderSplit(train=tuple(names), test=("Apfel", "Rose"))).read(None, print)
+    assert train.class_names == ("Ähre", "Öl")
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_an_image_left_out_is_left_out_of_either_copy(fruit, form):
+    skipped = frozenset((f"{unicodedata.normalize(form, 'Ähre')}/0.jpg",))
+    _, test = fruit("NFD").read(None, print)
+    assert len(test.without(skipped).paths) == len(test.paths) - 1
+
+
+def test_two_folders_of_one_name_are_no_one_class(fruit):
+    family = fruit("NFC")
+    (family.root / unicodedata.normalize("NFD", "Öl")).mkdir()
+    with pytest.raises(UserError, match="two folders are called 'Öl'"):
+        family.read(None, print)

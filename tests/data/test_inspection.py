@@ -1,5 +1,9 @@
+import errno
 import hashlib
 import os
+import struct
+import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -39,6 +43,45 @@ def test_findings_of_a_sound_image(folder):
 def test_sixteen_bits_are_the_wrong_mode(tmp_path):
     Image.fromarray(np.zeros((20, 20), dtype=np.uint16)).save(tmp_path / "deep.png")
     assert "no 8-bit colours" in look_at(tmp_path / "deep.png").problem
+
+
+def deep_png(colour_type: int, channels: int) -> bytes:
+    """A PNG of 32 x 32 px with 16 bits a channel, which PIL cannot write in colour."""
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    pixels = np.random.default_rng(0).integers(0, 65_535, (32, 32, channels)).astype(">u2")
+    rows = b"".join(b"\0" + row.tobytes() for row in pixels)
+    head = struct.pack(">IIBBBBB", 32, 32, 16, colour_type, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(("colour_type", "channels"), [(0, 1), (2, 3), (4, 2), (6, 4)])
+def test_sixteen_bits_are_refused_also_in_colour(tmp_path, colour_type, channels):
+    (tmp_path / "deep.png").write_bytes(deep_png(colour_type, channels))
+    assert "no 8-bit colours" in look_at(tmp_path / "deep.png").problem
+
+
+def test_a_cache_without_room_is_left_as_it_was(sides, monkeypatch):
+    def no_room(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", no_room)
+    assert unusable(inspect(sides, print)) == BAD
+    assert list((cache_dir() / "inspections").iterdir()) == []
+
+
+def test_a_user_without_home_inspects_all_the_same(sides, monkeypatch):
+    for name in ("XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", homeless)
+    assert unusable(inspect(sides, print)) == BAD
+
+
+def homeless() -> Path:
+    """As Path.home() of a user that no list of users knows."""
+    raise RuntimeError("Could not determine home directory.")
 
 
 def test_a_missing_file(tmp_path):

@@ -75,8 +75,8 @@ def test_a_truncated_archive(fake_omniglot, monkeypatch):
 def test_without_a_folder_the_cache_is_filled_once(fake_omniglot, monkeypatch):
     fetched = []
 
-    def download(url, destination, _checksum, _log, _progress):
-        fetched.append(url)
+    def download(source, destination, _log, _progress):
+        fetched.append(source.url)
         shutil.copy(fake_omniglot / "omniglot" / destination.name, destination)
 
     monkeypatch.setattr(archives, "_download", download)
@@ -86,7 +86,7 @@ def test_without_a_folder_the_cache_is_filled_once(fake_omniglot, monkeypatch):
     assert fetched == [omniglot.URL + omniglot.TRAIN.name, omniglot.URL + omniglot.TEST.name]
 
 
-def no_download(*_):
+def no_download(*_, **__):
     raise AssertionError("nothing is downloaded into a given folder")
 
 

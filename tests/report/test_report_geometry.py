@@ -3,12 +3,12 @@ import itertools
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from dmlbench.analysis.embeddings import Embeddings, Nearest, nearest, spectrum
 from dmlbench.analysis.groups import Group
 from dmlbench.analysis.queries import Measured
+from dmlbench.plotting import plotting
 from dmlbench.report.figures.geometry import TOGETHER, embedding_plot, geometry_plot
 from dmlbench.report.pictures import save
 from dmlbench.report.style import PAPER, RC, Look
@@ -61,7 +61,7 @@ def drawn(cells):
 
 def crowded(figure):
     """Pairs of texts that overlap once the figure is laid out."""
-    with rc_context(RC):
+    with plotting(RC):
         canvas = FigureCanvasAgg(figure)
         canvas.draw()
     axes = [(one, axis) for one in figure.axes for axis in (one.xaxis, one.yaxis)]

@@ -3,9 +3,9 @@
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib import rc_context
 
 from dmlbench.analysis.groups import Group
+from dmlbench.plotting import plotting
 from dmlbench.report.figures import (
     curve_plot,
     forest_plot,
@@ -117,7 +117,7 @@ def test_learning_curves_of_tuned_values_stand_beside_those_of_the_files():
 def test_the_key_of_a_crowded_plane_lies_within_it():
     names = [f"{base}+{name}" for base in ("ms", "triplet") for name in ("psd", "independent", "independent{ensemble}")]
     ratios = estimates(*names).assign(mean=1.3, low=1.2, high=1.5)
-    with rc_context(RC):
+    with plotting(RC):
         figure = plane_plot(GROUP, "last", estimates(*names), ratios, LOOK).figure
         figure.draw_without_rendering()
         key = figure.legends[0].get_window_extent()

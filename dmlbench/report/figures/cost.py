@@ -5,7 +5,6 @@ from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
-from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -15,6 +14,7 @@ from dmlbench.analysis.estimates import SELECTIONS
 from dmlbench.analysis.groups import Group, with_files_values
 from dmlbench.analysis.measured import phase_order
 from dmlbench.analysis.order import in_order
+from dmlbench.plotting import plotting
 from dmlbench.report.canvas import (
     LINE,
     Plot,
@@ -100,7 +100,7 @@ def overhead_plot(place: Named, ratios: pd.DataFrame, look: Look, clock: Clock =
         clock: How the times were taken.
     """
     rows = in_order(ratios)
-    with rc_context(RC):
+    with plotting(RC):
         figure, axes = row_canvas(list(rows["method"]), [place.title, clock.ratio])
         for y, (_, row) in enumerate(rows.iterrows()):
             _bar(axes, y, row, look)
@@ -130,7 +130,7 @@ def phases_plot(place: Named, phases: pd.DataFrame, clock: Clock = RUNS) -> Plot
     methods = in_order(phases.drop_duplicates("method"))
     names = phase_order(phases)
     table = phases.pivot_table(index="method", columns="phase", values="ms", sort=False).loc[methods["method"], names]
-    with rc_context(RC):
+    with plotting(RC):
         figure, axes = row_canvas(list(table.index), [place.title, clock.phases])
         left = np.zeros(len(table))
         for y, name in enumerate(names):
@@ -171,7 +171,7 @@ def plane_plot(group: Group, selection: str, compared: pd.DataFrame, ratios: pd.
         [group.title, SELECTIONS[selection], "gain against cost, 95% t-intervals; (1, 0) is the base"], COLUMN
     )
     parts = by_setting(both)
-    with rc_context(RC):
+    with plotting(RC):
         figure = Figure()
         # One method that fell far would press together all that did not, so gains have a scale to each panel.
         grid = figure.subplots(len(parts), sharex=True, squeeze=False).ravel()

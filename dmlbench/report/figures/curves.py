@@ -3,7 +3,6 @@
 from dataclasses import asdict
 
 import pandas as pd
-from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -11,6 +10,7 @@ from matplotlib.ticker import MaxNLocator
 from dmlbench.analysis.groups import TUNED_SUFFIX, Group, is_tuned
 from dmlbench.analysis.order import in_order
 from dmlbench.analysis.statistics import t_interval
+from dmlbench.plotting import plotting
 from dmlbench.report.canvas import Plot, modifier_handles, wrapped, write_panel_title, write_title
 from dmlbench.report.naming import metric_name, percent
 from dmlbench.report.style import COLUMN, INK, PAGE, RC, Look
@@ -28,7 +28,7 @@ def curve_plot(group: Group, history: pd.DataFrame, look: Look, metric: str = "r
     methods = in_order(history.drop_duplicates("method"))
     bases = list(dict.fromkeys(methods["base"]))
     name, means = metric_name(metric), _means(history, f"test/{metric}")
-    with rc_context(RC):
+    with plotting(RC):
         heading = f"{name} on the test classes by epoch; epoch 0: untrained"
         figure, panels = _panels(len(bases), _most_columns(bases), [group.title, heading])
         for axes, base in zip(panels, bases, strict=True):

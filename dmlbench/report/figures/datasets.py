@@ -2,13 +2,13 @@
 
 import numpy as np
 import pandas as pd
-from matplotlib import rc_context
 from matplotlib.ticker import MaxNLocator
 
 from dmlbench.analysis.across import critical_difference
 from dmlbench.analysis.comparisons import SIGNIFICANT, star
 from dmlbench.analysis.estimates import SELECTIONS
 from dmlbench.analysis.order import in_order
+from dmlbench.plotting import plotting
 from dmlbench.report.canvas import Plot, dot, row_canvas, signed_ticks, spoken
 from dmlbench.report.naming import metric_name, plain, points
 from dmlbench.report.style import INK, PAPER, RC, Look
@@ -32,7 +32,7 @@ def forest_plot(title: str, slug: str, compared: pd.DataFrame, pooled: pd.DataFr
     for method, own in rows.groupby("method", sort=False):
         lines.append((str(method), None))
         lines += [(row["dataset"] + star(row["p_holm"]), row) for _, row in own.iterrows()]
-    with rc_context(RC):
+    with plotting(RC):
         heading = [title, SELECTIONS[selection], "mean paired difference to base, 95% t-interval"]
         figure, axes = row_canvas([label for label, _ in lines], heading)
         axes.axvline(0, color=INK, linewidth=0.9, zorder=1)
@@ -73,7 +73,7 @@ def ranks_plot(title: str, slug: str, means: pd.DataFrame, look: Look) -> Plot:
     # Where Friedman's test tells nothing apart, no two ranks are.
     alike = rows["friedman_p"].iloc[0] >= SIGNIFICANT
     cliques = [(float(ranks[0]), float(ranks[-1]))] if alike else _cliques(ranks, distance)
-    with rc_context(RC):
+    with plotting(RC):
         heading = [
             title,
             SELECTIONS[selection],

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from seaborn import swarmplot
@@ -15,6 +14,7 @@ from dmlbench.analysis.comparisons import star
 from dmlbench.analysis.estimates import SELECTIONS
 from dmlbench.analysis.groups import Group
 from dmlbench.analysis.order import in_order
+from dmlbench.plotting import plotting
 from dmlbench.report.canvas import Plot, dot, row_canvas, signed_ticks, spoken
 from dmlbench.report.naming import metric_name, percent, points
 from dmlbench.report.style import INK, MUTED, RC, Look
@@ -45,7 +45,7 @@ def accuracy_plot(
     """
     metric, rows = metric_name(str(estimates["metric"].iloc[0])), in_order(estimates)
     measured = not math.isnan(untrained)
-    with rc_context(RC):
+    with plotting(RC):
         title = [group.title, SELECTIONS[selection], "mean, 95% t-interval, seeds"]
         figure, axes = row_canvas([*rows["method"], *(["untrained"] if measured else [])], title)
         _dots(axes, rows, {str(name): part["value"] for name, part in values.groupby("method")}, look)
@@ -86,7 +86,7 @@ def difference_plot(
     metric, rows = metric_name(str(compared["metric"].iloc[0])), in_order(compared)
     seeds = {str(name): part["value"] - part["value_to"] for name, part in pairs.groupby("method")}
     labels = [method + star(p) for method, p in zip(rows["method"], rows["p_holm"], strict=True)]
-    with rc_context(RC):
+    with plotting(RC):
         title = [group.title, SELECTIONS[selection], "mean paired difference, 95% t-interval, seeds"]
         figure, axes = row_canvas(labels, title)
         axes.axvline(0, color=INK, linewidth=0.9, zorder=1)
@@ -118,7 +118,7 @@ def optimism_plot(group: Group, optimism: pd.DataFrame, values: pd.DataFrame, lo
     metric, rows = metric_name(str(optimism["metric"].iloc[0])), in_order(optimism)
     table = values.pivot_table(index=["method", "seed"], columns="selection", values="value")
     added = (table["best_test"] - table["last"]).dropna()
-    with rc_context(RC):
+    with plotting(RC):
         figure, axes = row_canvas(
             list(rows["method"]),
             [group.title, "gained by choosing the epoch on the test classes", "mean, 95% t-interval, seeds"],

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -14,6 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from dmlbench.analysis.groups import Group, is_tuned, with_files_values
 from dmlbench.analysis.order import in_order
 from dmlbench.analysis.queries import Measured
+from dmlbench.plotting import plotting
 from dmlbench.readouts import is_of_one_member, of_kept_embeddings
 from dmlbench.report.canvas import (
     LINE,
@@ -63,7 +63,7 @@ def geometry_plot(group: Group, values: pd.DataFrame, look: Look) -> Plot:
     wide = last.pivot_table(values="value", index=[*METHOD, "seed"], columns="metric").reset_index().dropna()
     data = in_order(wide).rename_axis(columns=None).reset_index(drop=True)
     methods = data.drop_duplicates("method")
-    with rc_context(RC):
+    with plotting(RC):
         lines = wrapped([group.title, "last epoch; large: mean over seeds, small: seeds"], PAGE)
         legend = _handles(methods, look, lines=False)
         parts = by_setting(data)
@@ -121,7 +121,7 @@ def embedding_plot(group: Group, cells: pd.DataFrame, measured: dict[str, Measur
     # A tuned method has the signs of its plain one: panels by base tell the two apart.
     together = len(methods) <= TOGETHER and not methods["method"].map(is_tuned).any()
     rows = [methods] if together else [own for _, own in methods.groupby("base", sort=False)]
-    with rc_context(RC):
+    with plotting(RC):
         lines = wrapped([group.title, "test embeddings of the last epoch, mean over seeds"], PAGE)
         legend = _handles(methods, look, lines=True) if together else modifier_handles(methods["modifier"], look)
         figure = Figure(figsize=(PAGE, 0.2 + 1.75 * len(rows) + LINE * (len(lines) + legend_rows(legend, PAGE))))

@@ -6,13 +6,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from dmlbench.analysis.groups import Group, slug
+from dmlbench.errors import printable
+from dmlbench.plotting import plotting
 from dmlbench.report.canvas import LINE, Plot, wrapped
 from dmlbench.report.images import Thumbnails
 from dmlbench.report.style import INK, MUTED, PAGE, PALETTE, RC
@@ -35,13 +36,13 @@ def retrieval_panel(group: Group, examples: pd.DataFrame, images: Thumbnails) ->
     Returns:
         The figure; its data are the examples with the names of the classes.
     """
-    names = pd.Series(images.class_names, dtype=object)
+    names = pd.Series([printable(name) for name in images.class_names], dtype=object)
     data = examples.assign(
         class_name=examples["label"].map(names), neighbour_class=examples["neighbour_label"].map(names)
     )
     first = data.iloc[0]
     method, base, seed = str(first["method"]), str(first["base"]), int(first["seed"])
-    with rc_context(RC):
+    with plotting(RC):
         figure = _drawn(f"{group.title}, seed {seed}: where {method} and {base} differ", data, images)
     return Plot(
         figure,
@@ -131,8 +132,7 @@ def _write(axes: Axes, left: float, top: float, words: str, *, va: str = "top", 
 
 def _lines(name: str, width: int, count: int) -> list[str]:
     """A name in at most `count` lines, broken at spaces, underscores and slashes where it can be."""
-    printable = name.encode("utf-8", "replace").decode()
-    loose = printable.replace("_", " ").replace("/", "/ ")
+    loose = name.replace("_", " ").replace("/", "/ ")
     return [line.replace("/ ", "/") for line in textwrap.wrap(loose, width, max_lines=count, placeholder=" …")]
 
 

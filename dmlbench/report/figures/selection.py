@@ -3,13 +3,13 @@
 from typing import Any
 
 import pandas as pd
-from matplotlib import rc_context
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from dmlbench.analysis.estimates import SELECTIONS, selections_of
 from dmlbench.analysis.groups import Group
 from dmlbench.analysis.order import in_order
+from dmlbench.plotting import plotting
 from dmlbench.report.canvas import Plot, row_canvas
 from dmlbench.report.naming import metric_name, percent
 from dmlbench.report.style import MUTED, PAPER, RC, Look
@@ -29,7 +29,7 @@ def selection_plot(group: Group, accuracy: pd.DataFrame, look: Look) -> Plot:
     metric, rows = metric_name(str(accuracy["metric"].iloc[0])), in_order(accuracy.drop_duplicates("method"))
     chosen = selections_of(accuracy)
     said = []
-    with rc_context(RC):
+    with plotting(RC):
         figure, axes = row_canvas(list(rows["method"]), [group.title, "mean over seeds by how the epoch was chosen"])
         for place, (_, method) in enumerate(rows.iterrows()):
             colour = look.colour(method["base"])
