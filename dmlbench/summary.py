@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Le
+from annotated_types import Ge, Gt, Le
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import from_json
 
@@ -106,7 +106,7 @@ class Selection(_Part):
 class Timing(_Part):
     """What the training cost."""
 
-    step_ms: Duration
+    step_ms: Annotated[float, Gt(0), Le(1e10)]
     train_s: Duration
     evaluation_s: Duration = 0.0
     phases: dict[str, Duration] = Field(default_factory=dict)
