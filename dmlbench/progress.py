@@ -1,11 +1,12 @@
 """Shows a run: bars on a terminal, plain lines elsewhere."""
 
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -15,16 +16,28 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.segment import Segment
 
 from dmlbench.spec import Cell
+from dmlbench.wording import printable
 
 PLAIN_LINES_PER_CELL = 4
 
 
+class _Console(Console):
+    """Shows control characters in what it prints, such as names of files and classes; a terminal would obey them."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        """Segments with such characters escaped; rich's own codes are no text."""
+        for segment in super().render(renderable, options):
+            plain = segment.control or segment.text.isprintable()
+            yield segment if plain else Segment(printable(segment.text, keep="\n"), segment.style)
+
+
 def plain_or_wide(*, stderr: bool = False) -> Console:
     """A console: as wide as the terminal, or wide enough for tables where there is none."""
-    console = Console(stderr=stderr, highlight=False, soft_wrap=False)
-    return console if console.is_terminal else Console(stderr=stderr, highlight=False, width=140)
+    console = _Console(stderr=stderr, highlight=False, soft_wrap=False)
+    return console if console.is_terminal else _Console(stderr=stderr, highlight=False, width=140)
 
 
 class Display:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dmlbench.commands.options import data_dir_option
+from dmlbench.commands.options import PATH, Command, data_dir_option
+from dmlbench.commands.output import echo
 
 if TYPE_CHECKING:
     from dmlbench.data.archives import Progress as ByteProgress
@@ -27,7 +28,7 @@ def command() -> None:
     """
 
 
-@command.command("fetch")
+@command.command("fetch", cls=Command)
 @click.argument("name")
 @data_dir_option()
 def fetch(name: str, data_dir: Path | None) -> None:
@@ -43,23 +44,23 @@ def fetch(name: str, data_dir: Path | None) -> None:
     from dmlbench.data.family import Downloadable
     from dmlbench.errors import UserError
 
-    info = dataset_info(name)
+    info = dataset_info(name, "NAME")
     folder = _created(data_dir) or cache_dir()
     look = f"`dmlbench data check {name}{f' --data-dir {data_dir}' if data_dir else ''}` looks at every image"
     with suppress(UserError):
         info.family.read(folder, lambda _: None)
-        click.echo(f"{info.name}: is there; {look}")
+        echo(f"{info.name}: is there; {look}")
         return
     if not isinstance(info.family, Downloadable):
-        info.family.read(folder, click.echo)  # its error says what to place where
+        info.family.read(folder, echo)  # its error says what to place where
         return
     with _bar() as progress:
-        info.family.fetch(folder, click.echo, progress)
-    info.family.read(folder, click.echo)
-    click.echo(f"{info.name}: ready in {folder}; {look}")
+        info.family.fetch(folder, echo, progress)
+    info.family.read(folder, echo)
+    echo(f"{info.name}: ready in {folder}; {look}")
 
 
-@command.command("check")
+@command.command("check", cls=Command)
 @click.argument("name")
 @data_dir_option()
 def check(name: str, data_dir: Path | None) -> int:
@@ -76,31 +77,27 @@ def check(name: str, data_dir: Path | None) -> int:
     from dmlbench.data.checking import check as look
     from dmlbench.matrix import data_folder
 
-    info = dataset_info(name)
-    found = look(info, data_folder(data_dir), click.echo)
+    info = dataset_info(name, "NAME")
+    found = look(info, data_folder(data_dir), echo)
     _print_counts(info.name, found)
     _print_list("cannot be used", found.bad, limit=None)
     _print_list("not RGB", found.converted, limit=LISTED)
     same = {" = ".join(group): "" for group in found.duplicates}
     _print_list("with the same content in train and test", same, limit=LISTED)
     if found.singletons:
-        click.echo(
-            f"{found.singletons:,} test classes have one image, which is no query: nothing can be retrieved for it"
-        )
+        echo(f"{found.singletons:,} test classes have one image, which is no query: nothing can be retrieved for it")
     if found.problem:
-        click.echo(f"the folder {found.problem}")
+        echo(f"the folder {found.problem}")
     if found.fingerprint:
-        click.echo(f"fingerprint {found.fingerprint}")
-    click.echo("sound: a run takes it as it is" if found.sound else "NOT sound: a run refuses it as it is")
+        echo(f"fingerprint {found.fingerprint}")
+    echo("sound: a run takes it as it is" if found.sound else "NOT sound: a run refuses it as it is")
     return 0 if found.sound else 1
 
 
-@command.command("info")
+@command.command("info", cls=Command)
 @click.argument("name")
 @data_dir_option()
-@click.option(
-    "--sheet", type=click.Path(path_type=Path), help="PNG of random classes [default: NAME-contact-sheet.png here]."
-)
+@click.option("--sheet", type=PATH, help="PNG of random classes [default: NAME-contact-sheet.png here].")
 def info(name: str, data_dir: Path | None, sheet: Path | None) -> None:
     """Show a dataset's counts, sizes and licence, and draw a contact sheet of random classes.
 
@@ -118,17 +115,17 @@ def info(name: str, data_dir: Path | None, sheet: Path | None) -> None:
     from dmlbench.matrix import data_folder
     from dmlbench.progress import plain_or_wide
 
-    entry = dataset_info(name)
+    entry = dataset_info(name, "NAME")
     path = sheet or Path(f"{entry.name}-contact-sheet.png")
     if path.suffix.lower() != ".png" or not path.absolute().parent.is_dir():
         raise UserError(f"--sheet {path}: must be a .png in a folder that exists")
-    sides = entry.family.read(data_folder(data_dir), click.echo)
+    sides = entry.family.read(data_folder(data_dir), echo)
     console = plain_or_wide()
     known = {"title": entry.title, "what": entry.description, "licence": entry.licence, "source": entry.source}
     for key, value in known.items():
         if value:
             console.print(f"{key}: {value}", markup=False, soft_wrap=True)
-    rows = sizes(sides, click.echo)
+    rows = sizes(sides, echo)
     table = Table("", *next(iter(rows.values())), box=None)
     for side, row in rows.items():
         table.add_row(side, *(f"{value:,}" if isinstance(value, int) else value for value in row.values()))
@@ -168,11 +165,11 @@ def _print_counts(name: str, found: "Checked") -> None:
 
 
 def _print_list(what: str, found: dict[str, str], *, limit: int | None) -> None:
-    click.echo(f"{len(found):,} images {what}{':' if found else ''}")
+    echo(f"{len(found):,} images {what}{':' if found else ''}")
     for path, why in list(found.items())[:limit]:
-        click.echo(f"  {path}{f': {why}' if why else ''}")
+        echo(f"  {path}{f': {why}' if why else ''}")
     if limit is not None and len(found) > limit:
-        click.echo(f"  and {len(found) - limit:,} more")
+        echo(f"  and {len(found) - limit:,} more")
 
 
 @contextmanager

@@ -5,13 +5,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dmlbench.commands.options import methods_dir_option
+from dmlbench.commands.options import Command, methods_dir_option
+from dmlbench.commands.output import echo
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 
-@click.command("list")
+@click.command("list", cls=Command)
 @click.argument("what", type=click.Choice(["methods", "datasets", "protocols"]))
 @methods_dir_option()
 def command(what: str, methods_dir: Path | None) -> None:
@@ -42,7 +43,7 @@ def _methods(methods_dir: Path | None) -> "Table":
         ]
         table.add_row(name, titles.get(name, " + ".join(parts)))
     for problem in registry.problems():
-        click.echo(f"not usable: {problem}", err=True)
+        echo(f"not usable: {problem}", err=True)
     return table
 
 

@@ -4,18 +4,17 @@ from pathlib import Path
 
 import click
 
-from dmlbench.commands.options import data_dir_option, results_option
+from dmlbench.commands.options import PATH, Command, data_dir_option, results_option
+from dmlbench.commands.output import echo
 from dmlbench.errors import UserError
 
 MOST_WORKERS = 4  # a report has not more to draw at a time than would pay for their start
 
 
-@click.command("report")
+@click.command("report", cls=Command)
 @results_option()
 @click.option("--name", default="report", show_default=True, help="Folder below the output folder.")
-@click.option(
-    "--output", type=click.Path(path_type=Path), default=Path("reports"), show_default=True, help="Where reports go."
-)
+@click.option("--output", type=PATH, default=Path("reports"), show_default=True, help="Where reports go.")
 @click.option(
     "--only",
     multiple=True,
@@ -65,10 +64,10 @@ def command(
     shown = Panels(data_folder(data_dir)) if panels else None
 
     def tell(line: str) -> None:
-        click.echo(line, err=True)
+        echo(line, err=True)
 
     folder = render(results, name, output, only, panels=shown, tell=tell, workers=min(usable_cores(), MOST_WORKERS))
-    click.echo(f"{folder / 'index.html'}")
+    echo(f"{folder / 'index.html'}")
     if tracking == "auto":
         _send(folder)
 
@@ -79,10 +78,10 @@ def _send(folder: Path) -> None:
     try:
         sent = send_report(connect(), folder)
     except TrackingError as error:  # the report is there all the same
-        click.echo(f"warning: MLflow: {error.brief}; the report was not sent", err=True)
+        echo(f"warning: MLflow: {error.brief}; the report was not sent", err=True)
         return
     where = ", ".join(sent) or "nowhere, for its results are not there: run `dmlbench sync`, then this command again"
-    click.echo(f"MLflow: run `report {folder.name}` in {where}")
+    echo(f"MLflow: run `report {folder.name}` in {where}")
 
 
 def _filters(pairs: tuple[str, ...]) -> dict[str, tuple[str, ...]]:

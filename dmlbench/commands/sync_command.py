@@ -4,10 +4,12 @@ from pathlib import Path
 
 import click
 
-from dmlbench.commands.options import results_option
+from dmlbench.commands.options import Command, results_option
+from dmlbench.commands.output import echo
+from dmlbench.wording import counted, inflected
 
 
-@click.command("sync")
+@click.command("sync", cls=Command)
 @results_option()
 def command(results: Path) -> int:
     """Send results that MLflow does not have yet. Sending twice changes nothing.
@@ -39,10 +41,11 @@ def command(results: Path) -> int:
                 sent += send(client, record)
             except UserError as error:  # of one result: the others are sent all the same
                 damaged += 1
-                click.echo(f"error: {error}", err=True)
+                echo(f"error: {error}", err=True)
         all_in_order(client, records)
     except TrackingError as error:
-        click.echo(f"error: MLflow: {error.brief}; {sent} runs were sent before", err=True)
+        echo(f"error: MLflow: {error.brief}; {counted(sent, 'run')} sent before", err=True)
         return 1
-    click.echo(f"{sent} runs sent, {len(records) - sent - damaged} were there already")
+    there = len(records) - sent - damaged
+    echo(f"{counted(sent, 'run')} sent, {there} {inflected(there, 'was', 'were')} there already")
     return 1 if damaged else 0

@@ -5,12 +5,15 @@ import sys
 
 import click
 
+from dmlbench.commands.options import Command
+from dmlbench.commands.output import echo
+
 # The UI opens on its pages for language models unless it is told; so it does with an experiment from its list.
 PAGE = "/#/experiments?workflowType=machine_learning"
 MOST = 20  # experiments that are named
 
 
-@click.command("ui")
+@click.command("ui", cls=Command)
 @click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True, help="Port on this machine.")
 def command(port: int) -> int:
     """Open the MLflow UI on the store that runs go to. It listens on this machine only.
@@ -29,11 +32,11 @@ def command(port: int) -> int:
         hint = "`dmlbench run` or `dmlbench sync` in this folder sends some, MLFLOW_TRACKING_URI names another store"
         raise UserError(f"{database}: no runs yet", hint=hint)
     if uri.startswith(("http://", "https://")):
-        click.echo(f"runs go to an MLflow server, open it in a browser: {uri.rstrip('/')}{PAGE}")
+        echo(f"runs go to an MLflow server, open it in a browser: {uri.rstrip('/')}{PAGE}")
         _print_links(uri.rstrip("/"))
         return 0
     _check_free(port)
-    click.echo(f"MLflow UI of {uri}, Ctrl-C ends it: http://127.0.0.1:{port}{PAGE}")
+    echo(f"MLflow UI of {uri}, Ctrl-C ends it: http://127.0.0.1:{port}{PAGE}")
     _print_links(f"http://127.0.0.1:{port}")
     arguments = ["--backend-store-uri", uri, "--host", "127.0.0.1", "--port", str(port)]
     return _serve([sys.executable, "-m", "mlflow", "ui", *arguments])
@@ -79,6 +82,6 @@ def _print_links(server: str) -> None:
     with suppress(TrackingError):
         found = pages(connect())
         for name, page in list(found.items())[:MOST]:
-            click.echo(f"  {name}: {server}/{page}")
+            echo(f"  {name}: {server}/{page}")
         if len(found) > MOST:
-            click.echo(f"  and {len(found) - MOST} more")
+            echo(f"  and {len(found) - MOST} more")

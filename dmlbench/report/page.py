@@ -33,6 +33,7 @@ from dmlbench.report.tables.summary import summary_tables
 from dmlbench.report.tables.table import TEXT_COLUMNS
 from dmlbench.results import load_history, load_results
 from dmlbench.store import Store, read_summary
+from dmlbench.wording import counted
 
 FILTERS = ("protocol", "dataset", "method")
 Only = Mapping[str, Collection[str]]
@@ -74,7 +75,7 @@ def render(
     measured = measured_frame(measurements)
     results = _kept(results, only, also=measured)
     costs = _kept_measurements(measurements, only, set(results["protocol"]))
-    tell(f"{results['folder'].nunique()} cells read")
+    tell(f"{counted(results['folder'].nunique(), 'cell')} read")
     arranged = arrange(results)
     specs = sources.read_specs(arranged)
     sources.check_one_spec(arranged, specs)  # first: it can say what differs
