@@ -32,7 +32,7 @@ from dmlbench.training.device import prepare, resolve_device
 from dmlbench.training.evaluator import Evaluator
 from dmlbench.training.learner import Learner
 from dmlbench.training.loop import evaluate_epoch, train_epoch
-from dmlbench.training.workshop import TrainingSet, build_seeded_model
+from dmlbench.training.workshop import TrainingSet, at_networks_rate, build_seeded_model
 from dmlbench.writer import CellWriter, storing
 
 Emit = Callable[[dict[str, Any]], None]
@@ -138,9 +138,9 @@ def _train(cell: Cell, writer: CellWriter, options: RunOptions, result: dict[str
 
     _keep(options.keep, writer, learner.networks, evaluators["test"])
     peak = provenance.peak_memory_mb(str(device))
-    return {"initial_weights": start, "dataset": _dataset(cell, dataset, train), "peak_memory_mb": peak} | record.sums(
-        result["environment"], cell
-    )
+    unrated = at_networks_rate(learner.members[0].criterion, cell.method.loss)
+    own = {"initial_weights": start, "dataset": _dataset(cell, dataset, train), "peak_memory_mb": peak}
+    return own | ({"at_networks_rate": unrated} if unrated else {}) | record.sums(result["environment"], cell)
 
 
 class _Recorder:

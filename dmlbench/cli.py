@@ -1,5 +1,6 @@
 """The `dmlbench` command: finds subcommands, prints errors as one line, and sets the exit code."""
 
+import errno
 import importlib
 import os
 import signal
@@ -9,7 +10,8 @@ import click
 
 from dmlbench import __version__
 from dmlbench.errors import StorageError, UserError
-from dmlbench.terminal import escape_what_streams_cannot_say
+from dmlbench.terminal import echo, escape_what_streams_cannot_say
+from dmlbench.wording import one_line
 
 # Name: (module below dmlbench.commands, one line for the overview). Modules load when their command is used.
 COMMANDS = {
@@ -87,17 +89,27 @@ def main() -> None:
     try:
         code = dmlbench.main(standalone_mode=False)
     except UserError as error:
-        click.echo(f"error: {error}", err=True)
+        echo(f"error: {error}", err=True)
         sys.exit(2)
     except StorageError as error:
-        click.echo(f"error: {error}; what was written before is whole, and the same command goes on", err=True)
+        told = one_line(str(error))
+        echo(f"error: {told}; what was written before is whole, and the same command goes on", err=True)
         sys.exit(1)
     except click.ClickException as error:
         hint = f"; see `{error.ctx.command_path} --help`" if isinstance(error, click.UsageError) and error.ctx else ""
         message = " ".join(error.format_message().split()).rstrip(".")  # click lists choices on lines of their own
-        click.echo(f"error: {message}{hint}", err=True)
+        echo(f"error: {one_line(message)}{hint}", err=True)
         sys.exit(2)
+    except OSError as error:  # what a system refuses of a name or a folder, wherever it is met
+        echo(f"error: {one_line(_refused(error))}", err=True)
+        sys.exit(2 if error.errno in (errno.ENAMETOOLONG, errno.EINVAL, errno.ELOOP) else 1)
     except (KeyboardInterrupt, click.Abort):
-        click.echo("interrupted: what was finished is kept, and the same command goes on from there", err=True)
+        echo("interrupted: what was finished is kept, and the same command goes on from there", err=True)
         sys.exit(130)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _refused(error: OSError) -> str:
+    """What the system refused, with the file's name where it tells it."""
+    reason = error.strerror or str(error) or type(error).__name__
+    return f"{error.filename}: {reason}" if error.filename is not None else reason

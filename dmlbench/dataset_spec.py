@@ -1,15 +1,49 @@
 """The part of a spec that names the data, and what all parts of a spec have in common."""
 
-from typing import Annotated, Any
+from functools import cache
+from typing import Annotated, Any, get_args
 
 from annotated_types import Ge, Lt
-from pydantic import BaseModel, ConfigDict, PositiveInt, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationInfo, field_validator, model_validator
+
+MOST_INT = 2**63  # what other libraries hold
 
 
 class Section(BaseModel):
-    """A part of a spec: frozen, and a key it does not know is an error."""
+    """A part of a spec: frozen, and a key it does not know is an error. Where it wants a number, nothing else is one.
+
+    Pydantic would read true as 1, and a text as the number in it.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _numbers_only(cls, value: Any, info: ValidationInfo) -> Any:  # noqa: ANN401 - any content
+        if kind := _number(cls).get(info.field_name or ""):
+            for each in value if isinstance(value, list | tuple) else (value,):
+                if isinstance(each, bool | str):
+                    raise ValueError(f"Input should be a valid {kind}")  # noqa: TRY004 - which pydantic collects
+                if kind == "integer" and isinstance(each, int | float) and abs(each) >= MOST_INT:
+                    raise ValueError("Input should be a number of 64 bits")
+        return value
+
+
+@cache
+def _number(section: type[BaseModel]) -> dict[str, str]:
+    """Fields that hold numbers alone, or tuples of them: `integer` or `number` by name."""
+    kinds = {name: _types(field.annotation) - {type(None)} for name, field in section.model_fields.items()}
+    return {
+        name: "integer" if float not in found else "number"
+        for name, found in kinds.items()
+        if found and found <= {int, float}
+    }
+
+
+def _types(annotation: Any) -> set[Any]:  # noqa: ANN401 - a type
+    """The types that an annotation is made of."""
+    inner = [item for item in get_args(annotation) if isinstance(item, type) or get_args(item)]
+    return set().union(*map(_types, inner)) if inner else {annotation}
 
 
 class FolderSplit(Section):

@@ -3,13 +3,9 @@
 import difflib
 from collections.abc import Iterable
 
+from dmlbench.wording import one_line
 
-def printable(text: str) -> str:
-    """Text for a terminal or a figure: what would steer it, or cannot be encoded, stands there as an escape.
-
-    Names of files and classes may hold anything: escape sequences, line breaks, bytes that are no UTF-8.
-    """
-    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
+MOST_NAMES = 50  # that an error lists
 
 
 class UserError(Exception):
@@ -18,10 +14,13 @@ class UserError(Exception):
     Args:
         message: What is wrong and where (``file: key``), in one sentence without a final full stop.
         hint: The next command or the valid values, appended after a semicolon.
+
+    Both are shortened where they quote a page, so that a long value never hides the hint.
     """
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
-        super().__init__(f"{message}; {hint}" if hint else message)
+        told = one_line(message)
+        super().__init__(f"{told}; {one_line(hint)}" if hint else told)
 
 
 class StorageError(RuntimeError):
@@ -33,15 +32,24 @@ class DivergedError(ArithmeticError):
 
 
 def unknown_name(
-    what: str, name: str, valid: Iterable[str], *, where: str | None = None, command: str | None = None
+    what: str,
+    name: str,
+    valid: Iterable[str],
+    *,
+    where: str | None = None,
+    command: str | None = None,
+    also: str | None = None,
 ) -> UserError:
-    """Build the error for a misspelt name: the nearest valid name first, then all of them."""
+    """Build the error for a misspelt name: the nearest valid name first, then all of them, then what may help."""
     names = sorted(valid)
     by_lower_case = {valid_name.lower(): valid_name for valid_name in names}
     near = [by_lower_case[match] for match in difflib.get_close_matches(name.lower(), by_lower_case, n=1)]
     parts = [f"did you mean {near[0]!r}?"] if near else []
-    parts.append(f"valid: {', '.join(names)}" if names else "there are none")
+    more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+    parts.append(f"valid: {', '.join(names[:MOST_NAMES])}{more}" if names else "there are none")
     if command:
         parts.append(f"see `{command}`")
+    if also:
+        parts.append(also)
     place = f"{where}: " if where else ""
     return UserError(f"{place}unknown {what} {name!r}", hint="; ".join(parts))

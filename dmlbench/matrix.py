@@ -17,12 +17,14 @@ from dmlbench.executors.tasks import Task
 from dmlbench.interrupts import Interrupts
 from dmlbench.machine import usable_cores
 from dmlbench.network_checks import check_networks
+from dmlbench.overrides import changed
 from dmlbench.protocol import load_protocol, parse_settings
 from dmlbench.registry import MethodSettings, Registry
 from dmlbench.run_options import MOST_DATA_WORKERS, RunOptions, Share
 from dmlbench.spec import Cell, DatasetSpec, MethodSpec, ProtocolSpec, digest
 from dmlbench.store import Record, State, Store, ended_at, read_record
 from dmlbench.tuned import settings_of
+from dmlbench.wording import counted
 
 DATA_VARIABLE = "DMLBENCH_DATA"
 
@@ -81,21 +83,19 @@ def plan(request: Request, log: Log = lambda _: None) -> list[Cell]:
         registry.parts(name)
     pairs = []
     for info in _distinct([dataset_info(text) for text in request.datasets]):
-        protocol = load_protocol(request.protocol or info.default_protocol, info.name, protocol_settings)
+        named = request.protocol or info.default_protocol
+        protocol = load_protocol(named, info.name, protocol_settings)
         methods = [
             registry.resolve(name, info.name, protocol.name, settings, family=protocol.family)
             for name in request.methods
         ]
+        changes = [changed(request.settings, registry, method, (named, protocol), info.name) for method in methods]
         dataset = dataset_spec(info, request.data_dir, log, skip_bad=request.skip_bad)
         if request.tuned:
             methods = [_tuned(registry, request.tuned, method, dataset, protocol) for method in methods]
-        pairs += [(method, dataset, protocol) for method in methods]
-    check_applied(method_settings, [method for method, _, _ in pairs])
-    return [
-        Cell(*pair, seed=seed, overrides=_applying(request.settings, pair[0]))
-        for seed in request.seeds
-        for pair in pairs
-    ]
+        pairs += [((method, dataset, protocol), own) for method, own in zip(methods, changes, strict=True)]
+    check_applied(method_settings, [three[0] for three, _ in pairs])
+    return [Cell(*three, seed, own) for seed in request.seeds for three, own in pairs]
 
 
 def pending(cells: Sequence[Cell], store: Store, *, retry_failed: bool) -> list[Cell]:
@@ -185,7 +185,7 @@ def worker_devices(execution: Execution, threads: int) -> list[str]:
     if gpus:
         slots = gpus * execution.per_gpu
         if execution.workers and execution.workers > slots:
-            held = f"{gpus} GPU{'s' if gpus > 1 else ''} with --per-gpu {execution.per_gpu} hold {slots}"
+            held = f"{counted(gpus, 'GPU')} with --per-gpu {execution.per_gpu} hold {slots}"
             needed = -(-execution.workers // gpus)
             raise UserError(f"--workers {execution.workers}: {held}", hint=f"--per-gpu {needed} makes them share")
         return [f"cuda:{index % gpus}" for index in range(execution.workers or slots)]
@@ -223,18 +223,6 @@ def _tuned(
 ) -> MethodSpec:
     tuned = settings_of(overlay, method, dataset, protocol)
     return registry.resolve(method.name, dataset.name, protocol.name, tuned, family=protocol.family)
-
-
-def _applying(settings: Sequence[str], method: MethodSpec) -> tuple[str, ...]:
-    """The `--set` values that reach this method: all of the protocol's, of its parts those that a part has."""
-    parts = {"loss": method.loss, "distillation": method.distillation}
-
-    def applies(setting: str) -> bool:
-        section, _, name = setting.partition("=")[0].partition(".")
-        part = parts.get(section)
-        return section not in parts or (part is not None and name in part.settings())
-
-    return tuple(sorted(filter(applies, settings)))
 
 
 def _check_plugins(cells: Iterable[Cell]) -> None:

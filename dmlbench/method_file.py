@@ -2,13 +2,14 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveInt, StrictInt, model_validator
+from pydantic import AfterValidator, Field, PositiveInt, StrictInt, model_validator
 
 from dmlbench.errors import UserError
 from dmlbench.spec import ResolvedValue, Scalar, Section, TeacherMode, TeacherName
 
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
-PinnedName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*\+[a-z0-9][a-z0-9_-]*$")]
+# A name is a folder's, and of two such with a + between them.
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=100)]
+PinnedName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*\+[a-z0-9][a-z0-9_-]*$", max_length=201)]
 
 UNTAUGHT = ("dm2", "s2sd")  # classes that learn from no teacher
 
@@ -136,6 +137,17 @@ class Parameter(Sourced):
         return best[0].resolved(context, published_for)
 
 
+def _unsearched(rates: dict[str, Parameter]) -> dict[str, Parameter]:
+    """Tuning searches parameters alone: a range for a rate would change nothing."""
+    if name := next((name for name, rate in rates.items() if rate.search), None):
+        raise ValueError(f"{name}.search: tuning searches no learning rates; search a parameter")
+    return rates
+
+
+# By the name of a parameter of the loss, or of a module of it: then of all parameters that the module has.
+LearningRates = Annotated[dict[str, Parameter], AfterValidator(_unsearched)]
+
+
 class Paper(Section):
     """The publication a method comes from."""
 
@@ -180,7 +192,7 @@ class MethodFile(Section):
     teacher: TeacherName = "previous-epoch"
     teacher_mode: TeacherMode = "train"
     parameters: dict[str, Parameter]
-    learning_rates: dict[str, Parameter] = Field(default_factory=dict)
+    learning_rates: LearningRates = Field(default_factory=dict)
     published_for: PublishedFor | None = None
     published: tuple[PublishedFigure, ...] = ()
     published_with: tuple[str, ...] = ()
@@ -192,6 +204,10 @@ class MethodFile(Section):
             raise ValueError("teacher is for distillations")
         if "teacher_mode" in self.model_fields_set and (self.kind == "loss" or self.teacher != "previous-epoch"):
             raise ValueError("teacher_mode has no effect: it is for distillations with teacher: previous-epoch")
+        if self.kind == "distillation" and self.learning_rates:
+            raise ValueError("learning_rates are for losses: what a distillation holds is not learned")
+        if self.plugin and self.teacher == "none":
+            raise ValueError("teacher: a plugin learns from one; valid: previous-epoch, memory")
         if self.kind == "distillation" and (self.teacher == "none") != (
             not self.plugin and self.class_name in UNTAUGHT
         ):
@@ -207,7 +223,7 @@ class PinnedFile(Section):
     kind: Literal["pinned"]
     loss: dict[str, Parameter] = Field(default_factory=dict)
     distillation: dict[str, Parameter] = Field(default_factory=dict)
-    learning_rates: dict[str, Parameter] = Field(default_factory=dict)
+    learning_rates: LearningRates = Field(default_factory=dict)
     published_for: PublishedFor | None = None
     published: tuple[PublishedFigure, ...] = ()
 

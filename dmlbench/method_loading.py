@@ -1,8 +1,10 @@
 """Reads a method file, and checks its values against the class that they are for."""
 
+import ast
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -74,22 +76,34 @@ def resolved_rates(
     where: str,
     stated: Mapping[str, PublishedFor | None] = MappingProxyType({}),
 ) -> dict[str, ResolvedValue]:
-    """Learning rates of the parameters that the registered class learns.
+    """Learning rates of a loss's own parameters; a plugin's are known once it is built, and checked there.
 
     `stated` has what rates were published with that are not the file's own. A rate is a number, or `network` for the
     network's.
     """
-    learned = rates if file.plugin else LEARNED.get(file.class_name, ())
+    if not file.plugin:
+        check_rates(rates, LEARNED.get(file.class_name, ()), where)
     resolved = {}
     for name, parameter in rates.items():
-        if name not in learned:
-            raise unknown_name("learned parameter", name, learned, where=f"{where}: learning_rates")
         found = parameter.resolve(context, f"{where}: {name}", stated.get(name, file.published_for))
         if found.value != NETWORK_RATE:
             rate = validate(LearningRate, {"rate": found.value}, f"{where}: learning_rates.{name}").rate
             found = found.model_copy(update={"value": rate})
         resolved[name] = found
     return resolved
+
+
+def check_rates(rates: Iterable[str], learned: Iterable[str], where: str) -> None:
+    """Raise UserError for a rate whose name is neither a learned parameter's nor that of a module which has one."""
+    learned = list(learned)
+    for name in rates:
+        if not any(rate_of(parameter, [name]) for parameter in learned):
+            raise unknown_name("learned parameter", name, learned, where=f"{where}: learning_rates")
+
+
+def rate_of(parameter: str, rates: Iterable[str]) -> str | None:
+    """Which rate holds for a parameter: its own, else that of the innermost module which has one; None for none."""
+    return max((name for name in rates if f"{parameter}.".startswith(f"{name}.")), key=len, default=None)
 
 
 def plugin(file: MethodFile, folder: Folder) -> dict[str, str]:
@@ -100,4 +114,41 @@ def plugin(file: MethodFile, folder: Folder) -> dict[str, str]:
     if path.parent != folder.path.resolve() or not path.is_file():
         why = "must be beside its YAML" if path.is_file() else f"no such file beside {file.name}'s YAML"
         raise UserError(f"{folder.path / file.plugin}: plugin: {why}")
-    return {"plugin": str(path), "plugin_sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: plugin: cannot be read ({error.strerror})") from error
+    _check_alone(path, content)
+    return {"plugin": str(path), "plugin_sha256": hashlib.sha256(content).hexdigest()}
+
+
+def _check_alone(path: Path, content: bytes) -> None:
+    """The hash is of one file, so one that imports its neighbours would change without a change of the hash."""
+    try:
+        statements = list(ast.walk(ast.parse(content)))
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return  # loading it says what is wrong
+    for node in statements:
+        if isinstance(node, ast.Import):
+            names, beside = [alias.name for alias in node.names], False
+        elif isinstance(node, ast.ImportFrom):
+            names, beside = [node.module or node.names[0].name], node.level > 0
+        else:
+            continue
+        if name := next((name for name in names if beside or _is_beside(name.partition(".")[0], path.parent)), None):
+            raise UserError(
+                f"{path}: plugin: imports {name!r} beside it, which its hash would not cover",
+                hint="a plugin is one file: move what it needs into it",
+            )
+
+
+def _is_beside(module: str, folder: Path) -> bool:
+    """Whether a module comes from a folder; one of that name which is installed comes first."""
+    if not (folder / f"{module}.py").is_file() and not (folder / module).is_dir():
+        return False
+    try:
+        found = find_spec(module)
+    except (ImportError, ValueError):
+        found = None
+    origin = found.origin if found else None
+    return origin is None or Path(origin).is_relative_to(folder)

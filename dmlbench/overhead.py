@@ -10,6 +10,7 @@ from dmlbench.data.ready import dataset_spec, prepare
 from dmlbench.errors import UserError
 from dmlbench.matrix import check_applied
 from dmlbench.measurement import SYNTHETIC
+from dmlbench.overrides import changed
 from dmlbench.protocol import load_protocol, parse_settings
 from dmlbench.registry import MethodSettings, Registry
 from dmlbench.spec import DatasetSpec, MethodSpec, ProtocolSpec
@@ -47,7 +48,7 @@ def plan_cost(request: CostRequest, log: Log) -> CostPlan:
     registry = Registry(request.methods_dir)
     names = {name: None for method in request.methods for name in (registry.parts(method)[0].name, method)}
     protocol_settings, method_settings = parse_settings(request.settings)
-    info = dataset_info(request.dataset) if request.dataset else None
+    info = dataset_info(request.dataset, "--dataset") if request.dataset else None
     if info is None and request.protocol is None:
         raise UserError(
             "--protocol: synthetic images need one", hint="for example --protocol conv4-64, or name a --dataset"
@@ -63,7 +64,9 @@ def plan_cost(request: CostRequest, log: Log) -> CostPlan:
     dataset = dataset_spec(info, request.data_dir, log) if info else None
     if dataset:
         prepare(dataset, request.data_dir, log)
-    variant = ", ".join(sorted(request.settings))
+    place = request.protocol or (info.default_protocol if info else ""), protocol
+    changes = {each for method in methods for each in changed(request.settings, registry, method, place, name)}
+    variant = ", ".join(sorted(changes))
     return CostPlan(sorted(methods, key=_place), protocol, dataset, variant, request.data_dir)
 
 

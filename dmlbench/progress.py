@@ -18,8 +18,8 @@ from rich.progress import (
 )
 from rich.segment import Segment
 
-from dmlbench.errors import printable
 from dmlbench.spec import Cell
+from dmlbench.wording import printable
 
 PLAIN_LINES_PER_CELL = 4
 

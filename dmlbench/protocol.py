@@ -2,13 +2,12 @@
 
 import hashlib
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-import yaml
 from pydantic import Field
 
 from dmlbench.errors import UserError, unknown_name
-from dmlbench.schema import read_yaml, validate
+from dmlbench.schema import parse, path_of, read_yaml, validate
 from dmlbench.spec import ProtocolSpec
 
 SECTIONS = ("model", "input", "training", "evaluation", "validation")
@@ -18,6 +17,7 @@ METHOD_SECTIONS = ("loss", "distillation")
 class ProtocolFile(ProtocolSpec):
     """A protocol file: a protocol, and what differs on some datasets."""
 
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
     datasets: dict[str, dict[str, Any]] = Field(default_factory=dict)
 
 
@@ -31,11 +31,12 @@ def protocol_path(name: str) -> Path:
     shipped = own_protocols()
     if name in shipped:
         return shipped[name]
+    path = path_of(name, "--protocol")
     if name.endswith((".yaml", ".yml")):
-        if not Path(name).is_file():
+        if not path.is_file():
             raise UserError(f"--protocol {name}: no such file", hint="see `dmlbench list protocols`")
-        return Path(name)
-    if Path(name).is_file():
+        return path
+    if path.is_file():
         raise UserError(f"--protocol {name}: not a protocol file", hint="yours ends in .yaml")
     raise unknown_name("protocol", name, shipped, command="dmlbench list protocols")
 
@@ -46,6 +47,11 @@ def load_protocol(name: str, dataset: str, settings: dict[str, Any] | None = Non
     Raises:
         UserError: for an unknown protocol, key or value, or a weights file that is missing or not the one stated.
     """
+    return _with_weights_digest(resolve_protocol(name, dataset, settings), protocol_path(name))
+
+
+def resolve_protocol(name: str, dataset: str, settings: dict[str, Any] | None = None) -> ProtocolSpec:
+    """As `load_protocol`, but for a file of weights, which need not be there."""
     path = protocol_path(name)
     content = read_yaml(path)
     file = validate(ProtocolFile, content, str(path))
@@ -58,7 +64,12 @@ def load_protocol(name: str, dataset: str, settings: dict[str, Any] | None = Non
     if settings:
         merged = _merge(protocol.model_dump(), settings, "--set")
         protocol = validate(ProtocolSpec, merged, "--set")
-    return _with_weights_digest(protocol, path)
+    return protocol
+
+
+def is_file_of_weights(weights: str) -> bool:
+    """Whether `model.weights` names a file of the user's, not weights that a library has."""
+    return weights.endswith((".safetensors", ".pth"))
 
 
 def parse_settings(pairs: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
@@ -68,14 +79,15 @@ def parse_settings(pairs: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, di
     for pair in pairs:
         key, equals, text = pair.partition("=")
         section, *rest = key.split(".")
-        if not equals or not rest or not all(rest):
+        deepest = 2 if section in SECTIONS else len(rest)
+        if not equals or not all(rest) or not 0 < len(rest) <= deepest:
             raise UserError(f"--set {pair!r}: must be key.path=value", hint="for example training.epochs=3")
         if section not in (*SECTIONS, *METHOD_SECTIONS):
             raise unknown_name("section", section, (*SECTIONS, *METHOD_SECTIONS), where=f"--set {pair}")
         try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise UserError(f"--set {pair!r}: the value is not valid YAML") from error
+            value = parse(text)
+        except ValueError as error:
+            raise UserError(f"--set {pair!r}: the value is {str(error).removeprefix('line 1 ')}") from error
         if section in METHOD_SECTIONS:
             method[section][".".join(rest)] = value
             continue
@@ -108,9 +120,9 @@ def _merge(base: dict[str, Any], over: dict[str, Any], where: str) -> dict[str, 
 def _with_weights_digest(protocol: ProtocolSpec, path: Path) -> ProtocolSpec:
     """Hash a local weights file, so that the cell depends on its content and not on its path."""
     weights = protocol.model.weights
-    if weights is None or not weights.endswith((".safetensors", ".pth")):
+    if weights is None or not is_file_of_weights(weights):
         return protocol
-    candidates = [Path(weights), path.parent / weights]
+    candidates = [path_of(weights, f"{path}: model.weights"), path.parent / weights]
     found = next((candidate for candidate in candidates if candidate.is_file()), None)
     if found is None:
         raise UserError(

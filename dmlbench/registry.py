@@ -20,6 +20,7 @@ OF_FILES = ("untuned", "transferred")  # what marks of the files' own values beg
 NEW = "new: in no paper"
 REPLACED = "the user's own {}, not the shipped one"
 LIST = "dmlbench list methods"
+PLAIN = re.compile(r"[a-z0-9_-]{1,100}")
 BRACES = re.compile(r"\{[^}]*\}?")
 
 
@@ -215,11 +216,18 @@ class Registry:
                 said = f"unknown method {name!r}: what stands in braces is a row of a report"
                 raise UserError(said, hint=f"name {BRACES.sub('', name)}")
             where = None if part == name else repr(name)
-            raise unknown_name("method", part, self._paths, where=where, command=LIST)
+            raise unknown_name("method", part, self._paths, where=where, command=LIST, also=self._elsewhere(part))
         file = self.file(part)
         if not isinstance(file, MethodFile):
             raise UserError(f"{self._paths[part][0]}: kind: a file named {part!r} must be a loss or a distillation")
         return file
+
+    def _elsewhere(self, name: str) -> str | None:
+        """Where a user may have the file of a name, for folders of one's own are searched only where they are named."""
+        if self.folders[0].named_by_user:
+            return None
+        found = sorted(Path().glob(f"*/{name}.y*ml")) if PLAIN.fullmatch(name) else []
+        return f"for {found[0]} add --methods-dir {found[0].parent}" if found else "your own need --methods-dir FOLDER"
 
     def _kind(self, name: str) -> str:
         try:
@@ -242,14 +250,15 @@ class Registry:
         }
         own: dict[str, Scalar] = getattr(settings, file.kind)
         given = {name: value for name, value in own.items() if name in values}
+        typed = checked(file, values, where)
         for name, value in given.items():
-            same = values[name].value == value and not settings.tuned
-            origin = (
-                values[name].model_dump(include={"published", "transferred_from"}) if same else {"published": False}
-            )
-            content = {"value": value, "source": settings.source} | origin
+            content = {"value": value, "source": settings.source, "published": False}
             values[name] = validate(ResolvedValue, content, f"{settings.where} {file.kind}.{name}")
-            where = f"{settings.where} {file.kind}"  # the file's own values were checked when it was read
+        if given:
+            found = checked(file, values, f"{settings.where} {file.kind}")
+            # The file's value once more is no other experiment; among tuned ones it is what tuning chose.
+            same = [n for n in given if not settings.tuned and repr(found[n].value) == repr(typed[n].value)]
+            typed = found | {name: typed[name] for name in same}
         return Part(
             name=file.name,
             title=file.title,
@@ -258,7 +267,7 @@ class Registry:
             variant=file.variant,
             teacher=file.teacher,
             teacher_mode=_teacher_mode(file, own, f"{settings.where} {file.kind}"),
-            parameters=checked(file, values, where),
+            parameters=typed,
             learning_rates=rates,
             **plugin(file, folder),
         )

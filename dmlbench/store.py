@@ -20,6 +20,7 @@ from dmlbench.damaged import Damaged, OnDamaged, attempt, sound, warn
 from dmlbench.errors import UserError
 from dmlbench.history import HISTORY
 from dmlbench.registry import TUNED_MARK, tuned_mark
+from dmlbench.schema import parse_written
 from dmlbench.spec import TEACHER_MODE, Cell
 from dmlbench.summary import SHOWN, VERSION, Summary, in_one_line, read_json
 from dmlbench.writer import SPEC, spec_text, storing
@@ -30,7 +31,6 @@ AGAIN = "delete its folder to run the cell again"
 LARGEST_SPEC = 2**24  # bytes
 # What YAML and the models raise for content that is none of a spec, however deep, long or oddly tagged.
 WRONG = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, yaml.YAMLError)
-_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where PyYAML was built with it
 
 
 @dataclass(frozen=True)
@@ -217,7 +217,7 @@ def read_spec(folder: Path) -> Cell:
     try:
         if path.stat().st_size > LARGEST_SPEC:
             raise ValueError(f"has more than {LARGEST_SPEC >> 20} MiB")
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_LOADER)  # noqa: S506 - a safe one
+        content = parse_written(path.read_text(encoding="utf-8"))
         cell, stated = Cell.from_dict(content), str(content["hash"])[:40]
     except ValidationError as error:
         raise UserError(f"{path}: not a readable spec ({in_one_line(error)})", hint=AGAIN) from error

@@ -6,7 +6,7 @@ from io import TextIOWrapper
 
 import click
 
-from dmlbench.errors import printable
+from dmlbench.wording import printable
 
 
 def echo(line: str, *, err: bool = False) -> None:

@@ -13,7 +13,7 @@ from dmlbench.errors import UserError, unknown_name
 from dmlbench.method_file import Search
 from dmlbench.protocol import METHOD_SECTIONS
 from dmlbench.registry import MethodSettings
-from dmlbench.schema import read_yaml, validate
+from dmlbench.schema import Dumper, read_yaml, validate
 from dmlbench.spec import DatasetSpec, MethodSpec, ProtocolSpec, Scalar, digest, protocol_identity
 
 FOLDER, FILE = "tuning", "tuned.yaml"  # of the results folder
@@ -127,7 +127,7 @@ def write_tuned(path: Path, entries: Sequence[Tuned]) -> None:
     head = "# Written by `dmlbench tune`, used by `dmlbench run --tuned`: the best of each method's trials on\n"
     head += "# held-out training classes. The test classes took no part.\n"
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, head + yaml.safe_dump(content, sort_keys=False, width=120))
+    write_atomically(path, head + yaml.dump(content, Dumper=Dumper, sort_keys=False, width=120))
 
 
 def settings_of(path: Path, method: MethodSpec, dataset: DatasetSpec, protocol: ProtocolSpec) -> MethodSettings:

@@ -13,12 +13,12 @@ import yaml
 from dmlbench.atomic import write_atomically
 from dmlbench.errors import StorageError
 from dmlbench.history import HISTORY, Row, history_text
+from dmlbench.schema import Dumper
 from dmlbench.spec import Cell, digest
 from dmlbench.summary import VERSION
 
 SPEC = "spec.yaml"
 FILES = (SPEC, HISTORY, "weights.safetensors", "embeddings.safetensors")
-_DUMPER: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # ten times as fast, where PyYAML was built with it
 
 
 class CellWriter:
@@ -92,7 +92,7 @@ def storing(folder: Path) -> Iterator[None]:
 
 def spec_text(cell: Cell) -> str:
     """The cell as `spec.yaml` holds it."""
-    return yaml.dump(cell.to_dict(), Dumper=_DUMPER, sort_keys=False, allow_unicode=True)
+    return yaml.dump(cell.to_dict(), Dumper=Dumper, sort_keys=False, allow_unicode=True)
 
 
 def file_digest(path: Path) -> str:

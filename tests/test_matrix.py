@@ -202,7 +202,7 @@ def test_notes_before_a_run(store, make_cell):
     done, new = make_cell(), make_cell("ms+psd", epochs=1)
     finish(store, done)
     kept, alone = notes([done, new], [new], Execution(store, keep=("weights",)))
-    assert kept == "note: 1 of the cells that are there have no weights; another --results folder runs them again"
+    assert kept == "note: 1 of the cells that are there has no weights; another --results folder runs it again"
     assert alone == "note: with one epoch no teacher acts; ms+psd trains like its base"
     (store.folder(done) / "weights.safetensors").touch()
     assert notes([done], [], Execution(store, keep=("weights",))) == []

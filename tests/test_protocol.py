@@ -107,7 +107,7 @@ def test_settings_are_yaml_values():
         )
     )
     assert protocol == {
-        "training": {"milestones": [1, 2], "learning_rate": "1e-4"},
+        "training": {"milestones": [1, 2], "learning_rate": 1e-4},
         "input": {"flip": True},
         "model": {"weights": None, "kwargs": {"width": 8, "name": "a=b"}},
     }

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dmlbench.commands.options import data_dir_option
+from dmlbench.commands.options import PATH, Command, data_dir_option
 from dmlbench.terminal import echo
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def command() -> None:
     """
 
 
-@command.command("fetch")
+@command.command("fetch", cls=Command)
 @click.argument("name")
 @data_dir_option()
 def fetch(name: str, data_dir: Path | None) -> None:
@@ -44,7 +44,7 @@ def fetch(name: str, data_dir: Path | None) -> None:
     from dmlbench.data.family import Downloadable
     from dmlbench.errors import UserError
 
-    info = dataset_info(name)
+    info = dataset_info(name, "NAME")
     folder = _created(data_dir) or cache_dir()
     look = f"`dmlbench data check {name}{f' --data-dir {data_dir}' if data_dir else ''}` looks at every image"
     with suppress(UserError):
@@ -60,7 +60,7 @@ def fetch(name: str, data_dir: Path | None) -> None:
     echo(f"{info.name}: ready in {folder}; {look}")
 
 
-@command.command("check")
+@command.command("check", cls=Command)
 @click.argument("name")
 @data_dir_option()
 def check(name: str, data_dir: Path | None) -> int:
@@ -77,7 +77,7 @@ def check(name: str, data_dir: Path | None) -> int:
     from dmlbench.data.checking import check as look
     from dmlbench.matrix import data_folder
 
-    info = dataset_info(name)
+    info = dataset_info(name, "NAME")
     found = look(info, data_folder(data_dir), echo)
     _print_counts(info.name, found)
     _print_list("cannot be used", found.bad, limit=None)
@@ -94,12 +94,10 @@ def check(name: str, data_dir: Path | None) -> int:
     return 0 if found.sound else 1
 
 
-@command.command("info")
+@command.command("info", cls=Command)
 @click.argument("name")
 @data_dir_option()
-@click.option(
-    "--sheet", type=click.Path(path_type=Path), help="PNG of random classes [default: NAME-contact-sheet.png here]."
-)
+@click.option("--sheet", type=PATH, help="PNG of random classes [default: NAME-contact-sheet.png here].")
 def info(name: str, data_dir: Path | None, sheet: Path | None) -> None:
     """Show a dataset's counts, sizes and licence, and draw a contact sheet of random classes.
 
@@ -117,7 +115,7 @@ def info(name: str, data_dir: Path | None, sheet: Path | None) -> None:
     from dmlbench.matrix import data_folder
     from dmlbench.progress import plain_or_wide
 
-    entry = dataset_info(name)
+    entry = dataset_info(name, "NAME")
     path = sheet or Path(f"{entry.name}-contact-sheet.png")
     if path.suffix.lower() != ".png" or not path.absolute().parent.is_dir():
         raise UserError(f"--sheet {path}: must be a .png in a folder that exists")

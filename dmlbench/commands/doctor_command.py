@@ -7,10 +7,10 @@ from pathlib import Path
 
 import click
 
-from dmlbench.commands.options import data_dir_option, results_option
+from dmlbench.commands.options import Command, data_dir_option, results_option
 
 
-@click.command("doctor")
+@click.command("doctor", cls=Command)
 @data_dir_option()
 @results_option()
 def command(data_dir: Path | None, results: Path) -> int:

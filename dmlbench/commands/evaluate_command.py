@@ -7,12 +7,12 @@ from typing import Any
 
 import click
 
-from dmlbench.commands.options import data_dir_option
+from dmlbench.commands.options import PATH, Command, data_dir_option
 from dmlbench.terminal import echo
 
 
-@click.command("evaluate")
-@click.argument("cell", type=click.Path(path_type=Path))
+@click.command("evaluate", cls=Command)
+@click.argument("cell", type=PATH)
 @click.option("--dataset", help="Score on this dataset's (or NAME=FOLDER's) test classes [default: the cell's].")
 @data_dir_option()
 @click.option("--skip-bad", is_flag=True, help="Leave out images of --dataset that cannot be used.")
@@ -48,11 +48,11 @@ def command(
     """
     metrics = _evaluate(cell, dataset, data_dir, device, embeddings, skip_bad=skip_bad)
     if as_json:
-        click.echo(json.dumps(metrics, indent=1))
+        echo(json.dumps(metrics, indent=1))
         return
     width = max(len(name) for name in metrics)
     for name, value in metrics.items():
-        click.echo(f"{name:<{width}}  {value:.6g}")
+        echo(f"{name:<{width}}  {value:.6g}")
 
 
 def _evaluate(
@@ -85,7 +85,7 @@ def _evaluate(
     from dmlbench.training.evaluator import Evaluator
 
     given = data_folder(data_dir)
-    spec = dataset_spec(dataset_info(dataset), given, _say, skip_bad=skip_bad) if dataset else cell.dataset
+    spec = dataset_spec(dataset_info(dataset, "--dataset"), given, _say, skip_bad=skip_bad) if dataset else cell.dataset
     prepare(spec, given, _say)
     where = resolve_device(device)
     prepare_process(cell.protocol.training, where)

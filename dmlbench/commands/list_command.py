@@ -5,14 +5,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dmlbench.commands.options import methods_dir_option
+from dmlbench.commands.options import Command, methods_dir_option
 from dmlbench.terminal import echo
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 
-@click.command("list")
+@click.command("list", cls=Command)
 @click.argument("what", type=click.Choice(["methods", "datasets", "protocols"]))
 @methods_dir_option()
 def command(what: str, methods_dir: Path | None) -> None:

@@ -1,4 +1,4 @@
-"""Options that several commands share."""
+"""What all commands have in common: how options are read, and those that several share."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +9,45 @@ import click
 from dmlbench.errors import UserError
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+MOST_SEED = 2**63 - 1
+MOST_SEEDS = 10_000
+MOST_PROCESSES = 1_000
+
+
+class Command(click.Command):
+    """A command whose options are given once, unless they are repeatable, and never empty."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read the command line; raises click's UsageError."""
+        given, _, order = self.make_parser(ctx).parse_args(list(args))
+        for parameter in [] if ctx.resilient_parsing else self.get_params(ctx):
+            values = given.get(parameter.name or "")
+            if any(value == "" for value in (values if isinstance(values, list | tuple) else [values])):
+                raise click.UsageError(f"{_label(parameter)}: is empty", ctx)
+            once = isinstance(parameter, click.Option) and not (parameter.multiple or parameter.is_eager)
+            if once and (times := order.count(parameter)) > 1:
+                raise click.UsageError(f"{_label(parameter)}: is given {times} times, and takes one value", ctx)
+        return super().parse_args(ctx, args)
+
+
+class UserPath(click.Path):
+    """A path that a file system can hold: a name of a page is a mistake, and no accident of the system's."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:  # noqa: ANN401
+        """The path, with `~`; raises UserError."""
+        from dmlbench.schema import path_of
+
+        return super().convert(path_of(value, _label(param) if param else "path"), param, ctx)
+
+
+PATH = UserPath()
+
+
+def _label(parameter: click.Parameter) -> str:
+    return parameter.opts[0] if isinstance(parameter, click.Option) else parameter.human_readable_name
 
 
 def names(_: click.Context, parameter: click.Parameter, value: str | tuple[str, ...] | None) -> tuple[str, ...]:
@@ -40,13 +79,15 @@ def datasets_option() -> Decorator:
 def workers_option() -> Decorator:
     """`--workers N`."""
     most = "cores // threads of the protocol, which is the most; on CUDA --per-gpu a GPU"
-    return click.option("--workers", type=click.IntRange(1), help=f"Cells at a time [default: {most}].")
+    return click.option("--workers", type=click.IntRange(1, MOST_PROCESSES), help=f"Cells at a time [default: {most}].")
 
 
 def per_gpu_option() -> Decorator:
     """`--per-gpu K`."""
     help_text = "Cells at a time on one GPU."
-    return click.option("--per-gpu", type=click.IntRange(1), default=1, show_default=True, help=help_text)
+    return click.option(
+        "--per-gpu", type=click.IntRange(1, MOST_PROCESSES), default=1, show_default=True, help=help_text
+    )
 
 
 def skip_bad_option() -> Decorator:
@@ -58,21 +99,19 @@ def skip_bad_option() -> Decorator:
 def results_option() -> Decorator:
     """`--results DIR`."""
     help_text = "Results folder."
-    return click.option(
-        "--results", type=click.Path(path_type=Path), default=Path("results/runs"), show_default=True, help=help_text
-    )
+    return click.option("--results", type=PATH, default=Path("results/runs"), show_default=True, help=help_text)
 
 
 def data_dir_option() -> Decorator:
     """`--data-dir DIR`."""
     help_text = "Folder that holds the data [default: $DMLBENCH_DATA, else the user's cache folder]."
-    return click.option("--data-dir", type=click.Path(path_type=Path), help=help_text)
+    return click.option("--data-dir", type=PATH, help=help_text)
 
 
 def methods_dir_option() -> Decorator:
     """`--methods-dir DIR`."""
     help_text = "Folder of your own method files, searched first; plugins load only from here."
-    return click.option("--methods-dir", type=click.Path(path_type=Path), help=help_text)
+    return click.option("--methods-dir", type=PATH, help=help_text)
 
 
 def protocol_option() -> Decorator:

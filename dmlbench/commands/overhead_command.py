@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dmlbench.commands.options import (
+    MOST_PROCESSES,
+    Command,
     checked_device,
     data_dir_option,
     device_option,
@@ -17,6 +19,7 @@ from dmlbench.commands.options import (
     set_option,
 )
 from dmlbench.terminal import echo
+from dmlbench.wording import counted
 
 if TYPE_CHECKING:
     from dmlbench.measurement import Measurement
@@ -24,17 +27,24 @@ if TYPE_CHECKING:
     from dmlbench.progress import SafeConsole
 
 PROCESSES, ROUNDS = 5, 10
+MOST_ROUNDS = 100_000
 
 
-@click.command("overhead")
+@click.command("overhead", cls=Command)
 @methods_option("Comma-separated; bases are added.")
 @protocol_option()
 @click.option("--dataset", help="Measure on the images of this dataset.")
 @click.option("--synthetic", is_flag=True, help="Measure on random pixels of 100 classes [default].")
 @click.option(
-    "--processes", type=click.IntRange(1), default=PROCESSES, show_default=True, help="Processes, one after the other."
+    "--processes",
+    type=click.IntRange(1, MOST_PROCESSES),
+    default=PROCESSES,
+    show_default=True,
+    help="Processes, one after the other.",
 )
-@click.option("--rounds", type=click.IntRange(10), default=ROUNDS, show_default=True, help="Rounds of a process.")
+@click.option(
+    "--rounds", type=click.IntRange(10, MOST_ROUNDS), default=ROUNDS, show_default=True, help="Rounds of a process."
+)
 @set_option()
 @data_dir_option()
 @methods_dir_option()
@@ -91,7 +101,7 @@ def _measure(console: "SafeConsole", plan: "CostPlan", device: str, processes: i
     columns = TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeRemainingColumn()
     effort, done = Effort(processes, rounds), 0
     each = f"{rounds} rounds after {WARM_UP} to warm up"
-    console.print(f"{len(plan.methods)} methods, {processes} x {each}", markup=False)
+    console.print(f"{counted(len(plan.methods), 'method')}, {processes} x {each}", markup=False)
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task("rounds", total=effort.total)
 

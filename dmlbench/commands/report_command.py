@@ -4,19 +4,17 @@ from pathlib import Path
 
 import click
 
-from dmlbench.commands.options import data_dir_option, results_option
+from dmlbench.commands.options import PATH, Command, data_dir_option, results_option
 from dmlbench.errors import UserError
 from dmlbench.terminal import echo
 
 MOST_WORKERS = 4  # a report has not more to draw at a time than would pay for their start
 
 
-@click.command("report")
+@click.command("report", cls=Command)
 @results_option()
 @click.option("--name", default="report", show_default=True, help="Folder below the output folder.")
-@click.option(
-    "--output", type=click.Path(path_type=Path), default=Path("reports"), show_default=True, help="Where reports go."
-)
+@click.option("--output", type=PATH, default=Path("reports"), show_default=True, help="Where reports go.")
 @click.option(
     "--only",
     multiple=True,

@@ -6,6 +6,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dmlbench.commands.options import (
+    MOST_PROCESSES,
+    MOST_SEED,
+    MOST_SEEDS,
+    PATH,
+    Command,
     checked_device,
     data_dir_option,
     datasets_option,
@@ -20,6 +25,7 @@ from dmlbench.commands.options import (
     skip_bad_option,
     workers_option,
 )
+from dmlbench.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,18 +35,20 @@ if TYPE_CHECKING:
     from dmlbench.spec import Cell
 
 
-@click.command("run")
+@click.command("run", cls=Command)
 @methods_option()
 @datasets_option()
-@click.option("--seeds", type=click.IntRange(1), help="How many seeds: 0 to N-1 [default: 6].")
-@click.option("--seed", "chosen", type=click.IntRange(0), multiple=True, help="One seed by its number. Repeatable.")
+@click.option("--seeds", type=click.IntRange(1, MOST_SEEDS), help="How many seeds: 0 to N-1 [default: 6].")
+@click.option(
+    "--seed", "chosen", type=click.IntRange(0, MOST_SEED), multiple=True, help="One seed by its number. Repeatable."
+)
 @protocol_option()
 @set_option()
 @click.option(
     "--tuned",
     is_flag=False,
     flag_value=".",
-    type=click.Path(path_type=Path),
+    type=PATH,
     metavar="[FILE]",
     help="Take the values that `dmlbench tune` found [default FILE: tuning/tuned.yaml of the results folder].",
 )
@@ -67,7 +75,7 @@ if TYPE_CHECKING:
 @click.option("--address", help="Ray cluster, e.g. auto or HOST:6379 [default: one of this machine alone].")
 @click.option(
     "--data-workers",
-    type=click.IntRange(0),
+    type=click.IntRange(0, MOST_PROCESSES),
     help="Loader processes per cell [default: none on a CPU, a share of the cores on a GPU].",
 )
 @device_option()
@@ -213,9 +221,10 @@ def _in_words(cells: "Sequence[Cell]", todo: "Sequence[Cell]", execution: "Execu
     which = f" ({failed} failed; --retry failed runs them again)" if failed else ""
     which += f" ({damaged} damaged)" if damaged else ""
     begun = sum(execution.store.state(cell) == "interrupted" for cell in todo)
-    begun_words = f" ({begun} of them begun: they go on from their last epoch)" if begun else ""
+    begun_words = f" ({begun} of them begun, to go on from the last epoch)" if begun else ""
     place = execution.store.root
-    return f"{len(cells)} cells: {there} there already{which}, {len(todo)} to run{begun_words}; results in {place}"
+    counts = f"{there} there already{which}, {len(todo)} to run{begun_words}"
+    return f"{counted(len(cells), 'cell')}: {counts}; results in {place}"
 
 
 def _dry_run(console: "SafeConsole", cells: "Sequence[Cell]", todo: "Sequence[Cell]", execution: "Execution") -> int:
@@ -235,7 +244,7 @@ def _dry_run(console: "SafeConsole", cells: "Sequence[Cell]", todo: "Sequence[Ce
     damaged = execution.store.damaged()
     print_damaged(console, damaged)
     if not todo:
-        console.print(f"0 of {len(cells)} cells to run")
+        console.print(f"0 of {counted(len(cells), 'cell')} to run")
         return 1 if damaged else 0
     for missing in downloads:
         console.say(f"not ready: {missing}")
@@ -248,5 +257,7 @@ def _dry_run(console: "SafeConsole", cells: "Sequence[Cell]", todo: "Sequence[Ce
     known = "unknown (no past records of this protocol and dataset)"
     if seconds is not None:
         known = f"about {max(seconds / workers, seconds / len(todo)) / 60:.1f} minutes"
-    console.print(f"{len(todo)} of {len(cells)} cells to run with {workers} at a time; time from past records: {known}")
+    console.print(
+        f"{len(todo)} of {counted(len(cells), 'cell')} to run with {workers} at a time; time from past records: {known}"
+    )
     return 1 if damaged else 0

@@ -7,6 +7,7 @@ from dmlbench.matrix import Execution, rivals, worker_devices
 from dmlbench.spec import Cell
 from dmlbench.spec_difference import differences
 from dmlbench.store import read_spec
+from dmlbench.wording import counted, inflected
 
 
 def notes(cells: Sequence[Cell], todo: Sequence[Cell], execution: Execution) -> list[str]:
@@ -27,7 +28,8 @@ def _not_kept(cells: Sequence[Cell], todo: Sequence[Cell], execution: Execution)
     folders = [execution.store.folder(cell) for cell in cells if cell.hash not in waiting]
     bare = {kept: sum(not (f / f"{kept}.safetensors").is_file() for f in folders) for kept in execution.keep}
     return [
-        f"note: {count} of the cells that are there have no {kept}; another --results folder runs them again"
+        f"note: {count} of the cells that are there {inflected(count, 'has', 'have')} no {kept}; "
+        f"another --results folder runs {inflected(count, 'it', 'them')} again"
         for kept, count in bare.items()
         if count
     ]
@@ -40,8 +42,9 @@ def _of_other_specs(todo: Sequence[Cell], execution: Execution) -> list[str]:
         return []
     cell, folder = found[0]
     which = f"such as {folder} ({differences(read_spec(folder), cell)})"
+    many = f"{counted(len(found), 'result')} here {inflected(len(found), 'has', 'have')}"
     remedy = "`dmlbench report` will want them deleted, or this run in another --results"
-    return [f"note: {len(found)} results here have another spec under names of this run, {which}; {remedy}"]
+    return [f"note: {many} another spec under names of this run, {which}; {remedy}"]
 
 
 def without_teacher(todo: Sequence[Cell]) -> list[str]:

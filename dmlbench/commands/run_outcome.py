@@ -13,6 +13,7 @@ from dmlbench.report.console import comparison
 from dmlbench.results import load_results
 from dmlbench.spec import Cell
 from dmlbench.store import Record, Store
+from dmlbench.wording import counted, inflected
 
 
 def print_comparison(console: SafeConsole, store: Store, cells: Sequence[Cell]) -> None:
@@ -35,11 +36,13 @@ def print_unfinished(console: SafeConsole, store: Store, cells: Sequence[Cell]) 
     running = [cell for cell in cells if states[cell.hash] == "running"]
     if running:
         more = ", ..." if len(running) > 1 else ""
-        which = f"{len(running)} of {len(cells)} cells are being run by another process ({running[0].label}{more})"
+        of = f"{len(running)} of {counted(len(cells), 'cell')} {inflected(len(running), 'is', 'are')}"
+        which = f"{of} being run by another process ({running[0].label}{more})"
         console.say(f"{which}; repeat the command when it has ended")
     open_ = sum(state in ("interrupted", "missing") for state in states.values())
     if open_:
-        console.print(f"{open_} of {len(cells)} cells have not ended; the same command goes on with them")
+        of = f"{open_} of {counted(len(cells), 'cell')} {inflected(open_, 'has', 'have')} not ended"
+        console.print(f"{of}; the same command goes on with {inflected(open_, 'it', 'them')}")
     damaged = {found.place: found for _, found in records if isinstance(found, Damaged)}
     damaged = damaged | {found.place: found for found in store.damaged() if found.place not in damaged}
     print_damaged(console, list(damaged.values()))
@@ -64,7 +67,8 @@ def _print_failed(console: SafeConsole, failed: Sequence[tuple[Cell, Record]], o
         console.say(f"log: {record.folder / 'log.txt'}")
     diverged = sum(record.summary.get("error", {}).get("kind") == "diverged" for _, record in failed)
     again = f" (what diverged will do so again unless a value changes: {diverged})" if diverged else ""
-    console.print(f"{len(failed)} of {of} cells failed; to go on with them{again}:")
+    them = inflected(len(failed), "it", "them")
+    console.print(f"{len(failed)} of {counted(of, 'cell')} failed; to go on with {them}{again}:")
     console.say(f"  {_retrying(sys.argv[1:])}")
 
 

@@ -5,14 +5,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dmlbench.commands.options import methods_dir_option, protocol_option, set_option
+from dmlbench.commands.options import Command, methods_dir_option, protocol_option, set_option
 
 if TYPE_CHECKING:
     from dmlbench.method_file import Search
     from dmlbench.spec import Part, ResolvedValue
 
 
-@click.command("show")
+@click.command("show", cls=Command)
 @click.argument("method")
 @click.option("--dataset", default="glyphs", show_default=True, help="Resolve the values for this dataset.")
 @protocol_option()

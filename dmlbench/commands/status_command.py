@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dmlbench.commands.options import results_option
+from dmlbench.commands.options import Command, results_option
+from dmlbench.wording import counted, inflected
 
 if TYPE_CHECKING:
     from dmlbench.progress import SafeConsole
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 REFRESH = 2.0  # seconds
 
 
-@click.command("status")
+@click.command("status", cls=Command)
 @results_option()
 @click.option("--watch", is_flag=True, help="Show it live, until all cells are done or failed.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list, for scripts.")
@@ -77,7 +78,8 @@ def _show(console: "SafeConsole", store: "Store") -> int:
     from dmlbench.provenance import code_digest
 
     if other := sum(cell.code not in (None, code_digest()) for cell in cells):
-        console.print(f"note: {other} results were made by other training code than this dmlbench's", markup=False)
+        many = f"{counted(other, 'result')} {inflected(other, 'was', 'were')}"
+        console.print(f"note: {many} made by other training code than this dmlbench's", markup=False)
     return 1 if any(cell.state == "damaged" for cell in cells) else 0
 
 
@@ -88,7 +90,7 @@ def _trials(store: "Store") -> str:
 
     folder = store.root / FOLDER
     count = sum(1 for _ in Store(folder / TRIALS).records(lambda _: None))
-    return f"{folder} holds {count} training{'s' * (count > 1)} of `dmlbench tune`; " if count else ""
+    return f"{folder} holds {counted(count, 'training')} of `dmlbench tune`; " if count else ""
 
 
 def _watch(console: "SafeConsole", store: "Store") -> None:
@@ -126,12 +128,20 @@ def _verify(console: "SafeConsole", store: "Store") -> int:
         for problem in found:
             console.say(f"{folder}: {problem}")
     if wrong:
-        console.print(
-            f"{len(wrong)} of {len(folders)} cells are not what they say; delete their folders to run them again"
+        of = f"{len(wrong)} of {counted(len(folders), 'cell')}"
+        what = inflected(
+            len(wrong),
+            "is not what it says; delete its folder to run it",
+            "are not what they say; delete their folders to run them",
         )
+        console.print(f"{of} {what} again")
         return 1
     results = sum(read_summary(folder) is not None for folder in folders)
-    console.print(f"{results} results agree with their specs, hashes and histories")
-    if results < len(folders):
-        console.print(f"{len(folders) - results} cells have no result yet; their specs and hashes agree")
+    agree = inflected(results, "agrees with its spec, hash and history", "agree with their specs, hashes and histories")
+    console.print(f"{counted(results, 'result')} {agree}")
+    if open_ := len(folders) - results:
+        have = inflected(
+            open_, "has no result yet; its spec and hash agree", "have no result yet; their specs and hashes agree"
+        )
+        console.print(f"{counted(open_, 'cell')} {have}")
     return 0

@@ -4,11 +4,12 @@ from pathlib import Path
 
 import click
 
-from dmlbench.commands.options import results_option
+from dmlbench.commands.options import Command, results_option
 from dmlbench.terminal import echo
+from dmlbench.wording import counted, inflected
 
 
-@click.command("sync")
+@click.command("sync", cls=Command)
 @results_option()
 def command(results: Path) -> int:
     """Send results that MLflow does not have yet. Sending twice changes nothing.
@@ -47,7 +48,8 @@ def command(results: Path) -> int:
                 echo(f"error: {error}", err=True)
         all_in_order(client, records)
     except TrackingError as error:
-        echo(f"error: MLflow: {error.brief}; {sent} runs were sent before", err=True)
+        echo(f"error: MLflow: {error.brief}; {counted(sent, 'run')} sent before", err=True)
         return 1
-    echo(f"{sent} runs sent, {len(records) - sent - refused} were there already")
+    there = len(records) - sent - refused
+    echo(f"{counted(sent, 'run')} sent, {there} {inflected(there, 'was', 'were')} there already")
     return 1 if refused or left_out else 0

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dmlbench.commands.options import (
+    MOST_SEEDS,
+    Command,
     checked_device,
     data_dir_option,
     datasets_option,
@@ -31,12 +33,19 @@ if TYPE_CHECKING:
     from dmlbench.tuning import Subject, Trial, Tuning
 
 
-@click.command("tune")
+MOST_TRIALS = 100_000
+
+
+@click.command("tune", cls=Command)
 @methods_option()
 @datasets_option()
-@click.option("--trials", type=click.IntRange(2), required=True, help="Of every method, on every dataset.")
+@click.option("--trials", type=click.IntRange(2, MOST_TRIALS), required=True, help="Of every method, on every dataset.")
 @click.option(
-    "--seeds", type=click.IntRange(1), default=1, show_default=True, help="Trainings of a trial; their mean counts."
+    "--seeds",
+    type=click.IntRange(1, MOST_SEEDS),
+    default=1,
+    show_default=True,
+    help="Trainings of a trial; their mean counts.",
 )
 @protocol_option()
 @set_option("Override a value of the protocol, e.g. training.epochs=3. Those of methods are searched. Repeatable.")

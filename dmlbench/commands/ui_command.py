@@ -6,6 +6,7 @@ import sys
 
 import click
 
+from dmlbench.commands.options import Command
 from dmlbench.terminal import echo
 
 # The UI opens on its pages for language models unless it is told; so it does with an experiment from its list.
@@ -15,7 +16,7 @@ MOST = 20  # experiments that are named
 SERVER_OPTIONS = f"--app-dir {os.devnull} --log-level warning"
 
 
-@click.command("ui")
+@click.command("ui", cls=Command)
 @click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True, help="Port on this machine.")
 def command(port: int) -> int:
     """Open the MLflow UI on the store that runs go to. It listens on this machine only.

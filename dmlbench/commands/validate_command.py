@@ -5,26 +5,50 @@ from typing import TYPE_CHECKING
 
 import click
 
+from dmlbench.commands.options import PATH, Command
 from dmlbench.terminal import echo
 
 if TYPE_CHECKING:
     from dmlbench.registry import Registry
 
 
-@click.command("validate")
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
-def command(files: tuple[Path, ...]) -> None:
-    """Check method files: read each, build what it names, and take one training step.
+@click.command("validate", cls=Command)
+@click.argument("files", nargs=-1, required=True, metavar="FILES", type=PATH)
+def command(files: tuple[Path, ...]) -> int:
+    """Check method files, or all of a folder: read each, build what it names, and take one training step.
 
     A modifier is tried on the base `ms`. A plugin beside the file is loaded, for you named the file.
 
     \b
     Examples:
       dmlbench validate my-methods/mine.yaml
-      dmlbench validate methods/*.yaml
+      dmlbench validate my-methods
     """
-    for file in files:
-        echo(_validate(file))
+    from dmlbench.errors import UserError
+
+    wrong = 0
+    chosen = [file for path in files for file in _files(path)]
+    for file in chosen:
+        try:
+            echo(_validate(file))
+        except UserError as error:
+            if len(chosen) == 1:
+                raise
+            wrong += 1
+            echo(f"error: {error}", err=True)
+    return 2 if wrong else 0
+
+
+def _files(path: Path) -> list[Path]:
+    """The path, or the method files of a folder."""
+    from dmlbench.errors import UserError
+
+    if not path.is_dir():
+        return [path]
+    found = sorted([*path.glob("*.yaml"), *path.glob("*.yml")])
+    if not found:
+        raise UserError(f"{path}: a folder without method files", hint="name one that holds a method's YAML, or a file")
+    return found
 
 
 def _validate(file: Path) -> str:
@@ -41,11 +65,13 @@ def _validate(file: Path) -> str:
     name = f"ms+{content.name}" if content.kind == "distillation" else content.name
     if name not in registry.names():
         raise UserError(f"{file}: {name}: needs a base that is not there", hint=f"bases: {', '.join(registry.names())}")
-    return f"{file}: valid; a step of {name} gives loss {_step(registry, name):.4f}"
+    loss, unrated = _step(registry, name)
+    told = f"{file}: valid; a step of {name} gives loss {loss:.4f}"
+    return f"{told}; learned at the network's rate, for learning_rates gives no other: {unrated}" if unrated else told
 
 
-def _step(registry: "Registry", name: str) -> float:
-    """Loss of a training step, one in which a distillation, if any, has its full say."""
+def _step(registry: "Registry", name: str) -> tuple[float, str]:
+    """Loss of a training step, one in which a distillation, if any, has its full say; and what has no own rate."""
     import torch
 
     from dmlbench.data.batch import Batch
@@ -53,7 +79,7 @@ def _step(registry: "Registry", name: str) -> float:
     from dmlbench.models import build_model
     from dmlbench.protocol import load_protocol
     from dmlbench.training.components import build_learner
-    from dmlbench.training.workshop import TrainingSet
+    from dmlbench.training.workshop import TrainingSet, at_networks_rate
 
     protocol = load_protocol("conv4-64", "glyphs")
     method = registry.resolve(name, "glyphs", protocol.name)
@@ -69,9 +95,9 @@ def _step(registry: "Registry", name: str) -> float:
         if method.distillation:  # the teacher comes after the first epoch
             learner.end_epoch()
             losses = learner.step(batch, learner.epochs - 1, mining)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UserError(f"{name}: a training step failed ({type(error).__name__}: {error})") from error
     total = float(sum(losses))
     if not torch.isfinite(torch.tensor(total)):
         raise UserError(f"{name}: a training step gave the loss {total}")
-    return total
+    return total, ", ".join(at_networks_rate(learner.members[0].criterion, method.loss))

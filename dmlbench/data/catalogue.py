@@ -11,6 +11,7 @@ from dmlbench.data.declared import declared
 from dmlbench.data.family import Family
 from dmlbench.data.folder import ImageFolder
 from dmlbench.errors import UserError, unknown_name
+from dmlbench.schema import path_of
 from dmlbench.spec import DatasetSpec
 
 
@@ -123,23 +124,27 @@ DATASETS: dict[str, DatasetInfo] = {
 }
 
 
-def dataset_info(text: str) -> DatasetInfo:
+def dataset_info(text: str, option: str = "--datasets") -> DatasetInfo:
     """The catalogue's entry, or the folder that ``name=path`` or a YAML file declares.
+
+    Args:
+        text: As the user gave it.
+        option: Where, for messages.
 
     Raises:
         UserError: an unknown name, with the nearest valid one; a declaration that is not valid.
     """
-    own = declared(text)
+    own = declared(text, option)
     if own is None:
         if text not in DATASETS:
-            if Path(text).is_dir():
-                raise UserError(f"--datasets {text}: a folder needs a name", hint=f"{Path(text).resolve().name}={text}")
+            if path_of(text, option).is_dir():
+                raise UserError(f"{option} {text}: a folder needs a name", hint=f"{Path(text).resolve().name}={text}")
             raise unknown_name("dataset", text, [*DATASETS, "NAME=FOLDER"], command="dmlbench list datasets")
         return DATASETS[text]
     folder, protocol = own
     if folder.name in DATASETS:
         raise UserError(
-            f"--datasets {text}: {folder.name!r} is a dataset of the catalogue", hint="give yours another name"
+            f"{option} {text}: {folder.name!r} is a dataset of the catalogue", hint="give yours another name"
         )
     description = f"Images of {folder.root}, a folder for each class"
     return DatasetInfo(folder.name, folder.name, description, folder, default_protocol=protocol, files=True)
@@ -148,5 +153,5 @@ def dataset_info(text: str) -> DatasetInfo:
 def family_of(spec: DatasetSpec) -> Family:
     """What reads the dataset of a cell."""
     if spec.root is None:
-        return dataset_info(spec.name).family
+        return dataset_info(spec.name, "the dataset of a spec").family
     return ImageFolder(spec.name, Path(spec.root), spec.split)

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dmlbench.data.family import LabelledImages, Side
-from dmlbench.errors import UserError, printable
+from dmlbench.errors import UserError
 from dmlbench.plotting import plotting
+from dmlbench.wording import printable
 
 CLASSES, IMAGES = 6, 8  # of either side
 INCHES = 1.0

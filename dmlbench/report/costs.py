@@ -19,6 +19,7 @@ from dmlbench.report.rerun import for_readers
 from dmlbench.report.section import Part, Section
 from dmlbench.report.sources import code_state
 from dmlbench.report.tables.measured import measured_table
+from dmlbench.wording import counted
 
 
 def cost_sections(material: Material) -> list[Section]:
@@ -41,7 +42,7 @@ def _section(material: Material, latest: Measurement, *, alone: bool) -> Section
     libraries = ", ".join(
         f"{name} {latest.environment[name]}" for name in ("torch", "cuda") if name in latest.environment
     )
-    threads = f"{latest.cpu_threads} CPU thread{'s' * (latest.cpu_threads > 1)}"
+    threads = counted(latest.cpu_threads, "CPU thread")
     facts = (
         f"Measured on {latest.started[:10]} on {images}; {latest.environment.get('system', '')}, {threads}, "
         f"{libraries}; dmlbench {code_state(latest.code, latest.environment)}. Command: {for_readers(latest.command)}"

@@ -35,6 +35,7 @@ from dmlbench.report.tables.summary import summary_tables
 from dmlbench.report.tables.table import TEXT_COLUMNS
 from dmlbench.results import load_history, load_results
 from dmlbench.store import Store, read_summary
+from dmlbench.wording import counted
 
 FILTERS = ("protocol", "dataset", "method")
 Only = Mapping[str, Collection[str]]
@@ -81,7 +82,7 @@ def render(
     history, specs = load_history(results_root, left_out), sources.read_specs(results, left_out)
     results = results[~results["folder"].isin(left_out.places)]
     _check_any(results, costs, left_out)
-    tell(f"{results['folder'].nunique()} cells read")
+    tell(f"{counted(results['folder'].nunique(), 'cell')} read")
     arranged = arrange(results)
     sources.check_one_spec(arranged, specs)  # first: it can say what differs
     check_unambiguous(arranged)

@@ -15,6 +15,7 @@ from dmlbench.errors import UserError
 from dmlbench.report.canvas import Plot
 from dmlbench.report.figures import retrieval_panel
 from dmlbench.report.images import thumbnails
+from dmlbench.wording import counted
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Queries:
         """Measure them; `tell` is told where there are any, for it takes seconds a cell of a large set."""
         measured = measure_kept(arranged, damaged)
         if measured:
-            tell(f"comparing query by query: {len(measured)} cells kept their embeddings")
+            tell(f"comparing query by query: {counted(len(measured), 'cell')} kept their embeddings")
         pairs = query_pairs(arranged, measured)
         return cls(measured, pairs, query_evidence(pairs), query_record(pairs))
 

@@ -16,6 +16,7 @@ from dmlbench.spec import Cell, Part, digest, protocol_identity
 from dmlbench.spec_difference import differences
 from dmlbench.store import Store, folder_state, read_spec, read_summary
 from dmlbench.tuned import default_path, read_tuned
+from dmlbench.wording import counted
 
 Specs = Mapping[str, Cell]
 
@@ -59,7 +60,7 @@ def group_facts(group: Group, arranged: pd.DataFrame, specs: Specs) -> str:
     classes = training.batch_size // training.samples_per_class
     facts = [
         protocol.title,
-        f"{training.epochs} epoch{'s' * (training.epochs > 1)} in batches of {classes} × {training.samples_per_class}",
+        f"{counted(training.epochs, 'epoch')} in batches of {classes} × {training.samples_per_class}",
         f"{protocol.model.embedding_dim}-d embedding",
     ]
     if protocol.validation.classes:

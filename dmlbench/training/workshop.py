@@ -2,7 +2,7 @@
 
 import importlib.util
 import inspect
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from torch import nn
 
 from dmlbench.errors import UserError
 from dmlbench.losses import LOSSES
+from dmlbench.method_loading import check_rates, rate_of
 from dmlbench.models import EmbeddingModel, build_model
 from dmlbench.randomness import stream_seed
 from dmlbench.spec import Part, ProtocolSpec, TrainingSpec
@@ -79,7 +80,8 @@ class Workshop:
         """Adam's groups of what a loss learns. As in Roth et al.'s code, weight decay leaves it alone."""
         rates, default = self.loss.rates(), self.protocol.training.learning_rate
         for name, parameter in criterion.named_parameters():
-            yield {"params": [parameter], "lr": rates.get(name, default), "weight_decay": 0.0}
+            own = rate_of(name, rates)
+            yield {"params": [parameter], "lr": default if own is None else rates[own], "weight_decay": 0.0}
 
     def member(self, network: Network, extra: Groups = (), *, view: int = 0, period: int = 1) -> Member:
         """A member with its optimiser, which also learns the `extra` groups of parameters."""
@@ -95,24 +97,42 @@ class Workshop:
 def build_loss(part: Part, sizes: dict[str, int]) -> nn.Module:
     """Build a loss; `num_classes` and `embedding_dim` go to constructors that ask for them."""
     component = plugin_class(part) if part.plugin else LOSSES[part.class_name]
-    asked = {name: size for name, size in sizes.items() if name in inspect.signature(component).parameters}
+    asked = {name: size for name, size in sizes.items() if name in _parameters(component)}
     criterion = construct(component, {**part.values(), **asked}, part)
     if not isinstance(criterion, nn.Module):
         raise UserError(f"{part.plugin}: {part.class_name} must be a torch.nn.Module")
+    check_rates(part.learning_rates, [name for name, _ in criterion.named_parameters()], part.name)
     return criterion
 
 
+def at_networks_rate(criterion: nn.Module, part: Part) -> list[str]:
+    """What a loss learns at the network's rate, because its file gives no other, by name."""
+    learned = [name for name, parameter in criterion.named_parameters() if parameter.requires_grad]
+    return [name for name in learned if rate_of(name, part.learning_rates) is None]
+
+
 def construct(component: Any, values: dict[str, Any], part: Part) -> Any:  # noqa: ANN401 - a registered class
-    """Call a class with a part's values; raises UserError where it does not take them."""
+    """Call a class with a part's values; raises UserError where it does not take them, or whatever it raises."""
     try:
         inspect.signature(component).bind(**values)
         return component(**values)
     except (TypeError, ValueError) as error:
         raise UserError(f"{part.name}: parameters: {part.class_name} does not take {values} ({error})") from error
+    except (Exception, SystemExit) as error:
+        what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        raise UserError(f"{part.name}: {part.class_name} with {values} raises {what}") from error
+
+
+def _parameters(component: Any) -> Collection[str]:  # noqa: ANN401 - a class
+    """Names of what a constructor takes; none where Python cannot tell."""
+    try:
+        return inspect.signature(component).parameters
+    except (TypeError, ValueError):
+        return ()
 
 
 def plugin_class(part: Part) -> Any:  # noqa: ANN401 - a class from the user's file
-    """Load the class from a file in a folder that the user named with --methods-dir."""
+    """Load the class from a file in a folder that the user named with --methods-dir; raises UserError."""
     path = Path(part.plugin or "")
     module_spec = importlib.util.spec_from_file_location(f"dmlbench_plugin_{part.plugin_sha256}", path)
     if module_spec is None or module_spec.loader is None:
@@ -120,13 +140,16 @@ def plugin_class(part: Part) -> Any:  # noqa: ANN401 - a class from the user's f
     module = importlib.util.module_from_spec(module_spec)
     try:
         module_spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UserError(f"{path}: plugin: {type(error).__name__}: {error}") from error
     if not hasattr(module, part.class_name):
         own = [name for name, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__]
         hint = f"it defines {', '.join(own)}" if own else "it defines no class"
         raise UserError(f"{path}: class: defines no {part.class_name!r}", hint=hint)
-    return getattr(module, part.class_name)
+    component = getattr(module, part.class_name)
+    if not callable(component):
+        raise UserError(f"{path}: class: {part.class_name!r} is no class but of type {type(component).__name__}")
+    return component
 
 
 def _network_groups(model: EmbeddingModel, training: TrainingSpec) -> Groups:

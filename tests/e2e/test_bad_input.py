@@ -59,7 +59,7 @@ CASES = {
         ("tune", "--methods", "ms", "--datasets", "glyphs", "--trials", "2", "--set", "loss.alpha=3"),
         ("--set loss.alpha=3: tuning chooses the values of methods",),
     ),
-    "one trial": (("tune", "--methods", "ms", "--datasets", "glyphs", "--trials", "1"), ("--trials", "x>=2")),
+    "one trial": (("tune", "--methods", "ms", "--datasets", "glyphs", "--trials", "1"), ("--trials", "2<=x")),
     "both seeds and seed": (
         (*RUN, "--methods", "ms", "--datasets", "glyphs", "--seeds", "2", "--seed", "1"),
         ("exclude each other",),
@@ -83,7 +83,7 @@ CASES = {
         ("--address auto: names a Ray cluster", "--executor ray"),
     ),
     "system metrics for nobody": (
-        (*RUN, "--methods", "ms", "--datasets", "glyphs", "--system-metrics", "--tracking", "none"),
+        (*RUN, "--methods", "ms", "--datasets", "glyphs", "--system-metrics"),
         ("--system-metrics: with --tracking none there is nowhere to send them", "leave out one"),
     ),
     "system metrics of a cluster": (

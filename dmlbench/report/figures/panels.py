@@ -12,11 +12,11 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from dmlbench.analysis.groups import Group, slug
-from dmlbench.errors import printable
 from dmlbench.plotting import plotting
 from dmlbench.report.canvas import LINE, Plot, wrapped
 from dmlbench.report.images import Thumbnails
 from dmlbench.report.style import INK, MUTED, PAGE, PALETTE, RC
+from dmlbench.wording import printable
 
 RIGHT, WRONG = PALETTE[2], PALETTE[1]  # bluish green and vermilion; solid and dashed say the same without colour
 # In inches: the left ends of words, query and neighbours, the gap between two retrievers, an image and its row.
