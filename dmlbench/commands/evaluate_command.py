@@ -3,11 +3,15 @@
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from dmlbench.commands.options import data_dir_option
+
+if TYPE_CHECKING:
+    from dmlbench.models import EmbeddingModel
+    from dmlbench.training.evaluator import Evaluator
 
 
 @click.command("evaluate")
@@ -45,6 +49,8 @@ def command(
       dmlbench evaluate results/runs/conv4-64/glyphs/ms/seed0-1a2b3c4d --dataset omniglot-small --data-dir data
       dmlbench evaluate results/runs/conv4-64/glyphs/ms/seed0-1a2b3c4d --embeddings glyphs.safetensors
     """
+    if embeddings:
+        _check_new(embeddings)
     metrics = _evaluate(cell, dataset, data_dir, device, embeddings, skip_bad=skip_bad)
     if as_json:
         click.echo(json.dumps(metrics, indent=1))
@@ -57,7 +63,7 @@ def command(
 def _evaluate(
     folder: Path, dataset: str | None, data_dir: Path | None, device: str, embeddings: Path | None, *, skip_bad: bool
 ) -> dict[str, Any]:
-    from dmlbench.errors import DivergedError, UserError
+    from dmlbench.errors import UserError
     from dmlbench.matrix import data_folder
     from dmlbench.store import read_spec
 
@@ -71,8 +77,6 @@ def _evaluate(
             hint="run the cell with --keep weights; a finished one needs another --results",
         )
     cell = read_spec(folder)
-    if embeddings:
-        _check_new(embeddings)
     import torch
 
     from dmlbench.data.catalogue import dataset_info
@@ -92,6 +96,14 @@ def _evaluate(
     untrained = cell.protocol.model.model_copy(update={"weights": None, "weights_sha256": None})
     networks = load_networks(lambda: build_model(untrained, cell.protocol.input).to(where), weights)
     evaluator = Evaluator(load_dataset(spec, given, _say).test, cell.protocol, cell.seed, where)
+    return _score(evaluator, networks, weights, embeddings)
+
+
+def _score(
+    evaluator: "Evaluator", networks: "list[EmbeddingModel]", weights: Path, embeddings: Path | None
+) -> dict[str, Any]:
+    from dmlbench.errors import DivergedError, UserError
+
     try:
         metrics = evaluator.measure(networks, clustering=True)
         if embeddings:
