@@ -46,8 +46,7 @@ def command(
     \b
     Examples:
       dmlbench evaluate results/runs/conv4-64/glyphs/ms/seed0-1a2b3c4d
-      dmlbench evaluate results/runs/conv4-64/glyphs/ms/seed0-1a2b3c4d --dataset omniglot-small --data-dir data
-      dmlbench evaluate results/runs/conv4-64/glyphs/ms/seed0-1a2b3c4d --embeddings glyphs.safetensors
+      dmlbench evaluate results/runs/conv4-64/glyphs/ms/seed0-1a2b3c4d --dataset cub --embeddings cub.safetensors
     """
     if embeddings:
         _check_new(embeddings)
