@@ -110,15 +110,13 @@ def info(name: str, data_dir: Path | None, sheet: Path | None) -> None:
 
     from dmlbench.data.catalogue import dataset_info
     from dmlbench.data.checking import sizes
-    from dmlbench.data.contact_sheet import draw_contact_sheet
-    from dmlbench.errors import UserError
+    from dmlbench.data.contact_sheet import check_sheet, draw_contact_sheet
     from dmlbench.matrix import data_folder
     from dmlbench.progress import plain_or_wide
 
     entry = dataset_info(name, "NAME")
     path = sheet or Path(f"{entry.name}-contact-sheet.png")
-    if path.suffix.lower() != ".png" or not path.absolute().parent.is_dir():
-        raise UserError(f"--sheet {path}: must be a .png in a folder that exists")
+    check_sheet(path)
     sides = entry.family.read(data_folder(data_dir), echo)
     console = plain_or_wide()
     known = {"title": entry.title, "what": entry.description, "licence": entry.licence, "source": entry.source}

@@ -3,12 +3,16 @@
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from dmlbench.commands.options import PATH, Command, data_dir_option
 from dmlbench.terminal import echo
+
+if TYPE_CHECKING:
+    from dmlbench.models import EmbeddingModel
+    from dmlbench.training.evaluator import Evaluator
 
 
 @click.command("evaluate", cls=Command)
@@ -43,12 +47,13 @@ def command(
     \b
     Examples:
       dmlbench evaluate results/runs/conv4-64/glyphs/ms/seed0-1a2b3c4d
-      dmlbench evaluate results/runs/conv4-64/glyphs/ms/seed0-1a2b3c4d --dataset omniglot-small --data-dir data
-      dmlbench evaluate results/runs/conv4-64/glyphs/ms/seed0-1a2b3c4d --embeddings glyphs.safetensors
+      dmlbench evaluate results/runs/conv4-64/glyphs/ms/seed0-1a2b3c4d --dataset cub --embeddings cub.safetensors
     """
+    if embeddings:
+        _check_new(embeddings)
     metrics = _evaluate(cell, dataset, data_dir, device, embeddings, skip_bad=skip_bad)
     if as_json:
-        echo(json.dumps(metrics, indent=1))
+        click.echo(json.dumps(metrics, indent=1))
         return
     width = max(len(name) for name in metrics)
     for name, value in metrics.items():
@@ -58,7 +63,7 @@ def command(
 def _evaluate(
     folder: Path, dataset: str | None, data_dir: Path | None, device: str, embeddings: Path | None, *, skip_bad: bool
 ) -> dict[str, Any]:
-    from dmlbench.errors import DivergedError, UserError
+    from dmlbench.errors import UserError
     from dmlbench.matrix import data_folder
     from dmlbench.store import read_spec
 
@@ -72,8 +77,6 @@ def _evaluate(
             hint="run the cell with --keep weights; a finished one needs another --results",
         )
     cell = read_spec(folder)
-    if embeddings:
-        _check_new(embeddings)
     import torch
 
     from dmlbench.data.catalogue import dataset_info
@@ -95,6 +98,14 @@ def _evaluate(
     data = load_dataset(spec, given, _say)
     classes = len(split_classes(data.train, cell.protocol.validation.classes)[0].class_names)
     evaluator = Evaluator(data.test, cell.protocol, cell.seed, where, training_classes=classes)
+    return _score(evaluator, networks, weights, embeddings)
+
+
+def _score(
+    evaluator: "Evaluator", networks: "list[EmbeddingModel]", weights: Path, embeddings: Path | None
+) -> dict[str, Any]:
+    from dmlbench.errors import DivergedError, UserError
+
     try:
         metrics = evaluator.measure(networks, clustering=True)
         if embeddings:

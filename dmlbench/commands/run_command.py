@@ -90,7 +90,8 @@ if TYPE_CHECKING:
 def command(**options: Any) -> int:  # noqa: ANN401 - click's options
     """Train and score methods on datasets over seeds. Finished cells are never run again.
 
-    Whatever interrupts it, the same command goes on; Ctrl-C once finishes the epoch.
+    Whatever interrupts it, the same command goes on; Ctrl-C once finishes the epoch. Results in the folder that cannot
+    be read are named and left out; the exit code is then 1.
 
     Six seeds are the default because fewer paired runs cannot reach p < .05 in an exact sign-flip test.
 

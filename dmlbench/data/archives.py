@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from filelock import FileLock
 
+from dmlbench.data.cache import cache_dir
 from dmlbench.data.family import Log
 from dmlbench.errors import UserError
 
@@ -134,6 +135,9 @@ def _download(source: _Source, destination: Path, log: Log, progress: Progress) 
     url, checksum = source.url, source.checksum
     partial = destination.with_name(destination.name + ".part")
     if destination.exists():
+        if not destination.absolute().is_relative_to(cache_dir().absolute()):  # somebody's own
+            hint = "move it away, and the same command downloads the published one"
+            raise UserError(f"{destination}: is not the published file, and is not replaced", hint=hint)
         log(f"{destination} is not the published file, or damaged: it will be replaced")
     log(f"downloading {url} to {destination.parent}")
     try:

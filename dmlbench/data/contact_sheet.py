@@ -1,5 +1,6 @@
 """A picture of a dataset: some images of some random classes, by name."""
 
+import os
 import textwrap
 import warnings
 from pathlib import Path
@@ -16,6 +17,7 @@ from dmlbench.wording import printable
 
 CLASSES, IMAGES = 6, 8  # of either side
 INCHES = 1.0
+MARK = {"Comment": "contact sheet drawn by dmlbench"}  # in the PNG: only a file that says so is drawn over
 
 
 def draw_contact_sheet(title: str, sides: tuple[Side, Side], path: Path, seed: int = 0) -> None:
@@ -35,7 +37,7 @@ def draw_contact_sheet(title: str, sides: tuple[Side, Side], path: Path, seed: i
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure = _sheet(title, rows, rng)
         try:
-            figure.savefig(path, format="png", bbox_inches="tight")
+            figure.savefig(path, format="png", bbox_inches="tight", metadata=MARK)
         except OSError as error:
             raise UserError(f"--sheet {path}: cannot be written ({error.strerror})") from error
 
@@ -73,3 +75,19 @@ def _pixels(side: Side, index: int) -> NDArray[np.uint8] | None:
             return np.asarray(opened.convert("RGB"))
     except Exception:  # noqa: BLE001 - decoders of damaged files raise nearly anything; `check` names them
         return None
+
+
+def check_sheet(path: Path) -> None:
+    """Raise UserError where a contact sheet cannot be written, or would be written over anything but another one."""
+    if path.suffix.lower() != ".png" or not path.absolute().parent.is_dir():
+        raise UserError(f"--sheet {path}: must be a .png in a folder that exists")
+    if os.path.lexists(path) and not _is_sheet(path):
+        raise UserError(f"--sheet {path}: exists and is no contact sheet of dmlbench", hint="name another, or move it")
+
+
+def _is_sheet(path: Path) -> bool:
+    try:
+        with Image.open(path, formats=["PNG"]) as opened:
+            return not path.is_symlink() and MARK.items() <= opened.info.items()
+    except (OSError, SyntaxError, ValueError):
+        return False

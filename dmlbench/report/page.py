@@ -73,26 +73,13 @@ def render(
     """
     target = check_target(output, name)
     left_out = _LeftOut(results_root, damaged)
-    results = load_results(results_root, left_out)
-    measurements = read_measurements(results_root, left_out)
-    _check_any(results, measurements, left_out)
-    measured = measured_frame(measurements)
-    results = _kept(results, only, also=measured)
-    costs = _kept_measurements(measurements, only, set(results["protocol"]))
-    history, specs = load_history(results_root, left_out), sources.read_specs(results, left_out)
-    results = results[~results["folder"].isin(left_out.places)]
-    _check_any(results, costs, left_out)
-    tell(f"{counted(results['folder'].nunique(), 'cell')} read")
-    arranged = arrange(results)
+    arranged, history, specs, costs = _read(results_root, only, left_out)
+    tell(f"{counted(arranged['folder'].nunique(), 'cell')} read")
     sources.check_one_spec(arranged, specs)  # first: it can say what differs
     check_unambiguous(arranged)
     with mapping(workers if len(groups(done(arranged))) > 1 else 1) as each:
-        numbers = Numbers.of(
-            arranged,
-            arrange(history),
-            sources.other_images(arranged, specs),
-            sources.tuning_margins(results_root, arranged, specs),
-        )
+        images, margins = sources.other_images(arranged, specs), sources.tuning_margins(results_root, arranged, specs)
+        numbers = Numbers.of(arranged, history, images, margins)
         queries = Queries.of(arranged, tell, left_out)
         if panels:
             queries.check_images(panels)
@@ -107,6 +94,20 @@ def render(
             if panels:
                 (folder / ".gitignore").write_text(PRIVATE, encoding="utf-8")
     return target
+
+
+def _read(
+    root: Path, only: Only | None, left_out: "_LeftOut"
+) -> tuple[pd.DataFrame, pd.DataFrame, sources.Specs, tuple[Measurement, ...]]:
+    """Results and their histories, arranged, their specs, and the measurements: of the sound ones those asked for."""
+    results, measurements = load_results(root, left_out), read_measurements(root, left_out)
+    _check_any(results, measurements, left_out)
+    results = _kept(results, only, also=measured_frame(measurements))
+    costs = _kept_measurements(measurements, only, set(results["protocol"]))
+    history, specs = load_history(root, left_out), sources.read_specs(results, left_out)
+    results = results[~results["folder"].isin(left_out.places)]
+    _check_any(results, costs, left_out)
+    return arrange(results), arrange(history), specs, costs
 
 
 class _LeftOut:

@@ -76,10 +76,20 @@ def test_fetches_once_and_reports_progress(server, tmp_path):
     assert left_over(tmp_path / "new") == ["a.zip"]
 
 
-def test_a_damaged_destination_is_replaced(server, tmp_path):
+def test_a_damaged_file_of_the_cache_is_replaced(server, tmp_path, monkeypatch):
+    monkeypatch.setattr("dmlbench.data.archives.cache_dir", lambda: tmp_path)
     (tmp_path / "a.zip").write_bytes(b"damaged")
     fetch(f"{server.address}/good", tmp_path / "a.zip", SHA256, print)
     assert (tmp_path / "a.zip").read_bytes() == BODY
+
+
+def test_another_file_of_that_name_in_a_folder_of_the_users_is_kept(server, tmp_path):
+    (tmp_path / "a.zip").write_bytes(b"precious")
+    with pytest.raises(UserError, match=r"a\.zip: is not the published file, and is not replaced; move it away"):
+        fetch(f"{server.address}/good", tmp_path / "a.zip", SHA256, print)
+    assert (tmp_path / "a.zip").read_bytes() == b"precious"
+    assert left_over(tmp_path) == ["a.zip"]
+    assert server.requests == 0
 
 
 def test_other_contents_are_refused_and_leave_nothing(server, tmp_path):

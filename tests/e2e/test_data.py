@@ -162,6 +162,16 @@ def test_info_draws_a_contact_sheet(dmlbench: Command, birds: Path, tmp_path: Pa
     refused = dmlbench("data", "info", "birds=birds", "--sheet", "nowhere/sheet.png")
     assert refused.returncode == 2
     assert "nowhere/sheet.png" in refused.stderr
+    assert dmlbench("data", "info", "birds=birds").returncode == 0
+    Image.new("L", (9, 9)).save(tmp_path / "photograph.png")
+    (tmp_path / "text.png").write_text("precious")
+    (tmp_path / "link.png").symlink_to("birds-contact-sheet.png")
+    before = {path.name: path.read_bytes() for path in tmp_path.glob("*.png")}
+    for name in ("photograph", "text", "link"):
+        refused = dmlbench("data", "info", "birds=birds", "--sheet", f"{name}.png")
+        assert refused.returncode == 2
+        assert f"--sheet {name}.png: exists and is no contact sheet of dmlbench" in refused.stderr
+    assert {path.name: path.read_bytes() for path in tmp_path.glob("*.png")} == before
 
 
 def test_fetch_says_what_to_place_where_no_link_lives(dmlbench: Command) -> None:
