@@ -29,7 +29,7 @@ mlflow.MlflowClient("sqlite:///mlflow.db").search_experiments()
 """
 
 
-@pytest.mark.parametrize("statement", [60, 400, 1000])
+@pytest.mark.parametrize("statement", [60, 400, 1660])
 def test_a_store_that_was_killed_while_it_was_made_is_made_anew(in_folder, finished, statement):
     killed = subprocess.run([sys.executable, "-c", KILLED, str(statement)], check=False, capture_output=True)
     assert killed.returncode == 9
@@ -56,6 +56,7 @@ def test_an_earlier_unfinished_one_is_kept(in_folder):
 @pytest.mark.parametrize("statement", [
     "CREATE TABLE experiments (name TEXT); INSERT INTO experiments VALUES ('mine')",
     "CREATE TABLE experiments (name TEXT); CREATE TABLE runs (id TEXT); INSERT INTO runs VALUES ('mine')",
+    "CREATE TABLE experiments (name TEXT); CREATE TABLE workspaces (name TEXT); INSERT INTO workspaces VALUES ('mine')",
     "CREATE TABLE another_program (name TEXT)",
 ])  # fmt: skip
 def test_a_database_that_may_hold_anything_stays_as_it_is(in_folder, statement):
