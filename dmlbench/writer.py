@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import yaml
 
@@ -62,7 +62,7 @@ class CellWriter:
     def log(self, line: str) -> None:
         """Add a line to `log.txt`, with the time."""
         stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        with storing(self.folder), (self.folder / "log.txt").open("a", encoding="utf-8") as file:
+        with storing(self.folder), _log_of(self.folder) as file:
             file.write(f"{stamp} {line.rstrip()}\n")
 
     def finish(self, summary: dict[str, Any]) -> None:
@@ -79,6 +79,11 @@ class CellWriter:
         with storing(self.folder):
             self._check()
             yield
+
+
+def _log_of(folder: Path) -> IO[str]:
+    """A cell's log to add to; names of files that are no UTF-8 stand there as escapes."""
+    return (folder / "log.txt").open("a", encoding="utf-8", errors="backslashreplace")
 
 
 @contextmanager

@@ -73,7 +73,7 @@ def answering() -> Iterator[None]:
     except (UserError, TrackingError):
         raise
     except Exception as error:
-        raise TrackingError(str(error) or type(error).__name__, _way_out(error)) from error
+        raise TrackingError(str(error), _way_out(error)) from error
 
 
 def _way_out(error: Exception) -> str:

@@ -82,7 +82,8 @@ class Mirror:
             self._unwatch(folder)
 
     def _tell(self, error: Exception) -> None:
-        self._warn(f"MLflow: {_in_words(error)}; results are safe, `dmlbench sync` sends them later")
+        words = error.brief if isinstance(error, TrackingError) else _in_words(error)
+        self._warn(f"MLflow: {words}; results are safe, `dmlbench sync` sends them later")
 
     def _gather(self, not_before: float) -> bool:
         """Collect events until something is due and may be sent; False where there will be no more of them."""
@@ -149,7 +150,5 @@ class Mirror:
 
 
 def _in_words(error: Exception) -> str:
-    """The first line of an error, without secrets, and what to do or its kind."""
-    if isinstance(error, TrackingError):
-        return error.brief
+    """The first line of an error, and its kind, without secrets."""
     return redacted(f"{type(error).__name__}: {(str(error).splitlines() or ['no message'])[0][:200]}")

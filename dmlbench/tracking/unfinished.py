@@ -6,8 +6,9 @@ from contextlib import closing
 from itertools import count
 from pathlib import Path
 
-VERSION_TABLE = "alembic_version"  # the only table with a row before a store is whole
-EXPERIMENTS = "experiments"  # with a row of MLflow's own, "Default", in every store that was once whole
+VERSION, EXPERIMENTS = "alembic_version", "experiments"  # the second has MLflow's own "Default" in every whole store
+# Rows that MLflow makes before a store is whole: its version, and the one workspace.
+ITS_OWN = {VERSION: "1 = 1", "workspaces": "name = 'default'"}
 BELONGING = ("", "-journal", "-wal", "-shm")  # SQLite's own files beside a database
 
 
@@ -30,7 +31,7 @@ def set_aside(database: Path, tell: Callable[[str], None]) -> None:
 
 
 def was_never_whole(database: Path) -> bool:
-    """Whether a database has MLflow's tables, and not a single row in any of them.
+    """Whether a database has MLflow's tables, and not a single row in them that another than MLflow can have made.
 
     One that cannot be read is taken for whole: it may hold something.
     """
@@ -38,13 +39,13 @@ def was_never_whole(database: Path) -> bool:
         # Not read-only, for an interrupted transaction has to be rolled back before anything can be said.
         with closing(sqlite3.connect(f"{database.absolute().as_uri()}?mode=rw", uri=True, timeout=5.0)) as connection:
             tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
-            if VERSION_TABLE not in tables and EXPERIMENTS not in tables:
-                return False
-            return not any(_rows(connection, table) for table in tables if table != VERSION_TABLE)
+            known = VERSION in tables or EXPERIMENTS in tables
+            return known and not any(_holds_more(connection, table) for table in tables)
     except sqlite3.Error:
         return False
 
 
-def _rows(connection: sqlite3.Connection, table: str) -> bool:
-    quoted = table.replace('"', '""')
-    return connection.execute(f'SELECT 1 FROM "{quoted}" LIMIT 1').fetchone() is not None  # noqa: S608 - a table's name
+def _holds_more(connection: sqlite3.Connection, table: str) -> bool:
+    quoted, own = table.replace('"', '""'), ITS_OWN.get(table, "1 = 0")
+    query = f'SELECT 1 FROM "{quoted}" WHERE NOT ({own}) LIMIT 1'  # noqa: S608 - a table's name, and a text of ours
+    return connection.execute(query).fetchone() is not None

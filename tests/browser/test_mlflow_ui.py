@@ -80,7 +80,7 @@ def seen(window) -> Iterator[Window]:
 
 @pytest.fixture
 def methods_page(served: str) -> str:
-    found = re.search(rf"{EXPERIMENT}: (http://\S+)", served)
+    found = re.search(rf"(http://\S+)  {EXPERIMENT}$", served, flags=re.MULTILINE)
     assert found, served
     return found[1]
 
