@@ -75,7 +75,9 @@ if TYPE_CHECKING:
 @click.option("--retry", type=click.Choice(["failed"]), help="Go on with failed cells, too, from their last epoch.")
 @click.option("--keep", callback=names, help="Keep weights, embeddings or both (comma-separated).")
 @skip_bad_option()
-@click.option("--dry-run", is_flag=True, help="Show the cells, their state and the time they will take.")
+@click.option(
+    "--dry-run", is_flag=True, help="Check the cells; show their state, what is missing and the time they will take."
+)
 def command(**options: Any) -> int:  # noqa: ANN401 - click's options
     """Train and score methods on datasets over seeds. Finished cells are never run again.
 
