@@ -19,7 +19,6 @@ from dmlbench.spec import InputSpec, ModelSpec
 
 TIMM_NAME = re.compile(r"\w+(\.[\w-]+)?")
 BATCHNORM = ("bn_eps", "bn_momentum")  # of timm's EfficientNets: parameters of their layers
-WIDEST = 4096  # channels of conv4
 
 
 class AverageMaxPool(nn.Module):
@@ -62,8 +61,6 @@ def conv4_backbone(_: str, spec: ModelSpec, image: InputSpec, *, download: bool)
     check_name(spec, [])
     check_kwargs(spec, Conv4)
     try:
-        if (width := spec.kwargs.get("width", 1)) > WIDEST:  # type: ignore[operator]
-            raise UserError(f"model.kwargs.width: conv4 has at most {WIDEST} channels, not {width}")
         backbone = Conv4(image.channels, pool, **spec.kwargs)  # type: ignore[arg-type]
     except (TypeError, RuntimeError) as error:
         raise UserError(f"model.kwargs: conv4 does not take {spec.kwargs} ({error})", hint="valid: width") from error

@@ -20,11 +20,12 @@ ELSEWHERE = {
     "channels": "the images have input.channels",
     "global_pool": "model.pooling chooses it",
 }
+LARGEST = 8192  # of a whole number: a mistyped depth or width would take minutes or all memory before it fails
 WEIGHTS = "weights come from --set model.weights=FILE"
 
 
 def check_kwargs(spec: ModelSpec, network: type, *, also: Collection[str] = (), never: Collection[str] = ()) -> None:
-    """Raise UserError for the first key of `model.kwargs` that does not shape the network.
+    """Raise UserError for the first key of `model.kwargs` that does not shape the network, or makes it absurdly large.
 
     Args:
         spec: The model.
@@ -38,6 +39,9 @@ def check_kwargs(spec: ModelSpec, network: type, *, also: Collection[str] = (), 
             where = f"model.kwargs.{key}: not a setting of {spec.backbone}'s shape"
             names = f"valid: {', '.join(sorted(valid)) or 'none'}"
             raise UserError(where, hint="; ".join([ELSEWHERE.get(key, WEIGHTS), names]))
+    for key, value in spec.kwargs.items():
+        if isinstance(value, int) and abs(value) > LARGEST:
+            raise UserError(f"model.kwargs.{key}: must be at most {LARGEST}, not {value}")
 
 
 def shape_parameters(network: type) -> set[str]:

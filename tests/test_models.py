@@ -296,7 +296,12 @@ def test_a_truncated_file(tmp_path):
         ("timm:timm/resnet10t", {}, "model.backbone: unknown timm model 'timm/resnet10t'"),
         (TIMM, {"weights": "IMAGENET1K_V1"}, "model.weights: 'IMAGENET1K_V1' is no weights file; valid: a .safetens"),
         ("conv4", {"kwargs": {"widht": 1}}, "model.kwargs.widht: not a setting of conv4's shape; weights come from"),
-        ("conv4", {"kwargs": {"width": 10**9}}, "model.kwargs.width: conv4 has at most 4096 channels, not 1000000000"),
+        ("conv4", {"kwargs": {"width": 10**9}}, "model.kwargs.width: must be at most 8192, not 1000000000"),
+        (
+            "timm:vit_tiny_patch16_224",
+            {"kwargs": {"depth": 10**9}},
+            "model.kwargs.depth: must be at most 8192, not 1000000000",
+        ),
         ("conv4", {"weights": "net.bin"}, "model.weights: 'net.bin' is no weights file; valid: a .safetensors or .pth"),
         ("conv4", {"kwargs": {"width": "wide"}}, "model.kwargs: conv4 does not take {'width': 'wide'}"),
         ("conv4", {"kwargs": {"width": -1}}, "model.kwargs: conv4 does not take {'width': -1}"),

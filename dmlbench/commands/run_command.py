@@ -86,7 +86,9 @@ if TYPE_CHECKING:
     help="Keep weights, test embeddings or both (comma-separated). `evaluate --help` tells their format.",
 )
 @skip_bad_option()
-@click.option("--dry-run", is_flag=True, help="Show the cells, their state and the time they will take.")
+@click.option(
+    "--dry-run", is_flag=True, help="Check the cells; show their state, what is missing and the time they will take."
+)
 def command(**options: Any) -> int:  # noqa: ANN401 - click's options
     """Train and score methods on datasets over seeds. Finished cells are never run again.
 

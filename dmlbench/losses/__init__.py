@@ -2,8 +2,10 @@
 
 Every loss is a `torch.nn.Module` called as `loss(embeddings, labels, ..., generator=None)` that returns a
 scalar: float32 whatever the autocast mode, differentiable, and 0 where the batch holds no valid pair.
-Embeddings are L2-normalised rows (N, D), labels int64 (N,), both on one device. Nothing in a forward pass
-waits for the device, and shapes never depend on the data.
+Embeddings are L2-normalised rows (N, D), labels integers (N,), both on one device; a wrong shape, type or device is
+a ValueError. Nothing in a forward pass waits for the device, and shapes never depend on the data: so an embedding that
+is not finite makes the loss NaN, and a label without a proxy or boundary is a ValueError on a CPU, where it costs
+nothing to see, and PyTorch's own assertion on CUDA.
 """
 
 from torch import nn

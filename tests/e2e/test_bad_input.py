@@ -130,7 +130,7 @@ REFUSED_DRY = {
     "ks": (("evaluation.ks=[1, 1000000000000]",), ("--set: evaluation.ks.1", "less than or equal to 1000000")),
     "clustering": (("evaluation.clustering_runs=100000",), ("--set: evaluation.clustering_runs", "equal to 1000,")),
     "threads": (("training.cpu_threads=100000",), ("--set: training.cpu_threads", "less than or equal to 1024")),
-    "width": (("model.kwargs.width=1000000000",), ("model.kwargs.width: conv4 has at most 4096 channels",)),
+    "width": (("model.kwargs.width=1000000000",), ("model.kwargs.width: must be at most 8192, not 1000000000",)),
 }
 
 
