@@ -33,6 +33,10 @@ WIDTHS = {
 }  # fmt: skip
 CHARACTERS = {character: width for width, characters in WIDTHS.items() for character in characters}
 TINY, NORMAL, LETTER = 0.87, 1.2, 3.6
+PIECE = re.compile(
+    r"[A-Za-z0-9]{1,12}[^A-Za-z0-9]{0,3}|[^A-Za-z0-9]{1,8}"
+)  # of a long word, after which it may be broken
+STEPS = 40  # in which a limit is looked for that fills the parts evenly
 LETTERS = 8  # marks that stand together
 LINE, CAPTION_LINE, RULES, SEPARATION, COLUMN_SEPARATION = 9.5, 12.0, 24.0, 2.0, 4.0
 LONGEST_CAPTION = 15 * CAPTION_LINE
@@ -77,7 +81,7 @@ def latex(table: Table) -> str:
         for place, part in enumerate(parts, start=1)
     ]
     if apart:  # a caption of that length is no caption; as a paragraph it goes on over the page
-        written.append(f"\n\\noindent{{\\footnotesize {escape_latex(' '.join(notes))}\\par}}\n")
+        written.append(f"\n\\noindent{{\\sloppy\\footnotesize {_prose(' '.join(notes))}\\par}}\n")
     return "".join(written)
 
 
@@ -99,7 +103,7 @@ def _part(
     return "\n".join([
         r"\begin{table}",
         r"\centering\footnotesize\setlength{\tabcolsep}{2pt}",
-        f"\\caption{{{escape_latex(' '.join([f'{table.title}{which}.', *notes]))}}}",
+        f"\\caption{{{_prose(' '.join([f'{table.title}{which}.', *notes]))}}}",
         f"\\label{{tab:{table.slug}{f'-{number[0]}' if number[0] > 1 else ''}}}",
         f"\\begin{{tabular}}{{{''.join(column.alignment for column in shown)}}}",
         r"\toprule",
@@ -151,8 +155,16 @@ def _column(place: int, name: str, rows: Sequence[_Row]) -> _Column:
     return _Column(name, min(max(widths), BROADEST), broken=max(widths) > BROADEST)
 
 
-def _spans(columns: Sequence[_Column]) -> Iterator[list[int]]:
-    """The columns of each part, by their places: those that name a row, and as many others as there is room for."""
+def _spans(columns: Sequence[_Column]) -> list[list[int]]:
+    """The columns of each part, by their places: those that name a row, and about as many others in each part."""
+    fewest = len(_filled(columns, WIDTH))
+    limits = (WIDTH * share / STEPS for share in range(STEPS // 2, STEPS))
+    even = (spans for limit in limits if len(spans := _filled(columns, limit)) == fewest)
+    return next(even, _filled(columns, WIDTH))
+
+
+def _filled(columns: Sequence[_Column], limit: float) -> list[list[int]]:
+    """As many columns in a part as there is room for, and one at least."""
 
     def width(places: Sequence[int]) -> float:
         return sum(columns[place].width + COLUMN_SEPARATION for place in places)
@@ -160,13 +172,12 @@ def _spans(columns: Sequence[_Column]) -> Iterator[list[int]]:
     keys = [0]
     while keys[-1] + 1 < len(columns) and columns[keys[-1] + 1].name in TEXT_COLUMNS and width(keys) < WIDTH / 3:
         keys.append(keys[-1] + 1)
-    shown = list(keys)
+    spans = [list(keys)]
     for place in range(len(keys), len(columns)):
-        if len(shown) > len(keys) and width([*shown, place]) > WIDTH:
-            yield shown
-            shown = list(keys)
-        shown.append(place)
-    yield shown
+        if len(spans[-1]) > len(keys) and width([*spans[-1], place]) > limit:
+            spans.append(list(keys))
+        spans[-1].append(place)
+    return spans
 
 
 def _pages(rows: Sequence[_Row], columns: Sequence[_Column], room: float) -> Iterator[list[_Row]]:
@@ -209,13 +220,16 @@ def _text(text: str, column: _Column) -> str:
     """An entry; in a column of broken lines a word that is wider than it may be broken, too."""
     if not column.broken:
         return escape_latex(text)
-    words = (escape_latex(word) if _width(word) < column.width / 2 else _breakable(word) for word in text.split())
-    return " ".join(words)
+    return _prose(text, column.width / 2)
+
+
+def _prose(text: str, longest: float = WIDTH / 5) -> str:
+    """Text of several lines; a word that is longer than this may be broken."""
+    return " ".join(escape_latex(word) if _width(word) < longest else _breakable(word) for word in text.split())
 
 
 def _breakable(word: str) -> str:
-    pieces = [piece for piece in re.split(r"(?<=[^A-Za-z0-9])|(?<=[A-Za-z0-9]{6})", word) if piece]
-    return r"\allowbreak{}".join(map(escape_latex, pieces))
+    return r"\allowbreak{}".join(map(escape_latex, PIECE.findall(word)))
 
 
 def _character(character: str) -> str:
