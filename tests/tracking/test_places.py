@@ -25,7 +25,8 @@ def test_all_that_is_written_stays_in_a_folder_whatever_its_name(in_folder, monk
     (run,) = client.search_runs(
         [client.get_experiment_by_name("dmlbench/tiny/glyphs").experiment_id], "tags.kind = 'cell'"
     )
-    assert Path(client.download_artifacts(run.info.run_id, "spec.yaml")) == sent
+    fetched = Path(client.download_artifacts(run.info.run_id, "spec.yaml", str(in_folder)))
+    assert fetched.read_text() == sent.read_text()
     assert not send(connect(), record)
 
 
