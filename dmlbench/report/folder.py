@@ -9,14 +9,14 @@ from pathlib import Path
 
 from dmlbench.errors import UserError
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 PAGE = "index.html"
 
 
 def check_target(output: Path, name: str) -> Path:
     """The report's folder; raises UserError for a name that is no plain name, or where something else lies there."""
     if not NAME.fullmatch(name):
-        raise UserError(f"--name {name!r}: not a plain name", hint="use letters, digits, dots, dashes and underscores")
+        raise UserError(f"--name {name!r}: not a plain name", hint="use up to 100 letters, digits, dots, dashes, +, _")
     target = output / name
     if target.exists() and not (target.is_dir() and ((target / PAGE).is_file() or not any(target.iterdir()))):
         raise UserError(f"{target}: exists and is not a report", hint="give another --name")
