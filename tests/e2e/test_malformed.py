@@ -1,5 +1,7 @@
 """Whatever comes from outside: one line with the option's or the file's name, exit code 2, nothing half-written."""
 
+import errno
+import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -200,3 +202,16 @@ def test_evaluate_names_its_own_option(in_process: Command, tmp_path: Path, make
     _refused(
         in_process("evaluate", ".", "--dataset", "cars=."), "--dataset cars=.: 'cars' is a dataset of the catalogue"
     )
+
+
+@pytest.mark.parametrize(("number", "code"), [(errno.ENAMETOOLONG, 2), (errno.EACCES, 1)])
+def test_what_the_system_refuses_is_one_line_wherever_it_is_met(
+    number: int, code: int, in_process: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number), "some\x1b\n/place")
+
+    monkeypatch.setattr("dmlbench.registry.search_path", refuse)
+    done = in_process("list", "methods")
+    assert (done.returncode, done.stdout) == (code, "")
+    assert done.stderr == f"error: some\\x1b /place: {os.strerror(number)}\n"
