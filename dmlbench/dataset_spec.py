@@ -1,7 +1,7 @@
 """The part of a spec that names the data, and what all parts of a spec have in common."""
 
 from functools import cache
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from annotated_types import Ge, Lt
 from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationInfo, field_validator, model_validator
@@ -42,6 +42,8 @@ def _number(section: type[BaseModel]) -> dict[str, str]:
 
 def _types(annotation: Any) -> set[Any]:  # noqa: ANN401 - a type
     """The types that an annotation is made of."""
+    if get_origin(annotation) is Literal:
+        return {type(value) for value in get_args(annotation)}
     inner = [item for item in get_args(annotation) if isinstance(item, type) or get_args(item)]
     return set().union(*map(_types, inner)) if inner else {annotation}
 

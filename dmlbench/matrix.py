@@ -21,6 +21,7 @@ from dmlbench.overrides import changed
 from dmlbench.protocol import load_protocol, parse_settings
 from dmlbench.registry import MethodSettings, Registry
 from dmlbench.run_options import MOST_DATA_WORKERS, RunOptions, Share
+from dmlbench.schema import path_of
 from dmlbench.spec import Cell, DatasetSpec, MethodSpec, ProtocolSpec, digest
 from dmlbench.store import Record, State, Store, ended_at, read_record
 from dmlbench.tuned import settings_of
@@ -126,7 +127,7 @@ def rivals(cells: Sequence[Cell], store: Store) -> list[tuple[Cell, Path]]:
 
 def data_folder(given: Path | None) -> Path | None:
     """The data folder: `--data-dir`, else DMLBENCH_DATA, else None (the default cache)."""
-    named = given or (Path(value) if (value := os.environ.get(DATA_VARIABLE)) else None)
+    named = given or (path_of(value, DATA_VARIABLE) if (value := os.environ.get(DATA_VARIABLE)) else None)
     if named is not None and not named.is_dir():
         source = "--data-dir" if given else DATA_VARIABLE
         raise UserError(f"{source} {named}: no such folder", hint="name the one that holds the data, or none")

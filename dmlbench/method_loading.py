@@ -12,7 +12,7 @@ from typing import Any
 from dmlbench.errors import UserError, unknown_name
 from dmlbench.method_file import AnyFile, MethodFile, Parameter, PinnedFile, PublishedFor, file_model
 from dmlbench.parameters import DISTILLATION_PARAMETERS, LEARNED, LOSS_PARAMETERS, LearningRate
-from dmlbench.schema import read_yaml, validate
+from dmlbench.schema import path_of, read_yaml, validate
 from dmlbench.spec import NETWORK_RATE, ResolvedValue
 
 
@@ -110,7 +110,7 @@ def plugin(file: MethodFile, folder: Folder) -> dict[str, str]:
     """Path and digest of the file's Python, as a `Part` holds them; empty for a file without."""
     if not file.plugin:
         return {}
-    path = (folder.path / file.plugin).resolve()
+    path = path_of(folder.path / file.plugin, "plugin:").resolve()
     if path.parent != folder.path.resolve() or not path.is_file():
         why = "must be beside its YAML" if path.is_file() else f"no such file beside {file.name}'s YAML"
         raise UserError(f"{folder.path / file.plugin}: plugin: {why}")

@@ -1,7 +1,8 @@
 """The boundary where files become specs: safe YAML, paths, and validation errors as one line with file and key.
 
-YAML here is that of version 1.2 with Python's numbers: `1e-3` and `1_000` are numbers; `true`, `false` and `null` are
-what they say; all else that is not in quotes is a text: `yes`, `on`, `010`, `1:30` and `2026-01-31`.
+Numbers are Python's: `1e-3`, `1_000` and `0x1F` are numbers; `true`, `false` and `null` are what they say; a date is a
+text. What YAML 1.1 took for a number or a truth and Python does not, such as `yes`, `010` or `1:30`, is an error
+until it is in quotes: read as a text it would change what a file says without a word.
 """
 
 import re
@@ -18,8 +19,9 @@ from dmlbench.errors import UserError, unknown_name
 
 Model = TypeVar("Model", bound=BaseModel)
 MOST_DEPTH, MOST_VALUES = 32, 1_000_000  # of a file's content: aliases can make a page hold billions
-MOST_INT = 2**63
+MOST_INT, MOST_DIGITS = 2**63, 100
 TAG = "tag:yaml.org,2002:"
+OLD = "!old"  # what version 1.1 reads as more than a text, and Python does not
 DIGITS = "[0-9](?:_?[0-9])*"
 EXPONENT = f"[eE][-+]?{DIGITS}"
 INT = re.compile("[-+]?(?:0(?:_?0)*|[1-9](?:_?[0-9])*|0[xX](?:_?[0-9a-fA-F])+|0[oO](?:_?[0-7])+|0[bB](?:_?[01])+)$")
@@ -42,7 +44,7 @@ class _UniqueKeyLoader(yaml.SafeLoader):
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - PyYAML's own
     yaml_constructors = {  # noqa: RUF012 - PyYAML's own
         tag: yaml.SafeLoader.yaml_constructors[tag]
-        for tag in (*(f"{TAG}{name}" for name in ("null", "bool", "str", "seq", "map")), None)
+        for tag in (*(f"{TAG}{name}" for name in ("null", "str", "seq", "map")), None)
     }
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -54,22 +56,34 @@ class _UniqueKeyLoader(yaml.SafeLoader):
             raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
         return super().construct_mapping(node, deep)
 
-    def construct_int(self, node: yaml.ScalarNode) -> int:
-        """A whole number as Python reads it, of 64 bits."""
-        value = int(self.construct_scalar(node), 0)
-        if abs(value) >= MOST_INT:
+    def construct_plain(self, node: yaml.ScalarNode) -> bool | int | float:
+        """True, false or a number, whether its tag was written or found."""
+        text, kind = str(self.construct_scalar(node)), node.tag.removeprefix(TAG)
+        if not PLAIN[kind][0].match(text) and not (kind == "float" and INT.match(text)):
+            raise yaml.constructor.ConstructorError(None, None, f"{text!r} is no {kind}", node.start_mark)
+        if kind == "bool":
+            return text.lower() == "true"
+        if kind == "float":  # YAML writes a dot before infinity
+            return float(re.sub(r"^([-+]?)\.(?=[iInN])", r"\1", text))
+        if len(text) > MOST_DIGITS or abs(value := int(text, 0)) >= MOST_INT:
             raise yaml.constructor.ConstructorError(None, None, "a number of more than 64 bits", node.start_mark)
         return value
 
-    def construct_float(self, node: yaml.ScalarNode) -> float:
-        """A real number as Python reads it; YAML writes infinity with a dot in front."""
-        return float(re.sub(r"^([-+]?)\.(?=[iInN])", r"\1", self.construct_scalar(node)))
+    def construct_old(self, node: yaml.ScalarNode) -> None:
+        """What only YAML 1.1 has: raises."""
+        problem = f"{node.value!r} is no number of Python's and no plain text: quote it, or write true, false or 1"
+        raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
 
 
 for _tag, (_pattern, _first) in PLAIN.items():
     _UniqueKeyLoader.add_implicit_resolver(f"{TAG}{_tag}", _pattern, [*_first, *([""] if _tag == "null" else [])])
-_UniqueKeyLoader.add_constructor(f"{TAG}int", _UniqueKeyLoader.construct_int)
-_UniqueKeyLoader.add_constructor(f"{TAG}float", _UniqueKeyLoader.construct_float)
+for _character, _resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items():  # after ours: what those leave over
+    for _old, _pattern in _resolvers:
+        if _old.removeprefix(TAG) in ("bool", "int", "float"):
+            _UniqueKeyLoader.add_implicit_resolver(OLD, _pattern, [_character])
+_UniqueKeyLoader.add_constructor(OLD, _UniqueKeyLoader.construct_old)
+for _tag in ("bool", "int", "float"):
+    _UniqueKeyLoader.add_constructor(f"{TAG}{_tag}", _UniqueKeyLoader.construct_plain)
 
 
 # Ten times as fast, where PyYAML was built with C. A text such as 1e-3 in a spec of an older dmlbench stays one.

@@ -2,6 +2,7 @@ import csv
 import errno
 import json
 import os
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -12,6 +13,7 @@ from dmlbench.cell import run_cell
 from dmlbench.data.images import Dataset, Split
 from dmlbench.errors import DivergedError, UserError
 from dmlbench.run_options import RunOptions
+from dmlbench.spec import ResolvedValue
 from dmlbench.store import Store, ended_at, read_summary
 
 
@@ -267,3 +269,32 @@ def test_memory_that_a_gpu_lacks_says_what_helps(failing):
     assert summary["error"]["kind"] == "memory"
     assert "CUDA out of memory" in summary["error"]["message"]
     assert "--per-gpu" in summary["error"]["message"]
+
+
+PROXIES = """
+import torch
+
+class Proxies(torch.nn.Module):
+    def __init__(self, num_classes, embedding_dim):
+        super().__init__()
+        self.proxies = torch.nn.Linear(embedding_dim, num_classes, bias=False)
+        self.scale = torch.nn.Parameter(torch.ones(()))
+
+    def forward(self, embeddings, labels, generator=None):
+        return torch.nn.functional.cross_entropy(self.scale * self.proxies(embeddings), labels)
+"""
+
+
+def test_what_a_loss_learns_at_the_networks_rate_is_on_record(small, tmp_path):
+    (tmp_path / "proxies.py").write_text(PROXIES)
+    where = {"class_name": "Proxies", "plugin": str(tmp_path / "proxies.py"), "plugin_sha256": "0", "parameters": {}}
+    losses = {}
+    for name in ("proxies", "proxies.weight"):
+        rates = {name: ResolvedValue(value=0.5, source="a test")}
+        loss = small.method.loss.model_copy(update=where | {"learning_rates": rates})
+        cell = replace(small, method=small.method.model_copy(update={"loss": loss, "distillation": None}))
+        folder, summary = run(cell, tmp_path / name)
+        assert summary["at_networks_rate"] == ["scale"]
+        losses[name] = numbers(folder)
+    assert losses["proxies"] == losses["proxies.weight"]
+    assert "at_networks_rate" not in run(small, tmp_path / "runs")[1]

@@ -1,11 +1,13 @@
+import re
 from typing import Literal
 
 import pytest
+import yaml
 from pydantic import Field
 
 from dmlbench.errors import UserError
 from dmlbench.method_file import MethodFile
-from dmlbench.schema import read_yaml, validate
+from dmlbench.schema import Dumper, parse, parse_written, path_of, read_yaml, validate
 from dmlbench.spec import InputSpec, Scalar, Section
 
 
@@ -125,3 +127,77 @@ def test_a_value_in_a_mappings_place_names_its_keys():
         validate(Outer, {"inner": 3}, "f")
     with pytest.raises(UserError, match=r"^f: by_name\.x: must be a mapping, not 0\.2; valid keys: width, alias$"):
         validate(Outer, {"inner": {"width": 1}, "by_name": {"x": 0.2}}, "f")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-3", 0.001), ("1E5", 1e5), ("-.5e-3", -0.0005), ("1.", 1.0), ("1_000", 1000), ("+1", 1), ("0x1F", 31),
+        ("0o17", 15), ("0b11", 3), ("00", 0), (".inf", float("inf")), ("2e3", 2000.0), ("1e", "1e"), ("08", "08"),
+        ("true", True), ("False", False), ("null", None), ("", None), ("y", "y"), ("nan", "nan"), ("1.2.3", "1.2.3"),
+        ("2026-01-31", "2026-01-31"), ("2026-13-45", "2026-13-45"), ("'1e-3'", "1e-3"), ("1,000", "1,000"),
+        (str(2**63 - 1), 2**63 - 1),
+    ],
+)  # fmt: skip
+def test_numbers_are_pythons(text, value):
+    found = parse(f"a: {text}")["a"]
+    assert (found, type(found)) == (value, type(value))
+
+
+@pytest.mark.parametrize("text", ["yes", "No", "on", "OFF", "010", "-017", "1:30", "1:30.5", "1_"])
+def test_what_only_older_yaml_reads_as_more_than_a_text_is_refused(text):
+    """Read as a text it would change a file's meaning, as a value it would not be what Python says."""
+    problem = f"^line 2 not valid YAML .'{re.escape(text)}' is no number of Python's and no plain text: quote it"
+    with pytest.raises(ValueError, match=problem):
+        parse(f"b: 1\na: {text}")
+    assert parse(f"a: '{text}'") == {"a": text}
+
+
+@pytest.mark.parametrize(
+    "value", ["1e-3", "0o17", "1e5", "yes", "010", "1:30", "2026-01-31", "null", "a: b", 1e-5, 3, True, None]
+)
+def test_what_is_written_is_read_back_by_old_and_new_rules(value):
+    text = yaml.dump({"a": value}, Dumper=Dumper)
+    assert parse(text) == parse_written(text) == {"a": value}
+
+
+@pytest.mark.parametrize("read", [parse, parse_written])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: " + "[" * 5000,
+        "{a: " * 5000,
+        "a: " + "9" * 6000,
+        "a: !!int x",
+        "a: !!int ''",
+        "a: !!bool x",
+        "a: !!float x",
+        "a: !!timestamp 2026-99-99",
+        "a: &a [*a]",
+        "? [1, 2]\n: 3",
+        "a: \0",
+        "a: &a [1,1,1,1,1,1,1,1,1,1]\n"
+        + "".join(f"{n}: &{n} [{','.join([f'*{m}'] * 10)}]\n" for m, n in zip("abcdefghi", "bcdefghij", strict=True)),
+    ],
+)
+def test_whatever_the_text_is_the_reason_is_one_line(text, read):
+    with pytest.raises(ValueError, match="not valid YAML") as caught:
+        read(text)
+    assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize("key", ["inner.width", "rate"])
+@pytest.mark.parametrize("value", [True, "3", "1e9", float("nan"), 1e300, None])
+def test_a_number_is_a_number(key, value):
+    content = {"inner": {"width": 1}} | ({"rate": value} if key == "rate" else {"inner": {"width": value}})
+    if (key, value) == ("rate", 1e300):
+        assert validate(Outer, content, "f").rate == 1e300
+        return
+    with pytest.raises(UserError, match=rf"^f: {key}: Input should be a [a-z0-9 ]+, not {re.escape(repr(value))}$"):
+        validate(Outer, content, "f")
+
+
+@pytest.mark.parametrize("text", ["~nosuchuser/x", "n" * 300])
+def test_a_path_that_no_system_has(text):
+    with pytest.raises(UserError, match=f"^--there '{text}': no usable path"):
+        path_of(text, "--there")

@@ -95,7 +95,9 @@ def _step(registry: "Registry", name: str) -> tuple[float, str]:
         if method.distillation:  # the teacher comes after the first epoch
             learner.end_epoch()
             losses = learner.step(batch, learner.epochs - 1, mining)
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         raise UserError(f"{name}: a training step failed ({type(error).__name__}: {error})") from error
     total = float(sum(losses))
     if not torch.isfinite(torch.tensor(total)):

@@ -19,6 +19,7 @@ from dmlbench.tuned import default_path, read_tuned
 from dmlbench.wording import counted
 
 Specs = Mapping[str, Cell]
+NETWORKS_RATE = "the network's: the method's file gives no other"  # where a learning rate comes from
 
 
 @dataclass(frozen=True)
@@ -108,10 +109,12 @@ def settings(arranged: pd.DataFrame, specs: Specs) -> pd.DataFrame:
     cells = cells.assign(**{name: cells[name].map(whole) for name in ("method", "modifier")})
     cells = cells.drop_duplicates([*GROUP, "method"])
     for cell in in_order(cells).to_dict("records"):
-        method = specs[cell["folder"]].method
-        for part in filter(None, (method.loss, method.distillation)):
+        spec = specs[cell["folder"]]
+        for part in filter(None, (spec.method.loss, spec.method.distillation)):
             place = {key: cell[key] for key in (*GROUP, "method")} | {"part": part.name, "implementation": part.variant}
             rows += [place | value for value in _values(part)]
+            if part.kind == "loss":
+                rows += [place | value for value in _at_networks_rate(Path(cell["folder"]), spec)]
     columns = [*GROUP, "method", "part", "implementation", "parameter", "value", "source", "published"]
     return pd.DataFrame(rows, columns=columns)
 
@@ -205,6 +208,13 @@ def _two_specs(part: pd.DataFrame, folders: tuple[str, str], specs: Specs) -> Us
 def _missing(row: Mapping[Any, Any], reason: str) -> Missing:
     group = Group(row["protocol"], row["variant"], row["dataset"])
     return Missing(f"{row['method']}, seed {row['seed']}, {group.title}", reason)
+
+
+def _at_networks_rate(folder: Path, spec: Cell) -> list[dict[str, Any]]:
+    """What a loss learned at the network's rate, because its file gave no other."""
+    rate = {"value": spec.protocol.training.learning_rate, "source": NETWORKS_RATE, "published": False}
+    names = (read_summary(folder) or {}).get("at_networks_rate", [])
+    return [{"parameter": f"learning rate of {name}"} | rate for name in names]
 
 
 def _values(part: Part) -> list[dict[str, Any]]:

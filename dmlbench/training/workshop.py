@@ -118,7 +118,9 @@ def construct(component: Any, values: dict[str, Any], part: Part) -> Any:  # noq
         return component(**values)
     except (TypeError, ValueError) as error:
         raise UserError(f"{part.name}: parameters: {part.class_name} does not take {values} ({error})") from error
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a plugin may raise anything, and end the process
         what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         raise UserError(f"{part.name}: {part.class_name} with {values} raises {what}") from error
 
@@ -140,7 +142,9 @@ def plugin_class(part: Part) -> Any:  # noqa: ANN401 - a class from the user's f
     module = importlib.util.module_from_spec(module_spec)
     try:
         module_spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         raise UserError(f"{path}: plugin: {type(error).__name__}: {error}") from error
     if not hasattr(module, part.class_name):
         own = [name for name, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__]

@@ -122,7 +122,7 @@ def test_a_rate_out_of_range(mine, rate, message):
     assert message in given
 
 
-def test_yaml_1_1_reads_5e_4_as_text_but_it_is_a_rate(mine):
+def test_5e_4_is_a_rate(mine):
     (mine / "margin.yaml").write_text(shipped("margin").replace("value: 0.0005", "value: 5e-4"))
     assert resolve("margin", mine).loss == resolve("margin").loss
 
@@ -197,3 +197,70 @@ def test_a_broken_file_hides_no_other(tmp_path):
         str(tmp_path / "torn.yaml"),
     ]
     assert Registry().problems() == []
+
+
+@pytest.mark.parametrize(
+    ("rates", "message"),
+    [
+        (
+            "weight: {value: 0.1, source: x, search: {low: 1, high: 2}}",
+            "weight.search: tuning searches no",
+        ),
+        (
+            "weight: {value: 1e-3x, source: x}",
+            "weight: rate: Input should be a valid number, not '1e-3x'",
+        ),
+    ],
+)
+def test_a_rate_that_would_do_nothing(mine, rates, message):
+    (mine / "pull.py").touch()
+    (mine / "pull.yaml").write_text(PLUGIN.replace("weight: {value: 0.1, source: a test}", rates))
+    (mine / "ms+psd.yaml").write_text(PINNED + f"learning_rates:\n  {rates}\n")
+    assert message in refusal("pull", mine)
+    if "search" in rates:
+        assert message in refusal("ms+psd", mine)
+
+
+def test_a_distillation_has_no_learning_rates(mine):
+    text = PLUGIN.replace("kind: loss", "kind: distillation")
+    (mine / "pull.yaml").write_text(text)
+    assert "learning_rates are for losses" in refusal("ms+pull", mine)
+    (mine / "pull.yaml").write_text(text.partition("learning_rates")[0] + "teacher: none\n")
+    assert "teacher: a plugin learns from one; valid: previous-epoch, memory" in refusal("ms+pull", mine)
+
+
+@pytest.mark.parametrize(
+    ("code", "imported"),
+    [
+        ("from helper import x", "helper"),
+        ("import helper", "helper"),
+        ("import json, package.part", "package.part"),
+        ("def f():\n    from . import helper", "helper"),
+        ("from .nowhere import x", "nowhere"),
+    ],
+)
+def test_a_plugin_is_one_file(mine, code, imported):
+    """Its hash is of that file: what it imported beside it could change, and the hash would not."""
+    (mine / "helper.py").touch()
+    (mine / "json.py").touch()  # the installed one comes first
+    (mine / "package").mkdir()
+    (mine / "pull.yaml").write_text(PLUGIN)
+    (mine / "pull.py").write_text(code)
+    assert f"{mine / 'pull.py'}: plugin: imports '{imported}' beside it" in refusal("pull", mine)
+    for sound in ("import json\nimport nowhere_at_all", "x = ("):
+        (mine / "pull.py").write_text(sound)
+        assert resolve("pull", mine).loss.plugin
+
+
+def test_a_method_that_only_a_named_folder_has(mine, empty_folder):
+    (empty_folder / "own").mkdir()
+    (empty_folder / "own" / "pull.yaml").write_text(PLUGIN)
+    assert refusal("pull").endswith(f"for {Path('own/pull.yaml')} add --methods-dir own")
+    assert refusal("pul").endswith("your own need --methods-dir FOLDER")
+    assert "--methods-dir" not in refusal("pul", mine)
+
+
+def test_numbers_of_a_plugin_are_pythons(mine):
+    (mine / "pull.py").touch()
+    (mine / "pull.yaml").write_text(PLUGIN.replace("value: 2,", "value: 1e-3,"))
+    assert resolve("pull", mine).loss.values() == {"strength": 0.001}

@@ -122,3 +122,11 @@ def test_values_from_outside_the_files_are_published_only_where_they_equal_what_
         method = Registry().resolve("ms+obdsd", "cub", "resnet50-128", MethodSettings({}, {"lambda": given}, "mine"))
         assert method.distillation.parameters["lambda"].published is published
         assert (UNTUNED in method.marks) is not published
+
+
+def test_the_files_value_once_more_is_no_other_experiment():
+    plain = resolve("ms+psd")
+    assert resolve("ms+psd", loss={"alpha": 2}, distillation={"tau": 1}) == plain
+    assert resolve("ms+psd", loss={"alpha": 2.5}) != plain
+    tuned = resolve("ms", loss={"alpha": 2}, tuned=3)
+    assert tuned.loss.parameters["alpha"].source == "--set on the command line"

@@ -139,3 +139,13 @@ def test_the_appendix_holds_every_value_with_its_source(report):
     assert "| tau | psd | 1.0 | all | parser default | no |" in appendix
     assert "| training.learning\\_rate | 0.001 | all |" in appendix
     assert "| training.epochs | 6 | glyphs (training.epochs=6, validation.classes=0.2) |" in appendix
+
+
+def test_the_page_says_what_a_loss_learned_at_the_networks_rate(tmp_path):
+    for seed in range(3):
+        write_cell(tmp_path / "runs", make_cell("ms", seed), at_networks_rate=["proxies.weight"])
+    report = render(tmp_path / "runs", "own", tmp_path / "reports")
+    said = "Of the loss's own parameters these learn at the network's rate: proxies.weight."
+    assert said in (report / "report.md").read_text()
+    rows = pd.read_csv(report / "tables/settings.csv").set_index("parameter")
+    assert float(rows.loc["learning rate of proxies.weight", "value"]) == 0.001

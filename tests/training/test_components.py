@@ -8,8 +8,9 @@ from dmlbench.distillation import DISTILLATIONS
 from dmlbench.errors import UserError
 from dmlbench.method_file import UNTAUGHT
 from dmlbench.spec import Part, ResolvedValue
+from dmlbench.training.clock import PhaseClock
 from dmlbench.training.components import BUILDERS, build_distillation
-from dmlbench.training.workshop import build_loss
+from dmlbench.training.workshop import TrainingSet, Workshop, at_networks_rate, build_loss
 
 PULL = """
 import torch
@@ -30,6 +31,24 @@ class Soft:
     def __init__(self, sharpness):
         self.sharpness = sharpness
 """
+MORE = """
+import torch
+
+class Proxies(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.proxies = torch.nn.Linear(2, 3)
+        self.inner = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2, bias=False))
+        self.scale = torch.nn.Parameter(torch.ones(()))
+        self.scale_of = torch.nn.Parameter(torch.ones(()), requires_grad=False)
+
+class Unbuilt(torch.nn.Module):
+    def __init__(self, how):
+        raise {"lookup": KeyError("gone"), "exit": SystemExit(0), "lines": RuntimeError("one\\ntwo"),
+               "group": BaseExceptionGroup("g", [SystemExit()])}[how]
+
+number = 3
+"""
 SIZES = {"num_classes": 3, "embedding_dim": 2}
 
 
@@ -40,10 +59,14 @@ def plugin(tmp_path):
     def make(class_name, text=PULL, kind="loss", **values) -> Part:
         path = tmp_path / "plugin.py"
         path.write_text(text)
+        rates = {name: ResolvedValue(value=rate, source="a test") for name, rate in values.pop("rates", {}).items()}
         parameters = {name: ResolvedValue(value=value, source="a test") for name, value in values.items()}
         sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
         where = {"plugin": str(path), "plugin_sha256": sha256}
-        return Part(name="mine", title="Mine", kind=kind, class_name=class_name, parameters=parameters, **where)
+        return Part(
+            name="mine", title="Mine", kind=kind, class_name=class_name, parameters=parameters, learning_rates=rates,
+            **where,
+        )  # fmt: skip
 
     return make
 
@@ -139,3 +162,44 @@ def test_a_plugin_that_does_not_work_says_why(plugin, class_name, text, values, 
         build_loss(plugin(class_name, text, **values), SIZES)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_rate_holds_for_a_module_and_the_innermost_one_counts(plugin, make_protocol):
+    rates = {"proxies": 0.5, "inner": 0.25, "inner.1": 0.125}
+    criterion = build_loss(part := plugin("Proxies", MORE, rates=rates), SIZES)
+    cpu = torch.device("cpu")
+    workshop = Workshop(part, make_protocol(learning_rate=1e-5), TrainingSet(3, 6), 0, cpu, PhaseClock(cpu))
+    pairs = zip(criterion.named_parameters(), workshop.rates(criterion), strict=True)
+    assert {name: group["lr"] for (name, _), group in pairs} == {
+        "proxies.weight": 0.5, "proxies.bias": 0.5, "inner.0.weight": 0.25, "inner.0.bias": 0.25,
+        "inner.1.weight": 0.125, "scale": 1e-5, "scale_of": 1e-5,
+    }  # fmt: skip
+    assert at_networks_rate(criterion, part) == ["scale"]
+
+
+@pytest.mark.parametrize("name", ["prxies", "prox", "proxies.weigh", "weight", "proxies.", ""])
+def test_a_rate_that_holds_for_nothing_is_a_mistake(plugin, name):
+    with pytest.raises(UserError, match=r"^mine: learning_rates: unknown learned parameter .*valid: .*proxies\.weight"):
+        build_loss(plugin("Proxies", MORE, rates={name: 0.1}), SIZES)
+
+
+@pytest.mark.parametrize(
+    ("how", "what"),
+    [
+        ("lookup", "KeyError: 'gone'"),
+        ("exit", "SystemExit: 0"),
+        ("lines", "RuntimeError: one two"),
+        ("group", "BaseExceptionGroup: g"),
+    ],
+)
+def test_whatever_a_constructor_raises_is_one_line(plugin, how, what):
+    with pytest.raises(UserError, match=r"^mine: Unbuilt with ") as caught:
+        build_loss(plugin("Unbuilt", MORE, how=how), SIZES)
+    assert f"raises {what}" in str(caught.value)
+
+
+def test_a_class_that_is_none_and_a_file_that_exits(plugin):
+    with pytest.raises(UserError, match=r"plugin\.py: class: 'number' is no class but of type int"):
+        build_loss(plugin("number", MORE), SIZES)
+    with pytest.raises(UserError, match=r"plugin\.py: plugin: SystemExit: 0"):
+        build_loss(plugin("Pull", text="raise SystemExit(0)"), SIZES)

@@ -3,6 +3,7 @@
 import pandas as pd
 
 from dmlbench.analysis.groups import slug, without_paths
+from dmlbench.report.sources import NETWORKS_RATE
 from dmlbench.report.tables.table import Entry, Table
 
 
@@ -32,9 +33,12 @@ def _method(method: str, part: pd.DataFrame) -> Table:
         for row, where in _shared(part, keys)
     ]  # fmt: skip
     kinds = part.loc[part["implementation"] != "", ["part", "implementation"]].drop_duplicates()
-    variants = (": ".join(names) + "." for names in kinds.itertuples(index=False, name=None))
+    notes = [": ".join(names) + "." for names in kinds.itertuples(index=False, name=None)]
+    unrated = part.loc[part["source"] == NETWORKS_RATE, "parameter"].str.removeprefix("learning rate of ").unique()
+    if len(unrated):
+        notes.append(f"Of the loss's own parameters these learn at the network's rate: {', '.join(unrated)}.")
     columns = ("Parameter", "Part", "Value", "Dataset", "Source", "Published setting")
-    return Table(f"settings_{slug(method)}", method, columns, tuple(rows), tuple(variants))
+    return Table(f"settings_{slug(method)}", method, columns, tuple(rows), tuple(notes))
 
 
 def _protocol(protocol: str, values: pd.DataFrame) -> Table:
