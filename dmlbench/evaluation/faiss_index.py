@@ -83,7 +83,7 @@ def gpu_problem(number: int) -> str | None:
         return "this build of faiss has no GPU support"
     try:
         probe = subprocess.run(  # noqa: S603 - our own interpreter and text
-            [sys.executable, "-c", _PROBE, str(number)],
+            [sys.executable, "-P", "-c", _PROBE, str(number)],
             capture_output=True,
             text=True,
             timeout=120,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from dmlbench.cli import main
+from dmlbench.cli import ENVIRONMENT, main
 
 # A network and images small enough that an epoch takes half a second.
 TINY = (
@@ -63,6 +63,8 @@ def in_process(
     for name in os.environ.keys() - environment.keys():
         monkeypatch.delenv(name)
     monkeypatch.setenv("XDG_CACHE_HOME", environment["XDG_CACHE_HOME"])
+    for name, value in (ENVIRONMENT | {"PYTHONIOENCODING": ""}).items():  # the function sets them: undone at the end
+        monkeypatch.setenv(name, value)
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         monkeypatch.setattr(sys, "argv", ["dmlbench", *arguments])
