@@ -244,8 +244,7 @@ def _dry_run(console: "SafeConsole", cells: "Sequence[Cell]", todo: "Sequence[Ce
         names_ = (cell.method.name, cell.dataset.name, cell.protocol.name)
         table.add_row(*names_, str(cell.seed), cell.hash[:8], execution.store.state(cell))
     console.print(table)
-    damaged = execution.store.damaged()
-    print_damaged(console, damaged)
+    damaged = print_damaged(console, execution.store, cells)
     if not todo:
         console.print(f"0 of {counted(len(cells), 'cell')} to run")
         return 1 if damaged else 0

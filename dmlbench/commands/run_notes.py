@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from dmlbench.damaged import Damaged, attempt
 from dmlbench.machine import usable_cores
 from dmlbench.matrix import Execution, rivals, worker_devices
 from dmlbench.spec import Cell
@@ -41,7 +42,9 @@ def _of_other_specs(todo: Sequence[Cell], execution: Execution) -> list[str]:
     if not found:
         return []
     cell, folder = found[0]
-    which = f"such as {folder} ({differences(read_spec(folder), cell)})"
+    spec = attempt(read_spec, folder)
+    differ = "its spec.yaml cannot be read" if isinstance(spec, Damaged) else differences(spec, cell)
+    which = f"such as {folder} ({differ})"
     many = f"{counted(len(found), 'result')} here {inflected(len(found), 'has', 'have')}"
     remedy = "`dmlbench report` will want them deleted, or this run in another --results"
     return [f"note: {many} another spec under names of this run, {which}; {remedy}"]

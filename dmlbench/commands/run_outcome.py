@@ -43,16 +43,18 @@ def print_unfinished(console: SafeConsole, store: Store, cells: Sequence[Cell]) 
     if open_:
         of = f"{open_} of {counted(len(cells), 'cell')} {inflected(open_, 'has', 'have')} not ended"
         console.print(f"{of}; the same command goes on with {inflected(open_, 'it', 'them')}")
-    damaged = {found.place: found for _, found in records if isinstance(found, Damaged)}
-    damaged = damaged | {found.place: found for found in store.damaged() if found.place not in damaged}
-    print_damaged(console, list(damaged.values()))
+    damaged = print_damaged(console, store, cells)
     return 0 if all(state == "done" for state in states.values()) and not damaged else 1
 
 
-def print_damaged(console: SafeConsole, damaged: Sequence[Damaged]) -> None:
-    """Name the results that were left out."""
+def print_damaged(console: SafeConsole, store: Store, cells: Sequence[Cell]) -> int:
+    """Name the results of these cells, and all others of the folder, that are left out; how many they are."""
+    own = [found for cell in cells if isinstance(found := store.record(cell), Damaged)]
+    places = {found.place for found in own}
+    damaged = [*own, *(found for found in store.damaged() if found.place not in places)]
     for found in damaged:
         console.say(f"left out: {found.reason}")
+    return len(damaged)
 
 
 def _print_failed(console: SafeConsole, failed: Sequence[tuple[Cell, Record]], of: int) -> None:

@@ -147,6 +147,11 @@ def test_a_damaged_cell_of_the_matrix_itself_is_kept_and_the_rest_runs(in_proces
     assert named(done.stdout, "summary.json") == {"summary.json": 1}
     assert summary.read_text() == "{"
     assert len(list((tmp_path / "runs").rglob("summary.json"))) == 2
+    one, two = sorted((tmp_path / "runs").rglob("seed*"))
+    shutil.copy(two / "summary.json", one / "summary.json")
+    dry = in_process(*run, *tiny, "--seeds", "2", "--dry-run")
+    assert dry.returncode == 1
+    assert dry.stdout.count("is the result of cell") == 1
 
 
 def test_tune_names_a_damaged_trial_and_goes_on_with_the_others(in_process: Command, tmp_path: Path) -> None:
