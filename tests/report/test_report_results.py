@@ -48,7 +48,7 @@ def test_hostile_method_names_stay_names(tmp_path):
     assert any(HOSTILE in word for word in page.words)
     assert "<script>" not in (report / "report.md").read_text().replace(r"\<script\>", "")
     (table,) = [path.read_text() for path in (report / "tables").glob("accuracy_*_last.tex")]
-    assert r"\$x\$ \{\{7*7\}\} \_\%\&" in table
+    assert r"\$x\$ \{\{7*7\}\} \_\%\&" in table.replace(r"\allowbreak{}", "")
 
 
 def test_two_specs_of_one_cell_are_an_error_that_names_both_folders(tmp_path):
