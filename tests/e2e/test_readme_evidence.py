@@ -8,8 +8,9 @@ import pytest
 from scipy.stats import t
 
 from dmlbench import load_results
+from dmlbench.analysis.groups import arrange
 from dmlbench.analysis.statistics import holm, t_interval
-from dmlbench.report.naming import metric_name, p_value, percent, points
+from dmlbench.report.naming import p_value, percent, points
 from dmlbench.report.page import render
 from dmlbench.tuned import default_path, read_tuned
 
@@ -55,12 +56,17 @@ def mean(values: pd.Series) -> str:
 
 
 def test_glyphs(text: str, results: pd.DataFrame) -> None:
-    last = results[(results["dataset"] == "glyphs") & (results["selection"] == "last")]
-    assert last.groupby("method").size().to_dict() == {"ms": 6, "ms+obdsd": 6}
-    for method, metric in (("ms", "recall_at_1"), ("ms+obdsd", "recall_at_1"), ("ms", "map_at_r"), ("ms+obdsd", "nmi")):
-        assert mean(last[last["method"] == method][metric]) in text, metric_name(metric)
-    row = next(row for row in rows("glyphs", "Evidence in R@1") if row[:2] == ["ms+obdsd", "ms"])
-    assert row[3].replace("*", "") in text
+    last = arrange(results[(results["dataset"] == "glyphs") & (results["selection"] == "last")])
+    methods = ("ms", "ms+obdsd", f"ms+obdsd{EVAL}")
+    assert last.groupby("method").size().to_dict() == dict.fromkeys(methods, 6)
+    assert len(set(last["kind"])) == 1
+    evidence = {row[0]: row for row in rows("glyphs", "Evidence in R@1") if row[1] == "ms"}
+    for method in methods:
+        own = last[last["method"] == method]
+        found = [mean(own[metric]) for metric in ("recall_at_1", "map_at_r", "nmi")]
+        compared = evidence[method][3].replace("*", "") if method in evidence else ""
+        assert f"| `{method}` | {found[0]} | {compared} | {found[1]} | {found[2]} |".replace("|  |", "| |") in text
+    row = evidence["ms+obdsd"]
     assert f"p {row[4]}; sign-flip {row[5]}" in text
 
 
