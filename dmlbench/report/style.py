@@ -3,6 +3,7 @@
 Tuned values give a method no look of its own: labels and titles of panels say so.
 """
 
+import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -74,8 +75,8 @@ class Look:
     @classmethod
     def of(cls, bases: Iterable[str], modifiers: Iterable[str]) -> "Look":
         """Fixed places for the known names; others take the free ones in order of their name."""
-        signs = _places(map(_trained, modifiers), _numbered(MODIFIERS), MODIFIERS)
-        return cls(_places(map(with_files_values, bases), KNOWN_COLOURS, BASES), signs)
+        signs = _places(map(_trained, modifiers), _numbered(MODIFIERS), MODIFIERS, len(MARKERS))
+        return cls(_places(map(with_files_values, bases), KNOWN_COLOURS, BASES, len(PALETTE)), signs)
 
     def colour(self, base: str) -> str:
         """Colour of a base and of all methods built on it."""
@@ -108,7 +109,15 @@ def _numbered(names: tuple[str, ...]) -> dict[str, int]:
     return {name: place for place, name in enumerate(names)}
 
 
-def _places(names: Iterable[str], fixed: dict[str, int], order: tuple[str, ...]) -> dict[str, int]:
+def _places(names: Iterable[str], fixed: dict[str, int], order: tuple[str, ...], count: int) -> dict[str, int]:
+    """A place for every name, of which `count` differ: a name with settings has that of its plain one where free."""
     present = sorted(set(names), key=lambda name: rank(name, order))
-    free = iter(range(len(fixed), len(fixed) + len(present)))
-    return {name: fixed[name] if name in fixed else next(free) for name in present}
+    places = {name: fixed[name] for name in present if name in fixed}
+    for name in present:
+        plain = name.partition("{")[0]
+        if name not in places and fixed.get(plain, -1) not in {-1, *places.values()}:
+            places[name] = fixed[plain]
+    # New places first, then those of known names that are not here; the first is the base's own.
+    wanted = (*range(len(fixed), count), *range(1, len(fixed)))
+    free = itertools.chain((place for place in wanted if place not in set(places.values())), itertools.count(count))
+    return places | {name: next(free) for name in present if name not in places}

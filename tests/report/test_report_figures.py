@@ -109,6 +109,16 @@ def test_known_names_keep_their_signs_in_every_report():
         assert len({signs(name) for name in MODIFIERS}) == len(MODIFIERS)
 
 
+def test_a_modifier_with_settings_looks_like_its_plain_one_unless_both_are_there():
+    plain = Look.of(["ms"], ["", "psd", "obdsd"])
+    alone = Look.of(["ms"], ["", "psd{teacher_mode=eval}", "obdsd{teacher_mode=eval}", "s2sd", "dm2"])
+    for name in ("psd", "obdsd"):
+        assert alone.marker(f"{name}{{teacher_mode=eval}}") == plain.marker(name)
+    everything = ["", *MODIFIERS[1:6], "psd{teacher_mode=eval}", "obdsd{teacher_mode=eval}", "mine"]
+    both = Look.of(["ms"], everything)
+    assert len({both.marker(name) for name in everything}) == len(everything)
+
+
 def test_tuned_values_give_a_method_no_look_of_its_own():
     names = ["psd", "dm2{ensemble}", "psd{tuned}", "dm2{ensemble}{tuned}"]
     look = Look.of(["ms", "ms{tuned}"], ["", *names])
