@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 from dmlbench.errors import UserError, unknown_name
 from dmlbench.method_file import AnyFile, MethodFile, Parameter, PinnedFile, PublishedFor, file_model
 from dmlbench.parameters import DISTILLATION_PARAMETERS, LEARNED, LOSS_PARAMETERS, LearningRate
 from dmlbench.schema import path_of, read_yaml, validate
-from dmlbench.spec import NETWORK_RATE, ResolvedValue
+from dmlbench.spec import NETWORK_RATE, ResolvedValue, rate_of
 
 
 @dataclass(frozen=True)
@@ -50,11 +49,6 @@ def _check_searches(file: MethodFile, values: dict[str, ResolvedValue], path: Pa
     for each in (0, -1):  # a class may bound several values together
         together = {n: values[n].model_copy(update={"value": search.ends()[each]}) for n, search in searched.items()}
         checked(file, values | together, f"{path}: search")
-
-
-def parameter_model(file: MethodFile) -> Any:  # noqa: ANN401 - a Section class, or None for a plugin
-    """The registered class's parameter schema; None where a plugin's constructor decides."""
-    return (LOSS_PARAMETERS if file.kind == "loss" else DISTILLATION_PARAMETERS).get(file.class_name)
 
 
 def checked(file: MethodFile, values: dict[str, ResolvedValue], where: str) -> dict[str, ResolvedValue]:
@@ -99,11 +93,6 @@ def check_rates(rates: Iterable[str], learned: Iterable[str], where: str) -> Non
     for name in rates:
         if not any(rate_of(parameter, [name]) for parameter in learned):
             raise unknown_name("learned parameter", name, learned, where=f"{where}: learning_rates")
-
-
-def rate_of(parameter: str, rates: Iterable[str]) -> str | None:
-    """Which rate holds for a parameter: its own, else that of the innermost module which has one; None for none."""
-    return max((name for name in rates if f"{parameter}.".startswith(f"{name}.")), key=len, default=None)
 
 
 def plugin(file: MethodFile, folder: Folder) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """The network: a backbone (conv4, timm or torchvision), pooling, and a linear embedding head, L2-normalised."""
 
+import copy
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -125,4 +126,19 @@ def _feature_count(name: str, backbone: nn.Module, image: InputSpec) -> int:
     backbone.train()
     if not isinstance(features, Tensor) or features.ndim != 2:
         raise UserError("model.backbone: gives no flat feature vector", hint="choose another backbone or pooling")
+    _check_training_mode(name, backbone, image)
     return int(features.shape[1])
+
+
+def _check_training_mode(name: str, backbone: nn.Module, image: InputSpec) -> None:
+    """Raise UserError for a network that gives something else in training mode, such as auxiliary outputs."""
+    if name == "conv4":
+        return
+    with torch.random.fork_rng(devices=[]):  # of a copy, with streams of its own: BatchNorm and dropout leave no trace
+        try:
+            features = copy.deepcopy(backbone)(torch.zeros(2, image.channels, image.size, image.size))
+        except Exception as error:  # whatever a library's network raises
+            raise UserError(f"model.backbone: {name} cannot be trained ({reason_of(error)})") from error
+    if not isinstance(features, Tensor):
+        what = f"gives {type(features).__name__} in training mode, no feature vector"
+        raise UserError(f"model.backbone: {name} {what}", hint="choose another backbone")

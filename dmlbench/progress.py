@@ -43,8 +43,9 @@ def _safe(text: str) -> str:
 
 def plain_or_wide(*, stderr: bool = False) -> SafeConsole:
     """A console: as wide as the terminal, or wide enough for tables where there is none."""
-    console = SafeConsole(stderr=stderr, highlight=False, soft_wrap=False)
-    return console if console.is_terminal else SafeConsole(stderr=stderr, highlight=False, width=140)
+    # Without markup: a name in square brackets is a name.
+    console = SafeConsole(stderr=stderr, highlight=False, markup=False, soft_wrap=False)
+    return console if console.is_terminal else SafeConsole(stderr=stderr, highlight=False, markup=False, width=140)
 
 
 class Display:
@@ -57,7 +58,7 @@ class Display:
         self.started: dict[str, float] = {}
         self.bars: dict[str, TaskID] = {}
         self.progress = Progress(
-            TextColumn("{task.description}", justify="left"),
+            TextColumn("{task.description}", justify="left", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TextColumn("{task.fields[figures]}"),
@@ -66,7 +67,7 @@ class Display:
             console=console,
             disable=not console.is_terminal,
         )
-        self.all = self.progress.add_task("[bold]all cells", total=cells, figures="")
+        self.all = self.progress.add_task("all cells", total=cells, figures="")
 
     def __enter__(self) -> Self:
         self.progress.start()

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 LIBRARIES = ("torch", "torchvision", "timm", "numpy", "pillow", "simplejpeg", "scikit-learn", "faiss-gpu", "faiss-cpu")
 # What a number depends on. The report, the runner and the command line may change without changing any.
 TRAINING_PATH = (
-    "backbones.py", "cell.py", "dataset_spec.py", "models.py", "randomness.py", "selection.py", "spec.py", "timings.py",
-    "data", "distillation", "evaluation", "losses", "training",
+    "backbones.py", "cell.py", "dataset_spec.py", "model_kwargs.py", "models.py", "pretrained.py", "randomness.py",
+    "selection.py", "spec.py", "timings.py", "data", "distillation", "evaluation", "losses", "training",
 )  # fmt: skip
 
 # Instructions, too: records of before `machine` told generations of processors apart are still read.

@@ -6,6 +6,7 @@ models are read, never changed. Titles, sources and other prose never enter the 
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -152,6 +153,11 @@ class ResolvedValue(Section):
     transferred_from: tuple[str, ...] = ()
 
 
+def rate_of(parameter: str, rates: Iterable[str]) -> str | None:
+    """Which rate holds for a parameter: its own, else that of the innermost module which has one; None for none."""
+    return max((name for name in rates if f"{parameter}.".startswith(f"{name}.")), key=len, default=None)
+
+
 class Part(Section):
     """A loss or a distillation with every value resolved.
 
@@ -184,10 +190,23 @@ class Part(Section):
         """What `--set` may change, by name: the parameters, and a teacher's mode."""
         return self.values() | ({TEACHER_MODE: self.teacher_mode} if self.runs_teacher else {})
 
-    def rates(self) -> dict[str, float]:
-        """Learning rates of the part's own learned parameters by name; those at the network's rate are left out."""
+    def rates(self) -> dict[str, float | str]:
+        """Learning rates by the name of a learned parameter, or of a module for all that it holds.
+
+        `network` stands there only where it is an exception from a module's rate: elsewhere it is the default.
+        """
         stated = {name: resolved.value for name, resolved in self.learning_rates.items()}
-        return {name: float(value) for name, value in stated.items() if value != NETWORK_RATE}
+        return {
+            name: float(value) if value != NETWORK_RATE else NETWORK_RATE
+            for name, value in stated.items()
+            if value != NETWORK_RATE or rate_of(name, [other for other in stated if other != name])
+        }
+
+    def rate(self, parameter: str, network: float) -> float:
+        """The learning rate of a learned parameter; `network` is the network's."""
+        rates = self.rates()
+        value = rates.get(rate_of(parameter, rates) or "", NETWORK_RATE)
+        return network if isinstance(value, str) else value
 
     def identity(self) -> dict[str, Any]:
         """What enters the hash: values, not where they come from."""

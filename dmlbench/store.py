@@ -157,19 +157,24 @@ def read_summary(folder: Path) -> dict[str, Any] | None:
         UserError: where the file is not a summary, or of a version this dmlbench does not know.
     """
     summary = summary_as_written(folder)
-    if summary is None or TEACHER_MODE in summary.get("cell", {}):
+    if summary is None or TEACHER_MODE in summary["cell"]:
         return summary
-    return summary | {"cell": _completed(folder, summary.get("cell", {}))}
+    return summary | {"cell": _completed(folder, summary["cell"])}
 
 
 def _completed(folder: Path, cell: dict[str, Any]) -> dict[str, Any]:
-    """A cell's place in tables as today's `Cell.index` gives it; one whose spec cannot be read keeps what it has."""
-    if cell.get("modifier"):
-        try:
-            cell = cell | read_spec(folder).index()
-        except UserError:  # it is told where the spec is needed
-            return cell
-    marks = [TUNED_MARK.sub(lambda found: tuned_mark(found[1]), mark) for mark in cell.get("marks", [])]
+    """A cell's place in tables as today's `Cell.index` gives it.
+
+    Raises:
+        UserError: where only the spec could tell a teacher's mode, and it cannot be read or is of another cell.
+    """
+    if cell["modifier"]:
+        spec = read_spec(folder)
+        if spec.hash != cell["hash"]:
+            raise UserError(f"{folder / 'summary.json'}: is of cell {cell['hash']}, not of its spec's", hint=AGAIN)
+        index = spec.index()
+        cell = cell | {key: index[key] for key in (TEACHER_MODE, "variant", "marks")}
+    marks = [TUNED_MARK.sub(lambda found: tuned_mark(found[1]), mark) for mark in cell["marks"]]
     return {TEACHER_MODE: ""} | cell | {"marks": marks}
 
 

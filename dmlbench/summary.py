@@ -66,6 +66,8 @@ class Environment(_Part):
 
     machine: Text | None = None
     device: Text | None = None
+    gpu: Text | None = None
+    cpu: Text | None = None
     processes: Annotated[int, Ge(1), Le(10**6)] | None = None
     data_workers: Annotated[int, Ge(0), Le(10**6)] | None = None
     system_metrics: int | bool | None = None
@@ -132,6 +134,7 @@ class Summary(_Part):
     total_s: Duration = 0.0
     resumed: list[Count] = Field(default_factory=list)
     initial_weights: Name | None = None
+    at_networks_rate: list[Name] = Field(default_factory=list)
     dataset: Data | None = None
     selections: dict[SelectionName, Selection] | None = None
     timing: Timing | None = None

@@ -270,3 +270,26 @@ def test_imagenet_mobilenet():
     given = read_weights(MOBILENET)
     loaded = model.backbone.state_dict()
     assert all(torch.equal(loaded[key], value.to(loaded[key].dtype)) for key, value in given.items())
+
+
+@pytest.mark.filterwarnings("ignore:The default weight init")
+@pytest.mark.parametrize("backbone", ["torchvision:googlenet", "torchvision:inception_v3"])
+def test_a_network_with_auxiliary_outputs_is_refused_before_training(backbone):
+    image = InputSpec(channels=3, size=96, resize=96, mean=(0.5,) * 3, std=(0.25,) * 3, augmentation="none")
+    with pytest.raises(UserError, match=r"^(model\.backbone|input\.size): "):
+        build_model(ModelSpec(backbone=backbone, embedding_dim=8), image)
+
+
+def test_looking_at_training_mode_changes_no_weight_statistic_or_stream():
+    image = InputSpec(channels=3, size=32, resize=32, mean=(0.5,) * 3, std=(0.25,) * 3, augmentation="none")
+    torch.manual_seed(0)
+    built = build_model(ModelSpec(backbone="torchvision:resnet18", embedding_dim=8), image)
+    after = torch.get_rng_state()
+    torch.manual_seed(0)
+    plain = torchvision_models.resnet18()
+    nn.Linear(512, 8)  # the head
+    assert torch.equal(torch.get_rng_state(), after)
+    expected = {name: tensor for name, tensor in plain.state_dict().items() if not name.startswith("fc")}
+    found = built.backbone.state_dict()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())

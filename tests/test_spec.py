@@ -282,6 +282,24 @@ def test_index_names_the_cell_and_its_protocol(cell):
     assert base.index()["protocol_hash"] == index["protocol_hash"]
 
 
+def rates(cell, **given):
+    stated = {name.replace("_", "."): ResolvedValue(value=value, source="a test") for name, value in given.items()}
+    return with_loss(cell, learning_rates=stated)
+
+
+def test_the_innermost_rate_holds_also_the_networks(cell):
+    part = rates(cell, head=0.5, head_inner="network").method.loss
+    assert part.rate("head.weight", network=0.001) == 0.5
+    assert part.rate("head.inner.weight", network=0.001) == 0.001
+    assert part.rate("headless", network=0.001) == 0.001
+
+
+def test_the_networks_rate_enters_the_hash_only_as_an_exception(cell):
+    plain = rates(cell, head=0.5)
+    assert rates(cell, head=0.5, head_inner="network").hash != plain.hash
+    assert rates(cell, head=0.5, other="network").hash == plain.hash  # the default, stated
+
+
 def test_a_spec_without_a_teachers_mode_is_of_one_in_eval_mode(cell):
     """Such specs were written when there was no other, and what they ran with can be asked for today."""
     assert cell.method.distillation.teacher_mode == "eval"

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from dmlbench.claims import claim
+from dmlbench.damaged import Damaged
 from dmlbench.errors import StorageError, UserError
 from dmlbench.registry import tuned_mark
 from dmlbench.spec import EVAL_TEACHER
@@ -223,3 +224,29 @@ def test_a_summary_of_an_earlier_release_is_filled_in(name, mode, store, make_ce
     assert (EVAL_TEACHER in found["marks"]) is taught
     assert (tuned_mark("8") in found["marks"]) is (name == "ms")
     assert summary_as_written(writer.folder)["cell"] == old
+
+
+def old_summary(store, cell):
+    """A result of an earlier release: nothing in it tells a teacher's mode."""
+    writer = begin(store, cell)
+    writer.finish(ended(cell) | {"cell": {k: v for k, v in cell.index().items() if k != "teacher_mode"}})
+    return writer.folder
+
+
+def test_an_earlier_result_of_another_cell_stays_one(store, make_cell):
+    one, other = (old_summary(store, make_cell("ms+psd", seed=seed)) for seed in range(2))
+    (one / "summary.json").write_bytes((other / "summary.json").read_bytes())
+    with pytest.raises(UserError, match="is of cell"):
+        read_summary(one)
+    assert isinstance(store.record(make_cell("ms+psd", seed=0)), Damaged)
+
+
+def test_an_earlier_result_whose_spec_is_lost_is_damaged(store, make_cell):
+    """It may be of a teacher in eval mode, and would stand among those in training mode."""
+    folder = old_summary(store, make_cell("ms+psd"))
+    (folder / "spec.yaml").write_text("nothing")
+    with pytest.raises(UserError, match=r"spec\.yaml"):
+        read_summary(folder)
+    base = old_summary(store, make_cell("ms"))
+    (base / "spec.yaml").write_text("nothing")
+    assert read_summary(base)["cell"]["variant"] == ""

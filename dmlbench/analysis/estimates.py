@@ -4,7 +4,7 @@ from dataclasses import asdict
 
 import pandas as pd
 
-from dmlbench.analysis.groups import GROUP, done
+from dmlbench.analysis.groups import GROUP, done, joined_marks
 from dmlbench.analysis.statistics import t_interval
 from dmlbench.readouts import MEAN
 from dmlbench.summary import COLUMNS, INDEX
@@ -36,6 +36,8 @@ def seed_values(arranged: pd.DataFrame) -> pd.DataFrame:
     if not metrics:
         return pd.DataFrame(columns=[*names, "metric", "value"])
     rows = done(arranged)
+    # A method has the marks of all of its cells: releases differ in what they mark, and one hash is one method.
+    rows = rows.assign(marks=rows.groupby([*GROUP, "method"])["marks"].transform(joined_marks))
     long = rows.assign(units=_units(rows)).melt(names, metrics, var_name="metric").dropna(subset=["value"])
     long = long.astype({"value": float}).reset_index(drop=True)
     return long.assign(units=long["units"].where(long["metric"].str.startswith("recall_at_")))

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 @click.option(
     "--embeddings",
-    type=click.Path(path_type=Path),
+    type=PATH,
     metavar="FILE",
     help="Write the test embeddings, with each image's path and class, to this .safetensors file; never over one.",
 )
@@ -65,7 +65,7 @@ def _evaluate(
 ) -> dict[str, Any]:
     from dmlbench.errors import UserError
     from dmlbench.matrix import data_folder
-    from dmlbench.store import read_spec
+    from dmlbench.store import read_spec, read_summary
 
     if not (folder / "spec.yaml").is_file():
         hint = "name one such as results/runs/PROTOCOL/DATASET/METHOD/seed0-1234abcd; see `dmlbench status`"
@@ -80,7 +80,7 @@ def _evaluate(
     import torch
 
     from dmlbench.data.catalogue import dataset_info
-    from dmlbench.data.images import load_dataset, split_classes
+    from dmlbench.data.images import load_dataset
     from dmlbench.data.ready import dataset_spec, prepare
     from dmlbench.models import build_model, load_networks
     from dmlbench.training.device import prepare as prepare_process
@@ -95,9 +95,9 @@ def _evaluate(
     torch.manual_seed(0)
     untrained = cell.protocol.model.model_copy(update={"weights": None, "weights_sha256": None})
     networks = load_networks(lambda: build_model(untrained, cell.protocol.input).to(where), weights)
-    data = load_dataset(spec, given, _say)
-    classes = len(split_classes(data.train, cell.protocol.validation.classes)[0].class_names)
-    evaluator = Evaluator(data.test, cell.protocol, cell.seed, where, training_classes=classes)
+    classes = ((read_summary(folder) or {}).get("dataset") or {}).get("train_classes")
+    test = load_dataset(spec, given, _say).test
+    evaluator = Evaluator(test, cell.protocol, cell.seed, where, training_classes=classes)
     return _score(evaluator, networks, weights, embeddings)
 
 

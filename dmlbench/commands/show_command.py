@@ -46,7 +46,7 @@ def command(
         family=spec.family,
     )
     console = plain_or_wide()
-    console.print(f"[bold]{resolved.name}[/bold] on {dataset} under {spec.name}")
+    console.print(f"{resolved.name} on {dataset} under {spec.name}", style="bold")
     for mark in resolved.marks:
         console.print(f"note: {mark}", markup=False)
     for part in (resolved.loss, resolved.distillation):

@@ -97,7 +97,7 @@ def fetch(
 ) -> None:
     """Download an archive unless the destination already holds it; only verified contents get the final name.
 
-    What a broken transfer brought stays beside the destination as ``.part``, and the next call goes on from there.
+    What a broken transfer brought stays beside the destination, hidden, and the next call goes on from there.
 
     Args:
         url: An http or https address.
@@ -133,7 +133,7 @@ def _holds(path: Path, checksum: str) -> bool:
 def _download(source: _Source, destination: Path, log: Log, progress: Progress) -> None:
     """Append to the partial file; rename it after checksum and fsync."""
     url, checksum = source.url, source.checksum
-    partial = destination.with_name(destination.name + ".part")
+    partial = destination.with_name(f".{destination.name}.dmlbench.part")  # NAME.part may be a browser's
     if destination.exists():
         if not destination.absolute().is_relative_to(cache_dir().absolute()):  # somebody's own
             hint = "move it away, and the same command downloads the published one"

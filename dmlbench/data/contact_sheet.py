@@ -89,5 +89,5 @@ def _is_sheet(path: Path) -> bool:
     try:
         with Image.open(path, formats=["PNG"]) as opened:
             return not path.is_symlink() and MARK.items() <= opened.info.items()
-    except (OSError, SyntaxError, ValueError):
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return False

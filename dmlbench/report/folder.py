@@ -93,7 +93,7 @@ def replacing(target: Path) -> Iterator[Path]:
         reason = error.strerror or error
         raise UserError(f"{target}: cannot be written ({reason})", hint="give another --output") from error
     finally:
-        with suppress(OSError):
+        with suppress(OSError, UserError):
             _restore(target)
         shutil.rmtree(staged, ignore_errors=True)  # made by this call, and only if it is still there
 
@@ -104,6 +104,7 @@ def _aside(target: Path) -> Path:
 
 def _restore(target: Path) -> None:
     if _kind(_aside(target)) is not None and _kind(target) is None:
+        check_replaceable(_aside(target))  # somebody else's folder of that name stays where it is
         _aside(target).rename(target)
 
 

@@ -78,8 +78,8 @@ def render(
     sources.check_one_spec(arranged, specs)  # first: it can say what differs
     check_unambiguous(arranged)
     with mapping(workers if len(groups(done(arranged))) > 1 else 1) as each:
-        images, margins = sources.other_images(arranged, specs), sources.tuning_margins(results_root, arranged, specs)
-        numbers = Numbers.of(arranged, history, images, margins)
+        margins = sources.tuning_margins(results_root, arranged, specs, left_out)
+        numbers = Numbers.of(arranged, history, sources.other_images(arranged, specs), margins)
         queries = Queries.of(arranged, tell, left_out)
         if panels:
             queries.check_images(panels)

@@ -15,7 +15,7 @@ from dmlbench.readouts import whole
 from dmlbench.spec import Cell, Part, digest, protocol_identity
 from dmlbench.spec_difference import differences
 from dmlbench.store import Store, folder_state, read_spec, read_summary
-from dmlbench.tuned import default_path, read_tuned
+from dmlbench.tuned import Tuned, TunedFile, default_path, identity_of, read_tuned
 from dmlbench.wording import counted
 
 Specs = Mapping[str, Cell]
@@ -86,20 +86,36 @@ def other_images(arranged: pd.DataFrame, specs: Specs) -> dict[Group, str]:
     return found
 
 
-def tuning_margins(results_root: Path, arranged: pd.DataFrame, specs: Specs) -> dict[tuple[str, ...], str]:
+def tuning_margins(
+    results_root: Path, arranged: pd.DataFrame, specs: Specs, damaged: OnDamaged
+) -> dict[tuple[str, ...], str]:
     """By how much tuned values were chosen, in words, by protocol, dataset and method; from the folder's tuned.yaml.
 
-    An entry of other values than a cell was trained with says nothing of it and is passed over.
+    An entry that was found for something else, or has other values than a cell was trained with, says nothing of it.
+    A file that cannot be read is given to `damaged`.
     """
     path = default_path(results_root)
-    entries = {entry.place[:3]: entry for entry in read_tuned(path).entries} if path.is_file() else {}
+    read = attempt(read_tuned, path) if path.is_file() else TunedFile()
+    if isinstance(read, Damaged):
+        damaged(read)
+        return {}
     found: dict[tuple[str, ...], str] = {}
     for cell in done(arranged).drop_duplicates("folder").to_dict("records"):
         spec = specs[cell["folder"]]
-        entry = entries.get((spec.protocol.name, spec.dataset.name, spec.method.name))
-        if entry and spec.method.tuned and entry.margin and dict(entry.values).items() <= spec.method.values().items():
-            found[cell["protocol"], cell["dataset"], cell["method"]] = entry.margin
+        if spec.method.tuned and (margin := next(filter(None, (_margin(entry, spec) for entry in read.entries)), "")):
+            found[cell["protocol"], cell["dataset"], cell["method"]] = margin
     return found
+
+
+def _margin(entry: Tuned, cell: Cell) -> str:
+    """By how much an entry's values were chosen, if it is that of a cell; else empty."""
+    identity = identity_of(cell.method, cell.dataset, cell.protocol)
+    same = (entry.protocol, entry.dataset, entry.method) == (cell.protocol.name, cell.dataset.name, cell.method.name)
+    same = same and (entry.dataset_version, entry.protocol_hash) == (
+        identity["dataset_version"],
+        identity["protocol_hash"],
+    )
+    return entry.margin if same and dict(entry.values).items() <= cell.method.values().items() else ""
 
 
 def settings(arranged: pd.DataFrame, specs: Specs) -> pd.DataFrame:

@@ -13,7 +13,7 @@ LIMITS = {
 }
 SQLITE = "sqlite:///"
 ARTIFACTS = "mlruns"  # as MLflow names it
-PASSWORD = re.compile(r"(?<=://)(?P<user>[^\s/:@]*):[^\s/]*@")
+PASSWORD = re.compile(r"(?<=://)(?P<user>[^\s/:@]*):[^\s]*@")  # a password may hold a slash, or an @
 NAMES = r"[\w.-]*(?:token|passw|pwd|secret|api_?key|access_?key|signature|credential)[\w.-]*"
 TOKEN = re.compile(rf"(?P<name>[?&]{NAMES}=)[^&\s'\")]+", re.IGNORECASE)
 SECRET_VARIABLES = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")

@@ -13,7 +13,7 @@ from torch.nn.functional import normalize
 
 from dmlbench.data.images import Split
 from dmlbench.data.loader import EvaluationBatches
-from dmlbench.errors import DivergedError
+from dmlbench.errors import DivergedError, UserError
 from dmlbench.evaluation import clustering_metrics, geometry_metrics, retrieval_metrics, revisiting_nmi
 from dmlbench.randomness import stream_seed
 from dmlbench.spec import ProtocolSpec
@@ -30,6 +30,9 @@ class Evaluator:
         device: Where the network is.
         data_workers: Processes that load images.
         training_classes: How many the network learns, for the NMI of Roth et al. where the protocol asks for it.
+
+    Raises:
+        UserError: where that NMI cannot be measured on the split.
     """
 
     def __init__(
@@ -42,6 +45,12 @@ class Evaluator:
         *,
         training_classes: int | None = None,
     ) -> None:
+        if protocol.evaluation.nmi_revisiting and training_classes and training_classes > len(split.labels):
+            raise UserError(
+                f"evaluation.nmi_revisiting: needs {training_classes} clusters, the number of training classes, and "
+                f"{len(split.labels)} test images are too few",
+                hint="--set evaluation.nmi_revisiting=false",
+            )
         self.split, self.labels = split, split.labels
         self.batches = EvaluationBatches(split, protocol, device=device, data_workers=data_workers)
         self.evaluation = protocol.evaluation

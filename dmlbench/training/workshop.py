@@ -12,10 +12,10 @@ from torch import nn
 
 from dmlbench.errors import UserError
 from dmlbench.losses import LOSSES
-from dmlbench.method_loading import check_rates, rate_of
+from dmlbench.method_loading import check_rates
 from dmlbench.models import EmbeddingModel, build_model
 from dmlbench.randomness import stream_seed
-from dmlbench.spec import Part, ProtocolSpec, TrainingSpec
+from dmlbench.spec import Part, ProtocolSpec, TrainingSpec, rate_of
 from dmlbench.training.clock import PhaseClock
 from dmlbench.training.member import Member
 
@@ -78,10 +78,9 @@ class Workshop:
 
     def rates(self, criterion: nn.Module) -> Groups:
         """Adam's groups of what a loss learns. As in Roth et al.'s code, weight decay leaves it alone."""
-        rates, default = self.loss.rates(), self.protocol.training.learning_rate
         for name, parameter in criterion.named_parameters():
-            own = rate_of(name, rates)
-            yield {"params": [parameter], "lr": default if own is None else rates[own], "weight_decay": 0.0}
+            rate = self.loss.rate(name, self.protocol.training.learning_rate)
+            yield {"params": [parameter], "lr": rate, "weight_decay": 0.0}
 
     def member(self, network: Network, extra: Groups = (), *, view: int = 0, period: int = 1) -> Member:
         """A member with its optimiser, which also learns the `extra` groups of parameters."""

@@ -127,10 +127,11 @@ def _score(records: Sequence[Record | Damaged | None]) -> float | None:
 
 
 def _queries(subject: Subject, study: Study, execution: matrix.Execution) -> int | None:
-    """How many held-out images a trial is scored by."""
+    """How many queries a trial is scored by: an image alone in its class is none."""
     trial = next(trial for trial in study.trials() if trial.score is not None)
     record = execution.store.record(subject.cells(trial.number, trial.values)[0])
-    return record.summary["dataset"].get("test_images") if isinstance(record, Record) else None
+    queries = record.summary["selections"]["last"]["metrics"].get("queries") if isinstance(record, Record) else None
+    return None if queries is None else int(queries)
 
 
 def _entry(subject: Subject, study: Study, trials: int, command: str, queries: int | None) -> Tuned:

@@ -10,6 +10,7 @@ from dmlbench.data import cub, sop
 from dmlbench.data.archives import fetch, verify
 from dmlbench.errors import UserError
 
+PART = ".a.zip.dmlbench.part"
 BODY = b"published contents" * 1000
 SHA256 = f"sha256:{hashlib.sha256(BODY).hexdigest()}"
 MD5 = f"md5:{hashlib.md5(BODY).hexdigest()}"  # noqa: S324 - as published
@@ -104,7 +105,7 @@ def test_a_broken_transfer_goes_on_where_it_stopped(server, tmp_path):
     for there in (5000, 10_000, 15_000):
         with pytest.raises(UserError, match=f"broke after {there} of {len(BODY)} bytes.*goes on"):
             fetch(f"{server.address}/torn", tmp_path / "a.zip", MD5, print, lambda *done: calls.append(done))
-        assert left_over(tmp_path) == ["a.zip.part"]
+        assert left_over(tmp_path) == [PART]
     fetch(f"{server.address}/good", tmp_path / "a.zip", MD5, print, lambda *done: calls.append(done))
     assert server.ranges == [None, "bytes=5000-", "bytes=10000-", "bytes=15000-"]
     assert (tmp_path / "a.zip").read_bytes() == BODY
@@ -113,20 +114,20 @@ def test_a_broken_transfer_goes_on_where_it_stopped(server, tmp_path):
 
 
 def test_a_server_without_ranges_sends_it_anew(server, tmp_path):
-    (tmp_path / "a.zip.part").write_bytes(b"something else")
+    (tmp_path / PART).write_bytes(b"something else")
     fetch(f"{server.address}/whole", tmp_path / "a.zip", SHA256, print)
     assert (tmp_path / "a.zip").read_bytes() == BODY
 
 
 def test_a_partial_file_that_is_whole_is_taken(server, tmp_path):
-    (tmp_path / "a.zip.part").write_bytes(BODY)
+    (tmp_path / PART).write_bytes(BODY)
     fetch(f"{server.address}/good", tmp_path / "a.zip", SHA256, print)
     assert (tmp_path / "a.zip").read_bytes() == BODY
 
 
 @pytest.mark.parametrize("there", [b"x" * 100, b"x" * 20_000])
 def test_a_partial_file_of_other_contents_does_not_last(server, tmp_path, there):
-    (tmp_path / "a.zip.part").write_bytes(there)
+    (tmp_path / PART).write_bytes(there)
     with pytest.raises(UserError, match="nothing was kept"):
         fetch(f"{server.address}/good", tmp_path / "a.zip", SHA256, print)
     assert left_over(tmp_path) == []
@@ -197,3 +198,11 @@ def test_an_empty_answer_is_said(server, tmp_path):
 def test_published_sizes_bound_what_is_downloaded():
     assert (cub.RELEASE.archive.size, cub.RELEASE.archive.most >> 20) == ("1.1 GiB", 1239)
     assert (sop.RELEASE.archive.size, sop.RELEASE.archive.most >> 20) == ("2.9 GiB", 3266)
+
+
+@pytest.mark.parametrize("path", ["/whole", "/wrong", "/good"])
+def test_a_partial_file_of_a_browser_stays(server, tmp_path, path):
+    (tmp_path / "a.zip.part").write_bytes(b"of a browser")
+    with suppress(UserError):
+        fetch(f"{server.address}{path}", tmp_path / "a.zip", SHA256, print)
+    assert (tmp_path / "a.zip.part").read_bytes() == b"of a browser"

@@ -98,7 +98,7 @@ def test_changed_images_are_another_experiment(dmlbench: Command, birds: Path, t
     assert dmlbench(*RUN, "--datasets", "birds=birds").returncode == 0
     (birds / "crow" / "0.jpg").write_bytes((birds / "crow" / "1.jpg").read_bytes())
     dry = dmlbench(*RUN, "--datasets", "birds=birds", "--dry-run")
-    assert "1 of 1 cells to run" in dry.stdout
+    assert "1 of 1 cell to run" in dry.stdout
     assert dmlbench(*RUN, "--datasets", "birds=birds").returncode == 0
     assert len(list((tmp_path / "results").rglob("summary.json"))) == 2
 

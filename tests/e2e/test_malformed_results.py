@@ -127,7 +127,7 @@ def test_run_goes_on_and_ends_with_one(damaged: Path, in_process: Command, tmp_p
     dry = in_process(*run, *tiny, "--dry-run")
     assert dry.returncode == 1, dry.stderr
     assert named(dry.stdout, "summary.json") == counts("summary.json")
-    assert "1 of 1 cells to run" in dry.stdout
+    assert "1 of 1 cell to run" in dry.stdout
     done = in_process(*run, *tiny)
     assert done.returncode == 1, done.stderr
     assert named(done.stdout, "summary.json") == counts("summary.json")

@@ -120,7 +120,7 @@ def test_a_diverged_cell_fails_alone(dmlbench: Command, tmp_path: Path) -> None:
     assert skipped.returncode == 1
     assert "2 there already (2 failed; --retry failed runs them again), 0 to run" in skipped.stdout
     retry = dmlbench("run", "--methods", "ms", "--datasets", "glyphs", *tiny, *wild, "--retry", "failed", "--dry-run")
-    assert "1 of 1 cells to run" in retry.stdout
+    assert "1 of 1 cell to run" in retry.stdout
 
 
 def _check_methods_and_report(client: mlflow.MlflowClient, experiment: str, dmlbench: Command) -> None:
@@ -188,7 +188,7 @@ def test_cells_of_a_runner_that_is_ended_are_interrupted_not_failed(
         if cell["state"] != "running":
             break
     assert cell["state"] == "interrupted"
-    assert "1 of 1 cells to run" in dmlbench(*long, "--dry-run").stdout
+    assert "1 of 1 cell to run" in dmlbench(*long, "--dry-run").stdout
 
 
 def _starts(folder: Path) -> int:

@@ -3,7 +3,6 @@ from pathlib import Path
 import pytest
 from fake_methods import PINNED, PLUGIN, refusal, resolve, shipped
 
-from dmlbench.method_loading import Folder, load_file, parameter_model
 from dmlbench.registry import REPLACED, TRANSFERRED, UNTUNED, Registry, own_folder, search_path
 
 OF_R = TRANSFERRED.format("resnet50-128")
@@ -178,13 +177,6 @@ def test_a_plugin_lies_beside_its_yaml(mine, plugin, why):
         path.touch()
     (mine / "pull.yaml").write_text(PLUGIN.replace("plugin: pull.py", f"plugin: {plugin}"))
     assert f"plugin: {why}" in refusal("pull", mine)
-
-
-def test_a_plugins_parameters_are_its_constructors_affair(mine):
-    (mine / "pull.yaml").write_text(PLUGIN)
-    file = load_file(mine / "pull.yaml", Folder(mine, named_by_user=True))
-    assert parameter_model(file) is None
-    assert "tau" in parameter_model(Registry().file("psd")).model_fields
 
 
 def test_a_broken_file_hides_no_other(tmp_path):

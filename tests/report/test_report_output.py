@@ -220,3 +220,13 @@ def test_panels_without_embeddings_are_refused_before_anything_is_written(result
     with pytest.raises(UserError, match="kept their embeddings; run them with --keep embeddings"):
         render(results, "r", tmp_path, panels=Panels(None))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_of_the_users_named_as_an_old_report_stays(results, tmp_path):
+    own = tmp_path / "reports" / ".mine.old"
+    own.mkdir(parents=True)
+    (own / "notes.txt").write_text("work")
+    with pytest.raises(UserError, match=r"\.mine\.old"):
+        render(results, "mine", tmp_path / "reports")
+    assert (own / "notes.txt").read_text() == "work"
+    assert not (tmp_path / "reports" / "mine").exists()

@@ -11,7 +11,7 @@ from rendered import Page
 from dmlbench.errors import UserError
 from dmlbench.registry import REPLACED, tuned_mark
 from dmlbench.report.page import render
-from dmlbench.tuned import default_path, read_tuned, write_tuned
+from dmlbench.tuned import default_path, identity_of, read_tuned, write_tuned
 
 ROOT = Path(__file__).parents[2]
 
@@ -49,6 +49,26 @@ def test_hostile_method_names_stay_names(tmp_path):
     assert "<script>" not in (report / "report.md").read_text().replace(r"\<script\>", "")
     (table,) = [path.read_text() for path in (report / "tables").glob("accuracy_*_last.tex")]
     assert r"\$x\$ \{\{7*7\}\} \_\%\&" in table.replace(r"\allowbreak{}", "")
+
+
+def test_cells_of_releases_that_mark_differently_are_one_method(tmp_path):
+    """An older base has no mark of where its values come from; the hash is the same, and so is the row."""
+    for seed in range(3):
+        cell = make_cell("ms", seed)
+        write_cell(tmp_path, cell, cell=cell.index() | {"marks": [["transferred from x"], [], ["new: y"]][seed]})
+    text = (render(tmp_path, "r", tmp_path / "reports") / "report.md").read_text()
+    assert "nothing can be concluded from" not in text
+    assert re.search(r"\| ms \| 3 \| .*transferred from x; new: y \|", text)
+
+
+def test_a_damaged_overlay_stops_no_report(tmp_path):
+    write_cell(tmp_path, make_cell("ms", 0))
+    default_path(tmp_path).parent.mkdir()
+    default_path(tmp_path).write_text("version: 9\n")
+    found = []
+    folder = render(tmp_path, "r", tmp_path / "reports", damaged=found.append)
+    assert [one.place for one in found] == [default_path(tmp_path)]
+    assert "tuned.yaml" in (folder / "report.md").read_text()
 
 
 def test_two_specs_of_one_cell_are_an_error_that_names_both_folders(tmp_path):
@@ -101,8 +121,12 @@ def test_tuned_methods_and_trials(tmp_path):
         tuned = cell.method.model_copy(update={"tuned": trials, "marks": (tuned_mark(str(trials)),)})
         write_cell(tmp_path, dataclasses.replace(cell, method=tuned))
     entry = read_tuned(default_path(ROOT / "results" / "reference")).entries[0]
+    identity = identity_of(cell.method, cell.dataset, cell.protocol)
     place = {"protocol": cell.protocol.name, "dataset": "glyphs", "recall_at_1": 0.975926, "runner_up": 0.974074}
+    place |= {key: identity[key] for key in ("dataset_version", "protocol_hash")}
+    elsewhere = {"method": "ms", "values": {"loss.alpha": 2.0}, "protocol_hash": "f" * 16, "runner_up": 0.1}
     ours = [
+        entry.model_copy(update=place | elsewhere),
         entry.model_copy(update=place | {"method": "ms", "values": {"loss.alpha": 2.0}}),
         entry.model_copy(update=place | {"method": "ms+psd", "values": {"loss.alpha": 3.0}}),  # not what was run
     ]

@@ -53,6 +53,7 @@ def test_the_file_of_a_local_database(uri, file):
     [
         ("to http://user:***@host:80/x failed", "to http://user:hunter2secret@host:80/x failed"),
         ("postgresql://u:***@h/db", "postgresql://u:p@h/db"),
+        ("postgresql://user:***@host/db", "postgresql://user:se/cret@host/db"),
         ("http://h/x?token=***&a=b", "http://h/x?token=abcdef&a=b"),
         ("(http://h/?access_key=***)", "(http://h/?access_key=abc)"),
         ("http://h/?workflowType=machine_learning", "http://h/?workflowType=machine_learning"),
