@@ -16,9 +16,13 @@ class UserError(Exception):
         hint: The next command or the valid values, appended after a semicolon.
 
     Both are shortened where they quote a page, so that a long value never hides the hint.
+
+    Attributes:
+        unshortened: Both as they were given: what passes on another process' error needs its last line.
     """
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
+        self.unshortened = f"{message}; {hint}" if hint else message
         told = one_line(message)
         super().__init__(f"{told}; {one_line(hint)}" if hint else told)
 

@@ -198,7 +198,8 @@ def _in_one_line(loader: "DataLoader[Host]") -> Iterator[Host]:
     try:
         yield from loader
     except UserError as error:
-        raise UserError(str(error).splitlines()[-1].removeprefix(f"{UserError.__module__}.UserError: ")) from error
+        told = error.unshortened.splitlines()[-1]
+        raise UserError(told.removeprefix(f"{UserError.__module__}.UserError: ")) from error
 
 
 class _BatchMaker(Dataset[HostBatch]):
