@@ -87,10 +87,10 @@ def test_validate_and_run_a_method_in_one_file_and_a_plugin(dmlbench: Command, t
 @pytest.mark.slow
 def test_validate_every_shipped_method(dmlbench: Command) -> None:
     files = sorted((Path(__file__).parents[2] / "methods").glob("*.yaml"))
-    assert len(files) == 15
+    assert len(files) == 16
     done = dmlbench("validate", *files)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count(": valid; a step of ") == 15
+    assert done.stdout.count(": valid; a step of ") == 16
     assert done.stderr == ""
 
 
