@@ -31,7 +31,9 @@ def test_a_worked_example_works(heading: str, dmlbench: Command, tmp_path: Path)
         (tmp_path / name).write_text(content, encoding="utf-8")
     if heading == "A dataset":
         draw(tmp_path / "leaves")
-    commands = [shlex.split(line) for block in COMMANDS.findall(section(heading)) for line in block.splitlines()]
+    commands = [
+        shlex.split(line, comments=True) for block in COMMANDS.findall(section(heading)) for line in block.splitlines()
+    ]
     assert any(command[1] == "run" for command in commands)
     for program, *command in commands:
         assert program == "dmlbench"
