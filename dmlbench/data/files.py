@@ -22,6 +22,7 @@ from dmlbench.data.family import LabelledFiles, Log
 from dmlbench.data.fingerprints import content_order
 from dmlbench.data.geometry import Images
 from dmlbench.errors import UserError
+from dmlbench.wording import counted
 
 IN_MEMORY_BYTES = 16 << 30
 DECODED_BYTES = 4 << 30  # per side of a split; a larger one is decoded anew for every batch
@@ -184,7 +185,7 @@ def _make(images: EncodedImages, folder: Path, log: Log) -> bool:
             return True
         for left in folder.parent.glob(f"{folder.name}*.part"):  # by a process that was killed: this one has the lock
             shutil.rmtree(left, ignore_errors=True)
-        log(f"decoding {len(images)} images into {folder} ({size / 2**20:.0f} MiB)")
+        log(f"decoding {counted(len(images), 'image')} into {folder} ({size / 2**20:.0f} MiB)")
         temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=folder.name, suffix=".part"))
         try:
             _write(images, temporary)

@@ -7,6 +7,7 @@ from dmlbench.data.family import LabelledFiles, Log, composed, labelled
 from dmlbench.data.places import IMAGE_SUFFIXES, some, tell_strays
 from dmlbench.dataset_spec import FolderSplit
 from dmlbench.errors import UserError, unknown_name
+from dmlbench.wording import counted, inflected
 
 HALF = FolderSplit()
 
@@ -47,7 +48,8 @@ class ImageFolder:
         tell_strays(self.name, self.root, strays, log)
         classes = sorted(name for name, files in images.items() if files)
         if empty := sorted(images.keys() - set(classes)):
-            log(f"{self.name}: {len(empty)} folders of {self.root} hold no images and are no classes ({some(empty)})")
+            hold = inflected(len(empty), "holds no images and is no class", "hold no images and are no classes")
+            log(f"{self.name}: {counted(len(empty), 'folder')} of {self.root} {hold} ({some(empty)})")
         rows = [[(name, path) for name in side for path in images[name]] for side in self._sides(classes)]
         train, test = (labelled(self.root, side) for side in rows)
         return train, test

@@ -22,6 +22,7 @@ from dmlbench.data.cache import cache_dir
 from dmlbench.data.family import LabelledFiles, Log
 from dmlbench.errors import UserError
 from dmlbench.machine import usable_cores
+from dmlbench.wording import counted
 
 SMALLEST_SIDE = 8  # pixels; less than that shows nothing
 MODES = {  # what PIL calls them, and what happens to them
@@ -76,7 +77,7 @@ def inspect(sides: Sequence[LabelledFiles], log: Log, *, anew: bool = False) -> 
     stamps = {path: _stamp(root / path) for path in paths}
     known = {} if anew else {path: found for path in paths if (found := kept.get(path, stamps[path]))}
     if unknown := [path for path in paths if path not in known]:
-        log(f"decoding {len(unknown)} images of {root} to see that all can be used")
+        log(f"decoding {counted(len(unknown), 'image')} of {root} to see that all can be used")
         known |= zip(unknown, _looked_at(root, unknown, log), strict=True)
         kept.save(known, stamps)
     return [{path: known[path] for path in side.paths} for side in sides]

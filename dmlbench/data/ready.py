@@ -15,6 +15,7 @@ from dmlbench.data.inspection import inspect, on_both_sides, unusable
 from dmlbench.data.places import some
 from dmlbench.errors import UserError
 from dmlbench.spec import DatasetSpec
+from dmlbench.wording import counted, inflected
 
 LISTED = 10
 
@@ -78,7 +79,8 @@ def prepare(spec: DatasetSpec, data_dir: Path | None, log: Log) -> None:
     if spec.skipped:
         log(f"{spec.name}: {len(spec.skipped)} unusable images are left out ({some(list(spec.skipped))})")
     if both := on_both_sides(findings):
-        log(f"{spec.name}: {len(both)} images are in train and in test alike ({some(list(both[0]))})")
+        found = f"{counted(len(both), 'image')} {inflected(len(both), 'is', 'are')}"
+        log(f"{spec.name}: {found} in train and in test alike ({some(list(both[0]))})")
 
 
 def too_little(sides: Sequence[LabelledFiles]) -> str:

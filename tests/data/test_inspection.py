@@ -95,7 +95,7 @@ def test_verdicts_are_kept_until_a_file_changes(sides, bad_folder):
     assert len(lines) == 1
     (bad_folder / "b" / "empty.jpg").write_bytes((bad_folder / "a" / "0.jpg").read_bytes())
     assert "b/empty.jpg" not in unusable(inspect(sides, lines.append))
-    assert "decoding 1 images" in lines[1]
+    assert "decoding 1 image " in lines[1]
 
 
 def test_a_file_that_keeps_its_size_and_time_is_seen(sides, bad_folder):

@@ -94,7 +94,7 @@ def test_a_run_tells_of_what_it_skips_and_of_duplicates(bad_folder):
     lines = []
     prepare(spec_of(bad_folder, skip_bad=True), None, lines.append)
     assert "birds: 4 unusable images are left out (a/truncated.jpg, b/empty.jpg, d/dot.jpg, ...)" in lines
-    assert "birds: 1 images are in train and in test alike (a/1.jpg, d/copy.jpg)" in lines
+    assert "birds: 1 image is in train and in test alike (a/1.jpg, d/copy.jpg)" in lines
 
 
 def test_what_a_dry_run_says(products, folder):

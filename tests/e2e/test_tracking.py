@@ -107,4 +107,4 @@ def test_a_server_that_hangs_costs_a_warning(dmlbench: Command, tmp_path: Path) 
     assert done.returncode == 0, done.stdout + done.stderr
     assert "results are safe, `dmlbench sync` sends them later" in done.stdout
     assert "0 runs sent" not in done.stdout
-    assert "1 runs sent, 0 were there already" in dmlbench("sync").stdout
+    assert "1 run sent, 0 were there already" in dmlbench("sync").stdout
