@@ -113,7 +113,7 @@ def at_networks_rate(criterion: nn.Module, part: Part) -> list[str]:
 def construct(component: Any, values: dict[str, Any], part: Part) -> Any:  # noqa: ANN401 - a registered class
     """Call a class with a part's values; raises UserError where it does not take them, or whatever it raises."""
     try:
-        inspect.signature(component).bind(**values)
+        _check_numbers(inspect.signature(component).bind(**values), part)
         return component(**values)
     except (TypeError, ValueError) as error:
         raise UserError(f"{part.name}: parameters: {part.class_name} does not take {values} ({error})") from error
@@ -122,6 +122,14 @@ def construct(component: Any, values: dict[str, Any], part: Part) -> Any:  # noq
     except BaseException as error:  # a plugin may raise anything, and end the process
         what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         raise UserError(f"{part.name}: {part.class_name} with {values} raises {what}") from error
+
+
+def _check_numbers(bound: inspect.BoundArguments, part: Part) -> None:
+    """Raise UserError for a text, such as `8.0.1`, where a constructor says that it takes a number."""
+    for name, parameter in bound.signature.parameters.items():
+        value = bound.arguments.get(name)
+        if isinstance(value, str) and parameter.annotation in (int, float, "int", "float"):
+            raise UserError(f"{part.name}: parameters: {name}: must be a number, not the text {value!r}")
 
 
 def _parameters(component: Any) -> Collection[str]:  # noqa: ANN401 - a class

@@ -203,3 +203,13 @@ def test_a_class_that_is_none_and_a_file_that_exits(plugin):
         build_loss(plugin("number", MORE), SIZES)
     with pytest.raises(UserError, match=r"plugin\.py: plugin: SystemExit: 0"):
         build_loss(plugin("Pull", text="raise SystemExit(0)"), SIZES)
+
+
+@pytest.mark.parametrize("text", ["8.0.1", "1e-", "4O"])
+def test_a_text_for_a_number_names_its_parameter(text, plugin):
+    strong = (
+        "from torch import nn\nclass Strong(nn.Module):\n    def __init__(self, strength: float): super().__init__()\n"
+    )
+    with pytest.raises(UserError, match=rf"^mine: parameters: strength: must be a number, not the text '{text}'$"):
+        build_loss(plugin("Strong", strong, strength=text), SIZES)
+    build_loss(plugin("Strong", strong, strength=8.0), SIZES)
