@@ -115,6 +115,8 @@ def construct(component: Any, values: dict[str, Any], part: Part) -> Any:  # noq
     try:
         _check_numbers(inspect.signature(component).bind(**values), part)
         return component(**values)
+    except UserError:
+        raise
     except (TypeError, ValueError) as error:
         raise UserError(f"{part.name}: parameters: {part.class_name} does not take {values} ({error})") from error
     except KeyboardInterrupt:
