@@ -66,6 +66,8 @@ def _rows(store: "Store") -> list[dict[str, Any]]:
 
 
 def _show(console: "SafeConsole", store: "Store") -> int:
+    from rich.text import Text
+
     from dmlbench.commands.status_tables import counts, tables
     from dmlbench.overview import overview
 
@@ -74,7 +76,8 @@ def _show(console: "SafeConsole", store: "Store") -> int:
         console.say(f"{store.root}: no cells yet; {_trials(store)}{store.next_command()}")
         return 0
     console.print(counts(cells))
-    console.print(tables(cells))
+    for part in tables(cells).renderables:  # a line of words is one line, however long: its paths are copied
+        console.print(part, soft_wrap=isinstance(part, Text))
     from dmlbench.provenance import code_digest
 
     if other := sum(cell.code not in (None, code_digest()) for cell in cells):

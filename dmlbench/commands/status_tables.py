@@ -59,12 +59,7 @@ def _one_figure(cell: CellState) -> Text:
 
 
 def _in_words(cells: Sequence[CellState]) -> list[RenderableType]:
-    # A line each, however long: paths in them are copied.
-    lines = [
-        Text(f"{cell.state}: {_label(cell)}: {_what(cell)}", STYLES[cell.state], no_wrap=True, overflow="ignore")
-        for cell in cells
-        if _what(cell)
-    ]
+    lines = [Text(f"{cell.state}: {_label(cell)}: {_what(cell)}", STYLES[cell.state]) for cell in cells if _what(cell)]
     states = {cell.state for cell in cells}
     if "failed" in states:
         lines.append(Text("`dmlbench run ... --retry failed` goes on with what failed, from its last epoch"))

@@ -111,6 +111,8 @@ def test_status_and_sync_name_what_is_damaged(damaged: Path, in_process: Command
     # A spec or a history that was changed is told of by its digest.
     assert named(shown.stdout, "summary.json") == counts("summary.json")
     assert shown.stdout.count("spec.yaml is not as it was written") == len(SPECS)
+    # However deep the folder lies, a cell's words are one line.
+    assert all(line.startswith("damaged: ") for line in shown.stdout.splitlines() if str(damaged) in line)
     verified = in_process("status", "--verify", "--results", str(damaged))
     assert verified.returncode == 1
     assert "Traceback" not in verified.stdout + verified.stderr
