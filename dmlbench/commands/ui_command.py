@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 
 import click
 
@@ -12,19 +14,25 @@ from dmlbench.terminal import echo
 # The UI opens on its pages for language models unless it is told; so it does with an experiment from its list.
 PAGE = "/#/experiments?workflowType=machine_learning"
 MOST = 20  # experiments that are named
+DESKTOP = ("BROWSER", "DISPLAY", "WAYLAND_DISPLAY")  # any of these is set where a browser can be started
 # The server would take modules from the working folder, and name its address, which opens on the wrong page.
 SERVER_OPTIONS = f"--app-dir {os.devnull} --log-level warning"
 
 
 @click.command("ui", cls=Command)
 @click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True, help="Port on this machine.")
-def command(port: int) -> int:
+@click.option(
+    "--browser/--no-browser",
+    default=None,
+    help="Open the runs of the first experiment in a browser. By default: on a terminal with a desktop.",
+)
+def command(port: int, browser: bool | None) -> int:
     """Open the MLflow UI on the store that runs go to. It listens on this machine only.
 
     \b
     Examples:
       dmlbench ui
-      dmlbench ui --port 5001
+      dmlbench ui --port 5001 --no-browser
     """
     from dmlbench.errors import UserError
     from dmlbench.tracking import local_database, redacted, tracking_uri, without_credentials
@@ -37,6 +45,7 @@ def command(port: int) -> int:
     if uri.startswith(("http://", "https://")):
         found, problem = _pages()
         _print_links(without_credentials(uri), found, "runs go to an MLflow server")
+        _open(without_credentials(uri), found, browser)
         if problem:
             echo(f"warning: MLflow: {problem}", err=True)
         return 0
@@ -44,8 +53,14 @@ def command(port: int) -> int:
     if problem:
         raise UserError(f"MLflow: {problem}")
     _check_free(port)
-    _print_links(f"http://127.0.0.1:{port}", found, f"MLflow UI of {database or redacted(uri)}, Ctrl-C ends it")
-    return _serve(uri, port)
+    server = f"http://127.0.0.1:{port}"
+
+    def ready() -> None:
+        _print_links(server, found, f"MLflow UI of {database or redacted(uri)}, Ctrl-C ends it")
+        _open(server, found, browser)
+
+    echo("starting the MLflow UI, up to half a minute ...", err=True)
+    return _serve(uri, port, ready)
 
 
 def _check_free(port: int) -> None:
@@ -62,8 +77,11 @@ def _check_free(port: int) -> None:
             raise UserError(f"--port {port}: {error.strerror}", hint=f"try --port {port % 65535 + 1}") from None
 
 
-def _serve(uri: str, port: int) -> int:
-    """Run the server with all its processes until it is interrupted; they end with us."""
+def _serve(uri: str, port: int, ready: Callable[[], None]) -> int:
+    """Run the server with all its processes until it is interrupted; they end with us.
+
+    `ready` is called once, when the server answers.
+    """
     import signal
     from contextlib import suppress
 
@@ -72,6 +90,10 @@ def _serve(uri: str, port: int) -> int:
     environment = os.environ | {"MLFLOW_BACKEND_STORE_URI": uri, "MLFLOW_UVICORN_OPTS": SERVER_OPTIONS}
     server = subprocess.Popen(command_line, start_new_session=True, env=environment)  # noqa: S603 - our own arguments
     try:
+        while server.poll() is None and not _answers(port):
+            time.sleep(0.2)
+        if server.poll() is None:
+            ready()
         return server.wait()
     except KeyboardInterrupt:  # how it is meant to end
         return 0
@@ -79,6 +101,32 @@ def _serve(uri: str, port: int) -> int:
         with suppress(ProcessLookupError):
             os.killpg(server.pid, signal.SIGTERM)
         server.wait()
+
+
+def _answers(port: int) -> bool:
+    """Whether the server is up; asked without a proxy that may be set for other addresses."""
+    from http.client import HTTPConnection, HTTPException
+
+    connection = HTTPConnection("127.0.0.1", port, timeout=5)
+    try:
+        connection.request("GET", "/health")
+        return connection.getresponse().status == 200
+    except (OSError, HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def _open(server: str, found: dict[str, str], browser: bool | None) -> None:
+    """Open the runs of the first experiment, or the list where there are none, if asked to or on a desktop."""
+    import webbrowser
+
+    # Without a desktop, webbrowser would start a text browser in this terminal.
+    desktop = sys.platform in ("darwin", "win32") or any(map(os.environ.get, DESKTOP))
+    if browser or (browser is None and sys.stdout.isatty() and desktop):
+        page = f"/{next(iter(found.values()))}" if found else PAGE
+        if not webbrowser.open(f"{server}{page}"):
+            echo("warning: no browser could be started; open a link above in one", err=True)
 
 
 def _pages() -> tuple[dict[str, str], str]:

@@ -125,11 +125,10 @@ def test_the_ui_runs_no_script_and_shows_no_password_and_its_first_link_is_of_ru
     log = tmp_path / "ui.log"
     with log.open("w") as out, subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=out, stderr=out) as ui:
         deadline = time.monotonic() + 120
-        while "/runs?" not in log.read_text():
+        while "/runs?" not in log.read_text():  # printed when the server answers
             assert ui.poll() is None, log.read_text()
             assert time.monotonic() < deadline, log.read_text()
             time.sleep(0.5)
-        time.sleep(15)  # its processes load
         ui.send_signal(signal.SIGINT)
         ui.wait(timeout=60)
     first = next(line for line in log.read_text().splitlines() if "http://" in line)

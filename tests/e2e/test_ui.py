@@ -1,6 +1,7 @@
 """`dmlbench ui` serves the runs of this folder, to this machine only."""
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -34,17 +35,41 @@ def answer(url: str, body: dict, process: subprocess.Popen) -> dict:
             time.sleep(0.5)
 
 
+def browser(folder: Path) -> tuple[Path, int]:
+    """A browser that notes the page and whether its server answers; and a terminal, where one is opened unasked."""
+    script = folder / "browser"
+    ask = "import sys, urllib.request as r; print(sys.argv[1], r.urlopen(sys.argv[1].partition('#')[0]).status)"
+    script.write_text(f'#!/bin/sh\n{sys.executable} -c "{ask}" "$1" > page.part && mv page.part page\n')
+    script.chmod(0o755)
+    return script, os.openpty()[1]
+
+
+def text_of(path: Path, process: subprocess.Popen[bytes]) -> str:
+    deadline = time.monotonic() + 120
+    while not path.exists():
+        assert process.poll() is None, "the server ended"
+        assert time.monotonic() < deadline, "no browser was opened within two minutes"
+        time.sleep(0.5)
+    return path.read_text()
+
+
 @pytest.mark.slow
-def test_ui_serves_the_runs_on_this_machine_and_ends_with_its_server(
+def test_ui_opens_and_serves_the_runs_on_this_machine_and_ends_with_its_server(
     dmlbench: Command, tmp_path: Path, environment: dict[str, str]
 ) -> None:
     done = dmlbench("run", "--methods", "ms", "--datasets", "glyphs", *TINY, "--seeds", "1")
     assert done.returncode == 0, done.stderr
     port = free_port()
     command = [str(Path(sys.executable).with_name("dmlbench")), "ui", "--port", str(port)]
-    options = {"cwd": tmp_path, "env": environment, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    with subprocess.Popen(command, start_new_session=True, **options) as process:
+    opened, terminal = browser(tmp_path)
+    environment = environment | {"BROWSER": f"{opened} %s"}
+    with subprocess.Popen(command, start_new_session=True, cwd=tmp_path, env=environment, stdout=terminal) as process:
         try:
+            page = opened.with_name("page")
+            runs = (
+                f"http://127.0.0.1:{port}/#/experiments/1/runs?workflowType=machine_learning&viewStateShareKey=methods"
+            )
+            assert text_of(page, process).split() == [runs, "200"]  # opened when the server answers, not before
             url = f"http://127.0.0.1:{port}/api/2.0/mlflow/experiments/search"
             found = answer(url, {"max_results": 10}, process)
             assert "dmlbench/conv4-64/glyphs" in {experiment["name"] for experiment in found["experiments"]}
