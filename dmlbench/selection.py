@@ -10,10 +10,9 @@ from typing import Any
 # Geometry and the spread of NMI over k-means starts have no better direction, so no epoch is selected by them.
 SELECTABLE = ("map_at_r", "r_precision", "nmi", "nmi_revisiting", "ami")
 VALIDATION_METRIC = "validation/map_at_r"
-Row = Mapping[str, float | int | None]
 
 
-def selections(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
+def selections(rows: Sequence[Mapping[str, float | int | None]]) -> dict[str, dict[str, Any]]:
     """All selections of a history as `{selection: {"epochs": {metric: epoch}, "metrics": {metric: value}}}`.
 
     `untrained` is the row of epoch 0, which takes part in no other selection.
@@ -34,13 +33,13 @@ def selections(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
     return result
 
 
-def _at(row: Row) -> dict[str, Any]:
+def _at(row: Mapping[str, float | int | None]) -> dict[str, Any]:
     metrics = {key.removeprefix("test/"): value for key, value in row.items() if key.startswith("test/")}
     measured = {metric: value for metric, value in metrics.items() if value is not None}
     return {"epochs": dict.fromkeys(measured, row["epoch"]), "metrics": measured}
 
 
-def _best(rows: Sequence[Row]) -> dict[str, Any]:
+def _best(rows: Sequence[Mapping[str, float | int | None]]) -> dict[str, Any]:
     best: dict[str, tuple[float, Any]] = {}
     for row in rows:
         for metric, value in _at(row)["metrics"].items():

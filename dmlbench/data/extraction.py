@@ -19,7 +19,6 @@ from dmlbench.data.archives import Archive, Progress, fetch
 from dmlbench.data.family import Log
 from dmlbench.errors import UserError
 
-CHUNK_BYTES = 1 << 20
 MOST_MEMBERS = 500_000
 DAMAGE = (
     tarfile.TarError,

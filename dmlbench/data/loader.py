@@ -26,7 +26,6 @@ from dmlbench.randomness import stream
 from dmlbench.spec import InputSpec, ProtocolSpec
 
 Recipe = tuple[NDArray[np.int64], NDArray[np.float64]]  # (B,) places of images, and uniforms (views, B, columns)
-Host = TypeVar("Host")
 
 CPU = torch.device("cpu")
 KEPT_EVALUATION_BYTES = 2 << 30

@@ -11,7 +11,7 @@ from PIL import Image
 from dmlbench.errors import UserError
 from dmlbench.store import read_spec, read_summary
 
-SIDE = 72  # pixels: half an inch on a printed page
+LARGEST_SIDE = 72  # pixels: half an inch on a printed page
 COLOURS = 64  # of a thumbnail of a photograph: at this size nobody sees it, and it takes a third of the bytes
 
 
@@ -20,7 +20,7 @@ class Thumbnails:
     """Test images by their position in the split, and the names of all test classes.
 
     Attributes:
-        pixels: uint8 (S, S, 3) each, or (S, S) where the image is grey; S is at most `SIDE`.
+        pixels: uint8 (S, S, 3) each, or (S, S) where the image is grey; S is at most `LARGEST_SIDE`.
         class_names: One per label.
     """
 
@@ -64,7 +64,7 @@ def thumbnail(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     square = image[:, top : top + side, left : left + side]
     grey = bool((square == square[:1]).all())
     picture = Image.fromarray(np.ascontiguousarray(square[0] if grey else square.transpose(1, 2, 0)))
-    picture.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+    picture.thumbnail((LARGEST_SIDE, LARGEST_SIDE), Image.Resampling.LANCZOS)
     if not grey:
         picture = picture.quantize(COLOURS, dither=Image.Dither.NONE).convert("RGB")
     return np.asarray(picture)

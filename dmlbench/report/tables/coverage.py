@@ -25,7 +25,7 @@ def coverage_table(arranged: pd.DataFrame, unfinished: pd.DataFrame) -> Table:
     cells = cells[(cells["status"] == "done") | open_]
     places = groups(cells)
     rows = [
-        (Entry(method["method"]), *(_entry(place.of(cells[cells["method"] == method["method"]])) for place in places))
+        (Entry(method["method"]), *(_coverage_entry(place.of(cells[cells["method"] == method["method"]])) for place in places))
         for _, method in in_order(cells.drop_duplicates("method")).iterrows()
     ]
     names = tuple(place.title for place in places)
@@ -38,7 +38,7 @@ def is_uneven(coverage: Table) -> bool:
     return len({entry.text for row in coverage.rows for entry in row[1:]}) > 1
 
 
-def _entry(cells: pd.DataFrame) -> Entry:
+def _coverage_entry(cells: pd.DataFrame) -> Entry:
     if cells.empty:
         return Entry("–")
     done, failed = ((cells["status"] == state).sum() for state in ("done", "failed"))
