@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dmlbench.analysis.embeddings import read_embeddings
-    from dmlbench.results import load_history, load_results
+    from dmlbench.results.frames import load_history, load_results
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "load_history", "load_results", "read_embeddings"]
@@ -13,7 +13,7 @@ __all__ = ["__version__", "load_history", "load_results", "read_embeddings"]
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - the module protocol
     """Load pandas only for those who ask for tables."""
     if name in {"load_results", "load_history"}:
-        from dmlbench import results
+        from dmlbench.results import frames as results
 
         return getattr(results, name)
     if name == "read_embeddings":

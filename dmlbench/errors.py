@@ -1,9 +1,59 @@
-"""Errors with a place of their own: a user's mistake, told in one line, and a training that diverged, a full disk."""
+"""How lines for people are worded: one line each, safe for a terminal, with the right number.
+
+Errors with a place of their own: a user's mistake, told in one line, and a training that diverged, a full disk.
+
+Files that are not what they should be: each is named and left out, and never stops the rest.
+"""
 
 import difflib
-from collections.abc import Iterable
+import unicodedata
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
 
-from dmlbench.wording import one_line
+LONGEST = 1000  # characters of a message: what is quoted from a user may be a page
+ESCAPED = ("Cc", "Cf", "Cs", "Zl", "Zp")  # Unicode's controls, invisible formats, lone surrogates, separators
+
+
+def printable(text: str, keep: str = "") -> str:
+    r"""Text with what a terminal would obey, or could not print, as an escape such as `\x1b`.
+
+    Args:
+        text: Anything, such as a file's name.
+        keep: Characters that stay, such as a newline.
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(
+        character if character in keep or unicodedata.category(character) not in ESCAPED else _escape(character)
+        for character in text
+    )
+
+
+def one_line(text: str, most: int = LONGEST) -> str:
+    """Text as one printable line of at most `most` characters; what is too long loses its middle."""
+    line = printable(" ".join(part.strip() for part in text.splitlines()) if "\n" in text else text)
+    if len(line) <= most:
+        return line
+    cut = f" … ({len(line) - most:,} characters left out) … "
+    return line[: 2 * most // 3] + cut + line[-(most // 3) :]
+
+
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """`1 cell`, `2 cells`; `plural` where it is not the noun with an s."""
+    return f"{number} {inflected(number, noun, plural or noun + 's')}"
+
+
+def inflected(number: int, one: str, more: str) -> str:
+    """The form of a word that goes with a number: `inflected(1, "has", "have")`."""
+    return one if number == 1 else more
+
+
+def _escape(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")
+
 
 MOST_NAMES = 50  # that an error lists
 
@@ -57,3 +107,44 @@ def unknown_name(
         parts.append(also)
     place = f"{where}: " if where else ""
     return UserError(f"{place}unknown {what} {name!r}", hint="; ".join(parts))
+
+
+Content = TypeVar("Content")
+
+
+@dataclass(frozen=True)
+class Damaged:
+    """What could not be read.
+
+    Attributes:
+        place: The cell's folder, or the file where it belongs to no cell.
+        reason: One line that begins with the file.
+    """
+
+    place: Path
+    reason: str
+
+
+OnDamaged = Callable[[Damaged], None]
+
+
+def warn(damaged: Damaged) -> None:
+    """Say it as a Python warning: what is done where the caller of a function of this package says nothing else."""
+    warnings.warn(f"left out: {damaged.reason}", stacklevel=2)
+
+
+def attempt(read: Callable[[Path], Content], place: Path) -> Content | Damaged:
+    """What `read(place)` returns, or why it cannot be read."""
+    try:
+        return read(place)
+    except UserError as error:
+        return Damaged(place, str(error))
+
+
+def sound(found: Iterable[Content | Damaged], damaged: OnDamaged) -> Iterator[Content]:
+    """Pass on what could be read, and give the rest to `damaged`."""
+    for item in found:
+        if isinstance(item, Damaged):
+            damaged(item)
+        else:
+            yield item

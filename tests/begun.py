@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from dmlbench.spec import Cell
-from dmlbench.store import Store
-from dmlbench.writer import CellWriter
+from dmlbench.results.store import Store
+from dmlbench.results.writer import CellWriter
+from dmlbench.specs.cell import Cell
 
 
 def begin(store: Store, cell: Cell) -> CellWriter:

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from dmlbench.spec import (
+from dmlbench.results.store import Store
+from dmlbench.specs.cell import (
     Cell,
     DatasetSpec,
     InputSpec,
@@ -19,7 +20,6 @@ from dmlbench.spec import (
     ResolvedValue,
     TrainingSpec,
 )
-from dmlbench.store import Store
 
 # A deadline is an assertion on time, and machines that run tests are shared.
 settings.register_profile("shared machine", deadline=None)
@@ -28,7 +28,7 @@ settings.load_profile("shared machine")
 HOLDER = """
 import sys
 from pathlib import Path
-from dmlbench.claims import claim
+from dmlbench.results.locks import claim
 with claim(Path(sys.argv[1])) as claimed:
     print(claimed is not None, flush=True)
     sys.stdin.read()

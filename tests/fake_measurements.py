@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from dmlbench.measurement import Measured, Measurement
+from dmlbench.results.measurements import Measured, Measurement
 
 RATIOS = {"ms": 1.0, "ms+psd": 1.3, "ms+obdsd": 1.32, "ms+psd-mem": 1.01}
 ENVIRONMENT = {"machine": "abc", "device": "cpu", "cpu": "Fast & Co", "system": "Linux", "torch": "2.0"}

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
-from dmlbench.writer import CellWriter
+from dmlbench.results.writer import CellWriter
 
 
 def keep(folder: Path, embeddings, labels) -> Path:

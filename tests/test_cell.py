@@ -8,13 +8,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from dmlbench import cell as module
-from dmlbench.cell import run_cell
 from dmlbench.data.images import Dataset, Split
 from dmlbench.errors import DivergedError, UserError
-from dmlbench.run_options import RunOptions
-from dmlbench.spec import ResolvedValue
-from dmlbench.store import Store, ended_at, read_summary
+from dmlbench.results.store import Store, ended_at, read_summary
+from dmlbench.runner import cell as module
+from dmlbench.runner.cell import run_cell
+from dmlbench.runner.events import RunOptions
+from dmlbench.specs.cell import ResolvedValue
 
 
 @pytest.fixture
@@ -197,7 +197,7 @@ def test_a_cell_that_another_host_took_over_writes_nothing_more(tmp_path, small,
     def lose(event):
         events.append(event)
         if event["event"] == "epoch" and event["epoch"] == 1:
-            monkeypatch.setattr("dmlbench.claims.read_owner", lambda _: None)
+            monkeypatch.setattr("dmlbench.results.locks.read_owner", lambda _: None)
 
     folder, summary = run(small, tmp_path, emit=lose)
     assert summary is None

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from dmlbench import claims
-from dmlbench.claims import LostClaimError, Owner, claim, holder, read_owner, this_host
+from dmlbench.results import locks as claims
+from dmlbench.results.locks import LostClaimError, Owner, claim, holder, read_owner, this_host
 
 ELSEWHERE = ("another-boot", "node2")
 HOUR = 3600.0

@@ -13,10 +13,10 @@ SOURCES = sorted((ROOT / "dmlbench").rglob("*.py"))
 HEAVY = ["mlflow", "numpy", "pandas", "pydantic", "sklearn", "torch"]
 HELP = f"""
 import sys
-from dmlbench import cli
+from dmlbench.cli import main
 sys.argv = ["dmlbench", *sys.argv[1:]]
 try:
-    cli.main()
+    main.main()
 except SystemExit as end:
     print("exit code", end.code, file=sys.stderr)
 print("loaded", *(name for name in {HEAVY} if name in sys.modules), file=sys.stderr)

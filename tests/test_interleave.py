@@ -1,6 +1,6 @@
 from collections import Counter
 
-from dmlbench.interleave import interleave
+from dmlbench.overhead.timing import interleave
 
 
 def test_everyone_is_called_once_a_round_and_warm_up_is_dropped():

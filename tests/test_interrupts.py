@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from dmlbench.interrupts import Interrupts, ignored
+from dmlbench.runner.signals import Interrupts, ignored
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from dmlbench import matrix
-from dmlbench.claims import claim
-from dmlbench.commands.run_notes import notes
+from dmlbench.cli.notes import notes
 from dmlbench.data.catalogue import dataset_info
 from dmlbench.errors import UserError
-from dmlbench.matrix import (
+from dmlbench.results.locks import claim
+from dmlbench.results.store import Store
+from dmlbench.runner import matrix
+from dmlbench.runner.matrix import (
     Execution,
     Request,
     data_folder,
@@ -22,8 +23,7 @@ from dmlbench.matrix import (
     rivals,
     worker_devices,
 )
-from dmlbench.protocol import load_protocol
-from dmlbench.store import Store
+from dmlbench.specs.protocol import load_protocol
 from tests.begun import begin, ended
 
 PULL = """\
@@ -37,8 +37,8 @@ parameters: {}
 """
 PLAN_ONLY = """
 import sys
-from dmlbench.matrix import Request, expected_seconds, pending, plan
-from dmlbench.store import Store
+from dmlbench.runner.matrix import Request, expected_seconds, pending, plan
+from dmlbench.results.store import Store
 from pathlib import Path
 cells = plan(Request(("ms", "ms+obdsd"), ("glyphs", "omniglot-small"), (0, 1)))
 assert len(pending(cells, Store(Path("nowhere")), retry_failed=True)) == 8
@@ -106,10 +106,10 @@ def test_settings_reach_protocol_and_methods():
 def test_a_methods_folder_and_a_users_protocol(tmp_path, empty_folder):
     mine = tmp_path / "mine"
     mine.mkdir()
-    own = (Path(matrix.__file__).parent.parent / "methods" / "ms.yaml").read_text()
+    own = (Path(matrix.__file__).parents[2] / "methods" / "ms.yaml").read_text()
     (mine / "ms.yaml").write_text(own.replace("alpha: {value: 2.0", "alpha: {value: 5.0"))
     assert plan(request(methods_dir=mine))[0].method.loss.values()["alpha"] == 5.0
-    shipped = (Path(matrix.__file__).parent / "protocols" / "conv4-64.yaml").read_text()
+    shipped = (Path(matrix.__file__).parents[1] / "protocols" / "conv4-64.yaml").read_text()
     Path("quick.yaml").write_text(shipped.replace("name: conv4-64", "name: quick"))
     assert plan(request(protocol="quick.yaml"))[0].protocol.name == "quick"
 

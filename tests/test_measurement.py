@@ -5,8 +5,15 @@ from dataclasses import replace
 import pytest
 
 from dmlbench.errors import UserError
-from dmlbench.measurement import FOLDER, UNFOLDED, UNFOLDED_BEFORE, UNFOLDED_MARK, read_measurements, write_measurement
-from dmlbench.spec import EVAL_TEACHER
+from dmlbench.results.measurements import (
+    FOLDER,
+    UNFOLDED,
+    UNFOLDED_BEFORE,
+    UNFOLDED_MARK,
+    read_measurements,
+    write_measurement,
+)
+from dmlbench.specs.cell import EVAL_TEACHER
 from tests.fake_measurements import make_measurement
 
 

@@ -5,9 +5,9 @@ import torch
 from torch import nn
 from torchvision import models as torchvision_models
 
-from dmlbench.models import build_model
-from dmlbench.pretrained import to_download
-from dmlbench.spec import ModelSpec
+from dmlbench.models.model import build_model
+from dmlbench.models.pretrained import to_download
+from dmlbench.specs.cell import ModelSpec
 from tests.test_models import TIMM, TORCHVISION, Trap, build, image_spec, refusal
 
 

@@ -8,10 +8,10 @@ from safetensors.torch import save_file
 from torch import nn
 from torchvision import models as torchvision_models
 
-from dmlbench.backbones import AverageMaxPool, read_weights
 from dmlbench.errors import UserError
-from dmlbench.models import build_model, load_networks, weights_of
-from dmlbench.spec import InputSpec, ModelSpec
+from dmlbench.models.backbones import AverageMaxPool, read_weights
+from dmlbench.models.model import build_model, load_networks, weights_of
+from dmlbench.specs.cell import InputSpec, ModelSpec
 
 TIMM, TORCHVISION = "timm:test_resnet", "torchvision:shufflenet_v2_x0_5"
 MOBILENET = Path(__file__).parents[2] / "shared" / "weights" / "mobilenetv1_075_imagenet.safetensors"

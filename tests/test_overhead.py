@@ -1,7 +1,7 @@
 import pytest
 
 from dmlbench.errors import UserError
-from dmlbench.overhead import CostRequest, plan_cost
+from dmlbench.overhead.plan import CostRequest, plan_cost
 
 SETTINGS = ("training.epochs=2",)
 

@@ -1,8 +1,8 @@
 import pytest
 import yaml
 
-from dmlbench.matrix import Request, plan
-from dmlbench.overhead import CostRequest, plan_cost
+from dmlbench.overhead.plan import CostRequest, plan_cost
+from dmlbench.runner.matrix import Request, plan
 
 WEIGHTS = "mobilenetv1_imagenet.safetensors"  # as the protocol names them
 

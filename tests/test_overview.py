@@ -1,10 +1,10 @@
 import json
 
-from dmlbench import verification
-from dmlbench.claims import claim, this_host
-from dmlbench.overview import overview
-from dmlbench.store import Store
-from dmlbench.writer import CellWriter, file_digest
+from dmlbench.results import status as verification
+from dmlbench.results.locks import claim, this_host
+from dmlbench.results.status import overview
+from dmlbench.results.store import Store
+from dmlbench.results.writer import CellWriter, file_digest
 from tests.begun import ended
 
 

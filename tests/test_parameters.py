@@ -6,12 +6,12 @@ from typing import get_args
 import pytest
 from pydantic import ValidationError
 
-from dmlbench.distillation import DISTILLATIONS
 from dmlbench.errors import UserError
 from dmlbench.losses import LOSSES
-from dmlbench.method_file import MethodFile
-from dmlbench.parameters import DISTILLATION_PARAMETERS, LEARNED, LOSS_PARAMETERS
-from dmlbench.registry import Registry
+from dmlbench.modifiers import DISTILLATIONS
+from dmlbench.specs.method import MethodFile
+from dmlbench.specs.method_loading import DISTILLATION_PARAMETERS, LEARNED, LOSS_PARAMETERS
+from dmlbench.specs.registry import Registry
 from dmlbench.training.components import build_distillation
 from dmlbench.training.workshop import build_loss
 

@@ -3,7 +3,7 @@ import hashlib
 import pytest
 
 from dmlbench.errors import UserError
-from dmlbench.protocol import load_protocol, own_protocols, parse_settings, protocol_path
+from dmlbench.specs.protocol import load_protocol, own_protocols, parse_settings, protocol_path
 
 MINE = """\
 name: mine

@@ -2,7 +2,7 @@ import zlib
 
 import pytest
 
-from dmlbench.randomness import stream, stream_seed
+from dmlbench.seeding import stream, stream_seed
 
 PURPOSES = ("weights", "loss", "model", "sampler", "augmentation", "mining", "clustering", "validation classes")
 

@@ -3,10 +3,10 @@ import pytest
 
 from dmlbench.analysis.comparisons import seed_pairs
 from dmlbench.analysis.estimates import accuracy, seed_values
-from dmlbench.readouts import ENSEMBLE, FIRST, MEAN, by_readout, is_of_one_member, mark, named
-from dmlbench.results import record_rows
-from dmlbench.selection import selections
-from dmlbench.store import Record
+from dmlbench.results.frames import record_rows
+from dmlbench.results.history import selections
+from dmlbench.results.readouts import ENSEMBLE, FIRST, MEAN, by_readout, is_of_one_member, mark, named
+from dmlbench.results.store import Record
 
 
 def history(*recalls):

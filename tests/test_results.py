@@ -5,14 +5,14 @@ import pandas as pd
 import pytest
 
 import dmlbench
-from dmlbench import provenance
 from dmlbench.errors import UserError
-from dmlbench.provenance import of_all_attempts, place
-from dmlbench.results import INDEX, _origin, load_history, load_results
-from dmlbench.run_options import RunOptions
-from dmlbench.selection import selections
-from dmlbench.store import Store
-from dmlbench.writer import CellWriter
+from dmlbench.results import environment as provenance
+from dmlbench.results.environment import of_all_attempts, place
+from dmlbench.results.frames import INDEX, _origin, load_history, load_results
+from dmlbench.results.history import selections
+from dmlbench.results.store import Store
+from dmlbench.results.writer import CellWriter
+from dmlbench.runner.events import RunOptions
 from tests.begun import ended
 
 ROWS = [

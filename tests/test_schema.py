@@ -6,9 +6,9 @@ import yaml
 from pydantic import Field
 
 from dmlbench.errors import UserError
-from dmlbench.method_file import MethodFile
-from dmlbench.schema import Dumper, parse, parse_written, path_of, read_yaml, validate
-from dmlbench.spec import InputSpec, Scalar, Section
+from dmlbench.specs.cell import InputSpec, Scalar, Section
+from dmlbench.specs.method import MethodFile
+from dmlbench.specs.yaml_files import Dumper, parse, parse_written, path_of, read_yaml, validate
 
 
 class Inner(Section):

@@ -1,6 +1,6 @@
 import pytest
 
-from dmlbench.selection import selections
+from dmlbench.results.history import selections
 
 
 def row(epoch, recall=None, **more):

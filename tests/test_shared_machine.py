@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dmlbench.shared_machine import MARGIN, RESOLUTION, beside_others
+from dmlbench.results.frames import MARGIN, RESOLUTION, beside_others
 
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
 

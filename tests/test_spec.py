@@ -5,17 +5,10 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dmlbench.protocol import load_protocol
-from dmlbench.registry import MethodSettings, Registry
-from dmlbench.run_options import RunOptions
-from dmlbench.spec import (
-    EVAL_TEACHER,
-    Cell,
-    DatasetSpec,
-    MethodSpec,
-    ResolvedValue,
-    protocol_identity,
-)
+from dmlbench.runner.events import RunOptions
+from dmlbench.specs.cell import EVAL_TEACHER, Cell, DatasetSpec, MethodSpec, ResolvedValue, protocol_identity
+from dmlbench.specs.protocol import load_protocol
+from dmlbench.specs.registry import MethodSettings, Registry
 
 TEXT = """\
 seed: 3

@@ -3,15 +3,7 @@ import dataclasses
 import pytest
 from pydantic import ValidationError
 
-from dmlbench.spec import (
-    EvaluationSpec,
-    InputSpec,
-    ModelSpec,
-    Part,
-    ProtocolSpec,
-    TrainingSpec,
-    ValidationSpec,
-)
+from dmlbench.specs.cell import EvaluationSpec, InputSpec, ModelSpec, Part, ProtocolSpec, TrainingSpec, ValidationSpec
 
 
 @pytest.mark.parametrize(

@@ -3,12 +3,11 @@ from pathlib import Path
 
 import pytest
 
-from dmlbench.claims import claim
-from dmlbench.damaged import Damaged
-from dmlbench.errors import StorageError, UserError
-from dmlbench.registry import tuned_mark
-from dmlbench.spec import EVAL_TEACHER
-from dmlbench.store import Store, folder_state, read_spec, read_summary, summary_as_written
+from dmlbench.errors import Damaged, StorageError, UserError
+from dmlbench.results.locks import claim
+from dmlbench.results.store import Store, folder_state, read_spec, read_summary, summary_as_written
+from dmlbench.specs.cell import EVAL_TEACHER
+from dmlbench.specs.registry import tuned_mark
 from tests.begun import begin, ended
 
 

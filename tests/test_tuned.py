@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from dmlbench.errors import UserError
-from dmlbench.tuned import read_tuned, settings_of, write_tuned
+from dmlbench.specs.tuned import read_tuned, settings_of, write_tuned
 
 REFERENCE = Path(__file__).parent.parent / "results" / "reference" / "tuning" / "tuned.yaml"
 

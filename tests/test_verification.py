@@ -4,12 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from dmlbench.overview import overview
-from dmlbench.selection import selections
-from dmlbench.store import Store
-from dmlbench.timings import timing
-from dmlbench.verification import problems
-from dmlbench.writer import CellWriter
+from dmlbench.results.history import selections, timing
+from dmlbench.results.status import overview, problems
+from dmlbench.results.store import Store
+from dmlbench.results.writer import CellWriter
 from tests.begun import ended
 
 ROOT = Path(__file__).parent.parent

@@ -1,8 +1,7 @@
 import pytest
 
-from dmlbench.errors import UserError, unknown_name
-from dmlbench.progress import plain_or_wide
-from dmlbench.wording import counted, inflected, one_line, printable
+from dmlbench.errors import UserError, counted, inflected, one_line, printable, unknown_name
+from dmlbench.runner.progress import plain_or_wide
 
 NASTY = "a\x1b[31m\u202eb\udcff\x07é"
 SHOWN = "a\\x1b[31m\\u202eb\\udcff\\x07é"

@@ -5,10 +5,10 @@ import re
 
 import pytest
 
-from dmlbench.history import history_text
-from dmlbench.store import read_spec, read_summary
-from dmlbench.summary import VERSION
-from dmlbench.writer import CellWriter
+from dmlbench.results.history import history_text
+from dmlbench.results.records import VERSION
+from dmlbench.results.store import read_spec, read_summary
+from dmlbench.results.writer import CellWriter
 from tests.begun import begin, ended
 
 

@@ -9,7 +9,7 @@ from scipy import stats
 from dmlbench.analysis.estimates import METHOD, UNTRAINED
 from dmlbench.analysis.groups import joined_marks
 from dmlbench.analysis.statistics import FEWEST, without_rounding
-from dmlbench.readouts import is_of_one_member
+from dmlbench.results.readouts import is_of_one_member
 
 PLACE = ["protocol", "variant", "selection", "metric"]
 COLUMNS = ["iqm", "low", "high", "rank", "datasets", "over", "n", "seeds", "friedman_p"]

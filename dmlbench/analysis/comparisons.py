@@ -8,10 +8,9 @@ from typing import Any
 import pandas as pd
 
 from dmlbench.analysis.estimates import ESTIMATE, METHOD, UNTRAINED
-from dmlbench.analysis.groups import GROUP, joined_marks
-from dmlbench.analysis.order import MODIFIERS, rank
+from dmlbench.analysis.groups import GROUP, MODIFIERS, joined_marks, rank
 from dmlbench.analysis.statistics import FEWEST, evidence, holm, probability_of_improvement, t_interval
-from dmlbench.readouts import is_of_one_member
+from dmlbench.results.readouts import is_of_one_member
 
 SIGNIFICANT = 0.05
 MOST_UNITS = 10**8  # above, rounding of a fraction comes near the tolerance of a count

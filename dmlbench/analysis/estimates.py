@@ -6,8 +6,8 @@ import pandas as pd
 
 from dmlbench.analysis.groups import GROUP, done, joined_marks
 from dmlbench.analysis.statistics import t_interval
-from dmlbench.readouts import MEAN
-from dmlbench.summary import COLUMNS, INDEX
+from dmlbench.results.readouts import MEAN
+from dmlbench.results.records import COLUMNS, INDEX
 
 UNTRAINED = "untrained"
 # How the epoch was chosen stands in every title: the three are shown side by side and never mixed.

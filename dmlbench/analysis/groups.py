@@ -3,6 +3,8 @@
 `--set` makes a variant. Settings of the protocol (`training.epochs=3`) open another group; settings of a method
 (`distillation.lambda=10`) stay in the group and become part of the method's name, `ms+psd{lambda=10}`, so that it
 is still compared with its own base. So do tuned values: `ms+psd{tuned}` is compared with `ms{tuned}`.
+
+In which order methods stand: the same in every table, figure and comparison.
 """
 
 import hashlib
@@ -13,7 +15,8 @@ from dataclasses import dataclass
 import pandas as pd
 
 from dmlbench.errors import UserError
-from dmlbench.spec import TUNED
+from dmlbench.results.readouts import whole
+from dmlbench.specs.cell import TUNED
 
 GROUP = ["protocol", "variant", "dataset"]
 TUNED_SUFFIX = f"{{{TUNED}}}"  # of the names of a method, base and modifier that ran with tuned values
@@ -144,3 +147,27 @@ def _named(variant: str, method: str, base: str, modifier: str) -> tuple[str, st
 
 def _braces(settings: Sequence[str]) -> str:
     return "{" + ", ".join(without_paths(setting.partition(".")[2]) for setting in settings) + "}" if settings else ""
+
+
+# Bases and modifiers in the order in which their papers appeared, then our own; others follow by name.
+BASES = ("contrastive", "triplet", "margin", "ms", "proxyanchor")
+MODIFIERS = (
+    "", "psd", "obdsd", "s2sd", "independent", "dm2", "dm2-model", "dm2-temporal", "dm2-view", "psd-mem", "obdsd-mem",
+)  # fmt: skip
+
+Rank = tuple[int, str, bool, str]
+
+
+def in_order(frame: pd.DataFrame) -> pd.DataFrame:
+    """Rows by base and modifier in the order of `BASES` and `MODIFIERS`; needs the columns base, modifier, method."""
+    keys = {
+        index: (base != "", rank(base, BASES), rank(modifier, MODIFIERS), method)
+        for index, base, modifier, method in frame[["base", "modifier", "method"]].itertuples(name=None)
+    }
+    return frame.loc[sorted(keys, key=lambda index: keys[index])]
+
+
+def rank(name: str, known: tuple[str, ...]) -> Rank:
+    """Sort key of a base or modifier: its place among the known, its name with settings; readouts after the mean."""
+    plain, trained = name.partition("{")[0], whole(name)
+    return (known.index(plain) if plain in known else len(known), trained, trained != name, name)

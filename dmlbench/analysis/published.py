@@ -9,9 +9,9 @@ import pandas as pd
 from dmlbench.analysis.estimates import METHOD
 from dmlbench.analysis.groups import GROUP, SEPARATOR, Group, without_paths
 from dmlbench.analysis.statistics import Estimate, welch_difference
-from dmlbench.method_file import MethodFile, PublishedFigure
-from dmlbench.method_loading import Folder, load_file
-from dmlbench.registry import REPLACED, own_folder, shipped_files
+from dmlbench.specs.method import MethodFile, PublishedFigure
+from dmlbench.specs.method_loading import Folder, load_file
+from dmlbench.specs.registry import REPLACED, own_folder, shipped_files
 
 OURS = ["mean", "low", "high", "n"]
 THEIRS = ["published", "published_std", "published_seeds", "published_protocol", "published_selection", "source"]

@@ -6,10 +6,9 @@ from dataclasses import asdict
 import pandas as pd
 
 from dmlbench.analysis.estimates import ESTIMATE
-from dmlbench.analysis.groups import GROUP, is_tuned, with_files_values
-from dmlbench.analysis.order import in_order
+from dmlbench.analysis.groups import GROUP, in_order, is_tuned, with_files_values
 from dmlbench.analysis.statistics import t_interval
-from dmlbench.registry import TUNED_MARK
+from dmlbench.specs.registry import TUNED_MARK
 
 NOT_RECORDED = "not recorded"
 PLACE = ("protocol", "dataset", "method")

@@ -1,17 +1,132 @@
-"""Training augmentation as pure functions of images and a table of uniforms.
+"""Sizes and channels of images, in 8 bits, as PIL and the published code keep them between transforms.
+
+Every output pixel is computed from its own image alone, so neither batch size, threads nor workers change a bit.
+
+Training augmentation as pure functions of images and a table of uniforms.
 
 No function here draws a random number: each image's row of uniforms, drawn by its position in the epoch, decides
 what happens to it.
+
+Random crops resized on the device: one batched operation in place of a loop over images on the host.
+
+Geometry and filter are those of `geometry.resized_crop`, which rounds to 8 bits after each of its two passes; here
+both are matrix products in float32 and one rounding follows, so a pixel may differ by one grey level.
 """
+
+from dataclasses import dataclass
+from functools import cache
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812 - the field's name for it
+from torch.nn.functional import grid_sample
+from torchvision.transforms.v2 import functional as F  # noqa: N812 - the field's name for it
 
-from dmlbench.data.geometry import EvaluationView, Images, chosen, evaluation_images, resized_crop
-from dmlbench.spec import InputSpec
+from dmlbench.specs.cell import InputSpec
+
+CHUNK_IMAGES = 256
+LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601
+
+
+class Images(Protocol):
+    """Images by position, uint8 (C, H, W) each: a tensor of equal ones, or files decoded when asked for."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Tensor: ...
+
+
+def evaluation_geometry(images: Tensor, spec: InputSpec) -> Tensor:
+    """Resize the shorter side to `resize` (bilinear, antialiased), crop the central `size`, adapt channels.
+
+    Args:
+        images: uint8 (..., C, H, W).
+        spec: `resize`, `size` and `channels`.
+
+    Returns:
+        uint8 (..., channels, size, size).
+    """
+    resized = F.resize(images, [spec.resize], antialias=True)
+    return adapt_channels(F.center_crop(resized, [spec.size, spec.size]), spec.channels)
+
+
+def evaluation_images(images: Images, spec: InputSpec) -> Tensor:
+    """All of `images` in evaluation geometry, uint8 (N, channels, size, size)."""
+    if isinstance(images, Tensor):
+        return torch.cat([evaluation_geometry(chunk, spec) for chunk in images.split(CHUNK_IMAGES)])
+    return torch.stack([evaluation_geometry(images[index], spec) for index in range(len(images))])
+
+
+@dataclass(frozen=True)
+class EvaluationView:
+    """Images in evaluation geometry, uint8 (channels, size, size), each made when asked for."""
+
+    images: Images
+    spec: InputSpec
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return evaluation_geometry(self.images[index], self.spec)
+
+
+def resized_crop(crop: Tensor, spec: InputSpec, *, mirrored: bool) -> Tensor:
+    """Resize a crop to `size` (bilinear, antialiased), perhaps mirror it, adapt channels.
+
+    Args:
+        crop: uint8 (C, h, w).
+        spec: `size` and `channels`.
+        mirrored: Left for right.
+
+    Returns:
+        uint8 (channels, size, size).
+    """
+    resized = F.resize(crop, [spec.size, spec.size], antialias=True)
+    return adapt_channels(resized.flip(-1) if mirrored else resized, spec.channels)
+
+
+def chosen(images: Images, indices: NDArray[np.int64]) -> Tensor:
+    """Equal images at `indices` (B,), as uint8 (B, C, H, W)."""
+    if isinstance(images, Tensor):
+        return images[torch.from_numpy(indices)]
+    return torch.stack([images[index] for index in indices.tolist()])
+
+
+def adapt_channels(images: Tensor, channels: int) -> Tensor:
+    """Grey to three channels by repetition, RGB to grey by luminance; uint8 (..., C, H, W) in, the same out."""
+    if images.shape[-3] == channels:
+        return images
+    if channels == 3:
+        return images.expand(*images.shape[:-3], 3, *images.shape[-2:])
+    red, green, blue = images.to(torch.float32).unbind(-3)
+    grey = LUMINANCE[0] * red + LUMINANCE[1] * green + LUMINANCE[2] * blue
+    return grey.round().to(torch.uint8).unsqueeze(-3)
+
+
+def normalise(images: Tensor, spec: InputSpec) -> Tensor:
+    """What a network takes: ``(x - mean) / std`` per channel, with x in [0, 1].
+
+    Args:
+        images: (B, channels, H, W): uint8 on any device, or float32 in [0, 1].
+        spec: `mean` and `std`.
+
+    Returns:
+        float32 (B, channels, H, W).
+    """
+    mean, std = (_per_channel(values, images.device) for values in (spec.mean, spec.std))
+    # In place where the memory is our own: fresh pages for every step cost more than the arithmetic.
+    scaled = images.clone() if images.is_floating_point() else images.to(torch.float32).div_(255)
+    return scaled.sub_(mean).div_(std)
+
+
+@cache
+def _per_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """(channels, 1, 1) on a device, made once: a copy to a GPU for every batch would make the host wait."""
+    return torch.tensor(values, device=device)[:, None, None]
+
 
 CROP_TRIES = 10
 SOURCE_BYTES = 2 << 30
@@ -99,7 +214,7 @@ def affine(images: Tensor, uniforms: NDArray[np.float64], spec: InputSpec) -> Te
     source_x = (cosine * x + sine * y) * (2 / width)
     source_y = (cosine * y - sine * x) * (2 / height)
     grid = torch.stack((source_x, source_y), dim=-1)
-    return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    return grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
 def crop_boxes(
@@ -145,3 +260,78 @@ def _central_box(height: int, width: int, spec: InputSpec) -> tuple[int, int, in
     elif width / height > highest:
         wide = round(height * highest)
     return (height - tall) // 2, (width - wide) // 2, tall, wide
+
+
+LARGEST_CROP = 640 * 640  # pixels; larger crops are resized on the host, so that one image cannot fill the device
+LONGEST_SIDE = 1024
+CHUNK = 16  # images resized at a time: they are padded to the largest of them
+
+
+class Crops(NamedTuple):
+    """Crops of different sizes in one buffer, so that a batch is two transfers. A tuple, so that loaders can pin it.
+
+    Attributes:
+        pixels: uint8 (sum of h * w, C), rows of each crop in order.
+        table: int64 (B, 4), for each crop its height, width, first pixel, and 1 where it is to be mirrored.
+    """
+
+    pixels: Tensor
+    table: Tensor
+
+
+def packed(crops: list[tuple[Tensor, bool]], spec: InputSpec) -> Crops:
+    """Pack a batch's crops, uint8 (C, h, w) and whether mirrored, unresized unless they are very large."""
+    images = [_bounded(crop, spec) for crop, _ in crops]
+    channels = images[0].shape[0]
+    pixels = torch.cat([image.permute(1, 2, 0).reshape(-1, channels) for image in images])
+    table = torch.tensor([[*image.shape[-2:], 0, mirrored] for image, (_, mirrored) in zip(images, crops, strict=True)])
+    areas = table[:, 0] * table[:, 1]
+    table[:, 2] = areas.cumsum(0) - areas
+    return Crops(pixels, table)
+
+
+def resized(crops: Crops, size: int, device: torch.device) -> Tensor:
+    """Resize (bilinear, antialiased) and mirror on a device, without making the host wait.
+
+    Args:
+        crops: Packed crops on the host, page-locked for CUDA.
+        size: Side of the result in pixels.
+        device: Where to do it.
+
+    Returns:
+        uint8 (B, C, size, size) on the device.
+    """
+    pixels, table = crops.pixels.to(device, non_blocking=True), crops.table.to(device, non_blocking=True)
+    largest = [chunk[:, :2].amax(dim=0).tolist() for chunk in crops.table.split(CHUNK)]
+    chunks = zip(table.split(CHUNK), largest, strict=True)
+    batch = torch.cat([_resized_chunk(pixels, rows, tallest, widest, size) for rows, (tallest, widest) in chunks])
+    return torch.where(table[:, 3, None, None, None] > 0, batch.flip(-1), batch)
+
+
+def _bounded(crop: Tensor, spec: InputSpec) -> Tensor:
+    height, width = crop.shape[-2:]
+    if height * width <= LARGEST_CROP and max(height, width) <= LONGEST_SIDE:
+        return crop
+    own_channels = spec.model_copy(update={"channels": crop.shape[0]})
+    return resized_crop(crop, own_channels, mirrored=False)
+
+
+def _resized_chunk(pixels: Tensor, table: Tensor, tallest: int, widest: int, size: int) -> Tensor:
+    heights, widths, starts, _ = table[:, :, None, None].unbind(1)
+    rows = torch.arange(tallest, device=pixels.device)[:, None]
+    columns = torch.arange(widest, device=pixels.device)
+    # Beyond an image's edge any pixel will do: its weight is 0.
+    places = starts + torch.minimum(rows, heights - 1) * widths + torch.minimum(columns, widths - 1)
+    padded = pixels[places].permute(0, 3, 1, 2).to(torch.float32)
+    vertical, horizontal = _weights(heights, tallest, size), _weights(widths, widest, size)
+    return (vertical[:, None] @ padded @ horizontal[:, None].mT).round().clamp(0, 255).to(torch.uint8)
+
+
+def _weights(lengths: Tensor, longest: int, size: int) -> Tensor:
+    """Triangle filters from `lengths` (B, 1, 1) to `size` pixels, as wide as a shrinking needs: (B, size, longest)."""
+    scale = lengths / size
+    centres = (torch.arange(size, device=lengths.device)[:, None] + 0.5) * scale
+    places = torch.arange(longest, device=lengths.device)
+    distance = (places + 0.5 - centres).abs() / scale.clamp(min=1)
+    weights = (1 - distance).clamp(min=0) * (places < lengths)
+    return weights / weights.sum(dim=-1, keepdim=True)

@@ -9,9 +9,18 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from dmlbench.data.cache import cache_dir
-from dmlbench.data.family import LabelledFiles, Log, labelled
-from dmlbench.data.places import IMAGE_SUFFIXES, below, check_listed, files_below, some, tell_strays
+from dmlbench.data.family import (
+    IMAGE_SUFFIXES,
+    LabelledFiles,
+    Log,
+    below,
+    cache_dir,
+    check_listed,
+    files_below,
+    labelled,
+    some,
+    tell_strays,
+)
 from dmlbench.errors import UserError
 
 NAME = "cars"

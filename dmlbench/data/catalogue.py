@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dmlbench.data import cars, cub, glyphs, omniglot, sop
-from dmlbench.data.declared import declared
 from dmlbench.data.family import Family
-from dmlbench.data.folder import ImageFolder
+from dmlbench.data.folder import ImageFolder, declared
 from dmlbench.errors import UserError, unknown_name
-from dmlbench.schema import path_of
-from dmlbench.spec import DatasetSpec
+from dmlbench.specs.cell import DatasetSpec
+from dmlbench.specs.yaml_files import path_of
 
 
 @dataclass(frozen=True)

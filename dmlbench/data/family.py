@@ -1,8 +1,19 @@
-"""What a dataset family's file offers, in NumPy: planning a matrix needs the catalogue but not torch."""
+"""What a dataset family's file offers, in NumPy: planning a matrix needs the catalogue but not torch.
 
+What a result's data were, as one SHA-256.
+
+The user's cache folder, where embedded datasets are kept and downloads land when no folder was given.
+
+Finding published layouts below a data folder, and comparing what they list with what is there.
+"""
+
+import hashlib
+import os
+import sys
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -95,3 +106,126 @@ def labelled(root: Path, rows: list[tuple[str, str]]) -> LabelledFiles:
     numbers: dict[str, int] = {}
     labels = [numbers.setdefault(name, len(numbers)) for name, _ in rows]
     return LabelledFiles(root, tuple(path for _, path in rows), np.array(labels, dtype=np.int64), tuple(numbers))
+
+
+def fingerprint(*sides: LabelledImages) -> str:
+    """SHA-256 of shapes, pixels, labels and class names."""
+    digest = hashlib.sha256()
+    for side in sides:
+        digest.update(repr((side.images.shape, side.class_names)).encode())
+        digest.update(np.ascontiguousarray(side.images).data)
+        digest.update(side.labels.astype("<i8").data)
+    return digest.hexdigest()
+
+
+def files_fingerprint(sides: Iterable[tuple[LabelledFiles, Sequence[str]]]) -> str:
+    """SHA-256 of labels and contents, whatever the files are called and however a release lays them out.
+
+    Args:
+        sides: Each side's files and the SHA-256 of each file.
+    """
+    digest = hashlib.sha256()
+    for files, contents in sides:
+        digest.update(f"{len(files.paths)}\n".encode())
+        for index in content_order(files, contents):
+            digest.update(f"{files.labels[index]} {contents[index]}\n".encode())
+    return digest.hexdigest()
+
+
+def content_order(files: LabelledFiles, contents: Sequence[str]) -> list[int]:
+    """Positions of a side's files by class, and within a class by the SHA-256 of their contents."""
+    labels = files.labels.tolist()
+    return sorted(range(len(labels)), key=lambda index: (labels[index], contents[index]))
+
+
+def cache_dir() -> Path:
+    """Folder for generated and downloaded data: ``XDG_CACHE_HOME``, else the platform's custom; not created.
+
+    Raises:
+        UserError: a user without a home folder, as containers have them.
+    """
+    try:
+        return _user_cache() / "dmlbench"
+    except RuntimeError as error:
+        hint = "set XDG_CACHE_HOME to the full path of a folder that can be written"
+        raise UserError("this user has no home folder, so there is none for the cache", hint=hint) from error
+
+
+def _user_cache() -> Path:
+    given = os.environ.get("XDG_CACHE_HOME")
+    if given and Path(given).is_absolute():  # the XDG specification has relative paths ignored
+        return Path(given)
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches"
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    return Path.home() / ".cache"
+
+
+SEARCH_DEPTH = 3
+IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".jpe", ".jfif"))
+
+
+def below(data_dir: Path, name: str, *, hint: str) -> list[Path]:
+    """Entries called `name` in a data folder or at most `SEARCH_DEPTH` folders down, the shallowest first.
+
+    Raises:
+        UserError: no such data folder.
+    """
+    if not data_dir.is_dir():
+        raise UserError(f"{data_dir}: no such data folder", hint=hint)
+    found = [path for depth in range(SEARCH_DEPTH + 1) for path in sorted(data_dir.glob("*/" * depth + name))]
+    # An archive being unpacked, or left so, lies in a hidden folder.
+    return [path for path in found if not any(part.startswith(".") for part in path.relative_to(data_dir).parts)]
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a published list; raises UserError where it is none."""
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})", hint="check its permissions") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not a text file ({error.reason})") from error
+
+
+def check_listed(name: str, root: Path, folders: Iterable[str], listed: Iterable[str], log: Log) -> None:
+    """Compare a published list with the files below some folders of `root`; files that it lacks are ignored.
+
+    Raises:
+        UserError: a listed file is not there.
+    """
+    wanted = set(listed)
+    there = {path for folder in folders for path in files_below(root, folder)}
+    if missing := sorted(wanted - there):
+        hint = "the release is incomplete: extract it again"
+        raise UserError(
+            f"{name}: {len(missing)} of {len(wanted)} listed images are not in {root} ({some(missing)})", hint=hint
+        )
+    tell_strays(name, root, there - wanted, log)
+
+
+def tell_strays(name: str, root: Path, strays: Iterable[str], log: Log) -> None:
+    """Say how many files are ignored, if any."""
+    if ignored := sorted(strays):
+        log(f"{name}: {len(ignored)} other files below {root} are ignored ({some(ignored)})")
+
+
+def files_below(root: Path, folder: str) -> list[str]:
+    """All files below a folder of `root`, as paths from `root` with forward slashes, unsorted."""
+
+    def refuse(error: OSError) -> None:
+        if isinstance(error, FileNotFoundError):
+            return  # what a list names and is not there is told with the list
+        raise UserError(f"{error.filename}: cannot be read ({error.strerror})", hint="check its permissions") from error
+
+    found = []
+    for parent, _, names in os.walk(root / folder, onerror=refuse):
+        relative = Path(parent).relative_to(root).as_posix()
+        found += [name if relative == "." else f"{relative}/{name}" for name in names]
+    return found
+
+
+def some(paths: list[str]) -> str:
+    """The first three of many."""
+    return ", ".join(islice(paths, 3)) + (", ..." if len(paths) > 3 else "")

@@ -11,15 +11,14 @@ import simplejpeg
 import torch
 from torch import Tensor
 
+from dmlbench.data.augment import Images
 from dmlbench.data.catalogue import family_of
-from dmlbench.data.family import LabelledFiles, LabelledImages, Log
+from dmlbench.data.family import LabelledFiles, LabelledImages, Log, files_fingerprint, fingerprint
 from dmlbench.data.files import Chosen, decoded, read_files
-from dmlbench.data.fingerprints import files_fingerprint, fingerprint
-from dmlbench.data.geometry import Images
 from dmlbench.data.ready import check_counts, files_of
 from dmlbench.errors import UserError
-from dmlbench.randomness import stream
-from dmlbench.spec import DatasetSpec
+from dmlbench.seeding import stream
+from dmlbench.specs.cell import DatasetSpec
 
 LOGGER = logging.getLogger(__name__)
 

@@ -18,11 +18,9 @@ import PIL
 from PIL import Image
 
 from dmlbench.atomic import write_atomically
-from dmlbench.data.cache import cache_dir
-from dmlbench.data.family import LabelledFiles, Log
-from dmlbench.errors import UserError
+from dmlbench.data.family import LabelledFiles, Log, cache_dir
+from dmlbench.errors import UserError, counted
 from dmlbench.machine import usable_cores
-from dmlbench.wording import counted
 
 SMALLEST_SIDE = 8  # pixels; less than that shows nothing
 MODES = {  # what PIL calls them, and what happens to them

@@ -1,13 +1,15 @@
-"""Batches for training and evaluation; the number of workers never changes a bit of them.
+"""A training batch, and how batches reach a device: on CUDA beside the work on the one before.
+
+Batches for training and evaluation; the number of workers never changes a bit of them.
 
 Workers decode, crop and resize in 8 bits; the device normalises. On CUDA workers only decode and cut out, one batched
 operation resizes (`device_crops`), and the next batch is copied while the device works on this one.
 """
 
 import math
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 
 import numpy as np
 import torch
@@ -15,15 +17,85 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from dmlbench.data.augment import augment, crops, training_source, uniforms_per_image
-from dmlbench.data.batch import Batch, ahead
-from dmlbench.data.device_crops import Crops, packed, resized
-from dmlbench.data.geometry import EvaluationView, Images, adapt_channels, chosen, evaluation_images, normalise
+from dmlbench.data.augment import (
+    Crops,
+    EvaluationView,
+    Images,
+    adapt_channels,
+    augment,
+    chosen,
+    crops,
+    evaluation_images,
+    normalise,
+    packed,
+    resized,
+    training_source,
+    uniforms_per_image,
+)
 from dmlbench.data.images import Split
-from dmlbench.data.sampler import epoch_indices, epoch_steps
+from dmlbench.data.samplers import epoch_indices, epoch_steps
 from dmlbench.errors import UserError
-from dmlbench.randomness import stream
-from dmlbench.spec import InputSpec, ProtocolSpec
+from dmlbench.seeding import stream
+from dmlbench.specs.cell import InputSpec, ProtocolSpec
+
+
+class Batch(NamedTuple):
+    """A training batch on its device.
+
+    Attributes:
+        images: (B, C, H, W) float32, normalised, in the protocol's memory layout.
+        labels: (B,) int64.
+        indices: (B,) int64, the place of each image in the training split; an image may be drawn twice.
+        others: Further augmentations of the same images, each like `images`, where a method asks for them.
+    """
+
+    images: Tensor
+    labels: Tensor
+    indices: Tensor
+    others: tuple[Tensor, ...] = ()
+
+    def view(self, number: int) -> Tensor:
+        """An augmentation of the images, counted from 0."""
+        return self.others[number - 1] if number else self.images
+
+
+Host = TypeVar("Host")
+Ready = TypeVar("Ready", Tensor, Batch)
+
+
+def ahead(
+    batches: Iterable[Host], finish: Callable[[Host], Ready], device: torch.device
+) -> Generator[Ready, None, None]:
+    """Finish batches for a device; on CUDA the next one is copied and finished beside the work on this one.
+
+    Args:
+        batches: Host batches, page-locked for CUDA.
+        finish: Copies one to the device without blocking, and finishes it there; gives tensors of the device.
+        device: The device.
+    """
+    if device.type != "cuda":
+        yield from map(finish, batches)
+        return
+    side, current = torch.cuda.Stream(device), torch.cuda.current_stream(device)
+    waiting: list[tuple[Ready, torch.cuda.Event]] = []
+    for batch in batches:
+        with torch.cuda.stream(side):
+            ready = finish(batch)
+            waiting.append((ready, side.record_event()))
+        if len(waiting) > 1:
+            yield _handed_over(*waiting.pop(0), current)
+    for item in waiting:
+        yield _handed_over(*item, current)
+
+
+def _handed_over(ready: Ready, done: torch.cuda.Event, current: torch.cuda.Stream) -> Ready:
+    """Let the training stream wait for a batch, and the allocator know that it uses it."""
+    current.wait_event(done)
+    parts = (*ready[:3], *ready.others) if isinstance(ready, Batch) else (ready,)
+    for tensor in parts:
+        tensor.record_stream(current)
+    return ready
+
 
 Recipe = tuple[NDArray[np.int64], NDArray[np.float64]]  # (B,) places of images, and uniforms (views, B, columns)
 

@@ -17,9 +17,7 @@ from PIL import Image
 
 from dmlbench.data import archives
 from dmlbench.data.archives import Progress, file_checksum, verify
-from dmlbench.data.cache import cache_dir
-from dmlbench.data.family import LabelledImages, Log
-from dmlbench.data.places import below
+from dmlbench.data.family import LabelledImages, Log, below, cache_dir
 from dmlbench.errors import UserError
 
 URL = "https://raw.githubusercontent.com/brendenlake/omniglot/master/python/"

@@ -2,10 +2,8 @@
 
 from pathlib import Path
 
-from dmlbench.data.archives import Archive
-from dmlbench.data.family import LabelledFiles, Log, labelled
-from dmlbench.data.places import check_listed, read_lines
-from dmlbench.data.release import Release
+from dmlbench.data.archives import Archive, Release
+from dmlbench.data.family import LabelledFiles, Log, check_listed, labelled, read_lines
 from dmlbench.errors import UserError
 
 NAME = "sop"

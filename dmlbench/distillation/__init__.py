@@ -1,30 +1,5 @@
-"""Distillation: what a method learns from beside the labels.
+"""The name that `dmlbench.modifiers` had: its functions can be imported from here, too."""
 
-From a teacher's embeddings: a frozen dataclass with a temperature `tau` and `targets(teacher_embeddings) -> (N, N)`,
-such as PSD and OBD-SD. From wider embeddings of the same network: S2SD. From other networks in training: DM².
-"""
+from dmlbench.modifiers import distillation_loss, obdsd_targets, psd_targets
 
-from dmlbench.distillation.dm2 import DM2, relational_loss
-from dmlbench.distillation.obdsd import OBDSD, obdsd_targets
-from dmlbench.distillation.psd import PSD, distillation_loss, psd_targets
-from dmlbench.distillation.s2sd import S2SD, WiderEmbeddings
-
-DISTILLATIONS: dict[str, type[PSD] | type[OBDSD] | type[S2SD] | type[DM2]] = {
-    "psd": PSD,
-    "obdsd": OBDSD,
-    "s2sd": S2SD,
-    "dm2": DM2,
-}
-
-__all__ = [
-    "DISTILLATIONS",
-    "DM2",
-    "OBDSD",
-    "PSD",
-    "S2SD",
-    "WiderEmbeddings",
-    "distillation_loss",
-    "obdsd_targets",
-    "psd_targets",
-    "relational_loss",
-]
+__all__ = ["distillation_loss", "obdsd_targets", "psd_targets"]

@@ -4,14 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dmlbench.losses.batch import (
-    check_non_negative,
-    check_positive,
-    checked,
-    masked_mean,
-    nan_where_broken,
-    pair_masks,
-)
+from dmlbench.losses.batch import check_non_negative, check_positive, checked, masked_mean, nan_where_broken, pair_masks
 
 
 class MultiSimilarityLoss(nn.Module):

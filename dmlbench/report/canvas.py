@@ -13,8 +13,7 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from dmlbench.analysis.groups import is_tuned, with_files_values
-from dmlbench.analysis.order import MODIFIERS, rank
+from dmlbench.analysis.groups import MODIFIERS, is_tuned, rank, with_files_values
 from dmlbench.report.naming import MINUS
 from dmlbench.report.style import COLUMN, INK, MUTED, PAPER, Look
 

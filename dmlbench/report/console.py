@@ -8,12 +8,11 @@ from rich.table import Table
 from rich.text import Text
 
 from dmlbench.analysis.comparisons import comparisons, seed_pairs, star, to_base
+from dmlbench.analysis.costs import overhead
 from dmlbench.analysis.estimates import SELECTIONS, UNTRAINED, accuracy, seed_values
-from dmlbench.analysis.groups import Group, arrange, check_unambiguous, groups
-from dmlbench.analysis.order import in_order
-from dmlbench.analysis.overhead import overhead
+from dmlbench.analysis.groups import Group, arrange, check_unambiguous, groups, in_order
 from dmlbench.report.naming import percent, plain, points
-from dmlbench.report.tables.notes import about_pairs, few_seeds, mark_signs, other_machines, signed, without_base
+from dmlbench.report.tables.table import about_pairs, few_seeds, mark_signs, other_machines, signed, without_base
 
 COLUMNS = ("method", "R@1", "n", "to base", "MAP@R", "time")
 

@@ -1,9 +1,23 @@
-"""Builds what a page shows of one group of comparable results: its verdicts, figures and tables."""
+"""What a page is made of: sections of parts, each with its figures and tables.
+
+Builds what a page shows of one group of comparable results: its verdicts, figures and tables.
+
+The figures of a large report are drawn in several processes: most of its time is drawing, on one core each.
+
+What a page shows beyond single groups: several datasets of one protocol, and published figures beside ours.
+
+A section for everything that `dmlbench overhead` measured: one machine, one protocol, one kind of image.
+"""
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+import signal
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import cached_property
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -11,33 +25,79 @@ import numpy as np
 import pandas as pd
 
 from dmlbench.analysis.comparisons import to_base
+from dmlbench.analysis.costs import agreements, doubts, measured_overhead, measured_phases, measurement_slug, places
 from dmlbench.analysis.estimates import SELECTIONS, UNTRAINED, selections_of, verdict_selection
-from dmlbench.analysis.groups import Group, groups
-from dmlbench.measurement import Measurement
-from dmlbench.readouts import is_of_one_member
+from dmlbench.analysis.groups import Group, groups, in_order, slug, without_paths
+from dmlbench.errors import counted
 from dmlbench.report.canvas import Plot, limits_of
 from dmlbench.report.figures import (
+    Place,
     accuracy_plot,
     curve_plot,
     difference_plot,
     embedding_plot,
+    forest_plot,
     geometry_plot,
     optimism_plot,
     overhead_plot,
     phases_plot,
     plane_plot,
+    ranks_plot,
     selection_plot,
+    turns,
 )
 from dmlbench.report.numbers import METRIC, Numbers
 from dmlbench.report.pictures import Picture, save
 from dmlbench.report.queries import Panels, Queries
-from dmlbench.report.section import Part, Section
+from dmlbench.report.sources import code_state, for_readers
 from dmlbench.report.style import Look
-from dmlbench.report.tables import accuracy_table, difference_table, evidence_table, overhead_table, selection_table
-from dmlbench.report.tables.notes import about_pairs, without_base
-from dmlbench.report.tables.queries import queries_table
-from dmlbench.report.tables.tuning import tuning_table
-from dmlbench.report.verdict import verdicts
+from dmlbench.report.tables import (
+    Table,
+    accuracy_table,
+    difference_table,
+    evidence_table,
+    over_datasets_table,
+    overhead_table,
+    pooled_table,
+    reproduction_table,
+    selection_table,
+)
+from dmlbench.report.tables.accuracy import queries_table, tuning_table
+from dmlbench.report.tables.comparison import Verdict, verdicts
+from dmlbench.report.tables.cost import measured_table
+from dmlbench.report.tables.datasets import can_rank
+from dmlbench.report.tables.table import about_pairs, without_base
+from dmlbench.results.measurements import SYNTHETIC, Measurement
+from dmlbench.results.readouts import is_of_one_member
+
+
+@dataclass(frozen=True)
+class Part:
+    """Figures and tables under one heading; a `folded` part is shown when it is asked for."""
+
+    heading: str
+    pictures: list[Picture] = field(default_factory=list)
+    tables: list[Table] = field(default_factory=list)
+    text: str = ""
+    folded: bool = False
+
+
+@dataclass(frozen=True)
+class Section:
+    """A page's section; `slug` is its anchor, `group` whose results it shows, where they are of one."""
+
+    slug: str
+    title: str
+    facts: str
+    parts: list[Part]
+    group: Group | None = None
+    verdicts: list[Verdict] = field(default_factory=list)
+
+    @property
+    def tables(self) -> list[Table]:
+        """Every table of the section."""
+        return [table for part in self.parts for table in part.tables]
+
 
 Map = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]
 Call = tuple[str, tuple[Any, ...]]  # a method's name and its arguments
@@ -230,3 +290,125 @@ def _built(call: tuple[_Group, str, tuple[Any, ...]]) -> Part:
 def _of_metric(group: Group, frame: pd.DataFrame) -> pd.DataFrame:
     mine = group.of(frame)
     return mine[mine["metric"] == METRIC]
+
+
+@contextmanager
+def mapping(workers: int) -> Iterator[Map]:
+    """Yield a `map` over so many processes, or the plain one for a single worker.
+
+    The processes start at once, so that they have imported what draws by the time there is something to draw.
+    """
+    if workers < 2:
+        yield map
+        return
+    # Fresh interpreters: forked ones would inherit the locks of threads that numerical libraries keep.
+    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_leave_interrupts_to_the_parent)
+    try:
+        for _ in range(workers):
+            pool.submit(_ready)
+        yield pool.map
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _ready() -> None:
+    """Do nothing: whoever can call this has imported this module."""
+
+
+def _leave_interrupts_to_the_parent() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+KEYS = ["protocol", "variant"]
+
+
+def protocol_sections(material: Material) -> list[Section]:
+    """A section for every protocol, with its settings, that has results of several datasets."""
+    numbers = material.numbers
+    many = numbers.accuracy.groupby(KEYS)["dataset"].nunique()
+    return [_protocol_section(material, str(protocol), str(variant))
+            for protocol, variant in many.index[many > 1]]  # fmt: skip
+
+
+def reproduction_section(numbers: Numbers) -> list[Section]:
+    """Published figures beside ours, for the methods and datasets of the report."""
+    if numbers.results.empty:
+        return []
+    if numbers.reproduction.empty:
+        facts = "The method files hold no published figure for these methods on these datasets."
+        return [Section("reproduction", "Published and reproduced", facts, [])]
+    facts = (
+        "Figures that papers report for a method and dataset of this report. They are compared where the protocol is "
+        "the same; published figures are usually those of the best test epoch, so ours are, too."
+    )
+    return [
+        Section(
+            "reproduction",
+            "Published and reproduced",
+            facts,
+            [Part("", [], [reproduction_table(numbers.reproduction)])],
+        )
+    ]
+
+
+def _protocol_section(material: Material, protocol: str, variant: str) -> Section:
+    numbers = material.numbers
+    title = protocol + (f", {without_paths(variant)}" if variant else "")
+    name = "_".join(slug(part) for part in (protocol, variant) if part)
+
+    def mine(frame: pd.DataFrame) -> pd.DataFrame:
+        own = frame[(frame["protocol"] == protocol) & (frame["variant"] == variant) & (frame["metric"] == METRIC)]
+        return own[own["selection"] == chosen]
+
+    own = numbers.accuracy[(numbers.accuracy["protocol"] == protocol) & (numbers.accuracy["variant"] == variant)]
+    chosen = verdict_selection(selections_of(own))
+    pooled, means = mine(numbers.pooled), mine(numbers.over_datasets)
+    methods = list(in_order(own[own["method"] != UNTRAINED].drop_duplicates("method"))["method"])
+    parts = []
+    if len(pooled):
+        against_base, each = to_base(pooled[pooled["n"] > 0]), to_base(mine(numbers.comparisons))
+        plots = [forest_plot(title, name, each, against_base, material.look)] if len(against_base) else []
+        parts.append(Part("Difference to the base", material.drawn(*plots), [pooled_table(title, name, pooled)]))
+    if len(means):
+        ranks = [ranks_plot(title, name, means, material.look)] if can_rank(means) else []
+        parts.append(Part("All methods", material.drawn(*ranks), [over_datasets_table(title, name, means, methods)]))
+    datasets = sorted(own["dataset"].unique())
+    return Section(f"over-{name}", f"{title} over {len(datasets)} datasets", f"{', '.join(datasets)}.", parts)
+
+
+def cost_sections(material: Material) -> list[Section]:
+    """The latest measurement of the same methods in the same place, beside what earlier ones say."""
+    each = places(material.measurements)
+    titles = Counter(own[-1].title for own in each)
+    return [_section(material, own[-1], alone=titles[own[-1].title] == 1) for own in each]
+
+
+def _section(material: Material, latest: Measurement, *, alone: bool) -> Section:
+    parts = (f"machine {latest.environment.get('machine')}", f"protocol {latest.protocol_hash[:6]}", *latest.methods)
+    which = "" if alone else f" ({', '.join(parts)})"
+    place = Place(without_paths(latest.title) + which, measurement_slug(latest))
+    costs, phases = measured_overhead(latest), measured_phases(latest)
+    modified = costs[costs["modifier"] != ""]
+    clock = turns(latest.processes)
+    plots = [overhead_plot(place, modified, material.look, clock)] if len(modified) else []
+    found = agreements(material.measurements[: material.measurements.index(latest)], latest)
+    images = "random pixels" if latest.dataset == SYNTHETIC else f"images of {latest.dataset}"
+    libraries = ", ".join(
+        f"{name} {latest.environment[name]}" for name in ("torch", "cuda") if name in latest.environment
+    )
+    threads = counted(latest.cpu_threads, "CPU thread")
+    facts = (
+        f"Measured on {latest.started[:10]} on {images}; {latest.environment.get('system', '')}, {threads}, "
+        f"{libraries}; dmlbench {code_state(latest.code, latest.environment)}. Command: {for_readers(latest.command)}"
+    )
+    pictures = material.drawn(*plots, phases_plot(place, phases, clock))
+    notes = [*doubts(latest), *_other_code(latest, material.codes)]
+    table = measured_table(place.title, place.slug, latest, costs, found=found, notes=notes)
+    return Section(place.slug, f"Cost of a step: {place.title}", facts, [Part("", pictures, [table])])
+
+
+def _other_code(latest: Measurement, codes: Collection[str]) -> list[str]:
+    """A warning where no result of the report was made by the training code that was measured."""
+    if not codes or latest.code.get("digest") in codes:
+        return []
+    return [f"The results of this report were made by other training code: {', '.join(sorted(codes))}."]

@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from dmlbench.errors import UserError
-from dmlbench.writer import file_digest
+from dmlbench.results.writer import file_digest
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 LONGEST = 200  # characters of a name: what is written beside the folder meanwhile has a longer one

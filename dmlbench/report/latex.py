@@ -10,8 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from dmlbench.report.naming import MINUS
-from dmlbench.report.tables.notes import mark_signs, signed
-from dmlbench.report.tables.table import TEXT_COLUMNS, Entry, Table
+from dmlbench.report.tables.table import TEXT_COLUMNS, Entry, Table, mark_signs, signed
 
 LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",

@@ -7,13 +7,13 @@ import pandas as pd
 
 from dmlbench.analysis.across import over_datasets
 from dmlbench.analysis.comparisons import comparisons, pooled, seed_pairs
+from dmlbench.analysis.costs import overhead, phase_times
 from dmlbench.analysis.estimates import accuracy, optimism, seed_values
 from dmlbench.analysis.groups import Group, done
-from dmlbench.analysis.overhead import overhead, phase_times
 from dmlbench.analysis.published import NONE, reproduction
 from dmlbench.analysis.tuning import NONE as NO_MARGINS
 from dmlbench.analysis.tuning import Margins, tuned_beside_files
-from dmlbench.shared_machine import was_shared
+from dmlbench.results.frames import was_shared
 
 METRIC = "recall_at_1"  # what verdicts are given by and figures show; tables show all
 

@@ -1,4 +1,7 @@
-"""Renders a results folder into `reports/<name>/`: a page, Markdown, tables and figures."""
+"""Renders a results folder into `reports/<name>/`: a page, Markdown, tables and figures.
+
+What every report says of itself, in HTML and Markdown alike.
+"""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
@@ -11,31 +14,31 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 
 from dmlbench import __version__
 from dmlbench.analysis.comparisons import to_base
+from dmlbench.analysis.costs import measured_frame
 from dmlbench.analysis.groups import GROUP, arrange, check_unambiguous, done, groups, without_paths
-from dmlbench.analysis.measured import measured_frame
-from dmlbench.damaged import Damaged, OnDamaged, warn
-from dmlbench.errors import UserError, unknown_name
-from dmlbench.measurement import SYNTHETIC, Measurement, read_measurements
+from dmlbench.errors import Damaged, OnDamaged, UserError, counted, unknown_name, warn
 from dmlbench.report import sources
-from dmlbench.report.content import Map, Material, group_sections
-from dmlbench.report.costs import cost_sections
+from dmlbench.report.content import (
+    Map,
+    Material,
+    cost_sections,
+    group_sections,
+    mapping,
+    protocol_sections,
+    reproduction_section,
+)
 from dmlbench.report.folder import PAGE, check_target, replacing
-from dmlbench.report.formats import brief_marks, csv, escape_markdown, markdown, short
 from dmlbench.report.latex import latex
 from dmlbench.report.numbers import Numbers
-from dmlbench.report.overview import protocol_sections, reproduction_section
-from dmlbench.report.processes import mapping
-from dmlbench.report.prose import FILES, READING, READING_COSTS
+from dmlbench.report.pictures import brief_marks, csv, escape_markdown, markdown, short
 from dmlbench.report.queries import Panels, Queries
-from dmlbench.report.rerun import commands
+from dmlbench.report.sources import commands
 from dmlbench.report.style import PALETTE
-from dmlbench.report.tables.coverage import coverage_table, is_uneven
-from dmlbench.report.tables.settings import protocol_tables, settings_tables
-from dmlbench.report.tables.summary import summary_tables
+from dmlbench.report.tables.summary import coverage_table, is_uneven, protocol_tables, settings_tables, summary_tables
 from dmlbench.report.tables.table import TEXT_COLUMNS
-from dmlbench.results import load_history, load_results
-from dmlbench.store import Store, read_summary
-from dmlbench.wording import counted
+from dmlbench.results.frames import load_history, load_results
+from dmlbench.results.measurements import SYNTHETIC, Measurement, read_measurements
+from dmlbench.results.store import Store, read_summary
 
 FILTERS = ("protocol", "dataset", "method")
 Only = Mapping[str, Collection[str]]
@@ -296,3 +299,57 @@ def _write_pages(folder: Path, context: dict[str, Any]) -> None:
     for template, file in ("index.html.j2", PAGE), ("report.md.j2", "report.md"):
         text = environment.get_template(template).render(context)
         (folder / file).write_text(text.rstrip() + "\n", encoding="utf-8")
+
+
+READING = (
+    "Intervals are 95% Student t-intervals over seeds: they cover the choice of seed, not of dataset or protocol.",
+    "A method is compared with its own base, seed by seed: the same seed gives both the same weights and batches.",
+    "Verdicts are given by R@1, which was chosen before any result. Other metrics stand beside it, uncorrected.",
+    "p: paired t-test, corrected by Holm's method for all comparisons of a table; sign-flip: the exact test beside it.",
+    (
+        "Every title says how the epoch was chosen. The best test epoch is chosen on the very classes it is measured "
+        "on, as published figures are; it is shown beside the others and never mixed with them."
+    ),
+    "The untrained network is the reference: what a method learned is what it adds to that row.",
+    (
+        "A row marked “transferred from” ran with values that were published for another protocol or dataset. Results "
+        "of earlier releases lack this mark."
+    ),
+    (
+        "A row {teacher_mode=eval} had its teacher's BatchNorm use running statistics. In the official code it uses "
+        "the batch's: under a protocol that does not freeze BatchNorm the two are different methods."
+    ),
+    (
+        "A row marked “untuned” ran with settings that nobody published for that loss and data: it neither confirms "
+        "nor refutes a paper."
+    ),
+    (
+        "A row {tuned} took the best of its trials on held-out training classes (its marks say of how many) and is "
+        "compared with its tuned base. Its values were chosen on one split of these classes, often by a query or two: "
+        "the table of tuned values gives the margin. Another split or seed may choose others, so no conclusion on "
+        "methods follows from such rows."
+    ),
+    "A row marked “new” is of a method that stands in no paper: it is proposed here, or by whoever wrote its file.",
+)
+READING_COSTS = (
+    "Ratios are formed between a method and its own base within a round, in which all methods took their turn.",
+    "An interval covers what one process after the other gave on this machine, not other machines or protocols.",
+    "A step counts without the wait for data, which would hide what a method adds.",
+)
+FILES = {  # tables by name
+    "accuracy": "mean, interval and standard deviation of every metric",
+    "comparisons": "every paired difference with its interval and tests",
+    "pooled": "differences pooled over datasets",
+    "datasets": "interquartile means and average ranks over datasets",
+    "optimism": "what choosing the epoch on the test classes adds",
+    "overhead": "step times over the base's",
+    "measured": "what `dmlbench overhead` measured, every measurement",
+    "phases": "where a training step's time goes",
+    "reproduction": "published figures beside ours",
+    "tuning": "tuned values beside those of the methods' files, by seed",
+    "queries": "differences within a seed with intervals over test classes, where embeddings were kept",
+    "query_record": "every query that a method wins or loses, and in how many seeds",
+    "settings": "every hyperparameter with the source of its value",
+    "protocols": "every value of the protocols",
+    "cells": "every cell and choice of the epoch",
+}

@@ -1,5 +1,12 @@
-"""Figures on disk as PNG and SVG, and inlined into a page."""
+"""Tables as Markdown and CSV.
 
+Images inside an SVG, made light: matplotlib writes four bytes a pixel, however few colours there are.
+
+Figures on disk as PNG and SVG, and inlined into a page.
+"""
+
+import base64
+import io
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +17,85 @@ from matplotlib import rcParams
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from PIL import Image
 
-from dmlbench.plotting import plotting
+from dmlbench.analysis.groups import without_paths
 from dmlbench.report.canvas import Plot
-from dmlbench.report.embedded import with_palettes
-from dmlbench.report.formats import inert
-from dmlbench.report.style import COLUMN, GRID, INK, MUTED, PALETTE, PAPER, RC
+from dmlbench.report.style import COLUMN, GRID, INK, MUTED, PALETTE, PAPER, RC, plotting
+from dmlbench.report.tables.table import TEXT_COLUMNS, Entry, Table
+
+FORMULA = re.compile(r"[=+@\t\r-](?![\d.]+(?:e[+-]?\d+)?$)")  # a negative number is a number
+DIGITS = "%.10g"
+
+
+def markdown(table: Table) -> str:
+    """A Markdown table (GitHub's dialect) with its notes below; the title is left to the page."""
+    columns = table.columns
+    rule = ["---" if column in TEXT_COLUMNS else "---:" for column in columns]
+    rows = [[_markdown_entry(entry) for entry in row] for row in table.rows]
+    lines = [[escape_markdown(column) for column in columns], rule, *rows]
+    body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return "\n\n".join([body, *(escape_markdown(note) for note in table.notes)])
+
+
+def csv(frame: pd.DataFrame) -> str:
+    """A tidy CSV; settings that name a user's folders are cut to their last part."""
+    return inert(frame.assign(variant=frame["variant"].map(without_paths)))
+
+
+def inert(frame: pd.DataFrame) -> str:
+    """A CSV in which no text is a formula to a spreadsheet: what begins like one gets an apostrophe.
+
+    Numbers have the digits on which processors agree: the last ones of a logarithm depend on the instructions.
+    """
+    texts = frame.select_dtypes(["object", "string"])
+    safe = {str(column): texts[column].map(_without_formula) for column in texts}
+    return frame.assign(**safe).to_csv(index=False, lineterminator="\n", float_format=DIGITS)
+
+
+def brief_marks(marks: str) -> str:
+    """Marks without their reasons, `untuned` for `untuned: nothing published`: the page explains them once."""
+    return ", ".join(mark.partition(":")[0] for mark in marks.split("; "))
+
+
+def short(value: object) -> str:
+    """A value of a tidy table as a page shows it: six significant digits, empty where there is none."""
+    if isinstance(value, float):
+        return "" if value != value else f"{value:.6g}"  # noqa: PLR0124 - NaN
+    return str(value)
+
+
+def escape_markdown(text: str) -> str:
+    """Text in which Markdown's and HTML's special characters stand for themselves."""
+    return re.sub(r"([\\`*_\[\]<>|~#&])", r"\\\1", " ".join(text.split()))
+
+
+def _without_formula(value: object) -> object:
+    return f"'{value}" if isinstance(value, str) and FORMULA.match(value) else value
+
+
+def _markdown_entry(entry: Entry) -> str:
+    # An interval holds only figures, and its brackets start no link.
+    return " ".join(filter(None, (escape_markdown(entry.text), entry.spread, entry.interval)))
+
+
+EMBEDDED = re.compile(r'(?<=data:image/png;base64,)[^"]+')
+
+
+def with_palettes(svg: str) -> str:
+    """The same SVG with its PNGs of up to 256 opaque colours stored with a palette: a third of the size, no loss."""
+    return EMBEDDED.sub(lambda found: _with_palette(found[0]), svg)
+
+
+def _with_palette(encoded: str) -> str:
+    with Image.open(io.BytesIO(base64.b64decode(encoded))) as opened:
+        image = opened.convert("RGBA")
+    opaque, written = image.convert("RGB"), io.BytesIO()
+    if image.getchannel("A").getextrema() != (255, 255) or opaque.getcolors(256) is None:
+        return encoded
+    opaque.convert("P", palette=Image.Palette.ADAPTIVE, colors=256).save(written, "PNG", optimize=True)
+    return base64.b64encode(written.getvalue()).decode()
+
 
 # What the page's style sheet sets for light and for dark.
 PAGE_COLOURS = {INK: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--grid)", PAPER: "var(--paper)"} | {

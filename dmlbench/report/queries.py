@@ -6,16 +6,20 @@ from pathlib import Path
 
 import pandas as pd
 
-from dmlbench.analysis.examples import retrieved
-from dmlbench.analysis.groups import Group
-from dmlbench.analysis.order import in_order
-from dmlbench.analysis.queries import Measured, QueryPair, measure_kept, query_evidence, query_pairs, query_record
-from dmlbench.damaged import OnDamaged, warn
-from dmlbench.errors import UserError
+from dmlbench.analysis.groups import Group, in_order
+from dmlbench.analysis.queries import (
+    Measured,
+    QueryPair,
+    measure_kept,
+    query_evidence,
+    query_pairs,
+    query_record,
+    retrieved,
+)
+from dmlbench.errors import OnDamaged, UserError, counted, warn
 from dmlbench.report.canvas import Plot
 from dmlbench.report.figures import retrieval_panel
-from dmlbench.report.images import thumbnails
-from dmlbench.wording import counted
+from dmlbench.report.figures.panels import thumbnails
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,20 @@
 """One look for all figures: colour is the base loss; marker, line and hatch are the modifier.
 
 Tuned values give a method no look of its own: labels and titles of panels say so.
+
+matplotlib as every figure uses it: the user's `matplotlibrc` changes nothing, and no name is mathematics.
 """
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
-from dmlbench.analysis.groups import with_files_values
-from dmlbench.analysis.order import BASES, MODIFIERS, rank
-from dmlbench.readouts import whole
+from matplotlib import style
+
+from dmlbench.analysis.groups import BASES, MODIFIERS, rank, with_files_values
+from dmlbench.results.readouts import whole
 
 # Ink, muted ink, grid and paper stand in the SVG as these very codes; the page replaces them by its own colours,
 # so that an inlined figure follows light and dark.
@@ -121,3 +125,16 @@ def _places(names: Iterable[str], fixed: dict[str, int], order: tuple[str, ...],
     wanted = (*range(len(fixed), count), *range(1, len(fixed)))
     free = itertools.chain((place for place in wanted if place not in set(places.values())), itertools.count(count))
     return places | {name: next(free) for name in present if name not in places}
+
+
+# Names of classes, files, methods and settings come from users: a dollar sign is a dollar sign.
+NAMES_ARE_TEXT = {"text.parse_math": False}
+
+
+def plotting(own: Mapping[str, Any] | None = None) -> AbstractContextManager[None]:
+    """A context in which figures are made and drawn: matplotlib's own defaults, changed by nothing but `own`.
+
+    Args:
+        own: Settings of matplotlib (`rcParams`) for this figure.
+    """
+    return style.context(["default", NAMES_ARE_TEXT | dict(own or {})])

@@ -5,11 +5,17 @@ sending twice changes nothing; above the cells that differ in their seed alone s
 server that is down costs a warning, never a result.
 """
 
-from dmlbench.tracking.connection import TrackingError, connect
+from dmlbench.tracking.connection import (
+    TrackingError,
+    connect,
+    local_database,
+    redacted,
+    tracking_uri,
+    without_credentials,
+)
 from dmlbench.tracking.experiments import pages
 from dmlbench.tracking.methods import all_in_order
 from dmlbench.tracking.mirror import Mirror
-from dmlbench.tracking.places import local_database, redacted, tracking_uri, without_credentials
 from dmlbench.tracking.reports import send_report
 from dmlbench.tracking.runs import send
 

@@ -1,16 +1,26 @@
-"""The way to MLflow's store, with limits that keep a dead server from holding anyone up."""
+"""The way to MLflow's store, with limits that keep a dead server from holding anyone up.
+
+Where runs and their files go: the store's URI, its file, the folder of artifacts, and what of a URI is secret.
+
+A local database whose making was interrupted: no release of MLflow opens it, and it never held a run.
+"""
 
 import logging
+import os
+import re
 import shlex
+import sqlite3
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
+from itertools import count
+from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.request import url2pathname
 
 from filelock import FileLock
 
 from dmlbench.errors import UserError
-from dmlbench.tracking.places import local_database, redacted, tracking_uri
-from dmlbench.tracking.unfinished import set_aside
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -130,3 +140,147 @@ def delete(client: "MlflowClient", runs: "Iterable[Run]") -> None:
     for run in runs:
         with suppress(MlflowException):
             client.delete_run(run.info.run_id)
+
+
+LIMITS = {
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "2",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+}
+SQLITE = "sqlite:///"
+ARTIFACTS = "mlruns"  # as MLflow names it
+PASSWORD = re.compile(r"(?<=://)(?P<user>[^\s/:@]*):[^\s]*@")  # a password may hold a slash, or an @
+NAMES = r"[\w.-]*(?:token|passw|pwd|secret|api_?key|access_?key|signature|credential)[\w.-]*"
+TOKEN = re.compile(rf"(?P<name>[?&]{NAMES}=)[^&\s'\")]+", re.IGNORECASE)
+SECRET_VARIABLES = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
+SHORTEST = 4  # characters of a secret that is looked for as such: a shorter one is part of any word
+HIDDEN = "***"
+
+
+def tracking_uri() -> str:
+    """The store that runs go to: MLFLOW_TRACKING_URI as it is, else MLflow's own choice for the working folder."""
+    set_limits()
+    import mlflow
+    from mlflow.tracking import is_tracking_uri_set
+
+    uri = str(mlflow.get_tracking_uri())
+    if is_tracking_uri_set() or not uri.startswith(SQLITE):
+        return uri
+    # MLflow quotes its path as a web address does; what opens the database reads URIs in a way of its own.
+    return sqlite_uri(Path(url2pathname(uri.removeprefix(SQLITE))))
+
+
+def sqlite_uri(database: Path) -> str:
+    """The URI of an SQLite database, in the notation of what will open it."""
+    from sqlalchemy import URL
+
+    plain = SQLITE + str(database)
+    quoted = URL.create("sqlite", database=str(database)).render_as_string(hide_password=False)
+    # MLflow makes the folder of a plain `sqlite:///` by its quoted name; with the driver named it makes none.
+    return plain if quoted == plain else quoted.replace("sqlite:", "sqlite+pysqlite:", 1)
+
+
+def local_database(uri: str) -> Path | None:
+    """The file of a store that is an SQLite database, there or not; None for any other store."""
+    if not uri.startswith("sqlite"):
+        return None
+    from sqlalchemy import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        url = make_url(uri)
+    except ArgumentError:  # whoever opens it will say so
+        return None
+    named = url.database or ":memory:"
+    return None if url.host or named == ":memory:" or named.startswith("file:") else Path(named)
+
+
+def artifact_location(uri: str, experiment: str) -> str | None:
+    """Where a new experiment's files go: into the working folder where a database is written to directly.
+
+    MLflow's own default there is a path that it takes for a URI, so that `50%25` becomes another folder.
+
+    Returns:
+        None where a server decides.
+    """
+    from mlflow.store.db.db_types import DATABASE_ENGINES
+
+    direct = urlsplit(uri).scheme.partition("+")[0] in DATABASE_ENGINES
+    return (Path.cwd() / ARTIFACTS / experiment).as_uri() if direct else None
+
+
+def redacted(text: str) -> str:
+    """A text without the passwords and tokens of URIs, nor those that MLflow's environment variables hold."""
+    for secret in _secrets():
+        text = text.replace(secret, HIDDEN)
+    return TOKEN.sub(rf"\g<name>{HIDDEN}", PASSWORD.sub(rf"\g<user>:{HIDDEN}@", text))
+
+
+def without_credentials(uri: str) -> str:
+    """A server's address for a browser, which asks for the password itself."""
+    parts = urlsplit(uri)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl().rstrip("/")
+
+
+def set_limits() -> None:
+    """Two seconds and one retry: with MLflow's defaults a dead server would hold the runner for minutes."""
+    for name, value in LIMITS.items():
+        os.environ.setdefault(name, value)
+
+
+def _secrets() -> list[str]:
+    """What must not be seen, the longest first."""
+    found = {os.environ.get(name, "") for name in SECRET_VARIABLES}
+    try:
+        parts = urlsplit(os.environ.get("MLFLOW_TRACKING_URI", ""))
+    except ValueError:  # no URI: the patterns still hold
+        parts = urlsplit("")
+    named = (value for name, value in parse_qsl(parts.query) if re.fullmatch(NAMES, name, re.IGNORECASE))
+    found |= {parts.password or "", *named}
+    found |= {unquote(secret) for secret in found}
+    return sorted((secret for secret in found if len(secret) >= SHORTEST), key=len, reverse=True)
+
+
+VERSION, EXPERIMENTS = "alembic_version", "experiments"  # the second has MLflow's own "Default" in every whole store
+# Rows that MLflow makes before a store is whole: its version, and the one workspace.
+ITS_OWN = {VERSION: "1 = 1", "workspaces": "name = 'default'"}
+BELONGING = ("", "-journal", "-wal", "-shm")  # SQLite's own files beside a database
+
+
+def set_aside(database: Path, tell: Callable[[str], None]) -> None:
+    """Rename a database that was never whole, so that a new one takes its place; any other is left as it is.
+
+    Args:
+        database: The file, which need not be there.
+        tell: Takes a line that says so.
+    """
+    if not database.is_file() or not was_never_whole(database):
+        return
+    names = (database.with_name(f"{database.name}.unfinished{number or ''}") for number in count())
+    target = next(path for path in names if not path.exists())
+    for ending in reversed(BELONGING):  # the database last: until then the next attempt finds the same
+        belonging = database.with_name(database.name + ending)
+        if belonging.is_file():
+            belonging.rename(target.with_name(target.name + ending))
+    tell(f"MLflow: {database} was left unfinished and holds no run; it is now {target.name}, and a new one is made")
+
+
+def was_never_whole(database: Path) -> bool:
+    """Whether a database has MLflow's tables, and not a single row in them that another than MLflow can have made.
+
+    One that cannot be read is taken for whole: it may hold something.
+    """
+    try:
+        # Not read-only, for an interrupted transaction has to be rolled back before anything can be said.
+        with closing(sqlite3.connect(f"{database.absolute().as_uri()}?mode=rw", uri=True, timeout=5.0)) as connection:
+            tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+            known = VERSION in tables or EXPERIMENTS in tables
+            return known and not any(_holds_more(connection, table) for table in tables)
+    except sqlite3.Error:
+        return False
+
+
+def _holds_more(connection: sqlite3.Connection, table: str) -> bool:
+    quoted, own = table.replace('"', '""'), ITS_OWN.get(table, "1 = 0")
+    query = f'SELECT 1 FROM "{quoted}" WHERE NOT ({own}) LIMIT 1'  # noqa: S608 - a table's name, and a text of ours
+    return connection.execute(query).fetchone() is not None

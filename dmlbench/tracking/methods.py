@@ -8,12 +8,10 @@ from collections.abc import Iterable, Sequence
 from time import time
 from typing import TYPE_CHECKING
 
-from dmlbench.store import Record
-from dmlbench.tracking.connection import answering, delete, search, store_lock
-from dmlbench.tracking.content import TAG_LIMIT
+from dmlbench.results.store import Record
+from dmlbench.tracking.connection import answering, delete, local_database, search, store_lock
+from dmlbench.tracking.content import TAG_LIMIT, finished, summary_metrics
 from dmlbench.tracking.experiments import NOTE, experiment_name
-from dmlbench.tracking.places import local_database
-from dmlbench.tracking.summary import finished, summary_metrics
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

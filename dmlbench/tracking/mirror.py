@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from dmlbench.errors import UserError
-from dmlbench.spec import Cell
-from dmlbench.store import Record, read_summary
+from dmlbench.results.store import Record, read_summary
+from dmlbench.specs.cell import Cell
 from dmlbench.tracking import runs
-from dmlbench.tracking.connection import TrackingError, connect
-from dmlbench.tracking.places import redacted
+from dmlbench.tracking.connection import TrackingError, connect, redacted
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from dmlbench.spec import Cell
-from dmlbench.store import Record, read_spec
+from dmlbench.results.store import Record, read_spec
+from dmlbench.specs.cell import Cell
 from dmlbench.tracking import content
 from dmlbench.tracking.connection import TrackingError, answering, delete, search, store_lock
 from dmlbench.tracking.experiments import experiment_of

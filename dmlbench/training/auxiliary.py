@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dmlbench.distillation import S2SD, WiderEmbeddings
-from dmlbench.spec import Part
+from dmlbench.modifiers import S2SD, WiderEmbeddings
+from dmlbench.specs.cell import Part
 from dmlbench.training.clock import PhaseClock
 from dmlbench.training.member import Member
 from dmlbench.training.modifiers import Pass, Step

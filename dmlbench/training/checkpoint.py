@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from dmlbench.atomic import replacing
-from dmlbench.history import Row
+from dmlbench.results.history import Row
 
 NAME, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
 VERSION = 1

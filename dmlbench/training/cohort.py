@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from dmlbench.distillation import DM2
 from dmlbench.errors import UserError
-from dmlbench.spec import Part
+from dmlbench.modifiers import DM2
+from dmlbench.specs.cell import Part
 from dmlbench.training.clock import PhaseClock
 from dmlbench.training.member import Member
 from dmlbench.training.modifiers import Pass, Step

@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 
-from dmlbench.distillation import DISTILLATIONS
-from dmlbench.models import EmbeddingModel
-from dmlbench.spec import MethodSpec, Part, ProtocolSpec
+from dmlbench.models.model import EmbeddingModel
+from dmlbench.modifiers import DISTILLATIONS
+from dmlbench.specs.cell import MethodSpec, Part, ProtocolSpec
 from dmlbench.training.auxiliary import auxiliary
 from dmlbench.training.clock import PhaseClock
 from dmlbench.training.cohort import cohort

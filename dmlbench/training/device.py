@@ -6,7 +6,7 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from dmlbench.errors import UserError
-from dmlbench.spec import TrainingSpec
+from dmlbench.specs.cell import TrainingSpec
 
 
 def resolve_device(name: str) -> torch.device:

@@ -15,8 +15,8 @@ from dmlbench.data.images import Split
 from dmlbench.data.loader import EvaluationBatches
 from dmlbench.errors import DivergedError, UserError
 from dmlbench.evaluation import clustering_metrics, geometry_metrics, retrieval_metrics, revisiting_nmi
-from dmlbench.randomness import stream_seed
-from dmlbench.spec import ProtocolSpec
+from dmlbench.seeding import stream_seed
+from dmlbench.specs.cell import ProtocolSpec
 from dmlbench.training.precision import autocast
 
 

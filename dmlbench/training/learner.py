@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dmlbench.data.batch import Batch
-from dmlbench.models import EmbeddingModel
+from dmlbench.data.loader import Batch
+from dmlbench.models.model import EmbeddingModel
 from dmlbench.training.clock import PhaseClock
 from dmlbench.training.member import Member
 from dmlbench.training.modifiers import Modifier, Pass, Step

@@ -6,12 +6,11 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from dmlbench.data.batch import Batch
-from dmlbench.data.loader import TrainingBatches
+from dmlbench.data.loader import Batch, TrainingBatches
 from dmlbench.errors import DivergedError
-from dmlbench.history import Row
-from dmlbench.randomness import stream_seed
-from dmlbench.spec import EvaluationSpec
+from dmlbench.results.history import Row
+from dmlbench.seeding import stream_seed
+from dmlbench.specs.cell import EvaluationSpec
 from dmlbench.training.clock import PHASES
 from dmlbench.training.evaluator import Evaluator, timed
 from dmlbench.training.learner import Learner

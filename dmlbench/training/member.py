@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from dmlbench.models import EmbeddingModel
+from dmlbench.models.model import EmbeddingModel
 
 STATEFUL = ("model", "criterion", "optimizer", "scheduler")
 

@@ -6,8 +6,8 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from dmlbench.data.batch import Batch
-from dmlbench.distillation import distillation_loss
+from dmlbench.data.loader import Batch
+from dmlbench.modifiers import distillation_loss
 from dmlbench.training.clock import PhaseClock
 from dmlbench.training.member import Member
 from dmlbench.training.precision import autocast

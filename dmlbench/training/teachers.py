@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.nn.utils.parametrize import is_parametrized
 
-from dmlbench.data.batch import Batch
-from dmlbench.spec import TeacherMode
+from dmlbench.data.loader import Batch
+from dmlbench.specs.cell import TeacherMode
 
 
 class Teacher(Protocol):

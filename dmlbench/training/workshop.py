@@ -12,10 +12,10 @@ from torch import nn
 
 from dmlbench.errors import UserError
 from dmlbench.losses import LOSSES
-from dmlbench.method_loading import check_rates
-from dmlbench.models import EmbeddingModel, build_model
-from dmlbench.randomness import stream_seed
-from dmlbench.spec import Part, ProtocolSpec, TrainingSpec, rate_of
+from dmlbench.models.model import EmbeddingModel, build_model
+from dmlbench.seeding import stream_seed
+from dmlbench.specs.cell import Part, ProtocolSpec, TrainingSpec, rate_of
+from dmlbench.specs.method_loading import check_rates
 from dmlbench.training.clock import PhaseClock
 from dmlbench.training.member import Member
 

@@ -14,8 +14,8 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from dmlbench.errors import StorageError, UserError
-from dmlbench.method_file import Search
-from dmlbench.spec import Scalar
+from dmlbench.specs.cell import Scalar
+from dmlbench.specs.method import Search
 
 SEED = 1000  # of the first trial's sampler; also of what a trial trains with: reported runs count their seeds from 0
 AT_RANDOM = 5  # trials, the first among them, before the tree-structured Parzen estimator (Bergstra et al. 2011)

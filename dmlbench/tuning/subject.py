@@ -4,14 +4,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from dmlbench import matrix
 from dmlbench.data.catalogue import family_of
 from dmlbench.data.family import Log
 from dmlbench.errors import UserError
-from dmlbench.method_file import Search
-from dmlbench.protocol import METHOD_SECTIONS
-from dmlbench.registry import MethodSettings, Registry
-from dmlbench.spec import Cell, DatasetSpec, MethodSpec, ProtocolSpec, Scalar, digest, protocol_identity
+from dmlbench.runner import matrix
+from dmlbench.specs.cell import Cell, DatasetSpec, MethodSpec, ProtocolSpec, Scalar, digest, protocol_identity
+from dmlbench.specs.method import Search
+from dmlbench.specs.protocol import METHOD_SECTIONS
+from dmlbench.specs.registry import MethodSettings, Registry
 from dmlbench.tuning.study import SEED
 
 HELD_OUT = 0.2  # of the training classes, where the protocol holds out none itself

@@ -5,13 +5,13 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from statistics import fmean
 
-from dmlbench import matrix
 from dmlbench.analysis.groups import without_paths
-from dmlbench.damaged import Damaged
-from dmlbench.interrupts import Interrupts
-from dmlbench.spec import Cell
-from dmlbench.store import Record
-from dmlbench.tuned import Tuned, identity_of
+from dmlbench.errors import Damaged
+from dmlbench.results.store import Record
+from dmlbench.runner import matrix
+from dmlbench.runner.signals import Interrupts
+from dmlbench.specs.cell import Cell
+from dmlbench.specs.tuned import Tuned, identity_of
 from dmlbench.tuning.study import Study, Trial, open_storage
 from dmlbench.tuning.subject import Subject
 

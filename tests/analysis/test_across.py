@@ -6,13 +6,7 @@ import pytest
 from fake_values import values
 from scipy import stats
 
-from dmlbench.analysis.across import (
-    average_ranks,
-    critical_difference,
-    friedman_p,
-    interquartile_mean,
-    over_datasets,
-)
+from dmlbench.analysis.across import average_ranks, critical_difference, friedman_p, interquartile_mean, over_datasets
 
 
 def test_interquartile_mean_by_hand():

@@ -12,7 +12,7 @@ from dmlbench.analysis.comparisons import comparisons, other_kinds, other_origin
 from dmlbench.analysis.estimates import seed_values
 from dmlbench.analysis.groups import GROUP, arrange
 from dmlbench.analysis.statistics import holm
-from dmlbench.results import load_results
+from dmlbench.results.frames import load_results
 
 
 def given(frame):

@@ -10,15 +10,15 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 import dmlbench
-from dmlbench import cell as cell_module
 from dmlbench.analysis import embeddings as module
 from dmlbench.analysis.embeddings import Embeddings, load_embeddings, nearest, neighbours, spectrum
-from dmlbench.cell import run_cell
 from dmlbench.data.images import Dataset, Split
 from dmlbench.errors import UserError
 from dmlbench.evaluation import geometry_metrics, retrieval_metrics
-from dmlbench.run_options import RunOptions
-from dmlbench.store import read_summary
+from dmlbench.results.store import read_summary
+from dmlbench.runner import cell as cell_module
+from dmlbench.runner.cell import run_cell
+from dmlbench.runner.events import RunOptions
 from tests.evaluation.naive_retrieval import naive_retrieval
 from tests.kept import angles, finish_again, keep
 from tests.report.fake_results import make_cell as make_fake
@@ -216,7 +216,7 @@ def test_a_trained_cell_keeps_what_its_recall_was_measured_on(tmp_path, monkeypa
 
 
 def test_who_looks_at_results_needs_no_torch():
-    modules = "dmlbench.analysis.examples, dmlbench.report.figures, dmlbench.report.queries, dmlbench.report.embedded"
+    modules = "dmlbench.analysis.queries, dmlbench.report.figures, dmlbench.report.queries, dmlbench.report.pictures"
     code = f"import sys, {modules}; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

@@ -5,10 +5,9 @@ import pandas as pd
 import pytest
 
 from dmlbench.analysis.embeddings import Embeddings, nearest, spectrum
-from dmlbench.analysis.examples import retrieved
-from dmlbench.analysis.queries import PLACE, Measured, QueryPair, query_record
+from dmlbench.analysis.queries import PLACE, Measured, QueryPair, query_record, retrieved
 from dmlbench.errors import UserError
-from dmlbench.results import load_results
+from dmlbench.results.frames import load_results
 from tests.analysis.test_queries import BASE, pairs_of, write_pair
 from tests.kept import angles
 
@@ -67,7 +66,7 @@ def chosen(monkeypatch):
     bad, good = Embeddings(angles(0, 60, 0, 60, 0, 60), labels), Embeddings(angles(0, 0, 60, 60, 120, 120), labels)
     method, base = (Measured(labels, nearest(one), spectrum(one), "f") for one in (good, bad))
     pair = QueryPair(PLACED, (Path("method"), Path("base")), method, base)
-    monkeypatch.setattr("dmlbench.analysis.examples._reload", {Path("method"): good, Path("base"): bad}.get)
+    monkeypatch.setattr("dmlbench.analysis.queries._reload", {Path("method"): good, Path("base"): bad}.get)
 
     def choose(wins, each, other_method=False):
         table = record(list(zip(wins, labels.tolist(), strict=True)))

@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dmlbench.analysis.measured import (
+from dmlbench.analysis.costs import (
     agreements,
     doubts,
     measured_frame,

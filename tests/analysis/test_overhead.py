@@ -3,7 +3,7 @@ import math
 import pandas as pd
 import pytest
 
-from dmlbench.analysis.overhead import overhead, phase_times
+from dmlbench.analysis.costs import overhead, phase_times
 
 
 def cell(method, seed, step_ms, machine="m1", **changes):

@@ -9,8 +9,8 @@ from scipy import stats
 from dmlbench.analysis.estimates import accuracy
 from dmlbench.analysis.groups import Group
 from dmlbench.analysis.published import reproduction
-from dmlbench.method_file import PublishedFigure
-from dmlbench.registry import REPLACED
+from dmlbench.specs.method import PublishedFigure
+from dmlbench.specs.registry import REPLACED
 
 
 def ours(dataset="cub", protocol="resnet50-128", method="ms", selection="best_test", **changes):

@@ -8,7 +8,7 @@ from dmlbench.analysis import queries as module
 from dmlbench.analysis.groups import arrange
 from dmlbench.analysis.queries import class_bootstrap, measure_kept, query_evidence, query_pairs, query_record
 from dmlbench.errors import UserError
-from dmlbench.results import load_results
+from dmlbench.results.frames import load_results
 from tests.kept import angles, finish_again, keep
 from tests.report.fake_results import make_cell, write_cell
 

@@ -4,8 +4,8 @@ from fake_values import values
 
 from dmlbench.analysis.groups import Group
 from dmlbench.analysis.tuning import trials_of, tuned_beside_files, unequal_trials
-from dmlbench.registry import tuned_mark
-from dmlbench.report.tables.tuning import tuning_table
+from dmlbench.report.tables.accuracy import tuning_table
+from dmlbench.specs.registry import tuned_mark
 
 
 def tuned(own: pd.DataFrame, trials: int = 8) -> pd.DataFrame:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from dmlbench.analysis.statistics import median_interval
-from dmlbench.interleave import interleave
+from dmlbench.overhead.timing import interleave
 
 FEWEST = 10  # rounds below which a bootstrap of their median covers less than it says
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from dmlbench.machine import usable_cores
-from dmlbench.provenance import cpu_model, versions
+from dmlbench.results.environment import cpu_model, versions
 
 README = Path(__file__).parent / "README.md"
 ABOUT = """# Benchmarks

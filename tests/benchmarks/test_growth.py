@@ -16,12 +16,11 @@ from matplotlib.ticker import LogLocator, NullLocator
 from test_retrieval_speed import extra_memory, make_set
 
 from dmlbench.evaluation import retrieval_metrics
-from dmlbench.measurement import SYNTHETIC
-from dmlbench.plotting import plotting
-from dmlbench.protocol import load_protocol
-from dmlbench.registry import Registry
-from dmlbench.report.style import COLUMN, PALETTE, RC
-from dmlbench.step_cost import SYNTHETIC_SET, measure_steps, synthetic_batches
+from dmlbench.overhead.timing import SYNTHETIC_SET, measure_steps, synthetic_batches
+from dmlbench.report.style import COLUMN, PALETTE, RC, plotting
+from dmlbench.results.measurements import SYNTHETIC
+from dmlbench.specs.protocol import load_protocol
+from dmlbench.specs.registry import Registry
 from dmlbench.training.components import build_learner
 from dmlbench.training.workshop import build_seeded_model
 

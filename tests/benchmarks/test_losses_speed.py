@@ -11,8 +11,8 @@ from by_turns import time_by_turns
 from pytorch_metric_learning import distances, losses, miners
 from torch.nn.functional import normalize
 
-from dmlbench.distillation import distillation_loss, obdsd_targets
 from dmlbench.losses import ContrastiveLoss, MarginLoss, MultiSimilarityLoss, ProxyAnchorLoss, TripletLoss
+from dmlbench.modifiers import distillation_loss, obdsd_targets
 
 pytestmark = pytest.mark.benchmark
 BATCH, DIMENSION, CLASSES = 112, 128, 56

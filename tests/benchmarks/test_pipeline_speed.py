@@ -18,13 +18,12 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision import transforms
 
-from dmlbench.data.augment import augment, crops, uniforms_per_image
-from dmlbench.data.device_crops import packed, resized
+from dmlbench.data.augment import augment, crops, packed, resized, uniforms_per_image
 from dmlbench.data.files import decoded, read_files
 from dmlbench.data.folder import ImageFolder
 from dmlbench.data.images import Split
 from dmlbench.data.loader import TrainingBatches
-from dmlbench.protocol import load_protocol
+from dmlbench.specs.protocol import load_protocol
 
 pytestmark = [
     pytest.mark.benchmark,

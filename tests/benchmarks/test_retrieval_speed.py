@@ -19,7 +19,7 @@ from torch.nn.functional import normalize
 from torchmetrics.retrieval import RetrievalHitRate, RetrievalRPrecision
 
 from dmlbench.evaluation import rankers, retrieval_metrics
-from dmlbench.provenance import peak_memory_mb, reset_peak_memory
+from dmlbench.results.environment import peak_memory_mb, reset_peak_memory
 
 pytestmark = pytest.mark.benchmark
 OURS = "ours, faiss (what auto takes here)"

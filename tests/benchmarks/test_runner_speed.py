@@ -19,13 +19,13 @@ from pathlib import Path
 import pytest
 from by_turns import time_by_turns
 
-from dmlbench import cell as cell_module
-from dmlbench.matrix import Request, plan
-from dmlbench.progress import Display, SafeConsole
-from dmlbench.run_options import RunOptions
-from dmlbench.store import Store
+from dmlbench.results.store import Store
+from dmlbench.results.writer import CellWriter
+from dmlbench.runner import cell as cell_module
+from dmlbench.runner.events import RunOptions
+from dmlbench.runner.matrix import Request, plan
+from dmlbench.runner.progress import Display, SafeConsole
 from dmlbench.tracking import Mirror
-from dmlbench.writer import CellWriter
 from tests.tracking.servers import failing, hanging
 
 pytestmark = [pytest.mark.benchmark, pytest.mark.filterwarnings("ignore::DeprecationWarning")]  # of MLflow's libraries

@@ -15,8 +15,8 @@ from by_turns import time_by_turns
 from torch.func import functional_call, stack_module_state
 from torch.fx.experimental.optimization import fuse
 
-from dmlbench.protocol import load_protocol
-from dmlbench.step_cost import synthetic_batches
+from dmlbench.overhead.timing import synthetic_batches
+from dmlbench.specs.protocol import load_protocol
 from dmlbench.training.teachers import folded
 from dmlbench.training.workshop import build_seeded_model
 

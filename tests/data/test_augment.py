@@ -3,9 +3,20 @@ import pytest
 import torch
 from torchvision.transforms import v2
 
-from dmlbench.data.augment import CROP_TRIES, affine, augment, crop_boxes, training_source, uniforms_per_image
-from dmlbench.data.geometry import EvaluationView, adapt_channels, evaluation_geometry, evaluation_images, normalise
-from dmlbench.spec import InputSpec
+from dmlbench.data.augment import (
+    CROP_TRIES,
+    EvaluationView,
+    adapt_channels,
+    affine,
+    augment,
+    crop_boxes,
+    evaluation_geometry,
+    evaluation_images,
+    normalise,
+    training_source,
+    uniforms_per_image,
+)
+from dmlbench.specs.cell import InputSpec
 
 
 def spec(**settings):

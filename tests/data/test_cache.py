@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from dmlbench.data.cache import cache_dir
+from dmlbench.data.family import cache_dir
 from dmlbench.errors import UserError
 
 

@@ -4,8 +4,8 @@ import sys
 import pytest
 
 from dmlbench.data import omniglot
-from dmlbench.data.cache import cache_dir
 from dmlbench.data.catalogue import DATASETS, dataset_info
+from dmlbench.data.family import cache_dir
 from dmlbench.data.ready import dataset_spec, prepare
 from dmlbench.errors import UserError
 

@@ -6,10 +6,9 @@ from PIL import Image
 
 from dmlbench.data import catalogue
 from dmlbench.data.catalogue import dataset_info
-from dmlbench.data.checking import check, sizes
-from dmlbench.data.contact_sheet import draw_contact_sheet
 from dmlbench.data.images import load_dataset
-from dmlbench.data.ready import dataset_spec
+from dmlbench.data.ready import check, dataset_spec, sizes
+from dmlbench.report.contact_sheet import draw_contact_sheet
 
 
 def checked(folder):

@@ -4,11 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from dmlbench.data import device_crops
-from dmlbench.data.augment import augment, crops, uniforms_per_image
-from dmlbench.data.decode import decode
-from dmlbench.data.device_crops import packed, resized
-from dmlbench.spec import InputSpec
+from dmlbench.data import augment as device_crops
+from dmlbench.data.augment import augment, crops, packed, resized, uniforms_per_image
+from dmlbench.data.files import decode
+from dmlbench.specs.cell import InputSpec
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))]
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data" / "cub50" / "images"

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from dmlbench.data.archives import Archive, file_checksum
-from dmlbench.data.extraction import extract, fetch_and_extract
-from dmlbench.data.places import below
+from dmlbench.data.archives import Archive, extract, fetch_and_extract, file_checksum
+from dmlbench.data.family import below
 from dmlbench.errors import UserError
 
 LARGEST = 8 << 30

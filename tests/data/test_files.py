@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from dmlbench.data import files
-from dmlbench.data.cache import cache_dir
+from dmlbench.data.family import cache_dir
 from dmlbench.data.files import Chosen, DecodedImages, decoded, read_files
 from dmlbench.data.folder import ImageFolder
 from dmlbench.errors import UserError

@@ -5,11 +5,10 @@ from dataclasses import replace
 import pytest
 
 from dmlbench.data.catalogue import dataset_info
-from dmlbench.data.declared import declared
-from dmlbench.data.folder import ImageFolder
+from dmlbench.data.folder import ImageFolder, declared
 from dmlbench.data.ready import dataset_spec
-from dmlbench.dataset_spec import FolderSplit
 from dmlbench.errors import UserError
+from dmlbench.specs.dataset import FolderSplit
 
 
 def read(root, **split):

@@ -5,10 +5,10 @@ import pytest
 
 from dmlbench.data import glyphs
 from dmlbench.data.alphabet import SIBLING_DISTANCE, Draws, _hausdorff, _padded_outline, alphabets
-from dmlbench.data.drawing import draw
+from dmlbench.data.glyphs import draw
 from dmlbench.data.images import load_dataset
 from dmlbench.errors import UserError
-from dmlbench.spec import DatasetSpec
+from dmlbench.specs.cell import DatasetSpec
 
 # Version 1. Another fingerprint means other pixels: old results no longer belong to the dataset's version.
 GLYPHS = DatasetSpec(name="glyphs", version=glyphs.VERSION)

@@ -5,11 +5,10 @@ import pytest
 import torch
 
 from dmlbench.data import catalogue
-from dmlbench.data.family import LabelledImages
-from dmlbench.data.fingerprints import fingerprint
+from dmlbench.data.family import LabelledImages, fingerprint
 from dmlbench.data.images import Split, load_dataset, split_classes
 from dmlbench.errors import UserError
-from dmlbench.spec import DatasetSpec
+from dmlbench.specs.cell import DatasetSpec
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from bad_images import BAD
 from PIL import Image
 
 from dmlbench.data import inspection
-from dmlbench.data.cache import cache_dir
+from dmlbench.data.family import cache_dir
 from dmlbench.data.folder import ImageFolder
 from dmlbench.data.inspection import inspect, look_at, unusable
 

@@ -7,7 +7,7 @@ from dmlbench.data import archives, omniglot
 from dmlbench.data.archives import file_checksum
 from dmlbench.data.images import load_dataset
 from dmlbench.errors import UserError
-from dmlbench.spec import DatasetSpec
+from dmlbench.specs.cell import DatasetSpec
 
 
 def test_the_published_archives(real_omniglot):

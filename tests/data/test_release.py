@@ -1,7 +1,8 @@
 import pytest
 
-from dmlbench.data import cub, release, sop
-from dmlbench.data.cache import cache_dir
+from dmlbench.data import archives as release
+from dmlbench.data import cub, sop
+from dmlbench.data.family import cache_dir
 from dmlbench.errors import UserError
 
 

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from dmlbench.data.sampler import epoch_indices, epoch_steps
-from dmlbench.spec import TrainingSpec
+from dmlbench.data.samplers import epoch_indices, epoch_steps
+from dmlbench.specs.cell import TrainingSpec
 
 LABELS = np.repeat(np.arange(100), 20)
 

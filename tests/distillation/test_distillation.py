@@ -8,15 +8,7 @@ from hypothesis import strategies as st
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.functional import normalize
 
-from dmlbench.distillation import (
-    DISTILLATIONS,
-    OBDSD,
-    PSD,
-    distillation_loss,
-    obdsd_targets,
-    psd_targets,
-    relational_loss,
-)
+from dmlbench.modifiers import DISTILLATIONS, OBDSD, PSD, distillation_loss, obdsd_targets, psd_targets, relational_loss
 
 few_examples = settings(max_examples=40)
 seeds = st.integers(0, 10_000)

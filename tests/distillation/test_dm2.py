@@ -3,7 +3,7 @@ import torch
 from torch.nn import functional
 from torch.nn.functional import normalize
 
-from dmlbench.distillation import DM2, relational_loss
+from dmlbench.modifiers import DM2, relational_loss
 
 
 def embeddings(seed, count=7, dimension=5):

@@ -3,7 +3,7 @@ import torch
 from torch.nn import functional
 from torch.nn.functional import normalize
 
-from dmlbench.distillation import S2SD, WiderEmbeddings
+from dmlbench.modifiers import S2SD, WiderEmbeddings
 
 SETTINGS = {"tau": 1.0, "dimensions": "16,24", "features": False, "feature_weight": 50.0, "feature_delay": 0}
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from dmlbench.cli import ENVIRONMENT, main
+from dmlbench.cli.main import ENVIRONMENT, main
 
 # A network and images small enough that an epoch takes half a second.
 TINY = (

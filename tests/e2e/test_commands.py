@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from dmlbench.cli import COMMANDS
+from dmlbench.cli.main import COMMANDS
 from tests.e2e.conftest import TINY, Command
 
 METHOD = """\

@@ -9,10 +9,10 @@ from pathlib import Path
 import click
 import pytest
 
-from dmlbench.cli import COMMANDS, dmlbench
-from dmlbench.commands.options import Command as OwnCommand
-from dmlbench.spec import Cell
-from dmlbench.writer import spec_text
+from dmlbench.cli.main import COMMANDS, dmlbench
+from dmlbench.cli.options import Command as OwnCommand
+from dmlbench.results.writer import spec_text
+from dmlbench.specs.cell import Cell
 from tests.e2e.conftest import Command
 
 RUN = ("run", "--methods", "ms", "--datasets", "glyphs", "--tracking", "none", "--dry-run")
@@ -211,7 +211,7 @@ def test_what_the_system_refuses_is_one_line_wherever_it_is_met(
     def refuse(*_: object) -> None:
         raise OSError(number, os.strerror(number), "some\x1b\n/place")
 
-    monkeypatch.setattr("dmlbench.registry.search_path", refuse)
+    monkeypatch.setattr("dmlbench.specs.registry.search_path", refuse)
     done = in_process("list", "methods")
     assert (done.returncode, done.stdout) == (code, "")
     assert done.stderr == f"error: some\\x1b /place: {os.strerror(number)}\n"

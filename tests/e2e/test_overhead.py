@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from dmlbench.measurement import UNFOLDED_MARK
-from dmlbench.spec import EVAL_TEACHER
+from dmlbench.results.measurements import UNFOLDED_MARK
+from dmlbench.specs.cell import EVAL_TEACHER
 from tests.e2e.conftest import TINY, Command
 
 FEW = ("--processes", "2", "--rounds", "10")

@@ -64,7 +64,7 @@ def test_the_wheel_brings_methods_protocols_and_templates(tmp_path: Path) -> Non
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(site)
     environment = os.environ | {"PYTHONPATH": str(site)}
-    code = "import dmlbench; from dmlbench.cli import main; print(dmlbench.__file__); main()"
+    code = "import dmlbench; from dmlbench.cli.main import main; print(dmlbench.__file__); main()"
     listed = subprocess.run(
         [sys.executable, "-c", code, "list", "methods"],
         cwd=tmp_path,

@@ -12,7 +12,7 @@ from dmlbench.analysis.groups import arrange
 from dmlbench.analysis.statistics import holm, t_interval
 from dmlbench.report.naming import p_value, percent, points
 from dmlbench.report.page import render
-from dmlbench.tuned import default_path, read_tuned
+from dmlbench.specs.tuned import default_path, read_tuned
 
 ROOT = Path(__file__).parents[2]
 REPORTS = ROOT / "reports"

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from filelock import FileLock
 
-from dmlbench.tuned import read_tuned
+from dmlbench.specs.tuned import read_tuned
 from tests.e2e.conftest import TINY, Command
 
 TUNE = ("tune", "--methods", "ms,ms+psd", "--datasets", "glyphs", "--trials", "3", *TINY)

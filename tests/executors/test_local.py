@@ -3,11 +3,10 @@ from collections import deque
 
 import pytest
 
-from dmlbench.executors.local import STOP, _ask_to_stop, _assign, _Pool, _receive, _tell, _Worker
-from dmlbench.executors.tasks import Task
-from dmlbench.run_options import RunOptions
-from dmlbench.store import Store
-from dmlbench.writer import CellWriter
+from dmlbench.results.store import Store
+from dmlbench.results.writer import CellWriter
+from dmlbench.runner.events import RunOptions, Task
+from dmlbench.runner.local import STOP, _ask_to_stop, _assign, _Pool, _receive, _tell, _Worker
 from tests.begun import ended
 
 STORAGE = {"event": "halted", "error": {"kind": "storage", "message": "full"}}

@@ -3,7 +3,7 @@ import socket
 import pytest
 
 from dmlbench.errors import UserError
-from dmlbench.executors.ray import _check_answers
+from dmlbench.runner.ray import _check_answers
 
 
 def test_an_address_where_nobody_listens_is_told_at_once():

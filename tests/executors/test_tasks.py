@@ -1,8 +1,8 @@
 import pytest
 
-from dmlbench.executors.tasks import Task, cause_of, record_death
-from dmlbench.store import Store
-from dmlbench.writer import CellWriter
+from dmlbench.results.store import Store
+from dmlbench.results.writer import CellWriter
+from dmlbench.runner.events import Task, cause_of, record_death
 
 
 def test_a_worker_that_dies_before_it_begins_fails_its_cell(tmp_path, make_cell):

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from dmlbench.distillation import distillation_loss, obdsd_targets
 from dmlbench.losses import ContrastiveLoss, MarginLoss, MultiSimilarityLoss, ProxyAnchorLoss, TripletLoss
 from dmlbench.losses.mining import distance_weighted_probabilities
+from dmlbench.modifiers import distillation_loss, obdsd_targets
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
 FILES = ("losses_112x128", "losses_32x64")

@@ -9,14 +9,7 @@ from hypothesis import strategies as st
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.functional import normalize
 
-from dmlbench.losses import (
-    LOSSES,
-    ContrastiveLoss,
-    MarginLoss,
-    MultiSimilarityLoss,
-    ProxyAnchorLoss,
-    TripletLoss,
-)
+from dmlbench.losses import LOSSES, ContrastiveLoss, MarginLoss, MultiSimilarityLoss, ProxyAnchorLoss, TripletLoss
 
 CLASSES, DIMENSION = 6, 64
 TRIPLET_LOSSES = ("contrastive", "triplet", "margin", "semihard")

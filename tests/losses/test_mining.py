@@ -2,11 +2,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from dmlbench.losses.mining import (
-    distance_weighted_probabilities,
-    distance_weighted_triplets,
-    semihard_triplets,
-)
+from dmlbench.losses.mining import distance_weighted_probabilities, distance_weighted_triplets, semihard_triplets
 
 
 def seeded(seed):

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from dmlbench.errors import UserError
-from dmlbench.registry import MethodSettings, Registry, own_folder
+from dmlbench.specs.registry import MethodSettings, Registry, own_folder
 
 PINNED = """\
 name: ms+psd

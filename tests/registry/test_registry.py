@@ -2,8 +2,8 @@ import pytest
 from fake_methods import refusal, resolve
 
 from dmlbench.errors import UserError
-from dmlbench.registry import NEW, TRANSFERRED, UNPUBLISHED, UNTUNED, Registry, own_folder
-from dmlbench.spec import EVAL_TEACHER
+from dmlbench.specs.cell import EVAL_TEACHER
+from dmlbench.specs.registry import NEW, TRANSFERRED, UNPUBLISHED, UNTUNED, Registry, own_folder
 
 BASES = ("contrastive", "margin", "ms", "proxyanchor", "triplet")
 COHORTS = ("+dm2", "+dm2-model", "+dm2-temporal", "+dm2-view", "+independent")

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 from fake_methods import PINNED, PLUGIN, refusal, resolve, shipped
 
-from dmlbench.registry import REPLACED, TRANSFERRED, UNTUNED, Registry, own_folder, search_path
+from dmlbench.specs.registry import REPLACED, TRANSFERRED, UNTUNED, Registry, own_folder, search_path
 
 OF_R = TRANSFERRED.format("resnet50-128")
 

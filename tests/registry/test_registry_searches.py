@@ -1,7 +1,7 @@
 import pytest
 from fake_methods import refusal, shipped
 
-from dmlbench.registry import Registry
+from dmlbench.specs.registry import Registry
 
 SEARCHED = """\
 name: searched

@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 from fake_methods import refusal, resolve
 
-from dmlbench.registry import TRANSFERRED, UNTUNED, MethodSettings, Registry, tuned_mark
+from dmlbench.specs.registry import TRANSFERRED, UNTUNED, MethodSettings, Registry, tuned_mark
 
 MODIFIER = """\
 name: soft

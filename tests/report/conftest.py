@@ -8,9 +8,9 @@ from fake_results import METHODS, make_cell, write_cell, write_failure
 from dmlbench.analysis import estimates
 from dmlbench.analysis.groups import arrange
 from dmlbench.report.page import render
-from dmlbench.results import load_results
-from dmlbench.store import Store
-from dmlbench.writer import CellWriter
+from dmlbench.results.frames import load_results
+from dmlbench.results.store import Store
+from dmlbench.results.writer import CellWriter
 
 
 @pytest.fixture(scope="session")

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from dmlbench.registry import UNPUBLISHED, UNTUNED
-from dmlbench.selection import selections
-from dmlbench.spec import (
+from dmlbench.results.history import selections
+from dmlbench.results.store import Store
+from dmlbench.results.writer import CellWriter
+from dmlbench.specs.cell import (
     Cell,
     DatasetSpec,
     InputSpec,
@@ -20,8 +21,7 @@ from dmlbench.spec import (
     ResolvedValue,
     TrainingSpec,
 )
-from dmlbench.store import Store
-from dmlbench.writer import CellWriter
+from dmlbench.specs.registry import UNPUBLISHED, UNTUNED
 
 LEVEL = {"contrastive": 0.585, "triplet": 0.60, "margin": 0.615, "ms": 0.62, "proxyanchor": 0.606}
 GAIN = {"": 0.0, "psd": 0.006, "obdsd": 0.03, "dm2": -0.004}

@@ -9,7 +9,7 @@ from dmlbench.analysis.estimates import seed_values
 from dmlbench.analysis.groups import arrange
 from dmlbench.errors import UserError
 from dmlbench.report.console import comparison
-from dmlbench.results import load_results
+from dmlbench.results.frames import load_results
 
 
 def printed(results, width=100, **options):

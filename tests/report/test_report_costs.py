@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from fake_results import make_cell, write_cell
 
-from dmlbench.measurement import write_measurement
 from dmlbench.report.page import render
+from dmlbench.results.measurements import write_measurement
 from tests.fake_measurements import make_measurement
 
 

@@ -10,7 +10,7 @@ from dmlbench.analysis.comparisons import comparisons, seed_pairs
 from dmlbench.analysis.groups import Group, arrange
 from dmlbench.report import tables
 from dmlbench.report.tables.datasets import can_rank
-from dmlbench.results import load_results
+from dmlbench.results.frames import load_results
 
 
 def test_evidence_has_a_star_only_where_the_corrected_p_is_small(values):

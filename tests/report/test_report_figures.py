@@ -2,8 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dmlbench.analysis.groups import Group
-from dmlbench.analysis.order import BASES, MODIFIERS
+from dmlbench.analysis.groups import BASES, MODIFIERS, Group
 from dmlbench.report.canvas import limits_of, row_canvas
 from dmlbench.report.figures import accuracy_plot, difference_plot, overhead_plot
 from dmlbench.report.pictures import inline, save

@@ -5,9 +5,9 @@ from frames import GLYPHS
 
 from dmlbench.analysis import estimates
 from dmlbench.report import tables
-from dmlbench.report.formats import csv, escape_markdown, markdown
 from dmlbench.report.latex import escape_latex, latex
 from dmlbench.report.naming import metric_name, percent, points, table_metrics
+from dmlbench.report.pictures import csv, escape_markdown, markdown
 
 
 def test_numbers_are_written_in_percent_and_points():

@@ -8,10 +8,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from dmlbench.analysis.embeddings import Embeddings, Nearest, nearest, spectrum
 from dmlbench.analysis.groups import Group
 from dmlbench.analysis.queries import Measured
-from dmlbench.plotting import plotting
 from dmlbench.report.figures.geometry import TOGETHER, embedding_plot, geometry_plot
 from dmlbench.report.pictures import save
-from dmlbench.report.style import PAPER, RC, Look
+from dmlbench.report.style import PAPER, RC, Look, plotting
 from tests.kept import angles
 
 GROUP = Group("p", "", "d")

@@ -11,7 +11,7 @@ from dmlbench.analysis.groups import Group, arrange
 from dmlbench.analysis.published import reproduction
 from dmlbench.report.latex import latex
 from dmlbench.report.tables import Entry, Table, reproduction_table
-from dmlbench.results import load_results
+from dmlbench.results.frames import load_results
 
 DOCUMENT = r"""\documentclass{article}
 \usepackage[margin=2cm]{geometry}

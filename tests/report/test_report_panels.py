@@ -15,11 +15,18 @@ from dmlbench.data.catalogue import dataset_info
 from dmlbench.data.images import load_dataset
 from dmlbench.data.ready import dataset_spec
 from dmlbench.errors import UserError
-from dmlbench.report.embedded import EMBEDDED, with_palettes
-from dmlbench.report.figures.panels import RIGHT, WRONG, retrieval_panel
-from dmlbench.report.images import COLOURS, SIDE, Thumbnails, thumbnail, thumbnails
-from dmlbench.report.pictures import save
-from dmlbench.spec import Cell
+from dmlbench.report.figures.panels import (
+    COLOURS,
+    LARGEST_SIDE,
+    RIGHT,
+    WRONG,
+    Thumbnails,
+    retrieval_panel,
+    thumbnail,
+    thumbnails,
+)
+from dmlbench.report.pictures import EMBEDDED, save, with_palettes
+from dmlbench.specs.cell import Cell
 
 GROUP = Group("p", "", "birds")
 NAMES = ("031.Black_billed_Cuckoo", "Japanese_(katakana)/character08", "c" * 70, "x")
@@ -153,7 +160,7 @@ def test_a_photograph_is_cut_to_its_central_square():
 
 def test_a_large_photograph_becomes_small_and_has_few_colours():
     found = thumbnail(NOISE)
-    assert found.shape == (SIDE, SIDE, 3)
+    assert found.shape == (LARGEST_SIDE, LARGEST_SIDE, 3)
     assert len(np.unique(found.reshape(-1, 3), axis=0)) <= COLOURS
 
 

@@ -5,7 +5,6 @@ import pandas as pd
 import pytest
 
 from dmlbench.analysis.groups import Group
-from dmlbench.plotting import plotting
 from dmlbench.report.figures import (
     curve_plot,
     forest_plot,
@@ -16,7 +15,7 @@ from dmlbench.report.figures import (
     selection_plot,
 )
 from dmlbench.report.figures.datasets import _cliques
-from dmlbench.report.style import INK, RC, Look
+from dmlbench.report.style import INK, RC, Look, plotting
 
 GROUP = Group("p", "", "d")
 LOOK = Look.of(["ms", "triplet"], ["", "psd", "independent"])

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from dmlbench.report.processes import mapping
+from dmlbench.report.content import mapping
 
 
 def test_several_processes_map_in_order():

@@ -6,9 +6,8 @@ import pytest
 from fake_results import make_cell, write_cell
 
 from dmlbench.analysis.groups import arrange
-from dmlbench.report.rerun import commands, for_readers
-from dmlbench.report.sources import read_specs
-from dmlbench.results import load_results
+from dmlbench.report.sources import commands, for_readers, read_specs
+from dmlbench.results.frames import load_results
 
 
 def test_weights_of_the_users_own_are_named_with_their_content(tmp_path):

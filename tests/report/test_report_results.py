@@ -9,9 +9,9 @@ from fake_results import make_cell, write_cell, write_failure
 from rendered import Page
 
 from dmlbench.errors import UserError
-from dmlbench.registry import REPLACED, tuned_mark
 from dmlbench.report.page import render
-from dmlbench.tuned import default_path, identity_of, read_tuned, write_tuned
+from dmlbench.specs.registry import REPLACED, tuned_mark
+from dmlbench.specs.tuned import default_path, identity_of, read_tuned, write_tuned
 
 ROOT = Path(__file__).parents[2]
 

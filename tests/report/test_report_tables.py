@@ -6,19 +6,16 @@ from frames import GLYPHS, differences, pick
 from scipy import stats
 
 from dmlbench.analysis import estimates
-from dmlbench.analysis.groups import Group, arrange, groups
-from dmlbench.analysis.order import in_order
-from dmlbench.analysis.overhead import overhead
+from dmlbench.analysis.costs import overhead
+from dmlbench.analysis.groups import Group, arrange, groups, in_order
 from dmlbench.analysis.published import reproduction
 from dmlbench.report import tables
 from dmlbench.report.naming import percent
 from dmlbench.report.sources import unfinished
-from dmlbench.report.tables.coverage import coverage_table
-from dmlbench.report.tables.notes import mark_signs, signed
-from dmlbench.report.tables.settings import settings_tables
-from dmlbench.report.tables.table import estimate_entry
-from dmlbench.results import load_results
-from dmlbench.store import Store
+from dmlbench.report.tables.summary import coverage_table, settings_tables
+from dmlbench.report.tables.table import estimate_entry, mark_signs, signed
+from dmlbench.results.frames import load_results
+from dmlbench.results.store import Store
 
 
 def raw(arranged, method, selection="last", metric="recall_at_1"):

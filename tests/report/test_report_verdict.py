@@ -5,9 +5,9 @@ from frames import GLYPHS, pick
 from dmlbench.analysis.comparisons import to_base
 from dmlbench.analysis.groups import Group, arrange
 from dmlbench.report.numbers import Numbers
+from dmlbench.report.tables.comparison import kind_of, verdicts
 from dmlbench.report.tables.summary import summary_tables
-from dmlbench.report.verdict import kind_of, verdicts
-from dmlbench.results import load_history, load_results
+from dmlbench.results.frames import load_history, load_results
 
 
 def given(root, group=GLYPHS):

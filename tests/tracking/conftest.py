@@ -7,12 +7,11 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from dmlbench.selection import selections
-from dmlbench.spec import Cell
-from dmlbench.store import Record, Store
-from dmlbench.timings import timing
+from dmlbench.results.history import selections, timing
+from dmlbench.results.store import Record, Store
+from dmlbench.results.writer import CellWriter
+from dmlbench.specs.cell import Cell
 from dmlbench.tracking import connect
-from dmlbench.writer import CellWriter
 from tests.begun import ended
 
 

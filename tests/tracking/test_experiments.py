@@ -6,8 +6,7 @@ from dataclasses import replace
 import pytest
 
 from dmlbench.tracking import pages
-from dmlbench.tracking.experiments import experiment_of
-from dmlbench.tracking.views import MOST, PREFIX, view_tags
+from dmlbench.tracking.experiments import MOST, PREFIX, experiment_of, view_tags
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of MLflow's own libraries
 NOTE = "mlflow.note.content"

@@ -2,7 +2,8 @@ from dataclasses import replace
 
 import pytest
 
-from dmlbench.tracking import all_in_order, content, methods, summary
+from dmlbench.tracking import all_in_order, content, methods
+from dmlbench.tracking import content as summary
 from dmlbench.tracking.runs import begin, interrupt, send, update
 from tests.tracking.conftest import row
 from tests.tracking.test_runs import EXPERIMENT, all_runs

@@ -5,12 +5,11 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from dmlbench.data.batch import Batch
 from dmlbench.data.images import Split
-from dmlbench.data.loader import TrainingBatches
-from dmlbench.randomness import stream_seed
-from dmlbench.registry import MethodSettings, Registry
-from dmlbench.spec import InputSpec, ModelSpec, ProtocolSpec, TrainingSpec
+from dmlbench.data.loader import Batch, TrainingBatches
+from dmlbench.seeding import stream_seed
+from dmlbench.specs.cell import InputSpec, ModelSpec, ProtocolSpec, TrainingSpec
+from dmlbench.specs.registry import MethodSettings, Registry
 from dmlbench.training.components import build_learner
 from dmlbench.training.learner import Learner
 from dmlbench.training.loop import train_epoch

@@ -4,8 +4,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from dmlbench.data.batch import Batch
-from dmlbench.data.loader import TrainingBatches
+from dmlbench.data.loader import Batch, TrainingBatches
 from dmlbench.errors import UserError
 from dmlbench.training.evaluator import Evaluator
 from dmlbench.training.loop import train_epoch

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from dmlbench.distillation import DISTILLATIONS
 from dmlbench.errors import UserError
-from dmlbench.method_file import UNTAUGHT
-from dmlbench.spec import Part, ResolvedValue
+from dmlbench.modifiers import DISTILLATIONS
+from dmlbench.specs.cell import Part, ResolvedValue
+from dmlbench.specs.method import UNTAUGHT
 from dmlbench.training.clock import PhaseClock
 from dmlbench.training.components import BUILDERS, build_distillation
 from dmlbench.training.workshop import TrainingSet, Workshop, at_networks_rate, build_loss

@@ -3,7 +3,7 @@ import torch
 
 from dmlbench.errors import DivergedError
 from dmlbench.evaluation import clustering_metrics, geometry_metrics, retrieval_metrics, revisiting_nmi
-from dmlbench.models import build_model
+from dmlbench.models.model import build_model
 from dmlbench.training.evaluator import Evaluator, timed
 
 CPU = torch.device("cpu")

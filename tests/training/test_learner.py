@@ -3,7 +3,7 @@ import copy
 import pytest
 import torch
 
-from dmlbench.distillation import distillation_loss, psd_targets
+from dmlbench.modifiers import distillation_loss, psd_targets
 
 BASES = ("contrastive", "triplet", "margin", "ms", "proxyanchor")
 

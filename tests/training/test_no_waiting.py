@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dmlbench.data.loader import TrainingBatches
-from dmlbench.registry import Registry
+from dmlbench.specs.registry import Registry
 from dmlbench.training.loop import train_epoch
 
 READING = {

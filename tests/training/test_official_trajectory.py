@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from dmlbench.data.batch import Batch
-from dmlbench.registry import MethodSettings, Registry
-from dmlbench.spec import InputSpec, ModelSpec, ProtocolSpec, TrainingSpec
+from dmlbench.data.loader import Batch
+from dmlbench.specs.cell import InputSpec, ModelSpec, ProtocolSpec, TrainingSpec
+from dmlbench.specs.registry import MethodSettings, Registry
 from dmlbench.training.components import build_learner
 from dmlbench.training.workshop import TrainingSet, build_seeded_model
 

@@ -1,8 +1,7 @@
 import pytest
 import torch
 
-from dmlbench.step_cost import BATCHES, SYNTHETIC_SET, measure_steps, synthetic_batches
-from dmlbench.step_memory import peak_bytes
+from dmlbench.overhead.timing import BATCHES, SYNTHETIC_SET, measure_steps, peak_bytes, synthetic_batches
 from dmlbench.training.clock import PHASES
 
 CPU = torch.device("cpu")
@@ -21,7 +20,7 @@ def test_synthetic_batches_have_the_protocols_shape(make_protocol):
 
 @pytest.fixture
 def measured(make_learner, batch, monkeypatch):
-    monkeypatch.setattr("dmlbench.step_cost.TURN_SECONDS", 0.001)
+    monkeypatch.setattr("dmlbench.overhead.timing.TURN_SECONDS", 0.001)
     learners = {name: make_learner(name) for name in ("ms", "ms+psd", "ms+obdsd-mem")}
     return measure_steps(learners, [batch, batch], rounds=6, warm_up=1)
 

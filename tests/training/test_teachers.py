@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from dmlbench.data.batch import Batch
-from dmlbench.distillation import distillation_loss, obdsd_targets, psd_targets
-from dmlbench.models import build_model
-from dmlbench.spec import InputSpec, ModelSpec
+from dmlbench.data.loader import Batch
+from dmlbench.models.model import build_model
+from dmlbench.modifiers import distillation_loss, obdsd_targets, psd_targets
+from dmlbench.specs.cell import InputSpec, ModelSpec
 from dmlbench.training.teachers import Memory, PreviousEpoch, folded
 
 CONV4 = ModelSpec(backbone="conv4", embedding_dim=64)

@@ -4,7 +4,7 @@ import pytest
 from sqlalchemy import event
 
 from dmlbench.errors import StorageError, UserError
-from dmlbench.method_file import Search
+from dmlbench.specs.method import Search
 from dmlbench.tuning import Study, Trial, open_storage
 
 SEARCHES = {

@@ -8,13 +8,13 @@ import shutil
 import pytest
 from PIL import Image
 
-from dmlbench import matrix
 from dmlbench.errors import UserError
-from dmlbench.interrupts import Interrupts
-from dmlbench.matrix import Execution, Request, plan
-from dmlbench.registry import own_folder, tuned_mark
-from dmlbench.store import Store
-from dmlbench.tuned import TRIALS, TunedFile, default_path, read_tuned, write_tuned
+from dmlbench.results.store import Store
+from dmlbench.runner import matrix
+from dmlbench.runner.matrix import Execution, Request, plan
+from dmlbench.runner.signals import Interrupts
+from dmlbench.specs.registry import own_folder, tuned_mark
+from dmlbench.specs.tuned import TRIALS, TunedFile, default_path, read_tuned, write_tuned
 from dmlbench.tuning import STORAGE, TuningRequest, plan_tuning, tune
 from tests.report.fake_results import history, write_cell, write_failure
 

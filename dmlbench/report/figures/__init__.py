@@ -1,12 +1,11 @@
 """Every figure of a report: one file per protocol, dataset and choice of the epoch, or per protocol."""
 
 from dmlbench.report.figures.cost import Place, overhead_plot, phases_plot, plane_plot, turns
-from dmlbench.report.figures.curves import curve_plot
+from dmlbench.report.figures.curves import curve_plot, selection_plot
 from dmlbench.report.figures.datasets import forest_plot, ranks_plot
 from dmlbench.report.figures.dots import accuracy_plot, difference_plot, optimism_plot
 from dmlbench.report.figures.geometry import embedding_plot, geometry_plot
 from dmlbench.report.figures.panels import retrieval_panel
-from dmlbench.report.figures.selection import selection_plot
 
 __all__ = [
     "Place",

@@ -10,11 +10,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from dmlbench.analysis.costs import phase_order
 from dmlbench.analysis.estimates import SELECTIONS
-from dmlbench.analysis.groups import Group, with_files_values
-from dmlbench.analysis.measured import phase_order
-from dmlbench.analysis.order import in_order
-from dmlbench.plotting import plotting
+from dmlbench.analysis.groups import Group, in_order, with_files_values
 from dmlbench.report.canvas import (
     LINE,
     Plot,
@@ -31,7 +29,7 @@ from dmlbench.report.canvas import (
     write_title,
 )
 from dmlbench.report.naming import metric_name, plain, points
-from dmlbench.report.style import COLUMN, INK, PALETTE, PAPER, RC, Look
+from dmlbench.report.style import COLUMN, INK, PALETTE, PAPER, RC, Look, plotting
 
 
 class Named(Protocol):

@@ -7,11 +7,10 @@ from matplotlib.ticker import MaxNLocator
 from dmlbench.analysis.across import critical_difference
 from dmlbench.analysis.comparisons import SIGNIFICANT, star
 from dmlbench.analysis.estimates import SELECTIONS
-from dmlbench.analysis.order import in_order
-from dmlbench.plotting import plotting
+from dmlbench.analysis.groups import in_order
 from dmlbench.report.canvas import Plot, dot, row_canvas, signed_ticks, spoken
 from dmlbench.report.naming import metric_name, plain, points
-from dmlbench.report.style import INK, PAPER, RC, Look
+from dmlbench.report.style import INK, PAPER, RC, Look, plotting
 
 
 def forest_plot(title: str, slug: str, compared: pd.DataFrame, pooled: pd.DataFrame, look: Look) -> Plot:

@@ -12,12 +12,10 @@ from seaborn import swarmplot
 
 from dmlbench.analysis.comparisons import star
 from dmlbench.analysis.estimates import SELECTIONS
-from dmlbench.analysis.groups import Group
-from dmlbench.analysis.order import in_order
-from dmlbench.plotting import plotting
+from dmlbench.analysis.groups import Group, in_order
 from dmlbench.report.canvas import Plot, dot, row_canvas, signed_ticks, spoken
 from dmlbench.report.naming import metric_name, percent, points
-from dmlbench.report.style import INK, MUTED, RC, Look
+from dmlbench.report.style import INK, MUTED, RC, Look, plotting
 
 Limits = tuple[float, float]
 

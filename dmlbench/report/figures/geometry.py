@@ -10,11 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from dmlbench.analysis.groups import Group, is_tuned, with_files_values
-from dmlbench.analysis.order import in_order
+from dmlbench.analysis.groups import Group, in_order, is_tuned, with_files_values
 from dmlbench.analysis.queries import Measured
-from dmlbench.plotting import plotting
-from dmlbench.readouts import is_of_one_member, of_kept_embeddings
 from dmlbench.report.canvas import (
     LINE,
     Plot,
@@ -28,7 +25,8 @@ from dmlbench.report.canvas import (
     write_title,
 )
 from dmlbench.report.naming import percent
-from dmlbench.report.style import PAGE, RC, Look
+from dmlbench.report.style import PAGE, RC, Look, plotting
+from dmlbench.results.readouts import is_of_one_member, of_kept_embeddings
 
 METRICS = {
     "spectral_decay": "spectral decay (0: all directions used alike)",

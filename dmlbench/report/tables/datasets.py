@@ -7,12 +7,11 @@ import pandas as pd
 from dmlbench.analysis.across import DATASETS_FOR_RANKS, critical_difference
 from dmlbench.analysis.comparisons import SIGNIFICANT
 from dmlbench.analysis.estimates import SELECTIONS
-from dmlbench.analysis.order import in_order
+from dmlbench.analysis.groups import in_order
 from dmlbench.analysis.statistics import FEWEST
 from dmlbench.report.naming import metric_name, p_value, percent, plain
 from dmlbench.report.tables.comparison import EVIDENCE, evidence_entries, evidence_notes, ordered
-from dmlbench.report.tables.notes import few_pairs
-from dmlbench.report.tables.table import Entry, Table, number
+from dmlbench.report.tables.table import Entry, Table, few_pairs, number
 
 
 def pooled_table(title: str, slug: str, pooled: pd.DataFrame) -> Table:

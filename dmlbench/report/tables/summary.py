@@ -1,18 +1,23 @@
-"""The report at a glance: every modified method on every dataset, in one table per protocol."""
+"""The report at a glance: every modified method on every dataset, in one table per protocol.
+
+How much of the matrix is there.
+
+The methods appendix: every resolved value with its source.
+"""
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from dmlbench.analysis.estimates import SELECTIONS
-from dmlbench.analysis.groups import Group, slug, without_paths
-from dmlbench.analysis.order import in_order
+from dmlbench.analysis.groups import GROUP, Group, groups, in_order, slug, without_paths
 from dmlbench.report.naming import metric_name, plain, points
-from dmlbench.report.tables.notes import reach
-from dmlbench.report.tables.table import Entry, Table, interval_of, interval_with_n
-from dmlbench.report.verdict import LABELS, Verdict, kind_of
+from dmlbench.report.sources import NETWORKS_RATE
+from dmlbench.report.tables.comparison import LABELS, Verdict, kind_of
+from dmlbench.report.tables.table import Entry, Table, interval_of, interval_with_n, reach
 
 SIGNS = ", ".join(f"{label[0]} {label[2:]}" for label in LABELS.values())
 
@@ -86,3 +91,96 @@ def _range(ratios: Sequence[float]) -> Entry:
         return Entry("–")
     low, high = plain(min(ratios)), plain(max(ratios))
     return Entry(f"{low}×" if low == high else f"{low}–{high}×", "", max(ratios))
+
+
+def coverage_table(arranged: pd.DataFrame, unfinished: pd.DataFrame) -> Table:
+    """Seeds that are done, failed and not finished, of every method on every dataset.
+
+    Args:
+        arranged: Results after `groups.arrange`.
+        unfinished: As `sources.unfinished` returns it.
+    """
+    columns = [*GROUP, "method", "base", "modifier", "seed", "status"]
+    ended = arranged[[*columns, "folder"]].drop_duplicates("folder")[columns]
+    there = set(ended[ended["status"] == "done"][[*GROUP, "method", "seed"]].itertuples(index=False, name=None))
+    cells = pd.concat([ended, unfinished.assign(status="unfinished")[columns]], ignore_index=True)
+    # A seed that another spec has finished since is not missing.
+    place = cells[[*GROUP, "method", "seed"]].itertuples(index=False, name=None)
+    open_ = np.array([key not in there for key in place], dtype=bool)
+    cells = cells[(cells["status"] == "done") | open_]
+    places = groups(cells)
+    rows = [
+        (
+            Entry(method["method"]),
+            *(_coverage_entry(place.of(cells[cells["method"] == method["method"]])) for place in places),
+        )
+        for _, method in in_order(cells.drop_duplicates("method")).iterrows()
+    ]
+    names = tuple(place.title for place in places)
+    note = "Seeds that are done, of all that were planned; f: failed."
+    return Table("coverage", "The matrix", ("Method", *names), tuple(rows), (note,))
+
+
+def is_uneven(coverage: Table) -> bool:
+    """Whether some method lacks seeds or a dataset that others have."""
+    return len({entry.text for row in coverage.rows for entry in row[1:]}) > 1
+
+
+def _coverage_entry(cells: pd.DataFrame) -> Entry:
+    if cells.empty:
+        return Entry("–")
+    done, failed = ((cells["status"] == state).sum() for state in ("done", "failed"))
+    words = str(done) if done == len(cells) else f"{done}/{len(cells)}"
+    return Entry(words + (f" ({failed} f)" if failed else ""), "", float(done))
+
+
+def settings_tables(settings: pd.DataFrame) -> list[Table]:
+    """One table per method: every hyperparameter, where it holds, and where its value comes from.
+
+    Args:
+        settings: As `sources.settings` returns it.
+    """
+    return [_method(str(name), part) for name, part in settings.groupby("method", sort=False)]
+
+
+def protocol_tables(values: pd.DataFrame) -> list[Table]:
+    """One table per protocol: every value, and where datasets or `--set` give it another one.
+
+    Args:
+        values: As `sources.protocol_values` returns it.
+    """
+    return [_protocol(str(name), part) for name, part in values.groupby("protocol", sort=False)]
+
+
+def _method(method: str, part: pd.DataFrame) -> Table:
+    keys = ["part", "implementation", "parameter", "value", "source", "published"]
+    rows = [
+        (Entry(row["parameter"]), Entry(row["part"]), Entry(without_paths(str(row["value"]))), Entry(where),
+         Entry(row["source"]), Entry("yes" if row["published"] else "no"))
+        for row, where in _shared(part, keys)
+    ]  # fmt: skip
+    kinds = part.loc[part["implementation"] != "", ["part", "implementation"]].drop_duplicates()
+    notes = [": ".join(names) + "." for names in kinds.itertuples(index=False, name=None)]
+    unrated = part.loc[part["source"] == NETWORKS_RATE, "parameter"].str.removeprefix("learning rate of ").unique()
+    if len(unrated):
+        notes.append(f"Of the loss's own parameters these learn at the network's rate: {', '.join(unrated)}.")
+    columns = ("Parameter", "Part", "Value", "Dataset", "Source", "Published setting")
+    return Table(f"settings_{slug(method)}", method, columns, tuple(rows), tuple(notes))
+
+
+def _protocol(protocol: str, values: pd.DataFrame) -> Table:
+    rows = [
+        (Entry(row["parameter"]), Entry(without_paths(row["value"])), Entry(where))
+        for row, where in _shared(values, ["parameter", "value"])
+    ]
+    return Table(f"protocol_{slug(protocol)}", protocol, ("Parameter", "Value", "Dataset"), tuple(rows))
+
+
+def _shared(part: pd.DataFrame, keys: list[str]) -> list[tuple[pd.Series, str]]:
+    """Rows that many places share once, with the places in words; `all` where it is all of them."""
+    places = part["dataset"] + part["variant"].map(lambda variant: f" ({without_paths(variant)})" if variant else "")
+    every, found = set(places), []
+    for _, same in part.assign(place=places).groupby(keys, sort=False, dropna=False):
+        own = dict.fromkeys(same["place"])
+        found.append((same.iloc[0], "all" if set(own) == every else ", ".join(own)))
+    return found

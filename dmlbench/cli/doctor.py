@@ -1,0 +1,123 @@
+"""`dmlbench doctor`."""
+
+import os
+import platform
+import shutil
+from pathlib import Path
+
+import click
+
+from dmlbench.cli.options import Command, data_dir_option, results_option
+
+
+@click.command("doctor", cls=Command)
+@data_dir_option()
+@results_option()
+def command(data_dir: Path | None, results: Path) -> int:
+    """Check Python, torch, GPU, faiss, disk, pretrained weights and data; exit code 1 where a run could not work.
+
+    \b
+    Examples:
+      dmlbench doctor
+      dmlbench doctor --data-dir data
+    """
+    from rich.table import Table
+
+    from dmlbench.runner.progress import plain_or_wide
+
+    checks = [_python(), *_torch(), _faiss(), _disk(results), *_weights(), *_data(data_dir)]
+    table = Table("", "what", "found", box=None)
+    for state, what, found in checks:
+        table.add_row(state, what, found)
+    plain_or_wide().print(table)
+    return 1 if any(state == "bad" for state, _, _ in checks) else 0
+
+
+Check = tuple[str, str, str]
+
+
+def _python() -> Check:
+    return (
+        "ok",
+        "Python",
+        f"{platform.python_version()} on {platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+    )
+
+
+def _torch() -> list[Check]:
+    import torch
+    import torchvision
+
+    found: list[Check] = [("ok", "torch", f"{torch.__version__}, torchvision {torchvision.__version__}")]
+    if not torch.cuda.is_available():
+        return [*found, ("ok", "GPU", "none: cells run on the CPU")]
+    for index in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(index)
+        found.append(("ok", f"GPU {index}", f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"))
+    return found
+
+
+def _faiss() -> Check:
+    try:
+        import faiss
+    except ImportError as error:
+        return "note", "faiss", f"not importable ({error}); evaluation uses torch"
+    return "ok", "faiss", f"{faiss.__version__}, {faiss.get_num_gpus() if hasattr(faiss, 'get_num_gpus') else 0} GPUs"
+
+
+def _disk(results: Path) -> Check:
+    there = next(folder for folder in (results.absolute(), *results.absolute().parents) if folder.exists())
+    free = shutil.disk_usage(there).free / 2**30
+    writable = os.access(there, os.W_OK)
+    state = "ok" if writable and free > 1 else "bad"
+    return state, "results folder", f"{results}: {free:.0f} GiB free{'' if writable else ', NOT writable'}"
+
+
+def _weights() -> list[Check]:
+    """Of the shipped protocols; nothing is downloaded."""
+    from dmlbench.models.pretrained import is_file, to_download
+    from dmlbench.specs.protocol import ProtocolFile, own_protocols
+    from dmlbench.specs.yaml_files import read_yaml, validate
+
+    checks: list[Check] = []
+    for name, path in own_protocols().items():
+        model = validate(ProtocolFile, read_yaml(path), str(path)).model
+        if model.weights is None:
+            continue
+        missing = to_download(model)
+        if is_file(model.weights):
+            missing = f"{model.weights} is not part of dmlbench; --set model.weights=FILE for {model.backbone}"
+        checks.append(("note" if missing else "ok", f"weights of {name}", missing or f"{model.weights} is here"))
+    return checks
+
+
+def _data(data_dir: Path | None) -> list[Check]:
+    from dmlbench.data.catalogue import DATASETS
+    from dmlbench.errors import UserError
+    from dmlbench.runner.matrix import data_folder
+
+    try:
+        given = data_folder(data_dir)
+    except UserError as error:
+        return [("bad", "data folder", str(error))]
+    return [_dataset(name, given) for name in DATASETS]
+
+
+def _dataset(name: str, given: Path | None) -> Check:
+    from dmlbench.data.catalogue import DATASETS
+    from dmlbench.data.family import Downloadable, cache_dir
+    from dmlbench.errors import UserError
+
+    try:
+        # Naming the cache as if it were given looks into it and downloads nothing.
+        if DATASETS[name].files:
+            DATASETS[name].family.read(given or cache_dir(), lambda _: None)
+        else:
+            DATASETS[name].family.prepare(given or cache_dir(), lambda _: None)
+    except UserError as error:
+        what, _, _ = str(error).partition("; ")
+        info = DATASETS[name]
+        elsewhere = info.files or isinstance(info.family, Downloadable)  # else it is made here, and must be makeable
+        state = "note" if elsewhere else "bad"
+        return state, f"dataset {name}", f"{what}; see `dmlbench data fetch {name}`"
+    return "ok", f"dataset {name}", "ready"

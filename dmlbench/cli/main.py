@@ -1,0 +1,114 @@
+"""The `dmlbench` command: finds subcommands, prints errors as one line, and sets the exit code."""
+
+import errno
+import importlib
+import os
+import signal
+import sys
+
+import click
+
+from dmlbench import __version__
+from dmlbench.cli.terminal import echo, escape_what_streams_cannot_say
+from dmlbench.errors import StorageError, UserError, one_line
+
+# Name: (module below dmlbench.cli, one line for the overview). Modules load when their command is used.
+COMMANDS = {
+    "run": "Train and score methods on datasets over seeds.",
+    "report": "Render results as a page, tables and figures.",
+    "list": "List methods, datasets or protocols.",
+    "show": "Show a method's resolved values and where each comes from.",
+    "validate": "Check method files: build each and take one step.",
+    "status": "Show which cells are done, running, failed or missing; verify results.",
+    "evaluate": "Score saved weights on a dataset's test classes.",
+    "tune": "Search methods' values with equal budgets, on training classes.",
+    "overhead": "Measure what a training step of each method costs, by turns.",
+    "sync": "Send results that MLflow does not have yet.",
+    "ui": "Open the MLflow UI on the store that runs go to.",
+    "data": "Fetch, check or show a dataset.",
+    "doctor": "Check Python, torch, GPU, faiss, disk and data.",
+}
+
+# The processes of this command are its own: notebooks name a way to draw that is not there, and a user's script called
+# statistics.py or types.py in the working folder is no module of ours.
+ENVIRONMENT = {"MPLBACKEND": "agg", "PYTHONSAFEPATH": "1"}
+
+
+class Commands(click.Group):
+    """Loads a subcommand's module only when it is called, so that `--help` answers at once."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        """Names in the order of use."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        """Import the module of one command."""
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"dmlbench.cli.{cmd_name}")
+        command: click.Command = module.command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        """List the commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click does, with the nearest command named for a misspelt one."""
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            from dmlbench.errors import unknown_name
+
+            raise unknown_name("command", args[0], COMMANDS, command="dmlbench --help")
+        return super().resolve_command(ctx, args)
+
+
+@click.command(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]}, invoke_without_command=True)
+@click.version_option(__version__, prog_name="dmlbench")
+@click.pass_context
+def dmlbench(context: click.Context) -> None:
+    """Reproducible benchmarks for deep metric learning.
+
+    \b
+    Examples:
+      dmlbench run --methods ms,ms+obdsd --datasets glyphs
+      dmlbench report --name first
+    """
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
+
+
+def main() -> None:
+    """Entry point: 0 all done, 1 a cell failed, 2 usage, 130 interrupted."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's polite end is an interrupt, too
+    os.environ |= ENVIRONMENT
+    escape_what_streams_cannot_say()
+    try:
+        code = dmlbench.main(standalone_mode=False)
+    except UserError as error:
+        echo(f"error: {error}", err=True)
+        sys.exit(2)
+    except StorageError as error:
+        told = one_line(str(error))
+        echo(f"error: {told}; what was written before is whole, and the same command goes on", err=True)
+        sys.exit(1)
+    except click.ClickException as error:
+        hint = f"; see `{error.ctx.command_path} --help`" if isinstance(error, click.UsageError) and error.ctx else ""
+        message = " ".join(error.format_message().split()).rstrip(".")  # click lists choices on lines of their own
+        echo(f"error: {one_line(message)}{hint}", err=True)
+        sys.exit(2)
+    except OSError as error:  # what a system refuses of a name or a folder, wherever it is met
+        echo(f"error: {one_line(_refused(error))}", err=True)
+        sys.exit(2 if error.errno in (errno.ENAMETOOLONG, errno.EINVAL, errno.ELOOP) else 1)
+    except (KeyboardInterrupt, click.Abort):
+        echo("interrupted: what was finished is kept, and the same command goes on from there", err=True)
+        sys.exit(130)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _refused(error: OSError) -> str:
+    """What the system refused, with the file's name where it tells it."""
+    reason = error.strerror or str(error) or type(error).__name__
+    return f"{error.filename}: {reason}" if error.filename is not None else reason

@@ -1,0 +1,146 @@
+"""What all commands have in common: how options are read, and those that several share."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dmlbench.errors import UserError
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+MOST_SEED = 2**63 - 1
+MOST_SEEDS = 10_000
+MOST_PROCESSES = 1_000
+
+
+class Command(click.Command):
+    """A command whose options are given once, unless they are repeatable, and never empty."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read the command line; raises click's UsageError."""
+        given, _, order = self.make_parser(ctx).parse_args(list(args))
+        for parameter in [] if ctx.resilient_parsing else self.get_params(ctx):
+            values = given.get(parameter.name or "")
+            if any(value == "" for value in (values if isinstance(values, list | tuple) else [values])):
+                raise click.UsageError(f"{_label(parameter)}: is empty", ctx)
+            once = isinstance(parameter, click.Option) and not (parameter.multiple or parameter.is_eager)
+            if once and (times := order.count(parameter)) > 1:
+                raise click.UsageError(f"{_label(parameter)}: is given {times} times, and takes one value", ctx)
+        return super().parse_args(ctx, args)
+
+
+class UserPath(click.Path):
+    """A path that a file system can hold: a name of a page is a mistake, and no accident of the system's."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:  # noqa: ANN401
+        """The path, with `~`; raises UserError."""
+        from dmlbench.specs.yaml_files import path_of
+
+        return super().convert(path_of(value, _label(param) if param else "path"), param, ctx)
+
+
+PATH = UserPath()
+
+
+def _label(parameter: click.Parameter) -> str:
+    return parameter.opts[0] if isinstance(parameter, click.Option) else parameter.human_readable_name
+
+
+def names(_: click.Context, parameter: click.Parameter, value: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    """Split a comma-separated option, given once or more; an empty name or one given twice is an error."""
+    if not value:
+        return ()
+    value = ",".join(value) if isinstance(value, tuple) else value
+    parts = [part.strip() for part in value.split(",")]
+    label = parameter.opts[0]
+    if not all(parts):
+        raise UserError(f"{label} {value!r}: has an empty name", hint=f"for example {label} a,b")
+    twice = [part for index, part in enumerate(parts) if part in parts[:index]]
+    if twice:
+        raise UserError(f"{label}: {twice[0]!r} is given twice")
+    return tuple(parts)
+
+
+def methods_option(help_text: str = "Comma-separated, e.g. ms,ms+obdsd.") -> Decorator:
+    """`--methods A,B+C`."""
+    return click.option("--methods", required=True, multiple=True, callback=names, help=help_text)
+
+
+def datasets_option() -> Decorator:
+    """`--datasets X,NAME=FOLDER`."""
+    help_text = "Comma-separated names, NAME=FOLDER of images, or a YAML."
+    return click.option("--datasets", required=True, multiple=True, callback=names, help=help_text)
+
+
+def workers_option() -> Decorator:
+    """`--workers N`."""
+    most = "cores // threads of the protocol, which is the most; on CUDA --per-gpu a GPU"
+    return click.option("--workers", type=click.IntRange(1, MOST_PROCESSES), help=f"Cells at a time [default: {most}].")
+
+
+def per_gpu_option() -> Decorator:
+    """`--per-gpu K`."""
+    help_text = "Cells at a time on one GPU."
+    return click.option(
+        "--per-gpu", type=click.IntRange(1, MOST_PROCESSES), default=1, show_default=True, help=help_text
+    )
+
+
+def skip_bad_option() -> Decorator:
+    """`--skip-bad`."""
+    help_text = "Leave out images that cannot be used; the version of the data says so."
+    return click.option("--skip-bad", is_flag=True, help=help_text)
+
+
+def results_option() -> Decorator:
+    """`--results DIR`."""
+    help_text = "Results folder."
+    return click.option("--results", type=PATH, default=Path("results/runs"), show_default=True, help=help_text)
+
+
+def data_dir_option() -> Decorator:
+    """`--data-dir DIR`."""
+    help_text = "Folder that holds the data [default: $DMLBENCH_DATA, else the user's cache folder]."
+    return click.option("--data-dir", type=PATH, help=help_text)
+
+
+def methods_dir_option() -> Decorator:
+    """`--methods-dir DIR`."""
+    help_text = "Folder of your own method files, searched first; plugins load only from here."
+    return click.option("--methods-dir", type=PATH, help=help_text)
+
+
+def protocol_option() -> Decorator:
+    """`--protocol NAME|FILE`."""
+    help_text = "Protocol name, or a YAML file of your own [default: the dataset's]."
+    return click.option("--protocol", help=help_text)
+
+
+SET = "Override a protocol or method value, e.g. training.epochs=3 or distillation.lambda=10. Repeatable."
+
+
+def set_option(help_text: str = SET) -> Decorator:
+    """`--set key.path=value`."""
+    return click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help=help_text)
+
+
+def device_option() -> Decorator:
+    """`--device NAME`."""
+    return click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+
+
+def checked_device(device: str) -> str:
+    """The device asked for; raises UserError where it is none, or not there."""
+    from dmlbench.errors import unknown_name
+
+    if device not in ("auto", "cpu", "cuda"):
+        raise unknown_name("device", device, ("auto", "cpu", "cuda"), where="--device")
+    if device == "cuda":
+        from dmlbench.training.device import resolve_device
+
+        resolve_device(device)
+    return device

@@ -1,0 +1,108 @@
+"""`dmlbench report`."""
+
+from pathlib import Path
+
+import click
+
+from dmlbench.cli.options import PATH, Command, data_dir_option, results_option
+from dmlbench.cli.terminal import echo
+from dmlbench.errors import UserError
+
+MOST_WORKERS = 4  # a report has not more to draw at a time than would pay for their start
+
+
+@click.command("report", cls=Command)
+@results_option()
+@click.option("--name", default="report", show_default=True, help="Folder below the output folder.")
+@click.option("--output", type=PATH, default=Path("reports"), show_default=True, help="Where reports go.")
+@click.option(
+    "--only",
+    multiple=True,
+    metavar="COLUMN=NAMES",
+    callback=lambda _context, _parameter, pairs: _filters(pairs),
+    help="Keep some protocols, datasets or methods, e.g. method=ms,ms+psd. Repeatable.",
+)
+@click.option(
+    "--panels",
+    is_flag=True,
+    help="Show the images that methods win and lose (results of run --keep embeddings); git ignores such a report.",
+)
+@data_dir_option()
+@click.option(
+    "--tracking",
+    type=click.Choice(["auto", "none"]),
+    default="none",
+    show_default=True,
+    help="Send the report to MLflow, too: a run in each experiment it shows.",
+)
+def command(
+    *,
+    results: Path,
+    name: str,
+    output: Path,
+    only: dict[str, tuple[str, ...]],
+    panels: bool,
+    data_dir: Path | None,
+    tracking: str,
+) -> int:
+    """Render results as a self-contained page, Markdown, CSV and LaTeX tables, PNG and SVG figures.
+
+    Verdicts first, with intervals, paired tests and step times; then every table and figure, and their sources.
+
+    A report of that name is replaced, if its folder holds nothing but the files that its manifest.json lists, as they
+    were written. Results that cannot be read are named and left out; the exit code is then 1.
+
+    \b
+    Examples:
+      dmlbench report
+      dmlbench report --name cub-for-me --only dataset=cub --panels --data-dir data
+    """
+    from dmlbench.errors import Damaged
+    from dmlbench.machine import usable_cores
+    from dmlbench.report.page import render
+    from dmlbench.report.queries import Panels
+    from dmlbench.runner.matrix import data_folder
+
+    if panels and tracking == "auto":
+        raise UserError("--panels: MLflow is sent no images", hint="leave out --panels or --tracking auto")
+    shown = Panels(data_folder(data_dir)) if panels else None
+
+    left_out: list[Damaged] = []
+
+    def leave_out(found: Damaged) -> None:
+        left_out.append(found)
+        _tell(f"left out: {found.reason}")
+
+    workers = min(usable_cores(), MOST_WORKERS)
+    folder = render(results, name, output, only, panels=shown, tell=_tell, damaged=leave_out, workers=workers)
+    echo(f"{folder / 'index.html'}")
+    if tracking == "auto":
+        _send(folder)
+    return 1 if left_out else 0
+
+
+def _tell(line: str) -> None:
+    echo(line, err=True)
+
+
+def _send(folder: Path) -> None:
+    from dmlbench.tracking import TrackingError, connect, send_report
+
+    try:
+        sent = send_report(connect(_tell), folder)
+    except TrackingError as error:  # the report is there all the same
+        echo(f"warning: MLflow: {error.brief}; the report was not sent", err=True)
+        return
+    where = ", ".join(sent) or "nowhere, for its results are not there: run `dmlbench sync`, then this command again"
+    echo(f"MLflow: run `report {folder.name}` in {where}")
+
+
+def _filters(pairs: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+    only: dict[str, tuple[str, ...]] = {}
+    for pair in pairs:
+        column, equals, text = pair.partition("=")
+        names = tuple(name.strip() for name in text.split(","))
+        if not equals or not all(names):
+            raise UserError(f"--only {pair!r}: must be COLUMN=NAMES", hint="for example --only method=ms,ms+psd")
+        only[column] = only.get(column, ()) + names
+    return only

@@ -1,0 +1,150 @@
+"""`dmlbench status`."""
+
+import json
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dmlbench.cli.options import Command, results_option
+from dmlbench.errors import counted, inflected
+
+if TYPE_CHECKING:
+    from dmlbench.results.store import Store
+    from dmlbench.runner.progress import SafeConsole
+
+REFRESH = 2.0  # seconds
+
+
+@click.command("status", cls=Command)
+@results_option()
+@click.option("--watch", is_flag=True, help="Show it live, until all cells are done or failed.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list, for scripts.")
+@click.option("--verify", is_flag=True, help="Check every result against its spec, its hash and its history.")
+def command(results: Path, watch: bool, as_json: bool, verify: bool) -> int:
+    """Show the matrix: which cells are done, running, failed, interrupted or missing.
+
+    The exit code is 1 where a cell's files are damaged.
+
+    \b
+    Examples:
+      dmlbench status --watch
+      dmlbench status --verify --results results/reference
+    """
+    from dmlbench.errors import UserError
+    from dmlbench.results.store import Store
+    from dmlbench.runner.progress import plain_or_wide
+
+    store, console = Store(results), plain_or_wide()
+    store.check_readable()
+    if sum((watch, as_json, verify)) > 1:
+        raise UserError("--watch, --json and --verify exclude each other", hint="choose one")
+    if as_json:
+        rows = _rows(store)
+        click.echo(json.dumps(rows, indent=1))
+        return 1 if any(row["state"] == "damaged" for row in rows) else 0
+    if verify:
+        return _verify(console, store)
+    if watch:
+        _watch(console, store)
+        return 0
+    return _show(console, store)
+
+
+def _rows(store: "Store") -> list[dict[str, Any]]:
+    from dmlbench.results.status import overview
+
+    names = ("protocol", "variant", "dataset", "method", "seed", "hash")
+    measured = ("state", "epoch", "epochs", "seconds_left", "recall_at_1", "why", "host", "code")
+    return [
+        {"folder": str(cell.folder)}
+        | {key: cell.index.get(key) for key in names}
+        | {key: getattr(cell, key) for key in measured}
+        for cell in overview(store)
+    ]
+
+
+def _show(console: "SafeConsole", store: "Store") -> int:
+    from rich.text import Text
+
+    from dmlbench.cli.tables import counts, tables
+    from dmlbench.results.status import overview
+
+    cells = overview(store)
+    if not cells:
+        console.say(f"{store.root}: no cells yet; {_trials(store)}{store.next_command()}")
+        return 0
+    console.print(counts(cells))
+    for part in tables(cells).renderables:  # a line of words is one line, however long: its paths are copied
+        console.print(part, soft_wrap=isinstance(part, Text))
+    from dmlbench.results.environment import code_digest
+
+    if other := sum(cell.code not in (None, code_digest()) for cell in cells):
+        many = f"{counted(other, 'result')} {inflected(other, 'was', 'were')}"
+        console.print(f"note: {many} made by other training code than this dmlbench's", markup=False)
+    return 1 if any(cell.state == "damaged" for cell in cells) else 0
+
+
+def _trials(store: "Store") -> str:
+    """What tuning has left in a folder without cells."""
+    from dmlbench.results.store import Store
+    from dmlbench.specs.tuned import FOLDER, TRIALS
+
+    folder = store.root / FOLDER
+    count = sum(1 for _ in Store(folder / TRIALS).records(lambda _: None))
+    return f"{folder} holds {counted(count, 'training')} of `dmlbench tune`; " if count else ""
+
+
+def _watch(console: "SafeConsole", store: "Store") -> None:
+    import time
+
+    from rich.console import Group
+    from rich.live import Live
+
+    from dmlbench.cli.tables import counts, tables
+    from dmlbench.errors import UserError
+    from dmlbench.results.status import overview
+
+    if not console.is_terminal:
+        raise UserError("--watch: needs a terminal", hint="--json is for scripts")
+    cells = overview(store)
+    with suppress(KeyboardInterrupt), Live(console=console, auto_refresh=False) as live:  # how it is meant to end
+        while True:
+            live.update(Group(counts(cells), tables(cells)), refresh=True)
+            if all(cell.state in ("done", "failed", "damaged") for cell in cells):
+                return
+            time.sleep(REFRESH)
+            cells = overview(store)
+
+
+def _verify(console: "SafeConsole", store: "Store") -> int:
+    from dmlbench.errors import UserError
+    from dmlbench.results.status import problems
+    from dmlbench.results.store import read_summary
+
+    folders = store.folders()
+    if not folders:
+        raise UserError(f"{store.root}: no cells to verify", hint="name the folder that was given to `run --results`")
+    wrong = problems(store)
+    for folder, found in wrong.items():
+        for problem in found:
+            console.say(f"{folder}: {problem}")
+    if wrong:
+        of = f"{len(wrong)} of {counted(len(folders), 'cell')}"
+        what = inflected(
+            len(wrong),
+            "is not what it says; delete its folder to run it",
+            "are not what they say; delete their folders to run them",
+        )
+        console.print(f"{of} {what} again")
+        return 1
+    results = sum(read_summary(folder) is not None for folder in folders)
+    agree = inflected(results, "agrees with its spec, hash and history", "agree with their specs, hashes and histories")
+    console.print(f"{counted(results, 'result')} {agree}")
+    if open_ := len(folders) - results:
+        have = inflected(
+            open_, "has no result yet; its spec and hash agree", "have no result yet; their specs and hashes agree"
+        )
+        console.print(f"{counted(open_, 'cell')} {have}")
+    return 0

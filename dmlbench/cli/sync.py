@@ -1,0 +1,54 @@
+"""`dmlbench sync`."""
+
+from pathlib import Path
+
+import click
+
+from dmlbench.cli.options import Command, results_option
+from dmlbench.cli.terminal import echo
+from dmlbench.errors import counted, inflected
+
+
+@click.command("sync", cls=Command)
+@results_option()
+def command(results: Path) -> int:
+    """Send results that MLflow does not have yet. Sending twice changes nothing.
+
+    \b
+    Examples:
+      dmlbench sync
+      MLFLOW_TRACKING_URI=http://127.0.0.1:5000 dmlbench sync --results copied/runs
+    """
+    from rich.progress import track
+
+    from dmlbench.errors import Damaged, UserError
+    from dmlbench.results.store import Store
+    from dmlbench.runner.progress import plain_or_wide
+
+    store = Store(results)
+    store.check_readable()
+    left_out: list[Damaged] = []
+    records = list(store.records(left_out.append))
+    for found in left_out:
+        echo(f"error: {found.reason}", err=True)
+    if not records and not left_out:
+        hint = "name the folder that was given to `run --results`"
+        raise UserError(f"{results}: no results to send", hint=hint)
+    from dmlbench.tracking import TrackingError, all_in_order, connect, send
+
+    console, sent, refused = plain_or_wide(stderr=True), 0, 0
+    try:
+        client = connect(lambda line: echo(line, err=True))
+        for record in track(records, "sending", console=console):
+            try:
+                sent += send(client, record)
+            except UserError as error:  # of one result: the others are sent all the same
+                refused += 1
+                echo(f"error: {error}", err=True)
+        all_in_order(client, records)
+    except TrackingError as error:
+        echo(f"error: MLflow: {error.brief}; {counted(sent, 'run')} sent before", err=True)
+        return 1
+    there = len(records) - sent - refused
+    echo(f"{counted(sent, 'run')} sent, {there} {inflected(there, 'was', 'were')} there already")
+    return 1 if refused or left_out else 0

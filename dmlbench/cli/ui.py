@@ -1,0 +1,149 @@
+"""`dmlbench ui`."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import click
+
+from dmlbench.cli.options import Command
+from dmlbench.cli.terminal import echo
+
+# The UI opens on its pages for language models unless it is told; so it does with an experiment from its list.
+PAGE = "/#/experiments?workflowType=machine_learning"
+MOST = 20  # experiments that are named
+DESKTOP = ("BROWSER", "DISPLAY", "WAYLAND_DISPLAY")  # any of these is set where a browser can be started
+# The server would take modules from the working folder, and name its address, which opens on the wrong page.
+SERVER_OPTIONS = f"--app-dir {os.devnull} --log-level warning"
+
+
+@click.command("ui", cls=Command)
+@click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True, help="Port on this machine.")
+@click.option(
+    "--browser/--no-browser",
+    default=None,
+    help="Open the runs of the first experiment in a browser. By default: on a terminal with a desktop.",
+)
+def command(port: int, browser: bool | None) -> int:
+    """Open the MLflow UI on the store that runs go to. It listens on this machine only.
+
+    \b
+    Examples:
+      dmlbench ui
+      dmlbench ui --port 5001 --no-browser
+    """
+    from dmlbench.errors import UserError
+    from dmlbench.tracking import local_database, redacted, tracking_uri, without_credentials
+
+    uri = tracking_uri()
+    database = local_database(uri)
+    if database is not None and not database.is_file():
+        hint = "`dmlbench run` or `dmlbench sync` in this folder sends some, MLFLOW_TRACKING_URI names another store"
+        raise UserError(f"{database}: no runs yet", hint=hint)
+    if uri.startswith(("http://", "https://")):
+        found, problem = _pages()
+        _print_links(without_credentials(uri), found, "runs go to an MLflow server")
+        _open(without_credentials(uri), found, browser)
+        if problem:
+            echo(f"warning: MLflow: {problem}", err=True)
+        return 0
+    found, problem = _pages()
+    if problem:
+        raise UserError(f"MLflow: {problem}")
+    _check_free(port)
+    server = f"http://127.0.0.1:{port}"
+
+    def ready() -> None:
+        _print_links(server, found, f"MLflow UI of {database or redacted(uri)}, Ctrl-C ends it")
+        _open(server, found, browser)
+
+    echo("starting the MLflow UI, up to half a minute ...", err=True)
+    return _serve(uri, port, ready)
+
+
+def _check_free(port: int) -> None:
+    """Raise UserError where another server listens: its pages would be taken for ours."""
+    import socket
+
+    from dmlbench.errors import UserError
+
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise UserError(f"--port {port}: {error.strerror}", hint=f"try --port {port % 65535 + 1}") from None
+
+
+def _serve(uri: str, port: int, ready: Callable[[], None]) -> int:
+    """Run the server with all its processes until it is interrupted; they end with us.
+
+    `ready` is called once, when the server answers.
+    """
+    import signal
+    from contextlib import suppress
+
+    command_line = [sys.executable, "-P", "-m", "mlflow", "ui", "--host", "127.0.0.1", "--port", str(port)]
+    # A command line is seen by all users of a machine, so the URI, which may hold a password, is none of it.
+    environment = os.environ | {"MLFLOW_BACKEND_STORE_URI": uri, "MLFLOW_UVICORN_OPTS": SERVER_OPTIONS}
+    server = subprocess.Popen(command_line, start_new_session=True, env=environment)  # noqa: S603 - our own arguments
+    try:
+        while server.poll() is None and not _answers(port):
+            time.sleep(0.2)
+        if server.poll() is None:
+            ready()
+        return server.wait()
+    except KeyboardInterrupt:  # how it is meant to end
+        return 0
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGTERM)
+        server.wait()
+
+
+def _answers(port: int) -> bool:
+    """Whether the server is up; asked without a proxy that may be set for other addresses."""
+    from http.client import HTTPConnection, HTTPException
+
+    connection = HTTPConnection("127.0.0.1", port, timeout=5)
+    try:
+        connection.request("GET", "/health")
+        return connection.getresponse().status == 200
+    except (OSError, HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def _open(server: str, found: dict[str, str], browser: bool | None) -> None:
+    """Open the runs of the first experiment, or the list where there are none, if asked to or on a desktop."""
+    import webbrowser
+
+    # Without a desktop, webbrowser would start a text browser in this terminal.
+    desktop = sys.platform in ("darwin", "win32") or any(map(os.environ.get, DESKTOP))
+    if browser or (browser is None and sys.stdout.isatty() and desktop):
+        page = f"/{next(iter(found.values()))}" if found else PAGE
+        if not webbrowser.open(f"{server}{page}"):
+            echo("warning: no browser could be started; open a link above in one", err=True)
+
+
+def _pages() -> tuple[dict[str, str], str]:
+    """The way to the runs of each experiment, by its name; and why there is none, where the store is not usable."""
+    from dmlbench.tracking import TrackingError, connect, pages
+
+    try:
+        return pages(connect(lambda line: echo(line, err=True))), ""
+    except TrackingError as error:
+        return {}, error.brief
+
+
+def _print_links(server: str, found: dict[str, str], what: str) -> None:
+    """Print where each experiment's runs are, and then the list of all: its own links open on other pages."""
+    echo(f"{what}; {'open the runs of an experiment in a browser:' if found else 'no runs of dmlbench are there yet'}")
+    for name, page in list(found.items())[:MOST]:
+        echo(f"  {server}/{page}  {name}")
+    if len(found) > MOST:
+        echo(f"  and {len(found) - MOST} more")
+    echo(f"all experiments: {server}{PAGE}")

@@ -1,0 +1,144 @@
+"""The network: a backbone (conv4, timm or torchvision), pooling, and a linear embedding head, L2-normalised."""
+
+import copy
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dmlbench.errors import UserError
+from dmlbench.models.backbones import conv4_backbone, read_weights, reason_of, timm_backbone, torchvision_backbone
+from dmlbench.specs.cell import InputSpec, ModelSpec
+
+BACKBONES = "conv4, timm:NAME or torchvision:NAME"
+ELSEWHERE = re.compile(r"(^|:)(hf[-_]hub|local-dir):")  # timm's names of what is fetched or read from another place
+
+
+class EmbeddingModel(nn.Module):
+    """Backbone and embedding head; the output has unit length.
+
+    With `freeze_batchnorm`, running statistics stay as they are while scale and shift go on learning
+    (Roth et al. 2020).
+    """
+
+    def __init__(self, backbone: nn.Module, features: int, embedding_dim: int, *, freeze_batchnorm: bool) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = nn.Linear(features, embedding_dim)
+        self.freeze_batchnorm = freeze_batchnorm
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) normalised images -> (B, D) float32 embeddings of unit length, also under autocast."""
+        return self.embed(self.backbone(images))
+
+    def embed(self, features: Tensor) -> Tensor:
+        """(B, F) features of the backbone -> (B, D) float32 embeddings of unit length."""
+        return functional.normalize(self.head(features).float(), dim=1)
+
+    def train(self, mode: bool = True) -> "EmbeddingModel":
+        """Switch to training, leaving frozen BatchNorm in evaluation mode."""
+        super().train(mode)
+        if mode and self.freeze_batchnorm:
+            for module in self.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+        return self
+
+
+def build_model(spec: ModelSpec, image: InputSpec, *, download: bool = True) -> EmbeddingModel:
+    """Build the network; initial weights come from torch's global generator, which the caller seeds.
+
+    Args:
+        spec: The model.
+        image: What it is given.
+        download: Whether weights that a library knows by name are loaded; else they are only known to exist there.
+
+    Raises:
+        UserError: for an unknown backbone, arguments it does not take, weights that do not fit it or cannot be
+            downloaded, and images that it does not take.
+    """
+    if ELSEWHERE.search(spec.backbone):
+        said = (
+            f"model.backbone: {spec.backbone!r} is fetched or read from elsewhere, and no hash would know its content"
+        )
+        raise UserError(said, hint=f"valid: {BACKBONES}, with --set model.weights=FILE")
+    source, _, name = spec.backbone.partition(":")
+    builders: dict[str, Callable[..., nn.Module]] = {
+        "conv4": conv4_backbone,
+        "timm": timm_backbone,
+        "torchvision": torchvision_backbone,
+    }
+    if source not in builders or (source == "conv4") == bool(name):
+        raise UserError(f"model.backbone: unknown backbone {spec.backbone!r}", hint=f"valid: {BACKBONES}")
+    backbone = builders[source](name, spec, image, download=download)
+    features = _feature_count(spec.backbone, backbone, image)
+    return EmbeddingModel(backbone, features, spec.embedding_dim, freeze_batchnorm=spec.freeze_batchnorm)
+
+
+def weights_of(networks: Sequence[EmbeddingModel]) -> dict[str, Tensor]:
+    """Weights by name, on the CPU, to be saved; those of several networks with `memberN.` in front."""
+    names = [f"member{place}." for place in range(1, len(networks) + 1)] if len(networks) > 1 else [""]
+    return {
+        front + name: tensor.detach().cpu().contiguous()
+        for front, network in zip(names, networks, strict=True)
+        for name, tensor in network.state_dict().items()
+    }
+
+
+def load_networks(build: Callable[[], EmbeddingModel], path: Path) -> list[EmbeddingModel]:
+    """The networks whose weights `run --keep weights` saved; raises UserError where they do not fit.
+
+    Args:
+        build: Gives a network of the cell's spec.
+        path: The file.
+    """
+    by_network: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in read_weights(path).items():
+        front, _, rest = name.partition(".")
+        own = front if front.startswith("member") else ""
+        by_network.setdefault(own, {})[rest if own else name] = tensor
+    if not by_network:
+        raise UserError(f"{path}: holds no weights")
+    networks = [build() for _ in by_network]
+    try:
+        for network, (_, state) in zip(
+            networks, sorted(by_network.items(), key=lambda own: (len(own[0]), own[0])), strict=True
+        ):
+            network.load_state_dict(state)
+    except RuntimeError as error:
+        raise UserError(
+            f"{path}: does not fit the network of its spec ({str(error).splitlines()[-1].strip()})"
+        ) from error
+    return networks
+
+
+@torch.no_grad()
+def _feature_count(name: str, backbone: nn.Module, image: InputSpec) -> int:
+    """Features per image, found by one forward pass: names for this number differ between libraries."""
+    backbone.eval()
+    try:
+        features = backbone(torch.zeros(1, image.channels, image.size, image.size))
+    except Exception as error:  # whatever a library's network raises
+        raise UserError(f"input.size: {name} does not take images of {image.size} px ({reason_of(error)})") from error
+    backbone.train()
+    if not isinstance(features, Tensor) or features.ndim != 2:
+        raise UserError("model.backbone: gives no flat feature vector", hint="choose another backbone or pooling")
+    _check_training_mode(name, backbone, image)
+    return int(features.shape[1])
+
+
+def _check_training_mode(name: str, backbone: nn.Module, image: InputSpec) -> None:
+    """Raise UserError for a network that gives something else in training mode, such as auxiliary outputs."""
+    if name == "conv4":
+        return
+    with torch.random.fork_rng(devices=[]):  # of a copy, with streams of its own: BatchNorm and dropout leave no trace
+        try:
+            features = copy.deepcopy(backbone)(torch.zeros(2, image.channels, image.size, image.size))
+        except Exception as error:  # whatever a library's network raises
+            raise UserError(f"model.backbone: {name} cannot be trained ({reason_of(error)})") from error
+    if not isinstance(features, Tensor):
+        what = f"gives {type(features).__name__} in training mode, no feature vector"
+        raise UserError(f"model.backbone: {name} {what}", hint="choose another backbone")

@@ -1,0 +1,96 @@
+"""Diversified mutual metric learning (DM²): a cohort whose members learn each other's distances within the batch.
+
+Park, Kim, You, Cho, "Diversified Mutual Learning for Deep Metric Learning", ECCV Workshops 2020, arXiv 2009.04170. A
+reconstruction from the abstract: the paper's loss and constants were not found. The relational term is the distance
+potential of the same first author: Park, Kim, Lu, Cho, "Relational Knowledge Distillation", CVPR 2019.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from dmlbench.modifiers.psd import similarities
+
+MOST_MEMBERS = 64  # each is a network: a mistyped number would take all memory before it fails
+
+
+@dataclass(frozen=True)
+class DM2:
+    """DM² with its settings.
+
+    Args:
+        members: Networks of the cohort, at least 2.
+        model: Model diversity: each has initial weights of its own; where weights are pretrained, a head of its own.
+        view: View diversity: each sees an augmentation of its own of the same images.
+        period: Temporal diversity: member k, counted from 0, updates its weights every period^k steps; 1 is none.
+
+    Raises:
+        ValueError: If a setting is out of range.
+    """
+
+    members: int
+    model: bool
+    view: bool
+    period: int
+
+    def __post_init__(self) -> None:
+        if self.members < 2:
+            raise ValueError(f"members must be at least 2, got {self.members}")
+        if self.members > MOST_MEMBERS:
+            raise ValueError(f"members must be at most {MOST_MEMBERS}, got {self.members}")
+        if self.period < 1:
+            raise ValueError(f"period must be at least 1, got {self.period}")
+
+    def mutual_losses(self, embeddings: list[Tensor]) -> list[Tensor]:
+        """Return each member's mean `relational_loss` (a scalar) to all others, given the embeddings (N, D) of each."""
+        relations = [relative_distances(own) for own in embeddings]
+        return [
+            torch.stack([potential(mine, other.detach()) for other in relations if other is not mine]).mean()
+            for mine in relations
+        ]
+
+
+def relational_loss(embeddings: Tensor, targets: Tensor) -> Tensor:
+    """Return RKD's distance potential: the smooth L1 distance of two relative distance matrices (CVPR 2019, eq. 5).
+
+    Args:
+        embeddings: The learner's float tensor (N, D).
+        targets: Embeddings (N, D') of the same images, to learn from; they get no gradient.
+
+    Returns:
+        A differentiable scalar, 0 where all distances of one are those of the other times one factor.
+
+    Raises:
+        ValueError: If a shape is wrong.
+    """
+    learner, teacher = relative_distances(embeddings), relative_distances(targets).detach()
+    if len(embeddings) != len(targets):
+        raise ValueError(f"both need an embedding for each image, got {len(embeddings)} and {len(targets)}")
+    if embeddings.device != targets.device:
+        raise ValueError(f"both must be on one device, got {embeddings.device} and {targets.device}")
+    return potential(learner, teacher)
+
+
+def relative_distances(embeddings: Tensor) -> Tensor:
+    """Return the Euclidean distances (N, N) of embeddings (N, D) over the mean of those that are not 0.
+
+    Raises:
+        ValueError: If the embeddings are no float tensor (N, D) with N >= 1.
+    """
+    products = similarities(embeddings)
+    norms = products.diagonal()
+    squared = norms[:, None] + norms - 2 * products
+    # What rounding leaves of the distance of equal embeddings is none, and at 0 a root has no gradient.
+    tiny = 8 * torch.finfo(squared.dtype).eps * norms.detach().mean().clamp(min=torch.finfo(squared.dtype).tiny)
+    # Asked this way round, NaN counts as apart and reaches the loss.
+    apart = (~(squared <= tiny)).fill_diagonal_(fill_value=False)
+    distances = torch.where(apart, torch.where(apart, squared, 1.0).sqrt(), 0.0)
+    mean = distances.sum() / apart.sum().clamp(min=1)
+    return distances / torch.where(mean == 0, 1.0, mean)
+
+
+def potential(relations: Tensor, targets: Tensor) -> Tensor:
+    """Return the smooth L1 distance, averaged over all entries, of `relative_distances` (N, N) to others."""
+    return functional.smooth_l1_loss(relations, targets)

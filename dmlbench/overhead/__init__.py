@@ -1,0 +1,1 @@
+"""What a training step costs: which steps are measured, and how."""

@@ -1,0 +1,191 @@
+"""Has every method's steps timed by turns, in one process after the other: each builds its learners anew.
+
+From one process to the next ratios move by more than rounds of one of them tell: memory lies elsewhere, and caches hold
+other things. So a measurement is of several processes, and its intervals are over them.
+"""
+
+import multiprocessing
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import islice
+from multiprocessing.connection import Connection
+from typing import Any
+
+import torch
+
+from dmlbench.data.images import Split, load_dataset, split_classes
+from dmlbench.data.loader import Batch, TrainingBatches
+from dmlbench.errors import UserError
+from dmlbench.overhead.plan import CostPlan, modifier_of
+from dmlbench.overhead.timing import BATCHES, SYNTHETIC_SET, StepCost, measure_steps, synthetic_batches
+from dmlbench.results import environment as provenance
+from dmlbench.results.measurements import SYNTHETIC, UNFOLDED, UNFOLDED_MARK, Measured, Measurement
+from dmlbench.specs.cell import MethodSpec, digest, protocol_identity
+from dmlbench.training.components import build_learner
+from dmlbench.training.device import prepare, resolve_device
+from dmlbench.training.learner import Learner
+from dmlbench.training.modifiers import Taught
+from dmlbench.training.teachers import PreviousEpoch
+from dmlbench.training.workshop import TrainingSet, build_seeded_model
+
+WARM_UP = 3
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is measured.
+
+    Attributes:
+        processes: Processes, one after the other.
+        rounds: Rounds of each that count; `WARM_UP` more come before them.
+    """
+
+    processes: int
+    rounds: int
+
+    @property
+    def total(self) -> int:
+        """Rounds in all, those of the warm-up too."""
+        return self.processes * (WARM_UP + self.rounds)
+
+
+@dataclass(frozen=True)
+class _Share:
+    """What one process measured, and what it ran on."""
+
+    costs: dict[str, StepCost]
+    environment: dict[str, Any]
+    code: dict[str, Any]
+
+
+def measure(plan: CostPlan, device: str, effort: Effort, command: str, tell: Callable[[], None]) -> Measurement:
+    """Measure all methods of a plan.
+
+    Args:
+        plan: As `plan_cost` gives it.
+        device: `auto`, `cpu` or `cuda`.
+        effort: Processes and rounds.
+        command: The command line that asks for this, to be written down.
+        tell: Is called after every round.
+
+    Raises:
+        UserError: where the device is not there, or a process ended early.
+    """
+    started, protocol = datetime.now(UTC), plan.protocol
+    shares = [_apart((plan, device, effort.rounds, order), tell) for order in range(effort.processes)]
+    if len({share.code["digest"] for share in shares}) > 1:
+        raise UserError("the training code changed while it was measured", hint="measure again")
+    return Measurement(
+        started=started.isoformat(timespec="seconds"),
+        command=command,
+        protocol=protocol.name,
+        variant=plan.variant,
+        protocol_hash=digest(protocol_identity(protocol)),
+        dataset=plan.dataset.name if plan.dataset else SYNTHETIC,
+        epochs=protocol.training.epochs,
+        batch_size=protocol.training.batch_size,
+        cpu_threads=protocol.training.cpu_threads,
+        environment=shares[0].environment,
+        code=shares[0].code,
+        processes=effort.processes,
+        rounds=effort.rounds,
+        methods={name: _measured(plan, name, [share.costs[name] for share in shares]) for name in shares[0].costs},
+    )
+
+
+def _measured(plan: CostPlan, name: str, costs: list[StepCost]) -> Measured:
+    method = next(method for method in plan.methods if method.name == name.removesuffix(UNFOLDED))
+    suffix, marks = (UNFOLDED, (UNFOLDED_MARK,)) if name != method.name else ("", ())
+    return Measured(
+        base=method.base,
+        modifier=modifier_of(method) + suffix,
+        marks=(*method.marks, *marks),
+        step_ms=tuple(value for cost in costs for value in cost.step_ms),
+        phases_ms={
+            phase: tuple(value for cost in costs for value in cost.phases_ms[phase]) for phase in costs[0].phases_ms
+        },
+        peak_mb=max(cost.peak_mb for cost in costs),
+        gflop=costs[0].gflop,
+    )
+
+
+def _apart(task: tuple[CostPlan, str, int, int], tell: Callable[[], None]) -> _Share:
+    """Measure in a fresh process; the last number of the task is that of its order of turns."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_child, args=(theirs, *task), daemon=True)
+    process.start()
+    theirs.close()
+    try:
+        while (message := ours.recv()) is None:
+            tell()
+    except EOFError as error:
+        process.join()
+        code = process.exitcode
+        raise UserError(
+            f"the process that measures ended early (exit code {code})", hint="see whether memory ran out"
+        ) from error
+    finally:
+        process.terminate()
+        process.join()
+    if isinstance(message, UserError):
+        raise message
+    share: _Share = message
+    return share
+
+
+def _child(parent: Connection, plan: CostPlan, device: str, rounds: int, order: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
+    try:
+        parent.send(_share(plan, device, rounds, order, lambda: parent.send(None)))
+    except UserError as error:
+        parent.send(error)
+    except Exception as error:  # noqa: BLE001 - told in one line by the parent, such as a GPU without memory
+        parent.send(UserError(f"cannot measure: {type(error).__name__}: {str(error).partition(chr(10))[0]}"))
+
+
+def _share(plan: CostPlan, device: str, rounds: int, order: int, tell: Callable[[], None]) -> _Share:
+    place, protocol = resolve_device(device), plan.protocol
+    prepare(protocol.training, place)
+    images = _images(plan)
+    size = TrainingSet(len(images.class_names), len(images.labels)) if images else SYNTHETIC_SET
+    learners: dict[str, Learner] = {}
+    for method in plan.methods:
+        learners |= _learners(method, plan, size, place)
+    batches = _batches(plan, images, max(learner.views for learner in learners.values()), place)
+    costs = measure_steps(learners, batches, rounds, WARM_UP, tell, order=order)
+    code = {"digest": provenance.code_digest(), **provenance.git_state()}
+    return _Share(costs, provenance.environment(str(place)), code)
+
+
+def _learners(method: MethodSpec, plan: CostPlan, size: TrainingSet, place: torch.device) -> dict[str, Learner]:
+    """A method's learner; where its teacher is folded also one whose teacher is not."""
+    learner, plain = (
+        build_learner(method, plan.protocol, build_seeded_model(plan.protocol, SEED, place), size, place, seed=SEED)
+        for _ in range(2)
+    )
+    taught = plain.modifier
+    teacher = taught.teacher if isinstance(taught, Taught) else None
+    if not isinstance(taught, Taught) or not isinstance(teacher, PreviousEpoch) or not teacher.folds(plain.model):
+        return {method.name: learner}
+    taught.teacher = PreviousEpoch(teacher.mode, fold=False)
+    return {method.name: learner, f"{method.name}{UNFOLDED}": plain}
+
+
+def _images(plan: CostPlan) -> Split | None:
+    """The dataset's training images; None for synthetic ones."""
+    if plan.dataset is None:
+        return None
+    dataset = load_dataset(plan.dataset, plan.data_dir, lambda _: None)
+    return split_classes(dataset.train, plan.protocol.validation.classes)[0]
+
+
+def _batches(plan: CostPlan, images: Split | None, views: int, device: torch.device) -> list[Batch]:
+    """A few batches, on the device."""
+    if images is None:
+        return synthetic_batches(plan.protocol, device, views)
+    with TrainingBatches(images, plan.protocol, SEED, device, views=views) as source:
+        return list(islice(source.epoch(0), BATCHES))

@@ -1,0 +1,180 @@
+"""Where a number comes from: code, machine, libraries. Written into every result."""
+
+import hashlib
+import importlib.metadata
+import os
+import platform
+import subprocess
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import nn
+
+LIBRARIES = ("torch", "torchvision", "timm", "numpy", "pillow", "simplejpeg", "scikit-learn", "faiss-gpu", "faiss-cpu")
+# What a number depends on. The report, the runner and the command line may change without changing any.
+TRAINING_PATH = (
+    "data", "evaluation", "losses", "models", "modifiers", "results/history.py", "runner/cell.py", "seeding.py",
+    "specs/cell.py", "specs/dataset.py", "training",
+)  # fmt: skip
+
+# Instructions, too: records of before `machine` told generations of processors apart are still read.
+PLACE = ("machine", "cpu_capability", "processes", "data_workers")
+
+
+def environment(device: str) -> dict[str, Any]:
+    """The machine and the libraries; `machine` identifies it without naming it."""
+    import torch
+
+    gpu = _gpu(device)
+    parts = [platform.node(), cpu_model(), *_cpu_generation(), str(os.cpu_count()), gpu.get("gpu", "")]
+    return {
+        "machine": hashlib.sha256("|".join(parts).encode()).hexdigest()[:12],
+        "device": device,
+        "cpu": cpu_model(),
+        "cores": os.cpu_count(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        **versions(),
+        **gpu,
+    }
+
+
+def kind_of_machine(environment: dict[str, Any]) -> dict[str, str]:
+    """What of an environment numbers depend on to the last bit: processor and libraries, not whose they are."""
+    cuda = str(environment.get("device")).startswith("cuda")
+    keys = ("gpu", "cuda", "cudnn") if cuda else ("cpu", "cpu_capability")
+    return {key: str(environment.get(key)) for key in (*keys, "python", *versions())}
+
+
+def place(environment: dict[str, Any]) -> str:
+    """The machine and what shares it, for times are compared within one place only."""
+    shared = [str(environment[key]) for key in PLACE if environment.get(key) is not None]
+    return "/".join([*shared, *(["system metrics"] if environment.get("system_metrics") else [])])
+
+
+def of_all_attempts(environment: dict[str, Any], places: list[str], cell: str) -> dict[str, Any]:
+    """The environment of a cell that several attempts trained; times of several places compare with no other's."""
+    if len(set(places)) == 1:
+        return environment
+    return environment | {"machine": f"several, cell {cell[:8]}", "places": places}
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Versions of the libraries that numbers depend on, and our own."""
+    found = {"dmlbench": importlib.import_module("dmlbench").__version__}
+    for name in LIBRARIES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+@cache
+def code_digest() -> str:
+    """Sixteen hexadecimal digits over the sources that training and evaluation run through."""
+    package = Path(__file__).parent.parent
+    digest = hashlib.sha256()
+    for name in TRAINING_PATH:
+        entry = package / name
+        for path in sorted(entry.rglob("*.py")) if entry.is_dir() else [entry]:
+            digest.update(str(path.relative_to(package)).encode())
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+@cache
+def git_state() -> dict[str, Any]:
+    """Commit of the source tree and whether it has changes; empty for an installed package."""
+    root = Path(__file__).parent.parent.parent
+    if not (root / ".git").exists():
+        return {}
+    commit = _git(root, "rev-parse", "HEAD")
+    changed = _git(root, "status", "--porcelain", "--untracked-files=no")
+    return {} if commit is None else {"commit": commit, "dirty": bool(changed)}
+
+
+@cache
+def cpu_model() -> str:
+    """The processor's name."""
+    if not (found := _cpuinfo()):
+        return platform.processor() or platform.machine()
+    return found.get("model name", platform.machine())
+
+
+def _cpu_generation() -> list[str]:
+    """What tells processors apart that virtual machines give one name, on hosts of one name."""
+    found = _cpuinfo()
+    return [found[key] for key in ("cpu family", "model", "stepping") if key in found]
+
+
+@cache
+def _cpuinfo() -> dict[str, str]:
+    """What Linux says of the first processor; empty elsewhere."""
+    try:
+        first = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n")[0]
+    except OSError:
+        return {}
+    pairs = (line.partition(":") for line in first.splitlines())
+    return {key.strip(): value.strip() for key, _, value in pairs}
+
+
+def weights_digest(model: "nn.Module") -> str:
+    """Sixteen hexadecimal digits over a network's weights: pretrained ones by content, and a pair's common start."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def reset_peak_memory() -> None:
+    """Begin a new peak of this process's memory, where the system can: a worker runs many cells."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
+def peak_memory_mb(device: str) -> dict[str, float]:
+    """Peak memory of this process since `reset_peak_memory` (Linux only), and of the device, in MiB."""
+    import torch
+
+    peak: dict[str, float] = {}
+    with suppress(OSError):
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+        marks = [int(line.split()[1]) for line in lines if line.startswith("VmHWM:")]
+        peak |= {"host": round(max(marks) / 1024, 1)} if marks else {}
+    if device.startswith("cuda"):
+        peak["device"] = round(torch.cuda.max_memory_allocated(device) / 2**20, 1)
+    return peak
+
+
+def _gpu(device: str) -> dict[str, str]:
+    if not device.startswith("cuda"):
+        return {}
+    import torch
+
+    properties = torch.cuda.get_device_properties(device)
+    driver = _run("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
+    return {
+        "gpu": properties.name,
+        "cuda": str(torch.version.cuda),
+        "cudnn": str(torch.backends.cudnn.version()),
+        "driver": (driver or "unknown").splitlines()[0],
+    }
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    return _run("git", "-C", str(root), *arguments)
+
+
+def _run(*command: str) -> str | None:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)  # noqa: S603
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

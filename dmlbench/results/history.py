@@ -1,0 +1,151 @@
+"""`history.csv`: what every epoch measured, a row each, in full precision.
+
+Which epoch a number comes from: the last, the one validation chose, or the best on the test classes.
+
+Published figures are the best test epoch of every metric separately. Such numbers are reported under their own
+name, beside the others and never mixed with them (Musgrave et al. 2020, arXiv 2003.08505).
+
+A history's times in sum: what a result says of its cost.
+"""
+
+import csv
+import io
+import math
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from dmlbench.errors import UserError
+
+HISTORY = "history.csv"
+LARGEST = 2**28  # bytes: a hundred thousand epochs
+MOST_EPOCHS = 10**9
+LONGEST = 1e10  # seconds
+Row = dict[str, float | int | None]
+
+
+def history_text(rows: list[Row]) -> str:
+    """The CSV of a history: full precision, empty where nothing was measured, timing columns last."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    columns.sort(key=lambda key: key.startswith("time/"))
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({key: "" if value is None else repr(value) for key, value in row.items()})
+    return buffer.getvalue()
+
+
+def read_history(folder: Path) -> list[Row]:
+    """Read `history.csv` back, None where nothing was measured; empty where there is none.
+
+    Raises:
+        UserError: where the file is not a history.
+    """
+    path = folder / HISTORY
+    try:
+        columns, *lines = _lines(path)
+        rows = [dict(zip(columns, map(_number, line), strict=True)) for line in lines]
+        _check(columns, rows)
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, TypeError, csv.Error) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:100]
+        raise UserError(f"{path}: not a readable history ({reason})") from error
+    return rows
+
+
+def _lines(path: Path) -> list[list[str]]:
+    if path.stat().st_size > LARGEST:
+        raise ValueError(f"has more than {LARGEST >> 20} MiB")
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.reader(file, strict=True))
+
+
+def _check(columns: list[str], rows: list[Row]) -> None:
+    """Raise ValueError where rows are none of a history."""
+    if "epoch" not in columns:
+        raise ValueError("no column `epoch`")
+    if len(set(columns)) < len(columns):
+        raise ValueError("a column stands twice")
+    for row in rows:
+        epoch = row["epoch"]
+        if not (isinstance(epoch, int) and 0 <= epoch <= MOST_EPOCHS):
+            raise ValueError("a row without its epoch")
+        for key, value in row.items():
+            if value is not None and not (math.isfinite(value) and (0 <= value <= LONGEST or key[:5] != "time/")):
+                raise ValueError(f"epoch {epoch}: {key} is {value}")
+
+
+def _number(text: str) -> float | int | None:
+    if text == "":
+        return None
+    return int(text) if text.lstrip("-").isdigit() else float(text)
+
+
+# Geometry and the spread of NMI over k-means starts have no better direction, so no epoch is selected by them.
+SELECTABLE = ("map_at_r", "r_precision", "nmi", "nmi_revisiting", "ami")
+VALIDATION_METRIC = "validation/map_at_r"
+
+
+def selections(rows: Sequence[Mapping[str, float | int | None]]) -> dict[str, dict[str, Any]]:
+    """All selections of a history as `{selection: {"epochs": {metric: epoch}, "metrics": {metric: value}}}`.
+
+    `untrained` is the row of epoch 0, which takes part in no other selection.
+    """
+    untrained = [row for row in rows if row["epoch"] == 0]
+    trained = [row for row in rows if row["epoch"] != 0 and row.get("test/recall_at_1") is not None]
+    result = {"untrained": _at(untrained[0])} if untrained else {}
+    if not trained:
+        return result
+    result["last"] = _at(trained[-1])
+    # A metric that was not measured at every epoch (NMI is dear) was not chosen by: it has no other selection.
+    throughout = set.intersection(*(set(_at(row)["metrics"]) for row in trained))
+    trained = [{k: v for k, v in row.items() if not k.startswith("test/") or k[5:] in throughout} for row in trained]
+    validated = [row for row in trained if row.get(VALIDATION_METRIC) is not None]
+    if validated:
+        result["validation"] = _at(max(validated, key=lambda row: row[VALIDATION_METRIC] or 0.0))
+    result["best_test"] = _best(trained)
+    return result
+
+
+def _at(row: Mapping[str, float | int | None]) -> dict[str, Any]:
+    metrics = {key.removeprefix("test/"): value for key, value in row.items() if key.startswith("test/")}
+    measured = {metric: value for metric, value in metrics.items() if value is not None}
+    return {"epochs": dict.fromkeys(measured, row["epoch"]), "metrics": measured}
+
+
+def _best(rows: Sequence[Mapping[str, float | int | None]]) -> dict[str, Any]:
+    best: dict[str, tuple[float, Any]] = {}
+    for row in rows:
+        for metric, value in _at(row)["metrics"].items():
+            better = metric not in best or value > best[metric][0]
+            name = metric.rpartition("/")[2]  # of a cohort's readout, `ensemble/recall_at_1`
+            if (name in SELECTABLE or name.startswith("recall_at_")) and better:
+                best[metric] = (value, row["epoch"])
+    return {
+        "epochs": {metric: epoch for metric, (_, epoch) in best.items()},
+        "metrics": {metric: value for metric, (value, _) in best.items()},
+    }
+
+
+def timing(rows: Sequence[Mapping[str, Any]], resumed: Collection[int] = ()) -> dict[str, Any]:
+    """Sums of a history's times, and the step time as the median over epochs.
+
+    The first epoch of a process warms up: where there are others, it does not count for the step time.
+
+    Args:
+        rows: The history.
+        resumed: Epochs after which another process went on.
+    """
+    trained = [row for row in rows if row["epoch"]]
+    settled = [row for row in trained if row["epoch"] - 1 not in {0, *resumed}] or trained
+    phases = [key for key in trained[0] if key.startswith("time/") and key.endswith("_s")]
+    totals = {key.removeprefix("time/"): sum(float(row[key] or 0) for row in rows if key in row) for key in phases}
+    return {
+        "step_ms": median(float(row["time/step_ms"] or 0) for row in settled),
+        "train_s": totals.pop("train_s"),
+        "evaluation_s": totals.pop("evaluation_s"),
+        "phases": totals,
+    }

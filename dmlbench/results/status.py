@@ -1,0 +1,162 @@
+"""Whether results are what they say: each against its spec, its hash and its history.
+
+Every planned cell of a results folder and where it stands.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from dmlbench.errors import UserError
+from dmlbench.results.history import HISTORY, Row, read_history, selections, timing
+from dmlbench.results.locks import holder
+from dmlbench.results.store import Store, folder_state, read_spec, read_summary, summary_as_written
+from dmlbench.results.writer import FILES, SPEC, file_digest
+from dmlbench.specs.cell import TEACHER_MODE, Cell, digest
+
+
+def problems(store: Store) -> dict[Path, list[str]]:
+    """What is wrong with the cells of a results folder; only those with a finding."""
+    found = {folder: _problems(store, folder) for folder in store.folders()}
+    return {folder: wrong for folder, wrong in found.items() if wrong}
+
+
+def _problems(store: Store, folder: Path) -> list[str]:
+    try:
+        cell, summary = read_spec(folder), summary_as_written(folder)
+    except UserError as error:
+        return [str(error).removeprefix(f"{folder}/")]
+    place = store.folder(cell)
+    wrong = (
+        [] if place == folder else [f"holds the spec of another cell, whose folder is {place.relative_to(store.root)}"]
+    )
+    if summary is None:
+        return wrong
+    wrong += _of_digests(folder, summary)
+    if (found := (summary.get("cell") or {}).get("hash")) != cell.hash:
+        wrong.append(f"summary.json is of cell {found}, spec.yaml of {cell.hash}")
+    elif not _names(summary["cell"], cell):
+        wrong.append("summary.json and spec.yaml name the cell differently")
+    return wrong + (_of_history(folder, cell, summary) if summary["status"] == "done" else [])
+
+
+def _names(stated: dict[str, Any], cell: Cell) -> bool:
+    """Whether a summary names its cell as the spec does; those of earlier releases left out a teacher's mode."""
+    index = cell.index()
+    if TEACHER_MODE in stated:
+        return stated == index
+    left_out = {TEACHER_MODE, "variant", "marks"}
+    return {**stated, **{key: index[key] for key in left_out}} == index
+
+
+def _of_digests(folder: Path, summary: dict[str, Any]) -> list[str]:
+    """Whether the summary, and the files it was written for, are as they were."""
+    rest = {key: value for key, value in summary.items() if key != "digest"}
+    if summary.get("digest") != digest(rest):
+        return ["summary.json is not as it was written: its digest differs"]
+    return changed_files(folder, summary)
+
+
+def changed_files(folder: Path, summary: dict[str, Any], looked_at: Collection[str] = FILES) -> list[str]:
+    """What of a result's files is not as it was when its summary was written, in words.
+
+    Args:
+        folder: The cell's.
+        summary: Its summary.
+        looked_at: The files to read: kept weights and embeddings are large.
+    """
+    digests: dict[str, str] = summary.get("files") or {}
+    files = {name: value for name, value in digests.items() if name in looked_at}
+    there = {name for name in looked_at if (folder / name).is_file()}
+    wrong = [f"{name} is missing" for name in files.keys() - there]
+    wrong += [f"{name} came after summary.json" for name in there - files.keys()]
+    same = sorted(there & files.keys())
+    return wrong + [f"{name} is not as it was written" for name in same if file_digest(folder / name) != files[name]]
+
+
+def _of_history(folder: Path, cell: Cell, summary: dict[str, Any]) -> list[str]:
+    try:
+        rows = read_history(folder)
+    except UserError as error:
+        return [str(error).removeprefix(f"{folder}/")]
+    expected = list(range(cell.protocol.training.epochs + 1))
+    if [row["epoch"] for row in rows] != expected:
+        return [f"history.csv does not hold the epochs 0 to {expected[-1]}, once each"]
+    sums = {"selections": selections(rows), "timing": timing(rows, summary.get("resumed", ()))}
+    wrong = [name for name, value in sums.items() if summary.get(name) != value]
+    return [f"summary.json: {name} does not follow from history.csv: edited" for name in wrong]
+
+
+STATES = ("done", "running", "failed", "interrupted", "missing", "damaged")
+
+
+@dataclass(frozen=True)
+class CellState:
+    """Where a cell stands.
+
+    Args:
+        folder: Its folder.
+        state: One of `STATES`; damaged where its files cannot be read.
+        index: Its place in tables (`Cell.index`); empty for a damaged one.
+        epoch: Epochs trained.
+        epochs: Epochs to train; None where only the spec of a damaged cell would tell.
+        seconds_left: What the epochs to come take by those that were; None where it does not run.
+        recall_at_1: At the last epoch, a fraction; None without a result.
+        why: Why it failed, or what is damaged.
+        host: Where it runs.
+        code: Digest of the training code that made the result.
+    """
+
+    folder: Path
+    state: str
+    index: dict[str, Any]
+    epoch: int = 0
+    epochs: int | None = None
+    seconds_left: float | None = None
+    recall_at_1: float | None = None
+    why: str = ""
+    host: str = ""
+    code: str | None = None
+
+
+def overview(store: Store) -> list[CellState]:
+    """Every cell that was ever planned, in path order; a damaged one is a state, not an error."""
+    return [_look(folder) for folder in store.folders()]
+
+
+def _look(folder: Path) -> CellState:
+    try:
+        summary, rows = read_summary(folder), read_history(folder)
+        epoch = max((int(row["epoch"] or 0) for row in rows), default=0)
+        if summary is not None:
+            if changed := changed_files(folder, summary, (SPEC, HISTORY)):
+                return CellState(folder, "damaged", {}, why=f"{folder}: {changed[0]}")
+            return _ended(folder, summary, epoch)
+        cell, state, owner = read_spec(folder), folder_state(folder), holder(folder)
+    except UserError as error:
+        return CellState(folder, "damaged", {}, why=str(error))
+    epochs = cell.protocol.training.epochs
+    left = _seconds_left(rows, epochs - epoch) if state == "running" else None
+    return CellState(folder, state, cell.index(), epoch, epochs, left, host=owner.name if owner else "")
+
+
+def _ended(folder: Path, summary: dict[str, Any], epoch: int) -> CellState:
+    error = summary.get("error") or {}
+    last = (summary.get("selections") or {}).get("last", {}).get("metrics", {})
+    return CellState(
+        folder,
+        "done" if summary["status"] == "done" else "failed",
+        summary.get("cell") or {},
+        epoch,
+        epoch if summary["status"] == "done" else None,
+        recall_at_1=last.get("recall_at_1"),
+        why=": ".join(filter(None, (error.get("kind"), error.get("message")))),
+        code=(summary.get("code") or {}).get("digest"),
+    )
+
+
+def _seconds_left(rows: list[Row], epochs: int) -> float | None:
+    spent = [(row.get("time/train_s") or 0) + (row.get("time/evaluation_s") or 0) for row in rows if row["epoch"]]
+    return epochs * median(spent) if spent else None

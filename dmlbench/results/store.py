@@ -1,0 +1,262 @@
+"""The results folder: one folder a cell, written atomically, locked while it runs, never overwritten.
+
+`results/runs/<protocol>/<dataset>/<method>/seed<k>-<hash8>/` holds `spec.yaml` (everything resolved),
+`history.csv` (a row an epoch), `summary.json` (written last: its presence is the result) and `log.txt`. The spec is
+written when a run is planned, so the folders with a spec alone are the cells that are missing.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import ValidationError
+
+from dmlbench.atomic import write_atomically
+from dmlbench.errors import Damaged, OnDamaged, UserError, attempt, sound, warn
+from dmlbench.results.history import HISTORY
+from dmlbench.results.locks import holder
+from dmlbench.results.records import SHOWN, VERSION, Summary, in_one_line, read_json
+from dmlbench.results.writer import SPEC, spec_text, storing
+from dmlbench.specs.cell import TEACHER_MODE, Cell
+from dmlbench.specs.registry import TUNED_MARK, tuned_mark
+from dmlbench.specs.yaml_files import parse_written
+
+DEFAULT_ROOT = Path("results/runs")
+State = Literal["missing", "running", "interrupted", "done", "failed", "damaged"]
+AGAIN = "delete its folder to run the cell again"
+LARGEST_SPEC = 2**24  # bytes
+# What YAML and the models raise for content that is none of a spec, however deep, long or oddly tagged.
+WRONG = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, yaml.YAMLError)
+
+
+@dataclass(frozen=True)
+class Record:
+    """A finished cell as read back: its folder and its summary, of the types that `Summary` states."""
+
+    folder: Path
+    summary: dict[str, Any]
+
+    @property
+    def done(self) -> bool:
+        """Whether the cell finished without failing."""
+        return bool(self.summary["status"] == "done")
+
+
+class Store:
+    """A results folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def folder(self, cell: Cell) -> Path:
+        """The cell's folder; a changed spec is another hash, hence another folder."""
+        name = f"seed{cell.seed}-{cell.hash[:8]}"
+        return self.root / cell.protocol.name / cell.dataset.name / cell.method.name / name
+
+    def state(self, cell: Cell) -> State:
+        """What the folder says of the cell; damaged, too, where it holds the result of another one."""
+        return "damaged" if isinstance(self.record(cell), Damaged) else folder_state(self.folder(cell))
+
+    def plan(self, cells: Sequence[Cell]) -> None:
+        """Write the spec of every cell that has none, so that `status` knows of the cells to come."""
+        for cell in cells:
+            folder = self.folder(cell)
+            if not (folder / SPEC).is_file():
+                with storing(folder):
+                    folder.mkdir(parents=True, exist_ok=True)
+                    write_atomically(folder / SPEC, spec_text(cell))
+
+    def record(self, cell: Cell) -> Record | Damaged | None:
+        """The cell's result, or why it is none; None while nothing is there."""
+        folder = self.folder(cell)
+        record = read_record(folder)
+        if isinstance(record, Record) and (found := record.summary["cell"]["hash"]) != cell.hash:
+            told = f"{folder / 'summary.json'}: is the result of cell {found}, not of {cell.hash}"
+            return Damaged(folder, f"{told}; it was edited or copied here; {AGAIN}")
+        return record
+
+    def folders(self) -> list[Path]:
+        """The folder of every cell that was ever begun, in path order.
+
+        Raises:
+            UserError: where a folder on the way cannot be read: a result that is not seen would be left out silently.
+        """
+        level = [self.root] if self.root.is_dir() else []
+        for _ in ("protocol", "dataset", "method", "cell"):
+            level = [child for folder in level for child in _subfolders(folder)]
+        return [folder for folder in level if folder.name.startswith("seed") and _has_any(folder)]
+
+    def records(self, damaged: OnDamaged = warn) -> Iterator[Record]:
+        """Every finished cell, in path order; `damaged` takes the results that cannot be read."""
+        found = (record for folder in self.folders() if (record := read_record(folder)) is not None)
+        return sound(found, damaged)
+
+    def damaged(self) -> list[Damaged]:
+        """The results that cannot be read."""
+        return [record for folder in self.folders() if isinstance(record := read_record(folder), Damaged)]
+
+    def next_command(self) -> str:
+        """What a user who finds no cells here does next."""
+        inner = self.root / "runs"
+        return f"name {inner} with --results" if inner.is_dir() else "`dmlbench run --results` fills it"
+
+    def check_readable(self) -> None:
+        """Raise UserError where the results folder is not there or cannot be read."""
+        try:
+            os.listdir(self.root)  # noqa: PTH208 - the plainest call that tells a missing from an unreadable folder
+        except FileNotFoundError:
+            raise UserError(
+                f"{self.root}: no such results folder", hint="run `dmlbench run` first, or name it with --results"
+            ) from None
+        except NotADirectoryError:
+            raise UserError(f"{self.root}: not a folder", hint="name a results folder with --results") from None
+        except OSError as error:
+            raise _unreadable(self.root, error) from None
+
+    def check_writable(self) -> None:
+        """Create the results folder; raises UserError where that, or writing into it, is not possible."""
+        probe = self.root / f".write-test-{os.getpid()}"
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise UserError(
+                f"{self.root}: cannot write results here ({error.strerror})", hint="name another folder with --results"
+            ) from error
+
+
+def folder_state(folder: Path) -> State:
+    """What a cell's folder says of it."""
+    record = read_record(folder)
+    if isinstance(record, Damaged):
+        return "damaged"
+    if record is not None:
+        return "done" if record.done else "failed"
+    if holder(folder):
+        return "running"
+    return "interrupted" if (folder / HISTORY).is_file() else "missing"
+
+
+def read_record(folder: Path) -> Record | Damaged | None:
+    """The result in a cell's folder, or why it cannot be read; None where there is none."""
+    summary = attempt(read_summary, folder)
+    return Record(folder, summary) if isinstance(summary, dict) else summary
+
+
+def read_summary(folder: Path) -> dict[str, Any] | None:
+    """Read `summary.json`; None where there is none.
+
+    What one of an earlier release leaves out of the cell's place in tables is filled in.
+
+    Raises:
+        UserError: where the file is not a summary, or of a version this dmlbench does not know.
+    """
+    summary = summary_as_written(folder)
+    if summary is None or TEACHER_MODE in summary["cell"]:
+        return summary
+    return summary | {"cell": _completed(folder, summary["cell"])}
+
+
+def _completed(folder: Path, cell: dict[str, Any]) -> dict[str, Any]:
+    """A cell's place in tables as today's `Cell.index` gives it.
+
+    Raises:
+        UserError: where only the spec could tell a teacher's mode, and it cannot be read or is of another cell.
+    """
+    if cell["modifier"]:
+        spec = read_spec(folder)
+        if spec.hash != cell["hash"]:
+            raise UserError(f"{folder / 'summary.json'}: is of cell {cell['hash']}, not of its spec's", hint=AGAIN)
+        index = spec.index()
+        cell = cell | {key: index[key] for key in (TEACHER_MODE, "variant", "marks")}
+    marks = [TUNED_MARK.sub(lambda found: tuned_mark(found[1]), mark) for mark in cell["marks"]]
+    return {TEACHER_MODE: ""} | cell | {"marks": marks}
+
+
+def summary_as_written(folder: Path) -> dict[str, Any] | None:
+    """What `read_summary` reads, with nothing filled in."""
+    path = folder / "summary.json"
+    try:
+        content = read_json(path, "a summary", AGAIN)
+    except FileNotFoundError:
+        return None
+    version = content.get("version") if isinstance(content, dict) else None
+    if version != VERSION:
+        raise UserError(
+            f"{path}: results version {str(version)[:20]} is not known here (known: {VERSION})",
+            hint="use the dmlbench that wrote it, or another --results",
+        )
+    try:
+        Summary.model_validate(content)
+    except ValidationError as error:
+        raise UserError(f"{path}: not a summary ({in_one_line(error)})", hint=AGAIN) from error
+    return dict(content)
+
+
+def has_ended(folder: Path, failure: int | None = None) -> bool:
+    """Whether the cell has a result that is not to be replaced: done, or failed at another time than `failure`."""
+    summary = read_summary(folder)
+    return bool(summary and (summary["status"] == "done" or ended_at(folder) != failure))
+
+
+def ended_at(folder: Path) -> int | None:
+    """The time stamp of the cell's result, in nanoseconds; None where there is none."""
+    try:
+        return (folder / "summary.json").stat().st_mtime_ns
+    except OSError:
+        return None
+
+
+def read_spec(folder: Path) -> Cell:
+    """Read the cell back from `spec.yaml`.
+
+    Raises:
+        UserError: where it is damaged, or its values are not those that were hashed.
+    """
+    path = folder / SPEC
+    try:
+        if path.stat().st_size > LARGEST_SPEC:
+            raise ValueError(f"has more than {LARGEST_SPEC >> 20} MiB")
+        content = parse_written(path.read_text(encoding="utf-8"))
+        cell, stated = Cell.from_dict(content), str(content["hash"])[:40]
+    except ValidationError as error:
+        raise UserError(f"{path}: not a readable spec ({in_one_line(error)})", hint=AGAIN) from error
+    except (OSError, *WRONG) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:SHOWN]
+        raise UserError(f"{path}: not a readable spec ({reason})", hint=AGAIN) from error
+    if stated != cell.hash:
+        raise UserError(
+            f"{path}: says hash {stated}, but its values give {cell.hash}: edited by hand, or of another dmlbench",
+            hint=f"restore it, or {AGAIN}",
+        )
+    return cell
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    try:
+        return sorted(child for child in folder.iterdir() if child.is_dir())
+    except OSError as error:
+        raise _unreadable(folder, error) from None
+
+
+def _has_any(folder: Path) -> bool:
+    """Whether there is a plan or a result; a result whose spec is lost must be seen, too."""
+    found = False
+    for name in (SPEC, "summary.json"):
+        try:
+            (folder / name).stat()
+            found = True
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise _unreadable(folder, error) from None
+    return found
+
+
+def _unreadable(folder: Path, error: OSError) -> UserError:
+    hint = "mend its permissions, or name another with --results"
+    return UserError(f"{folder}: cannot be read ({error.strerror})", hint=hint)

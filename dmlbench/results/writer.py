@@ -1,0 +1,106 @@
+"""Writing one cell's folder: atomically, while its claim is held, and never a part of a result."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Any
+
+import yaml
+
+from dmlbench.atomic import write_atomically
+from dmlbench.errors import StorageError
+from dmlbench.results.history import HISTORY, Row, history_text
+from dmlbench.results.records import VERSION
+from dmlbench.specs.cell import Cell, digest
+from dmlbench.specs.yaml_files import Dumper
+
+SPEC = "spec.yaml"
+FILES = (SPEC, HISTORY, "weights.safetensors", "embeddings.safetensors")
+
+
+class CellWriter:
+    """Writes one cell's folder while its claim is held.
+
+    Args:
+        folder: The cell's.
+        check: Raises where the claim is lost; called before every write.
+
+    Every method raises StorageError where the folder cannot be written; what was there before stays whole.
+    """
+
+    def __init__(self, folder: Path, check: Callable[[], None] = lambda: None) -> None:
+        self.folder = folder
+        self.rows: list[Row] = []
+        self._check = check
+
+    def begin(self, cell: Cell) -> None:
+        """Write the spec, and clear a failure that another attempt left."""
+        with self.writing():
+            (self.folder / "summary.json").unlink(missing_ok=True)
+            write_atomically(self.folder / SPEC, spec_text(cell))
+
+    def restart(self) -> None:
+        """Clear what an attempt left that nothing can be taken from."""
+        with self.writing():
+            (self.folder / HISTORY).unlink(missing_ok=True)
+
+    def resume(self, rows: Sequence[Row]) -> None:
+        """Go on after these rows: those that an attempt wrote beyond its last checkpoint are dropped."""
+        self.rows = list(rows)
+        with self.writing():
+            write_atomically(self.folder / HISTORY, history_text(self.rows))
+
+    def append(self, row: Row) -> None:
+        """Add an epoch's row to `history.csv`."""
+        self.rows.append(row)
+        with self.writing():
+            write_atomically(self.folder / HISTORY, history_text(self.rows))
+
+    def log(self, line: str) -> None:
+        """Add a line to `log.txt`, with the time."""
+        stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        with storing(self.folder), _log_of(self.folder) as file:
+            file.write(f"{stamp} {line.rstrip()}\n")
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        """Write the summary, which makes the cell a result."""
+        with self.writing():
+            files = {name: file_digest(self.folder / name) for name in FILES if (self.folder / name).is_file()}
+            whole = {"version": VERSION, **summary, "files": files}
+            content = json.dumps(whole | {"digest": digest(whole)}, indent=1, allow_nan=False)
+            write_atomically(self.folder / "summary.json", content + "\n")
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Around a write: the claim is checked, and what the disk refuses is a StorageError."""
+        with storing(self.folder):
+            self._check()
+            yield
+
+
+def _log_of(folder: Path) -> IO[str]:
+    """A cell's log to add to; names of files that are no UTF-8 stand there as escapes."""
+    return (folder / "log.txt").open("a", encoding="utf-8", errors="backslashreplace")
+
+
+@contextmanager
+def storing(folder: Path) -> Iterator[None]:
+    """Turn what the disk refuses into a StorageError that names the folder."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"{folder}: cannot be written ({error.strerror or error})") from error
+
+
+def spec_text(cell: Cell) -> str:
+    """The cell as `spec.yaml` holds it."""
+    return yaml.dump(cell.to_dict(), Dumper=Dumper, sort_keys=False, allow_unicode=True)
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,208 @@
+"""Runs cells in processes of this machine. A worker that dies takes its own cell with it and nothing else."""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from functools import partial
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+from dmlbench.errors import StorageError, UserError
+from dmlbench.results.locks import claim
+from dmlbench.results.writer import storing
+from dmlbench.runner.events import THREAD_VARIABLES, Event, OnEvent, RunOptions, Task, cause_of, ending, record_death
+from dmlbench.runner.signals import SIGNALS, Interrupts, ignored
+
+GLANCE = 0.2  # seconds between looks at whether to stop
+STOP = "stop"
+
+
+@dataclass
+class _Worker:
+    process: BaseProcess
+    connection: Connection
+    device: str
+    task: Task | None = None
+    ended: bool = False  # the task's end was told, or another process has it
+
+
+@dataclass
+class _Pool:
+    """The workers of one run and the tasks they have not been given yet."""
+
+    options: RunOptions
+    threads: int
+    queue: deque[Task]
+    on_event: OnEvent
+    later: deque[Task] = field(default_factory=deque)  # another process had them: one more look, at the end
+    claimed: set[Path] = field(default_factory=set)
+    workers: list[_Worker] = field(default_factory=list)
+    stopping: bool = False
+
+
+def run_local(
+    tasks: Sequence[Task],
+    options: RunOptions,
+    devices: Sequence[str],
+    *,
+    threads: int,
+    on_event: OnEvent,
+    interrupts: Interrupts,
+) -> None:
+    """Run every task, one worker process per entry of `devices`, and report their events as they come.
+
+    Workers start as fresh interpreters, so that thread settings and CUDA start clean, and live on from cell to
+    cell, so that torch is imported once each. When a stop is asked for, workers end after their epoch; when the
+    results folder cannot be written, no further task is begun.
+    """
+    pool = _Pool(options, threads, deque(tasks), on_event)
+    try:
+        for device in devices[: len(pool.queue)]:
+            pool.workers.append(_start(pool, device))
+        for worker in pool.workers:
+            _assign(pool, worker)
+        while busy := [worker for worker in pool.workers if worker.task]:
+            if interrupts.notice():
+                _ask_to_stop(pool, busy)
+            ready = wait([worker.connection for worker in busy], timeout=GLANCE)
+            for worker in [worker for worker in busy if worker.connection in ready]:
+                if not _receive(pool, worker):
+                    pool.workers.remove(worker)
+                    if pool.queue or pool.later:
+                        pool.workers.append(_start(pool, worker.device))
+                        _assign(pool, pool.workers[-1])
+    finally:
+        _end(pool.workers)
+
+
+def _start(pool: _Pool, device: str) -> _Worker:
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    arguments = (theirs, replace(pool.options, device=device), pool.threads)
+    process = context.Process(target=_work, args=arguments, name=f"dmlbench {device}")
+    with ignored():
+        process.start()
+    theirs.close()
+    return _Worker(process, ours, device)
+
+
+def _assign(pool: _Pool, worker: _Worker) -> None:
+    source = pool.queue or pool.later
+    worker.task, worker.ended = source.popleft() if source else None, False
+    with suppress(BrokenPipeError, ConnectionResetError):  # it has died: the next receive says so
+        worker.connection.send(worker.task)
+
+
+def _ask_to_stop(pool: _Pool, busy: Sequence[_Worker]) -> None:
+    pool.stopping = True
+    pool.queue.clear()
+    pool.later.clear()
+    for worker in busy:
+        with suppress(BrokenPipeError, ConnectionResetError):
+            worker.connection.send(STOP)
+
+
+def _receive(pool: _Pool, worker: _Worker) -> bool:
+    """Handle one message; False where the worker has ended."""
+    task = worker.task
+    assert task is not None  # noqa: S101 - only workers with a task are waited for
+    try:
+        event: Event = worker.connection.recv()
+    except (EOFError, OSError):  # a message that was cut off is an OSError
+        worker.process.join()
+        if not worker.ended:
+            stopped = pool.stopping and worker.process.exitcode == 0
+            event = {"event": "stopped"} if stopped else _bury(task, worker.process.exitcode)
+            pool.on_event(task, event)
+        return False
+    if event["event"] == "idle":
+        _assign(pool, worker)
+        return True
+    worker.ended = ending(event)
+    again = event["event"] == "claimed" and not event["done"] and task.folder not in pool.claimed
+    if again and not pool.stopping:
+        pool.claimed.add(task.folder)
+        pool.later.append(task)
+        return True
+    if event["event"] == "halted" and event["error"]["kind"] == "storage":
+        pool.queue.clear()  # the next cell could not be written either
+        pool.later.clear()
+    pool.on_event(task, event)
+    return True
+
+
+def _bury(task: Task, exit_code: int | None) -> Event:
+    """Record the death of a worker, unless another runner has taken its cell up already."""
+    try:
+        with claim(task.folder) as mine:
+            return record_death(task, cause_of(exit_code)) if mine else {"event": "claimed", "done": False}
+    except (OSError, UserError) as error:
+        return {"event": "halted", "error": {"kind": "storage", "class": "WorkerDied", "message": str(error)}}
+
+
+def _end(workers: list[_Worker]) -> None:
+    for worker in workers:
+        if worker.task is not None:
+            worker.process.kill()  # whatever it is writing takes its place whole or not at all
+        worker.connection.close()
+    for worker in workers:
+        worker.process.join(timeout=10)
+        if worker.process.is_alive():
+            worker.process.kill()
+            worker.process.join()
+
+
+def _work(connection: Connection, options: RunOptions, threads: int) -> None:
+    """A worker's life: receive a task, run it, say so; None ends it, and so does the runner's end."""
+    for number in SIGNALS:  # they reach the whole group, and the runner decides what stops
+        signal.signal(number, signal.SIG_IGN)
+    os.environ |= dict.fromkeys(THREAD_VARIABLES, str(threads))
+    threading.Thread(target=_end_with_the_runner, daemon=True).start()
+    from dmlbench.runner.cell import run_cell  # after the thread settings, which libraries read when they load
+
+    try:
+        while isinstance(task := connection.recv(), Task):
+            try:
+                _redirect_output(task.folder)
+            except StorageError as error:
+                _tell(connection, {"event": "halted", "error": {"kind": "storage", "message": str(error)}})
+            else:
+                if not run_cell(task.cell, task.folder, options, partial(_tell, connection), task.failure):
+                    return  # the runner starts a fresh process for the next cell
+            _tell(connection, {"event": "idle"})
+    except (EOFError, ConnectionResetError):
+        return
+
+
+def _end_with_the_runner() -> None:
+    """End at once when the runner has been killed: its restart wants the cell, and every file is whole at any time."""
+    if parent := multiprocessing.parent_process():
+        parent.join()
+        os._exit(1)
+
+
+def _tell(connection: Connection, event: Event) -> None:
+    """Send an event. Where the runner has gone or asks to stop, the worker ends: its cell has not failed."""
+    try:
+        connection.send(event)
+        begun = event["event"] == "started" or (event["event"] == "epoch" and event["epoch"] < event["epochs"])
+        if begun and connection.poll() and connection.recv() == STOP:
+            raise SystemExit(0)
+    except (EOFError, BrokenPipeError, ConnectionResetError) as error:
+        raise SystemExit(1) from error
+
+
+def _redirect_output(folder: Path) -> None:
+    """Send what libraries print to the cell's log, down to messages of the C runtime before a crash."""
+    with storing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        log = os.open(folder / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.close(log)

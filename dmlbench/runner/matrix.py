@@ -1,0 +1,264 @@
+"""Methods x datasets x seeds: plans the cells, skips the done, and hands the rest to an executor."""
+
+import os
+import shutil
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+from typing import Any, Literal, Protocol
+
+from dmlbench.data.catalogue import DatasetInfo, dataset_info
+from dmlbench.data.family import Log
+from dmlbench.data.ready import dataset_spec, prepare
+from dmlbench.errors import UserError, counted
+from dmlbench.machine import usable_cores
+from dmlbench.models.checks import check_networks
+from dmlbench.results.store import Record, State, Store, ended_at, read_record
+from dmlbench.runner.events import MOST_DATA_WORKERS, RunOptions, Share, Task
+from dmlbench.runner.local import run_local
+from dmlbench.runner.signals import Interrupts
+from dmlbench.specs.cell import Cell, DatasetSpec, MethodSpec, ProtocolSpec, digest
+from dmlbench.specs.overrides import changed
+from dmlbench.specs.protocol import load_protocol, parse_settings
+from dmlbench.specs.registry import MethodSettings, Registry
+from dmlbench.specs.tuned import settings_of
+from dmlbench.specs.yaml_files import path_of
+
+DATA_VARIABLE = "DMLBENCH_DATA"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked for, as typed."""
+
+    methods: tuple[str, ...]
+    datasets: tuple[str, ...]
+    seeds: tuple[int, ...]
+    protocol: str | None = None
+    settings: tuple[str, ...] = ()
+    methods_dir: Path | None = None
+    data_dir: Path | None = None
+    skip_bad: bool = False
+    tuned: Path | None = None
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How to run: nothing here changes a number."""
+
+    store: Store
+    data_dir: Path | None = None
+    device: str = "auto"
+    workers: int | None = None
+    data_workers: int | None = None
+    keep: tuple[str, ...] = ()
+    per_gpu: int = 1
+    executor: Literal["local", "ray"] = "local"
+    address: str | None = None
+    system_metrics: bool = False
+
+
+class Observer(Protocol):
+    """Sees what happens to every cell; the display and MLflow's mirror are observers."""
+
+    def __call__(self, cell: Cell, folder: Path, event: dict[str, Any]) -> None: ...  # noqa: D102
+
+
+def plan(request: Request, log: Log = lambda _: None) -> list[Cell]:
+    """Resolve every cell of the matrix, in an order that finishes whole seeds first.
+
+    The user's own folders of images are read here, for their contents are their version; `log` tells of it.
+
+    Raises:
+        UserError: for any name or setting that is not valid, before anything runs.
+    """
+    registry = Registry(request.methods_dir)
+    protocol_settings, method_settings = parse_settings(request.settings)
+    if request.tuned and any(method_settings.values()):
+        raise UserError("--tuned and --set of a method's values exclude each other", hint="leave out one")
+    settings = MethodSettings(method_settings["loss"], method_settings["distillation"])
+    for name in request.methods:
+        registry.parts(name)
+    pairs = []
+    for info in _distinct([dataset_info(text) for text in request.datasets]):
+        named = request.protocol or info.default_protocol
+        protocol = load_protocol(named, info.name, protocol_settings)
+        methods = [
+            registry.resolve(name, info.name, protocol.name, settings, family=protocol.family)
+            for name in request.methods
+        ]
+        changes = [changed(request.settings, registry, method, (named, protocol), info.name) for method in methods]
+        dataset = dataset_spec(info, request.data_dir, log, skip_bad=request.skip_bad)
+        if request.tuned:
+            methods = [_tuned(registry, request.tuned, method, dataset, protocol) for method in methods]
+        pairs += [((method, dataset, protocol), own) for method, own in zip(methods, changes, strict=True)]
+    check_applied(method_settings, [three[0] for three, _ in pairs])
+    return [Cell(*three, seed, own) for seed in request.seeds for three, own in pairs]
+
+
+def pending(cells: Sequence[Cell], store: Store, *, retry_failed: bool) -> list[Cell]:
+    """The cells that still have to run; those that another process is at come last, for its end may free them."""
+    wanted: tuple[State, ...] = ("missing", "interrupted", "running", *(("failed",) if retry_failed else ()))
+    states = {cell.hash: store.state(cell) for cell in cells}
+    waiting = [cell for cell in cells if states[cell.hash] in wanted]
+    return sorted(waiting, key=lambda cell: states[cell.hash] == "running")
+
+
+def rivals(cells: Sequence[Cell], store: Store) -> list[tuple[Cell, Path]]:
+    """Finished results that share a row with cells to come, by their names, but were made from another spec.
+
+    Returns:
+        A cell to come and a result's folder for each; a report refuses to read both.
+    """
+    rows = {store.folder(cell).parent: cell for cell in cells}
+    return [
+        (cell, folder)
+        for row, cell in rows.items()
+        for folder in sorted(row.glob("seed*-*"))
+        if isinstance(record := read_record(folder), Record)
+        and record.done
+        and record.summary["cell"]["variant"] == cell.index()["variant"]
+        and record.summary["cell"]["hash"] != replace(cell, seed=record.summary["cell"]["seed"]).hash
+    ]
+
+
+def data_folder(given: Path | None) -> Path | None:
+    """The data folder: `--data-dir`, else DMLBENCH_DATA, else None (the default cache)."""
+    named = given or (path_of(value, DATA_VARIABLE) if (value := os.environ.get(DATA_VARIABLE)) else None)
+    if named is not None and not named.is_dir():
+        source = "--data-dir" if given else DATA_VARIABLE
+        raise UserError(f"{source} {named}: no such folder", hint="name the one that holds the data, or none")
+    return named
+
+
+def make_ready(cells: Sequence[Cell], execution: Execution, log: Callable[[str], None]) -> None:
+    """Check everything that cells need before any of them starts: data, networks, plugins, the results folder.
+
+    Raises:
+        UserError: where data, a network, a plugin or the results folder is not usable; nothing is left behind.
+    """
+    for spec in {cell.dataset.name: cell.dataset for cell in cells}.values():
+        prepare(spec, execution.data_dir, log)
+    check_networks(cells, download=True)
+    _check_plugins({digest(cell.method.identity()): cell for cell in cells}.values())
+    if cells:
+        execution.store.check_writable()
+
+
+def execute(cells: Sequence[Cell], execution: Execution, observers: Sequence[Observer], interrupts: Interrupts) -> None:
+    """Run cells that were made ready to their end; how each ended stands in the store."""
+
+    def on_event(task: Task, event: dict[str, Any]) -> None:
+        for observer in observers:
+            observer(task.cell, task.folder, event)
+
+    tasks = [Task(cell, folder := execution.store.folder(cell), ended_at(folder)) for cell in cells]
+    threads = max(cell.protocol.training.cpu_threads for cell in cells)
+    if execution.executor == "ray":
+        from dmlbench.runner.ray import run_ray
+
+        share = Share(threads, execution.per_gpu, execution.workers, execution.data_workers)
+        options = RunOptions(execution.data_dir, execution.device, keep=execution.keep)
+        run_ray(
+            tasks, options, share, execution.store.root, execution.address, on_event=on_event, interrupts=interrupts
+        )
+        return
+    devices = worker_devices(execution, threads)[: len(tasks)]
+    workers = data_workers(execution, devices, threads)
+    options = RunOptions(
+        execution.data_dir, execution.device, workers, execution.keep, len(devices), execution.system_metrics
+    )
+    run_local(tasks, options, devices, threads=threads, on_event=on_event, interrupts=interrupts)
+
+
+def worker_devices(execution: Execution, threads: int) -> list[str]:
+    """The device of each worker: `per_gpu` a GPU in turn, or the CPU's cores divided by what a worker uses of them.
+
+    On a CPU never more than the cores hold: a second process on the cores of the first makes both slower than one.
+
+    Raises:
+        UserError: where more workers are asked for than the GPUs hold.
+    """
+    gpus = _gpu_count(asked_for=execution.device == "cuda") if execution.device in ("auto", "cuda") else 0
+    if gpus:
+        slots = gpus * execution.per_gpu
+        if execution.workers and execution.workers > slots:
+            held = f"{counted(gpus, 'GPU')} with --per-gpu {execution.per_gpu} hold {slots}"
+            needed = -(-execution.workers // gpus)
+            raise UserError(f"--workers {execution.workers}: {held}", hint=f"--per-gpu {needed} makes them share")
+        return [f"cuda:{index % gpus}" for index in range(execution.workers or slots)]
+    most = max(1, usable_cores() // (threads + (execution.data_workers or 0)))
+    return ["cpu" if execution.device == "auto" else execution.device] * min(execution.workers or most, most)
+
+
+def data_workers(execution: Execution, devices: Sequence[str], threads: int) -> int:
+    """Loader processes of each cell: those asked for, else none on a CPU and the rest of its cores on a GPU."""
+    if execution.data_workers is not None:
+        return execution.data_workers
+    free = usable_cores() // len(devices) - threads
+    return min(MOST_DATA_WORKERS, max(free, 0)) if devices[0].startswith("cuda") else 0
+
+
+def expected_seconds(cells: Sequence[Cell], store: Store) -> float | None:
+    """Expected time of all cells one after another, from past records; None where there are none to go by."""
+    records = [record for record in store.records(lambda _: None) if record.done]
+    estimates = [_expected(cell, records) for cell in cells]
+    known = [seconds for seconds in estimates if seconds is not None]
+    return sum(known) * len(estimates) / len(known) if known else None
+
+
+def _expected(cell: Cell, records: Sequence[Record]) -> float | None:
+    index = cell.index()
+    same = [r for r in records if r.summary["cell"]["protocol_hash"] == index["protocol_hash"]]
+    same = [r for r in same if r.summary["cell"]["dataset"] == index["dataset"]]
+    method = [r for r in same if r.summary["cell"]["method"] == index["method"]]
+    seconds = [float(total) for record in method or same if (total := record.summary.get("total_s"))]
+    return median(seconds) if seconds else None
+
+
+def _tuned(
+    registry: Registry, overlay: Path, method: MethodSpec, dataset: DatasetSpec, protocol: ProtocolSpec
+) -> MethodSpec:
+    tuned = settings_of(overlay, method, dataset, protocol)
+    return registry.resolve(method.name, dataset.name, protocol.name, tuned, family=protocol.family)
+
+
+def _check_plugins(cells: Iterable[Cell]) -> None:
+    """Load and construct every plugin once; the classes shipped here were checked with their parameters."""
+    for cell in cells:
+        parts = [part for part in (cell.method.loss, cell.method.distillation) if part is not None and part.plugin]
+        for part in parts:
+            from dmlbench.training.components import build_distillation
+            from dmlbench.training.workshop import build_loss
+
+            sizes = {"num_classes": 2, "embedding_dim": cell.protocol.model.embedding_dim}
+            build_loss(part, sizes) if part.kind == "loss" else build_distillation(part)
+
+
+def check_applied(settings: dict[str, dict[str, Any]], methods: Sequence[MethodSpec]) -> None:
+    """A method setting that no chosen method has is a mistake, not a wish."""
+    for section, values in settings.items():
+        parts = [part for method in methods if (part := getattr(method, section)) is not None]
+        for name in values:
+            if not any(name in part.settings() for part in parts):
+                valid = sorted({key for part in parts for key in part.settings()})
+                hint = f"valid: {', '.join(valid)}" if valid else "none of the methods has a distillation"
+                raise UserError(f"--set {section}.{name}: no chosen method has this parameter", hint=hint)
+
+
+def _distinct(infos: Sequence[DatasetInfo]) -> Sequence[DatasetInfo]:
+    names = [info.name for info in infos]
+    if twice := next((name for index, name in enumerate(names) if name in names[:index]), None):
+        raise UserError(f"--datasets: {twice!r} is declared twice", hint="give one of them another name")
+    return infos
+
+
+def _gpu_count(*, asked_for: bool) -> int:
+    """CUDA devices. Machines that show no sign of one are spared the import of torch."""
+    signs = (Path("/dev/nvidiactl"), Path("/dev/dxg"), Path("/dev/kfd"))  # NVIDIA, NVIDIA in WSL, ROCm
+    if not asked_for and shutil.which("nvidia-smi") is None and not any(sign.exists() for sign in signs):
+        return 0
+    import torch
+
+    return torch.cuda.device_count()

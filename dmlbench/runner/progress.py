@@ -1,0 +1,145 @@
+"""Shows a run: bars on a terminal, plain lines elsewhere."""
+
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.segment import Segment
+
+from dmlbench.errors import printable
+from dmlbench.specs.cell import Cell
+
+PLAIN_LINES_PER_CELL = 4
+
+
+class SafeConsole(Console):
+    """A console that shows names from outside as they are and never obeys them: they may hold escape sequences."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """As rich does, with what would steer the terminal as an escape; line ends are rich's own by now."""
+        for text, style, control in super().render(renderable, options):
+            yield Segment(text if control else _safe(text), style, control)
+
+    def say(self, line: str) -> None:
+        """Print one line, as long as it is; where a name in it has line ends, these are escapes, too."""
+        self.print(printable(line), markup=False, soft_wrap=True)
+
+
+def _safe(text: str) -> str:
+    return "\n".join(map(printable, text.split("\n")))
+
+
+def plain_or_wide(*, stderr: bool = False) -> SafeConsole:
+    """A console: as wide as the terminal, or wide enough for tables where there is none."""
+    # Without markup: a name in square brackets is a name.
+    console = SafeConsole(stderr=stderr, highlight=False, markup=False, soft_wrap=False)
+    return console if console.is_terminal else SafeConsole(stderr=stderr, highlight=False, markup=False, width=140)
+
+
+class Display:
+    """An observer of a run that shows cells, epochs, loss, R@1 and the time left."""
+
+    def __init__(self, console: SafeConsole, cells: int) -> None:
+        self.console = console
+        self.cells = cells
+        self.ended = 0
+        self.started: dict[str, float] = {}
+        self.bars: dict[str, TaskID] = {}
+        self.progress = Progress(
+            TextColumn("{task.description}", justify="left", markup=False),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[figures]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self.all = self.progress.add_task("all cells", total=cells, figures="")
+
+    def __enter__(self) -> Self:
+        self.progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.progress.stop()
+
+    def __call__(self, cell: Cell, folder: Path, event: dict[str, Any]) -> None:
+        """Show one event of a cell."""
+        handlers = {
+            "started": self._started,
+            "epoch": self._epoch,
+            "finished": self._finished,
+            "claimed": self._claimed,
+            "halted": self._halted,
+            "stopped": self._stopped,
+        }
+        handlers[event["event"]](cell, folder, event)
+
+    def _started(self, cell: Cell, folder: Path, event: dict[str, Any]) -> None:  # noqa: ARG002 - one shape for all
+        if cell.hash in self.bars:  # begun again, on another node
+            self.progress.remove_task(self.bars.pop(cell.hash))
+        self.started[cell.hash] = time.monotonic()
+        epochs = cell.protocol.training.epochs
+        self.bars[cell.hash] = self.progress.add_task(cell.label, total=epochs, figures="starting")
+
+    def _epoch(self, cell: Cell, folder: Path, event: dict[str, Any]) -> None:  # noqa: ARG002
+        epoch, epochs = event["epoch"], event["epochs"]
+        figures = _figures(event["row"])
+        self.progress.update(self.bars[cell.hash], completed=epoch)
+        if figures:
+            self.progress.update(self.bars[cell.hash], figures=figures)
+        # The share of the epochs before this one ends in another quarter: say so.
+        quarter = epoch * PLAIN_LINES_PER_CELL // epochs != (epoch - 1) * PLAIN_LINES_PER_CELL // epochs
+        if not self.console.is_terminal and epoch and epoch != epochs and quarter:
+            self.console.say(f"{cell.label}: epoch {epoch} of {epochs}{', ' + figures if figures else ''}")
+
+    def _finished(self, cell: Cell, folder: Path, event: dict[str, Any]) -> None:
+        self._advance(cell)
+        seconds = time.monotonic() - self.started.get(cell.hash, time.monotonic())
+        place = f"[{self.ended}/{self.cells}]"
+        if event["status"] == "done":
+            self.console.say(f"{place} {cell.label}: done in {seconds:.0f} s")
+        else:
+            self.console.say(f"{place} {cell.label}: FAILED: {event['error']['message']} (log: {folder / 'log.txt'})")
+
+    def _claimed(self, cell: Cell, folder: Path, event: dict[str, Any]) -> None:  # noqa: ARG002
+        self._advance(cell)
+        what = "has run it" if event["done"] else "has it"
+        self.console.say(f"[{self.ended}/{self.cells}] {cell.label}: another process {what}")
+
+    def _halted(self, cell: Cell, folder: Path, event: dict[str, Any]) -> None:  # noqa: ARG002
+        self._advance(cell)
+        self.console.say(f"[{self.ended}/{self.cells}] {cell.label}: HALTED: {event['error']['message']}")
+
+    def _stopped(self, cell: Cell, folder: Path, event: dict[str, Any]) -> None:  # noqa: ARG002
+        self._advance(cell)
+        self.console.say(f"[{self.ended}/{self.cells}] {cell.label}: stopped, not lost")
+
+    def _advance(self, cell: Cell) -> None:
+        self.ended += 1
+        self.progress.advance(self.all)
+        if cell.hash in self.bars:
+            self.progress.remove_task(self.bars.pop(cell.hash))
+
+
+def _figures(row: dict[str, Any]) -> str:
+    loss = row.get("train/loss")
+    recall = row.get("test/recall_at_1")
+    parts = [f"loss {loss:.3f}"] if loss is not None else []
+    parts += [f"R@1 {100 * recall:.1f}"] if recall is not None else []
+    return "  ".join(parts)

@@ -1,0 +1,1 @@
+"""What a cell is: methods, data sets and protocols, read from YAML into frozen models."""

@@ -1,0 +1,379 @@
+"""What a cell is: the resolved method, dataset, protocol and seed, and the hash that names the result.
+
+Everything here is frozen. Files are validated at their boundary (`schema.py`); inside the program these
+models are read, never changed. Titles, sources and other prose never enter the hash.
+
+What two cells of one name were made from that is not the same.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Gt, Le, Lt
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+
+from dmlbench.specs.dataset import DatasetSpec, Section
+
+TeacherName = Literal["previous-epoch", "memory", "none"]
+TeacherMode = Literal["train", "eval"]
+Scalar = bool | int | float | str
+PROSE = ("title", "description", "family")  # of a protocol: they change no number
+TUNED = "tuned"  # a part of a result's variant
+NETWORK_RATE = "network"  # in place of a learning rate
+EVAL_TEACHER = "teacher in eval mode: the official code's is in training mode"  # a mark
+TEACHER_MODE = "teacher_mode"  # a setting of a distillation beside its parameters
+# Above these nobody trains, and a mistyped number would take minutes or all memory before it fails.
+Count = Annotated[int, Gt(0), Le(1_000_000)]
+Dimension = Annotated[int, Gt(0), Le(65_536)]
+Batch = Annotated[int, Gt(0), Le(65_536)]
+Pixels = Annotated[int, Gt(0), Le(4096)]
+Threads = Annotated[int, Gt(0), Le(1024)]
+Fraction = Annotated[float, Ge(0), Lt(1)]
+
+
+class ModelSpec(Section):
+    """The network: a backbone, pooling and a linear embedding head, L2-normalised."""
+
+    backbone: str
+    kwargs: dict[str, Scalar] = Field(default_factory=dict)
+    weights: str | None = None
+    weights_sha256: str | None = None
+    pooling: Literal["average", "average+max"] = "average"
+    embedding_dim: Dimension
+    freeze_batchnorm: bool = False
+
+
+class InputSpec(Section):
+    """Image geometry, normalisation and augmentation. Sizes in pixels, rotation in degrees."""
+
+    channels: Literal[1, 3] = 3
+    size: Pixels
+    resize: Pixels
+    mean: tuple[float, ...]
+    std: tuple[PositiveFloat, ...]
+    augmentation: Literal["crop", "affine", "none"]
+    flip: bool = False
+    crop_scale: tuple[PositiveFloat, PositiveFloat] = (0.08, 1.0)
+    crop_ratio: tuple[PositiveFloat, PositiveFloat] = (3 / 4, 4 / 3)
+    rotation: NonNegativeFloat = 0.0
+    translation: Fraction = 0.0
+    scale: tuple[PositiveFloat, PositiveFloat] = (1.0, 1.0)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "InputSpec":
+        if not len(self.mean) == len(self.std) == self.channels:
+            raise ValueError(f"mean and std need one value per channel ({self.channels})")
+        if self.resize < self.size:
+            raise ValueError("resize (the shorter side before the centre crop) must be at least size")
+        for name in ("crop_scale", "crop_ratio", "scale"):
+            low, high = getattr(self, name)
+            if low > high:
+                raise ValueError(f"{name} is [low, high]")
+        return self
+
+
+class TrainingSpec(Section):
+    """Optimisation. Learning rates are Adam's; `milestones` are epochs after which the rates shrink by `gamma`."""
+
+    epochs: Count
+    batch_size: Batch = 112
+    samples_per_class: Batch = 2
+    learning_rate: PositiveFloat
+    head_learning_rate: PositiveFloat | None = None
+    weight_decay: NonNegativeFloat = 4e-4
+    milestones: tuple[Count, ...] = ()
+    gamma: Annotated[float, Gt(0), Le(1)] = 1.0
+    autocast: Literal["none", "bfloat16", "float16"] = "none"
+    channels_last: bool = True
+    cpu_threads: Threads = 1
+    deterministic: bool = True
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "TrainingSpec":
+        if self.batch_size % self.samples_per_class:
+            sizes = f"batch_size ({self.batch_size}) must be a multiple of samples_per_class"
+            raise ValueError(f"{sizes} ({self.samples_per_class})")
+        return self
+
+
+class EvaluationSpec(Section):
+    """What is measured on the test classes, and how often. `every` counts epochs; the last is always measured.
+
+    `nmi_revisiting` adds NMI as Roth et al. 2020 measure it, which is what their published figures are.
+    """
+
+    every: Count = 1
+    ks: tuple[Count, ...] = (1, 2, 4, 8)
+    clustering: Literal["last", "every"] = "last"
+    clustering_runs: Annotated[int, Gt(0), Le(1000)] = 3
+    batch_size: Batch = 256
+    nmi_revisiting: bool = False
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "EvaluationSpec":
+        if 1 not in self.ks:
+            raise ValueError("ks must hold 1: recall_at_1 is what epochs are selected by")
+        return self
+
+
+class ValidationSpec(Section):
+    """Training classes held out for choosing an epoch, as a fraction; 0 holds none out."""
+
+    classes: Fraction = 0.0
+
+
+class ProtocolSpec(Section):
+    """Everything that is the same for all methods.
+
+    `family` names the protocol whose published values count as published for this one, too.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    title: str
+    description: str = ""
+    family: str | None = None
+    model: ModelSpec
+    input: InputSpec
+    training: TrainingSpec
+    evaluation: EvaluationSpec = EvaluationSpec()
+    validation: ValidationSpec = ValidationSpec()
+
+
+class ResolvedValue(Section):
+    """A hyperparameter's value and where it comes from.
+
+    `published` says that it was published for this very protocol and dataset; where it was for another protocol or
+    dataset, `transferred_from` names the protocols.
+    """
+
+    value: Scalar
+    source: str
+    published: bool = True
+    transferred_from: tuple[str, ...] = ()
+
+
+def rate_of(parameter: str, rates: Iterable[str]) -> str | None:
+    """Which rate holds for a parameter: its own, else that of the innermost module which has one; None for none."""
+    return max((name for name in rates if f"{parameter}.".startswith(f"{name}.")), key=len, default=None)
+
+
+class Part(Section):
+    """A loss or a distillation with every value resolved.
+
+    `teacher_mode` is the mode of a `previous-epoch` teacher's network. Method files default to `train`, the official
+    code's; a spec that does not state it was written when every teacher was in eval mode.
+    """
+
+    name: str
+    title: str
+    kind: Literal["loss", "distillation"]
+    class_name: str
+    variant: str = ""
+    teacher: TeacherName = "previous-epoch"
+    teacher_mode: TeacherMode = "eval"
+    parameters: dict[str, ResolvedValue]
+    learning_rates: dict[str, ResolvedValue] = Field(default_factory=dict)
+    plugin: str | None = None
+    plugin_sha256: str | None = None
+
+    @property
+    def runs_teacher(self) -> bool:
+        """Whether a second network, the teacher, is run on every batch."""
+        return self.kind == "distillation" and self.teacher == "previous-epoch"
+
+    def values(self) -> dict[str, Scalar]:
+        """Parameter values by name."""
+        return {name: resolved.value for name, resolved in self.parameters.items()}
+
+    def settings(self) -> dict[str, Scalar]:
+        """What `--set` may change, by name: the parameters, and a teacher's mode."""
+        return self.values() | ({TEACHER_MODE: self.teacher_mode} if self.runs_teacher else {})
+
+    def rates(self) -> dict[str, float | str]:
+        """Learning rates by the name of a learned parameter, or of a module for all that it holds.
+
+        `network` stands there only where it is an exception from a module's rate: elsewhere it is the default.
+        """
+        stated = {name: resolved.value for name, resolved in self.learning_rates.items()}
+        return {
+            name: float(value) if value != NETWORK_RATE else NETWORK_RATE
+            for name, value in stated.items()
+            if value != NETWORK_RATE or rate_of(name, [other for other in stated if other != name])
+        }
+
+    def rate(self, parameter: str, network: float) -> float:
+        """The learning rate of a learned parameter; `network` is the network's."""
+        rates = self.rates()
+        value = rates.get(rate_of(parameter, rates) or "", NETWORK_RATE)
+        return network if isinstance(value, str) else value
+
+    def identity(self) -> dict[str, Any]:
+        """What enters the hash: values, not where they come from."""
+        identity = {"class": self.class_name, "parameters": self.values(), "learning_rates": self.rates()}
+        identity |= {"teacher": self.teacher} if self.teacher != "previous-epoch" else {}
+        identity |= {TEACHER_MODE: self.teacher_mode} if self.runs_teacher and self.teacher_mode == "train" else {}
+        return identity | ({"plugin": self.plugin_sha256} if self.plugin_sha256 else {})
+
+
+class MethodSpec(Section):
+    """A resolved method: a loss, and for `BASE+MODIFIER` a distillation; `marks` qualify it in every table.
+
+    `tuned` is the number of trials that its values were the best of, None where they are those of its files.
+    """
+
+    name: str
+    loss: Part
+    distillation: Part | None = None
+    marks: tuple[str, ...] = ()
+    tuned: PositiveInt | None = None
+
+    @property
+    def base(self) -> str:
+        """Name of the base method (`ms` for `ms+obdsd`)."""
+        return self.loss.name
+
+    def values(self) -> dict[str, Scalar]:
+        """Parameter values of both parts by `loss.NAME` and `distillation.NAME`."""
+        parts = filter(None, (self.loss, self.distillation))
+        return {f"{part.kind}.{name}": value for part in parts for name, value in part.values().items()}
+
+    def identity(self) -> dict[str, Any]:
+        """What enters the hash; tuning may find the files' own values, and is another result all the same."""
+        distillation = self.distillation.identity() if self.distillation else None
+        identity = {"name": self.name, "loss": self.loss.identity(), "distillation": distillation}
+        return identity | ({"tuned": self.tuned} if self.tuned else {})
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training: a pure function of its spec."""
+
+    method: MethodSpec
+    dataset: DatasetSpec
+    protocol: ProtocolSpec
+    seed: int
+    overrides: tuple[str, ...] = ()
+
+    def identity(self) -> dict[str, Any]:
+        """The hashed content: every value that can change a number."""
+        return {
+            "method": self.method.identity(),
+            "dataset": self.dataset.identity(),
+            "protocol": protocol_identity(self.protocol),
+            "seed": self.seed,
+        }
+
+    @property
+    def hash(self) -> str:
+        """Sixteen hexadecimal digits of the identity's SHA-256; folders carry the first eight."""
+        return digest(self.identity())
+
+    @property
+    def label(self) -> str:
+        """Name for people: `ms+obdsd on glyphs, seed 0`."""
+        return f"{self.method.name} on {self.dataset.name}, seed {self.seed}"
+
+    def index(self) -> dict[str, Any]:
+        """The cell's place in tables: names, seed, marks and hashes.
+
+        A teacher in eval mode is part of the variant whether `--set`, the method's file or the age of the spec says so.
+        """
+        distillation = self.method.distillation
+        mode = distillation.teacher_mode if distillation and distillation.runs_teacher else ""
+        overrides, marks = set(self.overrides), list(self.method.marks)
+        if mode == "eval":
+            overrides.add(f"distillation.{TEACHER_MODE}=eval")
+            marks += [EVAL_TEACHER] if EVAL_TEACHER not in marks else []
+        return {
+            "hash": self.hash,
+            "protocol": self.protocol.name,
+            "variant": ", ".join((*sorted(overrides), *([TUNED] if self.method.tuned else []))),
+            "dataset": self.dataset.label,
+            "method": self.method.name,
+            "base": self.method.base,
+            "modifier": distillation.name if distillation else "",
+            TEACHER_MODE: mode,
+            "seed": self.seed,
+            "marks": marks,
+            "protocol_hash": digest(protocol_identity(self.protocol)),
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for `spec.yaml`."""
+        return {
+            "hash": self.hash,
+            "seed": self.seed,
+            "overrides": list(self.overrides),
+            "dataset": self.dataset.model_dump(mode="json"),
+            "method": self.method.model_dump(mode="json"),
+            "protocol": self.protocol.model_dump(mode="json"),
+        }
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> "Cell":
+        """Inverse of `to_dict`; raises pydantic's ValidationError on foreign content."""
+        return cls(
+            method=MethodSpec.model_validate(data["method"]),
+            dataset=DatasetSpec.model_validate(data["dataset"]),
+            protocol=ProtocolSpec.model_validate(data["protocol"]),
+            seed=int(data["seed"]),
+            overrides=tuple(data["overrides"]),
+        )
+
+
+def protocol_identity(protocol: ProtocolSpec) -> dict[str, Any]:
+    """The protocol without its prose; a local weights file counts by content, not by path."""
+    identity = protocol.model_dump(mode="json", exclude={*PROSE})
+    if protocol.model.weights_sha256:
+        identity["model"].pop("weights")
+    if not protocol.evaluation.nmi_revisiting:  # results of before it could be asked for
+        identity["evaluation"].pop("nmi_revisiting")
+    return identity
+
+
+def digest(content: Any) -> str:  # noqa: ANN401 - any JSON content
+    """First sixteen hexadecimal digits of the SHA-256 of the content's canonical JSON."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+SHOWN = 3
+
+
+def differences(first: Cell, second: Cell) -> str:
+    """The values in which two cells differ, seeds apart: `method.loss.parameters.alpha 2.0, 3.0`.
+
+    Of two different methods only dataset and protocol are compared.
+
+    Args:
+        first: A cell.
+        second: Another, whose values stand second.
+
+    Returns:
+        At most three values and how many more there are; empty where only the seeds differ.
+    """
+    left_out = {"seed"} if first.method.name == second.method.name else {"seed", "method"}
+    mine, other = (
+        dict(_flat({key: value for key, value in cell.identity().items() if key not in left_out}))
+        for cell in (first, second)
+    )
+    names = [name for name in {**mine, **other} if mine.get(name) != other.get(name)]
+    shown = [_in_words(name, mine.get(name), other.get(name)) for name in names[:SHOWN]]
+    more = [f"and {len(names) - SHOWN} more"] if len(names) > SHOWN else []
+    return "; ".join(shown + more)
+
+
+def _flat(content: Mapping[str, Any], above: str = "") -> list[tuple[str, Any]]:
+    pairs: list[tuple[str, Any]] = []
+    for key, value in content.items():
+        name = f"{above}{key}"
+        pairs += _flat(value, f"{name}.") if isinstance(value, Mapping) else [(name, value)]
+    return pairs
+
+
+def _in_words(name: str, mine: Any, other: Any) -> str:  # noqa: ANN401 - any value of a spec
+    if name.endswith(("sha256", ".plugin")):  # a digest tells a reader nothing but that the file changed
+        return f"{name} changed"
+    return f"{name} {mine}, {other}"

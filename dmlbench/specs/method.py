@@ -1,0 +1,236 @@
+"""The YAML schema of `methods/*.yaml`: values with their sources, and what a paper published."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, PositiveInt, StrictInt, model_validator
+
+from dmlbench.errors import UserError
+from dmlbench.specs.cell import ResolvedValue, Scalar, Section, TeacherMode, TeacherName
+
+# A name is a folder's, and of two such with a + between them.
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=100)]
+PinnedName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*\+[a-z0-9][a-z0-9_-]*$", max_length=201)]
+
+UNTAUGHT = ("dm2", "s2sd")  # classes that learn from no teacher
+
+
+class Condition(Section):
+    """Where an override applies: every field given must match."""
+
+    base: str | None = None
+    dataset: str | None = None
+    protocol: str | None = None
+
+    def given(self) -> dict[str, str]:
+        """The fields that are set."""
+        return self.model_dump(exclude_none=True)
+
+
+class PublishedFor(Section):
+    """What a value was published with: protocols or families of them, and datasets; no datasets means any."""
+
+    protocols: Annotated[tuple[str, ...], Field(min_length=1)]
+    datasets: tuple[str, ...] = ()
+
+    def holds(self, context: dict[str, str]) -> bool:
+        """Whether a context of protocol, its family and dataset is one of those."""
+        named = {context.get("protocol"), context.get("family")}
+        return not named.isdisjoint(self.protocols) and (not self.datasets or context.get("dataset") in self.datasets)
+
+
+class Sourced(Section):
+    """A value and where it comes from.
+
+    `published: false` says that nobody published it for any use like this one. `published_for` says for which uses it
+    was published; without it a published value belongs to the method's definition, whatever the protocol.
+    """
+
+    value: Scalar
+    source: str
+    published: bool = True
+    published_for: PublishedFor | None = None
+
+    @model_validator(mode="after")
+    def _published_once(self) -> "Sourced":
+        if self.published_for and not self.published:
+            raise ValueError("published: false and published_for exclude each other")
+        return self
+
+    def resolved(self, context: dict[str, str], published_for: PublishedFor | None) -> ResolvedValue:
+        """The value in a context; `published_for` is the file's, for values that state none."""
+        uses = self.published_for or published_for
+        here = self.published and (uses is None or uses.holds(context))
+        elsewhere = uses.protocols if uses and self.published and not here else ()
+        return ResolvedValue(value=self.value, source=self.source, published=here, transferred_from=elsewhere)
+
+
+class Override(Sourced):
+    """Another value under a condition; the condition with the most fields wins."""
+
+    when: Condition
+
+
+class Search(Section):
+    """Where tuning looks for a value: from `low` to `high`, evenly or in its logarithm, or among `choices`."""
+
+    low: StrictInt | float | None = None
+    high: StrictInt | float | None = None
+    log: bool = False
+    choices: tuple[Scalar, ...] = ()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Search":
+        if bool(self.choices) == (self.low is not None) or (self.low is None) != (self.high is None):
+            raise ValueError("needs low and high, or choices")
+        if self.choices and (len(set(self.choices)) < max(2, len(self.choices)) or self.log):
+            raise ValueError("choices are two or more that differ, and have no log")
+        if self.low is not None and self.high is not None and not self.low < self.high:
+            raise ValueError("low must be below high")
+        if self.log and self.low is not None and self.low <= 0:
+            raise ValueError("with log, low must be above 0")
+        return self
+
+    def __str__(self) -> str:
+        if self.choices:
+            return ", ".join(map(str, self.choices))
+        return f"{self.low} to {self.high}{', logarithmic' if self.log else ''}"
+
+    def ends(self) -> tuple[Scalar, ...]:
+        """Its lowest and highest value; all choices, where it has no order."""
+        return self.choices if self.low is None or self.high is None else (self.low, self.high)
+
+    def is_whole(self, value: Scalar) -> bool:
+        """Whether a parameter of this value is searched by whole numbers: where it and both ends are such."""
+        return all(isinstance(number, int) and not isinstance(number, bool) for number in (value, self.low, self.high))
+
+    def holds(self, value: Scalar) -> bool:
+        """Whether it can come upon a value."""
+        if self.low is None or self.high is None:
+            return value in self.choices
+        return isinstance(value, int | float) and not isinstance(value, bool) and self.low <= value <= self.high
+
+
+class Parameter(Sourced):
+    """A hyperparameter: its value, where the value comes from, where another one applies, and where tuning looks."""
+
+    overrides: tuple[Override, ...] = ()
+    search: Search | None = None
+
+    def resolve(self, context: dict[str, str], where: str, published_for: PublishedFor | None = None) -> ResolvedValue:
+        """The value for a context of base, dataset, protocol and its family, with where it comes from.
+
+        Args:
+            context: Names by `base`, `dataset`, `protocol` and `family`.
+            where: Begins an error.
+            published_for: What the file's values were published with.
+
+        Raises:
+            UserError: where two equally specific overrides apply.
+        """
+        matching = [item for item in self.overrides if item.when.given().items() <= context.items()]
+        if not matching:
+            return self.resolved(context, published_for)
+        most = max(len(item.when.given()) for item in matching)
+        best = [item for item in matching if len(item.when.given()) == most]
+        if len(best) > 1:
+            raise UserError(f"{where}: two overrides apply equally to {context}; add a condition to one of them")
+        return best[0].resolved(context, published_for)
+
+
+def _unsearched(rates: dict[str, Parameter]) -> dict[str, Parameter]:
+    """Tuning searches parameters alone: a range for a rate would change nothing."""
+    if name := next((name for name, rate in rates.items() if rate.search), None):
+        raise ValueError(f"{name}.search: tuning searches no learning rates; search a parameter")
+    return rates
+
+
+# By the name of a parameter of the loss, or of a module of it: then of all parameters that the module has.
+LearningRates = Annotated[dict[str, Parameter], AfterValidator(_unsearched)]
+
+
+class Paper(Section):
+    """The publication a method comes from."""
+
+    title: str
+    authors: str
+    venue: str
+    arxiv: str | None = None
+    doi: str | None = None
+
+
+class PublishedFigure(Section):
+    """A published result, with everything needed to know what it may be compared with.
+
+    `values` are those of the file's parameters that make the published variant: with others it is another method.
+    """
+
+    dataset: str
+    protocol: str
+    metric: str
+    value: float
+    std: float | None = None
+    seeds: PositiveInt
+    selection: Literal["last", "validation", "best-test", "unknown"]
+    source: str
+    base: str | None = None
+    values: dict[str, Scalar] = Field(default_factory=dict)
+
+
+class MethodFile(Section):
+    """A loss or a distillation; `paper: null` says that none stands behind it, and every table repeats it.
+
+    So does every table with `mark`, a qualification of its own.
+    """
+
+    name: Name
+    title: str
+    kind: Literal["loss", "distillation"]
+    class_name: str = Field(alias="class")
+    variant: str = ""
+    paper: Paper | None
+    mark: str | None = None
+    teacher: TeacherName = "previous-epoch"
+    teacher_mode: TeacherMode = "train"
+    parameters: dict[str, Parameter]
+    learning_rates: LearningRates = Field(default_factory=dict)
+    published_for: PublishedFor | None = None
+    published: tuple[PublishedFigure, ...] = ()
+    published_with: tuple[str, ...] = ()
+    plugin: str | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "MethodFile":
+        if self.kind == "loss" and self.teacher != "previous-epoch":
+            raise ValueError("teacher is for distillations")
+        if "teacher_mode" in self.model_fields_set and (self.kind == "loss" or self.teacher != "previous-epoch"):
+            raise ValueError("teacher_mode has no effect: it is for distillations with teacher: previous-epoch")
+        if self.kind == "distillation" and self.learning_rates:
+            raise ValueError("learning_rates are for losses: what a distillation holds is not learned")
+        if self.plugin and self.teacher == "none":
+            raise ValueError("teacher: a plugin learns from one; valid: previous-epoch, memory")
+        if self.kind == "distillation" and (self.teacher == "none") != (
+            not self.plugin and self.class_name in UNTAUGHT
+        ):
+            raise ValueError(f"teacher: none is for the classes {', '.join(UNTAUGHT)}, and they have no other")
+        return self
+
+
+class PinnedFile(Section):
+    """A composition with values of its own, such as `ms+obdsd.yaml`; what it leaves out comes from the parts."""
+
+    name: PinnedName
+    title: str
+    kind: Literal["pinned"]
+    loss: dict[str, Parameter] = Field(default_factory=dict)
+    distillation: dict[str, Parameter] = Field(default_factory=dict)
+    learning_rates: LearningRates = Field(default_factory=dict)
+    published_for: PublishedFor | None = None
+    published: tuple[PublishedFigure, ...] = ()
+
+
+AnyFile = MethodFile | PinnedFile
+
+
+def file_model(content: dict[str, Any]) -> type[MethodFile] | type[PinnedFile]:
+    """Which schema a file's `kind` asks for."""
+    return PinnedFile if content.get("kind") == "pinned" else MethodFile

@@ -1,0 +1,138 @@
+"""Protocol files: everything that is the same for all methods, resolved for one dataset."""
+
+import hashlib
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from dmlbench.errors import UserError, unknown_name
+from dmlbench.specs.cell import ProtocolSpec
+from dmlbench.specs.yaml_files import parse, path_of, read_yaml, validate
+
+SECTIONS = ("model", "input", "training", "evaluation", "validation")
+METHOD_SECTIONS = ("loss", "distillation")
+
+
+class ProtocolFile(ProtocolSpec):
+    """A protocol file: a protocol, and what differs on some datasets."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
+    datasets: dict[str, dict[str, Any]] = Field(default_factory=dict)
+
+
+def own_protocols() -> dict[str, Path]:
+    """Protocols shipped with the package, by name."""
+    return {path.stem: path for path in sorted((Path(__file__).parent.parent / "protocols").glob("*.yaml"))}
+
+
+def protocol_path(name: str) -> Path:
+    """The file of a protocol's name, or the user's own file."""
+    shipped = own_protocols()
+    if name in shipped:
+        return shipped[name]
+    path = path_of(name, "--protocol")
+    if name.endswith((".yaml", ".yml")):
+        if not path.is_file():
+            raise UserError(f"--protocol {name}: no such file", hint="see `dmlbench list protocols`")
+        return path
+    if path.is_file():
+        raise UserError(f"--protocol {name}: not a protocol file", hint="yours ends in .yaml")
+    raise unknown_name("protocol", name, shipped, command="dmlbench list protocols")
+
+
+def load_protocol(name: str, dataset: str, settings: dict[str, Any] | None = None) -> ProtocolSpec:
+    """Resolve a protocol for a dataset, with nested `settings` from the command line on top.
+
+    Raises:
+        UserError: for an unknown protocol, key or value, or a weights file that is missing or not the one stated.
+    """
+    return _with_weights_digest(resolve_protocol(name, dataset, settings), protocol_path(name))
+
+
+def resolve_protocol(name: str, dataset: str, settings: dict[str, Any] | None = None) -> ProtocolSpec:
+    """As `load_protocol`, but for a file of weights, which need not be there."""
+    path = protocol_path(name)
+    content = read_yaml(path)
+    file = validate(ProtocolFile, content, str(path))
+    _check_own_name(file.name, path)
+    resolved = file.model_dump(exclude={"datasets"})
+    special = file.datasets.get(dataset, {})
+    where = f"{path}: datasets.{dataset}"
+    # The file is validated with its own overrides first, so that an error names the layer it comes from.
+    protocol = validate(ProtocolSpec, _merge(resolved, special, where), where if special else str(path))
+    if settings:
+        merged = _merge(protocol.model_dump(), settings, "--set")
+        protocol = validate(ProtocolSpec, merged, "--set")
+    return protocol
+
+
+def is_file_of_weights(weights: str) -> bool:
+    """Whether `model.weights` names a file of the user's, not weights that a library has."""
+    return weights.endswith((".safetensors", ".pth"))
+
+
+def parse_settings(pairs: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """Split `--set key.path=value` pairs into nested protocol settings and `loss` / `distillation` values."""
+    protocol: dict[str, Any] = {}
+    method: dict[str, dict[str, Any]] = {section: {} for section in METHOD_SECTIONS}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        section, *rest = key.split(".")
+        deepest = 2 if section in SECTIONS else len(rest)
+        if not equals or not all(rest) or not 0 < len(rest) <= deepest:
+            raise UserError(f"--set {pair!r}: must be key.path=value", hint="for example training.epochs=3")
+        if section not in (*SECTIONS, *METHOD_SECTIONS):
+            raise unknown_name("section", section, (*SECTIONS, *METHOD_SECTIONS), where=f"--set {pair}")
+        try:
+            value = parse(text)
+        except ValueError as error:
+            raise UserError(f"--set {pair!r}: the value is {str(error).removeprefix('line 1 ')}") from error
+        if section in METHOD_SECTIONS:
+            method[section][".".join(rest)] = value
+            continue
+        target = protocol.setdefault(section, {})
+        for part in rest[:-1]:
+            target = target.setdefault(part, {})
+            if not isinstance(target, dict):
+                raise UserError(f"--set {pair!r}: {part} is set to a value already")
+        target[rest[-1]] = value
+    return protocol, method
+
+
+def _check_own_name(name: str, path: Path) -> None:
+    """A user's protocol under a shipped one's name would give its numbers that name in every table."""
+    shipped = own_protocols().get(name)
+    if shipped is not None and path.read_bytes() != shipped.read_bytes():
+        raise UserError(f"{path}: name: {name!r} is a shipped protocol's", hint="give yours another name")
+
+
+def _merge(base: dict[str, Any], over: dict[str, Any], where: str) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        section = merged.get(key)
+        if isinstance(section, dict) and not isinstance(value, dict):
+            raise UserError(f"{where}: {key}: must be a mapping, not {value!r}")
+        merged[key] = _merge(section, value, f"{where}: {key}") if isinstance(section, dict) else value
+    return merged
+
+
+def _with_weights_digest(protocol: ProtocolSpec, path: Path) -> ProtocolSpec:
+    """Hash a local weights file, so that the cell depends on its content and not on its path."""
+    weights = protocol.model.weights
+    if weights is None or not is_file_of_weights(weights):
+        return protocol
+    candidates = [path_of(weights, f"{path}: model.weights"), path.parent / weights]
+    found = next((candidate for candidate in candidates if candidate.is_file()), None)
+    if found is None:
+        raise UserError(
+            f"{path}: model.weights: no such file {weights!r}",
+            hint=f"--set model.weights=FILE, for {protocol.model.backbone}",
+        )
+    digest = hashlib.sha256(found.read_bytes()).hexdigest()
+    stated = protocol.model.weights_sha256
+    if stated not in (None, digest):
+        raise UserError(f"{found}: expected sha256 {stated} (model.weights_sha256 of {path}), found {digest}")
+    # As it was named: a spec that others read tells nothing of where a user's folders are, unless the user did.
+    model = protocol.model.model_copy(update={"weights": str(found), "weights_sha256": digest})
+    return protocol.model_copy(update={"model": model})
