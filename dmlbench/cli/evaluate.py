@@ -82,7 +82,8 @@ def _evaluate(
     from dmlbench.data.catalogue import dataset_info
     from dmlbench.data.images import load_dataset
     from dmlbench.data.ready import dataset_spec, prepare
-    from dmlbench.models.model import build_model, load_networks
+    from dmlbench.models.model import load_networks
+    from dmlbench.training.build import untrained_network
     from dmlbench.training.device import prepare as prepare_process
     from dmlbench.training.device import resolve_device
     from dmlbench.training.evaluator import Evaluator
@@ -93,9 +94,8 @@ def _evaluate(
     where = resolve_device(device)
     prepare_process(cell.protocol.training, where)
     torch.manual_seed(0)
-    untrained = cell.protocol.model.model_copy(update={"weights": None, "weights_sha256": None})
-    networks = load_networks(lambda: build_model(untrained, cell.protocol.input).to(where), weights)
     classes = ((read_summary(folder) or {}).get("dataset") or {}).get("train_classes")
+    networks = load_networks(lambda: untrained_network(cell.method, cell.protocol, classes or 2, where), weights)
     test = load_dataset(spec, given, _say).test
     evaluator = Evaluator(test, cell.protocol, cell.seed, where, training_classes=classes)
     return _score(evaluator, networks, weights, embeddings)
