@@ -46,7 +46,7 @@ class Batch(NamedTuple):
     Attributes:
         images: (B, C, H, W) float32, normalised, in the protocol's memory layout.
         labels: (B,) int64.
-        indices: (B,) int64, the place of each image in the training split; an image may be drawn twice.
+        indices: (B,) int64, the number of each image in the training split; an image may be drawn twice.
         others: Further augmentations of the same images, each like `images`, where a method asks for them.
     """
 

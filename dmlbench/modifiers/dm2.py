@@ -1,4 +1,4 @@
-"""Diversified mutual metric learning (DM²): a cohort whose members learn each other's distances within the batch.
+"""Diversified mutual metric learning (DM²): networks that learn each other's distances within the batch.
 
 Park, Kim, You, Cho, "Diversified Mutual Learning for Deep Metric Learning", ECCV Workshops 2020, arXiv 2009.04170. A
 reconstruction from the abstract: the paper's loss and constants were not found. The relational term is the distance
@@ -100,7 +100,7 @@ def relational_loss(embeddings: Tensor, targets: Tensor) -> Tensor:
     """Return RKD's distance potential: the smooth L1 distance of two relative distance matrices (CVPR 2019, eq. 5).
 
     Args:
-        embeddings: The learner's float tensor (N, D).
+        embeddings: The student's float tensor (N, D).
         targets: Embeddings (N, D') of the same images, to learn from; they get no gradient.
 
     Returns:
@@ -109,12 +109,12 @@ def relational_loss(embeddings: Tensor, targets: Tensor) -> Tensor:
     Raises:
         ValueError: If a shape is wrong.
     """
-    learner, teacher = relative_distances(embeddings), relative_distances(targets).detach()
+    student, teacher = relative_distances(embeddings), relative_distances(targets).detach()
     if len(embeddings) != len(targets):
         raise ValueError(f"both need an embedding for each image, got {len(embeddings)} and {len(targets)}")
     if embeddings.device != targets.device:
         raise ValueError(f"both must be on one device, got {embeddings.device} and {targets.device}")
-    return potential(learner, teacher)
+    return potential(student, teacher)
 
 
 def relative_distances(embeddings: Tensor) -> Tensor:

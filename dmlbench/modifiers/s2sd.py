@@ -25,7 +25,7 @@ class S2SD(Modifier):
 
     With ranking losses L of the embedding and L_i of the heads, the official code trains
     (L + mean L_i) / 2 + lambda mean KL_i, and after a delay a term for the features; L itself is the base's, so what is
-    added to it is (mean L_i - L) / 2 and the rest. Lambda is above 0: with 0 the heads would go on training the
+    added to it is (mean L_i - L) / 2 and the rest. Lambda is above 0: with 0 the heads would still train the
     network, and the method would not be its base.
 
     Args:

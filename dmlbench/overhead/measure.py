@@ -146,23 +146,23 @@ def _child(parent: Connection, plan: CostPlan, device: str, rounds: int, order: 
 
 
 def _share(plan: CostPlan, device: str, rounds: int, order: int, tell: Callable[[], None]) -> _Share:
-    place, protocol = resolve_device(device), plan.protocol
-    prepare(protocol.training, place)
+    where, protocol = resolve_device(device), plan.protocol
+    prepare(protocol.training, where)
     images = _images(plan)
     size = TrainingSet(len(images.class_names), len(images.labels)) if images else SYNTHETIC_SET
     trainers: dict[str, Trainer] = {}
     for method in plan.methods:
-        trainers |= _trainers(method, plan, size, place)
-    batches = _batches(plan, images, max(trainer.views for trainer in trainers.values()), place)
+        trainers |= _trainers(method, plan, size, where)
+    batches = _batches(plan, images, max(trainer.views for trainer in trainers.values()), where)
     costs = measure_steps(trainers, batches, rounds, WARM_UP, tell, order=order)
     code = {"digest": provenance.code_digest(), **provenance.git_state()}
-    return _Share(costs, provenance.environment(str(place)), code)
+    return _Share(costs, provenance.environment(str(where)), code)
 
 
-def _trainers(method: MethodSpec, plan: CostPlan, size: TrainingSet, place: torch.device) -> dict[str, Trainer]:
+def _trainers(method: MethodSpec, plan: CostPlan, size: TrainingSet, device: torch.device) -> dict[str, Trainer]:
     """A method's trainer; where its teacher is folded also one whose teacher is not."""
     trainer, plain = (
-        build_trainer(method, plan.protocol, build_seeded_model(plan.protocol, SEED, place), size, place, seed=SEED)
+        build_trainer(method, plan.protocol, build_seeded_model(plan.protocol, SEED, device), size, device, seed=SEED)
         for _ in range(2)
     )
     modifier = plain.modifier

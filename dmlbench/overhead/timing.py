@@ -65,9 +65,9 @@ def synthetic_batches(protocol: ProtocolSpec, device: torch.device, views: int =
         draws = training.batch_size // training.samples_per_class
         labels = torch.randint(SYNTHETIC_SET.classes, (draws,), generator=generator)
         labels = labels.repeat_interleave(training.samples_per_class)
-        places = torch.randint(SYNTHETIC_SET.images, (training.batch_size,), generator=generator)
+        indices = torch.randint(SYNTHETIC_SET.images, (training.batch_size,), generator=generator)
         others = [torch.randn(shape, generator=generator).to(device, memory_format=layout) for _ in range(views - 1)]
-        return Batch(images, labels.to(device), places.to(device), tuple(others))
+        return Batch(images, labels.to(device), indices.to(device), tuple(others))
 
     return [batch() for _ in range(BATCHES)]
 

@@ -203,7 +203,7 @@ def _resume(made_by: dict[str, str], environment: dict[str, Any], writer: CellWr
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
             raise UserError(
                 f"the method's state cannot be restored ({reason}); its checkpoint was removed",
-                hint="--retry failed begins the cell again; see CONTRIBUTING.md on what a method keeps",
+                hint="--retry failed begins the cell again; see docs/plugins.md on what a method keeps",
             ) from error
         writer.resume(past.rows)
         past.resumed.append(past.epoch)

@@ -227,12 +227,10 @@ def _tuned(
 def _check_plugins(cells: Iterable[Cell]) -> None:
     """Load and construct every plugin once; the classes shipped here were checked with their parameters."""
     for cell in cells:
-        parts = [part for part in (cell.method.loss, cell.method.distillation) if part is not None and part.plugin]
-        for part in parts:
-            from dmlbench.training.build import build_loss, build_modifier
+        if cell.method.loss.plugin or (cell.method.distillation and cell.method.distillation.plugin):
+            from dmlbench.training.build import check_parts
 
-            sizes = {"num_classes": 2, "embedding_dim": cell.protocol.model.embedding_dim}
-            build_loss(part, sizes) if part.kind == "loss" else build_modifier(part, sizes)
+            check_parts(cell.method, {"num_classes": 2, "embedding_dim": cell.protocol.model.embedding_dim})
 
 
 def check_applied(settings: dict[str, dict[str, Any]], methods: Sequence[MethodSpec]) -> None:

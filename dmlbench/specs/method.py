@@ -238,8 +238,8 @@ class MethodFile(Section):
         if self.kind == "loss" or self.plugin or self.class_name not in names:
             return
         if (self.teacher == "none") == has_teacher(self.class_name):
-            untaught = sorted(name for name in names if not has_teacher(name))
-            raise ValueError(f"teacher: none is for the classes {', '.join(untaught)}, and they have no other")
+            alone = sorted(name for name in names if not has_teacher(name))
+            raise ValueError(f"teacher: none is for the classes {', '.join(alone)}, and they have no other")
 
 
 def has_teacher(name: object) -> bool:

@@ -3,12 +3,15 @@
 import ast
 import hashlib
 import json
+import sys
 from collections.abc import Iterator
-from importlib.util import find_spec
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 from dmlbench.errors import UserError
 from dmlbench.specs.yaml_files import path_of
+
+LOADED_FOLDERS: set[str] = set()  # of plugins that this process has imported: the last one is on `sys.path`
 
 
 def plugin_path(name: str, folder: Path, method: str) -> Path:
@@ -84,9 +87,9 @@ def _is_beside(module: str, folder: Path) -> bool:
     """Whether a module comes from a folder; one of that name which is installed comes first."""
     if not (folder / f"{module}.py").is_file() and not (folder / module).is_dir():
         return False
-    try:
-        found = find_spec(module)
-    except (ImportError, ValueError):
-        found = None
+    if module in sys.stdlib_module_names:
+        return False
+    elsewhere = [entry for entry in sys.path if entry not in LOADED_FOLDERS]
+    found = PathFinder.find_spec(module, elsewhere)  # not `find_spec`, which knows what an earlier plugin imported
     origin = found.origin if found else None
     return origin is None or Path(origin).is_relative_to(folder)

@@ -172,9 +172,9 @@ class Registry:
                 found |= {f"{file.slot}.{key}": search} if search else {}
         return found
 
-    def _resolved(self, name: str, place: dict[str, str], settings: MethodSettings) -> MethodSpec:
+    def _resolved(self, name: str, where: dict[str, str], settings: MethodSettings) -> MethodSpec:
         base, modifier = self.parts(name)
-        context = place | {"base": base.name}
+        context = where | {"base": base.name}
         pinned = self.file(name) if name in self._paths and modifier else None
         extra = pinned if isinstance(pinned, PinnedFile) else None
         loss = self._resolve_part(base, context, settings, extra)

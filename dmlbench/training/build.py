@@ -113,6 +113,21 @@ def build_modifier(part: Part, sizes: dict[str, int]) -> Modifier:
         raise UserError(f"{part.name}: {part.class_name}: {error}") from error
 
 
+def check_parts(method: MethodSpec, sizes: dict[str, int]) -> None:
+    """Build the parts of a method once, before anything is trained; raises UserError for a mistake in one of them."""
+    criterion = build_loss(method.loss, sizes)
+    if method.distillation is not None:
+        _check_miner(build_modifier(method.distillation, sizes), criterion, method.name)
+
+
+def _check_miner(modifier: Modifier, criterion: nn.Module, name: str) -> None:
+    if modifier.miner is not None and "triplets" not in inspect.signature(type(criterion).forward).parameters:
+        example = f"triplet+{name.partition('+')[2]}"
+        raise UserError(
+            f"{name}: the base takes no triplets", hint=f"for example {example}; bases: contrastive, triplet, margin"
+        )
+
+
 class _WithHead(Modifier):
     """The base with another embedding head, whose initial weights leave the backbone's as they are."""
 
@@ -212,7 +227,7 @@ class _BuildContext:
         seed: int,
     ) -> None:
         self._method, self._protocol, self._seed = method, protocol, seed
-        self.loss = method.loss.name
+        self.name = method.name
         self.classes, self.images, self.device = train.classes, train.images, device
         self.embedding_dim, self.features = protocol.model.embedding_dim, model.head.in_features
         self.epochs, self.learning_rate = protocol.training.epochs, protocol.training.learning_rate
@@ -255,9 +270,7 @@ def _teacher(part: Part | None) -> TeacherSettings:
 
 def _built(modifier: Modifier, context: _BuildContext, part: Part) -> tuple[list[Network], list[Group]]:
     """The networks of a modifier, and what it learns itself; whatever its hooks raise is one line."""
-    takes_triplets = "triplets" in inspect.signature(type(context.base.criterion).forward).parameters
-    if modifier.miner is not None and not takes_triplets:
-        raise UserError(f"{part.name}: {context.loss} takes no triplets", hint="bases: contrastive, triplet, margin")
+    _check_miner(modifier, context.base.criterion, context.name)
     try:
         networks = modifier.build(context)
         modifier.to(context.device)

@@ -1,4 +1,4 @@
-"""A training that can be gone on with after any end: one checkpoint an epoch, the one before it kept.
+"""Checkpoints, from which an interrupted cell resumes: one an epoch, with the one before it kept.
 
 Random streams are functions of seed, epoch and purpose, so a checkpoint holds no generator; nor does it hold a teacher
 that is the student of the epoch before. What it holds is read back without pickle's freedom to run code.
@@ -23,7 +23,7 @@ Log = Callable[[str], None]
 
 @dataclass
 class Checkpoint:
-    """All that a cell needs to go on.
+    """All that a cell needs to resume.
 
     Args:
         made_by: What the numbers depend on (the cell, code, libraries, kind of machine, data, initial weights).
@@ -73,13 +73,13 @@ def load(folder: Path, made_by: Mapping[str, str], log: Log) -> Checkpoint:
         except _UnusableError as error:
             log(f"{name}: {error}; it is left out")
             continue
-        log(f"goes on after epoch {checkpoint.epoch}, from {name}")
+        log(f"resumes after epoch {checkpoint.epoch}, from {name}")
         return checkpoint
     return Checkpoint(dict(made_by))
 
 
 def clear(folder: Path) -> None:
-    """Remove the folder's checkpoints: there is a result, or nothing to go on with."""
+    """Remove the folder's checkpoints: there is a result, or nothing to resume."""
     for name in (NAME, PREVIOUS):
         (folder / name).unlink(missing_ok=True)
 
@@ -95,7 +95,7 @@ def _read(path: Path, made_by: Mapping[str, str]) -> Checkpoint:
         version = content.pop("version")
         found = Checkpoint(**content) if version == VERSION else Checkpoint({})
     except Exception as error:  # a damaged file fails in many ways, none of which may stop the cell
-        path.unlink()  # or the next save would put it in the place of the one that is whole
+        path.unlink()  # or the next save would overwrite the one that is whole with it
         raise _UnusableError(f"cannot be read ({type(error).__name__})") from error
     if version != VERSION:
         raise _UnusableError(f"is of version {version}, not {VERSION}")

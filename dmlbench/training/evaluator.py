@@ -109,7 +109,7 @@ class Evaluator:
         if len(each) == 1:
             return each[0]
         joint = self.score(normalize(torch.cat(embeddings, dim=1), dim=1), clustering=clustering)
-        readouts = {f"member{place}": own for place, own in enumerate(each, start=1)} | {"ensemble": joint}
+        readouts = {f"member{number}": own for number, own in enumerate(each, start=1)} | {"ensemble": joint}
         mean = {name: statistics.fmean(own[name] for own in each) for name in joint}
         return mean | {f"{readout}/{name}": value for readout, own in readouts.items() for name, value in own.items()}
 

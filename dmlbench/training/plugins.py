@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dmlbench.errors import UserError
 from dmlbench.specs.cell import Part
-from dmlbench.specs.plugins import plugin_digest
+from dmlbench.specs.plugins import LOADED_FOLDERS, plugin_digest
 from dmlbench.specs.signatures import REGISTERED
 
 
@@ -117,17 +117,14 @@ def _module(path: Path, sha256: str) -> ModuleType:
     return module
 
 
-_FOLDERS: set[str] = set()  # of plugins that were loaded
-
-
 def _make_way(folder: Path) -> None:
     """Let `import helper` find the folder's, after all that is installed, and no helper of an earlier plugin."""
     for name, module in list(sys.modules.items()):
         file = getattr(module, "__file__", None)
-        if file and not name.startswith("dmlbench_plugin_") and _FOLDERS & {*map(str, Path(file).parents)}:
+        if file and not name.startswith("dmlbench_plugin_") and LOADED_FOLDERS & {*map(str, Path(file).parents)}:
             del sys.modules[name]
-    sys.path[:] = [entry for entry in sys.path if entry not in _FOLDERS]
-    _FOLDERS.add(str(folder))
+    sys.path[:] = [entry for entry in sys.path if entry not in LOADED_FOLDERS]
+    LOADED_FOLDERS.add(str(folder))
     sys.path.append(str(folder))
     importlib.invalidate_caches()
 

@@ -118,7 +118,7 @@ def plan_tuning(request: TuningRequest, log: Log) -> list[Subject]:
         if not registry.searches(name):
             raise UserError(
                 f"{name}: none of its values has a search range, so every trial would be the same",
-                hint="give one `search: {low: ..., high: ...}` in its file; see CONTRIBUTING.md",
+                hint="give one `search: {low: ..., high: ...}` in its file; see docs/plugins.md",
             )
     subjects = [
         Subject(

@@ -92,3 +92,10 @@ def test_an_interrupted_example_ends_with_the_same_numbers(
         module.run_cell(cell, store.folder(cell), options, lambda _: None)
         assert store.state(cell) == "done", (store.folder(cell) / "log.txt").read_text()
     assert metric_columns(tmp_path / "whole") == metric_columns(tmp_path / "parts") != {}
+
+
+def test_a_miner_needs_a_base_that_takes_triplets(folder: Path, in_process: Command) -> None:
+    done = in_process("run", "--methods", "ms+hardest", "--datasets", "glyphs", "--methods-dir", str(folder))
+    assert done.returncode == 2
+    assert "error: ms+hardest: the base takes no triplets; for example triplet+hardest; bases: " in done.stderr
+    assert not list(folder.parent.glob("results/**/spec.yaml"))

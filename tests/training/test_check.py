@@ -65,7 +65,7 @@ SAMPLED, MINED = "labels, steps, batch_size, samples_per_class, rng", "embedding
         (HEAD + CALLED.format(SAMPLED, "np.full((steps, batch_size), 99)"), "sampler", "not 99 to 99"),
         (HEAD + "class Mine: pass", "sampler", "a sampler is called, and this has no __call__"),
         (HEAD + CALLED.format("image", "image[:, 1:]"), "augmentation", "must give torch.float32 (1, 28, 28), gives"),
-        (CALLED.format(MINED, "None"), "miner", "mine: ms takes no triplets; bases: contrastive, triplet, margin"),
+        (CALLED.format(MINED, "None"), "miner", "ms+mine: the base takes no triplets; for example triplet+"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_one_line(text, kind, message, check):

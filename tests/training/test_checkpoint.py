@@ -42,7 +42,7 @@ def test_a_training_that_goes_on_equals_one_that_was_not_interrupted(name, make_
     assert without_timings(first + train(resumed, range(2, 4))) == without_timings(rows)
     ours, theirs = state(whole), state(resumed)
     assert all(torch.equal(ours[key], theirs[key]) for key in ours)
-    assert said == ["goes on after epoch 2, from checkpoint.pt"]
+    assert said == ["resumes after epoch 2, from checkpoint.pt"]
 
 
 KEEPING = """
@@ -85,7 +85,7 @@ def test_the_last_one_is_taken_and_all_of_it_comes_back(two, said):
     checkpoint.clear(two)
     assert list(two.iterdir()) == []
     assert checkpoint.load(two, MADE_BY, said.append) == Checkpoint(MADE_BY)
-    assert said == ["goes on after epoch 2, from checkpoint.pt"]
+    assert said == ["resumes after epoch 2, from checkpoint.pt"]
 
 
 @pytest.mark.parametrize("kept", [0, 1, 100, 0.5, 0.9, 0.999])
@@ -94,7 +94,7 @@ def test_a_truncated_one_falls_back_to_the_one_before(two, said, kept):
     (two / NAME).write_bytes(content[: int(kept if kept >= 1 else kept * len(content))])
     assert checkpoint.load(two, MADE_BY, said.append).epoch == 1
     assert said[0].startswith("checkpoint.pt: cannot be read (")
-    assert said[1] == "goes on after epoch 1, from checkpoint.previous.pt"
+    assert said[1] == "resumes after epoch 1, from checkpoint.previous.pt"
 
 
 def test_a_flipped_byte_never_changes_a_weight(two, said):
