@@ -11,6 +11,7 @@ import click
 from dmlbench import __version__
 from dmlbench.cli.terminal import echo, escape_what_streams_cannot_say
 from dmlbench.errors import StorageError, UserError, one_line
+from dmlbench.runner.signals import WORKERS_ENVIRONMENT
 
 # Name: (module below dmlbench.cli, one line for the overview). Modules load when their command is used.
 COMMANDS = {
@@ -28,10 +29,6 @@ COMMANDS = {
     "data": "Fetch, check or show a dataset.",
     "doctor": "Check Python, torch, GPU, faiss, disk and data.",
 }
-
-# The processes of this command are its own: notebooks name a way to draw that is not there, and a user's script called
-# statistics.py or types.py in the working folder is no module of ours.
-ENVIRONMENT = {"MPLBACKEND": "agg", "PYTHONSAFEPATH": "1"}
 
 
 class Commands(click.Group):
@@ -83,7 +80,7 @@ def dmlbench(context: click.Context) -> None:
 def main() -> None:
     """Entry point: 0 all done, 1 a cell failed, 2 usage, 130 interrupted."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's polite end is an interrupt, too
-    os.environ |= ENVIRONMENT
+    os.environ |= WORKERS_ENVIRONMENT  # the processes of this command are its own
     escape_what_streams_cannot_say()
     try:
         code = dmlbench.main(standalone_mode=False)

@@ -6,12 +6,10 @@ from typing import Any
 
 import click
 
+from dmlbench.api import MOST_PROCESSES
 from dmlbench.errors import UserError
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
-MOST_SEED = 2**63 - 1
-MOST_SEEDS = 10_000
-MOST_PROCESSES = 1_000
 
 
 class Command(click.Command):
@@ -131,16 +129,3 @@ def set_option(help_text: str = SET) -> Decorator:
 def device_option() -> Decorator:
     """`--device NAME`."""
     return click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
-
-
-def checked_device(device: str) -> str:
-    """The device asked for; raises UserError where it is none, or not there."""
-    from dmlbench.errors import unknown_name
-
-    if device not in ("auto", "cpu", "cuda"):
-        raise unknown_name("device", device, ("auto", "cpu", "cuda"), where="--device")
-    if device == "cuda":
-        from dmlbench.training.device import resolve_device
-
-        resolve_device(device)
-    return device

@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from dmlbench.api import MOST_PROCESSES
 from dmlbench.cli.options import (
-    MOST_PROCESSES,
     Command,
-    checked_device,
     data_dir_option,
     device_option,
     methods_dir_option,
@@ -67,7 +66,7 @@ def command(**options: Any) -> int:  # noqa: ANN401 - click's options
     from dmlbench.overhead.plan import CostRequest, plan_cost
     from dmlbench.results.measurements import read_measurements, write_measurement
     from dmlbench.results.store import Store
-    from dmlbench.runner.matrix import data_folder
+    from dmlbench.runner.matrix import checked_device, data_folder
     from dmlbench.runner.progress import plain_or_wide
 
     if options["dataset"] and options["synthetic"]:

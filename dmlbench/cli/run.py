@@ -5,13 +5,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from dmlbench.api import MOST_PROCESSES, MOST_SEED, MOST_SEEDS
 from dmlbench.cli.options import (
-    MOST_PROCESSES,
-    MOST_SEED,
-    MOST_SEEDS,
     PATH,
     Command,
-    checked_device,
     data_dir_option,
     datasets_option,
     device_option,
@@ -102,6 +99,7 @@ def command(**options: Any) -> int:  # noqa: ANN401 - click's options
       dmlbench run --methods ms,ms+obdsd --datasets glyphs
       dmlbench run --methods triplet --datasets omniglot-small --seeds 2 --data-dir data --set training.epochs=3
     """
+    from dmlbench.api.study import check_system_metrics, checked_address, checked_keep, run_cells
     from dmlbench.cli.tables import print_comparison, print_unfinished
     from dmlbench.results.store import Store
     from dmlbench.runner import matrix
@@ -112,20 +110,20 @@ def command(**options: Any) -> int:  # noqa: ANN401 - click's options
         options["protocol"], options["settings"], options["methods_dir"],
         matrix.data_folder(options["data_dir"]), options["skip_bad"], _overlay(options["tuned"], options["results"]),
     )  # fmt: skip
-    keep, device = _checked_keep(options["keep"]), checked_device(options["device"])
-    _check_system_metrics(options)
+    keep, device = checked_keep(options["keep"]), matrix.checked_device(options["device"])
+    check_system_metrics(**{name: options[name] for name in ("system_metrics", "tracking", "executor")})
     console = plain_or_wide()
     cells = matrix.plan(request, console.say)
     store = Store(options["results"])
     todo = matrix.pending(cells, store, retry_failed=options["retry"] == "failed")
     execution = matrix.Execution(
         store, request.data_dir, device, options["workers"], options["data_workers"], keep,
-        options["per_gpu"], options["executor"], _checked_address(options["address"], options["executor"]),
+        options["per_gpu"], options["executor"], checked_address(options["address"], options["executor"]),
         options["system_metrics"],
     )  # fmt: skip
     if options["dry_run"]:
         return _dry_run(console, cells, todo, execution)
-    _run(console, cells, todo, execution, tracking=options["tracking"])
+    run_cells(console, cells, todo, execution, tracking=options["tracking"])
     print_comparison(console, store, cells)
     return print_unfinished(console, store, cells)
 
@@ -142,92 +140,6 @@ def _seeds(count: int | None, chosen: tuple[int, ...]) -> tuple[int, ...]:
     if count is not None and chosen:
         raise UserError("--seeds and --seed exclude each other", hint="--seeds 6 runs 0 to 5, --seed 5 only the sixth")
     return tuple(dict.fromkeys(chosen)) or tuple(range(count or 6))
-
-
-def _checked_keep(keep: tuple[str, ...]) -> tuple[str, ...]:
-    from dmlbench.errors import unknown_name
-
-    for name in keep:
-        if name not in ("weights", "embeddings"):
-            raise unknown_name("thing to keep", name, ("weights", "embeddings"), where="--keep")
-    return keep
-
-
-def _checked_address(address: str | None, executor: str) -> str | None:
-    from importlib.util import find_spec
-
-    from dmlbench.errors import UserError
-
-    if address and executor != "ray":
-        raise UserError(f"--address {address}: names a Ray cluster", hint="add --executor ray")
-    if executor == "ray" and find_spec("ray") is None:
-        raise UserError("--executor ray: Ray is not installed", hint="pip install 'dmlbench[ray]'")
-    return address
-
-
-def _check_system_metrics(options: dict[str, Any]) -> None:
-    from importlib.util import find_spec
-
-    from dmlbench.errors import UserError
-
-    if not options["system_metrics"]:
-        return
-    if options["tracking"] == "none":
-        raise UserError("--system-metrics: with --tracking none there is nowhere to send them", hint="leave out one")
-    if options["executor"] == "ray":
-        raise UserError("--system-metrics: samples this machine, not a Ray cluster's", hint="--executor local")
-    if find_spec("psutil") is None:
-        raise UserError("--system-metrics: psutil is not installed", hint="pip install psutil")
-
-
-def _run(
-    console: "SafeConsole",
-    cells: "Sequence[Cell]",
-    todo: "Sequence[Cell]",
-    execution: "Execution",
-    *,
-    tracking: str,
-) -> None:
-    from contextlib import nullcontext
-
-    from dmlbench.cli.notes import notes
-    from dmlbench.runner import matrix
-    from dmlbench.runner.progress import Display
-    from dmlbench.runner.signals import Interrupts
-
-    say = console.say
-    matrix.make_ready(todo, execution, say)
-    say(_in_words(cells, todo, execution))
-    for note in notes(cells, todo, execution):
-        say(note)
-    if not todo:
-        return
-    execution.store.plan(todo)
-    mirror: Any = nullcontext()
-    if tracking == "auto":
-        from dmlbench.tracking import Mirror
-
-        mirror = Mirror(say, system_metrics=execution.system_metrics)
-    with mirror, Display(console, len(todo)) as display, Interrupts(say) as interrupts:
-        observers = [display, mirror] if tracking == "auto" else [display]
-        matrix.execute(todo, execution, observers, interrupts)
-        if tracking == "auto":
-            say("sending the last runs to MLflow")
-    if interrupts.asked:
-        raise KeyboardInterrupt
-
-
-def _in_words(cells: "Sequence[Cell]", todo: "Sequence[Cell]", execution: "Execution") -> str:
-    there = len(cells) - len(todo)
-    states = [execution.store.state(cell) for cell in cells if cell not in todo] if there else []
-    failed, damaged = states.count("failed"), states.count("damaged")
-    which = f" ({failed} failed; --retry failed runs them again)" if failed else ""
-    which += f" ({damaged} damaged)" if damaged else ""
-    begun = sum(execution.store.state(cell) == "interrupted" for cell in todo)
-    begun_words = f" ({begun} of them begun, to go on from the last epoch)" if begun else ""
-    place = execution.store.root
-    counts = f"{there} there already{which}, {len(todo)} to run{begun_words}"
-    return f"{counted(len(cells), 'cell')}: {counts}; results in {place}"
 
 
 def _dry_run(console: "SafeConsole", cells: "Sequence[Cell]", todo: "Sequence[Cell]", execution: "Execution") -> int:

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from dmlbench.api import MOST_SEEDS
 from dmlbench.cli.options import (
-    MOST_SEEDS,
     Command,
-    checked_device,
     data_dir_option,
     datasets_option,
     device_option,
@@ -72,7 +71,7 @@ def command(**options: Any) -> int:  # noqa: ANN401 - click's options
       dmlbench tune --methods triplet,triplet+psd --datasets cub --trials 20 --seeds 3 --data-dir data
     """
     from dmlbench.results.store import Store
-    from dmlbench.runner.matrix import Execution, data_folder
+    from dmlbench.runner.matrix import Execution, checked_device, data_folder
     from dmlbench.runner.progress import plain_or_wide
     from dmlbench.specs.tuned import FOLDER, TRIALS, default_path, read_tuned, write_tuned
     from dmlbench.tuning import TuningRequest, plan_tuning
@@ -121,8 +120,8 @@ def _alone(folder: Path) -> "Iterator[None]":
 
 
 def _tune(console: "SafeConsole", subjects: "Sequence[Subject]", trials: int, execution: "Execution") -> "Tuning":
-    from dmlbench.cli.notes import without_teacher
     from dmlbench.runner import matrix
+    from dmlbench.runner.notes import without_teacher
     from dmlbench.runner.progress import Display
     from dmlbench.runner.signals import Interrupts
     from dmlbench.tuning import tune

@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol
 from dmlbench.data.catalogue import DatasetInfo, dataset_info
 from dmlbench.data.family import Log
 from dmlbench.data.ready import dataset_spec, prepare
-from dmlbench.errors import UserError, counted
+from dmlbench.errors import UserError, counted, unknown_name
 from dmlbench.machine import usable_cores
 from dmlbench.models.checks import check_networks
 from dmlbench.results.store import Record, State, Store, ended_at, read_record
@@ -26,6 +26,7 @@ from dmlbench.specs.tuned import settings_of
 from dmlbench.specs.yaml_files import path_of
 
 DATA_VARIABLE = "DMLBENCH_DATA"
+DEVICES = ("auto", "cpu", "cuda")
 
 
 @dataclass(frozen=True)
@@ -130,6 +131,17 @@ def data_folder(given: Path | None) -> Path | None:
         source = "--data-dir" if given else DATA_VARIABLE
         raise UserError(f"{source} {named}: no such folder", hint="name the one that holds the data, or none")
     return named
+
+
+def checked_device(device: str) -> str:
+    """The device asked for; raises UserError where it is none, or not there."""
+    if device not in DEVICES:
+        raise unknown_name("device", device, DEVICES, where="--device")
+    if device == "cuda":
+        from dmlbench.training.device import resolve_device
+
+        resolve_device(device)
+    return device
 
 
 def make_ready(cells: Sequence[Cell], execution: Execution, log: Callable[[str], None]) -> None:
