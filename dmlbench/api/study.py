@@ -305,7 +305,7 @@ def _in_words(cells: Sequence[Cell], todo: Sequence[Cell], execution: Execution)
     which = f" ({failed} failed; --retry failed runs them again)" if failed else ""
     which += f" ({damaged} damaged)" if damaged else ""
     begun = sum(execution.store.state(cell) == "interrupted" for cell in todo)
-    resumed = f" ({begun} of them begun, to go on from the last epoch)" if begun else ""
+    resumed = f" ({begun} of them to resume from the last epoch)" if begun else ""
     counts = f"{there} there already{which}, {len(todo)} to run{resumed}"
     return f"{counted(len(cells), 'cell')}: {counts}; results in {execution.store.root}"
 

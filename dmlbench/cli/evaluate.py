@@ -11,15 +11,17 @@ from dmlbench.cli.terminal import echo
 
 @click.command("evaluate", cls=Command)
 @click.argument("cell", type=PATH)
-@click.option("--dataset", help="Score on this dataset's (or NAME=FOLDER's) test classes [default: the cell's].")
+@click.option(
+    "--dataset", help="Score on the test classes of this dataset, or of NAME=FOLDER [default: the cell's dataset]."
+)
 @data_dir_option()
-@click.option("--skip-bad", is_flag=True, help="Leave out images of --dataset that cannot be used.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+@click.option("--skip-bad", is_flag=True, help="Leave out images of --dataset that cannot be read.")
+@click.option("--device", default="auto", show_default=True, help="Device: auto, cpu or cuda.")
 @click.option(
     "--embeddings",
     type=PATH,
     metavar="FILE",
-    help="Write the test embeddings, with each image's path and class, to this .safetensors file; never over one.",
+    help="Write the test embeddings, with path and class of each image, to this new .safetensors file.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
 def command(
@@ -32,11 +34,12 @@ def command(
     embeddings: Path | None,
     as_json: bool,
 ) -> None:
-    """Score the weights that `run --keep weights` left in a cell's folder.
+    """Score the weights that `run --keep weights` saved in a cell's folder.
 
-    Embeddings are written as `run --keep embeddings` writes them: safetensors with the tensors `embeddings` (N x D,
-    float32) and `labels` (N), and the metadata `images`, a JSON list of N objects with `path` (relative to the dataset)
-    and `class`. In Python `dmlbench.read_embeddings(FILE)` reads them; of several networks they are the first's.
+    Embeddings are written in the format of `run --keep embeddings`: a safetensors file with the tensors `embeddings`
+    (N x D, float32) and `labels` (N), and the metadata `images`, a JSON list of N objects with `path` (relative to the
+    dataset) and `class`. `dmlbench.read_embeddings(FILE)` reads it in Python. If the method trains several networks,
+    the embeddings are the first network's.
 
     \b
     Examples:

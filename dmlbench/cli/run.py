@@ -35,9 +35,13 @@ if TYPE_CHECKING:
 @click.command("run", cls=Command)
 @methods_option()
 @datasets_option()
-@click.option("--seeds", type=click.IntRange(1, MOST_SEEDS), help="How many seeds: 0 to N-1 [default: 6].")
+@click.option("--seeds", type=click.IntRange(1, MOST_SEEDS), help="Number of seeds: 0 to N-1 [default: 6].")
 @click.option(
-    "--seed", "chosen", type=click.IntRange(0, MOST_SEED), multiple=True, help="One seed by its number. Repeatable."
+    "--seed",
+    "chosen",
+    type=click.IntRange(0, MOST_SEED),
+    multiple=True,
+    help="A single seed, in place of --seeds. Repeatable.",
 )
 @protocol_option()
 @set_option()
@@ -47,18 +51,22 @@ if TYPE_CHECKING:
     flag_value=".",
     type=PATH,
     metavar="[FILE]",
-    help="Take the values that `dmlbench tune` found [default FILE: tuning/tuned.yaml of the results folder].",
+    help="Use the values that `dmlbench tune` found [default FILE: tuning/tuned.yaml in the results folder].",
 )
 @data_dir_option()
 @methods_dir_option()
 @results_option()
 @click.option(
-    "--tracking", type=click.Choice(["auto", "none"]), default="auto", show_default=True, help="MLflow, or nothing."
+    "--tracking",
+    type=click.Choice(["auto", "none"]),
+    default="auto",
+    show_default=True,
+    help="Log to MLflow (auto), or do not.",
 )
 @click.option(
     "--system-metrics",
     is_flag=True,
-    help="Have MLflow sample this machine (processor, memory, disk, network). Such cells take part in no time ratio.",
+    help="Log processor, memory, disk and network use to MLflow. Such cells are excluded from timing comparisons.",
 )
 @workers_option()
 @per_gpu_option()
@@ -67,30 +75,33 @@ if TYPE_CHECKING:
     type=click.Choice(["local", "ray"]),
     default="local",
     show_default=True,
-    help="Processes of this machine, or a Ray cluster (pip install 'dmlbench[ray]').",
+    help="Run in processes on this machine, or on a Ray cluster (pip install 'dmlbench[ray]').",
 )
-@click.option("--address", help="Ray cluster, e.g. auto or HOST:6379 [default: one of this machine alone].")
+@click.option(
+    "--address", help="Address of the Ray cluster, e.g. auto or HOST:6379 [default: start one on this machine]."
+)
 @click.option(
     "--data-workers",
     type=click.IntRange(0, MOST_PROCESSES),
     help="Loader processes per cell [default: none on a CPU, a share of the cores on a GPU].",
 )
 @device_option()
-@click.option("--retry", type=click.Choice(["failed"]), help="Go on with failed cells, too, from their last epoch.")
+@click.option("--retry", type=click.Choice(["failed"]), help="Resume failed cells, too, from their last epoch.")
 @click.option(
     "--keep",
     callback=names,
-    help="Keep weights, test embeddings or both (comma-separated). `evaluate --help` tells their format.",
+    help="Save weights, test embeddings or both, comma-separated. `evaluate --help` describes the format.",
 )
 @skip_bad_option()
 @click.option(
-    "--dry-run", is_flag=True, help="Check the cells; show their state, what is missing and the time they will take."
+    "--dry-run", is_flag=True, help="Run nothing: show the state of each cell, missing data and the expected time."
 )
 def command(**options: Any) -> int:  # noqa: ANN401 - click's options
     """Train and score methods on datasets over seeds. Finished cells are never run again.
 
-    Whatever interrupts it, the same command goes on; Ctrl-C once finishes the epoch. Results in the folder that cannot
-    be read are named and left out; the exit code is then 1.
+    Rerun the same command to resume after an interruption. Ctrl-C stops after the current epoch, a second Ctrl-C at
+    once. The exit code is 1 if a cell failed or is not done, or if a result in the folder cannot be read; such a
+    result is named and left out.
 
     Six seeds are the default because fewer paired runs cannot reach p < .05 in an exact sign-flip test.
 

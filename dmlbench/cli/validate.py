@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def command(files: tuple[Path, ...]) -> int:
     """Check method files, or all of a folder: read each, build what it names, and take one training step.
 
-    A modifier is tried on the base `ms`. A plugin beside the file is loaded, for you named the file.
+    A modifier is tested on the base `ms`. Python plugins of these files are loaded and run.
 
     \b
     Examples:

@@ -1,4 +1,4 @@
-"""A training batch, and how batches reach a device: on CUDA beside the work on the one before.
+"""A training batch, and how batches reach a device: on CUDA while the device works on the previous batch.
 
 Batches for training and evaluation; the number of workers never changes a bit of them.
 
@@ -45,7 +45,7 @@ class Batch(NamedTuple):
     Attributes:
         images: (B, C, H, W) float32, normalised, in the protocol's memory layout.
         labels: (B,) int64.
-        indices: (B,) int64, the place of each image in the training split; an image may be drawn twice.
+        indices: (B,) int64, the index of each image in the training split; an image may be drawn twice.
         others: Further augmentations of the same images, each like `images`, where a method asks for them.
     """
 
@@ -66,7 +66,7 @@ Ready = TypeVar("Ready", Tensor, Batch)
 def ahead(
     batches: Iterable[Host], finish: Callable[[Host], Ready], device: torch.device
 ) -> Generator[Ready, None, None]:
-    """Finish batches for a device; on CUDA the next one is copied and finished beside the work on this one.
+    """Finish batches for a device; on CUDA the next one is copied and finished while the device works on this one.
 
     Args:
         batches: Host batches, page-locked for CUDA.
@@ -97,7 +97,7 @@ def _handed_over(ready: Ready, done: torch.cuda.Event, current: torch.cuda.Strea
     return ready
 
 
-Recipe = tuple[NDArray[np.int64], NDArray[np.float64]]  # (B,) places of images, and uniforms (views, B, columns)
+Recipe = tuple[NDArray[np.int64], NDArray[np.float64]]  # (B,) indices of images, and uniforms (views, B, columns)
 
 CPU = torch.device("cpu")
 KEPT_EVALUATION_BYTES = 2 << 30
@@ -174,7 +174,7 @@ class TrainingBatches:
     def _batches(self, loader: "DataLoader[HostBatch]", epoch: int) -> Generator[Batch, None, None]:
         training, columns = self._protocol.training, uniforms_per_image(self._protocol.input)
         indices = epoch_indices(self._labels, training, stream(self._seed, epoch, "sampler"))
-        # One row per position in the epoch: two draws of one image differ, whoever prepares them.
+        # One row per position in the epoch: two draws of one image differ, whichever worker prepares them.
         purposes = ["augmentation", *(f"augmentation, view {view}" for view in range(1, self._views))]
         uniforms = [stream(self._seed, epoch, purpose).random((*indices.shape, columns)) for purpose in purposes]
         self._recipes.current = list(zip(indices, np.stack(uniforms, axis=1), strict=True))
@@ -265,12 +265,12 @@ def _on_device(images: Tensor | Crops, spec: InputSpec, device: torch.device) ->
 
 
 def _in_one_line(loader: "DataLoader[Host]") -> Iterator[Host]:
-    """Batches of a loader; a worker's error is told as the process's own would be, without its traceback."""
+    """Batches of a loader; a worker's error is raised as if it had happened in this process, without its traceback."""
     try:
         yield from loader
     except UserError as error:
-        told = error.unshortened.splitlines()[-1]
-        raise UserError(told.removeprefix(f"{UserError.__module__}.UserError: ")) from error
+        message = error.unshortened.splitlines()[-1]
+        raise UserError(message.removeprefix(f"{UserError.__module__}.UserError: ")) from error
 
 
 class _BatchMaker(Dataset[HostBatch]):
@@ -284,8 +284,8 @@ class _BatchMaker(Dataset[HostBatch]):
 
     def __getitem__(self, recipe: Recipe) -> HostBatch:
         indices, uniforms = recipe
-        places = torch.from_numpy(indices)
-        return [self._view(indices, own) for own in uniforms], self._labels[places], places
+        chosen = torch.from_numpy(indices)
+        return [self._view(indices, own) for own in uniforms], self._labels[chosen], chosen
 
     def _view(self, indices: NDArray[np.int64], uniforms: NDArray[np.float64]) -> Tensor | Crops:
         if self._resize_on_device:

@@ -69,7 +69,7 @@ class Observer(Protocol):
 def plan(request: Request, log: Log = lambda _: None) -> list[Cell]:
     """Resolve every cell of the matrix, in an order that finishes whole seeds first.
 
-    The user's own folders of images are read here, for their contents are their version; `log` tells of it.
+    The user's own folders of images are read here, because their contents are their version; `log` gets a line.
 
     Raises:
         UserError: for any name or setting that is not valid, before anything runs.
@@ -159,7 +159,7 @@ def make_ready(cells: Sequence[Cell], execution: Execution, log: Callable[[str],
 
 
 def execute(cells: Sequence[Cell], execution: Execution, observers: Sequence[Observer], interrupts: Interrupts) -> None:
-    """Run cells that were made ready to their end; how each ended stands in the store."""
+    """Run cells that were made ready to their end; the store records how each ended."""
 
     def on_event(task: Task, event: dict[str, Any]) -> None:
         for observer in observers:

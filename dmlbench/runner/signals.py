@@ -42,11 +42,11 @@ class Interrupts:
             signal.signal(number, self._handle)
 
     def notice(self) -> bool:
-        """Whether a stop was asked for, true for the first look only; says so to the user."""
+        """Whether a stop was asked for, true at the first call only, which prints a line."""
         if not self.asked or self._noticed:
             return False
         self._noticed = True
-        self._say("stopping after this epoch; once more stops at once (either way the same command goes on)")
+        self._say("stopping after this epoch; a second Ctrl-C stops at once (rerun the same command to resume)")
         return True
 
     def _handle(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - a handler's signature
