@@ -62,7 +62,7 @@ def _validate(file: Path) -> str:
         raise UserError(f"{file}: not a method file", hint="give its YAML, which names a plugin beside it")
     content = load_file(file, Folder(file.parent, named_by_user=True))
     registry = Registry(file.parent)
-    name = f"ms+{content.name}" if content.kind == "distillation" else content.name
+    name = f"ms+{content.name}" if content.kind not in ("loss", "pinned") else content.name
     if name not in registry.names():
         raise UserError(f"{file}: {name}: needs a base that is not there", hint=f"bases: {', '.join(registry.names())}")
     loss, unrated = _step(registry, name)
@@ -78,23 +78,22 @@ def _step(registry: "Registry", name: str) -> tuple[float, str]:
     from dmlbench.errors import UserError
     from dmlbench.models.model import build_model
     from dmlbench.specs.protocol import load_protocol
-    from dmlbench.training.components import build_learner
-    from dmlbench.training.workshop import TrainingSet, at_networks_rate
+    from dmlbench.training.build import TrainingSet, at_networks_rate, build_trainer
 
     protocol = load_protocol("conv4-64", "glyphs")
     method = registry.resolve(name, "glyphs", protocol.name)
     torch.manual_seed(0)
     model = build_model(protocol.model, protocol.input)
-    learner = build_learner(method, protocol, model, TrainingSet(classes=4, images=16), torch.device("cpu"))
+    trainer = build_trainer(method, protocol, model, TrainingSet(classes=4, images=16), torch.device("cpu"))
     images = torch.rand(16, protocol.input.channels, protocol.input.size, protocol.input.size)
-    others = tuple(torch.rand_like(images) for _ in range(learner.views - 1))
+    others = tuple(torch.rand_like(images) for _ in range(trainer.views - 1))
     batch = Batch(images, torch.arange(16) // 4, torch.arange(16), others)
     mining = torch.Generator().manual_seed(0)
     try:
-        losses = learner.step(batch, 0, mining)
+        losses = trainer.step(batch, 0, mining)
         if method.distillation:  # the teacher comes after the first epoch
-            learner.end_epoch()
-            losses = learner.step(batch, learner.epochs - 1, mining)
+            trainer.end_epoch()
+            losses = trainer.step(batch, trainer.epochs - 1, mining)
     except KeyboardInterrupt:
         raise
     except BaseException as error:
@@ -102,4 +101,4 @@ def _step(registry: "Registry", name: str) -> tuple[float, str]:
     total = float(sum(losses))
     if not torch.isfinite(torch.tensor(total)):
         raise UserError(f"{name}: a training step gave the loss {total}")
-    return total, ", ".join(at_networks_rate(learner.members[0].criterion, method.loss))
+    return total, ", ".join(at_networks_rate(trainer.networks[0].criterion, method.loss))

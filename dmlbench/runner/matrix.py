@@ -241,11 +241,10 @@ def _check_plugins(cells: Iterable[Cell]) -> None:
     for cell in cells:
         parts = [part for part in (cell.method.loss, cell.method.distillation) if part is not None and part.plugin]
         for part in parts:
-            from dmlbench.training.components import build_distillation
-            from dmlbench.training.workshop import build_loss
+            from dmlbench.training.build import build_loss, build_modifier
 
             sizes = {"num_classes": 2, "embedding_dim": cell.protocol.model.embedding_dim}
-            build_loss(part, sizes) if part.kind == "loss" else build_distillation(part)
+            build_loss(part, sizes) if part.kind == "loss" else build_modifier(part, sizes)
 
 
 def check_applied(settings: dict[str, dict[str, Any]], methods: Sequence[MethodSpec]) -> None:

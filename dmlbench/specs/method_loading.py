@@ -1,9 +1,4 @@
-"""Reads a method file, and checks its values against the class that they are for.
-
-Hyperparameters of the registered losses and distillations: names, types and ranges, checked without torch.
-
-A test holds these models to the constructors in `losses` and `distillation`.
-"""
+"""Reads a method file, and checks its values against the class that they are for, without torch."""
 
 import ast
 import hashlib
@@ -12,14 +7,13 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Literal, Self
 
-from annotated_types import Ge, Lt
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import NonNegativeFloat
 
 from dmlbench.errors import UserError, unknown_name
 from dmlbench.specs.cell import NETWORK_RATE, ResolvedValue, Section, rate_of
 from dmlbench.specs.method import AnyFile, MethodFile, Parameter, PinnedFile, PublishedFor, file_model
+from dmlbench.specs.signatures import REGISTERED, signature, with_momentum
 from dmlbench.specs.yaml_files import path_of, read_yaml, validate
 
 
@@ -61,13 +55,14 @@ def _check_searches(file: MethodFile, values: dict[str, ResolvedValue], path: Pa
 
 def checked(file: MethodFile, values: dict[str, ResolvedValue], where: str) -> dict[str, ResolvedValue]:
     """Values with the types and ranges of the registered class."""
-    registered = LOSS_PARAMETERS if file.kind == "loss" else DISTILLATION_PARAMETERS
     if file.plugin:
         return values
-    if file.class_name not in registered:
-        raise unknown_name(f"{file.kind} class", file.class_name, registered, where=f"{where}: class")
+    if file.class_name not in REGISTERED[file.slot]:
+        raise unknown_name(f"{file.kind} class", file.class_name, REGISTERED[file.slot], where=f"{where}: class")
+    model = signature(file.slot, file.class_name).parameters
+    model = with_momentum(model) if file.teacher == "ema" else model
     plain = {name: resolved.value for name, resolved in values.items()}
-    typed = validate(registered[file.class_name], plain, f"{where}: parameters").model_dump(by_alias=True)
+    typed = validate(model, plain, f"{where}: parameters").model_dump(by_alias=True)
     return {name: values[name].model_copy(update={"value": value}) for name, value in typed.items()}
 
 
@@ -84,7 +79,8 @@ def resolved_rates(
     network's.
     """
     if not file.plugin:
-        check_rates(rates, LEARNED.get(file.class_name, ()), where)
+        known = REGISTERED[file.slot].keys() & {file.class_name}
+        check_rates(rates, signature(file.slot, file.class_name).learned if known else (), where)
     resolved = {}
     for name, parameter in rates.items():
         found = parameter.resolve(context, f"{where}: {name}", stated.get(name, file.published_for))
@@ -151,108 +147,7 @@ def _is_beside(module: str, folder: Path) -> bool:
     return origin is None or Path(origin).is_relative_to(folder)
 
 
-class ContrastiveParameters(Section):
-    """Contrastive loss."""
-
-    positive_margin: NonNegativeFloat
-    negative_margin: PositiveFloat
-    mining: Literal["distance"]
-
-
-class TripletParameters(Section):
-    """Triplet loss."""
-
-    margin: PositiveFloat
-    mining: Literal["distance", "semihard"]
-
-
-class MarginParameters(Section):
-    """Margin loss with learned class boundaries."""
-
-    margin: PositiveFloat
-    beta: PositiveFloat
-    mining: Literal["distance"]
-
-
-class MultiSimilarityParameters(Section):
-    """Multi-Similarity loss."""
-
-    alpha: PositiveFloat
-    beta: PositiveFloat
-    base: float
-    epsilon: NonNegativeFloat
-
-
-class ProxyAnchorParameters(Section):
-    """Proxy-Anchor loss."""
-
-    alpha: PositiveFloat
-    delta: NonNegativeFloat
-
-    @model_validator(mode="after")
-    def _exponents_fit(self) -> Self:
-        # The loss subtracts no maximum from its exponents, which float32 bears up to e^80.
-        if self.alpha * (1 + self.delta) > 80:
-            raise ValueError("alpha * (1 + delta) must be at most 80")
-        return self
-
-
 class LearningRate(Section):
-    """Rate of a parameter that a loss learns beside the network; 0 keeps it as it starts."""
+    """Rate of a parameter that a loss or a modifier learns beside the network; 0 keeps it as it starts."""
 
     rate: NonNegativeFloat
-
-
-class PSDParameters(Section):
-    """Progressive self-distillation. `lambda` weighs the loss; it grows with the epoch from 0."""
-
-    lambda_: NonNegativeFloat = Field(alias="lambda")
-    tau: PositiveFloat
-
-
-class OBDSDParameters(PSDParameters):
-    """Self-distillation with online batch diffusion."""
-
-    omega: Annotated[float, Ge(0), Lt(1)]
-    tau_diffusion: PositiveFloat
-
-
-class S2SDParameters(PSDParameters):
-    """Self-distillation from wider embeddings; `dimensions` are whole numbers with commas between them.
-
-    Its weight is above 0: with 0 the branches would go on training the network, and it would not be its base.
-    """
-
-    lambda_: PositiveFloat = Field(alias="lambda")
-    dimensions: Annotated[str, Field(pattern=r"^[1-9]\d*(,[1-9]\d*)*$")]
-    features: bool
-    feature_weight: NonNegativeFloat
-    feature_delay: NonNegativeInt
-
-
-class DM2Parameters(Section):
-    """A cohort that learns from itself; `period` 1 is no temporal diversity."""
-
-    lambda_: NonNegativeFloat = Field(alias="lambda")
-    members: Annotated[int, Ge(2)]
-    model: bool
-    view: bool
-    period: PositiveInt
-
-
-LOSS_PARAMETERS: dict[str, type[Section]] = {
-    "contrastive": ContrastiveParameters,
-    "triplet": TripletParameters,
-    "margin": MarginParameters,
-    "multi_similarity": MultiSimilarityParameters,
-    "proxy_anchor": ProxyAnchorParameters,
-}
-DISTILLATION_PARAMETERS: dict[str, type[Section]] = {
-    "psd": PSDParameters,
-    "obdsd": OBDSDParameters,
-    "s2sd": S2SDParameters,
-    "dm2": DM2Parameters,
-}
-
-# Parameters a loss learns beside the network; a method file may give each a learning rate of its own.
-LEARNED: dict[str, tuple[str, ...]] = {"margin": ("beta",), "proxy_anchor": ("proxies",)}

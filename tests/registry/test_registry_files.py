@@ -97,7 +97,7 @@ def test_one_name_in_two_files_of_a_folder(mine):
         ("alpha: {value: 2.0,", "alpha: {value: high,", ": parameters: alpha: Input should be a valid number"),
         ("alpha: {value: 2.0,", "alpha: {value: [2],", ": parameters.alpha.value: must be a finite number, a text"),
         ("alpha: {value: 2.0,", "alpha: {value: .inf,", ": parameters.alpha.value: must be a finite number"),
-        ("kind: loss", "kind: los", ": kind: Input should be 'loss' or 'distillation', not 'los'"),
+        ("kind: loss", "kind: los", ": kind: Input should be 'loss', 'distillation', 'modifier', "),
         ("class: multi_", "class: mult_", ": class: unknown loss class 'mult_similarity'; did you mean 'multi_sim"),
         ("parameters:", "parameters:\n  alpha: {value: 1, source: x}", " not valid YAML (key 'alpha' stands twice)"),
         ("metric: nmi, value: 68.55", "metric: nmi, valu: 68.55", ": published.3: unknown key 'valu'"),
