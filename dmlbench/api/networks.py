@@ -18,10 +18,11 @@ from dmlbench.data.images import Split, load_dataset
 from dmlbench.data.ready import dataset_spec, prepare
 from dmlbench.errors import DivergedError, UserError
 from dmlbench.evaluation import clustering_metrics, geometry_metrics, retrieval_metrics
-from dmlbench.models.model import EmbeddingModel, build_model, load_networks
+from dmlbench.models.model import EmbeddingModel, load_networks
 from dmlbench.results.store import read_spec, read_summary
 from dmlbench.runner.matrix import checked_device, data_folder
 from dmlbench.specs.cell import Cell
+from dmlbench.training.build import untrained_network
 from dmlbench.training.device import prepare as prepare_process
 from dmlbench.training.device import resolve_device
 from dmlbench.training.evaluator import Evaluator
@@ -142,9 +143,8 @@ def evaluate_cell(
     where = resolve_device(checked_device(device))
     prepare_process(cell.protocol.training, where)
     networks = _networks(path, cell, where)
-    classes = ((read_summary(path) or {}).get("dataset") or {}).get("train_classes")
     test = load_dataset(spec, given, log).test
-    evaluator = Evaluator(test, cell.protocol, cell.seed, where, training_classes=classes)
+    evaluator = Evaluator(test, cell.protocol, cell.seed, where, training_classes=_training_classes(path))
     try:
         metrics = evaluator.measure(networks, clustering=True)
         if file:
@@ -168,9 +168,15 @@ def read_cell(folder: Path) -> Cell:
 
 
 def _networks(folder: Path, cell: Cell, device: torch.device) -> list[EmbeddingModel]:
-    untrained = cell.protocol.model.model_copy(update={"weights": None, "weights_sha256": None})
+    classes = _training_classes(folder) or 2
     with torch.random.fork_rng(devices=[]):  # initial weights that the saved ones replace
-        return load_networks(lambda: build_model(untrained, cell.protocol.input).to(device), folder / WEIGHTS)
+        return load_networks(lambda: untrained_network(cell.method, cell.protocol, classes, device), folder / WEIGHTS)
+
+
+def _training_classes(folder: Path) -> int | None:
+    """How many classes the cell learned; None where its summary is not written yet."""
+    count = ((read_summary(folder) or {}).get("dataset") or {}).get("train_classes")
+    return None if count is None else int(count)
 
 
 def _check_new(path: Path) -> None:

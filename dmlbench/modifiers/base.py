@@ -147,8 +147,7 @@ class StepContext:
         asked = {name: getattr(self, name) for name in _asked(criterion.__class__.forward)}
         if self.miner is not None:
             asked["triplets"] = self.miner(embeddings.detach(), self.labels, generator)
-        loss: Tensor = criterion(embeddings, self.labels, generator=generator, **asked)
-        return loss
+        return scalar(criterion(embeddings, self.labels, generator=generator, **asked))
 
     def phase(self, name: str) -> AbstractContextManager[None]:
         """Count the time of a `with` block as that of a phase: `teacher`, or `distillation`, the default of a loss."""
@@ -157,6 +156,14 @@ class StepContext:
     def autocast(self) -> AbstractContextManager[Any]:
         """Return the protocol's precision of a forward pass as a context."""
         return self.precision()
+
+
+def scalar(loss: Tensor) -> Tensor:
+    """Return a loss as it is; raises ValueError unless it is a tensor of one number, shape ()."""
+    if not isinstance(loss, Tensor) or loss.ndim:
+        given = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
+        raise ValueError(f"a loss must be a scalar tensor of shape (), got {given}")
+    return loss
 
 
 @cache

@@ -125,7 +125,7 @@ def _train(cell: Cell, writer: CellWriter, options: RunOptions, result: dict[str
     record = _Recorder(writer, trainer, past, emit, begun)
     if not writer.rows:
         record({"epoch": 0} | evaluate_epoch(0, epochs, protocol.evaluation, trainer.models, evaluators))
-    with TrainingBatches(train, protocol, seed, device, options.data_workers, views=trainer.views) as batches:
+    with _batches(train, cell, device, options, trainer) as batches:
         for epoch in range(past.epoch, epochs):
             writer.log(f"epoch {epoch + 1} of {epochs} begins")
             torch.manual_seed(stream_seed(seed, epoch, "model"))  # dropout and the like, should a backbone have any
@@ -138,6 +138,19 @@ def _train(cell: Cell, writer: CellWriter, options: RunOptions, result: dict[str
     unrated = at_networks_rate(trainer.networks[0].criterion, cell.method.loss)
     own = {"initial_weights": start, "dataset": _dataset(cell, dataset, train), "peak_memory_mb": peak}
     return own | ({"at_networks_rate": unrated} if unrated else {}) | record.sums(result["environment"], cell)
+
+
+def _batches(train: Split, cell: Cell, device: torch.device, options: RunOptions, trainer: Trainer) -> TrainingBatches:
+    return TrainingBatches(
+        train,
+        cell.protocol,
+        cell.seed,
+        device,
+        options.data_workers,
+        views=trainer.views,
+        sampler=trainer.sampler,
+        augmentation=trainer.augmentation,
+    )
 
 
 class _Recorder:

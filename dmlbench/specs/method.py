@@ -178,7 +178,8 @@ class PublishedFigure(Section):
 class MethodFile(Section):
     """A loss or a modifier; `paper: null` says that none backs it, and every table repeats it.
 
-    So does every table with `mark`, a qualification of its own. Of the kinds of modifiers `distillation` learns from a
+    So does every table with `mark`, a qualification of its own. `order` is its position among those of its kind in
+    tables; files without one follow by name. Of the kinds of modifiers `distillation` learns from a
     teacher, and `modifier` is any; a sampler, a head, an augmentation and a miner are a user's.
     """
 
@@ -187,6 +188,7 @@ class MethodFile(Section):
     kind: Kind
     class_name: str = Field(alias="class")
     variant: str = ""
+    order: PositiveInt | None = None
     paper: Paper | None
     mark: str | None = None
     teacher: TeacherName = "previous-epoch"
@@ -223,8 +225,11 @@ class MethodFile(Section):
             raise ValueError("learning_rates are for losses: what a distillation holds is not learned")
         if self.kind == "distillation" and self.plugin and self.teacher == "none":
             raise ValueError("teacher: a plugin learns from one; valid: previous-epoch, memory, ema")
-        if self.kind not in ("loss", "distillation", "modifier") and not (self.plugin and self.teacher == "none"):
-            raise ValueError(f"a {self.kind} is a plugin without a teacher: it needs plugin: FILE.py")
+        if self.kind not in ("loss", "distillation", "modifier"):
+            if not self.plugin or self.teacher != "none":
+                raise ValueError(f"kind: {self.kind} is a plugin without a teacher: it needs plugin: FILE.py")
+            if self.learning_rates:
+                raise ValueError("learning_rates are for losses and modifiers")
         self._check_teacher()
         return self
 

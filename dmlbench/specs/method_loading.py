@@ -1,10 +1,7 @@
 """Reads a method file, and checks its values against the class that they are for, without torch."""
 
-import ast
-import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
 
@@ -13,8 +10,9 @@ from pydantic import NonNegativeFloat
 from dmlbench.errors import UserError, unknown_name
 from dmlbench.specs.cell import NETWORK_RATE, ResolvedValue, Section, rate_of
 from dmlbench.specs.method import AnyFile, MethodFile, Parameter, PinnedFile, PublishedFor, file_model
+from dmlbench.specs.plugins import plugin_digest, plugin_path
 from dmlbench.specs.signatures import REGISTERED, signature, with_momentum
-from dmlbench.specs.yaml_files import path_of, read_yaml, validate
+from dmlbench.specs.yaml_files import read_yaml, validate
 
 
 @dataclass(frozen=True)
@@ -103,48 +101,8 @@ def plugin(file: MethodFile, folder: Folder) -> dict[str, str]:
     """Path and digest of the file's Python, as a `Part` holds them; empty for a file without."""
     if not file.plugin:
         return {}
-    path = path_of(folder.path / file.plugin, "plugin:").resolve()
-    if path.parent != folder.path.resolve() or not path.is_file():
-        why = "must be beside its YAML" if path.is_file() else f"no such file beside {file.name}'s YAML"
-        raise UserError(f"{folder.path / file.plugin}: plugin: {why}")
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: plugin: cannot be read ({error.strerror})") from error
-    _check_alone(path, content)
-    return {"plugin": str(path), "plugin_sha256": hashlib.sha256(content).hexdigest()}
-
-
-def _check_alone(path: Path, content: bytes) -> None:
-    """The hash is of one file, so one that imports its neighbours would change without a change of the hash."""
-    try:
-        statements = list(ast.walk(ast.parse(content)))
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return  # loading it says what is wrong
-    for node in statements:
-        if isinstance(node, ast.Import):
-            names, beside = [alias.name for alias in node.names], False
-        elif isinstance(node, ast.ImportFrom):
-            names, beside = [node.module or node.names[0].name], node.level > 0
-        else:
-            continue
-        if name := next((name for name in names if beside or _is_beside(name.partition(".")[0], path.parent)), None):
-            raise UserError(
-                f"{path}: plugin: imports {name!r} beside it, which its hash would not cover",
-                hint="a plugin is one file: move what it needs into it",
-            )
-
-
-def _is_beside(module: str, folder: Path) -> bool:
-    """Whether a module comes from a folder; one of that name which is installed comes first."""
-    if not (folder / f"{module}.py").is_file() and not (folder / module).is_dir():
-        return False
-    try:
-        found = find_spec(module)
-    except (ImportError, ValueError):
-        found = None
-    origin = found.origin if found else None
-    return origin is None or Path(origin).is_relative_to(folder)
+    path = plugin_path(file.plugin, folder.path, file.name)
+    return {"plugin": str(path), "plugin_sha256": plugin_digest(path)}
 
 
 class LearningRate(Section):

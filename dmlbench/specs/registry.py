@@ -7,10 +7,21 @@ from pathlib import Path
 from typing import get_args
 
 from dmlbench.errors import UserError, unknown_name
-from dmlbench.specs.cell import EVAL_TEACHER, TEACHER_MODE, Kind, MethodSpec, Part, ResolvedValue, Scalar, TeacherMode
+from dmlbench.specs.cell import (
+    EVAL_TEACHER,
+    TEACHER_MODE,
+    Kind,
+    MethodSpec,
+    Part,
+    ResolvedValue,
+    Scalar,
+    Slot,
+    TeacherMode,
+    slot_of,
+)
 from dmlbench.specs.method import AnyFile, MethodFile, Parameter, PinnedFile, Search
 from dmlbench.specs.method_loading import Folder, checked, load_file, plugin, resolved_rates
-from dmlbench.specs.yaml_files import read_yaml, validate
+from dmlbench.specs.yaml_files import parse_written, read_yaml, validate
 
 UNTUNED = "untuned: nothing published"
 TRANSFERRED = "transferred from {}: published there, not for this protocol and dataset"
@@ -59,6 +70,14 @@ def own_folder() -> Path:
 def shipped_files() -> dict[str, Path]:
     """The package's own method files by name."""
     return _index(own_folder())
+
+
+@cache
+def shipped_order(slot: Slot) -> tuple[str, ...]:
+    """Names of the shipped losses, or modifiers, in the order of tables, which their files state."""
+    contents = [parse_written(path.read_text(encoding="utf-8")) for path in sorted(own_folder().glob("*.yaml"))]
+    placed = [content for content in contents if content.get("order") and slot_of(content["kind"]) == slot]
+    return tuple(content["name"] for content in sorted(placed, key=lambda content: int(content["order"])))
 
 
 def search_path(methods_dir: Path | None) -> list[Folder]:

@@ -1,6 +1,7 @@
 """Builds what a cell's spec names: networks with their losses and optimisers, the modifier, the trainer."""
 
-from collections.abc import Iterable
+import inspect
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,13 +10,13 @@ from torch import Tensor, nn
 
 from dmlbench.errors import UserError
 from dmlbench.models.model import EmbeddingModel, build_model
-from dmlbench.modifiers import Modifier, Network, SelfDistillation, TeacherSettings
+from dmlbench.modifiers import BuildContext, Modifier, Network, SelfDistillation, TeacherSettings
 from dmlbench.modifiers.base import Group
 from dmlbench.seeding import stream_seed
 from dmlbench.specs.cell import MOMENTUM, MethodSpec, Part, ProtocolSpec, TrainingSpec, rate_of
 from dmlbench.specs.method_loading import check_rates
 from dmlbench.training.clock import PhaseClock
-from dmlbench.training.plugins import component_of, construct, with_sizes
+from dmlbench.training.plugins import Transform, callable_of, component_of, construct, with_sizes
 from dmlbench.training.trainer import TrainableNetwork, Trainer
 
 
@@ -94,6 +95,8 @@ def build_modifier(part: Part, sizes: dict[str, int]) -> Modifier:
 
     A plugin's class with `tau` and `targets` alone is made a self-distillation.
     """
+    if part.kind in ADAPTERS:
+        return ADAPTERS[part.kind](part, sizes)
     values, component = part.values(), component_of(part)
     if part.teacher == "ema":
         values.pop(MOMENTUM, None)
@@ -108,6 +111,54 @@ def build_modifier(part: Part, sizes: dict[str, int]) -> Modifier:
         return _FromTargets(weight, distillation)
     except ValueError as error:
         raise UserError(f"{part.name}: {part.class_name}: {error}") from error
+
+
+class _WithHead(Modifier):
+    """The base with another embedding head, whose initial weights leave the backbone's as they are."""
+
+    def __init__(self, part: Part, sizes: dict[str, int]) -> None:
+        super().__init__()
+        self._part, self._sizes = part, sizes
+
+    def build(self, context: BuildContext) -> list[Network]:
+        model, component = context.base.model, component_of(self._part)
+        sizes = self._sizes | {"features": context.features}
+        head = construct(component, with_sizes(component, self._part.values(), sizes), self._part)
+        if not isinstance(head, nn.Module):
+            raise UserError(f"{self._part.plugin}: {self._part.class_name} must be a torch.nn.Module")
+        with torch.no_grad():
+            found = tuple(head(torch.zeros(2, context.features)).shape)
+        if found != (2, context.embedding_dim):
+            expected = f"(B, {context.features}) to (B, {context.embedding_dim})"
+            raise UserError(f"{self._part.name}: a head maps {expected}; for B = 2 it gives {found}")
+        model.head = head.to(context.device)
+        return [context.base]
+
+
+def _with_sampler(part: Part, sizes: dict[str, int]) -> Modifier:
+    modifier = Modifier()
+    modifier.sampler = callable_of(part, sizes)
+    return modifier
+
+
+def _with_miner(part: Part, sizes: dict[str, int]) -> Modifier:
+    modifier = Modifier()
+    modifier.miner = callable_of(part, sizes)
+    return modifier
+
+
+def _with_augmentation(part: Part, _sizes: dict[str, int]) -> Modifier:
+    modifier = Modifier()
+    modifier.augmentation = Transform(part)
+    return modifier
+
+
+ADAPTERS: dict[str, Callable[[Part, dict[str, int]], Modifier]] = {
+    "head": _WithHead,
+    "sampler": _with_sampler,
+    "miner": _with_miner,
+    "augmentation": _with_augmentation,
+}
 
 
 class _FromTargets(SelfDistillation):
@@ -131,6 +182,16 @@ class _FromTargets(SelfDistillation):
             self.distillation.load_state_dict(state)
 
 
+def untrained_network(method: MethodSpec, protocol: ProtocolSpec, classes: int, device: torch.device) -> EmbeddingModel:
+    """A network of a method's shape, to be given saved weights; a plugin's head or modifier may have made another."""
+    untrained = protocol.model.model_copy(update={"weights": None, "weights_sha256": None})
+    model = build_model(untrained, protocol.input).to(device)
+    part = method.distillation
+    if part is None or not part.plugin or part.kind not in ("head", "modifier"):
+        return model
+    return build_trainer(method, protocol, model, TrainingSet(classes, classes), device).model
+
+
 def at_networks_rate(criterion: nn.Module, part: Part) -> list[str]:
     """What a loss learns at the network's rate, because its file gives no other, by name."""
     learned = [name for name, parameter in criterion.named_parameters() if parameter.requires_grad]
@@ -151,6 +212,7 @@ class _BuildContext:
         seed: int,
     ) -> None:
         self._method, self._protocol, self._seed = method, protocol, seed
+        self.loss = method.loss.name
         self.classes, self.images, self.device = train.classes, train.images, device
         self.embedding_dim, self.features = protocol.model.embedding_dim, model.head.in_features
         self.epochs, self.learning_rate = protocol.training.epochs, protocol.training.learning_rate
@@ -193,9 +255,13 @@ def _teacher(part: Part | None) -> TeacherSettings:
 
 def _built(modifier: Modifier, context: _BuildContext, part: Part) -> tuple[list[Network], list[Group]]:
     """The networks of a modifier, and what it learns itself; whatever its hooks raise is one line."""
+    takes_triplets = "triplets" in inspect.signature(type(context.base.criterion).forward).parameters
+    if modifier.miner is not None and not takes_triplets:
+        raise UserError(f"{part.name}: {context.loss} takes no triplets", hint="bases: contrastive, triplet, margin")
     try:
         networks = modifier.build(context)
         modifier.to(context.device)
+        check_rates(part.learning_rates, [name for name, _ in modifier.named_parameters()], part.name)
         return networks, modifier.parameter_groups(context)
     except UserError:
         raise

@@ -10,9 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dmlbench.data.loader import Batch
+from dmlbench.data.loader import Augmentation, Batch
+from dmlbench.data.samplers import Sampler
 from dmlbench.models.model import EmbeddingModel
 from dmlbench.modifiers import ForwardOutput, Modifier, StepContext
+from dmlbench.modifiers.base import scalar
 from dmlbench.training.clock import PhaseClock
 from dmlbench.training.device import autocast
 
@@ -115,6 +117,16 @@ class Trainer:
         """How many augmentations of each image a step needs."""
         return self.modifier.views if self.modifier else 1
 
+    @property
+    def sampler(self) -> Sampler | None:
+        """What draws the batches in place of the protocol's sampler."""
+        return self.modifier.sampler if self.modifier else None
+
+    @property
+    def augmentation(self) -> Augmentation | None:
+        """What changes each image after the protocol's augmentation."""
+        return self.modifier.augmentation if self.modifier else None
+
     def modifier_weight(self, epoch: int) -> float:
         """Return the weight of what the modifier adds in an epoch counted from 0; 0 without one."""
         return self.modifier.weight(epoch, self.epochs) if self.modifier else 0.0
@@ -215,7 +227,7 @@ class Trainer:
             added = self.modifier.loss(outputs, context)
         if added is not None and len(added) != len(self.networks):
             raise ValueError(f"the modifier's loss gives {len(added)} values for {len(self.networks)} networks")
-        return added
+        return added if added is None else [scalar(loss) for loss in added]
 
     @contextmanager
     def _own_stream(self) -> Iterator[None]:

@@ -6,6 +6,7 @@ from torch import nn
 
 from dmlbench.errors import UserError
 from dmlbench.specs.cell import MethodSpec, Part, ResolvedValue
+from dmlbench.specs.plugins import plugin_digest
 from dmlbench.training.build import (
     TrainingSet,
     at_networks_rate,
@@ -215,3 +216,23 @@ def test_a_text_for_a_number_names_its_parameter(text, plugin):
     with pytest.raises(UserError, match=rf"^mine: parameters: strength: must be a number, not the text '{text}'$"):
         build_loss(plugin("Strong", strong, strength=text), SIZES)
     build_loss(plugin("Strong", strong, strength=8.0), SIZES)
+
+
+def test_a_plugin_uses_the_helpers_of_its_folder_and_no_others(tmp_path):
+    found = []
+    for number in (1, 2):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        (folder / "helper.py").write_text(f"number = {number}")
+        (folder / "own.py").write_text(
+            "import helper\nfrom .helper import number\nfrom torch import nn\n"
+            "class Own(nn.Module):\n    number = (number, helper.number)\n"
+        )
+        digest = plugin_digest(folder / "own.py")
+        about = {"plugin": str(folder / "own.py"), "plugin_sha256": digest, "parameters": {}}
+        part = Part(name="own", title="Own", kind="loss", class_name="Own", **about)
+        found.append(build_loss(part, SIZES).number)
+    assert found == [(1, 1), (2, 2)]
+    (folder / "helper.py").write_text("number = 3")
+    with pytest.raises(UserError, match=r"own\.py: plugin: it, or what it imports, has changed since"):
+        build_loss(part, SIZES)
