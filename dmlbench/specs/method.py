@@ -5,7 +5,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, PositiveInt, StrictInt, model_validator
 
 from dmlbench.errors import UserError
-from dmlbench.specs.cell import ResolvedValue, Scalar, Section, TeacherMode, TeacherName
+from dmlbench.specs.cell import ResolvedValue, Scalar, TeacherMode, TeacherName
+from dmlbench.specs.dataset import Section
 
 # A name is a folder's, and of two such with a + between them.
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=100)]

@@ -18,7 +18,8 @@ from annotated_types import Ge, Lt
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from dmlbench.errors import UserError, unknown_name
-from dmlbench.specs.cell import NETWORK_RATE, ResolvedValue, Section, rate_of
+from dmlbench.specs.cell import NETWORK_RATE, ResolvedValue, rate_of
+from dmlbench.specs.dataset import Section
 from dmlbench.specs.method import AnyFile, MethodFile, Parameter, PinnedFile, PublishedFor, file_model
 from dmlbench.specs.yaml_files import path_of, read_yaml, validate
 
