@@ -10,7 +10,7 @@ from dmlbench.data import cars, cub, glyphs, omniglot, sop
 from dmlbench.data.family import Family
 from dmlbench.data.folder import ImageFolder, declared
 from dmlbench.errors import UserError, unknown_name
-from dmlbench.specs.cell import DatasetSpec
+from dmlbench.specs.dataset import DatasetSpec
 from dmlbench.specs.yaml_files import path_of
 
 

@@ -11,8 +11,7 @@ from pydantic import Field
 
 from dmlbench.data.family import IMAGE_SUFFIXES, LabelledFiles, Log, composed, labelled, some, tell_strays
 from dmlbench.errors import UserError, counted, inflected, unknown_name
-from dmlbench.specs.cell import Section
-from dmlbench.specs.dataset import FolderSplit
+from dmlbench.specs.dataset import FolderSplit, Section
 from dmlbench.specs.yaml_files import path_of, read_yaml, validate
 
 HALF = FolderSplit()

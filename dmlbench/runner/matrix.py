@@ -18,7 +18,8 @@ from dmlbench.results.store import Record, State, Store, ended_at, read_record
 from dmlbench.runner.events import MOST_DATA_WORKERS, RunOptions, Share, Task
 from dmlbench.runner.local import run_local
 from dmlbench.runner.signals import Interrupts
-from dmlbench.specs.cell import Cell, DatasetSpec, MethodSpec, ProtocolSpec, digest
+from dmlbench.specs.cell import Cell, MethodSpec, ProtocolSpec, digest
+from dmlbench.specs.dataset import DatasetSpec
 from dmlbench.specs.overrides import changed
 from dmlbench.specs.protocol import load_protocol, parse_settings
 from dmlbench.specs.registry import MethodSettings, Registry

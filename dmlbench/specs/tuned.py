@@ -9,8 +9,8 @@ from pydantic import NonNegativeInt, PositiveInt, field_validator
 
 from dmlbench.atomic import write_atomically
 from dmlbench.errors import UserError, unknown_name
-from dmlbench.specs.cell import DatasetSpec, MethodSpec, ProtocolSpec, Scalar, digest, protocol_identity
-from dmlbench.specs.dataset import Section
+from dmlbench.specs.cell import MethodSpec, ProtocolSpec, Scalar, digest, protocol_identity
+from dmlbench.specs.dataset import DatasetSpec, Section
 from dmlbench.specs.method import Search
 from dmlbench.specs.protocol import METHOD_SECTIONS
 from dmlbench.specs.registry import MethodSettings
