@@ -250,7 +250,8 @@ def _sign_flip(sample: np.ndarray, units: float) -> float:
 
 def _sample(values: Iterable[float]) -> np.ndarray:
     sample = np.asarray(list(values), dtype=float)
-    return sample[~np.isnan(sample)]
+    known: np.ndarray = sample[~np.isnan(sample)]
+    return known
 
 
 def _pairs(treated: pd.Series, control: pd.Series) -> pd.DataFrame:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @click.command("show", cls=Command)
 @click.argument("method")
-@click.option("--dataset", default="glyphs", show_default=True, help="Resolve the values for this dataset.")
+@click.option("--dataset", default="glyphs", show_default=True, help="Dataset for which the values are resolved.")
 @protocol_option()
 @set_option()
 @methods_dir_option()

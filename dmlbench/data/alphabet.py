@@ -88,7 +88,7 @@ def _founder(draws: Draws) -> Character:
 
 
 def _sibling(founder: Character, draws: Draws) -> Character:
-    """The founder with one stroke more, less, or another in its place."""
+    """The founder with one stroke more, less, or a different one."""
     strokes = list(founder)
     change = draws.uniform(1)[0]
     if change < 0.4 and len(strokes) < MAX_STROKES:
@@ -114,13 +114,14 @@ def _start(strokes: list[Floats], draws: Draws) -> Floats:
     """The beginning, middle or end of an earlier stroke, or a free anchor."""
     if strokes and draws.uniform(1)[0] < ATTACHED:
         stroke = strokes[draws.index(len(strokes))]
-        return curve_points(stroke, np.array([(0.0, 0.5, 1.0)[draws.index(3)]]))[0]
+        point: Floats = curve_points(stroke, np.array([(0.0, 0.5, 1.0)[draws.index(3)]]))[0]
+        return point
     return _anchor(draws)
 
 
 def _anchor(draws: Draws) -> Floats:
-    place = np.array([COLUMNS[draws.index(len(COLUMNS))], ROWS[draws.index(len(ROWS))]])
-    return place + ANCHOR_NOISE * draws.bell(2)
+    position = np.array([COLUMNS[draws.index(len(COLUMNS))], ROWS[draws.index(len(ROWS))]])
+    return position + ANCHOR_NOISE * draws.bell(2)
 
 
 def _stroke(start: Floats, draws: Draws) -> Floats:
@@ -149,7 +150,8 @@ def _centred(character: Character) -> Character:
     points = _outline(character)
     lowest, highest = points.min(axis=0), points.max(axis=0)
     longer = max(float(highest[0] - lowest[0]), float(highest[1] - lowest[1]))
-    return 0.5 + (character - (lowest + highest) / 2.0) * max(1.0, SMALLEST / longer)
+    centred: Floats = character - (lowest + highest) / 2.0
+    return 0.5 + centred * max(1.0, SMALLEST / longer)
 
 
 def _outline(strokes: Floats) -> Floats:
@@ -166,7 +168,8 @@ def _padded_outline(character: Character) -> Floats:
 def _hausdorff(points: Floats, others: Floats) -> Floats:
     """Distances of one set of points (P, 2) to each of others (K, P, 2), (K,)."""
     squares = _squared_distances(points, others)
-    return np.sqrt(np.maximum(squares.min(axis=2).max(axis=1), squares.min(axis=1).max(axis=1)))
+    distances: Floats = np.sqrt(np.maximum(squares.min(axis=2).max(axis=1), squares.min(axis=1).max(axis=1)))
+    return distances
 
 
 def _leaves(points: Floats, others: Floats) -> bool:

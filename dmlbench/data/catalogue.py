@@ -1,6 +1,6 @@
 """The datasets by name: what they hold, where they come from, and the version that enters a cell's hash.
 
-To add a dataset: one file beside this one with ``prepare`` and ``read`` (see `family.Family`), one entry below.
+To add a dataset: one file next to this one with ``prepare`` and ``read`` (see `family.Family`), one entry below.
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from dmlbench.data import cars, cub, glyphs, omniglot, sop
 from dmlbench.data.family import Family
 from dmlbench.data.folder import ImageFolder, declared
 from dmlbench.errors import UserError, unknown_name
-from dmlbench.specs.cell import DatasetSpec
+from dmlbench.specs.dataset import DatasetSpec
 from dmlbench.specs.yaml_files import path_of
 
 

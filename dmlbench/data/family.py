@@ -9,7 +9,6 @@ Finding published layouts below a data folder, and comparing what they list with
 
 import hashlib
 import os
-import sys
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
+from platformdirs import user_cache_path
 
 from dmlbench.errors import UserError
 
@@ -144,22 +144,15 @@ def cache_dir() -> Path:
     Raises:
         UserError: a user without a home folder, as containers have them.
     """
+    given = os.environ.get("XDG_CACHE_HOME")
+    # Everywhere, while platformdirs asks for it on some systems only. The XDG specification has relative paths ignored.
+    if given and Path(given).is_absolute():
+        return Path(given) / "dmlbench"
     try:
-        return _user_cache() / "dmlbench"
+        return user_cache_path("dmlbench", appauthor=False, opinion=False)
     except RuntimeError as error:
         hint = "set XDG_CACHE_HOME to the full path of a folder that can be written"
         raise UserError("this user has no home folder, so there is none for the cache", hint=hint) from error
-
-
-def _user_cache() -> Path:
-    given = os.environ.get("XDG_CACHE_HOME")
-    if given and Path(given).is_absolute():  # the XDG specification has relative paths ignored
-        return Path(given)
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches"
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    return Path.home() / ".cache"
 
 
 SEARCH_DEPTH = 3
@@ -175,7 +168,7 @@ def below(data_dir: Path, name: str, *, hint: str) -> list[Path]:
     if not data_dir.is_dir():
         raise UserError(f"{data_dir}: no such data folder", hint=hint)
     found = [path for depth in range(SEARCH_DEPTH + 1) for path in sorted(data_dir.glob("*/" * depth + name))]
-    # An archive being unpacked, or left so, lies in a hidden folder.
+    # An archive that is being unpacked, or was interrupted, is in a hidden folder.
     return [path for path in found if not any(part.startswith(".") for part in path.relative_to(data_dir).parts)]
 
 
@@ -216,7 +209,7 @@ def files_below(root: Path, folder: str) -> list[str]:
 
     def refuse(error: OSError) -> None:
         if isinstance(error, FileNotFoundError):
-            return  # what a list names and is not there is told with the list
+            return  # the caller names what is listed and missing
         raise UserError(f"{error.filename}: cannot be read ({error.strerror})", hint="check its permissions") from error
 
     found = []

@@ -11,8 +11,7 @@ from pydantic import Field
 
 from dmlbench.data.family import IMAGE_SUFFIXES, LabelledFiles, Log, composed, labelled, some, tell_strays
 from dmlbench.errors import UserError, counted, inflected, unknown_name
-from dmlbench.specs.cell import Section
-from dmlbench.specs.dataset import FolderSplit
+from dmlbench.specs.dataset import FolderSplit, Section
 from dmlbench.specs.yaml_files import path_of, read_yaml, validate
 
 HALF = FolderSplit()
@@ -24,7 +23,7 @@ class ImageFolder:
 
     Attributes:
         name: The dataset's name, for messages.
-        root: Holds a folder for each class, or links to such; what lies deeper, hidden files and other kinds of files
+        root: Holds a folder for each class, or links to such; deeper folders, hidden files and other kinds of files
             are ignored.
         split: Which classes train and which test.
     """

@@ -189,4 +189,5 @@ def _ink(lines: Floats, width: float) -> NDArray[np.uint8]:
     nearest = np.clip((x * along[:, 0] + y * along[:, 1]) / squared, 0.0, 1.0)
     x, y = x - nearest * along[:, 0], y - nearest * along[:, 1]
     distance = np.sqrt((x * x + y * y).min(axis=-1))
-    return np.rint(255.0 * np.clip(width / 2.0 + 0.5 - distance, 0.0, 1.0)).astype(np.uint8)
+    drawn: NDArray[np.uint8] = np.rint(255.0 * np.clip(width / 2.0 + 0.5 - distance, 0.0, 1.0)).astype(np.uint8)
+    return drawn

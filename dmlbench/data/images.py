@@ -18,7 +18,7 @@ from dmlbench.data.files import Chosen, decoded, read_files
 from dmlbench.data.ready import check_counts, files_of
 from dmlbench.errors import UserError
 from dmlbench.seeding import stream
-from dmlbench.specs.cell import DatasetSpec
+from dmlbench.specs.dataset import DatasetSpec
 
 LOGGER = logging.getLogger(__name__)
 

@@ -173,7 +173,7 @@ def _is_deep(image: Image.Image) -> bool:
 
 
 def _undecodable(error: Exception) -> str:
-    if isinstance(error, Image.UnidentifiedImageError):
+    if isinstance(error, PIL.UnidentifiedImageError):
         return "not an image"
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
         return "absurdly large"

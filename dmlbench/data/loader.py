@@ -1,4 +1,4 @@
-"""A training batch, and how batches reach a device: on CUDA beside the work on the one before.
+"""A training batch, and how batches reach a device: on CUDA while the device works on the previous batch.
 
 Batches for training and evaluation; the number of workers never changes a bit of them.
 
@@ -46,7 +46,7 @@ class Batch(NamedTuple):
     Attributes:
         images: (B, C, H, W) float32, normalised, in the protocol's memory layout.
         labels: (B,) int64.
-        indices: (B,) int64, the number of each image in the training split; an image may be drawn twice.
+        indices: (B,) int64, the index of each image in the training split; an image may be drawn twice.
         others: Further augmentations of the same images, each like `images`, where a method asks for them.
     """
 
@@ -67,7 +67,7 @@ Ready = TypeVar("Ready", Tensor, Batch)
 def ahead(
     batches: Iterable[Host], finish: Callable[[Host], Ready], device: torch.device
 ) -> Generator[Ready, None, None]:
-    """Finish batches for a device; on CUDA the next one is copied and finished beside the work on this one.
+    """Finish batches for a device; on CUDA the next one is copied and finished while the device works on this one.
 
     Args:
         batches: Host batches, page-locked for CUDA.
@@ -185,7 +185,7 @@ class TrainingBatches:
             indices = epoch_indices(self._labels, training, rng)
         else:
             indices = drawn_indices(self._sampler, self._labels, training, rng)
-        # One row per position in the epoch: two draws of one image differ, whoever prepares them.
+        # One row per position in the epoch: two draws of one image differ, whichever worker prepares them.
         purposes = ["augmentation", *(f"augmentation, view {view}" for view in range(1, self._views))]
         uniforms = [stream(self._seed, epoch, purpose).random((*indices.shape, columns)) for purpose in purposes]
         seeds = None
@@ -283,12 +283,12 @@ def _on_device(images: Tensor | Crops, spec: InputSpec, device: torch.device) ->
 
 
 def _in_one_line(loader: "DataLoader[Host]") -> Iterator[Host]:
-    """Batches of a loader; a worker's error is told as the process's own would be, without its traceback."""
+    """Batches of a loader; a worker's error is raised as if it had happened in this process, without its traceback."""
     try:
         yield from loader
     except UserError as error:
-        told = error.unshortened.splitlines()[-1]
-        raise UserError(told.removeprefix(f"{UserError.__module__}.UserError: ")) from error
+        message = error.unshortened.splitlines()[-1]
+        raise UserError(message.removeprefix(f"{UserError.__module__}.UserError: ")) from error
 
 
 class _BatchMaker(Dataset[HostBatch]):

@@ -26,7 +26,7 @@ from dmlbench.data.family import (
 from dmlbench.data.folder import ImageFolder
 from dmlbench.data.inspection import Finding, inspect, on_both_sides, unusable
 from dmlbench.errors import UserError, counted, inflected
-from dmlbench.specs.cell import DatasetSpec
+from dmlbench.specs.dataset import DatasetSpec
 
 LISTED = 10
 

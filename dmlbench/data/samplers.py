@@ -73,4 +73,5 @@ def epoch_indices(labels: NDArray[np.int64], training: TrainingSpec, rng: np.ran
     draws = training.batch_size // training.samples_per_class
     classes = rng.integers(len(counts), size=(steps, draws, 1))
     within = rng.integers(counts[classes], size=(steps, draws, training.samples_per_class))
-    return by_class[starts[classes] + within].reshape(steps, training.batch_size)
+    drawn: NDArray[np.int64] = by_class[starts[classes] + within].reshape(steps, training.batch_size)
+    return drawn

@@ -104,7 +104,8 @@ def _k_means(points: NDArray[np.float32], k: int, seed: int) -> NDArray[np.int32
     with threadpool_limits(torch.get_num_threads()), warnings.catch_warnings():
         # Embeddings that coincide leave clusters empty: a bad score, which says so by itself.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        return KMeans(k, init=init, n_init=1, random_state=seed).fit_predict(points)
+        clusters: NDArray[np.int32] = KMeans(k, init=init, n_init=1, random_state=seed).fit_predict(points)
+        return clusters
 
 
 def agreement(classes: NDArray[np.integer], clusters: NDArray[np.integer]) -> tuple[float, float]:

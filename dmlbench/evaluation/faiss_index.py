@@ -28,28 +28,28 @@ class FaissIndex:
     def __init__(self, embeddings: Tensor) -> None:
         self.faiss = import_faiss()
         self.device = embeddings.device
-        self.vectors = embeddings.float().cpu().numpy()
         self.cpu_index = self.faiss.IndexFlatIP(embeddings.shape[1])
-        self.cpu_index.add(self.vectors)
+        self.cpu_index.add(embeddings.float().cpu().numpy())
         self.gpu_index = self._on_gpu() if self.device.type == "cuda" else None
 
-    def search(self, rows: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        """The ``count`` nearest rows of each of ``rows`` (B,), itself included, by float32 similarity.
+    def search(self, queries: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """The ``count`` nearest rows of each of the queries (B, D) by float32 similarity.
 
         Returns:
             The neighbours, (B, K) int64 with K = min(count, N), and the largest similarity that a reference
             left out may have by faiss's reckoning, (B,) float64, -inf where none is left out.
         """
-        count = min(count, len(self.vectors))
+        total: int = self.cpu_index.ntotal
+        count = min(count, total)
         index = self.cpu_index if self.gpu_index is None or count > GPU_MAX_NEIGHBOURS else self.gpu_index
         threads = self.faiss.omp_get_max_threads()
         self.faiss.omp_set_num_threads(torch.get_num_threads())
         try:
-            similarities, neighbours = index.search(self.vectors[rows.cpu().numpy()], count)
+            similarities, neighbours = index.search(queries.float().cpu().numpy(), count)
         finally:
             self.faiss.omp_set_num_threads(threads)
         left_out = torch.from_numpy(similarities[:, -1]).to(self.device, torch.float64)
-        if count == len(self.vectors):
+        if count == total:
             left_out.fill_(-torch.inf)
         return torch.from_numpy(neighbours).to(self.device), left_out
 

@@ -46,7 +46,7 @@ def _spectral_decay(vectors: Tensor) -> float:
     relative[-1] = 1.0  # it is, unless all embeddings are zero: those count as one direction
     relative.clamp_(min=torch.finfo(torch.float32).eps)
     share = relative / relative.sum()
-    return max(0.0, -(share * len(share)).log().mean().item())
+    return max(0.0, -float((share * len(share)).log().mean()))
 
 
 def _intra_over_inter(vectors: Tensor, classes: Tensor) -> float:

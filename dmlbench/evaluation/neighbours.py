@@ -20,67 +20,84 @@ GPU_TILE = (2048, 16384)
 
 
 @dataclass(frozen=True)
-class Gallery:
-    """Unit embeddings ordered so that every class is one run of rows, small classes first.
+class Search:
+    """Queries and the references they search, both unit embeddings, ordered so that a class is one run of rows.
+
+    Small classes come first, so that the padding of a few queries at a time stays short.
 
     Attributes:
-        embeddings: (N, D) float64.
-        start: (N,) int64, the first row of the class of each row.
-        stop: (N,) int64, one past its last row.
+        queries: (Q, D) float64.
+        references: (N, D) float64; the same tensor where the queries search among themselves.
+        start: (Q,) int64, the first reference of each query's class.
+        stop: (Q,) int64, one past its last reference; the same as `start` where the class has none.
+        own: (Q,) int64, the reference that is the query itself; -1 in a gallery, where none is.
     """
 
-    embeddings: Tensor
+    queries: Tensor
+    references: Tensor
     start: Tensor
     stop: Tensor
+    own: Tensor
 
     @classmethod
-    def of(cls, embeddings: Tensor, labels: Tensor) -> Self:
-        """Order unit embeddings (N, D) by class, small classes first, so that padding to P stays short."""
-        _, class_index, sizes = labels.unique(return_inverse=True, return_counts=True)
+    def of(cls, embeddings: Tensor, labels: Tensor, gallery: tuple[Tensor, Tensor] | None = None) -> Self:
+        """Order unit embeddings (Q, D), labels (Q,), and those of a gallery, (N, D) and (N,), by class."""
+        references, reference_labels = gallery or (embeddings, labels)
+        classes, sizes = reference_labels.unique(return_counts=True)
         by_size = sizes.argsort(stable=True)
-        stops = sizes[by_size].cumsum(0)
-        position = by_size.argsort()[class_index]
-        order = position.argsort(stable=True)
-        stop = stops[position[order]]
-        return cls(embeddings[order].contiguous(), stop - sizes[class_index[order]], stop)
+        stops = sizes[by_size].cumsum(0)[by_size.argsort()]
+
+        def ordered(labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            index = torch.searchsorted(classes, labels).clamp(max=len(classes) - 1)
+            known = classes[index] == labels
+            stop = stops[index].where(known, 0)
+            order = stop.argsort(stable=True)
+            return order, (stop - sizes[index].where(known, 0))[order], stop[order]
+
+        order, start, stop = ordered(reference_labels)
+        references = references[order].contiguous()
+        if gallery is None:
+            return cls(references, references, start, stop, torch.arange(len(labels), device=labels.device))
+        order, start, stop = ordered(labels)
+        return cls(embeddings[order], references, start, stop, torch.full_like(start, -1))
 
     @property
     def positives(self) -> Tensor:
-        """(N,) int64: R, the number of positives of each row."""
-        return self.stop - self.start - 1
+        """(Q,) int64: R, the number of positives of each query."""
+        return self.stop - self.start - (self.own >= 0).long()
 
 
-def positive_similarities(gallery: Gallery, rows: Tensor) -> Tensor:
+def positive_similarities(search: Search, rows: Tensor) -> Tensor:
     """Similarities of the queries ``rows`` (B,) to their positives, (B, P), descending, padded with -inf."""
-    start, stop = gallery.start[rows, None], gallery.stop[rows, None]
+    start, stop = search.start[rows, None], search.stop[rows, None]
     first, last = int(start.min()), int(stop.max())
     columns = start + torch.arange(int((stop - start).max()), device=rows.device)
-    is_positive = (columns < stop) & (columns != rows[:, None])
-    block = gallery.embeddings[rows] @ gallery.embeddings[first:last].T
+    is_positive = (columns < stop) & (columns != search.own[rows, None])
+    block = search.queries[rows] @ search.references[first:last].T
     similarities = block.gather(1, (columns - first).clamp(max=last - first - 1))
     ordered = similarities.masked_fill(~is_positive, -torch.inf).sort(dim=1, descending=True).values
-    return ordered[:, :-1].contiguous()
+    return ordered[:, : int(search.positives[rows].max())].contiguous()
 
 
 class TorchRanker:
-    """Exact ranks from tiles of the similarity matrix, on the device of the gallery."""
+    """Exact ranks from tiles of the similarity matrix, on the device of the embeddings."""
 
-    def __init__(self, gallery: Gallery) -> None:
-        self.gallery = gallery
-        on_cpu = gallery.embeddings.device.type == "cpu"
+    def __init__(self, search: Search) -> None:
+        self.search = search
+        on_cpu = search.references.device.type == "cpu"
         self.rows_at_once, self.columns_at_once = CPU_TILE if on_cpu else GPU_TILE
 
     def __call__(self, rows: Tensor, positives: Tensor) -> Tensor:
         """Ranks, (B, P), of the positives of the queries ``rows``; the first is exact to any depth."""
-        count, embeddings = positives.shape[1], self.gallery.embeddings
-        start, stop = self.gallery.start[rows, None], self.gallery.stop[rows, None]
+        count, search = positives.shape[1], self.search
+        start, stop = search.start[rows, None], search.stop[rows, None]
         first_class, last_class = int(start.min()), int(stop.max())
-        queries = embeddings[rows]
+        queries = search.queries[rows]
         above_first = torch.zeros(len(rows), dtype=torch.int32, device=rows.device)
         hardest = queries.new_empty(len(rows), 0)
-        tile = queries.new_empty(len(rows) * min(self.columns_at_once, len(embeddings)))
-        for begin in range(0, len(embeddings), self.columns_at_once):
-            references = embeddings[begin : begin + self.columns_at_once]
+        tile = queries.new_empty(len(rows) * min(self.columns_at_once, len(search.references)))
+        for begin in range(0, len(search.references), self.columns_at_once):
+            references = search.references[begin : begin + self.columns_at_once]
             end = begin + len(references)
             # One buffer for all tiles: fresh pages for each would cost as much as the product itself.
             similarities = tile[: len(rows) * len(references)].view(len(rows), len(references))
@@ -93,22 +110,6 @@ class TorchRanker:
         ranks = ranks_among(positives, hardest)
         ranks[:, 0] = 1 + above_first
         return ranks
-
-
-def exact_similarities(gallery: Gallery, rows: Tensor, columns: Tensor) -> Tensor:
-    """Similarities, (B, K) float64, of the queries ``rows`` (B,) to the references ``columns`` (B, K)."""
-    embeddings = gallery.embeddings
-    at_once = max(1, 2**22 // (columns.shape[1] * embeddings.shape[1]))  # 32 MB of gathered rows
-    parts = [
-        torch.bmm(embeddings[near], embeddings[some, :, None]).squeeze(2)
-        for some, near in zip(rows.split(at_once), columns.split(at_once), strict=True)
-    ]
-    return torch.cat(parts)
-
-
-def rounding(gallery: Gallery) -> float:
-    """How far a float32 similarity may be off: both vectors, and a sum of D products, for vectors of length 1."""
-    return (gallery.embeddings.shape[1] + 4) * 2.0**-24
 
 
 def largest(values: Tensor, count: int) -> Tensor:

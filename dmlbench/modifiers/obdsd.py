@@ -75,7 +75,7 @@ def obdsd_targets(teacher_embeddings: Tensor, tau: float, omega: float, tau_diff
         system = torch.eye(len(affinities), dtype=affinities.dtype, device=affinities.device) - omega * affinities
         # The system is diagonally dominant, so never singular: asking whether the solver failed would only
         # make the host wait. A series in W, the usual shortcut, converges too slowly for omega near 1.
-        diffused, _ = torch.linalg.solve_ex(system, targets * (1 - omega), check_errors=False)
+        diffused: Tensor = torch.linalg.solve_ex(system, targets * (1 - omega), check_errors=False)[0]
         # Rows are not divided by their sums, 1 within 1e-5 at omega .99: the official code does not either, and
         # a large weight would make the difference visible.
         return diffused.clamp_(min=0)

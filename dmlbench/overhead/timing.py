@@ -151,7 +151,7 @@ class _Turn:
         with FlopCounterMode(display=False) as counter:
             self.step()
         self.trainer.clock.seconds()
-        return counter.get_total_flops()
+        return int(counter.get_total_flops())
 
 
 def peak_bytes(trainer: Trainer, step: Callable[[], object]) -> int:

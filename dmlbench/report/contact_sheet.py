@@ -66,7 +66,7 @@ def _some(side: Side, rng: np.random.Generator) -> list[int]:
 def _pixels(side: Side, index: int) -> NDArray[np.uint8] | None:
     """One image as imshow takes it; None where it cannot be decoded."""
     if isinstance(side, LabelledImages):
-        image = side.images[index]
+        image: NDArray[np.uint8] = side.images[index]
         return image[0] if image.shape[0] == 1 else image.transpose(1, 2, 0)
     try:
         with Image.open(side.root / side.paths[index]) as opened:

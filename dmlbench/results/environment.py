@@ -1,10 +1,12 @@
 """Where a number comes from: code, machine, libraries. Written into every result."""
 
+import ast
 import hashlib
 import importlib.metadata
 import os
 import platform
 import subprocess
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -19,6 +21,8 @@ TRAINING_PATH = (
     "data", "evaluation", "losses", "models", "modifiers", "results/history.py", "runner/cell.py", "seeding.py",
     "specs/cell.py", "specs/dataset.py", "training",
 )  # fmt: skip
+
+DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 # Instructions, too: records of before `machine` told generations of processors apart are still read.
 PLACE = ("machine", "cpu_capability", "processes", "data_workers")
@@ -77,15 +81,43 @@ def versions() -> dict[str, str]:
 
 @cache
 def code_digest() -> str:
-    """Sixteen hexadecimal digits over the sources that training and evaluation run through."""
-    package = Path(__file__).parent.parent
+    """Sixteen hexadecimal digits over the statements that training and evaluation run through.
+
+    Comments, docstrings and layout do not count: a result or a checkpoint is as good after a change of wording.
+    """
+    return statements_digest(Path(__file__).parent.parent, TRAINING_PATH)
+
+
+def statements_digest(package: Path, names: Sequence[str]) -> str:
+    """Sixteen hexadecimal digits over the syntax trees, without docstrings, of files and of all files in folders.
+
+    Args:
+        package: The folder that names start from.
+        names: Files and folders; the names of their files count, too.
+    """
     digest = hashlib.sha256()
-    for name in TRAINING_PATH:
-        entry = package / name
+    for entry in (package / name for name in names):
         for path in sorted(entry.rglob("*.py")) if entry.is_dir() else [entry]:
-            digest.update(str(path.relative_to(package)).encode())
-            digest.update(path.read_bytes())
+            digest.update(path.relative_to(package).as_posix().encode())
+            digest.update(_written(ast.parse(path.read_bytes())).encode())
     return digest.hexdigest()[:16]
+
+
+def _written(node: object) -> str:
+    """A syntax tree in one line, without docstrings.
+
+    Unlike `ast.dump`, the same for every release of Python: fields that are empty are left out, as later releases add
+    some.
+    """
+    if isinstance(node, list):
+        return f"[{' '.join(map(_written, node))}]"
+    if not isinstance(node, ast.AST):
+        return repr(node)
+    fields = dict(ast.iter_fields(node))
+    if isinstance(node, DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
+        fields["body"] = fields["body"][1:]
+    filled = (f"{name}={_written(value)}" for name, value in fields.items() if value not in (None, []))
+    return f"({' '.join([type(node).__name__, *filled])})"
 
 
 @cache

@@ -17,14 +17,16 @@ from dmlbench.errors import StorageError, UserError
 from dmlbench.results.locks import claim
 from dmlbench.results.writer import storing
 from dmlbench.runner.events import THREAD_VARIABLES, Event, OnEvent, RunOptions, Task, cause_of, ending, record_death
-from dmlbench.runner.signals import SIGNALS, Interrupts, ignored
+from dmlbench.runner.signals import SIGNALS, Interrupts, starting
 
 GLANCE = 0.2  # seconds between looks at whether to stop
 STOP = "stop"
 
 
 @dataclass
-class _Worker:
+class Worker:
+    """A process that runs cells, and the task it has."""
+
     process: BaseProcess
     connection: Connection
     device: str
@@ -33,7 +35,7 @@ class _Worker:
 
 
 @dataclass
-class _Pool:
+class Pool:
     """The workers of one run and the tasks they have not been given yet."""
 
     options: RunOptions
@@ -42,7 +44,7 @@ class _Pool:
     on_event: OnEvent
     later: deque[Task] = field(default_factory=deque)  # another process had them: one more look, at the end
     claimed: set[Path] = field(default_factory=set)
-    workers: list[_Worker] = field(default_factory=list)
+    workers: list[Worker] = field(default_factory=list)
     stopping: bool = False
 
 
@@ -61,45 +63,47 @@ def run_local(
     cell, so that torch is imported once each. When a stop is asked for, workers end after their epoch; when the
     results folder cannot be written, no further task is begun.
     """
-    pool = _Pool(options, threads, deque(tasks), on_event)
+    pool = Pool(options, threads, deque(tasks), on_event)
     try:
         for device in devices[: len(pool.queue)]:
             pool.workers.append(_start(pool, device))
         for worker in pool.workers:
-            _assign(pool, worker)
+            assign(pool, worker)
         while busy := [worker for worker in pool.workers if worker.task]:
             if interrupts.notice():
-                _ask_to_stop(pool, busy)
+                ask_to_stop(pool, busy)
             ready = wait([worker.connection for worker in busy], timeout=GLANCE)
             for worker in [worker for worker in busy if worker.connection in ready]:
-                if not _receive(pool, worker):
+                if not receive(pool, worker):
                     pool.workers.remove(worker)
                     if pool.queue or pool.later:
                         pool.workers.append(_start(pool, worker.device))
-                        _assign(pool, pool.workers[-1])
+                        assign(pool, pool.workers[-1])
     finally:
         _end(pool.workers)
 
 
-def _start(pool: _Pool, device: str) -> _Worker:
+def _start(pool: Pool, device: str) -> Worker:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     arguments = (theirs, replace(pool.options, device=device), pool.threads)
     process = context.Process(target=_work, args=arguments, name=f"dmlbench {device}")
-    with ignored():
+    with starting():
         process.start()
     theirs.close()
-    return _Worker(process, ours, device)
+    return Worker(process, ours, device)
 
 
-def _assign(pool: _Pool, worker: _Worker) -> None:
+def assign(pool: Pool, worker: Worker) -> None:
+    """Send a worker the next task; None, which ends it, where there is none."""
     source = pool.queue or pool.later
     worker.task, worker.ended = source.popleft() if source else None, False
     with suppress(BrokenPipeError, ConnectionResetError):  # it has died: the next receive says so
         worker.connection.send(worker.task)
 
 
-def _ask_to_stop(pool: _Pool, busy: Sequence[_Worker]) -> None:
+def ask_to_stop(pool: Pool, busy: Sequence[Worker]) -> None:
+    """Have workers end after their epoch, and begin no further task."""
     pool.stopping = True
     pool.queue.clear()
     pool.later.clear()
@@ -108,7 +112,7 @@ def _ask_to_stop(pool: _Pool, busy: Sequence[_Worker]) -> None:
             worker.connection.send(STOP)
 
 
-def _receive(pool: _Pool, worker: _Worker) -> bool:
+def receive(pool: Pool, worker: Worker) -> bool:
     """Handle one message; False where the worker has ended."""
     task = worker.task
     assert task is not None  # noqa: S101 - only workers with a task are waited for
@@ -122,7 +126,7 @@ def _receive(pool: _Pool, worker: _Worker) -> bool:
             pool.on_event(task, event)
         return False
     if event["event"] == "idle":
-        _assign(pool, worker)
+        assign(pool, worker)
         return True
     worker.ended = ending(event)
     again = event["event"] == "claimed" and not event["done"] and task.folder not in pool.claimed
@@ -146,7 +150,7 @@ def _bury(task: Task, exit_code: int | None) -> Event:
         return {"event": "halted", "error": {"kind": "storage", "class": "WorkerDied", "message": str(error)}}
 
 
-def _end(workers: list[_Worker]) -> None:
+def _end(workers: list[Worker]) -> None:
     for worker in workers:
         if worker.task is not None:
             worker.process.kill()  # whatever it is writing takes its place whole or not at all
@@ -171,11 +175,11 @@ def _work(connection: Connection, options: RunOptions, threads: int) -> None:
             try:
                 _redirect_output(task.folder)
             except StorageError as error:
-                _tell(connection, {"event": "halted", "error": {"kind": "storage", "message": str(error)}})
+                send_event(connection, {"event": "halted", "error": {"kind": "storage", "message": str(error)}})
             else:
-                if not run_cell(task.cell, task.folder, options, partial(_tell, connection), task.failure):
+                if not run_cell(task.cell, task.folder, options, partial(send_event, connection), task.failure):
                     return  # the runner starts a fresh process for the next cell
-            _tell(connection, {"event": "idle"})
+            send_event(connection, {"event": "idle"})
     except (EOFError, ConnectionResetError):
         return
 
@@ -187,7 +191,7 @@ def _end_with_the_runner() -> None:
         os._exit(1)
 
 
-def _tell(connection: Connection, event: Event) -> None:
+def send_event(connection: Connection, event: Event) -> None:
     """Send an event. Where the runner has gone or asks to stop, the worker ends: its cell has not failed."""
     try:
         connection.send(event)

@@ -11,14 +11,15 @@ from typing import Any, Literal, Protocol
 from dmlbench.data.catalogue import DatasetInfo, dataset_info
 from dmlbench.data.family import Log
 from dmlbench.data.ready import dataset_spec, prepare
-from dmlbench.errors import UserError, counted
+from dmlbench.errors import UserError, counted, unknown_name
 from dmlbench.machine import usable_cores
 from dmlbench.models.checks import check_networks
 from dmlbench.results.store import Record, State, Store, ended_at, read_record
 from dmlbench.runner.events import MOST_DATA_WORKERS, RunOptions, Share, Task
 from dmlbench.runner.local import run_local
 from dmlbench.runner.signals import Interrupts
-from dmlbench.specs.cell import Cell, DatasetSpec, MethodSpec, ProtocolSpec, digest
+from dmlbench.specs.cell import Cell, MethodSpec, ProtocolSpec, digest
+from dmlbench.specs.dataset import DatasetSpec
 from dmlbench.specs.overrides import changed
 from dmlbench.specs.protocol import load_protocol, parse_settings
 from dmlbench.specs.registry import MethodSettings, Registry
@@ -26,6 +27,7 @@ from dmlbench.specs.tuned import settings_of
 from dmlbench.specs.yaml_files import path_of
 
 DATA_VARIABLE = "DMLBENCH_DATA"
+DEVICES = ("auto", "cpu", "cuda")
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ class Observer(Protocol):
 def plan(request: Request, log: Log = lambda _: None) -> list[Cell]:
     """Resolve every cell of the matrix, in an order that finishes whole seeds first.
 
-    The user's own folders of images are read here, for their contents are their version; `log` tells of it.
+    The user's own folders of images are read here, because their contents are their version; `log` gets a line.
 
     Raises:
         UserError: for any name or setting that is not valid, before anything runs.
@@ -132,6 +134,17 @@ def data_folder(given: Path | None) -> Path | None:
     return named
 
 
+def checked_device(device: str) -> str:
+    """The device asked for; raises UserError where it is none, or not there."""
+    if device not in DEVICES:
+        raise unknown_name("device", device, DEVICES, where="--device")
+    if device == "cuda":
+        from dmlbench.training.device import resolve_device
+
+        resolve_device(device)
+    return device
+
+
 def make_ready(cells: Sequence[Cell], execution: Execution, log: Callable[[str], None]) -> None:
     """Check everything that cells need before any of them starts: data, networks, plugins, the results folder.
 
@@ -147,7 +160,7 @@ def make_ready(cells: Sequence[Cell], execution: Execution, log: Callable[[str],
 
 
 def execute(cells: Sequence[Cell], execution: Execution, observers: Sequence[Observer], interrupts: Interrupts) -> None:
-    """Run cells that were made ready to their end; how each ended stands in the store."""
+    """Run cells that were made ready to their end; the store records how each ended."""
 
     def on_event(task: Task, event: dict[str, Any]) -> None:
         for observer in observers:

@@ -5,7 +5,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, PositiveInt, StrictInt, model_validator
 
 from dmlbench.errors import UserError
-from dmlbench.specs.cell import Kind, ResolvedValue, Scalar, Section, Slot, TeacherMode, TeacherName, slot_of
+from dmlbench.specs.cell import Kind, ResolvedValue, Scalar, Slot, TeacherMode, TeacherName, slot_of
+from dmlbench.specs.dataset import Section
 from dmlbench.specs.signatures import REGISTERED, signature
 
 # A name is a folder's, and of two such with a + between them.

@@ -8,7 +8,8 @@ from types import MappingProxyType
 from pydantic import NonNegativeFloat
 
 from dmlbench.errors import UserError, unknown_name
-from dmlbench.specs.cell import NETWORK_RATE, ResolvedValue, Section, rate_of
+from dmlbench.specs.cell import NETWORK_RATE, ResolvedValue, rate_of
+from dmlbench.specs.dataset import Section
 from dmlbench.specs.method import AnyFile, MethodFile, Parameter, PinnedFile, PublishedFor, file_model
 from dmlbench.specs.plugins import plugin_digest, plugin_path
 from dmlbench.specs.signatures import REGISTERED, signature, with_momentum

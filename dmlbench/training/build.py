@@ -101,7 +101,8 @@ def build_modifier(part: Part, sizes: dict[str, int]) -> Modifier:
     if part.teacher == "ema":
         values.pop(MOMENTUM, None)
     if isinstance(component, type) and issubclass(component, Modifier):
-        return construct(component, with_sizes(component, values, sizes), part)
+        modifier: Modifier = construct(component, with_sizes(component, values, sizes), part)
+        return modifier
     weight = float(values.pop("lambda", 1.0))
     distillation = construct(component, with_sizes(component, values, sizes), part)
     if not hasattr(distillation, "tau") or not callable(getattr(distillation, "targets", None)):

@@ -63,7 +63,7 @@ def _mark(cuda: bool) -> Mark:
 
 def _elapsed(start: Mark, end: Mark) -> float:
     if isinstance(start, torch.cuda.Event) and isinstance(end, torch.cuda.Event):
-        return start.elapsed_time(end) / 1000
+        return float(start.elapsed_time(end)) / 1000
     assert isinstance(start, float)  # noqa: S101 - narrows the type: a span's two marks are of one kind
     assert isinstance(end, float)  # noqa: S101
     return end - start

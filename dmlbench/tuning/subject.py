@@ -8,7 +8,8 @@ from dmlbench.data.catalogue import family_of
 from dmlbench.data.family import Log
 from dmlbench.errors import UserError
 from dmlbench.runner import matrix
-from dmlbench.specs.cell import Cell, DatasetSpec, MethodSpec, ProtocolSpec, Scalar, digest, protocol_identity
+from dmlbench.specs.cell import Cell, MethodSpec, ProtocolSpec, Scalar, digest, protocol_identity
+from dmlbench.specs.dataset import DatasetSpec
 from dmlbench.specs.method import Search
 from dmlbench.specs.protocol import METHOD_SECTIONS
 from dmlbench.specs.registry import MethodSettings, Registry

@@ -18,7 +18,7 @@ from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
 from torch.nn.functional import normalize
 from torchmetrics.retrieval import RetrievalHitRate, RetrievalRPrecision
 
-from dmlbench.evaluation import rankers, retrieval_metrics
+from dmlbench.evaluation import retrieval_metrics
 from dmlbench.results.environment import peak_memory_mb, reset_peak_memory
 
 pytestmark = pytest.mark.benchmark
@@ -99,7 +99,7 @@ def test_torchmetrics(count, threads, row):
 
 
 @pytest.mark.parametrize("noise", [1.4, 2.0])
-def test_the_size_of_stanford_online_products(noise, threads, row, monkeypatch):
+def test_the_size_of_stanford_online_products(noise, threads, row):
     """Of recall at 1, 10, 100 and 1000, MAP@R and R-precision; PML's calculator does precision at 1 and the latter."""
     embeddings, labels = make_set(60_502, 128, 11_316, noise)
     arrays = embeddings.numpy(), labels.numpy()
@@ -109,15 +109,9 @@ def test_the_size_of_stanford_online_products(noise, threads, row, monkeypatch):
     def ours(backend):
         return retrieval_metrics(embeddings, labels, (1, 10, 100, 1000), backend)
 
-    def in_float64():
-        with monkeypatch.context() as patched:
-            patched.setattr(rankers, "QUICK_PAYS_FROM_REFERENCES", len(embeddings) + 1)
-            return ours("torch")
-
     candidates = {
         OURS: lambda: ours("auto"),
         "ours, torch": lambda: ours("torch"),
-        "ours, torch, all in float64": in_float64,
         "PML, doing less": lambda: calculator.get_accuracy(*arrays),
     }
     threads(2)

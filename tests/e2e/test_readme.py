@@ -55,7 +55,7 @@ def test_first_command(dmlbench: Command, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_wheel_brings_methods_protocols_and_templates(tmp_path: Path) -> None:
+def test_the_wheel_brings_methods_protocols_templates_and_types(tmp_path: Path) -> None:
     subprocess.run(
         [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", str(tmp_path), str(ROOT)], check=True
     )
@@ -77,3 +77,4 @@ def test_the_wheel_brings_methods_protocols_and_templates(tmp_path: Path) -> Non
     assert "ms+obdsd" in listed
     assert list(site.glob("dmlbench/report/templates/*"))
     assert (site / "dmlbench" / "protocols" / "conv4-64.yaml").is_file()
+    assert (site / "dmlbench" / "py.typed").is_file()  # else a user's mypy would not see our annotations

@@ -5,15 +5,20 @@ import numpy as np
 TIE = 1e-12
 
 
-def naive_retrieval(embeddings, labels, ks):
-    """What `retrieval_metrics` must return, with the negatives before the positives among equals."""
+def units(embeddings):
     vectors = np.asarray(embeddings, dtype=np.float64)
-    vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-30)
-    labels = np.asarray(labels)
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-30)
+
+
+def naive_retrieval(embeddings, labels, ks, gallery=None):
+    """What `retrieval_metrics` must return, with the negatives before the positives among equals."""
+    vectors, labels = units(embeddings), np.asarray(labels)
+    references, reference_labels = (vectors, labels) if gallery is None else (units(gallery[0]), np.asarray(gallery[1]))
     relevances = []
     for query in range(len(labels)):
-        same = np.delete(labels == labels[query], query)
-        similarity = np.delete((vectors[query] * vectors).sum(axis=1), query)
+        own = [query] if gallery is None else []
+        same = np.delete(reference_labels == labels[query], own)
+        similarity = np.delete((vectors[query] * references).sum(axis=1), own)
         if same.any():
             relevances.append(same[np.argsort(-similarity - TIE * ~same)])
     average_precisions, r_precisions = [], []

@@ -11,7 +11,7 @@ from naive_retrieval import naive_retrieval
 from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
 from torch.nn.functional import normalize
 
-from dmlbench.evaluation import clustering_metrics, neighbours, quick_ranker, rankers, retrieval_metrics
+from dmlbench.evaluation import clustering_metrics, neighbours, rankers, retrieval_metrics
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
 BACKENDS = ("torch", "faiss")
@@ -24,15 +24,6 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-@pytest.fixture(autouse=True, scope="module", params=["float64", "float32 where it decides"])
-def precision(request):
-    """Every test of this file holds for both rankers of PyTorch."""
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(rankers, "QUICK_PAYS_FROM_REFERENCES", 10**9 if request.param == "float64" else 1)
-        patched.setattr(rankers, "QUICK_PAYS_TO_POSITIVES", 10**9)
-        yield
 
 
 def blobs(count, dimension, classes, noise=1.0, seed=0):
@@ -116,7 +107,6 @@ def test_tile_size_changes_nothing(monkeypatch, tile):
     embeddings[::3] = embeddings[0]
     expected = retrieval_metrics(embeddings, labels)
     monkeypatch.setattr(neighbours, "CPU_TILE", tile)
-    monkeypatch.setattr(quick_ranker, "CPU_TILE", tile)
     monkeypatch.setattr(rankers.FaissRanker, "rows_at_once", tile[0])
     for backend in BACKENDS:
         assert retrieval_metrics(embeddings, labels, backend=backend) == pytest.approx(expected, abs=1e-12)
@@ -245,3 +235,41 @@ def test_labels_of_any_integer_type(dtype):
     embeddings, labels = blobs(60, 8, 2)
     assert retrieval_metrics(embeddings, labels.to(dtype)) == retrieval_metrics(embeddings, labels)
     assert clustering_metrics(embeddings, labels.to(dtype)) == clustering_metrics(embeddings, labels)
+
+
+@given(tied_sets(), tied_sets())
+@settings(max_examples=100)
+def test_a_gallery_agrees_with_brute_force_under_ties(queries, references):
+    (vectors, labels), (others, other_labels) = queries, references
+    width = min(vectors.shape[1], others.shape[1])
+    vectors, others = vectors[:, :width], others[:, :width]
+    if not np.isin(labels, other_labels).any():
+        with pytest.raises(ValueError, match="no query's class is in the gallery"):
+            retrieval_metrics(vectors, labels, KS, gallery=(others, other_labels))
+        return
+    expected = naive_retrieval(vectors, labels, KS, gallery=(others, other_labels))
+    for backend in BACKENDS:
+        ours = retrieval_metrics(vectors, labels, KS, backend, gallery=(others, other_labels))
+        assert ours == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_nothing_of_a_gallery_is_left_out(backend):
+    """Queries that search a gallery of themselves find themselves."""
+    embeddings, labels = blobs(300, 16, 200)
+    metrics = retrieval_metrics(embeddings, labels, backend=backend, gallery=(embeddings, labels))
+    assert metrics["recall_at_1"] == 1
+    assert (metrics["queries"], metrics["singleton_queries"]) == (300, 0)
+
+
+@pytest.mark.parametrize(
+    ("gallery", "message"),
+    [
+        ((torch.ones(4, 3), torch.zeros(4).long()), "gallery: .* one dimension, got 3 and 2"),
+        ((torch.ones(4, 2), torch.zeros(3).long()), r"gallery: .*\(N, D\) and \(N,\)"),
+        ((torch.ones(4, 2), torch.ones(4).long()), "no query's class is in the gallery"),
+    ],
+)
+def test_a_bad_gallery_is_one_clear_line(gallery, message):
+    with pytest.raises(ValueError, match=message):
+        retrieval_metrics(torch.ones(4, 2), torch.zeros(4).long(), gallery=gallery)

@@ -6,7 +6,7 @@ import pytest
 from dmlbench.results.store import Store
 from dmlbench.results.writer import CellWriter
 from dmlbench.runner.events import RunOptions, Task
-from dmlbench.runner.local import STOP, _ask_to_stop, _assign, _Pool, _receive, _tell, _Worker
+from dmlbench.runner.local import STOP, Pool, Worker, ask_to_stop, assign, receive, send_event
 from tests.begun import ended
 
 STORAGE = {"event": "halted", "error": {"kind": "storage", "message": "full"}}
@@ -36,16 +36,16 @@ def told():
 
 @pytest.fixture
 def pool(tasks, told):
-    return _Pool(RunOptions(), 1, deque(tasks), lambda task, event: told.append((task.cell.seed, event["event"])))
+    return Pool(RunOptions(), 1, deque(tasks), lambda task, event: told.append((task.cell.seed, event["event"])))
 
 
 @pytest.fixture
 def begun(pool):
     """A worker with its first task, and the connection it speaks through."""
     ours, theirs = multiprocessing.Pipe()
-    worker = _Worker(Process(-9), ours, "cpu")
+    worker = Worker(Process(-9), ours, "cpu")
     pool.workers.append(worker)
-    _assign(pool, worker)
+    assign(pool, worker)
     assert theirs.recv() == worker.task
     return worker, theirs
 
@@ -53,7 +53,7 @@ def begun(pool):
 def test_a_worker_that_dies_fails_its_cell_alone(pool, begun, told, tasks):
     worker, theirs = begun
     theirs.close()
-    assert not _receive(pool, worker)
+    assert not receive(pool, worker)
     assert told == [(0, "finished")]
     assert Store(tasks[0].folder.parents[3]).state(tasks[0].cell) == "failed"
     assert list(pool.queue) == tasks[1:]
@@ -67,8 +67,8 @@ def test_a_worker_that_dies_after_its_result_was_written_changes_nothing(pool, b
     writer.finish(ended(tasks[0].cell))
     theirs.send({"event": "finished", "status": "done", "error": None})
     theirs.close()
-    assert _receive(pool, worker)
-    assert not _receive(pool, worker)
+    assert receive(pool, worker)
+    assert not receive(pool, worker)
     assert told == [(0, "finished")]
     assert Store(tasks[0].folder.parents[3]).state(tasks[0].cell) == "done"
 
@@ -77,9 +77,9 @@ def test_a_worker_killed_between_two_cells_fails_the_one_it_was_given(pool, begu
     worker, theirs = begun
     theirs.send({"event": "finished", "status": "done", "error": None})
     theirs.send({"event": "idle"})
-    assert _receive(pool, worker)
+    assert receive(pool, worker)
     theirs.close()
-    assert not _receive(pool, worker) or not _receive(pool, worker)
+    assert not receive(pool, worker) or not receive(pool, worker)
     assert told == [(0, "finished"), (1, "finished")]
 
 
@@ -88,8 +88,8 @@ def test_a_cell_that_another_process_has_is_tried_once_more_at_the_end(pool, beg
     for _ in range(6):
         theirs.send({"event": "claimed", "done": worker.task is not tasks[0]})
         theirs.send({"event": "idle"})
-        assert _receive(pool, worker)
-        assert _receive(pool, worker)
+        assert receive(pool, worker)
+        assert receive(pool, worker)
         if worker.task is None:
             break
     assert told == [(1, "claimed"), (2, "claimed"), (3, "claimed"), (0, "claimed")]
@@ -99,24 +99,24 @@ def test_a_cell_that_another_process_has_is_tried_once_more_at_the_end(pool, beg
 def test_a_full_disk_ends_the_run_and_a_lost_claim_does_not(pool, begun, told, event, left):
     worker, theirs = begun
     theirs.send(event)
-    assert _receive(pool, worker)
+    assert receive(pool, worker)
     assert told == [(0, "halted")]
     assert len(pool.queue) == left
 
 
 def test_a_stop_reaches_the_worker_at_its_next_word_and_is_no_failure(pool, begun, told, tasks):
     worker, theirs = begun
-    _ask_to_stop(pool, [worker])
+    ask_to_stop(pool, [worker])
     assert not pool.queue
-    _tell(theirs, {"event": "epoch", "epoch": 4, "epochs": 4})  # the last: what is left is to finish
+    send_event(theirs, {"event": "epoch", "epoch": 4, "epochs": 4})  # the last: what is left is to finish
     with pytest.raises(SystemExit) as ended:
-        _tell(theirs, {"event": "epoch", "epoch": 3, "epochs": 4})
+        send_event(theirs, {"event": "epoch", "epoch": 3, "epochs": 4})
     assert ended.value.code == 0
     theirs.close()
     worker.process = Process(0)
-    assert _receive(pool, worker)
-    assert _receive(pool, worker)
-    assert not _receive(pool, worker)
+    assert receive(pool, worker)
+    assert receive(pool, worker)
+    assert not receive(pool, worker)
     assert told == [(0, "epoch"), (0, "epoch"), (0, "stopped")]
     assert not (tasks[0].folder / "summary.json").exists()
 
@@ -125,7 +125,7 @@ def test_a_worker_whose_runner_has_gone_ends():
     ours, theirs = multiprocessing.Pipe()
     ours.close()
     with pytest.raises(SystemExit) as ended:
-        _tell(theirs, {"event": "started"})
+        send_event(theirs, {"event": "started"})
     assert ended.value.code == 1
 
 

@@ -174,7 +174,8 @@ def _shares(similarities: np.ndarray, queries: np.ndarray, edges: np.ndarray) ->
 
 def _distances(similarities: np.ndarray) -> np.ndarray:
     """Cosine distances, of which a logarithm can be drawn."""
-    return np.clip(1 - similarities, CLOSEST, 2)
+    distances: np.ndarray = np.clip(1 - similarities, CLOSEST, 2)
+    return distances
 
 
 def _draw_row(line: Sequence[Axes], methods: pd.DataFrame, data: pd.DataFrame, look: Look) -> None:
