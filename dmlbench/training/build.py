@@ -133,7 +133,7 @@ class _WithHead(Modifier):
     """The base with another embedding head, whose initial weights leave the backbone's as they are."""
 
     def __init__(self, part: Part, sizes: dict[str, int]) -> None:
-        super().__init__()
+        super().__init__(lambda_=0.0)
         self._part, self._sizes = part, sizes
 
     def build(self, context: BuildContext) -> list[Network]:
@@ -142,29 +142,29 @@ class _WithHead(Modifier):
         head = construct(component, with_sizes(component, self._part.values(), sizes), self._part)
         if not isinstance(head, nn.Module):
             raise UserError(f"{self._part.plugin}: {self._part.class_name} must be a torch.nn.Module")
-        with torch.no_grad():
-            found = tuple(head(torch.zeros(2, context.features)).shape)
+        with torch.no_grad():  # in evaluation mode, so that no statistics of BatchNorm move
+            found = tuple(head.eval()(torch.zeros(2, context.features)).shape)
         if found != (2, context.embedding_dim):
             expected = f"(B, {context.features}) to (B, {context.embedding_dim})"
             raise UserError(f"{self._part.name}: a head maps {expected}; for B = 2 it gives {found}")
-        model.head = head.to(context.device)
+        model.head = head.train().to(context.device)
         return [context.base]
 
 
 def _with_sampler(part: Part, sizes: dict[str, int]) -> Modifier:
-    modifier = Modifier()
+    modifier = Modifier(lambda_=0.0)
     modifier.sampler = callable_of(part, sizes)
     return modifier
 
 
 def _with_miner(part: Part, sizes: dict[str, int]) -> Modifier:
-    modifier = Modifier()
+    modifier = Modifier(lambda_=0.0)
     modifier.miner = callable_of(part, sizes)
     return modifier
 
 
 def _with_augmentation(part: Part, _sizes: dict[str, int]) -> Modifier:
-    modifier = Modifier()
+    modifier = Modifier(lambda_=0.0)
     modifier.augmentation = Transform(part)
     return modifier
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import dmlbench as package
 from dmlbench.data.images import load_dataset
 from dmlbench.data.ready import prepare
 from dmlbench.results.store import Store
@@ -67,6 +68,30 @@ def test_every_example_trains_beside_its_base(folder: Path, dmlbench: Command, t
     scored = dmlbench("evaluate", cell)
     assert scored.returncode == 0, scored.stderr
     assert dmlbench("status", "--verify").returncode == 0
+
+
+@pytest.mark.slow
+def test_plugins_run_from_python_with_the_same_numbers(
+    folder: Path, dmlbench: Command, tmp_path: Path, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    methods = ("ms", "ms+spread", "ms+xbm", "annealed", "ms+balanced", "ms+mlp")
+    monkeypatch.setenv("XDG_CACHE_HOME", environment["XDG_CACHE_HOME"])
+    settings = dict(text.split("=") for text in TINY[1::2])
+    study = package.run(
+        methods,
+        "glyphs",
+        seeds=1,
+        settings={key: int(value) for key, value in settings.items()},
+        methods_dir=folder,
+        results=tmp_path / "python",
+        tracking="none",
+        quiet=True,
+    )
+    assert set(study.frame["method"]) == {*methods}
+    run = ("run", "--methods", ",".join(methods), "--datasets", "glyphs", "--seeds", "1", "--tracking", "none", *TINY)
+    done = dmlbench(*run, "--methods-dir", folder, "--results", "command", timeout=900)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert metric_columns(tmp_path / "python") == metric_columns(tmp_path / "command")
 
 
 @pytest.mark.parametrize("name", ["ms+xbm", "annealed", "ms+erase", "ms+balanced", "ms+mlp", "ms+rival"])
