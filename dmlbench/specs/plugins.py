@@ -79,7 +79,7 @@ def _files(names: str | list[str], folder: Path) -> Iterator[Path]:
         top = name.partition(".")[0]
         if (file := folder / f"{top}.py").is_file():
             yield file
-        elif top and (folder / top).is_dir():
+        if top and (folder / top).is_dir():
             yield from sorted((folder / top).rglob("*.py"))
 
 
