@@ -13,7 +13,7 @@ from dmlbench.errors import DivergedError, UserError
 from dmlbench.results.store import Store, ended_at, read_summary
 from dmlbench.runner import cell as module
 from dmlbench.runner.cell import run_cell
-from dmlbench.runner.events import RunOptions
+from dmlbench.runner.tasks import RunOptions
 from dmlbench.specs.cell import ResolvedValue
 
 

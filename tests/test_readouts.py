@@ -1,11 +1,11 @@
 import pandas as pd
 import pytest
+from dmlbench.results.readouts import ENSEMBLE, FIRST, MEAN, by_readout, is_of_one_member, mark, named
 
 from dmlbench.analysis.comparisons import seed_pairs
 from dmlbench.analysis.estimates import accuracy, seed_values
 from dmlbench.results.frames import record_rows
 from dmlbench.results.history import selections
-from dmlbench.results.readouts import ENSEMBLE, FIRST, MEAN, by_readout, is_of_one_member, mark, named
 from dmlbench.results.store import Record
 
 

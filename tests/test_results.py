@@ -12,7 +12,7 @@ from dmlbench.results.frames import INDEX, _origin, load_history, load_results
 from dmlbench.results.history import selections
 from dmlbench.results.store import Store
 from dmlbench.results.writer import CellWriter
-from dmlbench.runner.events import RunOptions
+from dmlbench.runner.tasks import RunOptions
 from tests.begun import ended
 
 ROWS = [

@@ -3,7 +3,7 @@
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -62,7 +62,7 @@ def command(
 
 def _evaluate(
     folder: Path, dataset: str | None, data_dir: Path | None, device: str, embeddings: Path | None, *, skip_bad: bool
-) -> dict[str, Any]:
+) -> dict[str, float]:
     from dmlbench.errors import UserError
     from dmlbench.results.store import read_spec, read_summary
     from dmlbench.runner.matrix import data_folder
@@ -95,7 +95,8 @@ def _evaluate(
     torch.manual_seed(0)
     untrained = cell.protocol.model.model_copy(update={"weights": None, "weights_sha256": None})
     networks = load_networks(lambda: build_model(untrained, cell.protocol.input).to(where), weights)
-    classes = ((read_summary(folder) or {}).get("dataset") or {}).get("train_classes")
+    summary = read_summary(folder)
+    classes = summary.dataset.train_classes or None if summary and summary.dataset else None
     test = load_dataset(spec, given, _say).test
     evaluator = Evaluator(test, cell.protocol, cell.seed, where, training_classes=classes)
     return _score(evaluator, networks, weights, embeddings)
@@ -103,7 +104,7 @@ def _evaluate(
 
 def _score(
     evaluator: "Evaluator", networks: "list[EmbeddingModel]", weights: Path, embeddings: Path | None
-) -> dict[str, Any]:
+) -> dict[str, float]:
     from dmlbench.errors import DivergedError, UserError
 
     try:

@@ -113,7 +113,8 @@ def command(**options: Any) -> int:  # noqa: ANN401 - click's options
         matrix.data_folder(options["data_dir"]), options["skip_bad"], _overlay(options["tuned"], options["results"]),
     )  # fmt: skip
     keep, device = _checked_keep(options["keep"]), checked_device(options["device"])
-    _check_system_metrics(options)
+    if options["system_metrics"]:
+        _check_system_metrics(options["tracking"], options["executor"])
     console = plain_or_wide()
     cells = matrix.plan(request, console.say)
     store = Store(options["results"])
@@ -165,16 +166,14 @@ def _checked_address(address: str | None, executor: str) -> str | None:
     return address
 
 
-def _check_system_metrics(options: dict[str, Any]) -> None:
+def _check_system_metrics(tracking: str, executor: str) -> None:
     from importlib.util import find_spec
 
     from dmlbench.errors import UserError
 
-    if not options["system_metrics"]:
-        return
-    if options["tracking"] == "none":
+    if tracking == "none":
         raise UserError("--system-metrics: with --tracking none there is nowhere to send them", hint="leave out one")
-    if options["executor"] == "ray":
+    if executor == "ray":
         raise UserError("--system-metrics: samples this machine, not a Ray cluster's", hint="--executor local")
     if find_spec("psutil") is None:
         raise UserError("--system-metrics: psutil is not installed", hint="pip install psutil")

@@ -15,7 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from dmlbench import __version__
 from dmlbench.analysis.comparisons import to_base
 from dmlbench.analysis.costs import measured_frame
-from dmlbench.analysis.groups import GROUP, arrange, check_unambiguous, done, groups, without_paths
+from dmlbench.analysis.groups import GROUP, METHOD, check_unambiguous, done, groups, without_paths
 from dmlbench.errors import Damaged, OnDamaged, UserError, counted, unknown_name, warn
 from dmlbench.report import sources
 from dmlbench.report.content import (
@@ -29,6 +29,7 @@ from dmlbench.report.content import (
 )
 from dmlbench.report.folder import PAGE, check_target, replacing
 from dmlbench.report.latex import latex
+from dmlbench.report.naming import for_files, named
 from dmlbench.report.numbers import Numbers
 from dmlbench.report.pictures import brief_marks, csv, escape_markdown, markdown, short
 from dmlbench.report.queries import Panels, Queries
@@ -38,7 +39,9 @@ from dmlbench.report.tables.summary import coverage_table, is_uneven, protocol_t
 from dmlbench.report.tables.table import TEXT_COLUMNS
 from dmlbench.results.frames import load_history, load_results
 from dmlbench.results.measurements import SYNTHETIC, Measurement, read_measurements
+from dmlbench.results.records import Summary
 from dmlbench.results.store import Store, read_summary
+from dmlbench.specs.overrides import Settings
 
 FILTERS = ("protocol", "dataset", "method")
 Only = Mapping[str, Collection[str]]
@@ -102,7 +105,7 @@ def render(
 def _read(
     root: Path, only: Only | None, left_out: "_LeftOut"
 ) -> tuple[pd.DataFrame, pd.DataFrame, sources.Specs, tuple[Measurement, ...]]:
-    """Results and their histories, arranged, their specs, and the measurements: of the sound ones those asked for."""
+    """Results and their histories, their specs, and the measurements: of the sound ones those asked for."""
     results, measurements = load_results(root, left_out), read_measurements(root, left_out)
     _check_any(results, measurements, left_out)
     results = _kept(results, only, also=measured_frame(measurements))
@@ -110,7 +113,7 @@ def _read(
     history, specs = load_history(root, left_out), sources.read_specs(results, left_out)
     results = results[~results["folder"].isin(left_out.places)]
     _check_any(results, costs, left_out)
-    return arrange(results), arrange(history), specs, costs
+    return results, history, specs, costs
 
 
 class _LeftOut:
@@ -150,15 +153,19 @@ def _kept(
     frame: pd.DataFrame, only: Only | None, *, also: pd.DataFrame | None = None, known: bool = False
 ) -> pd.DataFrame:
     """The rows asked for; `also` holds further names that are no mistake, `known` says that they were checked."""
+    # A method by the name that `run` takes, whatever its settings; one network of several as in the tables.
+    none = pd.Series(Settings(), frame.index, dtype=object)
+    plain = frame.assign(base_settings=none, modifier_settings=none, tuned=False)
+    shown = frame.assign(method=named(plain)["name"])
     for column, names in (only or {}).items():
         if column not in FILTERS:
             raise unknown_name("column", column, FILTERS, where="--only")
-        there = {*frame[column], *(also[column] if also is not None else ())}
+        there = {*shown[column], *(also[column] if also is not None else ())}
         if unknown := [] if known else sorted(set(names) - there):
             raise unknown_name(column, unknown[0], sorted(there), where="--only")
     for column, names in (only or {}).items():
-        frame = frame[frame[column].isin(list(names))]
-    return frame
+        shown = shown[shown[column].isin(list(names))]
+    return frame.loc[shown.index]
 
 
 def _kept_measurements(
@@ -210,23 +217,24 @@ def _tidy(material: Material, specs: sources.Specs, results_root: Path) -> dict[
     numbers, cells = material.numbers, material.numbers.results
     relative = [Path(path).relative_to(results_root).as_posix() for path in cells["folder"]]
     errors = [without_paths(error) if isinstance(error, str) else error for error in cells["error"]]
-    return {
+    tables = {
         "accuracy": numbers.accuracy,
         "comparisons": numbers.comparisons,
         "pooled": numbers.pooled,
         "datasets": numbers.over_datasets,
         "optimism": numbers.optimism,
         "overhead": numbers.overhead,
-        "measured": measured_frame(material.measurements),
+        "measured": named(measured_frame(material.measurements)),
         "phases": numbers.phases,
         "reproduction": numbers.reproduction,
         "tuning": numbers.tuning,
         "queries": material.queries.evidence,
-        "query_record": material.queries.record,
+        "query_record": named(material.queries.record),
         "settings": sources.settings(cells, specs),
         "protocols": sources.protocol_values(cells, specs),
-        "cells": cells.assign(folder=relative, error=errors),
     }
+    written = {name: for_files(frame) for name, frame in tables.items()}
+    return written | {"cells": for_files(cells.assign(folder=relative, error=errors), typed=True)}
 
 
 def _write(folder: Path, context: dict[str, Any], tables: Mapping[str, pd.DataFrame]) -> None:
@@ -249,15 +257,15 @@ def _write_latex(folder: Path, context: Mapping[str, Any]) -> None:
         (folder / f"{table.slug}.tex").write_text(latex(table), encoding="utf-8")
 
 
-def _summaries(arranged: pd.DataFrame) -> list[dict[str, Any]]:
+def _summaries(arranged: pd.DataFrame) -> list[Summary]:
     folders = done(arranged)["folder"].unique()
     return [summary for path in folders if (summary := read_summary(Path(path)))]
 
 
-def _context(name: str, arranged: pd.DataFrame, summaries: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _context(name: str, arranged: pd.DataFrame, summaries: Sequence[Summary]) -> dict[str, Any]:
     finished = done(arranged).drop_duplicates("folder")
-    days = sorted(summary["started"][:10] for summary in summaries)
-    counts = finished.groupby([*GROUP, "method"])["seed"].nunique()
+    days = sorted(summary.started[:10] for summary in summaries)
+    counts = finished.groupby([*GROUP, *METHOD])["seed"].nunique()
     return {
         "name": name,
         "version": __version__,
@@ -265,7 +273,7 @@ def _context(name: str, arranged: pd.DataFrame, summaries: Sequence[dict[str, An
         "text_columns": TEXT_COLUMNS,
         "reading": READING if len(arranged) else READING_COSTS,
         "cells": len(finished),
-        "methods": finished["method"].nunique(),
+        "methods": len(finished.drop_duplicates(METHOD)),
         "seeds": sorted(set(counts)),
         "days": list(dict.fromkeys([days[0], days[-1]])) if days else [],
         "environments": sources.environments(summaries),
@@ -277,7 +285,7 @@ def _context(name: str, arranged: pd.DataFrame, summaries: Sequence[dict[str, An
 def _missing(arranged: pd.DataFrame, store: Store, only: Only | None, left_out: "_LeftOut") -> dict[str, Any]:
     """What failed, what was planned and has no result, what cannot be read, and whether the matrix is whole."""
     begun = _kept(sources.unfinished(store, left_out), only, known=True)
-    coverage = coverage_table(arranged, begun)
+    coverage = coverage_table(named(arranged), named(begun))
     return {
         "failed": sources.failed(arranged),
         "unfinished": sources.in_words(begun),

@@ -8,7 +8,6 @@ import pytest
 from scipy.stats import t
 
 from dmlbench import load_results
-from dmlbench.analysis.groups import arrange
 from dmlbench.analysis.statistics import holm, t_interval
 from dmlbench.report.naming import p_value, percent, points
 from dmlbench.report.page import render

@@ -5,8 +5,8 @@ import pytest
 
 from dmlbench.results.store import Store
 from dmlbench.results.writer import CellWriter
-from dmlbench.runner.events import RunOptions, Task
 from dmlbench.runner.local import STOP, _ask_to_stop, _assign, _Pool, _receive, _tell, _Worker
+from dmlbench.runner.tasks import RunOptions, Task
 from tests.begun import ended
 
 STORAGE = {"event": "halted", "error": {"kind": "storage", "message": "full"}}

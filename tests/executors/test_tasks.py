@@ -2,7 +2,7 @@ import pytest
 
 from dmlbench.results.store import Store
 from dmlbench.results.writer import CellWriter
-from dmlbench.runner.events import Task, cause_of, record_death
+from dmlbench.runner.tasks import Task, cause_of, record_death
 
 
 def test_a_worker_that_dies_before_it_begins_fails_its_cell(tmp_path, make_cell):

@@ -6,7 +6,6 @@ from rich.console import Console
 
 from dmlbench.analysis.comparisons import comparisons, seed_pairs, to_base
 from dmlbench.analysis.estimates import seed_values
-from dmlbench.analysis.groups import arrange
 from dmlbench.errors import UserError
 from dmlbench.report.console import comparison
 from dmlbench.results.frames import load_results
@@ -51,7 +50,7 @@ def test_runs_that_did_not_start_alike_form_no_pair(tmp_path):
     text = printed(load_results(tmp_path))
     assert "Seeds that form no pair, for the base's run had other initial weights, other images or another" in text
     assert "ms+psd (1)" in text
-    values = seed_values(arrange(load_results(tmp_path)))
+    values = seed_values(load_results(tmp_path))
     values = values[values["metric"] == "recall_at_1"]
     assert set(comparisons(to_base(seed_pairs(values)), values)["n"]) == {2}
 
