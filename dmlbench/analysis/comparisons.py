@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from math import lcm
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -68,7 +67,7 @@ def comparisons(pairs: pd.DataFrame, values: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for key, part in pairs.groupby(keys, sort=False):
         row = _row(keys, key, part["value"] - part["value_to"], _common(part["units"]))
-        rows.append(row | {"probability_of_improvement": _improvement(runs, row, row["dataset"])})
+        rows.append(row | {"probability_of_improvement": _improvement(runs, row, str(row["dataset"]))})
     return _with_family(pd.DataFrame(rows, columns=[*keys, *ESTIMATE, *TESTS]), place)
 
 
@@ -135,7 +134,7 @@ def _seeds_with_base(pairs: pd.DataFrame) -> pd.DataFrame:
 
 
 Runs = dict[tuple[object, ...], pd.Series]
-Row = dict[str, Any]
+Row = dict[str, object]
 
 
 def _runs(values: pd.DataFrame) -> Runs:
@@ -144,7 +143,7 @@ def _runs(values: pd.DataFrame) -> Runs:
 
 
 def _improvement(runs: Runs, row: Row, dataset: str) -> float:
-    if row["n"] < FEWEST:
+    if not isinstance(pairs := row["n"], int) or pairs < FEWEST:
         return float("nan")
     place = row["protocol"], row["overrides"], dataset, row["selection"], row["metric"]
     other = row | dict(zip(("method", "modifier", "modifier_settings", "network"), map(row.get, OTHER), strict=True))

@@ -14,10 +14,12 @@ import pandas as pd
 from dmlbench.analysis.groups import GROUP, METHOD, Group, done, groups, in_order, method_name, without_paths
 from dmlbench.errors import Damaged, OnDamaged, UserError, attempt, counted, sound, warn
 from dmlbench.report.naming import named
-from dmlbench.results.frames import MEAN, facts, one_wording
+from dmlbench.results.facts import facts, one_wording
+from dmlbench.results.frames import MEAN
 from dmlbench.results.records import INDEX, Code, Environment, Summary
 from dmlbench.results.store import Store, folder_state, read_spec, read_summary
 from dmlbench.specs.cell import Cell, Part, Scalar, differences, digest, protocol_identity
+from dmlbench.specs.overrides import to_type
 from dmlbench.specs.protocol import own_protocols
 from dmlbench.specs.registry import REPLACED, shipped_files
 from dmlbench.specs.tuned import Tuned, TunedFile, default_path, identity_of, read_tuned
@@ -283,7 +285,7 @@ def commands(arranged: pd.DataFrame, specs: Specs, kept: Collection[str]) -> lis
             continue
         words = (f"{data.name}=FOLDER" if data.root else data.name, *(["--skip-bad"] if data.skipped else []))
         place = _Matrix(
-            cell.protocol.name, cell.overrides, words, own_files=_needs_own_files(cell), kept=folder in kept,
+            cell.protocol.name, to_type(cell), words, own_files=_needs_own_files(cell), kept=folder in kept,
             tuned=cell.method.tuned is not None,
         )  # fmt: skip
         methods.setdefault((place, cell.method.name), []).append(cell.seed)

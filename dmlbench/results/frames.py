@@ -8,8 +8,7 @@ A runner writes down how many cells it has at a time, and knows of no other runn
 one machine are seen afterwards, by when their cells ran.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -19,101 +18,14 @@ import pandas as pd
 
 from dmlbench.errors import Damaged, OnDamaged, attempt, sound, warn
 from dmlbench.results.environment import kind_of_machine, machine_and_load
+from dmlbench.results.facts import Facts, facts, one_wording
 from dmlbench.results.history import read_history
 from dmlbench.results.records import COLUMNS, INDEX, Selection, Summary
 from dmlbench.results.store import DEFAULT_ROOT, Record, Store, read_spec
-from dmlbench.specs.cell import Cell, digest
-from dmlbench.specs.overrides import Settings, changes
 
 MEAN, FIRST, ENSEMBLE = "mean", "1", "ensemble"  # networks; a single one is its own mean, and the first the base's
 NUMBERED = "member"  # before a network's number, in the names of metrics on disk
 UNTRAINED = "untrained"
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What a cell is made of, as the columns `INDEX` of a table have it.
-
-    Attributes:
-        protocol: Its name.
-        overrides: What `--set` changed of the protocol.
-        dataset: Its name in tables.
-        method: Its name, `BASE[+MODIFIER]`.
-        base: The loss's name.
-        base_settings: What `--set` changed of the loss.
-        modifier: The modifier's name; "" of a base.
-        modifier_settings: What `--set` changed of the modifier.
-        tuned: Whether its values are those of tuning.
-        seed: The seed.
-        hash: Of the whole spec.
-        protocol_hash: Of the protocol's values.
-        dataset_version: Of the dataset's contents.
-        method_hash: Of the method's values; `base_hash` and `modifier_hash` of those of its parts.
-    """
-
-    protocol: str
-    overrides: Settings
-    dataset: str
-    method: str
-    base: str
-    base_settings: Settings
-    modifier: str
-    modifier_settings: Settings
-    tuned: bool
-    seed: int
-    hash: str
-    protocol_hash: str
-    dataset_version: str
-    method_hash: str
-    base_hash: str
-    modifier_hash: str
-
-
-def facts(cell: Cell) -> Facts:
-    """What a cell is made of, from its spec."""
-    method, index, changed = cell.method, cell.index(), changes(cell)
-    return Facts(
-        protocol=cell.protocol.name,
-        overrides=changed.protocol,
-        dataset=cell.dataset.label,
-        method=method.name,
-        base=method.base,
-        base_settings=changed.loss,
-        modifier=method.distillation.name if method.distillation else "",
-        modifier_settings=changed.distillation,
-        tuned=method.tuned is not None,
-        seed=cell.seed,
-        hash=cell.hash,
-        protocol_hash=index["protocol_hash"],
-        dataset_version=cell.dataset.version,
-        method_hash=digest(method.identity()),
-        base_hash=digest(method.loss.identity()),
-        modifier_hash=digest(method.distillation.identity()) if method.distillation else "",
-    )
-
-
-def one_wording(found: Iterable[Facts]) -> list[Facts]:
-    """The same with one wording for equal values: of those that results of one hash have, the shortest.
-
-    Two results of one protocol, or of one method, are then of one group, however their settings were given: an older
-    release wrote down what was typed, and a user's own file may have got the value that `--set` gave before.
-    """
-    shortest: dict[tuple[object, ...], Settings] = {}
-
-    def by_hash(one: Facts) -> tuple[tuple[tuple[object, ...], Settings], ...]:
-        group = (one.protocol_hash, one.dataset)
-        base = (*group, one.base, one.base_hash, one.tuned)
-        modifier = (*group, one.base, one.modifier, one.modifier_hash, one.tuned, "modifier")
-        return (group, one.overrides), (base, one.base_settings), (modifier, one.modifier_settings)
-
-    every = [(one, by_hash(one)) for one in found]
-    for _, parts in every:
-        for key, own in parts:
-            shortest[key] = min(shortest.get(key, own), own, key=lambda settings: (len(settings.pairs), settings))
-    return [
-        replace(one, overrides=shortest[group], base_settings=shortest[base], modifier_settings=shortest[modifier])
-        for one, ((group, _), (base, _), (modifier, _)) in every
-    ]
 
 
 def load_results(path: str | Path = DEFAULT_ROOT, damaged: OnDamaged = warn) -> pd.DataFrame:

@@ -15,7 +15,7 @@ from dmlbench.errors import Damaged, UserError, attempt, counted
 from dmlbench.machine import usable_cores
 from dmlbench.models.checks import check_networks
 from dmlbench.results.events import Event
-from dmlbench.results.frames import facts
+from dmlbench.results.facts import facts
 from dmlbench.results.store import Record, State, Store, ended_at, read_record, read_spec
 from dmlbench.runner.local import run_local
 from dmlbench.runner.signals import Interrupts

@@ -4,7 +4,7 @@ A value that is the default's is no change, and is left out.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -49,12 +49,14 @@ def changes(cell: Cell) -> Changes:
     others belong to the tuning.
     """
     found: dict[str, list[str]] = {"protocol": [], **{section: [] for section in METHOD_SECTIONS}}
-    for key, recorded in {pair.partition("=")[0]: pair for pair in cell.overrides}.items():
+    digest = cell.protocol.model.weights_sha256
+    for key, words in _in_spec(cell):
         section, _, name = key.partition(".")
-        of_method = section in METHOD_SECTIONS
-        words = None if of_method and cell.method.tuned else _in_spec(key, recorded, cell)
-        if words is not None:
-            found[section if of_method else "protocol"].append(f"{name if of_method else key}={words}")
+        if section not in METHOD_SECTIONS:
+            content = f" (SHA-256 {digest[:8]})" if key == "model.weights" and digest else ""
+            found["protocol"].append(f"{key}={words}{content}")
+        elif not cell.method.tuned:
+            found[section].append(f"{name}={words}")
     if cell.index()[TEACHER_MODE] == "eval":
         found["distillation"] = [*(p for p in found["distillation"] if not p.startswith(TEACHER_MODE)), EVAL_MODE]
     protocol, loss, distillation = (Settings(tuple(sorted(pairs))) for pairs in found.values())
@@ -64,16 +66,21 @@ def changes(cell: Cell) -> Changes:
 EVAL_MODE = f"{TEACHER_MODE}=eval"
 
 
-def _in_spec(key: str, recorded: str, cell: Cell) -> str | None:
-    """The value that a cell's spec has under a key, in words; None where it is the default, or no part has the key."""
-    try:
-        now = _value(key, cell.protocol, cell.method)
-    except AttributeError:  # a key of an earlier release
-        return recorded.partition("=")[2]
-    if now is None or repr(now) == repr(_shipped_value(key, cell)):
-        return None
-    digest = cell.protocol.model.weights_sha256
-    return _in_words(*now) + (f" (SHA-256 {digest[:8]})" if key == "model.weights" and digest else "")
+def to_type(cell: Cell) -> tuple[str, ...]:
+    """What was set for a cell, in words that `--set` takes: `loss.alpha=3`."""
+    return tuple(sorted(f"{key}={words}" for key, words in _in_spec(cell)))
+
+
+def _in_spec(cell: Cell) -> Iterator[tuple[str, str]]:
+    """Every key that was set and changes something, with its value in the cell's spec in words."""
+    for key, typed in (pair.partition("=")[::2] for pair in cell.overrides):
+        try:
+            now = _value(key, cell.protocol, cell.method)
+        except AttributeError:  # a key of an earlier release
+            yield key, typed
+            continue
+        if now is not None and repr(now) != repr(_shipped_value(key, cell)):
+            yield key, _in_words(*now)
 
 
 def _shipped_value(key: str, cell: Cell) -> Typed | None:

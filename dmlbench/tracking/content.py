@@ -13,8 +13,10 @@ import pandas as pd
 
 from dmlbench.analysis.groups import method_name, without_paths
 from dmlbench.analysis.statistics import log_ratio_interval, t_interval
+from dmlbench.errors import counted
 from dmlbench.results.environment import machine_and_load
-from dmlbench.results.frames import MEAN, facts
+from dmlbench.results.facts import facts
+from dmlbench.results.frames import MEAN
 from dmlbench.results.history import read_history
 from dmlbench.results.records import Data
 from dmlbench.results.store import Record
@@ -112,7 +114,7 @@ def place_tags(cell: Cell) -> dict[str, str]:
     own = facts(cell)
     settings = str(own.overrides)
     if len(settings) > LABEL_LIMIT:
-        settings = f"{len(own.overrides.pairs)} settings #{digest(settings)[:4]}"
+        settings = f"{counted(len(own.overrides.pairs), 'setting')} #{digest(settings)[:4]}"
     return _tags({
         "kind": "cell",
         "group": digest(spec),

@@ -9,7 +9,7 @@ from scipy.stats import t
 
 from dmlbench import load_results
 from dmlbench.analysis.statistics import holm, t_interval
-from dmlbench.report.naming import p_value, percent, points
+from dmlbench.report.naming import named, p_value, percent, points
 from dmlbench.report.page import render
 from dmlbench.specs.tuned import default_path, read_tuned
 
@@ -55,13 +55,13 @@ def mean(values: pd.Series) -> str:
 
 
 def test_glyphs(text: str, results: pd.DataFrame) -> None:
-    last = arrange(results[(results["dataset"] == "glyphs") & (results["selection"] == "last")])
+    last = named(results[(results["dataset"] == "glyphs") & (results["selection"] == "last")])
     methods = ("ms", "ms+obdsd", f"ms+obdsd{EVAL}")
-    assert last.groupby("method").size().to_dict() == dict.fromkeys(methods, 6)
+    assert last.groupby("name").size().to_dict() == dict.fromkeys(methods, 6)
     assert len(set(last["kind"])) == 1
     evidence = {row[0]: row for row in rows("glyphs", "Evidence in R@1") if row[1] == "ms"}
     for method in methods:
-        own = last[last["method"] == method]
+        own = last[last["name"] == method]
         found = [mean(own[metric]) for metric in ("recall_at_1", "map_at_r", "nmi")]
         compared = evidence[method][3].replace("*", "") if method in evidence else ""
         assert f"| `{method}` | {found[0]} | {compared} | {found[1]} | {found[2]} |".replace("|  |", "| |") in text
@@ -77,7 +77,7 @@ def test_all_bases(text: str, results: pd.DataFrame) -> None:
     assert f"{mine['folder'].nunique()} trainings on one kind of processor" in text
     assert len(set(mine["kind"])) == 1
     for base in BASES:
-        alone = mean(mine[(mine["method"] == base) & (mine["variant"] == "")]["recall_at_1"])
+        alone = mean(mine[(mine["method"] == base) & ~mine["tuned"]]["recall_at_1"])
         row = " | ".join(found[f"{base}+{name}{EVAL}", base] for name in ("psd", "obdsd"))
         assert f"| `{base}` | {alone} | {row} |" in text
     assert f"`triplet+dm2{{ensemble}}` lies {found['triplet+dm2{ensemble}', 'triplet']} above one" in text

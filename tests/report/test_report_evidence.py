@@ -7,7 +7,7 @@ from frames import GLYPHS, pick
 from frames import compared as compared_by
 
 from dmlbench.analysis import estimates
-from dmlbench.analysis.comparisons import comparisons, seed_pairs
+from dmlbench.analysis.comparisons import seed_pairs
 from dmlbench.analysis.groups import Group
 from dmlbench.report import tables
 from dmlbench.report.tables.datasets import can_rank

@@ -3,7 +3,6 @@ import math
 import pandas as pd
 from frames import GLYPHS, accuracy
 
-from dmlbench.analysis import estimates
 from dmlbench.report import tables
 from dmlbench.report.latex import escape_latex, latex
 from dmlbench.report.naming import for_files, metric_name, percent, points, table_metrics

@@ -207,7 +207,7 @@ def test_few_methods_share_a_row_and_many_have_one_per_base():
 
 
 def test_cells_without_embeddings_are_left_out():
-    rows = pd.DataFrame([parts("ms") | {"folder": "a"}, parts("ms+psd") | {"folder": "b"}])
+    rows = shown(pd.DataFrame({"method": ["ms", "ms+psd"], "networks": 1, "folder": ["a", "b"]}))
     data = embedding_plot(GROUP, rows, {"a": random_cell()}, look(METHODS)).data
     assert set(data["name"]) == {"ms"}
 
