@@ -240,7 +240,7 @@ class _Gaps:
 
 def _body(material: Material, specs: sources.Specs, tell: Callable[[str], None], each: Map) -> _Body:
     results = material.numbers.results
-    facts = partial(sources.group_facts, arranged=results, specs=specs)
+    facts = partial(sources.group_facts, results=results, specs=specs)
     built = group_sections(material, facts, tell, each)
     verdicts = {section.group: section.verdicts for section in built if section.group}
     return _Body(
@@ -294,8 +294,8 @@ def _write_csv(folder: Path, tables: Mapping[str, pd.DataFrame]) -> list[tuple[s
     return [(f"tables/{name}.csv", FILES[name]) for name in written] + [("report.md", "this report as Markdown")]
 
 
-def _summaries(arranged: pd.DataFrame) -> list[Summary]:
-    folders = done(arranged)["folder"].unique()
+def _summaries(results: pd.DataFrame) -> list[Summary]:
+    folders = done(results)["folder"].unique()
     return [summary for path in folders if (summary := read_summary(Path(path)))]
 
 

@@ -42,13 +42,13 @@ def read_specs(results: pd.DataFrame, damaged: OnDamaged = warn) -> dict[str, Ce
     return dict(sound((spec if isinstance(spec, Damaged) else (folder, spec) for folder, spec in read), damaged))
 
 
-def check_one_spec(arranged: pd.DataFrame, specs: Specs) -> None:
+def check_one_spec(results: pd.DataFrame, specs: Specs) -> None:
     """Raise UserError where cells of one row, or of one table, were made from different specs.
 
     A protocol or method file that was edited between two runs gives results under the same names that may not be
     averaged or compared. Seeds apart, a row has one spec; all rows of a table share protocol and dataset.
     """
-    cells = done(arranged).drop_duplicates("folder")
+    cells = done(results).drop_duplicates("folder")
     identities = [specs[folder].identity() | {"seed": None} for folder in cells["folder"]]
     shared = [(protocol_identity(specs[folder].protocol), specs[folder].dataset.version) for folder in cells["folder"]]
     cells = cells.assign(own=list(map(digest, identities)), shared=list(map(digest, shared)))
@@ -59,9 +59,9 @@ def check_one_spec(arranged: pd.DataFrame, specs: Specs) -> None:
                 raise _two_specs(part, (str(first["folder"]), str(other["folder"].iloc[0])), specs)
 
 
-def group_facts(group: Group, arranged: pd.DataFrame, specs: Specs) -> str:
+def group_facts(group: Group, results: pd.DataFrame, specs: Specs) -> str:
     """A group's protocol and dataset in one sentence."""
-    folder = done(group.of(arranged))["folder"].iloc[0]
+    folder = done(group.of(results))["folder"].iloc[0]
     protocol = specs[folder].protocol
     training, summary = protocol.training, read_summary(Path(folder))
     data = summary.dataset if summary else None
@@ -81,11 +81,11 @@ def group_facts(group: Group, arranged: pd.DataFrame, specs: Specs) -> str:
     return without_paths("; ".join(said)) + "."
 
 
-def other_images(arranged: pd.DataFrame, specs: Specs) -> dict[Group, str]:
+def other_images(results: pd.DataFrame, specs: Specs) -> dict[Group, str]:
     """Why groups were not trained on the images that papers report on: a user's own folder, or some left out."""
     found = {}
-    for group in groups(done(arranged)):
-        data = specs[done(group.of(arranged))["folder"].iloc[0]].dataset
+    for group in groups(done(results)):
+        data = specs[done(group.of(results))["folder"].iloc[0]].dataset
         if data.root:
             found[group] = "images of the user's own"
         elif data.skipped:
@@ -94,7 +94,7 @@ def other_images(arranged: pd.DataFrame, specs: Specs) -> dict[Group, str]:
 
 
 def tuning_margins(
-    results_root: Path, arranged: pd.DataFrame, specs: Specs, damaged: OnDamaged
+    results_root: Path, results: pd.DataFrame, specs: Specs, damaged: OnDamaged
 ) -> dict[tuple[str, ...], str]:
     """By how much tuned values were chosen, in words, by protocol, dataset and method; from the folder's tuned.yaml.
 
@@ -107,7 +107,7 @@ def tuning_margins(
         damaged(read)
         return {}
     found: dict[tuple[str, ...], str] = {}
-    for cell in done(arranged).drop_duplicates("folder").to_dict("records"):
+    for cell in done(results).drop_duplicates("folder").to_dict("records"):
         spec = specs[cell["folder"]]
         if spec.method.tuned and (margin := next(filter(None, (_margin(entry, spec) for entry in read.entries)), "")):
             found[cell["protocol"], cell["dataset"], cell["method"]] = margin
@@ -125,10 +125,10 @@ def _margin(entry: Tuned, cell: Cell) -> str:
     return entry.margin if same and dict(entry.values).items() <= cell.method.values().items() else ""
 
 
-def settings(arranged: pd.DataFrame, specs: Specs) -> pd.DataFrame:
+def settings(results: pd.DataFrame, specs: Specs) -> pd.DataFrame:
     """Every method's hyperparameters: one row per group, method and parameter, with the source of its value."""
     rows = []
-    cells = done(arranged).assign(network=MEAN).drop_duplicates([*GROUP, *METHOD])
+    cells = done(results).assign(network=MEAN).drop_duplicates([*GROUP, *METHOD])
     for cell in named(in_order(cells)).to_dict("records"):
         spec = specs[cell["folder"]]
         for part in filter(None, (spec.method.loss, spec.method.distillation)):
@@ -140,10 +140,10 @@ def settings(arranged: pd.DataFrame, specs: Specs) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def protocol_values(arranged: pd.DataFrame, specs: Specs) -> pd.DataFrame:
+def protocol_values(results: pd.DataFrame, specs: Specs) -> pd.DataFrame:
     """Every value of every protocol, flat: one row per protocol with its settings, dataset and key."""
     rows = []
-    for cell in done(arranged).drop_duplicates(GROUP).to_dict("records"):
+    for cell in done(results).drop_duplicates(GROUP).to_dict("records"):
         protocol = specs[cell["folder"]].protocol
         for section, content in protocol_identity(protocol).items():
             values = content.items() if isinstance(content, dict) else [("", content)]
@@ -187,11 +187,11 @@ def code_state(code: Code, environment: Environment) -> str:
     return f"{environment.dmlbench or 'unknown'}, training code {code.digest or 'unknown'}{commit}"
 
 
-def failed(arranged: pd.DataFrame) -> list[Missing]:
+def failed(results: pd.DataFrame) -> list[Missing]:
     """Cells that failed, with their errors, but for those that another spec has finished since."""
     row = [*GROUP, *METHOD, "seed"]
-    there = set(done(arranged)[row].itertuples(index=False, name=None))
-    rows = arranged[arranged["status"] != "done"].drop_duplicates("folder").to_dict("records")
+    there = set(done(results)[row].itertuples(index=False, name=None))
+    rows = results[results["status"] != "done"].drop_duplicates("folder").to_dict("records")
     open_ = [own for own in rows if tuple(own[column] for column in row) not in there]
     return [_missing(own, without_paths(str(own["error"] or "no message"))) for own in open_]
 
@@ -267,17 +267,17 @@ class _Matrix:
     tuned: bool = False
 
 
-def commands(arranged: pd.DataFrame, specs: Specs, kept: Collection[str]) -> list[str]:
+def commands(results: pd.DataFrame, specs: Specs, kept: Collection[str]) -> list[str]:
     """The command lines that make these results again, one per protocol with its settings, dataset and seeds.
 
     Args:
-        arranged: Results after `groups.arrange`.
+        results: As `load_results` returns them.
         specs: Their specs.
         kept: The folders that hold embeddings.
     """
     methods: dict[tuple[_Matrix, str], list[int]] = {}
     trials = False
-    for folder in done(arranged)["folder"].unique():
+    for folder in done(results)["folder"].unique():
         cell = specs[folder]
         data = cell.dataset
         if data.held_out:  # no run makes it

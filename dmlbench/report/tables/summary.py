@@ -96,15 +96,15 @@ def _range(ratios: Sequence[float]) -> Entry:
     return Entry(f"{low}×" if low == high else f"{low}–{high}×", "", max(ratios))
 
 
-def coverage_table(arranged: pd.DataFrame, unfinished: pd.DataFrame) -> Table:
+def coverage_table(results: pd.DataFrame, unfinished: pd.DataFrame) -> Table:
     """Seeds that are done, failed and not finished, of every method on every dataset.
 
     Args:
-        arranged: Results, named.
+        results: Results, named.
         unfinished: As `sources.unfinished` returns it, named.
     """
     columns = [*GROUP, *METHOD, "name", "seed", "status"]
-    ended = arranged[[*columns, "folder"]].drop_duplicates("folder")[columns]
+    ended = results[[*columns, "folder"]].drop_duplicates("folder")[columns]
     there = set(ended[ended["status"] == "done"][[*GROUP, "name", "seed"]].itertuples(index=False, name=None))
     cells = pd.concat([ended, unfinished.assign(status="unfinished")[columns]], ignore_index=True)
     # A seed that another spec has finished since is not missing.
