@@ -3,9 +3,10 @@
 import numpy as np
 
 from dmlbench.results.measurements import Measured, Measurement
+from dmlbench.results.records import Code, Environment
 
 RATIOS = {"ms": 1.0, "ms+psd": 1.3, "ms+obdsd": 1.32, "ms+psd-mem": 1.01}
-ENVIRONMENT = {"machine": "abc", "device": "cpu", "cpu": "Fast & Co", "system": "Linux", "torch": "2.0"}
+ENVIRONMENT = Environment(machine="abc", device="cpu", cpu="Fast & Co", system="Linux", torch="2.0")
 
 
 def make_measurement(
@@ -38,7 +39,7 @@ def make_measurement(
         "batch_size": 112,
         "cpu_threads": 1,
         "environment": ENVIRONMENT,
-        "code": {"digest": "4567"},
+        "code": Code(digest="4567"),
         "processes": processes,
         "rounds": rounds,
         "methods": methods,

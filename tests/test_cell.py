@@ -10,10 +10,11 @@ import torch
 
 from dmlbench.data.images import Dataset, Split
 from dmlbench.errors import DivergedError, UserError
+from dmlbench.results.events import Claimed, Epoch, Finished, Halted, Started
 from dmlbench.results.store import Store, ended_at, read_summary
 from dmlbench.runner import cell as module
 from dmlbench.runner.cell import run_cell
-from dmlbench.runner.events import RunOptions
+from dmlbench.runner.tasks import RunOptions
 from dmlbench.specs.cell import ResolvedValue
 from dmlbench.specs.plugins import plugin_digest
 
@@ -45,7 +46,7 @@ def run(cell, root, options=RunOptions(device="cpu"), emit=lambda _: None):  # n
 
 def stopping_at(epoch):
     def emit(event):
-        if event["event"] == "epoch" and event["epoch"] == epoch:
+        if isinstance(event, Epoch) and event.epoch == epoch:
             raise SystemExit(0)
 
     return emit
@@ -72,12 +73,12 @@ def failing(tmp_path, monkeypatch, make_cell):
 def test_a_failure_is_a_result_with_its_machine_and_code(failing):
     fit, summary, events = failing(RuntimeError("no such kernel\nand more"), "cpu")
     assert fit
-    assert summary["status"] == "failed"
-    assert summary["error"] == {"kind": "error", "class": "RuntimeError", "message": "no such kernel"}
-    assert (summary["environment"]["processes"], summary["environment"]["data_workers"]) == (2, 1)
-    assert len(summary["environment"]["machine"]) == 12
-    assert len(summary["code"]["digest"]) == 16
-    assert [event["event"] for event in events] == ["started", "finished"]
+    assert summary.status == "failed"
+    assert summary.error.as_json() == {"kind": "error", "class": "RuntimeError", "message": "no such kernel"}
+    assert (summary.environment.processes, summary.environment.data_workers) == (2, 1)
+    assert len(summary.environment.machine) == 12
+    assert len(summary.code.digest) == 16
+    assert [type(event) for event in events] == [Started, Finished]
 
 
 @pytest.mark.parametrize(
@@ -99,7 +100,7 @@ def test_classes_held_out_for_validation_count_as_neither_training_nor_test(make
 
     dataset = SimpleNamespace(fingerprint="f00d", train=split(200, 10), test=split(80, 4))
     counts = module._dataset(make_cell(), dataset, split(160, 8))
-    assert {key: value for key, value in counts.items() if key.endswith(("_images", "_classes"))} == {
+    assert {key: value for key, value in counts.as_json().items() if key.endswith(("_images", "_classes"))} == {
         "train_images": 160,
         "train_classes": 8,
         "held_out_images": 40,
@@ -128,12 +129,12 @@ def test_an_interrupted_cell_goes_on_to_the_same_numbers(tmp_path, small):
         assert Store(tmp_path / "parts").state(small) == "interrupted"
     parts, summary = run(small, tmp_path / "parts")
     assert numbers(parts) == numbers(whole)
-    assert summary["selections"] == expected["selections"]
-    assert (expected["resumed"], summary["resumed"]) == ([], [0, 1, 2, 3])
+    assert summary.selections == expected.selections
+    assert (expected.resumed, summary.resumed) == ([], [0, 1, 2, 3])
     assert sorted(path.name for path in parts.iterdir()) == ["history.csv", "log.txt", "spec.yaml", "summary.json"]
     log = (parts / "log.txt").read_text()
     assert [log.count(f"epoch {epoch} of 3 begins") for epoch in (1, 2, 3)] == [1, 1, 1]
-    assert summary["total_s"] > summary["timing"]["train_s"] + summary["timing"]["evaluation_s"]
+    assert summary.total_s > summary.timing.train_s + summary.timing.evaluation_s
 
 
 def test_what_other_code_began_is_begun_again(tmp_path, small, monkeypatch):
@@ -141,7 +142,7 @@ def test_what_other_code_began_is_begun_again(tmp_path, small, monkeypatch):
         run(small, tmp_path, emit=stopping_at(2))
     monkeypatch.setattr(module.provenance, "code_digest", lambda: "other")
     folder, summary = run(small, tmp_path)
-    assert summary["resumed"] == []
+    assert summary.resumed == []
     assert "checkpoint.pt: is of another run (code " in (folder / "log.txt").read_text()
 
 
@@ -149,8 +150,8 @@ def test_times_of_two_loads_compare_with_no_other(tmp_path, small):
     with pytest.raises(SystemExit):
         run(small, tmp_path, emit=stopping_at(1), options=RunOptions(device="cpu", processes=2))
     _, summary = run(small, tmp_path, options=RunOptions(device="cpu", processes=1))
-    assert summary["environment"]["machine"] == f"several, cell {small.hash[:8]}"
-    assert len(summary["environment"]["places"]) == 2
+    assert summary.environment.machine == f"several, cell {small.hash[:8]}"
+    assert len(summary.environment.places) == 2
 
 
 def test_a_disk_that_is_full_at_any_write_costs_no_epoch_before_it(tmp_path, small, monkeypatch):
@@ -172,12 +173,12 @@ def test_a_disk_that_is_full_at_any_write_costs_no_epoch_before_it(tmp_path, sma
         hit = count <= 0
         if summary is None:
             assert hit
-            assert events[-1]["event"] == "halted"
-            assert "cannot be written (No space left on device)" in events[-1]["error"]["message"]
+            assert isinstance(events[-1], Halted)
+            assert "cannot be written (No space left on device)" in events[-1].error.message
             _check_whole_files(folder)
             count = 0
             _, summary = run(small, root)
-        assert summary["status"] == "done"
+        assert summary.status == "done"
         assert numbers(folder) == numbers(whole)
         if not hit:
             break
@@ -197,13 +198,13 @@ def test_a_cell_that_another_host_took_over_writes_nothing_more(tmp_path, small,
 
     def lose(event):
         events.append(event)
-        if event["event"] == "epoch" and event["epoch"] == 1:
+        if isinstance(event, Epoch) and event.epoch == 1:
             monkeypatch.setattr("dmlbench.results.locks.read_owner", lambda _: None)
 
     folder, summary = run(small, tmp_path, emit=lose)
     assert summary is None
-    assert (events[-1]["event"], events[-1]["error"]["kind"]) == ("halted", "claim")
-    assert "another process has taken over" in events[-1]["error"]["message"]
+    assert (type(events[-1]), events[-1].error.kind) == (Halted, "claim")
+    assert "another process has taken over" in events[-1].error.message
     assert len(numbers(folder)) == 3  # a header, and the epochs before
 
 
@@ -214,18 +215,18 @@ def test_a_failure_is_replaced_by_who_was_told_to_and_once(tmp_path, small, monk
     with monkeypatch.context() as patch:
         patch.setattr(module, "_train", broken)
         folder, summary = run(small, tmp_path)
-    assert summary["status"] == "failed"
+    assert summary.status == "failed"
     failure, events = ended_at(folder), []
     run_cell(small, folder, RunOptions(device="cpu"), events.append)  # planned before it had failed
-    assert events == [{"event": "claimed", "done": True}]
+    assert events == [Claimed(done=True)]
     with monkeypatch.context() as patch:
         patch.setattr(module, "_train", broken)
         run_cell(small, folder, RunOptions(device="cpu"), events.append, failure)
-    assert events[-1]["event"] == "finished"
+    assert isinstance(events[-1], Finished)
     run_cell(small, folder, RunOptions(device="cpu"), events.append, failure)  # another that was told to, too late
-    assert events[-1] == {"event": "claimed", "done": True}
+    assert events[-1] == Claimed(done=True)
     run_cell(small, folder, RunOptions(device="cpu"), events.append, ended_at(folder))
-    assert read_summary(folder)["status"] == "done"
+    assert read_summary(folder).status == "done"
 
 
 def test_a_folder_that_cannot_be_claimed_is_no_failure(tmp_path, small, monkeypatch):
@@ -237,8 +238,8 @@ def test_a_folder_that_cannot_be_claimed_is_no_failure(tmp_path, small, monkeypa
     monkeypatch.setattr("pathlib.Path.mkdir", full)
     _, summary = run(small, tmp_path, emit=events.append)
     assert summary is None
-    assert [event["event"] for event in events] == ["halted"]
-    assert "No space left" in events[0]["error"]["message"]
+    assert [type(event) for event in events] == [Halted]
+    assert "No space left" in events[0].error.message
 
 
 def test_a_state_that_cannot_be_restored_says_so_and_begins_again(tmp_path, small, monkeypatch):
@@ -247,9 +248,9 @@ def test_a_state_that_cannot_be_restored_says_so_and_begins_again(tmp_path, smal
     with monkeypatch.context() as patch:
         patch.setattr("dmlbench.training.trainer.Trainer.restore", lambda *_: {}["queue"])
         folder, summary = run(small, tmp_path)
-    assert "state cannot be restored (KeyError: 'queue')" in summary["error"]["message"]
+    assert "state cannot be restored (KeyError: 'queue')" in summary.error.message
     run_cell(small, folder, RunOptions(device="cpu"), lambda _: None, ended_at(folder))
-    assert read_summary(folder)["status"] == "done"
+    assert read_summary(folder).status == "done"
 
 
 def test_a_metric_that_is_not_finite_is_a_failure_with_its_name(tmp_path, small, monkeypatch):
@@ -257,19 +258,19 @@ def test_a_metric_that_is_not_finite_is_a_failure_with_its_name(tmp_path, small,
     monkeypatch.setattr("dmlbench.training.evaluator.geometry_metrics", lambda *_: {"spectral_decay": next(calls)})
     events = []
     folder, summary = run(small, tmp_path, emit=events.append)
-    assert summary["status"] == "failed"
-    assert summary["error"]["kind"] == "diverged"
-    assert summary["error"]["message"] == "test: spectral_decay is nan at epoch 2"
-    assert events[-1]["status"] == "failed"
+    assert summary.status == "failed"
+    assert summary.error.kind == "diverged"
+    assert summary.error.message == "test: spectral_decay is nan at epoch 2"
+    assert events[-1] == Finished(summary.error)
     assert [row[0] for row in numbers(folder)] == ["epoch", "0", "1"]
 
 
 def test_memory_that_a_gpu_lacks_says_what_helps(failing):
     fit, summary, _ = failing(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nmore"), "cuda:0")
     assert not fit
-    assert summary["error"]["kind"] == "memory"
-    assert "CUDA out of memory" in summary["error"]["message"]
-    assert "--per-gpu" in summary["error"]["message"]
+    assert summary.error.kind == "memory"
+    assert "CUDA out of memory" in summary.error.message
+    assert "--per-gpu" in summary.error.message
 
 
 PROXIES = """
@@ -296,7 +297,7 @@ def test_what_a_loss_learns_at_the_networks_rate_is_on_record(small, tmp_path):
         loss = small.method.loss.model_copy(update=where | {"learning_rates": rates})
         cell = replace(small, method=small.method.model_copy(update={"loss": loss, "distillation": None}))
         folder, summary = run(cell, tmp_path / name)
-        assert summary["at_networks_rate"] == ["scale"]
+        assert summary.at_networks_rate == ["scale"]
         losses[name] = numbers(folder)
     assert losses["proxies"] == losses["proxies.weight"]
-    assert "at_networks_rate" not in run(small, tmp_path / "runs")[1]
+    assert run(small, tmp_path / "runs")[1].at_networks_rate == []

@@ -13,6 +13,7 @@ from dmlbench.results.measurements import (
     read_measurements,
     write_measurement,
 )
+from dmlbench.results.records import Environment
 from dmlbench.specs.cell import EVAL_TEACHER
 from tests.fake_measurements import make_measurement
 
@@ -31,7 +32,7 @@ def test_what_is_written_is_read_back(tmp_path):
 
 
 def test_measurements_of_one_second_do_not_meet(tmp_path):
-    others = ({}, {"variant": "training.batch_size=8"}, {"environment": {"machine": "other", "cpu": "Fast & Co"}})
+    others = ({}, {"variant": "training.batch_size=8"}, {"environment": Environment(machine="other", cpu="Fast & Co")})
     assert len({write_measurement(tmp_path, make_measurement(**changes)) for changes in others}) == 3
 
 

@@ -7,12 +7,13 @@ import pytest
 import dmlbench
 from dmlbench.errors import UserError
 from dmlbench.results import environment as provenance
-from dmlbench.results.environment import of_all_attempts, place
-from dmlbench.results.frames import INDEX, _origin, load_history, load_results
+from dmlbench.results.environment import machine_and_load, of_all_attempts
+from dmlbench.results.frames import load_history, load_results
 from dmlbench.results.history import selections
+from dmlbench.results.records import INDEX, Environment
 from dmlbench.results.store import Store
 from dmlbench.results.writer import CellWriter
-from dmlbench.runner.events import RunOptions
+from dmlbench.runner.tasks import RunOptions
 from tests.begun import ended
 
 ROWS = [
@@ -49,7 +50,7 @@ def test_a_row_per_cell_and_selection(root, make_cell):
     write(root, make_cell("ms", seed=1))
     table = load_results(root)
     assert len(table) == 6
-    assert list(table.columns[:7]) == list(INDEX)
+    assert list(table.columns[: len(INDEX)]) == list(INDEX)
     chosen = table[table["method"] == "ms+psd"].set_index("selection")
     assert list(chosen.index) == ["untrained", "last", "best_test"]
     last = chosen.loc["last"]
@@ -59,7 +60,7 @@ def test_a_row_per_cell_and_selection(root, make_cell):
         1,
     )
     assert (last["step_ms"], last["train_seconds"], last["machine"], last["status"]) == (12.5, 4.0, "abc", "done")
-    assert (last["folder"], last["marks"], last["variant"]) == (str(folder), "", "")
+    assert (last["folder"], last["marks"], str(last["overrides"])) == (str(folder), "", "")
     assert chosen.loc["untrained", "recall_at_1"] == 0.1
     assert chosen["nmi"].isna().tolist() == [True, False, False]
 
@@ -84,7 +85,7 @@ def test_a_row_per_cell_and_epoch(root, make_cell):
     write(root, make_cell("triplet", seed=0), rows=ROWS[:1], **failure())
     history = load_history(root)
     assert len(history) == 4
-    assert list(history.columns[:9]) == [*INDEX, "hash", "epoch"]
+    assert list(history.columns[: len(INDEX) + 2]) == [*INDEX, "network", "epoch"]
     complete = history[history["method"] == "ms"]
     assert complete["epoch"].tolist() == [0, 1, 2]
     assert complete["train/loss"].tolist()[1:] == [1 / 3, 0.25]
@@ -149,12 +150,16 @@ def test_importing_the_package_is_light():
     assert done.stdout == f"{dmlbench.__version__} []\n"
 
 
-def test_results_of_other_pixels_have_another_origin():
-    summary = {"environment": {"device": "cuda:1"}, "initial_weights": "w", "dataset": {"fingerprint": "a" * 64}}
-    other = summary | {"dataset": {"fingerprint": "b" * 64}}
-    elsewhere = summary | {"environment": {"device": "cuda:0"}}
-    assert _origin(summary) == _origin(elsewhere)
-    assert len({_origin(summary), _origin(other), _origin({"environment": {}})}) == 3
+def test_results_of_other_pixels_have_another_origin(root, make_cell):
+    data = {"name": "glyphs", "version": "1", "fingerprint": "a" * 64}
+    common = {"environment": {"device": "cuda:1"}, "initial_weights": "w", "dataset": data}
+    write(root, make_cell(seed=0), **common)
+    write(root, make_cell(seed=1), **common | {"dataset": data | {"fingerprint": "b" * 64}})
+    write(root, make_cell(seed=2), **common | {"environment": {"device": "cuda:0"}})
+    write(root, make_cell(seed=3))
+    origin = load_results(root).groupby("seed")["origin"].first()
+    assert origin[0] == origin[2]
+    assert origin.nunique() == 3
 
 
 def test_a_cell_that_was_sampled_has_no_step_time(root, make_cell):
@@ -176,23 +181,24 @@ def test_processors_of_one_name_and_two_generations_are_two_machines(monkeypatch
     seen = set()
     for generation in ("1", "17", "17"):
         monkeypatch.setattr(provenance, "_cpuinfo", lambda model=generation: cpu | {"model": model})
-        seen.add(provenance.environment("cpu")["machine"])
+        seen.add(provenance.environment("cpu").machine)
     assert len(seen) == 2
 
 
 def test_a_cell_sampled_for_a_part_of_its_epochs_compares_with_no_other(make_cell):
-    places = [
-        place({"machine": "abc"} | RunOptions(system_metrics=sampled).machine_load()) for sampled in (True, False)
+    own = Environment(machine="abc")
+    machines = [
+        machine_and_load(own.model_copy(update=RunOptions(system_metrics=sampled).machine_load()))
+        for sampled in (True, False)
     ]
-    assert len(set(places)) == 2
-    assert of_all_attempts({"machine": "abc"}, places, make_cell().hash)["machine"].startswith("several")
+    assert len(set(machines)) == 2
+    assert of_all_attempts(own, machines, make_cell().hash).machine.startswith("several")
 
 
 def test_times_of_a_cell_that_another_run_shared_the_machine_with_compare_with_none(root, make_cell):
     times = {"total_s": 100.0, "environment": {"machine": "abc", "processes": 1}}
     for seed, minute in (0, 0), (1, 0), (2, 30):
         write(root, make_cell("ms", seed=seed), started=f"2026-01-01T00:{minute:02}:00+00:00", **times)
-    machines = load_results(root).groupby("seed")["machine"].first()
-    assert machines[2] == "abc/1"
-    assert machines[0].startswith("abc/1/beside other runs, cell ")
-    assert machines[0] != machines[1]
+    found = load_results(root).groupby("seed")[["machine", "exclusive"]].first()
+    assert set(found["machine"]) == {"abc/1"}
+    assert found["exclusive"].tolist() == [False, False, True]

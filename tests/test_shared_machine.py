@@ -7,17 +7,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dmlbench.results.frames import MARGIN, RESOLUTION, beside_others
+from dmlbench.results.records import Environment, Failure, Index, Summary
 
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def cell(begin, length, processes=2, machine="a", **other):
-    environment = {"machine": machine, "processes": processes}
-    return {
-        "started": (BEGIN + timedelta(seconds=begin)).isoformat(),
-        "total_s": length,
-        "environment": environment,
-    } | other
+CELL = Index(hash="0" * 16, protocol="p", variant="", dataset="d", method="ms", base="ms", modifier="", seed=0,
+             marks=[], protocol_hash="0" * 16)  # fmt: skip
+ERROR = Failure(kind="diverged", message="loss is nan")
+
+
+def cell(begin, length, processes=2, machine="a", *, resumed=(), **environment):
+    started = (BEGIN + timedelta(seconds=begin)).isoformat()
+    environment = Environment.model_validate({"machine": machine, "processes": processes} | environment)
+    return Summary(cell=CELL, status="failed", error=ERROR, started=started, total_s=length, environment=environment,
+                   resumed=list(resumed))  # fmt: skip
 
 
 def test_a_runner_alone_is_never_beside_others():
@@ -39,12 +43,11 @@ def test_only_cells_that_overlap_others_for_long():
 
 def test_machines_apart_and_unknown_times_are_left_out():
     assert beside_others([cell(0, 100, 1), cell(0, 100, 1, machine="b")]) == [False, False]
-    other = cell(0, 100, 1)
-    other["environment"]["cpu_capability"] = "AVX512"
+    other = cell(0, 100, 1, cpu_capability="AVX512")
     assert beside_others([cell(0, 100, 1), other]) == [False, False]
-    short = {"environment": {"machine": "a", "processes": 1}, "started": BEGIN.isoformat()}
+    short = cell(0, 0.0, 1)
     assert beside_others([cell(0, 100, 1), short, cell(0, 0.5, 1)]) == [False, False, False]
-    unknown = cell(0, 100) | {"environment": {"machine": "a"}}
+    unknown = cell(0, 100, None)
     assert beside_others([unknown, unknown, cell(0, 100, 1)]) == [False, False, False]
 
 

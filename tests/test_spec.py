@@ -5,7 +5,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dmlbench.runner.events import RunOptions
+from dmlbench.runner.tasks import RunOptions
 from dmlbench.specs.cell import EVAL_TEACHER, Cell, DatasetSpec, MethodSpec, ResolvedValue, protocol_identity
 from dmlbench.specs.protocol import load_protocol
 from dmlbench.specs.registry import MethodSettings, Registry

@@ -90,7 +90,7 @@ def test_what_the_disk_refuses_names_the_folder(store, make_cell, monkeypatch):
     [
         ('{"version": 99, "status": "done"}', "results version 99 is not known here (known: 1)"),
         ('{"status": "done"}', "results version None is not known here"),
-        ('{"version": 1}', "not a summary (status: Field required)"),
+        ('{"version": 1}', "not a summary (cell: Field required)"),
         ('{"version": 1, "status": "done", "cell": 3}', "not a summary (cell: "),
         ("[]", "results version None is not known here"),
         ('{"version": 1, "stat', "damaged JSON"),
@@ -148,7 +148,7 @@ def test_records_are_the_finished_cells_in_path_order(store, make_cell):
     ]
     assert [record.done for record in store.records()] == [True, False, True]
     assert store.record(make_cell("ms", seed=2)) is None
-    assert store.record(make_cell("ms", seed=1)).summary["status"] == "done"
+    assert store.record(make_cell("ms", seed=1)).summary.status == "done"
     assert Store(store.root / "nowhere").folders() == []
 
 
@@ -218,11 +218,11 @@ def test_a_summary_of_an_earlier_release_is_filled_in(name, mode, store, make_ce
     writer = begin(store, cell)
     writer.finish(ended(cell) | {"cell": old})
     taught = name == "ms+psd" and mode == "eval"
-    found = read_summary(writer.folder)["cell"]
-    assert found["variant"] == ("distillation.teacher_mode=eval" if taught else "")
-    assert (EVAL_TEACHER in found["marks"]) is taught
-    assert (tuned_mark("8") in found["marks"]) is (name == "ms")
-    assert summary_as_written(writer.folder)["cell"] == old
+    found = read_summary(writer.folder).cell
+    assert found.variant == ("distillation.teacher_mode=eval" if taught else "")
+    assert (EVAL_TEACHER in found.marks) is taught
+    assert (tuned_mark("8") in found.marks) is (name == "ms")
+    assert summary_as_written(writer.folder).cell.as_json() == old
 
 
 def old_summary(store, cell):
@@ -248,4 +248,4 @@ def test_an_earlier_result_whose_spec_is_lost_is_damaged(store, make_cell):
         read_summary(folder)
     base = old_summary(store, make_cell("ms"))
     (base / "spec.yaml").write_text("nothing")
-    assert read_summary(base)["cell"]["variant"] == ""
+    assert read_summary(base).cell.variant == ""

@@ -1,17 +1,15 @@
 """Methods over several datasets of one protocol: interquartile mean, average rank, critical difference."""
 
-from typing import Any
-
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-from dmlbench.analysis.estimates import METHOD, UNTRAINED
-from dmlbench.analysis.groups import joined_marks
+from dmlbench.analysis.estimates import MARKED
+from dmlbench.analysis.groups import METHOD, joined_marks
 from dmlbench.analysis.statistics import FEWEST, without_rounding
-from dmlbench.results.readouts import is_of_one_member
+from dmlbench.results.frames import ENSEMBLE, MEAN, UNTRAINED
 
-PLACE = ["protocol", "variant", "selection", "metric"]
+PLACE = ["protocol", "overrides", "selection", "metric"]
 COLUMNS = ["iqm", "low", "high", "rank", "datasets", "over", "n", "seeds", "friedman_p"]
 RESAMPLES = 2000
 DATASETS_FOR_RANKS = 6  # below, not even a method that is better on every dataset can be told apart (2^(1 - 5) > .05)
@@ -31,29 +29,29 @@ def over_datasets(values: pd.DataFrame) -> pd.DataFrame:
         values: As `estimates.seed_values` returns them.
 
     Returns:
-        Columns `PLACE`, `METHOD`, iqm, low, high, rank, datasets, over (their names), n (runs), seeds (of the dataset
+        Columns `PLACE`, `MARKED`, iqm, low, high, rank, datasets, over (their names), n (runs), seeds (of the dataset
         with the fewest), friedman_p. One row per method of a protocol, selection and metric for which two methods
         share two datasets. Methods that do not share them are left out, and those with fewer than `FEWEST` seeds on
         one of them where two others have more; so are single networks of several, whose mean is a method.
     """
-    rows: list[dict[str, Any]] = []
-    single = values["method"].map(is_of_one_member).astype(bool)
-    trained = values[(values["selection"] != UNTRAINED) & ~single]
+    rows = []
+    trained = values[(values["selection"] != UNTRAINED) & values["network"].isin([MEAN, ENSEMBLE])]
+    trained = trained.assign(key=trained.groupby(METHOD, sort=False).ngroup())
     for place, part in trained.groupby(PLACE, sort=False):
         shared = _shared(part)
-        if shared["dataset"].nunique() < 2 or shared["method"].nunique() < 2:
+        if shared["dataset"].nunique() < 2 or shared["key"].nunique() < 2:
             continue
         ranks, p = average_ranks(shared), friedman_p(shared)
         names = sorted(shared["dataset"].unique())
         seeds = int(shared.groupby("dataset")["seed"].nunique().min())
-        for method, own in shared.groupby("method", sort=False):
-            method_names = {key: own[key].iloc[0] for key in METHOD} | {"marks": joined_marks(own["marks"])}
+        for key, own in shared.groupby("key", sort=False):
+            names_of_method = {name: own[name].iloc[0] for name in METHOD} | {"marks": joined_marks(own["marks"])}
             runs = [dataset["value"].to_numpy(float) for _, dataset in own.groupby("dataset")]
             iqm, low, high = interquartile_mean(runs)
-            figures = {"iqm": iqm, "low": low, "high": high, "rank": ranks[method], "friedman_p": p}
+            figures = {"iqm": iqm, "low": low, "high": high, "rank": ranks[key], "friedman_p": p}
             counts = {"datasets": len(runs), "over": ", ".join(names), "n": len(own), "seeds": seeds}
-            rows.append(dict(zip(PLACE, place, strict=True)) | method_names | figures | counts)
-    return pd.DataFrame(rows, columns=[*PLACE, *METHOD, *COLUMNS])
+            rows.append(dict(zip(PLACE, place, strict=True)) | names_of_method | figures | counts)
+    return pd.DataFrame(rows, columns=[*PLACE, *MARKED, *COLUMNS])
 
 
 def interquartile_mean(runs: list[np.ndarray]) -> tuple[float, float, float]:
@@ -91,7 +89,7 @@ def average_ranks(values: pd.DataFrame) -> pd.Series:
     Means that are equal but for rounding are tied.
 
     Args:
-        values: Columns method, dataset, value; every method has every dataset.
+        values: Columns key (of the method), dataset, value; every method has every dataset.
     """
     means = _means(values)
     return means.rank(axis=1, ascending=False).mean()
@@ -111,7 +109,7 @@ def friedman_p(values: pd.DataFrame) -> float:
     """P of Friedman's test that all methods rank alike, which comes before Nemenyi's (Demsar 2006); NaN for two.
 
     Args:
-        values: Columns method, dataset, value; every method has every dataset.
+        values: Columns key (of the method), dataset, value; every method has every dataset.
     """
     means = _means(values)
     if means.shape[1] < 3:
@@ -123,24 +121,24 @@ def friedman_p(values: pd.DataFrame) -> float:
 
 def _means(values: pd.DataFrame) -> pd.DataFrame:
     """Mean over seeds of every dataset (rows) and method (columns); those equal but for rounding are equal."""
-    means = values.pivot_table(index="dataset", columns="method", values="value", aggfunc="mean")
+    means = values.pivot_table(index="dataset", columns="key", values="value", aggfunc="mean")
     return pd.DataFrame([without_rounding(row) for row in means.to_numpy()], means.index, means.columns)
 
 
 def _shared(part: pd.DataFrame) -> pd.DataFrame:
     """The runs that methods share: datasets with the fewest methods give way until two methods have all the others."""
     while True:
-        methods = part.groupby("dataset")["method"].nunique().sort_index()
-        complete = part.groupby("method")["dataset"].nunique()
+        methods = part.groupby("dataset")["key"].nunique().sort_index()
+        complete = part.groupby("key")["dataset"].nunique()
         kept = complete.index[complete == len(methods)]
         if len(kept) > 1 or len(methods) < 3:
             break
         part = part[part["dataset"] != methods.sort_values(kind="stable").index[0]]
-    part = part[part["method"].isin(kept)]
+    part = part[part["key"].isin(kept)]
     # A single method with few seeds would take them from all others.
-    seeds = part.groupby(["method", "dataset"])["seed"].nunique().groupby("method").min()
+    seeds = part.groupby(["key", "dataset"])["seed"].nunique().groupby("key").min()
     many = seeds.index[seeds >= FEWEST]
     kept = many if len(many) > 1 else kept
-    part = part[part["method"].isin(kept)]
-    everyone = part.groupby(["dataset", "seed"])["method"].transform("nunique") == len(kept)
+    part = part[part["key"].isin(kept)]
+    everyone = part.groupby(["dataset", "seed"])["key"].transform("nunique") == len(kept)
     return part[everyone]

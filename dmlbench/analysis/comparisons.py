@@ -1,28 +1,30 @@
 """Methods compared seed by seed: with their own base, and modifiers of one base with each other."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from math import lcm
-from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from dmlbench.analysis.estimates import ESTIMATE, METHOD, UNTRAINED
-from dmlbench.analysis.groups import GROUP, MODIFIERS, joined_marks, rank
+from dmlbench.analysis.estimates import ESTIMATE, MARKED
+from dmlbench.analysis.groups import BASE, GROUP, METHOD, joined_marks, modifier_rank
 from dmlbench.analysis.statistics import FEWEST, evidence, holm, probability_of_improvement, t_interval
-from dmlbench.results.readouts import is_of_one_member
+from dmlbench.results.frames import ENSEMBLE, MEAN, UNTRAINED
 
 SIGNIFICANT = 0.05
 MOST_UNITS = 10**8  # above, rounding of a fraction comes near the tolerance of a count
-COMPARED = [*METHOD, "to", "to_modifier"]
+OTHER = ["to", "to_modifier", "to_settings", "to_network"]  # what is compared with, on the same base
+COMPARED = [*MARKED, *OTHER]
 TESTS = ["p_t", "p_holm", "family", "p_sign_flip", "p_smallest", "effect_size", "probability_of_improvement"]
 
 
 def seed_pairs(values: pd.DataFrame) -> pd.DataFrame:
     """Values of a method beside those of another on the same base (`value_to`), of one seed, selection and metric.
 
-    The other (`to`) is the base itself, or an earlier modifier of `order.MODIFIERS` in the same readout. Two that did
-    not start from the same weights, with the same images, on the same kind of device, are no pair: see `other_origins`.
+    The other (`to`) is the base itself, or an earlier modifier of `groups.MODIFIERS` with as many networks at test
+    time. Two that did not start from the same weights, with the same images, on the same kind of device, are no pair:
+    see `other_origins`.
 
     Args:
         values: As `estimates.seed_values` returns them.
@@ -37,14 +39,14 @@ def seed_pairs(values: pd.DataFrame) -> pd.DataFrame:
     return pairs.assign(units=units)[names].reset_index(drop=True)
 
 
-def other_origins(values: pd.DataFrame) -> dict[str, int]:
-    """How many seeds of each method form no pair with its base, for the base's run had another origin."""
+def other_origins(values: pd.DataFrame) -> pd.DataFrame:
+    """How many seeds (`size`) of each `METHOD` form no pair with its base, for the base's run had another origin."""
     pairs = _candidates(values)
     return _seeds_with_base(pairs[pairs["origin"] != pairs["origin_to"]])
 
 
-def other_kinds(values: pd.DataFrame) -> dict[str, int]:
-    """How many pairs of each method with its base are of two kinds of processor or releases of libraries."""
+def other_kinds(values: pd.DataFrame) -> pd.DataFrame:
+    """How many pairs (`size`) of each `METHOD` with its base are of two kinds of processor or releases of libraries."""
     pairs = _candidates(values)
     return _seeds_with_base(pairs[(pairs["origin"] == pairs["origin_to"]) & (pairs["kind"] != pairs["kind_to"])])
 
@@ -65,7 +67,7 @@ def comparisons(pairs: pd.DataFrame, values: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for key, part in pairs.groupby(keys, sort=False):
         row = _row(keys, key, part["value"] - part["value_to"], _common(part["units"]))
-        rows.append(row | {"probability_of_improvement": _improvement(runs, row, row["dataset"])})
+        rows.append(row | {"probability_of_improvement": _improvement(runs, row, str(row["dataset"]))})
     return _with_family(pd.DataFrame(rows, columns=[*keys, *ESTIMATE, *TESTS]), place)
 
 
@@ -84,10 +86,10 @@ def pooled(pairs: pd.DataFrame, values: pd.DataFrame) -> pd.DataFrame:
         n is 0 where the datasets share no seed. The probability of improvement is its mean over datasets (Agarwal et
         al. 2021).
     """
-    place = ["protocol", "variant", "selection", "metric"]
+    place = ["protocol", "overrides", "selection", "metric"]
     keys, runs = [*place, *COMPARED], _runs(values)
     # A method may be untuned on one dataset and published on another.
-    marks = pairs.groupby([*place, "method"])["marks"].transform(joined_marks)
+    marks = pairs.groupby([*place, *METHOD])["marks"].transform(joined_marks)
     rows = []
     for key, part in pairs.assign(marks=marks).groupby(keys, sort=False):
         datasets = list(part["dataset"].unique())
@@ -113,38 +115,43 @@ def star(p_holm: float) -> str:
 
 def _candidates(values: pd.DataFrame) -> pd.DataFrame:
     # One network of several is shown and not tested: their mean is, and every test more would cost the others power.
-    trained = values[(values["selection"] != UNTRAINED) & ~values["method"].map(is_of_one_member).astype(bool)]
-    keys = [*GROUP, "selection", "metric", "base", "seed"]
-    others = trained[[*keys, "method", "modifier", "readout", "origin", "kind", "units", "value"]]
-    names = {name: f"{name}_to" for name in ("readout", "origin", "kind", "units", "value")}
-    names |= {"method": "to", "modifier": "to_modifier"}
-    pairs = trained.merge(others.rename(columns=names), on=keys, how="inner")
-    ranks = {name: rank(name, MODIFIERS) for name in {*pairs["modifier"], *pairs["to_modifier"]}}
-    later = pairs["modifier"].map(ranks) > pairs["to_modifier"].map(ranks)
+    trained = values[(values["selection"] != UNTRAINED) & values["network"].isin([MEAN, ENSEMBLE])]
+    keys = [*GROUP, "selection", "metric", *BASE, "seed"]
+    own = ["method", "modifier", "modifier_settings", "network"]
+    names = dict(zip(own, OTHER, strict=True)) | {name: f"{name}_to" for name in ("origin", "kind", "units", "value")}
+    pairs = trained.merge(trained[[*keys, *names]].rename(columns=names), on=keys, how="inner")
+    two = zip(pairs[own[1:]].itertuples(index=False), pairs[OTHER[1:]].itertuples(index=False), strict=True)
+    later = np.array([modifier_rank(*one) > modifier_rank(*other) for one, other in two], dtype=bool)
     # What takes several networks at test time is compared with such, what takes one with such; with the base, all.
-    alike = (pairs["readout"] == pairs["readout_to"]) | (pairs["to_modifier"] == "")
-    return pairs[later.astype(bool) & alike]
+    alike = (pairs["network"] == pairs["to_network"]) | (pairs["to_modifier"] == "")
+    return pairs[later & alike]
 
 
-def _seeds_with_base(pairs: pd.DataFrame) -> dict[str, int]:
-    """Seeds of each method among the pairs with its base."""
-    own = pairs[pairs["to_modifier"] == ""].drop_duplicates([*GROUP, "method", "seed"])
-    return {str(method): int(count) for method, count in own.groupby("method", sort=False).size().items()}
+def _seeds_with_base(pairs: pd.DataFrame) -> pd.DataFrame:
+    """Seeds of each method among the pairs with its base: `METHOD` and `size`."""
+    own = pairs[pairs["to_modifier"] == ""].drop_duplicates([*GROUP, *METHOD, "seed"])
+    return own.groupby(METHOD, sort=False, as_index=False).size()
 
 
-def _runs(values: pd.DataFrame) -> dict[Any, pd.Series]:
-    """All runs of a method at one place."""
-    return dict(iter(values.groupby([*GROUP, "selection", "metric", "method"])["value"]))
+Runs = dict[tuple[object, ...], pd.Series]
+Row = dict[str, object]
 
 
-def _improvement(runs: dict[Any, pd.Series], row: dict[str, Any], dataset: str) -> float:
-    if row["n"] < FEWEST:
+def _runs(values: pd.DataFrame) -> Runs:
+    """All runs of a method of one group, selection and metric."""
+    return dict(iter(values.groupby([*GROUP, "selection", "metric", *METHOD])["value"]))
+
+
+def _improvement(runs: Runs, row: Row, dataset: str) -> float:
+    if not isinstance(pairs := row["n"], int) or pairs < FEWEST:
         return float("nan")
-    place = row["protocol"], row["variant"], dataset, row["selection"], row["metric"]
-    return probability_of_improvement(runs[*place, row["method"]], runs[*place, row["to"]])
+    place = row["protocol"], row["overrides"], dataset, row["selection"], row["metric"]
+    other = row | dict(zip(("method", "modifier", "modifier_settings", "network"), map(row.get, OTHER), strict=True))
+    own, its = (runs[*place, *(each[key] for key in METHOD)] for each in (row, other))
+    return probability_of_improvement(own, its)
 
 
-def _row(keys: list[str], key: Any, differences: pd.Series, units: float) -> dict[str, Any]:  # noqa: ANN401 - a groupby's key
+def _row(keys: Sequence[str], key: Iterable[object], differences: pd.Series, units: float) -> Row:
     tested = evidence(differences, units)
     return dict(zip(keys, key, strict=True)) | asdict(t_interval(differences)) | asdict(tested)
 

@@ -17,12 +17,13 @@ from statistics import median
 
 import pandas as pd
 
-from dmlbench.analysis.groups import GROUP, done, paired_with_base, slug
+from dmlbench.analysis.groups import GROUP, METHOD, done, paired_with_base, slug
 from dmlbench.analysis.statistics import Estimate, log_ratio_interval, median_interval
-from dmlbench.results.measurements import Measured, Measurement
-from dmlbench.results.readouts import is_of_one_member
+from dmlbench.results.frames import ENSEMBLE, MEAN
+from dmlbench.results.measurements import UNFOLDED_MARK, Measured, Measurement
+from dmlbench.specs.overrides import Settings
 
-KEYS = [*GROUP, "method", "base", "modifier"]
+KEYS = [*GROUP, *METHOD]
 TOTALS = ("time/train_s", "time/evaluation_s")
 CAVEAT = (
     "From the phase clock of ordinary runs, without the wait for data; they may have shared their machine, so it is a "
@@ -30,38 +31,40 @@ CAVEAT = (
 )
 
 
-def step_time_pairs(arranged: pd.DataFrame) -> pd.DataFrame:
+def step_time_pairs(results: pd.DataFrame) -> pd.DataFrame:
     """Step times (ms) of every modified method and of its base, per seed, with the machine of each.
 
     Args:
-        arranged: Results after `groups.arrange`.
+        results: As `load_results` returns them.
 
     Returns:
-        One row per seed that both have: `KEYS`, seed, marks, step_ms, step_ms_base, machine, machine_base.
+        One row per seed that both have: `KEYS`, seed, marks; step_ms, machine, exclusive, and those of the base
+        (`step_ms_base`, ...).
     """
-    # Whoever wants the mean of several networks, or all side by side, pays for the training of all.
-    cells = done(arranged).drop_duplicates(["folder", "method"])
-    cells = cells[~cells["method"].map(is_of_one_member).astype(bool)]
+    # The mean of several networks, like their ensemble, takes the training of all; a single one has no time of its own.
+    cells = done(results).drop_duplicates(["folder", "network"])
+    cells = cells[cells["network"].isin([MEAN, ENSEMBLE])]
     cells = cells.assign(machine=cells["machine"].fillna("")).dropna(subset=["step_ms"])
-    pairs = paired_with_base(cells, GROUP, ["step_ms", "machine"])
-    return pairs[[*KEYS, "seed", "marks", "step_ms", "step_ms_base", "machine", "machine_base"]]
+    timed = ["step_ms", "machine", "exclusive"]
+    return paired_with_base(cells, GROUP, timed)[[*KEYS, "seed", "marks", *timed, *(f"{name}_base" for name in timed)]]
 
 
-def overhead(arranged: pd.DataFrame) -> pd.DataFrame:
-    """Ratio of a method's step time to its own base's: same protocol, settings, dataset, seed and machine.
+def overhead(results: pd.DataFrame) -> pd.DataFrame:
+    """Ratio of a method's step time to its own base's of the same group, seed and machine, where both had it alone.
 
     Args:
-        arranged: Results after `groups.arrange`.
+        results: As `load_results` returns them.
 
     Returns:
         One row per method with a base: `KEYS`, marks, mean (geometric), low, high (95% t-interval on logarithms)
         and n of the ratio; step_ms and step_ms_base, the geometric means in milliseconds; `other_machine`, the
-        number of pairs left out because the two ran on different machines.
+        number of pairs left out because the two ran on different machines, or beside another runner's cells.
     """
     columns = [*KEYS, "marks", "mean", "low", "high", "n", "step_ms", "step_ms_base", "other_machine"]
     rows = []
-    for key, pairs in step_time_pairs(arranged).groupby(KEYS, sort=False):
-        here = pairs[pairs["machine"] == pairs["machine_base"]].set_index("seed")
+    for key, pairs in step_time_pairs(results).groupby(KEYS, sort=False):
+        alone = (pairs["exclusive"] & pairs["exclusive_base"]).astype(bool)
+        here = pairs[(pairs["machine"] == pairs["machine_base"]) & alone].set_index("seed")
         ratio = asdict(log_ratio_interval(here["step_ms"], here["step_ms_base"]))
         times = {name: _geometric_mean(here[name]) for name in ("step_ms", "step_ms_base")}
         dropped = {"other_machine": len(pairs) - len(here), "marks": pairs["marks"].iloc[0]}
@@ -76,7 +79,7 @@ def phase_times(history: pd.DataFrame) -> pd.DataFrame:
     epoch follows from its step time, which is the sum of all phases but the wait for data.
 
     Args:
-        history: Rows of `load_history` after `groups.arrange`.
+        history: Rows of `load_history`.
 
     Returns:
         One row per phase, in the order of a step: `KEYS`, phase, ms (mean over seeds), n (seeds).
@@ -105,11 +108,11 @@ def _geometric_mean(times: pd.Series) -> float:
 
 
 COLUMNS = [
-    "method", "base", "modifier", "marks", "mean", "low", "high", "n", "step_ms", "step_low", "step_high",
+    *METHOD, "marks", "mean", "low", "high", "n", "step_ms", "step_low", "step_high",
     "step_ms_base", "added", "added_low", "added_high", "same_work", "over_training", "arithmetic", "images_per_s",
     "peak_mb", "memory",
 ]  # fmt: skip
-PLACE = ["protocol", "variant", "dataset", "device", "started"]
+MEASURED = ["protocol", "variant", "dataset", "device", "started"]
 SAME_ON_GPU = 0.02
 ADDED = ("teacher", "distillation")
 SAME_WORK = ("forward", "loss", "optimiser")  # of a method and of its base; going back, a method has more to do
@@ -144,7 +147,7 @@ def measured_overhead(measurement: Measurement) -> pd.DataFrame:
     """Every method's cost beside its base's.
 
     Returns:
-        One row per method: method, base, modifier, marks; `mean` (the median over rounds; of several processes the
+        One row per method: `METHOD`, marks; `mean` (the median over rounds; of several processes the
         geometric mean of their medians), low, high (its 95% interval) and n (processes, or the rounds of a single one)
         of the ratio to the base in the same round, 1 for a base; `step_ms` with its interval `step_low`, `step_high`,
         and `step_ms_base`, in milliseconds; `added` with its interval, the phases that the base has not over the
@@ -163,12 +166,12 @@ def measured_frame(measurements: Sequence[Measurement]) -> pd.DataFrame:
     frames = []
     for measurement in measurements:
         own = measured_overhead(measurement)
-        frames.append(own.assign(**{name: getattr(measurement, name) for name in PLACE})[[*PLACE, *COLUMNS]])
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=[*PLACE, *COLUMNS])
+        frames.append(own.assign(**{name: getattr(measurement, name) for name in MEASURED})[[*MEASURED, *COLUMNS]])
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=[*MEASURED, *COLUMNS])
 
 
 def measured_phases(measurement: Measurement) -> pd.DataFrame:
-    """Where a step's time goes: method, base, modifier, phase, ms (median over all rounds), n (rounds).
+    """Where a step's time goes: `METHOD`, phase, ms (median over all rounds), n (rounds).
 
     What the phases do not cover, the host's own work between them, is the phase `other`.
     """
@@ -176,9 +179,8 @@ def measured_phases(measurement: Measurement) -> pd.DataFrame:
     for name, method in measurement.methods.items():
         rest = [total - sum(values) for total, *values in zip(method.step_ms, *method.phases_ms.values(), strict=True)]
         for phase, values in {**method.phases_ms, "other": rest}.items():
-            own = {"method": name, "base": method.base, "modifier": method.modifier, "phase": phase}
-            rows.append(own | {"ms": max(median(values), 0.0), "n": len(values)})
-    return pd.DataFrame(rows, columns=["method", "base", "modifier", "phase", "ms", "n"])
+            rows.append(_named(name, method) | {"phase": phase, "ms": max(median(values), 0.0), "n": len(values)})
+    return pd.DataFrame(rows, columns=[*METHOD, "phase", "ms", "n"])
 
 
 def phase_order(phases: pd.DataFrame) -> list[str]:
@@ -234,17 +236,17 @@ def _contents(measurement: Measurement) -> tuple[str, ...]:
 
 def _place(measurement: Measurement) -> tuple[str, ...]:
     """What is measured, but for the methods, and on which machine."""
-    machine = str(measurement.environment.get("machine")), str(measurement.environment.get("device"))
+    machine = str(measurement.environment.machine), str(measurement.environment.device)
     return measurement.protocol, measurement.variant, measurement.protocol_hash, measurement.dataset, *machine
 
 
 def _made_by(measurement: Measurement) -> tuple[str, ...]:
-    return str(measurement.code.get("digest")), str(measurement.environment.get("torch"))
+    return measurement.code.digest, str(measurement.environment.torch)
 
 
 def _agreement(name: str, earlier: Measurement, later: Measurement) -> Agreement:
     one, other = _ratio(name, earlier), _ratio(name, later)
-    on_gpu = bool(later.environment.get("gpu"))
+    on_gpu = bool(later.environment.gpu)
     overlap = one.low <= other.high and other.low <= one.high
     close = abs(one.mean / other.mean - 1) <= SAME_ON_GPU
     return Agreement(name, earlier.started, one, other, close if on_gpu else overlap)
@@ -256,26 +258,34 @@ def _row(name: str, method: Measured, measurement: Measurement) -> dict[str, obj
     added = _over(_sum(method, ADDED), base.step_ms, measurement) if taught else NOTHING
     # Whoever has no teacher does more in the phases that the base has: for further networks, or further parameters.
     same = _over(_sum(method, SAME_WORK), _sum(base, SAME_WORK), measurement) if taught else NOTHING
-    return asdict(ratio) | {
-        "method": name,
-        "base": method.base,
-        "modifier": method.modifier,
-        "marks": "; ".join(method.marks),
-        "step_ms": step.mean,
-        "step_low": step.low,
-        "step_high": step.high,
-        "step_ms_base": _of(base.step_ms, measurement).mean,
-        "added": added.mean,
-        "added_low": added.low,
-        "added_high": added.high,
-        "same_work": same.mean,
-        # In the first epoch there is no teacher; whoever has none costs the same in every epoch.
-        "over_training": 1 + (ratio.mean - 1) * (epochs - 1) / epochs if taught else ratio.mean,
-        "arithmetic": method.gflop / base.gflop,
-        "images_per_s": 1000 * measurement.batch_size / step.mean,
-        "peak_mb": method.peak_mb,
-        "memory": method.peak_mb / base.peak_mb,
-    }
+    return (
+        _named(name, method)
+        | asdict(ratio)
+        | {
+            "marks": "; ".join(method.marks),
+            "step_ms": step.mean,
+            "step_low": step.low,
+            "step_high": step.high,
+            "step_ms_base": _of(base.step_ms, measurement).mean,
+            "added": added.mean,
+            "added_low": added.low,
+            "added_high": added.high,
+            "same_work": same.mean,
+            # In the first epoch there is no teacher; whoever has none costs the same in every epoch.
+            "over_training": 1 + (ratio.mean - 1) * (epochs - 1) / epochs if taught else ratio.mean,
+            "arithmetic": method.gflop / base.gflop,
+            "images_per_s": 1000 * measurement.batch_size / step.mean,
+            "peak_mb": method.peak_mb,
+            "memory": method.peak_mb / base.peak_mb,
+        }
+    )
+
+
+def _named(name: str, method: Measured) -> dict[str, object]:
+    """The columns `METHOD` of a method that was measured."""
+    settings = Settings(("unfolded",) if UNFOLDED_MARK in method.marks else ())
+    own = {"method": name, "base": method.base, "modifier": method.modifier_name, "network": MEAN, "tuned": False}
+    return own | {"base_settings": Settings(), "modifier_settings": settings}
 
 
 def _ratio(name: str, measurement: Measurement) -> Estimate:

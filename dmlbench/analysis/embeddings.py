@@ -4,9 +4,9 @@ All in NumPy: whoever looks at results needs no torch.
 """
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load
 
 from dmlbench.errors import UserError
+from dmlbench.results.records import Summary
 
 FILE = "embeddings.safetensors"
 
@@ -72,7 +73,7 @@ class Nearest:
         return self.queries & (self.negative < self.positive - TIE)
 
 
-def load_embeddings(folder: Path, summary: dict[str, Any]) -> Embeddings | None:
+def load_embeddings(folder: Path, summary: Summary) -> Embeddings | None:
     """Read a cell's embeddings; None where none were kept, or are no longer there.
 
     Args:
@@ -83,7 +84,7 @@ def load_embeddings(folder: Path, summary: dict[str, Any]) -> Embeddings | None:
         UserError: where the file cannot be read, is not the one the summary was written for, or holds something else.
     """
     path = folder / FILE
-    stated = (summary.get("files") or {}).get(FILE)
+    stated = summary.files.get(FILE)
     if stated is None:
         return None
     try:
@@ -192,7 +193,7 @@ def spectrum(embeddings: Embeddings) -> Floats:
     return np.asarray(relative / relative.sum(), dtype=np.float64)
 
 
-def _checked(tensors: dict[str, NDArray[Any]]) -> Embeddings:
+def _checked(tensors: Mapping[str, NDArray[np.generic]]) -> Embeddings:
     """Bring stored tensors to unit length; raises KeyError or ValueError where they are not embeddings."""
     vectors, labels = tensors["embeddings"], tensors["labels"]
     if vectors.ndim != 2 or labels.shape != vectors.shape[:1] or 0 in vectors.shape:

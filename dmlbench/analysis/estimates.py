@@ -4,40 +4,40 @@ from dataclasses import asdict
 
 import pandas as pd
 
-from dmlbench.analysis.groups import GROUP, done, joined_marks
+from dmlbench.analysis.groups import GROUP, METHOD, done, joined_marks
 from dmlbench.analysis.statistics import t_interval
-from dmlbench.results.readouts import MEAN
+from dmlbench.results.frames import MEAN, UNTRAINED
 from dmlbench.results.records import COLUMNS, INDEX
+from dmlbench.specs.overrides import Settings
 
-UNTRAINED = "untrained"
 # How the epoch was chosen stands in every title: the three are shown side by side and never mixed.
 SELECTIONS = {
     "last": "last epoch",
     "validation": "epoch chosen by MAP@R on held-out training classes",
     "best_test": "best test epoch (as published: chosen on the test classes)",
 }
-METHOD = ["method", "base", "modifier", "marks"]
+MARKED = [*METHOD, "marks"]
 ESTIMATE = ["mean", "low", "high", "n", "std"]
 NOT_METRICS = {*INDEX, *COLUMNS}
 
 
-def seed_values(arranged: pd.DataFrame) -> pd.DataFrame:
+def seed_values(results: pd.DataFrame) -> pd.DataFrame:
     """Every measured value: one row per group, selection, method, metric and seed.
 
     Args:
-        arranged: Results after `groups.arrange`.
+        results: As `load_results` returns them.
 
     Returns:
-        Columns `GROUP`, selection, `METHOD`, readout, seed, origin, kind, units, metric, value. `units` is how many
+        Columns `GROUP`, selection, `MARKED`, seed, origin, kind, units, metric, value. `units` is how many
         units 1 has where the metric is a count: for recall at k the queries, times the networks that are averaged over.
     """
-    metrics = [column for column in arranged.columns if column not in NOT_METRICS]
-    names = [*GROUP, "selection", *METHOD, "readout", "seed", "origin", "kind", "units"]
+    metrics = [column for column in results.columns if column not in NOT_METRICS]
+    names = [*GROUP, "selection", *MARKED, "seed", "origin", "kind", "units"]
     if not metrics:
         return pd.DataFrame(columns=[*names, "metric", "value"])
-    rows = done(arranged)
+    rows = done(results)
     # A method has the marks of all of its cells: releases differ in what they mark, and one hash is one method.
-    rows = rows.assign(marks=rows.groupby([*GROUP, "method"])["marks"].transform(joined_marks))
+    rows = rows.assign(marks=rows.groupby([*GROUP, *METHOD])["marks"].transform(joined_marks))
     long = rows.assign(units=_units(rows)).melt(names, metrics, var_name="metric").dropna(subset=["value"])
     long = long.astype({"value": float}).reset_index(drop=True)
     return long.assign(units=long["units"].where(long["metric"].str.startswith("recall_at_")))
@@ -49,7 +49,7 @@ def _units(rows: pd.DataFrame) -> pd.Series:
         return pd.Series(float("nan"), index=rows.index)
     # The best test epoch differs by metric, and states the number of queries for none.
     queries = rows.groupby("folder")["queries"].transform("max").astype(float)
-    return queries * rows["networks"].where(rows["readout"] == MEAN, 1).astype(float)
+    return queries * rows["networks"].where(rows["network"] == MEAN, 1).astype(float)
 
 
 def accuracy(values: pd.DataFrame) -> pd.DataFrame:
@@ -59,16 +59,17 @@ def accuracy(values: pd.DataFrame) -> pd.DataFrame:
         values: As `seed_values` returns them.
 
     Returns:
-        Columns `GROUP`, selection, `METHOD`, metric, `ESTIMATE`. The untrained network is one row per group and
+        Columns `GROUP`, selection, `MARKED`, metric, `ESTIMATE`. The untrained network is one row per group and
         metric under the selection `untrained` and the method `untrained`: the same seed gives every method the same
         initial network, so it counts once per seed.
     """
     untrained = values["selection"] == UNTRAINED
     keys = [*GROUP, "selection", "metric"]
     network = values[untrained].groupby([*keys, "seed"], sort=False, as_index=False)["value"].mean()
-    network = network.assign(method=UNTRAINED, base="", modifier="", marks="")
+    none = {"base_settings": Settings(), "modifier_settings": Settings(), "network": MEAN, "tuned": False}
+    network = network.assign(method=UNTRAINED, base="", modifier="", marks="", **none)
     rows = pd.concat([network, values[~untrained]], ignore_index=True) if untrained.any() else values
-    keys = [*GROUP, "selection", *METHOD, "metric"]
+    keys = [*GROUP, "selection", *MARKED, "metric"]
     found = [
         dict(zip(keys, key, strict=True)) | asdict(t_interval(part["value"]))
         for key, part in rows.groupby(keys, sort=False)
@@ -83,10 +84,10 @@ def optimism(values: pd.DataFrame) -> pd.DataFrame:
         values: As `seed_values` returns them.
 
     Returns:
-        Columns `GROUP`, `METHOD`, metric, `ESTIMATE`, in the unit of the values; never negative, and no measure of a
+        Columns `GROUP`, `MARKED`, metric, `ESTIMATE`, in the unit of the values; never negative, and no measure of a
         method: it is how much a published figure gains by the choice alone.
     """
-    keys = [*GROUP, *METHOD, "metric"]
+    keys = [*GROUP, *MARKED, "metric"]
     chosen = values[values["selection"].isin(["last", "best_test"])]
     wide = chosen.set_index([*keys, "seed", "selection"])["value"].unstack("selection")  # noqa: PD010 - one value each
     wide = wide.reindex(columns=["last", "best_test"]).dropna()

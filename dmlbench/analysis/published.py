@@ -6,9 +6,10 @@ from typing import Any
 
 import pandas as pd
 
-from dmlbench.analysis.estimates import METHOD
-from dmlbench.analysis.groups import GROUP, SEPARATOR, Group, without_paths
+from dmlbench.analysis.estimates import MARKED
+from dmlbench.analysis.groups import GROUP, Group, without_paths
 from dmlbench.analysis.statistics import Estimate, welch_difference
+from dmlbench.results.frames import MEAN
 from dmlbench.specs.method import MethodFile, PublishedFigure
 from dmlbench.specs.method_loading import Folder, load_file
 from dmlbench.specs.registry import REPLACED, own_folder, shipped_files
@@ -16,7 +17,7 @@ from dmlbench.specs.registry import REPLACED, own_folder, shipped_files
 OURS = ["mean", "low", "high", "n"]
 THEIRS = ["published", "published_std", "published_seeds", "published_protocol", "published_selection", "source"]
 DIFFERENCE = ["difference", "difference_low", "difference_high"]
-COLUMNS = [*GROUP, *METHOD, "metric", "selection", *OURS, *THEIRS, *DIFFERENCE, "not_comparable"]
+COLUMNS = [*GROUP, *MARKED, "metric", "selection", *OURS, *THEIRS, *DIFFERENCE, "not_comparable"]
 NONE: Mapping[Group, str] = {}
 # Published NMI is that of the paper's own k-means; ours is another one, unless it was asked for.
 OTHER_NMI = "NMI by another k-means; ours by --set evaluation.nmi_revisiting=true"
@@ -36,12 +37,12 @@ def reproduction(accuracy: pd.DataFrame, other_images: Mapping[Group, str] = NON
         other_images: Why groups were not trained on the published images, whatever their dataset is called.
 
     Returns:
-        Columns `GROUP`, `METHOD`, metric, selection; `OURS`; `THEIRS`, as fractions; `DIFFERENCE`, ours minus theirs
+        Columns `GROUP`, `MARKED`, metric, selection; `OURS`; `THEIRS`, as fractions; `DIFFERENCE`, ours minus theirs
         with its 95% interval; `not_comparable`, the reason why there is no difference, or "".
     """
     names = ("dataset", "method", "metric", "selection")
-    ours: dict[tuple[Hashable, ...], list[dict[Hashable, Any]]] = {}
-    for row in accuracy.to_dict("records"):
+    ours: dict[tuple[Hashable, ...], list[Mapping[Hashable, Any]]] = {}
+    for row in accuracy[_of_files(accuracy)].to_dict("records"):
         ours.setdefault(tuple(row[name] for name in names), []).append(row)
     rows = [
         _row(own, figure, other_images)
@@ -50,6 +51,12 @@ def reproduction(accuracy: pd.DataFrame, other_images: Mapping[Group, str] = NON
         for own in ours.get((figure.dataset, method, metric, SELECTION[figure.selection]), [])
     ]
     return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _of_files(accuracy: pd.DataFrame) -> pd.Series:
+    """Which rows are of the method that the files describe: papers publish no other, and no single network's."""
+    changed = accuracy["base_settings"].astype(bool) | accuracy["modifier_settings"].astype(bool)
+    return (accuracy["network"] == MEAN) & ~changed & ~accuracy["tuned"].astype(bool)
 
 
 def _figures() -> Iterator[tuple[str, PublishedFigure]]:
@@ -70,25 +77,26 @@ def _is_of_this_variant(file: MethodFile, figure: PublishedFigure) -> bool:
     return all(file.parameters[name].resolve(place, file.name).value == value for name, value in wanted.items())
 
 
-def _row(own: Mapping[Hashable, Any], figure: PublishedFigure, other_images: Mapping[Group, str]) -> dict[str, Any]:
-    theirs: dict[str, Any] = {
+def _row(own: Mapping[Hashable, Any], figure: PublishedFigure, other_images: Mapping[Group, str]) -> dict[str, object]:
+    spread = (figure.std or float("nan")) / 100
+    theirs = {
         "published": figure.value / 100,
-        "published_std": (figure.std or float("nan")) / 100,
+        "published_std": spread,
         "published_seeds": figure.seeds,
         "published_protocol": figure.protocol,
         "published_selection": figure.selection,
         "source": figure.source,
     }
-    place = Group(own["protocol"], own["variant"], own["dataset"])
+    place = Group(own["protocol"], own["overrides"], own["dataset"])
     reason = other_images.get(place) or _why_not(own, figure)
     found = dict.fromkeys(DIFFERENCE, float("nan"))
     if not reason:
         estimate = Estimate(own["mean"], own["low"], own["high"], own["n"], own["std"])
-        sample_std = theirs["published_std"] * (figure.seeds / max(figure.seeds - 1, 1)) ** 0.5
-        difference = asdict(welch_difference(estimate, theirs["published"], sample_std, figure.seeds))
+        sample_std = spread * (figure.seeds / max(figure.seeds - 1, 1)) ** 0.5
+        difference = asdict(welch_difference(estimate, figure.value / 100, sample_std, figure.seeds))
         found = dict(zip(DIFFERENCE, (difference[name] for name in ("mean", "low", "high")), strict=True))
     return (
-        {key: own[key] for key in (*GROUP, *METHOD, "metric", "selection", *OURS)}
+        {key: own[key] for key in (*GROUP, *MARKED, "metric", "selection", *OURS)}
         | theirs
         | found
         | {"not_comparable": reason}
@@ -99,8 +107,7 @@ def _why_not(own: Mapping[Hashable, Any], figure: PublishedFigure) -> str:
     """Why ours and theirs are not to be compared; empty where they are."""
     if own["protocol"] != figure.protocol:
         return f"protocol {figure.protocol}, ours {own['protocol']}"
-    settings = SEPARATOR.split(own["variant"]) if own["variant"] else []
-    if changed := [setting for setting in settings if not setting.startswith(WITHOUT_EFFECT)]:
+    if changed := [setting for setting in own["overrides"].pairs if not setting.startswith(WITHOUT_EFFECT)]:
         return f"our protocol was changed: {without_paths(', '.join(changed))}"
     if own["metric"] == "nmi":
         return OTHER_NMI

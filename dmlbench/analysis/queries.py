@@ -6,7 +6,7 @@ another question than the one over seeds: how far the difference would move with
 Examples to look at: queries that a method wins or loses against its base, with what each retrieved.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,13 +26,13 @@ from dmlbench.analysis.embeddings import (
     neighbours,
     spectrum,
 )
-from dmlbench.analysis.groups import GROUP, done, paired_with_base
+from dmlbench.analysis.groups import GROUP, METHOD, Group, done, paired_with_base
 from dmlbench.analysis.statistics import Estimate
 from dmlbench.errors import Damaged, OnDamaged, UserError, attempt, warn
-from dmlbench.results.readouts import of_kept_embeddings
+from dmlbench.results.frames import of_kept_embeddings
 from dmlbench.results.store import read_summary
 
-PLACE = [*GROUP, "method", "base", "modifier", "seed"]
+PAIRED = [*GROUP, *METHOD, "seed"]
 EVIDENCE = ["difference", "low", "high", "classes", "queries", "won", "lost", "both", "neither"]
 RECORD = ["query", "label", "wins", "losses", "seeds"]
 COUNTS_AT_ONCE = 2**22  # 32 MB of drawn class counts
@@ -60,13 +60,15 @@ class QueryPair:
     """A modified method and its base in one seed, on the same images.
 
     Attributes:
-        place: Protocol, variant, dataset, method, base, modifier, seed.
+        group: What both share.
+        row: The columns `PAIRED` of a table.
         folders: Of the method's cell and of the base's.
         method: What was measured of the method.
         base: What was measured of its base.
     """
 
-    place: dict[str, Any]
+    group: Group
+    row: Mapping[str, Any]
     folders: tuple[Path, Path]
     method: Measured
     base: Measured
@@ -82,29 +84,30 @@ class QueryPair:
         return self.base.nearest.hits & ~self.method.nearest.hits
 
 
-def measure_kept(arranged: pd.DataFrame, damaged: OnDamaged = warn) -> dict[str, Measured]:
+def measure_kept(results: pd.DataFrame, damaged: OnDamaged = warn) -> dict[str, Measured]:
     """Measure the kept embeddings of every finished cell, one cell in memory at a time.
 
     Args:
-        arranged: Results after `groups.arrange`.
+        results: As `load_results` returns them.
         damaged: Takes the embeddings that cannot be read; the rest of their results stands [default: a warning].
 
     Returns:
         By folder; cells without embeddings are left out.
     """
     found = {}
-    for folder in done(arranged)["folder"].unique():
-        summary = read_summary(Path(folder)) or {}
+    for folder in done(results)["folder"].unique():
+        if (summary := read_summary(Path(folder))) is None:
+            continue
         embeddings = attempt(partial(load_embeddings, summary=summary), Path(folder))
         if isinstance(embeddings, Damaged):
             damaged(embeddings)
         elif embeddings is not None:
-            data = str(summary.get("dataset", {}).get("fingerprint", ""))
+            data = summary.dataset.fingerprint if summary.dataset else ""
             found[folder] = Measured(embeddings.labels, nearest(embeddings), spectrum(embeddings), data)
     return found
 
 
-def query_pairs(arranged: pd.DataFrame, measured: dict[str, Measured]) -> list[QueryPair]:
+def query_pairs(results: pd.DataFrame, measured: dict[str, Measured]) -> list[QueryPair]:
     """Every modified method beside its own base of the same seed, where both kept their embeddings.
 
     As in the tables of differences, two runs that did not start from the same weights, with the same images, on the
@@ -113,11 +116,11 @@ def query_pairs(arranged: pd.DataFrame, measured: dict[str, Measured]) -> list[Q
     Raises:
         UserError: where the two name the same dataset and label its images differently.
     """
-    last = done(arranged)
+    last = done(results)
     last = last[(last["selection"] == "last") & last["folder"].isin(list(measured))]
     last = of_kept_embeddings(last)
     pairs = paired_with_base(last, GROUP, ["folder", "origin"])
-    pairs = pairs[pairs["origin"] == pairs["origin_base"]].sort_values(PLACE, kind="stable")
+    pairs = pairs[pairs["origin"] == pairs["origin_base"]].sort_values(PAIRED, kind="stable")
     found = []
     for row in pairs.to_dict("records"):
         method, base = measured[row["folder"]], measured[row["folder_base"]]
@@ -128,8 +131,8 @@ def query_pairs(arranged: pd.DataFrame, measured: dict[str, Measured]) -> list[Q
                 f"{row['folder']} and {row['folder_base']}: embeddings of one dataset with different labels",
                 hint="delete the embeddings that were not written by these runs",
             )
-        place = {str(key): row[key] for key in PLACE}
-        found.append(QueryPair(place, (Path(row["folder"]), Path(row["folder_base"])), method, base))
+        own, folders = {key: row[key] for key in PAIRED}, (Path(row["folder"]), Path(row["folder_base"]))
+        found.append(QueryPair(Group(*(row[key] for key in GROUP)), own, folders, method, base))
     return found
 
 
@@ -137,7 +140,7 @@ def query_evidence(pairs: Sequence[QueryPair]) -> pd.DataFrame:
     """Difference in R@1 of every pair, with its 95% interval over test classes, and the queries behind it.
 
     Returns:
-        One row per pair: the columns `PLACE`; `difference`, `low`, `high` as fractions; the number of `classes` with
+        One row per pair: the columns `PAIRED`; `difference`, `low`, `high` as fractions; the number of `classes` with
         two images or more, of `queries` in them, and of queries that are `won` (the base misses, the method hits),
         `lost`, right in `both` and in `neither`.
     """
@@ -154,30 +157,30 @@ def query_evidence(pairs: Sequence[QueryPair]) -> pd.DataFrame:
             "neither": (queries & ~hits & ~base_hits).sum(),
         }
         bounds = {"difference": estimate.mean, "low": estimate.low, "high": estimate.high}
-        rows.append(pair.place | bounds | {name: int(count) for name, count in counts.items()})
-    return pd.DataFrame(rows, columns=[*PLACE, *EVIDENCE])
+        rows.append({**pair.row} | bounds | {name: int(count) for name, count in counts.items()})
+    return pd.DataFrame(rows, columns=[*PAIRED, *EVIDENCE])
 
 
 def query_record(pairs: Sequence[QueryPair]) -> pd.DataFrame:
     """In how many seeds a method wins and loses each query against its base, the most consistent wins first.
 
     Returns:
-        One row per group, method and query that is won or lost in any seed: the columns `PLACE` without seed;
+        One row per group, method and query that is won or lost in any seed: the columns `PAIRED` without seed;
         `query`, its position in the test split; `label`, its class's number; `wins` and `losses` of `seeds`. Ordered
         by wins minus losses, so that the end holds the most consistent losses. Seeds with other images than the
         method's first pair are left out: their positions mean other queries.
     """
-    keys = PLACE[:-1]
+    keys = PAIRED[:-1]
     methods: dict[tuple[Any, ...], list[QueryPair]] = {}
     for pair in pairs:
-        methods.setdefault(tuple(pair.place[key] for key in keys), []).append(pair)
+        methods.setdefault(tuple(pair.row[key] for key in keys), []).append(pair)
     frames = []
-    for place, seeds in methods.items():
+    for method, seeds in methods.items():
         same = [pair for pair in seeds if pair.base.fingerprint == seeds[0].base.fingerprint]
         wins, losses = (np.sum(part, axis=0) for part in ([p.won for p in same], [p.lost for p in same]))
         (shown,) = (wins + losses).nonzero()
         record = {"query": shown, "label": same[0].base.labels[shown], "wins": wins[shown], "losses": losses[shown]}
-        frame = pd.DataFrame(record | {"seeds": len(same)}).assign(**dict(zip(keys, place, strict=True)))
+        frame = pd.DataFrame(record | {"seeds": len(same)}).assign(**dict(zip(keys, method, strict=True)))
         best_first = np.lexsort((shown, losses[shown] - wins[shown]))
         frames.append(frame.iloc[best_first])
     columns = [*keys, *RECORD]
@@ -242,8 +245,8 @@ def retrieved(pair: QueryPair, record: pd.DataFrame, *, each: int = 5, k: int = 
         k: Neighbours of each.
 
     Returns:
-        One row per query, retriever and rank: the columns `PLACE`; `outcome` ("won" or "lost") of `query` in this
-        seed, its class's number `label`, its `wins` and `losses` in all `seeds`; `by`, the method or the base;
+        One row per query, retriever and rank: the columns `PAIRED`; `outcome` ("won" or "lost") of `query` in this
+        seed, its class's number `label`, its `wins` and `losses` in all `seeds`; `by`, `method` or `base`;
         `rank` from 1, the position of the `neighbour`, its `neighbour_label`, its `similarity`, and whether it is
         `correct`: of the query's class. No rows where the two hit and miss the same queries.
 
@@ -257,24 +260,24 @@ def retrieved(pair: QueryPair, record: pd.DataFrame, *, each: int = 5, k: int = 
         embeddings = _reload(folder)
         found, similarities = neighbours(embeddings, queries, k)
         shape = found.shape
-        rows: dict[str, Any] = {
-            "place": np.repeat(np.arange(len(queries)), shape[1]),
+        rows = {
+            "example": np.repeat(np.arange(len(queries)), shape[1]),
             "rank": np.tile(np.arange(1, shape[1] + 1), shape[0]),
             "neighbour": found.ravel(),
             "neighbour_label": embeddings.labels[found].ravel(),
             "similarity": similarities.ravel(),
         }
-        own = pd.DataFrame(rows).assign(by=pair.place[column])
-        frames.append(own.join(chosen.reset_index(drop=True), on="place"))
-    table = pd.concat(frames).sort_values("place", kind="stable", ignore_index=True)
+        own = pd.DataFrame(rows).assign(by=column)
+        frames.append(own.join(chosen.reset_index(drop=True), on="example"))
+    table = pd.concat(frames).sort_values("example", kind="stable", ignore_index=True)
     table["correct"] = table["neighbour_label"] == table["label"]
-    return table.assign(**pair.place)[[*PLACE, *RETRIEVED]]
+    return table.assign(**pair.row)[[*PAIRED, *RETRIEVED]]
 
 
 def _chosen(pair: QueryPair, record: pd.DataFrame, outcome: str, count: int) -> pd.DataFrame:
     """Up to `count` rows of the record whose query has this outcome in this seed, of different classes first."""
-    for key in PLACE[:-1]:
-        record = record[record[key] == pair.place[key]]
+    for key in PAIRED[:-1]:
+        record = record[record[key] == pair.row[key]]
     won = outcome == "won"
     record = record[(pair.won if won else pair.lost)[record["query"].to_numpy(int)]]
     margin = record["wins"] - record["losses"]
@@ -296,7 +299,8 @@ def _one_of_each_first(labels: Sequence[int]) -> list[int]:
 
 
 def _reload(folder: Path) -> Embeddings:
-    embeddings = load_embeddings(folder, read_summary(folder) or {})
+    summary = read_summary(folder)
+    embeddings = load_embeddings(folder, summary) if summary else None
     if embeddings is None:
         raise UserError(f"{folder}: its embeddings have gone while they were read", hint="try again")
     return embeddings

@@ -6,7 +6,7 @@ from dataclasses import asdict
 import pandas as pd
 
 from dmlbench.analysis.estimates import ESTIMATE
-from dmlbench.analysis.groups import GROUP, in_order, is_tuned, with_files_values
+from dmlbench.analysis.groups import GROUP, METHOD, in_order
 from dmlbench.analysis.statistics import t_interval
 from dmlbench.specs.registry import TUNED_MARK
 
@@ -26,29 +26,28 @@ def tuned_beside_files(values: pd.DataFrame, margins: Margins = NONE) -> pd.Data
         margins: By how much the values were chosen, in words.
 
     Returns:
-        One row per group, selection, metric and tuned method: `files` (the mean with the files' values) and `tuned`
-        over the seeds that both have, `ESTIMATE` of the differences (n is 0 where there is no run with the files'
-        values), `trials` that the values were the best of, `margin` to the next. No test: a verdict is of methods, not
-        of their settings.
+        One row per group, selection, metric and tuned method (`METHOD` and marks): `mean_of_files` and `mean_of_tuned`
+        values over the seeds that both have, `ESTIMATE` of the differences (n is 0 where there is no run with the
+        files' values), `trials` that the values were the best of, `margin` to the next. No test: a verdict is of
+        methods, not of their settings.
     """
-    keys = [*GROUP, "selection", "metric", "seed", "origin"]
-    tuned = values[values["method"].map(is_tuned).astype(bool)]
-    files = values[[*keys, "method", "value"]].rename(columns={"value": "files", "method": "plain"})
-    tuned = tuned.assign(plain=tuned["method"].map(with_files_values))
-    pairs = tuned.merge(files, on=[*keys, "plain"], how="left", validate="one_to_one")
-    names = [*GROUP, "selection", "metric", "method", "base", "modifier", "marks"]
+    keys = [*GROUP, "selection", "metric", "seed", "origin", *(key for key in METHOD if key != "tuned")]
+    is_tuned = values["tuned"].astype(bool)
+    files = values.loc[~is_tuned, [*keys, "value"]].rename(columns={"value": "files"})
+    pairs = values[is_tuned].merge(files, on=keys, how="left", validate="one_to_one")
+    names = [*GROUP, "selection", "metric", *METHOD, "marks"]
     rows = [
         dict(zip(names, key, strict=True))
         | {
             "trials": trials_of(str(key[-1])),
             "margin": margins.get(tuple(str(key[names.index(name)]) for name in PLACE), NOT_RECORDED),
-            "files": part["files"].mean(),
-            "tuned": part["value"].mean(),
+            "mean_of_files": part["files"].mean(),
+            "mean_of_tuned": part["value"].mean(),
         }
         | asdict(t_interval(part["value"] - part["files"]))
         for key, part in ((key, _shared(part)) for key, part in pairs.groupby(names, sort=False))
     ]
-    found = pd.DataFrame(rows, columns=[*names, "trials", "margin", "files", "tuned", *ESTIMATE])
+    found = pd.DataFrame(rows, columns=[*names, "trials", "margin", "mean_of_files", "mean_of_tuned", *ESTIMATE])
     return in_order(found) if len(found) else found
 
 
@@ -58,16 +57,11 @@ def trials_of(marks: str) -> str:
     return found[1] if found else ""
 
 
-def unequal_trials(values: pd.DataFrame) -> list[str]:
-    """A note where tuned methods of one base had other numbers of trials than each other; `values` as above."""
-    tuned = values[values["method"].map(is_tuned).astype(bool)].drop_duplicates("method")
-    notes = []
-    for _, part in tuned.groupby("base", sort=False):
-        trials = {row["method"]: trials_of(row["marks"]) for row in part.to_dict("records")}
-        if len(set(trials.values())) > 1:
-            had = ", ".join(f"{method} {count}" for method, count in trials.items())
-            notes.append(f"Unequal numbers of trials ({had}): that alone can put one above another.")
-    return notes
+def unequal_trials(values: pd.DataFrame) -> list[pd.DataFrame]:
+    """The tuned methods of each base of which some had other `trials` than others; `values` as above."""
+    tuned = values[values["tuned"].astype(bool)].drop_duplicates(METHOD)
+    tuned = tuned.assign(trials=tuned["marks"].map(trials_of))
+    return [part for _, part in tuned.groupby("base", sort=False) if len(set(part["trials"])) > 1]
 
 
 def _shared(part: pd.DataFrame) -> pd.DataFrame:

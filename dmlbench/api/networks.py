@@ -175,8 +175,8 @@ def _networks(folder: Path, cell: Cell, device: torch.device) -> list[EmbeddingM
 
 def _training_classes(folder: Path) -> int | None:
     """How many classes the cell learned; None where its summary is not written yet."""
-    count = ((read_summary(folder) or {}).get("dataset") or {}).get("train_classes")
-    return None if count is None else int(count)
+    summary = read_summary(folder)
+    return (summary.dataset.train_classes or None) if summary and summary.dataset else None
 
 
 def _check_new(path: Path) -> None:

@@ -13,10 +13,11 @@ import pandas as pd
 
 from dmlbench.analysis.comparisons import comparisons, seed_pairs, to_base
 from dmlbench.analysis.estimates import SELECTIONS, seed_values
-from dmlbench.analysis.groups import arrange, check_unambiguous
+from dmlbench.analysis.groups import check_unambiguous
 from dmlbench.api import MOST_PROCESSES, MOST_SEED, MOST_SEEDS
 from dmlbench.errors import UserError, counted, unknown_name
 from dmlbench.machine import usable_cores
+from dmlbench.report.naming import named
 from dmlbench.report.page import render
 from dmlbench.report.queries import Panels
 from dmlbench.report.tables.comparison import kind_of
@@ -45,7 +46,7 @@ KEPT = ("weights", "embeddings")
 MOST_WORKERS = 4  # of a report: more processes would take longer to start than they save
 VERDICTS = {"higher": "better", "lower": "worse", "open": "inconclusive", "few": ""}
 COLUMNS = [
-    "protocol", "variant", "dataset", "method", "to", "n", "mean", "low", "high", "p_t", "p_holm", "family",
+    "protocol", "overrides", "dataset", "method", "to", "n", "mean", "low", "high", "p_t", "p_holm", "family",
     "p_sign_flip", "verdict",
 ]  # fmt: skip
 
@@ -227,15 +228,15 @@ def compare(results: pd.DataFrame, metric: str = "recall_at_1", selection: str =
     """
     if selection not in SELECTIONS:
         raise unknown_name("selection", selection, SELECTIONS)
-    arranged = arrange(results)
-    check_unambiguous(arranged)
-    values = seed_values(arranged)
+    check_unambiguous(results)
+    values = seed_values(results)
     if metric not in set(values["metric"]):
         raise unknown_name("metric", metric, sorted(values["metric"].unique()))
     values = values[(values["metric"] == metric) & (values["selection"] == selection)]
-    compared = comparisons(to_base(seed_pairs(values)), values)
+    compared = named(comparisons(to_base(seed_pairs(values)), values))
     rows = zip(compared["n"], compared["p_holm"], compared["mean"], strict=True)
-    return compared.assign(verdict=[VERDICTS[kind_of(*row)] for row in rows])[COLUMNS]
+    verdicts = [VERDICTS[kind_of(*row)] for row in rows]
+    return compared.assign(method=compared["name"], to=compared["to_name"], verdict=verdicts)[COLUMNS]
 
 
 def render_report(

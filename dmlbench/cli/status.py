@@ -3,7 +3,7 @@
 import json
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -52,14 +52,14 @@ def command(results: Path, watch: bool, as_json: bool, verify: bool) -> int:
     return _show(console, store)
 
 
-def _rows(store: "Store") -> list[dict[str, Any]]:
+def _rows(store: "Store") -> list[dict[str, object]]:
     from dmlbench.results.status import overview
 
     names = ("protocol", "variant", "dataset", "method", "seed", "hash")
     measured = ("state", "epoch", "epochs", "seconds_left", "recall_at_1", "why", "host", "code")
     return [
         {"folder": str(cell.folder)}
-        | {key: cell.index.get(key) for key in names}
+        | {key: getattr(cell.cell, key, None) for key in names}
         | {key: getattr(cell, key) for key in measured}
         for cell in overview(store)
     ]

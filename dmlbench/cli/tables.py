@@ -70,14 +70,14 @@ def print_damaged(console: SafeConsole, store: Store, cells: Sequence[Cell]) -> 
 def _print_failed(console: SafeConsole, failed: Sequence[tuple[Cell, Record]], of: int) -> None:
     table = Table("failed", "seed", "why", box=None)
     for cell, record in failed:
-        error = record.summary.get("error") or {"kind": "error", "message": "no message"}
         name = f"{cell.method.name} on {cell.dataset.name}"
-        why = Text("\n  ".join((f"{error['kind']}: {error['message']}", *error.get("log", ()))))
+        error = record.summary.error
+        why = Text("\n  ".join((str(error), *error.log)) if error else "")
         table.add_row(Text(name), str(cell.seed), why)
     console.print(table)
     for _, record in failed:
         console.say(f"log: {record.folder / 'log.txt'}")
-    diverged = sum(record.summary.get("error", {}).get("kind") == "diverged" for _, record in failed)
+    diverged = sum(record.summary.error.kind == "diverged" if record.summary.error else 0 for _, record in failed)
     again = f" (what diverged will do so again unless a value changes: {diverged})" if diverged else ""
     them = inflected(len(failed), "it", "them")
     console.print(f"{len(failed)} of {counted(of, 'cell')} failed; to go on with {them}{again}:")
@@ -97,8 +97,8 @@ def tables(cells: Sequence[CellState]) -> Group:
     """One table for each protocol and dataset, then the cells that need words."""
     groups: dict[tuple[str, str, str], list[CellState]] = {}
     for cell in cells:
-        if cell.index:
-            key = (cell.index["protocol"], cell.index["variant"], cell.index["dataset"])
+        if cell.cell:
+            key = (cell.cell.protocol, cell.cell.variant, cell.cell.dataset)
             groups.setdefault(key, []).append(cell)
     parts: list[RenderableType] = []
     for (protocol, variant, dataset), group in groups.items():
@@ -114,13 +114,14 @@ def counts(cells: Sequence[CellState]) -> str:
 
 
 def _matrix(cells: Sequence[CellState]) -> Table:
-    seeds = sorted({int(cell.index["seed"]) for cell in cells})
+    indexed = [(cell, cell.cell) for cell in cells if cell.cell]
+    seeds = sorted({index.seed for _, index in indexed})
     table = Table("method", box=None)
     for seed in seeds:
         table.add_column(f"seed {seed}", justify="right")
     places: dict[tuple[str, int], list[CellState]] = {}
-    for cell in cells:
-        places.setdefault((str(cell.index["method"]), int(cell.index["seed"])), []).append(cell)
+    for cell, index in indexed:
+        places.setdefault((index.method, index.seed), []).append(cell)
     for method in dict.fromkeys(method for method, _ in places):
         table.add_row(method, *(_figure(places.get((method, seed), ())) for seed in seeds))
     return table
@@ -151,7 +152,8 @@ def _in_words(cells: Sequence[CellState]) -> list[RenderableType]:
 
 
 def _label(cell: CellState) -> str:
-    return f"{cell.index['method']} on {cell.index['dataset']}, seed {cell.index['seed']}" if cell.index else "a cell"
+    index = cell.cell
+    return f"{index.method} on {index.dataset}, seed {index.seed}" if index else "a cell"
 
 
 def _what(cell: CellState) -> str:

@@ -25,10 +25,11 @@ from dmlbench.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from dmlbench.runner.matrix import Execution
     from dmlbench.runner.progress import SafeConsole
+    from dmlbench.specs.cell import Scalar
     from dmlbench.tuning import Subject, Trial, Tuning
 
 
@@ -166,5 +167,5 @@ def _print(console: "SafeConsole", found: "Tuning") -> None:
         console.say(f"failed: {failure}")
 
 
-def _in_words(values: "dict[str, Any]") -> str:
+def _in_words(values: "Mapping[str, Scalar]") -> str:
     return ", ".join(f"{key.partition('.')[2]}={value}" for key, value in values.items())

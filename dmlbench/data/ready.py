@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -203,16 +202,16 @@ def check(info: DatasetInfo, data_dir: Path | None, log: Log) -> Checked:
     return Checked(counts, published, bad, converted, on_both_sides(findings), singletons, whole, too_little(files))
 
 
-def sizes(sides: tuple[Side, Side], log: Log) -> dict[str, dict[str, Any]]:
+def sizes(sides: tuple[Side, Side], log: Log) -> dict[str, dict[str, int | str]]:
     """For each side its classes, images, images a class, and widths and heights in pixels (least - median - most)."""
     files = files_of(sides)
     findings = inspect(files, log) if files else [None, None]
     return {name: _sizes(side, found) for name, side, found in zip(SIDES, sides, findings, strict=True)}
 
 
-def _sizes(side: Side, findings: dict[str, Finding] | None) -> dict[str, Any]:
+def _sizes(side: Side, findings: dict[str, Finding] | None) -> dict[str, int | str]:
     per_class = np.bincount(side.labels)
-    row: dict[str, Any] = {
+    row: dict[str, int | str] = {
         "classes": len(side.class_names),
         "images": len(side.labels),
         "images a class": _range(per_class),

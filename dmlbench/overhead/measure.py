@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice
 from multiprocessing.connection import Connection
-from typing import Any
 
 import torch
 
@@ -23,6 +22,7 @@ from dmlbench.overhead.plan import CostPlan, modifier_of
 from dmlbench.overhead.timing import BATCHES, SYNTHETIC_SET, StepCost, measure_steps, synthetic_batches
 from dmlbench.results import environment as provenance
 from dmlbench.results.measurements import SYNTHETIC, UNFOLDED, UNFOLDED_MARK, Measured, Measurement
+from dmlbench.results.records import Code, Environment
 from dmlbench.specs.cell import MethodSpec, digest, protocol_identity
 from dmlbench.training.build import TrainingSet, build_seeded_model, build_trainer
 from dmlbench.training.device import prepare, resolve_device
@@ -55,8 +55,8 @@ class _Share:
     """What one process measured, and what it ran on."""
 
     costs: dict[str, StepCost]
-    environment: dict[str, Any]
-    code: dict[str, Any]
+    environment: Environment
+    code: Code
 
 
 def measure(plan: CostPlan, device: str, effort: Effort, command: str, tell: Callable[[], None]) -> Measurement:
@@ -74,7 +74,7 @@ def measure(plan: CostPlan, device: str, effort: Effort, command: str, tell: Cal
     """
     started, protocol = datetime.now(UTC), plan.protocol
     shares = [_apart((plan, device, effort.rounds, order), tell) for order in range(effort.processes)]
-    if len({share.code["digest"] for share in shares}) > 1:
+    if len({share.code.digest for share in shares}) > 1:
         raise UserError("the training code changed while it was measured", hint="measure again")
     return Measurement(
         started=started.isoformat(timespec="seconds"),
@@ -155,8 +155,7 @@ def _share(plan: CostPlan, device: str, rounds: int, order: int, tell: Callable[
         trainers |= _trainers(method, plan, size, where)
     batches = _batches(plan, images, max(trainer.views for trainer in trainers.values()), where)
     costs = measure_steps(trainers, batches, rounds, WARM_UP, tell, order=order)
-    code = {"digest": provenance.code_digest(), **provenance.git_state()}
-    return _Share(costs, provenance.environment(str(where)), code)
+    return _Share(costs, provenance.environment(str(where)), provenance.code_state())
 
 
 def _trainers(method: MethodSpec, plan: CostPlan, size: TrainingSet, device: torch.device) -> dict[str, Trainer]:

@@ -2,9 +2,9 @@
 
 import re
 import textwrap
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import pandas as pd
@@ -13,7 +13,7 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from dmlbench.analysis.groups import MODIFIERS, is_tuned, rank, with_files_values
+from dmlbench.analysis.groups import MODIFIER, modifier_name, modifier_rank
 from dmlbench.report.naming import MINUS
 from dmlbench.report.style import COLUMN, INK, MUTED, PAPER, Look
 
@@ -71,11 +71,13 @@ def legend_rows(handles: Sequence[Line2D], width: float) -> int:
     return -(-len(handles) // legend_columns(handles, width))
 
 
-def modifier_handles(modifiers: Iterable[str], look: Look) -> list[Line2D]:
-    """Lines of the modifiers, where panels are named by the bases."""
-    names = sorted(set(map(with_files_values, modifiers)), key=lambda name: rank(name, MODIFIERS))
-    labels = {name: f"+{name}" if name else "base alone" for name in names}
-    return [Line2D([], [], color=MUTED, linestyle=look.line(name), label=labels[name]) for name in names]
+def modifier_handles(methods: pd.DataFrame, look: Look) -> list[Line2D]:
+    """Lines of the modifiers of methods, where panels are named by the bases."""
+    distinct = methods.drop_duplicates(["modifier", "modifier_settings", "network"])
+    ordered = sorted(distinct.to_dict("records"), key=lambda row: modifier_rank(*(row[key] for key in MODIFIER)))
+    labels = [f"+{modifier_name(row, tuned=False)}" if row["modifier"] else "base alone" for row in ordered]
+    lines = map(look.line, ordered)
+    return [Line2D([], [], color=MUTED, linestyle=line, label=label) for line, label in zip(lines, labels, strict=True)]
 
 
 def by_setting(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -83,7 +85,7 @@ def by_setting(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
     Signs tell methods apart, not whether their values are tuned.
     """
-    tuned = rows["method"].map(is_tuned).astype(bool)
+    tuned = rows["tuned"].astype(bool)
     if not tuned.any():
         return {"": rows}
     parts = {"files' values": rows[~tuned], "tuned": rows[tuned]}
@@ -108,14 +110,21 @@ def limits_of(estimates: pd.DataFrame, seeds: pd.Series, *, include: Sequence[fl
 def dot(axes: Axes, row: pd.Series, place: float, signs: tuple[str, str, str]) -> None:
     """A mean with its interval, a fraction drawn in percent or points, in the row `place`; signs as `Look.signs`."""
     colour, face, marker = signs
-    mark: dict[str, Any] = {"marker": marker, "markersize": 5} | edges(colour, face)
-    axes.plot(100 * row["mean"], place, color=colour, zorder=4, **mark)
+    axes.plot(100 * row["mean"], place, color=colour, zorder=4, marker=marker, markersize=5, **edges(colour, face))
     if row["n"] > 1:
         bounds = 100 * error_bounds(row)
         axes.errorbar(100 * row["mean"], place, xerr=bounds, color=colour, capsize=2.2, linewidth=1.2, zorder=3)
 
 
-def edges(colour: str, face: str) -> dict[str, Any]:
+class Edges(TypedDict):
+    """The keywords of matplotlib that draw a marker's edge and inside."""
+
+    markerfacecolor: str
+    markeredgecolor: str
+    markeredgewidth: float
+
+
+def edges(colour: str, face: str) -> Edges:
     """How a marker is drawn: full with an edge of paper, or hollow."""
     return {"markerfacecolor": face, "markeredgecolor": PAPER if face == colour else colour, "markeredgewidth": 0.6}
 
@@ -149,7 +158,7 @@ def _label(name: str) -> str:
 
 
 def _spoken(row: pd.Series, write: Callable[[float], str], unit: str, of: str) -> str:
-    said = f"{row['method']} {write(row['mean'])}{unit}"
+    said = f"{row['name']} {write(row['mean'])}{unit}"
     if row["n"] < 2:
         return f"{said} (one {of.removesuffix('s')})"
     return f"{said} (95% interval {write(row['low'])} to {write(row['high'])}, {row['n']} {of})"

@@ -9,10 +9,11 @@ from rich.text import Text
 
 from dmlbench.analysis.comparisons import comparisons, seed_pairs, star, to_base
 from dmlbench.analysis.costs import overhead
-from dmlbench.analysis.estimates import SELECTIONS, UNTRAINED, accuracy, seed_values
-from dmlbench.analysis.groups import Group, arrange, check_unambiguous, groups, in_order
-from dmlbench.report.naming import percent, plain, points
+from dmlbench.analysis.estimates import SELECTIONS, accuracy, seed_values
+from dmlbench.analysis.groups import Group, check_unambiguous, groups, in_order
+from dmlbench.report.naming import named, percent, plain, points
 from dmlbench.report.tables.table import about_pairs, few_seeds, mark_signs, other_machines, signed, without_base
+from dmlbench.results.frames import UNTRAINED
 
 COLUMNS = ("method", "R@1", "n", "to base", "MAP@R", "time")
 
@@ -28,13 +29,13 @@ def comparison(results: pd.DataFrame, selection: str = "last") -> list[Renderabl
         What a rich console prints: for every group a table and how to read it. Empty where no cell finished.
 
     Raises:
-        UserError: where two results claim one place in a table.
+        UserError: where results that may not be mixed would be.
     """
-    arranged = arrange(results)
-    check_unambiguous(arranged)
-    values = seed_values(arranged)
+    check_unambiguous(results)
+    values = named(seed_values(results))
     values = values[values["selection"].isin([UNTRAINED, selection])]
-    means, paired, times = accuracy(values), comparisons(to_base(seed_pairs(values)), values), overhead(arranged)
+    pairs = to_base(seed_pairs(values))
+    means, paired, times = map(named, (accuracy(values), comparisons(pairs, values), overhead(results)))
     return [
         part
         for group in groups(values)
@@ -62,9 +63,9 @@ def _group(
     for column in COLUMNS:
         table.add_column(column, justify="left" if column == "method" else "right", no_wrap=column == "method")
     signs = mark_signs(means["marks"])
-    for method in in_order(means.drop_duplicates("method")).to_dict("records"):
-        own = [frame[frame["method"] == method["method"]] for frame in (means, paired, times)]
-        table.add_row(*map(Text, _cells(method["method"], signed(method["marks"], signs), *own)))
+    for method in in_order(means.drop_duplicates("name")).to_dict("records"):
+        own = [frame[frame["name"] == method["name"]] for frame in (means, paired, times)]
+        table.add_row(*map(Text, _cells(method["name"], signed(method["marks"], signs), *own)))
     notes = [
         f"{SELECTIONS[selection].capitalize()}. R@1 and MAP@R in %; n: seeds; [low, high]: 95% t-interval over seeds.",
         "to base: R@1 minus the base's, paired by seed, in points.",
@@ -74,7 +75,7 @@ def _group(
         ["time: step time over the base's, in ordinary runs that may have shared the machine."] if len(times) else []
     )
     notes += [f"{sign}: {mark}." for mark, sign in signs.items()]
-    notes += [*few_seeds(means[means["method"] != UNTRAINED]), *without_base(means, paired)]
+    notes += [*few_seeds(means[means["name"] != UNTRAINED]), *without_base(means, paired)]
     notes += [*unpaired, *other_machines(times)]
     return [table, Text("\n".join(notes), style="dim"), Text("")]
 

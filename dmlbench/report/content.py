@@ -25,9 +25,17 @@ import numpy as np
 import pandas as pd
 
 from dmlbench.analysis.comparisons import to_base
-from dmlbench.analysis.costs import agreements, doubts, measured_overhead, measured_phases, measurement_slug, places
-from dmlbench.analysis.estimates import SELECTIONS, UNTRAINED, selections_of, verdict_selection
-from dmlbench.analysis.groups import Group, groups, in_order, slug, without_paths
+from dmlbench.analysis.costs import (
+    agreements,
+    doubts,
+    measured_frame,
+    measured_overhead,
+    measured_phases,
+    measurement_slug,
+    places,
+)
+from dmlbench.analysis.estimates import SELECTIONS, selections_of, verdict_selection
+from dmlbench.analysis.groups import METHOD, Group, groups, in_order, slug, without_paths
 from dmlbench.errors import counted
 from dmlbench.report.canvas import Plot, limits_of
 from dmlbench.report.figures import (
@@ -46,6 +54,7 @@ from dmlbench.report.figures import (
     selection_plot,
     turns,
 )
+from dmlbench.report.naming import named
 from dmlbench.report.numbers import METRIC, Numbers
 from dmlbench.report.pictures import Picture, save
 from dmlbench.report.queries import Panels, Queries
@@ -67,9 +76,10 @@ from dmlbench.report.tables.comparison import Verdict, verdicts
 from dmlbench.report.tables.cost import measured_table
 from dmlbench.report.tables.datasets import can_rank
 from dmlbench.report.tables.table import about_pairs, without_base
+from dmlbench.results.frames import ENSEMBLE, MEAN, UNTRAINED
 from dmlbench.results.measurements import SYNTHETIC, Measurement
-from dmlbench.results.readouts import is_of_one_member
 from dmlbench.runner.signals import starting
+from dmlbench.specs.overrides import Settings
 
 
 @dataclass(frozen=True)
@@ -123,9 +133,7 @@ class Material:
     @cached_property
     def look(self) -> Look:
         """Colours and signs for every method of the report."""
-        measured = [method for measurement in self.measurements for method in measurement.methods.values()]
-        bases = [*self.numbers.results["base"], *(method.base for method in measured)]
-        return Look.of(bases, [*self.numbers.results["modifier"], *(method.modifier for method in measured)])
+        return Look.of(pd.concat([self.numbers.results[METHOD], measured_frame(self.measurements)[METHOD]]))
 
     def drawn(self, *plots: Plot | None) -> list[Picture]:
         """Write figures, those that there are."""
@@ -248,11 +256,11 @@ class _Group:
             plots.append(overhead_plot(self.group, measured, self.look))
         if len(phases):
             plots.append(phases_plot(self.group, phases))
-        if set(measured["method"]) & set(gains["method"]):
+        if set(measured["name"]) & set(gains["name"]):
             plots.append(plane_plot(self.group, self.chosen, gains, measured, self.look))
         tables = [overhead_table(self.group, self.numbers.overhead)] if len(ratios) else []
-        modified = self.trained.loc[self.trained["modifier"] != "", "method"].unique()
-        without = [name for name in modified if name not in set(measured["method"]) and not is_of_one_member(name)]
+        timed = (self.trained["modifier"] != "") & self.trained["network"].isin([MEAN, ENSEMBLE])
+        without = [name for name in self.trained.loc[timed, "name"].unique() if name not in set(measured["name"])]
         why = "no step times of it and its base of the same seed, machine and load"
         text = f"No time ratio for {', '.join(without)}: {why} (cells that sampled system metrics have none)."
         return Part("Training time", self._drawn(*plots), tables, text if without else "")
@@ -321,15 +329,16 @@ def _leave_interrupts_to_the_parent() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-KEYS = ["protocol", "variant"]
+KEYS = ["protocol", "overrides"]
 
 
 def protocol_sections(material: Material) -> list[Section]:
     """A section for every protocol, with its settings, that has results of several datasets."""
     numbers = material.numbers
-    many = numbers.accuracy.groupby(KEYS)["dataset"].nunique()
-    return [_protocol_section(material, str(protocol), str(variant))
-            for protocol, variant in many.index[many > 1]]  # fmt: skip
+    datasets: dict[tuple[str, Settings], set[str]] = {}
+    for group in groups(numbers.accuracy):
+        datasets.setdefault((group.protocol, group.overrides), set()).add(group.dataset)
+    return [_protocol_section(material, *key) for key, own in datasets.items() if len(own) > 1]
 
 
 def reproduction_section(numbers: Numbers) -> list[Section]:
@@ -353,19 +362,19 @@ def reproduction_section(numbers: Numbers) -> list[Section]:
     ]
 
 
-def _protocol_section(material: Material, protocol: str, variant: str) -> Section:
+def _protocol_section(material: Material, protocol: str, overrides: Settings) -> Section:
     numbers = material.numbers
-    title = protocol + (f", {without_paths(variant)}" if variant else "")
-    name = "_".join(slug(part) for part in (protocol, variant) if part)
+    title = protocol + (f", {without_paths(str(overrides))}" if overrides else "")
+    name = "_".join(slug(part) for part in (protocol, str(overrides)) if part)
 
     def mine(frame: pd.DataFrame) -> pd.DataFrame:
-        own = frame[(frame["protocol"] == protocol) & (frame["variant"] == variant) & (frame["metric"] == METRIC)]
+        own = frame[(frame["protocol"] == protocol) & (frame["overrides"] == overrides) & (frame["metric"] == METRIC)]
         return own[own["selection"] == chosen]
 
-    own = numbers.accuracy[(numbers.accuracy["protocol"] == protocol) & (numbers.accuracy["variant"] == variant)]
+    own = numbers.accuracy[(numbers.accuracy["protocol"] == protocol) & (numbers.accuracy["overrides"] == overrides)]
     chosen = verdict_selection(selections_of(own))
     pooled, means = mine(numbers.pooled), mine(numbers.over_datasets)
-    methods = list(in_order(own[own["method"] != UNTRAINED].drop_duplicates("method"))["method"])
+    methods = list(in_order(own[own["name"] != UNTRAINED].drop_duplicates("name"))["name"])
     parts = []
     if len(pooled):
         against_base, each = to_base(pooled[pooled["n"] > 0]), to_base(mine(numbers.comparisons))
@@ -386,21 +395,20 @@ def cost_sections(material: Material) -> list[Section]:
 
 
 def _section(material: Material, latest: Measurement, *, alone: bool) -> Section:
-    parts = (f"machine {latest.environment.get('machine')}", f"protocol {latest.protocol_hash[:6]}", *latest.methods)
+    parts = (f"machine {latest.environment.machine}", f"protocol {latest.protocol_hash[:6]}", *latest.methods)
     which = "" if alone else f" ({', '.join(parts)})"
     place = Place(without_paths(latest.title) + which, measurement_slug(latest))
-    costs, phases = measured_overhead(latest), measured_phases(latest)
+    costs, phases = named(measured_overhead(latest)), named(measured_phases(latest))
     modified = costs[costs["modifier"] != ""]
     clock = turns(latest.processes)
     plots = [overhead_plot(place, modified, material.look, clock)] if len(modified) else []
     found = agreements(material.measurements[: material.measurements.index(latest)], latest)
     images = "random pixels" if latest.dataset == SYNTHETIC else f"images of {latest.dataset}"
-    libraries = ", ".join(
-        f"{name} {latest.environment[name]}" for name in ("torch", "cuda") if name in latest.environment
-    )
+    known = {"torch": latest.environment.torch, "cuda": latest.environment.cuda}
+    libraries = ", ".join(f"{name} {version}" for name, version in known.items() if version is not None)
     threads = counted(latest.cpu_threads, "CPU thread")
     facts = (
-        f"Measured on {latest.started[:10]} on {images}; {latest.environment.get('system', '')}, {threads}, "
+        f"Measured on {latest.started[:10]} on {images}; {latest.environment.system or ''}, {threads}, "
         f"{libraries}; dmlbench {code_state(latest.code, latest.environment)}. Command: {for_readers(latest.command)}"
     )
     pictures = material.drawn(*plots, phases_plot(place, phases, clock))
@@ -411,6 +419,6 @@ def _section(material: Material, latest: Measurement, *, alone: bool) -> Section
 
 def _other_code(latest: Measurement, codes: Collection[str]) -> list[str]:
     """A warning where no result of the report was made by the training code that was measured."""
-    if not codes or latest.code.get("digest") in codes:
+    if not codes or latest.code.digest in codes:
         return []
     return [f"The results of this report were made by other training code: {', '.join(sorted(codes))}."]

@@ -1,8 +1,12 @@
-"""How metrics and numbers are written: the same in every table and figure."""
+"""How methods, metrics and numbers are written: the same in every table and figure."""
 
 import math
 import re
 from collections.abc import Iterable
+
+import pandas as pd
+
+from dmlbench.analysis.groups import base_name, method_name, modifier_name
 
 MINUS = "\N{MINUS SIGN}"
 NAMES = {
@@ -12,6 +16,45 @@ NAMES = {
     "nmi_revisiting": "NMI of Roth et al.",
     "ami": "AMI",
 }
+
+NAMED = {
+    "method": "name", "base": "base_name", "modifier": "modifier_name", "to": "to_name",
+    "to_modifier": "to_modifier_name",
+}  # fmt: skip
+HASHES = ("method_hash", "base_hash", "modifier_hash", "protocol_hash", "dataset_version")
+TYPED = ("base_settings", "modifier_settings", "network", "tuned", "to_settings", "to_network")
+OF_TUNING = {"mean_of_files": "files", "mean_of_tuned": "tuned"}  # columns, as a file names them
+
+
+def named(frame: pd.DataFrame) -> pd.DataFrame:
+    """The same rows with `name`, `base_name`, `modifier_name`; of a comparison also `to_name` and `to_modifier_name`.
+
+    Args:
+        frame: A table with the columns `groups.METHOD`.
+    """
+    rows = frame.to_dict("records")
+    names = {"name": [method_name(row) for row in rows], "base_name": [base_name(row) for row in rows]}
+    names["modifier_name"] = [modifier_name(row) for row in rows]
+    if "to" in frame:
+        other = {"method": "to", "modifier": "to_modifier", "modifier_settings": "to_settings", "network": "to_network"}
+        rows = [row | {key: row[its] for key, its in other.items()} for row in rows]
+        names["to_name"] = [method_name(row) for row in rows]
+        names["to_modifier_name"] = [modifier_name(row) for row in rows]
+    return frame.assign(**{name: pd.Series(own, frame.index, dtype=object) for name, own in names.items()})
+
+
+def for_files(frame: pd.DataFrame, *, typed: bool = False) -> pd.DataFrame:
+    """A named table as a file has it: names in the place of what they are made of, settings in words, no hashes.
+
+    With `typed` it keeps what names are made of, too.
+    """
+    if "overrides" in frame:
+        frame = frame.assign(overrides=frame["overrides"].map(str)).rename(columns={"overrides": "variant"})
+    for plain, name in NAMED.items():
+        if name in frame:
+            frame = frame.assign(**{plain: frame[name]}) if plain in frame else frame.rename(columns={name: plain})
+    left_out = [*NAMED.values(), *HASHES, *(() if typed else TYPED)]
+    return frame.drop(columns=left_out, errors="ignore").rename(columns=OF_TUNING)
 
 
 def metric_name(metric: str) -> str:

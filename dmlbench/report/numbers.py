@@ -13,14 +13,14 @@ from dmlbench.analysis.groups import Group, done
 from dmlbench.analysis.published import NONE, reproduction
 from dmlbench.analysis.tuning import NONE as NO_MARGINS
 from dmlbench.analysis.tuning import Margins, tuned_beside_files
-from dmlbench.results.frames import was_shared
+from dmlbench.report.naming import named
 
 METRIC = "recall_at_1"  # what verdicts are given by and figures show; tables show all
 
 
 @dataclass(frozen=True)
 class Numbers:
-    """All numbers of a report; every table of it is a part of one of these."""
+    """All numbers of a report, with the names of methods; every table of it is a part of one of these."""
 
     results: pd.DataFrame
     history: pd.DataFrame
@@ -39,32 +39,32 @@ class Numbers:
     @classmethod
     def of(
         cls,
-        arranged: pd.DataFrame,
+        results: pd.DataFrame,
         history: pd.DataFrame,
         other_images: Mapping[Group, str] = NONE,
         margins: Margins = NO_MARGINS,
     ) -> "Numbers":
-        """Compute them from results and histories after `groups.arrange`.
+        """Compute them from results and histories.
 
         `other_images` is as for `reproduction`, `margins` as for `tuned_beside_files`.
         """
-        finished = history[history["hash"].isin(done(arranged)["hash"])]
-        values = seed_values(arranged)
+        finished = history[history["hash"].isin(done(results)["hash"])]
+        values = seed_values(results)
         means, pairs = accuracy(values), seed_pairs(values)
-        timed = arranged.dropna(subset=["step_ms"])
-        timed = timed[~timed["machine"].map(was_shared).astype(bool)]
-        return cls(
-            results=arranged,
-            history=finished,
-            seeds=values,
-            accuracy=means,
-            optimism=optimism(values),
-            pairs=pairs,
-            comparisons=comparisons(pairs, values),
-            pooled=pooled(pairs, values),
-            over_datasets=over_datasets(values),
-            overhead=overhead(arranged),
-            phases=phase_times(finished[finished["hash"].isin(timed["hash"])]),
-            reproduction=reproduction(means, other_images),
-            tuning=tuned_beside_files(values, margins),
-        )
+        timed = results[results["step_ms"].notna() & results["exclusive"].astype(bool)]
+        found = {
+            "results": results,
+            "history": finished,
+            "seeds": values,
+            "accuracy": means,
+            "optimism": optimism(values),
+            "pairs": pairs,
+            "comparisons": comparisons(pairs, values),
+            "pooled": pooled(pairs, values),
+            "over_datasets": over_datasets(values),
+            "overhead": overhead(results),
+            "phases": phase_times(finished[finished["hash"].isin(timed["hash"])]),
+            "reproduction": reproduction(means, other_images),
+            "tuning": tuned_beside_files(values, margins),
+        }
+        return cls(**{name: named(frame) for name, frame in found.items()})

@@ -4,22 +4,22 @@ What every report says of itself, in HTML and Markdown alike.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from dmlbench.analysis.comparisons import to_base
 from dmlbench.analysis.costs import measured_frame
-from dmlbench.analysis.groups import GROUP, arrange, check_unambiguous, done, groups, without_paths
+from dmlbench.analysis.groups import GROUP, METHOD, check_unambiguous, done, groups, without_paths
 from dmlbench.errors import Damaged, OnDamaged, UserError, counted, unknown_name, warn
 from dmlbench.report import sources
 from dmlbench.report.content import (
     Map,
     Material,
+    Section,
     cost_sections,
     group_sections,
     mapping,
@@ -28,17 +28,20 @@ from dmlbench.report.content import (
 )
 from dmlbench.report.folder import PAGE, check_target, replacing
 from dmlbench.report.latex import latex
+from dmlbench.report.naming import for_files, named
 from dmlbench.report.numbers import Numbers
 from dmlbench.report.pictures import brief_marks, csv, escape_markdown, markdown, short
 from dmlbench.report.queries import Panels, Queries
 from dmlbench.report.sources import commands
 from dmlbench.report.style import PALETTE
 from dmlbench.report.tables.summary import coverage_table, is_uneven, protocol_tables, settings_tables, summary_tables
-from dmlbench.report.tables.table import TEXT_COLUMNS
+from dmlbench.report.tables.table import TEXT_COLUMNS, Table
 from dmlbench.results.environment import versions
 from dmlbench.results.frames import load_history, load_results
 from dmlbench.results.measurements import SYNTHETIC, Measurement, read_measurements
+from dmlbench.results.records import Summary
 from dmlbench.results.store import Store, read_summary
+from dmlbench.specs.overrides import Settings
 
 FILTERS = ("protocol", "dataset", "method")
 Only = Mapping[str, Collection[str]]
@@ -76,24 +79,26 @@ def render(
     """
     target = check_target(output, name)
     left_out = _LeftOut(results_root, damaged)
-    arranged, history, specs, costs = _read(results_root, only, left_out)
-    tell(f"{counted(arranged['folder'].nunique(), 'cell')} read")
-    sources.check_one_spec(arranged, specs)  # first: it can say what differs
-    check_unambiguous(arranged)
-    with mapping(workers if len(groups(done(arranged))) > 1 else 1) as each:
-        margins = sources.tuning_margins(results_root, arranged, specs, left_out)
-        numbers = Numbers.of(arranged, history, sources.other_images(arranged, specs), margins)
-        queries = Queries.of(arranged, tell, left_out)
+    results, history, specs, costs = _read(results_root, only, left_out)
+    tell(f"{counted(results['folder'].nunique(), 'cell')} read")
+    sources.check_one_spec(results, specs)  # first: it can say what differs
+    check_unambiguous(results)
+    with mapping(workers if len(groups(done(results))) > 1 else 1) as each:
+        margins = sources.tuning_margins(results_root, results, specs, left_out)
+        numbers = Numbers.of(results, history, sources.other_images(results, specs), margins)
+        queries = Queries.of(results, tell, left_out)
         if panels:
             queries.check_images(panels)
         with replacing(target) as folder:
             for part in ("figures", "tables"):
                 (folder / part).mkdir()
-            summaries = _summaries(arranged)
+            summaries = _summaries(results)
             material = Material(numbers, queries, folder / "figures", panels, costs, sources.code_digests(summaries))
-            context = _sections(material, specs, tell, each)
-            context |= _context(name, arranged, summaries) | _missing(arranged, Store(results_root), only, left_out)
-            _write(folder, context, _tidy(material, specs, results_root))
+            body, origin = _body(material, specs, tell, each), _origin(name, results, summaries)
+            gaps = _gaps(results, Store(results_root), only, left_out)
+            files = _write_csv(folder / "tables", _tidy(material, specs, results_root))
+            _write_latex(folder / "tables", body)
+            _write_pages(folder, origin, body, gaps, files)
             if panels:
                 (folder / ".gitignore").write_text(PRIVATE, encoding="utf-8")
     return target
@@ -102,7 +107,7 @@ def render(
 def _read(
     root: Path, only: Only | None, left_out: "_LeftOut"
 ) -> tuple[pd.DataFrame, pd.DataFrame, sources.Specs, tuple[Measurement, ...]]:
-    """Results and their histories, arranged, their specs, and the measurements: of the sound ones those asked for."""
+    """Results and their histories, their specs, and the measurements: of the sound ones those asked for."""
     results, measurements = load_results(root, left_out), read_measurements(root, left_out)
     _check_any(results, measurements, left_out)
     results = _kept(results, only, also=measured_frame(measurements))
@@ -110,7 +115,7 @@ def _read(
     history, specs = load_history(root, left_out), sources.read_specs(results, left_out)
     results = results[~results["folder"].isin(left_out.places)]
     _check_any(results, costs, left_out)
-    return arrange(results), arrange(history), specs, costs
+    return results, history, specs, costs
 
 
 class _LeftOut:
@@ -150,15 +155,19 @@ def _kept(
     frame: pd.DataFrame, only: Only | None, *, also: pd.DataFrame | None = None, known: bool = False
 ) -> pd.DataFrame:
     """The rows asked for; `also` holds further names that are no mistake, `known` says that they were checked."""
+    # A method by the name that `run` takes, whatever its settings; one network of several as in the tables.
+    none = pd.Series(Settings(), frame.index, dtype=object)
+    plain = frame.assign(base_settings=none, modifier_settings=none, tuned=False)
+    shown = frame.assign(method=named(plain)["name"])
     for column, names in (only or {}).items():
         if column not in FILTERS:
             raise unknown_name("column", column, FILTERS, where="--only")
-        there = {*frame[column], *(also[column] if also is not None else ())}
+        there = {*shown[column], *(also[column] if also is not None else ())}
         if unknown := [] if known else sorted(set(names) - there):
             raise unknown_name(column, unknown[0], sorted(there), where="--only")
     for column, names in (only or {}).items():
-        frame = frame[frame[column].isin(list(names))]
-    return frame
+        shown = shown[shown[column].isin(list(names))]
+    return frame.loc[shown.index]
 
 
 def _kept_measurements(
@@ -186,23 +195,64 @@ def _kept_measurements(
     return tuple(kept)
 
 
-def _sections(material: Material, specs: sources.Specs, tell: Callable[[str], None], each: Map) -> dict[str, Any]:
-    """All that is drawn and tabled."""
-    arranged = material.numbers.results
-    facts = partial(sources.group_facts, arranged=arranged, specs=specs)
+@dataclass(frozen=True)
+class _Body:
+    """All that is drawn and tabled, as the templates name it."""
+
+    over_datasets: list[Section]
+    sections: list[Section]
+    summaries: list[Table]
+    costs: list[Section]
+    reproduction: list[Section]
+    commands: list[str]
+    settings: list[Table]
+    protocols: list[Table]
+
+
+@dataclass(frozen=True)
+class _Origin:
+    """What the report is of, and where its numbers come from, as the templates name it."""
+
+    name: str
+    cells: int
+    methods: int
+    seeds: list[int]
+    days: list[str]
+    reading: Sequence[str]
+    environments: list[dict[str, str]]
+    datasets: list[dict[str, str]]
+    codes: list[str]
+    version: str = field(default_factory=lambda: versions()["dmlbench"])
+    palette: Sequence[str] = PALETTE
+    text_columns: Collection[str] = frozenset(TEXT_COLUMNS)
+
+
+@dataclass(frozen=True)
+class _Gaps:
+    """What failed, what was planned and has no result, what cannot be read, and whether the matrix is whole."""
+
+    failed: list[sources.Missing]
+    unfinished: list[sources.Missing]
+    damaged: list[sources.Missing]
+    coverage: Table
+    incomplete: bool
+
+
+def _body(material: Material, specs: sources.Specs, tell: Callable[[str], None], each: Map) -> _Body:
+    results = material.numbers.results
+    facts = partial(sources.group_facts, results=results, specs=specs)
     built = group_sections(material, facts, tell, each)
-    return {
-        "over_datasets": protocol_sections(material),
-        "sections": built,
-        "summaries": summary_tables(
-            {section.group: section.verdicts for section in built if section.group}, to_base(material.numbers.pooled)
-        ),
-        "costs": cost_sections(material),
-        "reproduction": reproduction_section(material.numbers),
-        "commands": commands(arranged, specs, material.queries.measured),
-        "settings": settings_tables(sources.settings(arranged, specs)),
-        "protocols": protocol_tables(sources.protocol_values(arranged, specs)),
-    }
+    verdicts = {section.group: section.verdicts for section in built if section.group}
+    return _Body(
+        over_datasets=protocol_sections(material),
+        sections=built,
+        summaries=summary_tables(verdicts, to_base(material.numbers.pooled)),
+        costs=cost_sections(material),
+        reproduction=reproduction_section(material.numbers),
+        commands=commands(results, specs, material.queries.measured),
+        settings=settings_tables(sources.settings(results, specs)),
+        protocols=protocol_tables(sources.protocol_values(results, specs)),
+    )
 
 
 def _tidy(material: Material, specs: sources.Specs, results_root: Path) -> dict[str, pd.DataFrame]:
@@ -210,29 +260,30 @@ def _tidy(material: Material, specs: sources.Specs, results_root: Path) -> dict[
     numbers, cells = material.numbers, material.numbers.results
     relative = [Path(path).relative_to(results_root).as_posix() for path in cells["folder"]]
     errors = [without_paths(error) if isinstance(error, str) else error for error in cells["error"]]
-    return {
+    tables = {
         "accuracy": numbers.accuracy,
         "comparisons": numbers.comparisons,
         "pooled": numbers.pooled,
         "datasets": numbers.over_datasets,
         "optimism": numbers.optimism,
         "overhead": numbers.overhead,
-        "measured": measured_frame(material.measurements),
+        "measured": named(measured_frame(material.measurements)),
         "phases": numbers.phases,
         "reproduction": numbers.reproduction,
         "tuning": numbers.tuning,
         "queries": material.queries.evidence,
-        "query_record": material.queries.record,
+        "query_record": named(material.queries.record),
         "settings": sources.settings(cells, specs),
         "protocols": sources.protocol_values(cells, specs),
-        "cells": cells.assign(folder=relative, error=errors),
     }
+    written = {name: for_files(frame) for name, frame in tables.items()}
+    return written | {"cells": for_files(cells.assign(folder=relative, error=errors), typed=True)}
 
 
-def _write(folder: Path, context: dict[str, Any], tables: Mapping[str, pd.DataFrame]) -> None:
-    context["files"] = _write_csv(folder / "tables", tables)
-    _write_latex(folder / "tables", context)
-    _write_pages(folder, context)
+def _write_latex(folder: Path, body: _Body) -> None:
+    sections = (*body.over_datasets, *body.sections, *body.costs, *body.reproduction)
+    for table in (*body.summaries, *(table for section in sections for table in section.tables)):
+        (folder / f"{table.slug}.tex").write_text(latex(table), encoding="utf-8")
 
 
 def _write_csv(folder: Path, tables: Mapping[str, pd.DataFrame]) -> list[tuple[str, str]]:
@@ -243,51 +294,36 @@ def _write_csv(folder: Path, tables: Mapping[str, pd.DataFrame]) -> list[tuple[s
     return [(f"tables/{name}.csv", FILES[name]) for name in written] + [("report.md", "this report as Markdown")]
 
 
-def _write_latex(folder: Path, context: Mapping[str, Any]) -> None:
-    sections = (*context["over_datasets"], *context["sections"], *context["costs"], *context["reproduction"])
-    for table in (*context["summaries"], *(table for section in sections for table in section.tables)):
-        (folder / f"{table.slug}.tex").write_text(latex(table), encoding="utf-8")
-
-
-def _summaries(arranged: pd.DataFrame) -> list[dict[str, Any]]:
-    folders = done(arranged)["folder"].unique()
+def _summaries(results: pd.DataFrame) -> list[Summary]:
+    folders = done(results)["folder"].unique()
     return [summary for path in folders if (summary := read_summary(Path(path)))]
 
 
-def _context(name: str, arranged: pd.DataFrame, summaries: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    finished = done(arranged).drop_duplicates("folder")
-    days = sorted(summary["started"][:10] for summary in summaries)
-    counts = finished.groupby([*GROUP, "method"])["seed"].nunique()
-    return {
-        "name": name,
-        "version": versions()["dmlbench"],
-        "palette": PALETTE,
-        "text_columns": TEXT_COLUMNS,
-        "reading": READING if len(arranged) else READING_COSTS,
-        "cells": len(finished),
-        "methods": finished["method"].nunique(),
-        "seeds": sorted(set(counts)),
-        "days": list(dict.fromkeys([days[0], days[-1]])) if days else [],
-        "environments": sources.environments(summaries),
-        "datasets": sources.datasets(summaries),
-        "codes": sources.code_states(summaries),
-    }
+def _origin(name: str, results: pd.DataFrame, summaries: Sequence[Summary]) -> _Origin:
+    finished = done(results).drop_duplicates("folder")
+    days = sorted(summary.started[:10] for summary in summaries)
+    counts = finished.groupby([*GROUP, *METHOD])["seed"].nunique()
+    return _Origin(
+        name=name,
+        cells=len(finished),
+        methods=len(finished.drop_duplicates(METHOD)),
+        seeds=sorted(set(counts)),
+        days=list(dict.fromkeys([days[0], days[-1]])) if days else [],
+        reading=READING if len(results) else READING_COSTS,
+        environments=sources.environments(summaries),
+        datasets=sources.datasets(summaries),
+        codes=sources.code_states(summaries),
+    )
 
 
-def _missing(arranged: pd.DataFrame, store: Store, only: Only | None, left_out: "_LeftOut") -> dict[str, Any]:
-    """What failed, what was planned and has no result, what cannot be read, and whether the matrix is whole."""
+def _gaps(results: pd.DataFrame, store: Store, only: Only | None, left_out: "_LeftOut") -> _Gaps:
     begun = _kept(sources.unfinished(store, left_out), only, known=True)
-    coverage = coverage_table(arranged, begun)
-    return {
-        "failed": sources.failed(arranged),
-        "unfinished": sources.in_words(begun),
-        "damaged": left_out.in_words(),
-        "coverage": coverage,
-        "incomplete": is_uneven(coverage),
-    }
+    coverage = coverage_table(named(results), named(begun))
+    failed, unfinished = sources.failed(results), sources.in_words(begun)
+    return _Gaps(failed, unfinished, left_out.in_words(), coverage, is_uneven(coverage))
 
 
-def _write_pages(folder: Path, context: dict[str, Any]) -> None:
+def _write_pages(folder: Path, origin: _Origin, body: _Body, gaps: _Gaps, files: Sequence[tuple[str, str]]) -> None:
     environment = Environment(
         loader=PackageLoader("dmlbench.report"),
         autoescape=select_autoescape(("html.j2",)),  # names come from users; Markdown has its own filter
@@ -297,7 +333,7 @@ def _write_pages(folder: Path, context: dict[str, Any]) -> None:
     )
     environment.filters |= {"md": escape_markdown, "md_table": markdown, "short": short, "brief_marks": brief_marks}
     for template, file in ("index.html.j2", PAGE), ("report.md.j2", "report.md"):
-        text = environment.get_template(template).render(context)
+        text = environment.get_template(template).render(vars(origin) | vars(body) | vars(gaps), files=files)
         (folder / file).write_text(text.rstrip() + "\n", encoding="utf-8")
 
 

@@ -21,6 +21,7 @@ from PIL import Image
 
 from dmlbench.analysis.groups import without_paths
 from dmlbench.report.canvas import Plot
+from dmlbench.report.naming import for_files
 from dmlbench.report.style import COLUMN, GRID, INK, MUTED, PALETTE, PAPER, RC, plotting
 from dmlbench.report.tables.table import TEXT_COLUMNS, Entry, Table
 
@@ -128,7 +129,7 @@ def save(plot: Plot, folder: Path) -> Picture:
     # The salt makes matplotlib's identifiers a function of the figure's name instead of chance.
     with plotting(RC | {"svg.hashsalt": plot.slug}):
         _draw(plot.figure, folder / f"{plot.slug}.png", path)
-    data = plot.data.reset_index(drop=True)
+    data = for_files(plot.data).reset_index(drop=True)
     (folder / f"{plot.slug}.csv").write_text(inert(data), encoding="utf-8")
     drawn = with_palettes(path.read_text(encoding="utf-8"))
     path.write_text(drawn, encoding="utf-8")

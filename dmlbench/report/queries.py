@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from dmlbench.analysis.groups import Group, in_order
+from dmlbench.analysis.groups import Group, in_order, method_name
 from dmlbench.analysis.queries import (
+    PAIRED,
     Measured,
     QueryPair,
     measure_kept,
@@ -20,6 +21,7 @@ from dmlbench.errors import OnDamaged, UserError, counted, warn
 from dmlbench.report.canvas import Plot
 from dmlbench.report.figures import retrieval_panel
 from dmlbench.report.figures.panels import thumbnails
+from dmlbench.report.naming import named
 
 
 @dataclass(frozen=True)
@@ -39,13 +41,13 @@ class Queries:
     record: pd.DataFrame
 
     @classmethod
-    def of(cls, arranged: pd.DataFrame, tell: Callable[[str], None], damaged: OnDamaged = warn) -> "Queries":
+    def of(cls, results: pd.DataFrame, tell: Callable[[str], None], damaged: OnDamaged = warn) -> "Queries":
         """Measure them; `tell` is told where there are any, for it takes seconds a cell of a large set."""
-        measured = measure_kept(arranged, damaged)
+        measured = measure_kept(results, damaged)
         if measured:
             tell(f"comparing query by query: {counted(len(measured), 'cell')} kept their embeddings")
-        pairs = query_pairs(arranged, measured)
-        return cls(measured, pairs, query_evidence(pairs), query_record(pairs))
+        pairs = query_pairs(results, measured)
+        return cls(measured, pairs, named(query_evidence(pairs)), query_record(pairs))
 
     def check_images(self, panels: Panels) -> None:
         """Raise UserError where there is nothing to show, or a dataset's images are not there or are others."""
@@ -54,7 +56,7 @@ class Queries:
                 "--panels: no method and base of one seed kept their embeddings",
                 hint="run them with --keep embeddings, or leave out --panels",
             )
-        for folder in {pair.place["dataset"]: pair.folders[0] for pair in self.pairs}.values():
+        for folder in {pair.group.dataset: pair.folders[0] for pair in self.pairs}.values():
             thumbnails(folder, panels.data_dir, [])
 
     def panels(self, group: Group, panels: Panels) -> list[Plot]:
@@ -65,11 +67,11 @@ class Queries:
         """
         first: dict[str, QueryPair] = {}
         for pair in self.pairs:
-            if all(pair.place[key] == getattr(group, key) for key in ("protocol", "variant", "dataset")):
-                first.setdefault(str(pair.place["method"]), pair)
-        places = pd.DataFrame([pair.place for pair in first.values()], columns=["method", "base", "modifier"])
-        mine = {method: first[method] for method in in_order(places)["method"]}
-        examples = [found for pair in mine.values() if len(found := retrieved(pair, self.record))]
+            if pair.group == group:
+                first.setdefault(method_name(pair.row), pair)
+        rows = named(pd.DataFrame([pair.row for pair in first.values()], columns=PAIRED))
+        mine = {name: first[name] for name in in_order(rows)["name"]}
+        examples = [named(found) for pair in mine.values() if len(found := retrieved(pair, self.record))]
         if not examples:
             return []
         shown = pd.concat(examples)

@@ -5,17 +5,21 @@ The command lines that make a report's numbers again.
 
 import shlex
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from dmlbench.analysis.groups import GROUP, Group, arrange, done, groups, in_order, without_paths
+from dmlbench.analysis.groups import GROUP, METHOD, Group, done, groups, in_order, method_name, without_paths
 from dmlbench.errors import Damaged, OnDamaged, UserError, attempt, counted, sound, warn
-from dmlbench.results.readouts import whole
+from dmlbench.report.naming import named
+from dmlbench.results.facts import facts, one_wording
+from dmlbench.results.frames import MEAN
+from dmlbench.results.records import INDEX, Code, Environment, Summary
 from dmlbench.results.store import Store, folder_state, read_spec, read_summary
-from dmlbench.specs.cell import Cell, Part, differences, digest, protocol_identity
+from dmlbench.specs.cell import Cell, Part, Scalar, differences, digest, protocol_identity
+from dmlbench.specs.overrides import to_type
 from dmlbench.specs.protocol import own_protocols
 from dmlbench.specs.registry import REPLACED, shipped_files
 from dmlbench.specs.tuned import Tuned, TunedFile, default_path, identity_of, read_tuned
@@ -32,55 +36,56 @@ class Missing:
     reason: str
 
 
-def read_specs(arranged: pd.DataFrame, damaged: OnDamaged = warn) -> dict[str, Cell]:
+def read_specs(results: pd.DataFrame, damaged: OnDamaged = warn) -> dict[str, Cell]:
     """The spec of every finished cell, by folder; `damaged` takes those that cannot be read."""
-    read = ((folder, attempt(read_spec, Path(folder))) for folder in done(arranged)["folder"].unique())
+    read = ((folder, attempt(read_spec, Path(folder))) for folder in done(results)["folder"].unique())
     return dict(sound((spec if isinstance(spec, Damaged) else (folder, spec) for folder, spec in read), damaged))
 
 
-def check_one_spec(arranged: pd.DataFrame, specs: Specs) -> None:
+def check_one_spec(results: pd.DataFrame, specs: Specs) -> None:
     """Raise UserError where cells of one row, or of one table, were made from different specs.
 
     A protocol or method file that was edited between two runs gives results under the same names that may not be
     averaged or compared. Seeds apart, a row has one spec; all rows of a table share protocol and dataset.
     """
-    cells = done(arranged).drop_duplicates("folder")
+    cells = done(results).drop_duplicates("folder")
     identities = [specs[folder].identity() | {"seed": None} for folder in cells["folder"]]
     shared = [(protocol_identity(specs[folder].protocol), specs[folder].dataset.version) for folder in cells["folder"]]
     cells = cells.assign(own=list(map(digest, identities)), shared=list(map(digest, shared)))
-    for keys, column in ([*GROUP, "method"], "own"), (GROUP, "shared"):
+    for keys, column in ([*GROUP, *METHOD], "own"), (GROUP, "shared"):
         for _, part in cells.groupby(keys, sort=False):
             first, other = part.iloc[0], part[part[column] != part[column].iloc[0]]
             if len(other):
                 raise _two_specs(part, (str(first["folder"]), str(other["folder"].iloc[0])), specs)
 
 
-def group_facts(group: Group, arranged: pd.DataFrame, specs: Specs) -> str:
+def group_facts(group: Group, results: pd.DataFrame, specs: Specs) -> str:
     """A group's protocol and dataset in one sentence."""
-    folder = done(group.of(arranged))["folder"].iloc[0]
+    folder = done(group.of(results))["folder"].iloc[0]
     protocol = specs[folder].protocol
-    training, data = protocol.training, (read_summary(Path(folder)) or {}).get("dataset", {})
+    training, summary = protocol.training, read_summary(Path(folder))
+    data = summary.dataset if summary else None
     classes = training.batch_size // training.samples_per_class
-    facts = [
+    said = [
         protocol.title,
         f"{counted(training.epochs, 'epoch')} in batches of {classes} × {training.samples_per_class}",
         f"{protocol.model.embedding_dim}-d embedding",
     ]
     if protocol.validation.classes:
-        facts.append(f"{protocol.validation.classes:.0%} of the training classes held out")
-    if {"train_images", "train_classes", "test_images", "test_classes"} <= data.keys():
-        facts.append(f"{data['train_images']:,} training images of {data['train_classes']:,} classes")
-        facts.append(f"{data['test_images']:,} test images of {data['test_classes']:,} other classes")
-    if data.get("skipped"):
-        facts.append(f"{len(data['skipped'])} unusable images left out")
-    return without_paths("; ".join(facts)) + "."
+        said.append(f"{protocol.validation.classes:.0%} of the training classes held out")
+    if data and data.train_images:
+        said.append(f"{data.train_images:,} training images of {data.train_classes:,} classes")
+        said.append(f"{data.test_images:,} test images of {data.test_classes:,} other classes")
+    if data and data.skipped:
+        said.append(f"{len(data.skipped)} unusable images left out")
+    return without_paths("; ".join(said)) + "."
 
 
-def other_images(arranged: pd.DataFrame, specs: Specs) -> dict[Group, str]:
+def other_images(results: pd.DataFrame, specs: Specs) -> dict[Group, str]:
     """Why groups were not trained on the images that papers report on: a user's own folder, or some left out."""
     found = {}
-    for group in groups(done(arranged)):
-        data = specs[done(group.of(arranged))["folder"].iloc[0]].dataset
+    for group in groups(done(results)):
+        data = specs[done(group.of(results))["folder"].iloc[0]].dataset
         if data.root:
             found[group] = "images of the user's own"
         elif data.skipped:
@@ -89,7 +94,7 @@ def other_images(arranged: pd.DataFrame, specs: Specs) -> dict[Group, str]:
 
 
 def tuning_margins(
-    results_root: Path, arranged: pd.DataFrame, specs: Specs, damaged: OnDamaged
+    results_root: Path, results: pd.DataFrame, specs: Specs, damaged: OnDamaged
 ) -> dict[tuple[str, ...], str]:
     """By how much tuned values were chosen, in words, by protocol, dataset and method; from the folder's tuned.yaml.
 
@@ -102,7 +107,7 @@ def tuning_margins(
         damaged(read)
         return {}
     found: dict[tuple[str, ...], str] = {}
-    for cell in done(arranged).drop_duplicates("folder").to_dict("records"):
+    for cell in done(results).drop_duplicates("folder").to_dict("records"):
         spec = specs[cell["folder"]]
         if spec.method.tuned and (margin := next(filter(None, (_margin(entry, spec) for entry in read.entries)), "")):
             found[cell["protocol"], cell["dataset"], cell["method"]] = margin
@@ -120,27 +125,25 @@ def _margin(entry: Tuned, cell: Cell) -> str:
     return entry.margin if same and dict(entry.values).items() <= cell.method.values().items() else ""
 
 
-def settings(arranged: pd.DataFrame, specs: Specs) -> pd.DataFrame:
+def settings(results: pd.DataFrame, specs: Specs) -> pd.DataFrame:
     """Every method's hyperparameters: one row per group, method and parameter, with the source of its value."""
     rows = []
-    cells = done(arranged)
-    cells = cells.assign(**{name: cells[name].map(whole) for name in ("method", "modifier")})
-    cells = cells.drop_duplicates([*GROUP, "method"])
-    for cell in in_order(cells).to_dict("records"):
+    cells = done(results).assign(network=MEAN).drop_duplicates([*GROUP, *METHOD])
+    for cell in named(in_order(cells)).to_dict("records"):
         spec = specs[cell["folder"]]
         for part in filter(None, (spec.method.loss, spec.method.distillation)):
-            place = {key: cell[key] for key in (*GROUP, "method")} | {"part": part.name, "implementation": part.variant}
-            rows += [place | value for value in _values(part)]
+            own = {key: cell[key] for key in (*GROUP, "name")} | {"part": part.name, "implementation": part.variant}
+            rows += [own | asdict(value) for value in _values(part)]
             if part.kind == "loss":
-                rows += [place | value for value in _at_networks_rate(Path(cell["folder"]), spec)]
-    columns = [*GROUP, "method", "part", "implementation", "parameter", "value", "source", "published"]
+                rows += [own | asdict(value) for value in _at_networks_rate(Path(cell["folder"]), spec)]
+    columns = [*GROUP, "name", "part", "implementation", "parameter", "value", "source", "published"]
     return pd.DataFrame(rows, columns=columns)
 
 
-def protocol_values(arranged: pd.DataFrame, specs: Specs) -> pd.DataFrame:
+def protocol_values(results: pd.DataFrame, specs: Specs) -> pd.DataFrame:
     """Every value of every protocol, flat: one row per protocol with its settings, dataset and key."""
     rows = []
-    for cell in done(arranged).drop_duplicates(GROUP).to_dict("records"):
+    for cell in done(results).drop_duplicates(GROUP).to_dict("records"):
         protocol = specs[cell["folder"]].protocol
         for section, content in protocol_identity(protocol).items():
             values = content.items() if isinstance(content, dict) else [("", content)]
@@ -150,60 +153,60 @@ def protocol_values(arranged: pd.DataFrame, specs: Specs) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*GROUP, "parameter", "value"])
 
 
-def environments(summaries: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
+def environments(summaries: Sequence[Summary]) -> list[dict[str, str]]:
     """Every distinct machine with its libraries, and how many cells ran there."""
     counts: dict[tuple[tuple[str, str], ...], int] = {}
     for summary in summaries:
-        found = {key: str(value) for key, value in summary["environment"].items()}
         # The number of a GPU is no difference between two environments.
-        found["device"] = found.get("device", "").partition(":")[0]
-        counts[tuple(found.items())] = counts.get(tuple(found.items()), 0) + 1
+        known = summary.environment.as_json() | {"device": summary.environment.device_kind}
+        key = tuple((name, str(value)) for name, value in known.items())
+        counts[key] = counts.get(key, 0) + 1
     return [{"cells": str(count)} | dict(found) for found, count in counts.items()]
 
 
-def datasets(summaries: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
+def datasets(summaries: Sequence[Summary]) -> list[dict[str, str]]:
     """Every distinct dataset content by version and fingerprint."""
-    found = {(d["name"], str(d["version"]), str(d.get("fingerprint", ""))) for d in (s["dataset"] for s in summaries)}
+    data = (summary.dataset for summary in summaries if summary.dataset)
+    found = {(own.name, own.version, own.fingerprint) for own in data}
     return [dict(zip(("name", "version", "fingerprint"), key, strict=True)) for key in sorted(found)]
 
 
-def code_states(summaries: Sequence[dict[str, Any]]) -> list[str]:
+def code_states(summaries: Sequence[Summary]) -> list[str]:
     """Every distinct state of the training code, in words."""
-    return sorted({f"dmlbench {code_state(summary.get('code', {}), summary['environment'])}" for summary in summaries})
+    return sorted({f"dmlbench {code_state(summary.code, summary.environment)}" for summary in summaries})
 
 
-def code_digests(summaries: Sequence[dict[str, Any]]) -> frozenset[str]:
+def code_digests(summaries: Sequence[Summary]) -> frozenset[str]:
     """Digests of the training code."""
-    return frozenset(str(summary["code"]["digest"]) for summary in summaries if "digest" in summary.get("code", {}))
+    return frozenset(summary.code.digest for summary in summaries if summary.code.digest)
 
 
-def code_state(code: Mapping[str, Any], environment: Mapping[str, Any]) -> str:
+def code_state(code: Code, environment: Environment) -> str:
     """Version, digest and commit of the training code: `0.1.0, training code 0123, commit 4567`."""
-    commit = f", commit {code['commit'][:10]}{' with changes' if code.get('dirty') else ''}" if "commit" in code else ""
-    return f"{environment.get('dmlbench', 'unknown')}, training code {code.get('digest', 'unknown')}{commit}"
+    commit = f", commit {code.commit[:10]}{' with changes' if code.dirty else ''}" if code.commit else ""
+    return f"{environment.dmlbench or 'unknown'}, training code {code.digest or 'unknown'}{commit}"
 
 
-def failed(arranged: pd.DataFrame) -> list[Missing]:
+def failed(results: pd.DataFrame) -> list[Missing]:
     """Cells that failed, with their errors, but for those that another spec has finished since."""
-    place = [*GROUP, "method", "seed"]
-    there = set(done(arranged)[place].itertuples(index=False, name=None))
-    rows = arranged[arranged["status"] != "done"].drop_duplicates("folder").to_dict("records")
-    open_ = [row for row in rows if tuple(row[column] for column in place) not in there]
-    return [_missing(row, without_paths(str(row["error"] or "no message"))) for row in open_]
+    row = [*GROUP, *METHOD, "seed"]
+    there = set(done(results)[row].itertuples(index=False, name=None))
+    rows = results[results["status"] != "done"].drop_duplicates("folder").to_dict("records")
+    open_ = [own for own in rows if tuple(own[column] for column in row) not in there]
+    return [_missing(own, without_paths(str(own["error"] or "no message"))) for own in open_]
 
 
 def unfinished(store: Store, damaged: OnDamaged = warn) -> pd.DataFrame:
-    """Cells that were planned and have no result: their index, arranged as results are, and `state`.
+    """Cells that were planned and have no result: the columns of `load_results` that say what they are, and `state`.
 
     `damaged` takes those whose spec cannot be read.
     """
     states = {folder: folder_state(folder) for folder in store.folders()}
-    open_ = [folder for folder, state in states.items() if state not in ("done", "failed", "damaged")]
-    read = ((folder, attempt(read_spec, folder)) for folder in open_)
-    specs = sound((spec if isinstance(spec, Damaged) else (folder, spec) for folder, spec in read), damaged)
-    rows = [spec.index() | {"state": states[folder]} for folder, spec in specs]
-    columns = [*GROUP, "method", "base", "modifier", "seed", "state"]
-    return arrange(pd.DataFrame(rows)) if rows else pd.DataFrame(columns=columns)
+    read = ((folder, attempt(read_spec, folder)) for folder, state in states.items() if state != "damaged")
+    specs = list(sound((spec if isinstance(spec, Damaged) else (folder, spec) for folder, spec in read), damaged))
+    found = zip((states[folder] for folder, _ in specs), one_wording(facts(spec) for _, spec in specs), strict=True)
+    rows = [own.__dict__ | {"network": MEAN, "state": state} for state, own in found if state not in ("done", "failed")]
+    return pd.DataFrame(rows, columns=[*INDEX, "network", "state"])
 
 
 def in_words(begun: pd.DataFrame) -> list[Missing]:
@@ -212,7 +215,8 @@ def in_words(begun: pd.DataFrame) -> list[Missing]:
 
 
 def _two_specs(part: pd.DataFrame, folders: tuple[str, str], specs: Specs) -> UserError:
-    started = {folder: (read_summary(Path(folder)) or {}).get("started", "") for folder in folders}
+    summaries = {folder: read_summary(Path(folder)) for folder in folders}
+    started = {folder: summary.started if summary else "" for folder, summary in summaries.items()}
     older, newer = sorted(folders, key=lambda folder: started[folder])
     place, differ = Group(*part.iloc[0][GROUP]).title, differences(specs[older], specs[newer])
     methods = " and ".join(dict.fromkeys(specs[folder].method.name for folder in (older, newer)))
@@ -224,23 +228,30 @@ def _two_specs(part: pd.DataFrame, folders: tuple[str, str], specs: Specs) -> Us
 
 
 def _missing(row: Mapping[Any, Any], reason: str) -> Missing:
-    group = Group(row["protocol"], row["variant"], row["dataset"])
-    return Missing(f"{row['method']}, seed {row['seed']}, {group.title}", reason)
+    group = Group(*(row[key] for key in GROUP))
+    return Missing(f"{method_name(row)}, seed {row['seed']}, {group.title}", reason)
 
 
-def _at_networks_rate(folder: Path, spec: Cell) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class _Value:
+    """A hyperparameter in the methods appendix."""
+
+    parameter: str
+    value: Scalar
+    source: str
+    published: bool
+
+
+def _at_networks_rate(folder: Path, spec: Cell) -> list[_Value]:
     """What a loss learned at the network's rate, because its file gave no other."""
-    rate = {"value": spec.protocol.training.learning_rate, "source": NETWORKS_RATE, "published": False}
-    names = (read_summary(folder) or {}).get("at_networks_rate", [])
-    return [{"parameter": f"learning rate of {name}"} | rate for name in names]
+    rate, summary = spec.protocol.training.learning_rate, read_summary(folder)
+    names = summary.at_networks_rate if summary else []
+    return [_Value(f"learning rate of {name}", rate, NETWORKS_RATE, published=False) for name in names]
 
 
-def _values(part: Part) -> list[dict[str, Any]]:
+def _values(part: Part) -> list[_Value]:
     rates = {f"learning rate of {name}": value for name, value in part.learning_rates.items()}
-    return [
-        {"parameter": name, "value": value.value, "source": value.source, "published": value.published}
-        for name, value in (part.parameters | rates).items()
-    ]
+    return [_Value(name, own.value, own.source, own.published) for name, own in (part.parameters | rates).items()]
 
 
 @dataclass(frozen=True, order=True)
@@ -256,17 +267,17 @@ class _Matrix:
     tuned: bool = False
 
 
-def commands(arranged: pd.DataFrame, specs: Specs, kept: Collection[str]) -> list[str]:
+def commands(results: pd.DataFrame, specs: Specs, kept: Collection[str]) -> list[str]:
     """The command lines that make these results again, one per protocol with its settings, dataset and seeds.
 
     Args:
-        arranged: Results after `groups.arrange`.
+        results: As `load_results` returns them.
         specs: Their specs.
         kept: The folders that hold embeddings.
     """
     methods: dict[tuple[_Matrix, str], list[int]] = {}
     trials = False
-    for folder in done(arranged)["folder"].unique():
+    for folder in done(results)["folder"].unique():
         cell = specs[folder]
         data = cell.dataset
         if data.held_out:  # no run makes it
@@ -274,7 +285,7 @@ def commands(arranged: pd.DataFrame, specs: Specs, kept: Collection[str]) -> lis
             continue
         words = (f"{data.name}=FOLDER" if data.root else data.name, *(["--skip-bad"] if data.skipped else []))
         place = _Matrix(
-            cell.protocol.name, cell.overrides, words, own_files=_needs_own_files(cell), kept=folder in kept,
+            cell.protocol.name, to_type(cell), words, own_files=_needs_own_files(cell), kept=folder in kept,
             tuned=cell.method.tuned is not None,
         )  # fmt: skip
         methods.setdefault((place, cell.method.name), []).append(cell.seed)

@@ -11,10 +11,12 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
+import pandas as pd
 from matplotlib import style
 
-from dmlbench.analysis.groups import BASES, MODIFIERS, rank, with_files_values
-from dmlbench.results.readouts import whole
+from dmlbench.analysis.groups import BASES, MODIFIERS, rank
+from dmlbench.results.frames import MEAN
+from dmlbench.specs.overrides import Settings
 
 # Ink, muted ink, grid and paper stand in the SVG as these very codes; the page replaces them by its own colours,
 # so that an inlined figure follows light and dark.
@@ -69,62 +71,65 @@ RC: dict[Any, Any] = {
 }
 
 
+Setting = tuple[str, Settings]  # a base or a modifier with its settings
+Signed = Mapping[Any, Any] | pd.Series  # a row of a table with the columns `groups.METHOD`
+
+
 @dataclass(frozen=True)
 class Look:
     """Colours of bases and signs of modifiers, the same for every figure of a report."""
 
-    bases: dict[str, int]
-    modifiers: dict[str, int]
+    bases: dict[Setting, int]
+    modifiers: dict[Setting, int]
 
     @classmethod
-    def of(cls, bases: Iterable[str], modifiers: Iterable[str]) -> "Look":
-        """Fixed places for the known names; others take the free ones in order of their name."""
-        signs = _places(map(_trained, modifiers), _numbered(MODIFIERS), MODIFIERS, len(MARKERS))
-        return cls(_places(map(with_files_values, bases), KNOWN_COLOURS, BASES, len(PALETTE)), signs)
+    def of(cls, methods: pd.DataFrame) -> "Look":
+        """Fixed places for the known names; others take the free ones in order of their name.
 
-    def colour(self, base: str) -> str:
+        Args:
+            methods: The columns `groups.METHOD` of every table that is drawn.
+        """
+        bases, modifiers = (
+            set(methods[[name, f"{name}_settings"]].itertuples(index=False, name=None)) for name in ("base", "modifier")
+        )
+        signs = {name: place for place, name in enumerate(MODIFIERS)}
+        colours = _places(bases, KNOWN_COLOURS, BASES, len(PALETTE))
+        return cls(colours, _places(modifiers, signs, MODIFIERS, len(MARKERS)))
+
+    def colour(self, row: Signed) -> str:
         """Colour of a base and of all methods built on it."""
-        return PALETTE[self.bases[with_files_values(base)] % len(PALETTE)]
+        return PALETTE[self.bases[row["base"], row["base_settings"]] % len(PALETTE)]
 
-    def marker(self, modifier: str) -> str:
-        """Marker of a modifier; of the base itself for ""."""
-        return MARKERS[self.modifiers[_trained(modifier)] % len(MARKERS)]
+    def signs(self, row: Signed) -> tuple[str, str, str]:
+        """Colour, colour within, and marker; of one network of several, or of their ensemble, it is hollow."""
+        colour = self.colour(row)
+        return colour, PAPER if row["network"] != MEAN else colour, MARKERS[self._sign(row) % len(MARKERS)]
 
-    def signs(self, base: str, modifier: str) -> tuple[str, str, str]:
-        """Colour, colour within, and marker; a readout, of one network of several or of all, is hollow."""
-        colour = self.colour(base)
-        return colour, PAPER if whole(modifier) != modifier else colour, self.marker(modifier)
+    def line(self, row: Signed) -> Any:  # noqa: ANN401 - matplotlib's line style
+        """Line style of a modifier; solid for a base."""
+        return LINES[self._sign(row) % len(LINES)]
 
-    def line(self, modifier: str) -> Any:  # noqa: ANN401 - matplotlib's line style
-        """Line style of a modifier; solid for ""."""
-        return LINES[self.modifiers[_trained(modifier)] % len(LINES)]
-
-    def hatch(self, modifier: str) -> str:
+    def hatch(self, row: Signed) -> str:
         """Hatch of a modifier's bars."""
-        return HATCHES[self.modifiers[_trained(modifier)] % len(HATCHES)]
+        return HATCHES[self._sign(row) % len(HATCHES)]
+
+    def _sign(self, row: Signed) -> int:
+        return self.modifiers[row["modifier"], row["modifier_settings"]]
 
 
-def _trained(modifier: str) -> str:
-    """What the signs are of: a readout has those of what it is read from, hollow."""
-    return whole(with_files_values(modifier))
-
-
-def _numbered(names: tuple[str, ...]) -> dict[str, int]:
-    return {name: place for place, name in enumerate(names)}
-
-
-def _places(names: Iterable[str], fixed: dict[str, int], order: tuple[str, ...], count: int) -> dict[str, int]:
-    """A place for every name, of which `count` differ: a name with settings has that of its plain one where free."""
-    present = sorted(set(names), key=lambda name: rank(name, order))
-    places = {name: fixed[name] for name in present if name in fixed}
-    for name in present:
-        plain = name.partition("{")[0]
-        if name not in places and fixed.get(plain, -1) not in {-1, *places.values()}:
-            places[name] = fixed[plain]
+def _places(
+    found: Iterable[Setting], fixed: Mapping[str, int], order: tuple[str, ...], count: int
+) -> dict[Setting, int]:
+    """A place for each, of which `count` differ: one with settings has that of its plain name where it is free."""
+    present = sorted(found, key=lambda one: (rank(one[0], order), one[1]))
+    places = {one: fixed[one[0]] for one in present if one[0] in fixed and not one[1]}
+    for one in present:
+        if one not in places and fixed.get(one[0], -1) not in {-1, *places.values()}:
+            places[one] = fixed[one[0]]
     # New places first, then those of known names that are not here; the first is the base's own.
     wanted = (*range(len(fixed), count), *range(1, len(fixed)))
     free = itertools.chain((place for place in wanted if place not in set(places.values())), itertools.count(count))
-    return places | {name: next(free) for name in present if name not in places}
+    return places | {one: next(free) for one in present if one not in places}
 
 
 # Names of classes, files, methods and settings come from users: a dollar sign is a dollar sign.

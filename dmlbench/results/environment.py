@@ -10,7 +10,9 @@ from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from dmlbench.results.records import Code, Environment
 
 if TYPE_CHECKING:
     from torch import nn
@@ -24,17 +26,17 @@ TRAINING_PATH = (
 
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
-# Instructions, too: records of before `machine` told generations of processors apart are still read.
-PLACE = ("machine", "cpu_capability", "processes", "data_workers")
+# Of an environment. Instructions, too: records of before `machine` told generations of processors apart are still read.
+COMPARED = ("machine", "cpu_capability", "processes", "data_workers")
 
 
-def environment(device: str) -> dict[str, Any]:
+def environment(device: str) -> Environment:
     """The machine and the libraries; `machine` identifies it without naming it."""
     import torch
 
     gpu = _gpu(device)
     parts = [platform.node(), cpu_model(), *_cpu_generation(), str(os.cpu_count()), gpu.get("gpu", "")]
-    return {
+    return Environment.model_validate({
         "machine": hashlib.sha256("|".join(parts).encode()).hexdigest()[:12],
         "device": device,
         "cpu": cpu_model(),
@@ -44,27 +46,33 @@ def environment(device: str) -> dict[str, Any]:
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         **versions(),
         **gpu,
-    }
+    })  # fmt: skip
 
 
-def kind_of_machine(environment: dict[str, Any]) -> dict[str, str]:
+def kind_of_machine(environment: Environment) -> dict[str, str]:
     """What of an environment numbers depend on to the last bit: processor and libraries, not whose they are."""
-    cuda = str(environment.get("device")).startswith("cuda")
-    keys = ("gpu", "cuda", "cudnn") if cuda else ("cpu", "cpu_capability")
-    return {key: str(environment.get(key)) for key in (*keys, "python", *versions())}
+    known = environment.as_json()
+    keys = ("gpu", "cuda", "cudnn") if environment.device_kind == "cuda" else ("cpu", "cpu_capability")
+    return {key: str(known.get(key)) for key in (*keys, "python", *versions())}
 
 
-def place(environment: dict[str, Any]) -> str:
-    """The machine and what shares it, for times are compared within one place only."""
-    shared = [str(environment[key]) for key in PLACE if environment.get(key) is not None]
-    return "/".join([*shared, *(["system metrics"] if environment.get("system_metrics") else [])])
+def machine_and_load(environment: Environment) -> str:
+    """The machine and what its own runner had on it: times compare with those of the same alone."""
+    known = [getattr(environment, key) for key in COMPARED]
+    shared = [str(value) for value in known if value is not None]
+    return "/".join([*shared, *(["system metrics"] if environment.system_metrics else [])])
 
 
-def of_all_attempts(environment: dict[str, Any], places: list[str], cell: str) -> dict[str, Any]:
-    """The environment of a cell that several attempts trained; times of several places compare with no other's."""
-    if len(set(places)) == 1:
+def of_all_attempts(environment: Environment, machines: list[str], cell: str) -> Environment:
+    """The environment of a cell that several attempts trained; times of several machines compare with no other's."""
+    if len(set(machines)) == 1:
         return environment
-    return environment | {"machine": f"several, cell {cell[:8]}", "places": places}
+    return environment.model_copy(update={"machine": f"several, cell {cell[:8]}", "places": machines})
+
+
+def code_state() -> Code:
+    """Digest of the training code, and commit of the source tree with whether it has changes, where there is one."""
+    return Code.model_validate({"digest": code_digest(), **git_state()})
 
 
 @cache
@@ -121,7 +129,7 @@ def _written(node: object) -> str:
 
 
 @cache
-def git_state() -> dict[str, Any]:
+def git_state() -> dict[str, str | bool]:
     """Commit of the source tree and whether it has changes; empty for an installed package."""
     root = Path(__file__).parent.parent.parent
     if not (root / ".git").exists():

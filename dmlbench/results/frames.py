@@ -1,4 +1,6 @@
-"""Results as pandas tables: one row a cell and selection, or one row a cell and epoch.
+"""Results as pandas tables: one row a cell, selection and network, or one row a cell and epoch.
+
+What a result is made of is a column of its own: nothing is read from a name.
 
 Cells that another runner's cells ran beside: their times are of a machine that did other work, too.
 
@@ -9,18 +11,21 @@ one machine are seen afterwards, by when their cells ran.
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
 from dmlbench.errors import Damaged, OnDamaged, attempt, sound, warn
-from dmlbench.results.environment import kind_of_machine, place
+from dmlbench.results.environment import kind_of_machine, machine_and_load
+from dmlbench.results.facts import Facts, facts, one_wording
 from dmlbench.results.history import read_history
-from dmlbench.results.readouts import FIRST, MEAN, by_readout, mark, named
-from dmlbench.results.records import COLUMNS, INDEX
-from dmlbench.results.store import DEFAULT_ROOT, Record, Store
+from dmlbench.results.records import COLUMNS, INDEX, Selection, Summary
+from dmlbench.results.store import DEFAULT_ROOT, Record, Store, read_spec
+
+MEAN, FIRST, ENSEMBLE = "mean", "1", "ensemble"  # networks; a single one is its own mean, and the first the base's
+NUMBERED = "member"  # before a network's number, in the names of metrics on disk
+UNTRAINED = "untrained"
 
 
 def load_results(path: str | Path = DEFAULT_ROOT, damaged: OnDamaged = warn) -> pd.DataFrame:
@@ -32,113 +37,129 @@ def load_results(path: str | Path = DEFAULT_ROOT, damaged: OnDamaged = warn) -> 
             warning for each].
 
     Returns:
-        One row per cell and selection (`untrained`, `last`, `validation`, `best_test`): the columns protocol, variant
-        (what `--set` changed, or ""), dataset, method, base, modifier, seed, hash, status, selection, marks, folder;
-        readout ("" but for methods that train several networks: they have a row for each of them and for their
-        `ensemble` beside their mean); a column per test metric as a fraction (`recall_at_1`, ...) and its `epoch`;
-        `step_ms` (milliseconds per training step without the wait for data, median over epochs from the second; none of
-        a cell that was run with `--system-metrics`), `train_seconds`; `machine` (with what shared it; a name of its own
-        where cells of another runner ran beside), between which times do not compare; `origin` (kind of device, digest
-        of the initial weights), between which no pair is formed; `kind` (of processor and libraries), between which a
-        cell differs as another seed would.
+        One row per cell, selection (`untrained`, `last`, `validation`, `best_test`) and network. The columns of
+        `Facts` say what it is made of: protocol, overrides, dataset, method, base, base_settings, modifier,
+        modifier_settings, tuned, seed, and hashes. `network` is `mean`; methods that train several networks have rows
+        for `1`, `2`, ... and the `ensemble`, too, and `networks` counts them. Then status, marks, folder; a column per
+        test metric as a fraction (`recall_at_1`, ...) and its `epoch`; `step_ms` (milliseconds per training step
+        without the wait for data, median over epochs from the second; none of a cell that was run with
+        `--system-metrics`), `train_seconds`; `machine` (with what its own runner had on it) and `exclusive`, False
+        where cells of another runner ran beside: times compare on one machine, of exclusive cells; `origin` (kind of
+        device, digest of the initial weights), between which no pair is formed; `kind` (of processor and libraries),
+        between which a cell differs as another seed would.
         A failed cell is one row with empty metrics and its `error`.
 
     Raises:
         UserError: where the folder cannot be read.
     """
-    store = Store(Path(path))
-    store.check_readable()
-    records = list(store.records(damaged))
-    crowded = beside_others([record.summary for record in records])
-    rows = [row for record, own in zip(records, crowded, strict=True) for row in _timed_rows(record, crowded=own)]
+    found = _read(path, damaged)
+    crowded = beside_others([record.summary for record, _ in found])
+    rows = [row for (record, own), beside in zip(found, crowded, strict=True)
+            for row in result_rows(record, own, exclusive=not beside)]  # fmt: skip
     return pd.DataFrame(rows) if rows else pd.DataFrame(columns=[*INDEX, *COLUMNS])
 
 
 def load_history(path: str | Path = DEFAULT_ROOT, damaged: OnDamaged = warn) -> pd.DataFrame:
-    """Load every cell's `history.csv`: one row per cell and epoch, with the cell's index columns in front.
+    """Load every cell's `history.csv`: one row per cell and epoch, with the columns of `Facts` in front.
 
     Args:
         path: As of `load_results`.
         damaged: Takes the results and the histories that cannot be read, which are left out [default: a warning].
     """
-    store = Store(Path(path))
-    store.check_readable()
-    read = ((record, attempt(read_history, record.folder)) for record in store.records(damaged))
-    found = list(sound((rows if isinstance(rows, Damaged) else (record, rows) for record, rows in read), damaged))
+    every = [((record, own), attempt(read_history, record.folder)) for record, own in _read(path, damaged)]
+    found = list(sound((rows if isinstance(rows, Damaged) else (one, rows) for one, rows in every), damaged))
     if not any(rows for _, rows in found):
-        return pd.DataFrame(columns=[*INDEX, "hash", "epoch"])
+        return pd.DataFrame(columns=[*INDEX, "network", "epoch"])
     # A row per cell, repeated: columns added to each of hundreds of small tables take longer than reading them.
-    cells = pd.DataFrame([_index(record) for record, _ in found])
+    cells = pd.DataFrame([own.__dict__ | {"network": MEAN} for (_, own), _ in found])
     repeated = cells.loc[cells.index.repeat([len(rows) for _, rows in found])].reset_index(drop=True)
     measured = pd.DataFrame([row for _, rows in found for row in rows])
     types = {column: "int64" if column == "epoch" else "float64" for column in measured}
     return pd.concat([repeated, measured.astype(types)], axis="columns")
 
 
-def _index(record: Record) -> dict[str, Any]:
-    cell = record.summary["cell"]
-    return {key: cell[key] for key in (*INDEX, "hash")}
+def _read(path: str | Path, damaged: OnDamaged) -> list[tuple[Record, Facts]]:
+    """Every sound result with what it is made of."""
+    store = Store(Path(path))
+    store.check_readable()
+    records = [(record, attempt(read_spec, record.folder)) for record in store.records(damaged)]
+    pairs = sound((spec if isinstance(spec, Damaged) else (record, spec) for record, spec in records), damaged)
+    kept = [(record, facts(spec)) for record, spec in pairs]
+    return list(zip([record for record, _ in kept], one_wording(own for _, own in kept), strict=True))
 
 
-def _origin(summary: dict[str, Any]) -> str:
-    kind = str(summary["environment"].get("device", "")).partition(":")[0]
-    data = summary.get("dataset", {}).get("fingerprint", "")[:16]
-    return "/".join(filter(None, (kind, summary.get("initial_weights"), data)))
-
-
-def _timed_rows(record: Record, *, crowded: bool) -> list[dict[str, Any]]:
-    rows = record_rows(record)
-    return [row | {"machine": of_its_own(row["machine"], row["hash"])} for row in rows] if crowded else rows
-
-
-def record_rows(record: Record) -> list[dict[str, Any]]:
-    """One result's rows of `load_results`, one per selection."""
-    summary = record.summary
-    timing, environment = summary.get("timing") or {}, summary["environment"]
-    common = _index(record) | {
-        "status": summary["status"],
-        "marks": "; ".join(summary["cell"]["marks"]),
+def result_rows(record: Record, own: Facts, *, exclusive: bool = True) -> list[dict[str, object]]:
+    """One result's rows of `load_results`, one per selection and network."""
+    summary, environment = record.summary, record.summary.environment
+    timing = summary.timing
+    common = own.__dict__ | {
+        "status": summary.status,
+        "marks": "; ".join(summary.cell.marks),
         "folder": str(record.folder),
-        # Whoever samples the machine takes from what is timed.
-        "step_ms": None if environment.get("system_metrics") else timing.get("step_ms"),
-        "train_seconds": timing.get("train_s"),
-        "machine": place(environment) if environment.get("machine") else None,
+        # Sampling the machine takes from what is timed.
+        "step_ms": timing.step_ms if timing and not environment.system_metrics else None,
+        "train_seconds": timing.train_s if timing else None,
+        "machine": machine_and_load(environment) if environment.machine else None,
+        "exclusive": exclusive,
         "origin": _origin(summary),
         "kind": "/".join(kind_of_machine(environment).values()),
-        "error": (summary.get("error") or {}).get("message"),
+        "error": summary.error.message if summary.error else None,
     }
-    chosen = summary.get("selections") or {}
-    if summary["status"] != "done":
-        return [common | {"selection": None, "readout": MEAN, "networks": 1}]
-    return [row for name, content in chosen.items() for row in _readout_rows(common, name, content)]
+    if not summary.done:
+        return [common | {"selection": None, "network": MEAN, "networks": 1}]
+    return [row for name, chosen in (summary.selections or {}).items() for row in _rows(common, name, chosen)]
 
 
-def _readout_rows(common: dict[str, Any], selection: str, content: dict[str, Any]) -> list[dict[str, Any]]:
-    """A row for each readout of a selection: one, where one network was trained."""
-    metrics, epochs = by_readout(content["metrics"]), by_readout(content["epochs"])
-    networks = sum(readout.startswith("member") for readout in metrics)
-    if networks and selection == "untrained":  # every method of a seed starts from the network of the first
+def _origin(summary: Summary) -> str:
+    data = summary.dataset.fingerprint[:16] if summary.dataset else ""
+    return "/".join(filter(None, (summary.environment.device_kind, summary.initial_weights, data)))
+
+
+def _rows(common: dict[str, object], selection: str, chosen: Selection) -> list[dict[str, object]]:
+    """A row for each network of a selection: one, where one was trained."""
+    metrics, epochs = _by_network(chosen.metrics), _by_network(chosen.epochs)
+    networks = sum(network.isdigit() for network in metrics)
+    if networks and selection == UNTRAINED:  # every method of a seed starts from the network of the first
         metrics, epochs = {MEAN: metrics[FIRST]}, {MEAN: epochs[FIRST]}
     rows = []
-    for readout, own in metrics.items():
-        marks = "; ".join(filter(None, (common["marks"], mark(readout, networks) if networks else "")))
-        names = {key: named(common[key], readout) for key in ("method", "modifier")}
-        place = {
-            "selection": selection,
-            "readout": readout,
-            "networks": max(networks, 1),
-            "epoch": epochs[readout].get("recall_at_1"),
-        }
-        rows.append(common | names | {"marks": marks} | place | own)
+    for network, measured in metrics.items():
+        marks = "; ".join(filter(None, (str(common["marks"]), mark(network, networks) if networks else "")))
+        which = {"selection": selection, "network": network, "networks": max(networks, 1)}
+        rows.append(common | which | {"marks": marks, "epoch": epochs[network].get("recall_at_1")} | measured)
     return rows
+
+
+def _by_network(metrics: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    """Metrics by network and name, from `member1/recall_at_1`, `ensemble/recall_at_1` and the mean's `recall_at_1`."""
+    found: dict[str, dict[str, float]] = {}
+    for key, value in metrics.items():
+        network, _, name = key.rpartition("/")
+        found.setdefault(network.removeprefix(NUMBERED) or MEAN, {})[name] = value
+    return found
+
+
+def mark(network: str, networks: int) -> str:
+    """What every table says of a network of several, with the number that were trained."""
+    if network == ENSEMBLE:
+        return f"{networks} networks side by side: {networks} forward passes, {networks} x the dimensions at test time"
+    return f"mean over {networks} networks" if network == MEAN else f"one of {networks} networks"
+
+
+def of_kept_embeddings(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows that kept embeddings belong to: of several networks the first's.
+
+    Args:
+        rows: Rows of `load_results`, or part of it; where those of the first network were left out, none remain.
+    """
+    several = rows["networks"].astype(int) > 1
+    return rows[rows["network"] == np.where(several, FIRST, MEAN)]
 
 
 MARGIN = 0.25  # of a cell, over its whole time: the ends of a matrix overlap by less
 RESOLUTION = 1.0  # seconds, in which a beginning is written down
-BESIDE = "/beside other runs, cell "
 
 
-def beside_others(summaries: Sequence[Mapping[str, Any]]) -> list[bool]:
+def beside_others(summaries: Sequence[Summary]) -> list[bool]:
     """Whether each cell ran beside more cells of its machine than its own runner had at a time, on average.
 
     Where any did, so may have the earlier attempts at a cell that went on after an interruption, for when these ran is
@@ -153,39 +174,27 @@ def beside_others(summaries: Sequence[Mapping[str, Any]]) -> list[bool]:
     found = [False] * len(summaries)
     for machine in set(filter(None, machines)):
         here = [index for index, own in enumerate(machines) if own == machine]
-        timed = [index for index in here if spans[index] and not summaries[index].get("resumed")]
-        own = np.array([summaries[index]["environment"]["processes"] for index in timed])
+        timed = [index for index in here if spans[index] and not summaries[index].resumed]
+        own = np.array([summaries[index].environment.processes for index in timed])
         each = np.array([spans[index] for index in timed], dtype=np.float64).reshape(-1, 2)
         crowded = {index for index, more in zip(timed, _at_once(each) > own + MARGIN, strict=True) if more}
         for index in here:
-            found[index] = index in crowded or bool(crowded and summaries[index].get("resumed"))
+            found[index] = index in crowded or bool(crowded and summaries[index].resumed)
     return found
 
 
-def of_its_own(machine: str, cell: str) -> str:
-    """The name of a machine that the cell of this hash shared with another runner's: no other cell has the same."""
-    return f"{machine}{BESIDE}{cell[:8]}"
-
-
-def was_shared(machine: object) -> bool:
-    """Whether a `machine` of `load_results` is such a one."""
-    return BESIDE in str(machine)
-
-
-def _machine(summary: Mapping[str, Any]) -> tuple[str, str] | None:
+def _machine(summary: Summary) -> tuple[str, str] | None:
     """With its instructions: records of before `machine` told generations of processors apart are still read."""
-    environment = summary["environment"]
-    name = environment.get("machine")
-    return (str(name), str(environment.get("cpu_capability"))) if name else None
+    environment = summary.environment
+    return (environment.machine, str(environment.cpu_capability)) if environment.machine else None
 
 
-def _times(summary: Mapping[str, Any]) -> tuple[float, float] | None:
+def _times(summary: Summary) -> tuple[float, float] | None:
     """From when to when a cell ran for certain, in seconds."""
-    known = {"total_s", "started"} <= summary.keys() and "processes" in summary["environment"]
-    if not known:
+    if not summary.started or not summary.environment.processes:
         return None
-    begun = datetime.fromisoformat(summary["started"]).timestamp()
-    first, last = begun + RESOLUTION, begun + float(summary["total_s"])
+    begun = datetime.fromisoformat(summary.started).timestamp()
+    first, last = begun + RESOLUTION, begun + summary.total_s
     return (first, last) if last > first else None
 
 

@@ -11,10 +11,10 @@ A history's times in sum: what a result says of its cost.
 import csv
 import io
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TypedDict
 
 from dmlbench.errors import UserError
 
@@ -89,14 +89,30 @@ SELECTABLE = ("map_at_r", "r_precision", "nmi", "nmi_revisiting", "ami")
 VALIDATION_METRIC = "validation/map_at_r"
 
 
-def selections(rows: Sequence[Mapping[str, float | int | None]]) -> dict[str, dict[str, Any]]:
-    """All selections of a history as `{selection: {"epochs": {metric: epoch}, "metrics": {metric: value}}}`.
+class Chosen(TypedDict):
+    """Metrics under one choice of the epoch, as `summary.json` holds them: the epoch and the value of each."""
+
+    epochs: dict[str, int]
+    metrics: dict[str, float]
+
+
+class Times(TypedDict):
+    """What a training cost, as `summary.json` holds it: a step in milliseconds, all else in seconds."""
+
+    step_ms: float
+    train_s: float
+    evaluation_s: float
+    phases: dict[str, float]
+
+
+def selections(rows: Sequence[Row]) -> dict[str, Chosen]:
+    """All selections of a history, by name.
 
     `untrained` is the row of epoch 0, which takes part in no other selection.
     """
     untrained = [row for row in rows if row["epoch"] == 0]
     trained = [row for row in rows if row["epoch"] != 0 and row.get("test/recall_at_1") is not None]
-    result = {"untrained": _at(untrained[0])} if untrained else {}
+    result: dict[str, Chosen] = {"untrained": _at(untrained[0])} if untrained else {}
     if not trained:
         return result
     result["last"] = _at(trained[-1])
@@ -110,27 +126,32 @@ def selections(rows: Sequence[Mapping[str, float | int | None]]) -> dict[str, di
     return result
 
 
-def _at(row: Mapping[str, float | int | None]) -> dict[str, Any]:
+def _at(row: Row) -> Chosen:
     metrics = {key.removeprefix("test/"): value for key, value in row.items() if key.startswith("test/")}
     measured = {metric: value for metric, value in metrics.items() if value is not None}
-    return {"epochs": dict.fromkeys(measured, row["epoch"]), "metrics": measured}
+    return {"epochs": dict.fromkeys(measured, epoch_of(row)), "metrics": measured}
 
 
-def _best(rows: Sequence[Mapping[str, float | int | None]]) -> dict[str, Any]:
-    best: dict[str, tuple[float, Any]] = {}
+def epoch_of(row: Row) -> int:
+    """The epoch that a row is of."""
+    return int(row["epoch"] or 0)
+
+
+def _best(rows: Sequence[Row]) -> Chosen:
+    best: dict[str, tuple[float, int]] = {}
     for row in rows:
         for metric, value in _at(row)["metrics"].items():
             better = metric not in best or value > best[metric][0]
-            name = metric.rpartition("/")[2]  # of a cohort's readout, `ensemble/recall_at_1`
+            name = metric.rpartition("/")[2]  # of one of several networks, `ensemble/recall_at_1`
             if (name in SELECTABLE or name.startswith("recall_at_")) and better:
-                best[metric] = (value, row["epoch"])
+                best[metric] = (value, epoch_of(row))
     return {
         "epochs": {metric: epoch for metric, (_, epoch) in best.items()},
         "metrics": {metric: value for metric, (value, _) in best.items()},
     }
 
 
-def timing(rows: Sequence[Mapping[str, Any]], resumed: Collection[int] = ()) -> dict[str, Any]:
+def timing(rows: Sequence[Row], resumed: Collection[int] = ()) -> Times:
     """Sums of a history's times, and the step time as the median over epochs.
 
     The first epoch of a process warms up: where there are others, it does not count for the step time.
@@ -140,7 +161,7 @@ def timing(rows: Sequence[Mapping[str, Any]], resumed: Collection[int] = ()) -> 
         resumed: Epochs after which another process went on.
     """
     trained = [row for row in rows if row["epoch"]]
-    settled = [row for row in trained if row["epoch"] - 1 not in {0, *resumed}] or trained
+    settled = [row for row in trained if epoch_of(row) - 1 not in {0, *resumed}] or trained
     phases = [key for key in trained[0] if key.startswith("time/") and key.endswith("_s")]
     totals = {key.removeprefix("time/"): sum(float(row[key] or 0) for row in rows if key in row) for key in phases}
     return {

@@ -41,6 +41,11 @@ class Measured:
     peak_mb: float
     gflop: float
 
+    @property
+    def modifier_name(self) -> str:
+        """The modifier, whether its teacher is folded or not."""
+        return self.modifier.removesuffix(UNFOLDED)
+
 
 @dataclass(frozen=True)
 class Measurement:
@@ -53,10 +58,10 @@ class Measurement:
         variant: What `--set` changed of it, or "".
         protocol_hash: Of all of its values.
         dataset: A name, or `synthetic`.
-        epochs: Of the protocol: a teacher has its say in all but the first.
+        epochs: Of the protocol: a teacher acts in all but the first.
         batch_size: Images of a step.
         cpu_threads: Of the protocol.
-        environment: As `provenance.environment` gives it.
+        environment: The machine and the libraries.
         code: Digest and state of the sources.
         processes: How many, one after the other.
         rounds: How many of each process count.
@@ -72,8 +77,8 @@ class Measurement:
     epochs: int
     batch_size: int
     cpu_threads: int
-    environment: dict[str, Any]
-    code: dict[str, Any]
+    environment: Environment
+    code: Code
     processes: int
     rounds: int
     methods: dict[str, Measured]
@@ -81,7 +86,7 @@ class Measurement:
     @property
     def device(self) -> str:
         """The GPU's or the processor's name, for people."""
-        return str(self.environment.get("gpu") or self.environment.get("cpu") or "unknown device")
+        return self.environment.gpu or self.environment.cpu or "unknown device"
 
     @property
     def title(self) -> str:
@@ -108,9 +113,11 @@ def write_measurement(root: Path, measurement: Measurement) -> Path:
     folder = root / FOLDER
     day = re.sub(r"\D", "", measurement.started)[:14]
     stem = "_".join(_slug(part) for part in (measurement.protocol, measurement.dataset, measurement.device, day))
-    kind = digest([measurement.variant, measurement.protocol_hash, measurement.environment, [*measurement.methods]])
+    environment = measurement.environment.as_json()
+    kind = digest([measurement.variant, measurement.protocol_hash, environment, [*measurement.methods]])
     path = folder / f"{stem}_{kind[:6]}.json"
     content = {"version": VERSION, **measurement.__dict__}
+    content |= {"environment": environment, "code": measurement.code.as_json()}
     content["methods"] = {name: method.__dict__ for name, method in measurement.methods.items()}
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -145,8 +152,6 @@ def _read(path: Path) -> Measurement:
     try:
         # By way of JSON, in which a list is a tuple also where types are strict.
         measurement = TypeAdapter(Measurement).validate_json(to_json(content), strict=True)
-        Environment.model_validate(measurement.environment)
-        Code.model_validate(measurement.code)
         _check(measurement)
     except ValidationError as error:
         raise UserError(f"{path}: not a readable measurement ({in_one_line(error)})", hint=MOVE) from error

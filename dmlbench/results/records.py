@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator, model_validator
 from pydantic_core import from_json
 
 from dmlbench.errors import UserError
@@ -17,11 +17,14 @@ from dmlbench.errors import UserError
 VERSION = 1
 LARGEST = 2**26  # bytes of a JSON file: the largest results have less than a hundredth of it
 SHOWN = 80  # characters of a name that an error quotes
-INDEX = ("protocol", "variant", "dataset", "method", "base", "modifier", "seed")
-# Columns of a table of results beside INDEX and the metrics, whose names they therefore cannot have.
+# Columns that say which cell a row is of; then those beside them and the metrics, which cannot have such names.
+INDEX = (
+    "protocol", "overrides", "dataset", "method", "base", "base_settings", "modifier", "modifier_settings", "tuned",
+    "seed", "hash", "protocol_hash", "dataset_version", "method_hash", "base_hash", "modifier_hash",
+)  # fmt: skip
 COLUMNS = (
-    "hash", "status", "selection", "readout", "networks", "marks", "folder", "step_ms", "train_seconds", "machine",
-    "origin", "kind", "epoch", "error",
+    "status", "selection", "network", "networks", "marks", "folder", "step_ms", "train_seconds", "machine",
+    "exclusive", "origin", "kind", "epoch", "error",
 )  # fmt: skip
 
 Name = Annotated[str, Field(min_length=1, max_length=300)]
@@ -35,11 +38,15 @@ SelectionName = Literal["untrained", "last", "validation", "best_test"]
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, strict=True, extra="allow", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, strict=True, extra="allow", allow_inf_nan=False, populate_by_name=True)
+
+    def as_json(self) -> dict[str, Any]:
+        """The JSON form, with what was given alone."""
+        return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
 
 
 class Index(_Part):
-    """The cell's place in tables: `Cell.index`."""
+    """Which cell it is: `Cell.index`. Results of earlier releases state no teacher's mode."""
 
     hash: Digest
     protocol: Name
@@ -48,6 +55,7 @@ class Index(_Part):
     method: Name
     base: Name
     modifier: Annotated[str, Field(max_length=300)]
+    teacher_mode: Text | None = None
     seed: Annotated[int, Ge(0), Le(2**63 - 1)]
     marks: list[Text]
     protocol_hash: Digest
@@ -62,26 +70,60 @@ class Code(_Part):
 
 
 class Environment(_Part):
-    """The machine, its load and its libraries; empty where the cell failed before it was known."""
+    """The machine, its load and its libraries; empty where the cell failed before it was known.
+
+    Attributes:
+        machine: Identifies it without its name.
+        processes: Cells that ran at a time.
+        data_workers: Loader processes of each.
+        system_metrics: Whether MLflow sampled the machine meanwhile, which takes from what is timed.
+        places: Where its attempts ran, of a cell that several machines trained.
+    """
 
     machine: Text | None = None
     device: Text | None = None
-    gpu: Text | None = None
     cpu: Text | None = None
+    cores: JsonValue = None
+    system: JsonValue = None
+    python: JsonValue = None
+    cpu_capability: JsonValue = None
+    dmlbench: JsonValue = None
+    torch: JsonValue = None
+    torchvision: JsonValue = None
+    timm: JsonValue = None
+    numpy: JsonValue = None
+    pillow: JsonValue = None
+    simplejpeg: JsonValue = None
+    scikit_learn: JsonValue = Field(default=None, validation_alias="scikit-learn", serialization_alias="scikit-learn")
+    faiss_gpu: JsonValue = Field(default=None, validation_alias="faiss-gpu", serialization_alias="faiss-gpu")
+    faiss_cpu: JsonValue = Field(default=None, validation_alias="faiss-cpu", serialization_alias="faiss-cpu")
+    gpu: Text | None = None
+    cuda: JsonValue = None
+    cudnn: JsonValue = None
+    driver: JsonValue = None
     processes: Annotated[int, Ge(1), Le(10**6)] | None = None
     data_workers: Annotated[int, Ge(0), Le(10**6)] | None = None
     system_metrics: int | bool | None = None
+    places: JsonValue = None
+
+    @property
+    def device_kind(self) -> str:
+        """`cpu` or `cuda`, without a number; "" where it is not known."""
+        return (self.device or "").partition(":")[0]
 
 
 class Data(_Part):
-    """What was trained and tested on."""
+    """What was trained and tested on; classes held out for validation count as neither."""
 
     name: Name
     version: Text
+    held_out: JsonValue = None
     fingerprint: Name
     skipped: list[Text] = Field(default_factory=list)
     train_images: Count = 0
     train_classes: Count = 0
+    held_out_images: JsonValue = None
+    held_out_classes: JsonValue = None
     test_images: Count = 0
     test_classes: Count = 0
 
@@ -99,8 +141,8 @@ class Selection(_Part):
         names = {name.rpartition("/")[2] for name in self.metrics}
         if reserved := names & {*INDEX, *COLUMNS}:
             raise ValueError(f"{min(reserved)!r} is no metric")
-        readouts = {name.partition("/")[0] for name in self.metrics if "/" in name}
-        if readouts and not {"member1", "ensemble"} <= readouts:
+        networks = {name.partition("/")[0] for name in self.metrics if "/" in name}
+        if networks and not {"member1", "ensemble"} <= networks:
             raise ValueError("networks without the first of them, or without their ensemble")
         return self
 
@@ -118,27 +160,32 @@ class Failure(_Part):
     """Why a cell failed."""
 
     kind: Name
+    error_class: JsonValue = Field(default="", validation_alias="class", serialization_alias="class")
     message: Text
     log: list[Text] = Field(default_factory=list)
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.message}"
 
 
 class Summary(_Part):
     """A result. Failed cells have an error; done ones all that a table needs."""
 
-    version: Literal[1]
-    status: Literal["done", "failed"]
+    version: Literal[1] = 1
     cell: Index
-    environment: Environment
-    code: Code = Code()
     started: str = ""
-    total_s: Duration = 0.0
-    resumed: list[Count] = Field(default_factory=list)
+    code: Code = Code()
+    environment: Environment
+    status: Literal["done", "failed"]
     initial_weights: Name | None = None
-    at_networks_rate: list[Name] = Field(default_factory=list)
     dataset: Data | None = None
+    peak_memory_mb: JsonValue = None
+    at_networks_rate: list[Name] = Field(default_factory=list)
     selections: dict[SelectionName, Selection] | None = None
     timing: Timing | None = None
+    resumed: list[Count] = Field(default_factory=list)
     error: Failure | None = None
+    total_s: Duration = 0.0
     files: dict[str, str] = Field(default_factory=dict)
     digest: str = ""
 
@@ -160,6 +207,16 @@ class Summary(_Part):
         if self.selections and "recall_at_1" not in getattr(self.selections.get("last"), "metrics", ()):
             raise ValueError("no recall_at_1 of the last epoch")
         return self
+
+    @property
+    def done(self) -> bool:
+        """Whether the cell finished without failing."""
+        return self.status == "done"
+
+    @property
+    def last(self) -> dict[str, float]:
+        """Test metrics at the last epoch; none of a failed cell."""
+        return self.selections["last"].metrics if self.selections else {}
 
 
 def read_json(path: Path, what: str, hint: str) -> Any:  # noqa: ANN401 - any JSON

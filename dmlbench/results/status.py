@@ -7,14 +7,14 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 from dmlbench.errors import UserError
 from dmlbench.results.history import HISTORY, Row, read_history, selections, timing
 from dmlbench.results.locks import holder
-from dmlbench.results.store import Store, folder_state, read_spec, read_summary, summary_as_written
+from dmlbench.results.records import Index, Summary, read_json
+from dmlbench.results.store import AGAIN, LATER, Store, folder_state, read_spec, read_summary, summary_as_written
 from dmlbench.results.writer import FILES, SPEC, file_digest
-from dmlbench.specs.cell import TEACHER_MODE, Cell, digest
+from dmlbench.specs.cell import Cell, digest
 
 
 def problems(store: Store) -> dict[Path, list[str]]:
@@ -35,31 +35,30 @@ def _problems(store: Store, folder: Path) -> list[str]:
     if summary is None:
         return wrong
     wrong += _of_digests(folder, summary)
-    if (found := (summary.get("cell") or {}).get("hash")) != cell.hash:
-        wrong.append(f"summary.json is of cell {found}, spec.yaml of {cell.hash}")
-    elif not _names(summary["cell"], cell):
+    if summary.cell.hash != cell.hash:
+        wrong.append(f"summary.json is of cell {summary.cell.hash}, spec.yaml of {cell.hash}")
+    elif not _names(summary.cell, cell):
         wrong.append("summary.json and spec.yaml name the cell differently")
-    return wrong + (_of_history(folder, cell, summary) if summary["status"] == "done" else [])
+    return wrong + (_of_history(folder, cell, summary) if summary.done else [])
 
 
-def _names(stated: dict[str, Any], cell: Cell) -> bool:
+def _names(stated: Index, cell: Cell) -> bool:
     """Whether a summary names its cell as the spec does; those of earlier releases left out a teacher's mode."""
-    index = cell.index()
-    if TEACHER_MODE in stated:
-        return stated == index
-    left_out = {TEACHER_MODE, "variant", "marks"}
-    return {**stated, **{key: index[key] for key in left_out}} == index
+    index, found = cell.index(), stated.as_json()
+    if stated.teacher_mode is None:
+        found |= {key: index[key] for key in LATER}
+    return found == index
 
 
-def _of_digests(folder: Path, summary: dict[str, Any]) -> list[str]:
+def _of_digests(folder: Path, summary: Summary) -> list[str]:
     """Whether the summary, and the files it was written for, are as they were."""
-    rest = {key: value for key, value in summary.items() if key != "digest"}
-    if summary.get("digest") != digest(rest):
+    content = read_json(folder / "summary.json", "a summary", AGAIN)
+    if summary.digest != digest({key: value for key, value in content.items() if key != "digest"}):
         return ["summary.json is not as it was written: its digest differs"]
     return changed_files(folder, summary)
 
 
-def changed_files(folder: Path, summary: dict[str, Any], looked_at: Collection[str] = FILES) -> list[str]:
+def changed_files(folder: Path, summary: Summary, looked_at: Collection[str] = FILES) -> list[str]:
     """What of a result's files is not as it was when its summary was written, in words.
 
     Args:
@@ -67,8 +66,7 @@ def changed_files(folder: Path, summary: dict[str, Any], looked_at: Collection[s
         summary: Its summary.
         looked_at: The files to read: kept weights and embeddings are large.
     """
-    digests: dict[str, str] = summary.get("files") or {}
-    files = {name: value for name, value in digests.items() if name in looked_at}
+    files = {name: value for name, value in summary.files.items() if name in looked_at}
     there = {name for name in looked_at if (folder / name).is_file()}
     wrong = [f"{name} is missing" for name in files.keys() - there]
     wrong += [f"{name} came after summary.json" for name in there - files.keys()]
@@ -76,7 +74,7 @@ def changed_files(folder: Path, summary: dict[str, Any], looked_at: Collection[s
     return wrong + [f"{name} is not as it was written" for name in same if file_digest(folder / name) != files[name]]
 
 
-def _of_history(folder: Path, cell: Cell, summary: dict[str, Any]) -> list[str]:
+def _of_history(folder: Path, cell: Cell, summary: Summary) -> list[str]:
     try:
         rows = read_history(folder)
     except UserError as error:
@@ -84,8 +82,8 @@ def _of_history(folder: Path, cell: Cell, summary: dict[str, Any]) -> list[str]:
     expected = list(range(cell.protocol.training.epochs + 1))
     if [row["epoch"] for row in rows] != expected:
         return [f"history.csv does not hold the epochs 0 to {expected[-1]}, once each"]
-    sums = {"selections": selections(rows), "timing": timing(rows, summary.get("resumed", ()))}
-    wrong = [name for name, value in sums.items() if summary.get(name) != value]
+    stated, sums = summary.as_json(), {"selections": selections(rows), "timing": timing(rows, summary.resumed)}
+    wrong = [name for name, value in sums.items() if stated.get(name) != value]
     return [f"summary.json: {name} does not follow from history.csv: edited" for name in wrong]
 
 
@@ -99,7 +97,7 @@ class CellState:
     Args:
         folder: Its folder.
         state: One of `STATES`; damaged where its files cannot be read.
-        index: Its place in tables (`Cell.index`); empty for a damaged one.
+        cell: Which it is; None for a damaged one.
         epoch: Epochs trained.
         epochs: Epochs to train; None where only the spec of a damaged cell would tell.
         seconds_left: What the epochs to come take by those that were; None where it does not run.
@@ -111,7 +109,7 @@ class CellState:
 
     folder: Path
     state: str
-    index: dict[str, Any]
+    cell: Index | None
     epoch: int = 0
     epochs: int | None = None
     seconds_left: float | None = None
@@ -132,28 +130,26 @@ def _look(folder: Path) -> CellState:
         epoch = max((int(row["epoch"] or 0) for row in rows), default=0)
         if summary is not None:
             if changed := changed_files(folder, summary, (SPEC, HISTORY)):
-                return CellState(folder, "damaged", {}, why=f"{folder}: {changed[0]}")
+                return CellState(folder, "damaged", None, why=f"{folder}: {changed[0]}")
             return _ended(folder, summary, epoch)
         cell, state, owner = read_spec(folder), folder_state(folder), holder(folder)
     except UserError as error:
-        return CellState(folder, "damaged", {}, why=str(error))
+        return CellState(folder, "damaged", None, why=str(error))
     epochs = cell.protocol.training.epochs
     left = _seconds_left(rows, epochs - epoch) if state == "running" else None
-    return CellState(folder, state, cell.index(), epoch, epochs, left, host=owner.name if owner else "")
+    return CellState(folder, state, Index(**cell.index()), epoch, epochs, left, host=owner.name if owner else "")
 
 
-def _ended(folder: Path, summary: dict[str, Any], epoch: int) -> CellState:
-    error = summary.get("error") or {}
-    last = (summary.get("selections") or {}).get("last", {}).get("metrics", {})
+def _ended(folder: Path, summary: Summary, epoch: int) -> CellState:
     return CellState(
         folder,
-        "done" if summary["status"] == "done" else "failed",
-        summary.get("cell") or {},
+        summary.status,
+        summary.cell,
         epoch,
-        epoch if summary["status"] == "done" else None,
-        recall_at_1=last.get("recall_at_1"),
-        why=": ".join(filter(None, (error.get("kind"), error.get("message")))),
-        code=(summary.get("code") or {}).get("digest"),
+        epoch if summary.done else None,
+        recall_at_1=summary.last.get("recall_at_1"),
+        why=str(summary.error) if summary.error else "",
+        code=summary.code.digest or None,
     )
 
 

@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import yaml
 from pydantic import ValidationError
@@ -18,7 +18,7 @@ from dmlbench.atomic import write_atomically
 from dmlbench.errors import Damaged, OnDamaged, UserError, attempt, sound, warn
 from dmlbench.results.history import HISTORY
 from dmlbench.results.locks import holder
-from dmlbench.results.records import SHOWN, VERSION, Summary, in_one_line, read_json
+from dmlbench.results.records import SHOWN, VERSION, Index, Summary, in_one_line, read_json
 from dmlbench.results.writer import SPEC, spec_text, storing
 from dmlbench.specs.cell import TEACHER_MODE, Cell
 from dmlbench.specs.registry import TUNED_MARK, tuned_mark
@@ -28,21 +28,22 @@ DEFAULT_ROOT = Path("results/runs")
 State = Literal["missing", "running", "interrupted", "done", "failed", "damaged"]
 AGAIN = "delete its folder to run the cell again"
 LARGEST_SPEC = 2**24  # bytes
+LATER = (TEACHER_MODE, "variant", "marks")  # of an index: what earlier releases wrote otherwise
 # What YAML and the models raise for content that is none of a spec, however deep, long or oddly tagged.
 WRONG = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, yaml.YAMLError)
 
 
 @dataclass(frozen=True)
 class Record:
-    """A finished cell as read back: its folder and its summary, of the types that `Summary` states."""
+    """A finished cell as read back: its folder and its summary."""
 
     folder: Path
-    summary: dict[str, Any]
+    summary: Summary
 
     @property
     def done(self) -> bool:
         """Whether the cell finished without failing."""
-        return bool(self.summary["status"] == "done")
+        return self.summary.done
 
 
 class Store:
@@ -73,7 +74,7 @@ class Store:
         """The cell's result, or why it is none; None while nothing is there."""
         folder = self.folder(cell)
         record = read_record(folder)
-        if isinstance(record, Record) and (found := record.summary["cell"]["hash"]) != cell.hash:
+        if isinstance(record, Record) and (found := record.summary.cell.hash) != cell.hash:
             told = f"{folder / 'summary.json'}: is the result of cell {found}, not of {cell.hash}"
             return Damaged(folder, f"{told}; it was edited or copied here; {AGAIN}")
         return record
@@ -144,40 +145,41 @@ def folder_state(folder: Path) -> State:
 def read_record(folder: Path) -> Record | Damaged | None:
     """The result in a cell's folder, or why it cannot be read; None where there is none."""
     summary = attempt(read_summary, folder)
-    return Record(folder, summary) if isinstance(summary, dict) else summary
+    return Record(folder, summary) if isinstance(summary, Summary) else summary
 
 
-def read_summary(folder: Path) -> dict[str, Any] | None:
+def read_summary(folder: Path) -> Summary | None:
     """Read `summary.json`; None where there is none.
 
-    What one of an earlier release leaves out of the cell's place in tables is filled in.
+    What one of an earlier release leaves out of its cell's index is filled in.
 
     Raises:
         UserError: where the file is not a summary, or of a version this dmlbench does not know.
     """
     summary = summary_as_written(folder)
-    if summary is None or TEACHER_MODE in summary["cell"]:
+    if summary is None or summary.cell.teacher_mode is not None:
         return summary
-    return summary | {"cell": _completed(folder, summary["cell"])}
+    return summary.model_copy(update={"cell": _completed(folder, summary.cell)})
 
 
-def _completed(folder: Path, cell: dict[str, Any]) -> dict[str, Any]:
-    """A cell's place in tables as today's `Cell.index` gives it.
+def _completed(folder: Path, cell: Index) -> Index:
+    """A cell's index as today's `Cell.index` gives it.
 
     Raises:
         UserError: where only the spec could tell a teacher's mode, and it cannot be read or is of another cell.
     """
-    if cell["modifier"]:
+    update: dict[str, object] = {TEACHER_MODE: ""}
+    if cell.modifier:
         spec = read_spec(folder)
-        if spec.hash != cell["hash"]:
-            raise UserError(f"{folder / 'summary.json'}: is of cell {cell['hash']}, not of its spec's", hint=AGAIN)
-        index = spec.index()
-        cell = cell | {key: index[key] for key in (TEACHER_MODE, "variant", "marks")}
-    marks = [TUNED_MARK.sub(lambda found: tuned_mark(found[1]), mark) for mark in cell["marks"]]
-    return {TEACHER_MODE: ""} | cell | {"marks": marks}
+        if spec.hash != cell.hash:
+            raise UserError(f"{folder / 'summary.json'}: is of cell {cell.hash}, not of its spec's", hint=AGAIN)
+        update = {key: spec.index()[key] for key in LATER}
+    cell = cell.model_copy(update=update)
+    marks = [TUNED_MARK.sub(lambda found: tuned_mark(found[1]), mark) for mark in cell.marks]
+    return cell.model_copy(update={"marks": marks})
 
 
-def summary_as_written(folder: Path) -> dict[str, Any] | None:
+def summary_as_written(folder: Path) -> Summary | None:
     """What `read_summary` reads, with nothing filled in."""
     path = folder / "summary.json"
     try:
@@ -191,16 +193,15 @@ def summary_as_written(folder: Path) -> dict[str, Any] | None:
             hint="use the dmlbench that wrote it, or another --results",
         )
     try:
-        Summary.model_validate(content)
+        return Summary.model_validate(content)
     except ValidationError as error:
         raise UserError(f"{path}: not a summary ({in_one_line(error)})", hint=AGAIN) from error
-    return dict(content)
 
 
 def has_ended(folder: Path, failure: int | None = None) -> bool:
     """Whether the cell has a result that is not to be replaced: done, or failed at another time than `failure`."""
     summary = read_summary(folder)
-    return bool(summary and (summary["status"] == "done" or ended_at(folder) != failure))
+    return bool(summary and (summary.done or ended_at(folder) != failure))
 
 
 def ended_at(folder: Path) -> int | None:

@@ -2,11 +2,11 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import yaml
 
@@ -65,8 +65,8 @@ class CellWriter:
         with storing(self.folder), _log_of(self.folder) as file:
             file.write(f"{stamp} {line.rstrip()}\n")
 
-    def finish(self, summary: dict[str, Any]) -> None:
-        """Write the summary, which makes the cell a result."""
+    def finish(self, summary: Mapping[str, object]) -> None:
+        """Write the summary, the JSON form of a `records.Summary`, which makes the cell a result."""
         with self.writing():
             files = {name: file_digest(self.folder / name) for name in FILES if (self.folder / name).is_file()}
             whole = {"version": VERSION, **summary, "files": files}

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save
@@ -17,11 +16,13 @@ from dmlbench.data.loader import TrainingBatches
 from dmlbench.errors import DivergedError, StorageError, UserError
 from dmlbench.models.model import EmbeddingModel, weights_of
 from dmlbench.results import environment as provenance
-from dmlbench.results.history import Row, selections, timing
+from dmlbench.results.events import Claimed, Epoch, Event, Finished, Halted, Started, failure
+from dmlbench.results.history import Row, epoch_of, selections, timing
 from dmlbench.results.locks import LostClaimError, claim
+from dmlbench.results.records import Data, Environment, Failure, Index, Summary
 from dmlbench.results.store import has_ended
 from dmlbench.results.writer import CellWriter, storing
-from dmlbench.runner.events import RunOptions
+from dmlbench.runner.tasks import RunOptions
 from dmlbench.seeding import stream_seed
 from dmlbench.specs.cell import Cell
 from dmlbench.training import checkpoint
@@ -32,10 +33,10 @@ from dmlbench.training.evaluator import Evaluator
 from dmlbench.training.loop import evaluate_epoch, train_epoch
 from dmlbench.training.trainer import Trainer
 
-Emit = Callable[[dict[str, Any]], None]
+Emit = Callable[[Event], None]
 
 
-def run_cell(cell: Cell, folder: Path, options: RunOptions, emit: Emit, failure: int | None = None) -> bool:
+def run_cell(cell: Cell, folder: Path, options: RunOptions, emit: Emit, failure_stamp: int | None = None) -> bool:
     """Run a cell into its folder, unless another process is at it or has just ended it.
 
     Args:
@@ -43,65 +44,69 @@ def run_cell(cell: Cell, folder: Path, options: RunOptions, emit: Emit, failure:
         folder: Where it is written.
         options: How it is run.
         emit: Takes what happens.
-        failure: The time stamp of an earlier failure that may be replaced.
+        failure_stamp: The time stamp of an earlier failure that may be replaced.
 
     Returns:
         Whether this process may run another cell: after an error a CUDA context can be beyond use.
     """
     try:
         with storing(folder), claim(folder) as claimed:
-            ended = has_ended(folder, failure)
+            ended = has_ended(folder, failure_stamp)
             if claimed is None or ended:
-                emit({"event": "claimed", "done": ended})
+                emit(Claimed(done=ended))
                 return True
             return run_claimed(cell, CellWriter(folder, claimed.check), options, emit)
     except (StorageError, UserError) as error:  # of the claim itself, or of a damaged result that is there
-        emit({"event": "halted", "error": _describe(error)})
+        emit(Halted(_failure(error)))
         return True
 
 
 def run_claimed(cell: Cell, writer: CellWriter, options: RunOptions, emit: Emit) -> bool:
     """Run a cell whose claim is held, from its last checkpoint where there is one.
 
-    Emits `{"event": "started" | "epoch" | "finished" | "halted", ...}`. A failure is a result too and raises nothing:
-    its summary carries the error. `halted` is no failure of the cell: its folder cannot be written, or another host
-    took it over; what was written before is whole, and the cell can be gone on with.
+    Emits `Started`, an `Epoch` for each, and `Finished` or `Halted`. A failure is a result too and raises nothing: its
+    summary carries the error. `Halted` is no failure of the cell: its folder cannot be written, or another host took it
+    over; what was written before is whole, and the cell can be resumed.
 
     Returns:
         As `run_cell`.
     """
-    started, clock = datetime.now(UTC), time.perf_counter()
+    started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
     # Both before training: sources may change while it runs, and a broken device tells nothing of itself.
-    code = {"digest": provenance.code_digest(), **provenance.git_state()}
-    result: dict[str, Any] = {"cell": cell.index(), "started": started.isoformat(timespec="seconds"), "code": code}
-    result["environment"] = {}
+    code, environment = provenance.code_state(), Environment()
     try:
         writer.begin(cell)
-        emit({"event": "started"})
+        emit(Started())
         try:
             device = resolve_device(options.device)
-            result["environment"] = provenance.environment(str(device)) | options.machine_load()
-            result |= {"status": "done", **_train(cell, writer, options, result, emit)}
+            environment = provenance.environment(str(device)).model_copy(update={**options.machine_load()})
+            result = {"status": "done", "environment": environment, **_train(cell, writer, options, environment, emit)}
         except (StorageError, LostClaimError):
             raise
         except Exception as error:  # noqa: BLE001 - any failure is a result, and the matrix goes on
             writer.log(traceback.format_exc())
-            result |= {"status": "failed", "error": _describe(error)}
-        earlier = result.pop("earlier_s", 0.0)
-        writer.finish(result | {"total_s": earlier + time.perf_counter() - clock})
-        if result["status"] == "done" or result["error"]["kind"] == "diverged":  # nothing is left to go on with
+            result = {"status": "failed", "environment": environment, "error": _failure(error)}
+        made = {"cell": Index(**cell.index()), "started": started, "code": code}
+        summary = Summary.model_validate(made | result)
+        total_s = summary.total_s + time.perf_counter() - clock
+        writer.finish(summary.model_copy(update={"total_s": total_s}).as_json())
+        kind = summary.error.kind if summary.error else None
+        if kind in (None, "diverged"):  # nothing is left to resume
             with writer.writing():
                 checkpoint.clear(writer.folder)
     except (StorageError, LostClaimError) as error:
-        emit({"event": "halted", "error": _describe(error)})
+        emit(Halted(_failure(error)))
         return True
-    emit({"event": "finished", "status": result["status"], "error": result.get("error")})
-    return result.get("error", {}).get("kind") not in ("error", "memory") or not options.device.startswith("cuda")
+    emit(Finished(summary.error))
+    return kind not in ("error", "memory") or not options.device.startswith("cuda")
 
 
-def _train(cell: Cell, writer: CellWriter, options: RunOptions, result: dict[str, Any], emit: Emit) -> dict[str, Any]:
+def _train(
+    cell: Cell, writer: CellWriter, options: RunOptions, environment: Environment, emit: Emit
+) -> dict[str, object]:
+    """Train and score a cell; what its summary says of that, with `total_s` of earlier attempts."""
     protocol, seed, begun = cell.protocol, cell.seed, time.perf_counter()
-    device = torch.device(result["environment"]["device"])
+    device = torch.device(str(environment.device))
     prepare(protocol.training, device)
     provenance.reset_peak_memory()
 
@@ -119,7 +124,7 @@ def _train(cell: Cell, writer: CellWriter, options: RunOptions, result: dict[str
     torch.manual_seed(stream_seed(seed, 0, "loss"))
     size = TrainingSet(len(train.class_names), len(train.labels))
     trainer = build_trainer(cell.method, protocol, model, size, device, seed=seed)
-    past = _resume(_made_by(result, dataset, start), result["environment"], writer, trainer)
+    past = _resume(_made_by(cell, environment, dataset, start), environment, writer, trainer)
 
     epochs = protocol.training.epochs
     record = _Recorder(writer, trainer, past, emit, begun)
@@ -136,8 +141,12 @@ def _train(cell: Cell, writer: CellWriter, options: RunOptions, result: dict[str
     _keep(options.keep, writer, trainer.models, evaluators["test"])
     peak = provenance.peak_memory_mb(str(device))
     unrated = at_networks_rate(trainer.networks[0].criterion, cell.method.loss)
-    own = {"initial_weights": start, "dataset": _dataset(cell, dataset, train), "peak_memory_mb": peak}
-    return own | ({"at_networks_rate": unrated} if unrated else {}) | record.sums(result["environment"], cell)
+    own: dict[str, object] = {
+        "initial_weights": start,
+        "dataset": _dataset(cell, dataset, train),
+        "peak_memory_mb": peak,
+    }
+    return own | ({"at_networks_rate": unrated} if unrated else {}) | record.sums(environment, cell)
 
 
 def _batches(train: Split, cell: Cell, device: torch.device, options: RunOptions, trainer: Trainer) -> TrainingBatches:
@@ -163,7 +172,7 @@ class _Recorder:
     def __call__(self, row: Row) -> None:
         self._past = replace(
             self._past,
-            epoch=int(row["epoch"] or 0),
+            epoch=epoch_of(row),
             trainer=self._trainer.state(),
             rows=[*self._writer.rows, row],
             seconds=self._earlier + time.perf_counter() - self._begun,
@@ -171,9 +180,9 @@ class _Recorder:
         with self._writer.writing():
             checkpoint.save(self._writer.folder, self._past)
         self._writer.append(row)
-        self._emit({"event": "epoch", "epoch": row["epoch"], "epochs": self._trainer.epochs, "row": row})
+        self._emit(Epoch(epoch_of(row), self._trainer.epochs, row))
 
-    def sums(self, environment: dict[str, Any], cell: Cell) -> dict[str, Any]:
+    def sums(self, environment: Environment, cell: Cell) -> dict[str, object]:
         """What comes out over all attempts at the cell."""
         rows, past = self._writer.rows, self._past
         return {
@@ -181,18 +190,17 @@ class _Recorder:
             "timing": timing(rows, past.resumed),
             "environment": provenance.of_all_attempts(environment, past.places, cell.hash),
             "resumed": past.resumed,
-            "earlier_s": self._earlier,
+            "total_s": self._earlier,
         }
 
 
-def _made_by(result: dict[str, Any], dataset: Dataset, start: str) -> dict[str, str]:
+def _made_by(cell: Cell, environment: Environment, dataset: Dataset, start: str) -> dict[str, str]:
     """What the numbers depend on, which all attempts at a cell must share."""
-    kind = provenance.kind_of_machine(result["environment"])
-    given = {"cell": result["cell"]["hash"], "code": result["code"]["digest"]}
-    return given | kind | {"data": dataset.fingerprint, "initial weights": start}
+    given = {"cell": cell.hash, "code": provenance.code_digest()}
+    return given | provenance.kind_of_machine(environment) | {"data": dataset.fingerprint, "initial weights": start}
 
 
-def _resume(made_by: dict[str, str], environment: dict[str, Any], writer: CellWriter, trainer: Trainer) -> Checkpoint:
+def _resume(made_by: dict[str, str], environment: Environment, writer: CellWriter, trainer: Trainer) -> Checkpoint:
     """Bring writer and trainer to where the last attempt ended, or to the beginning."""
     past = checkpoint.load(writer.folder, made_by, writer.log)
     if past.rows:
@@ -209,23 +217,23 @@ def _resume(made_by: dict[str, str], environment: dict[str, Any], writer: CellWr
         past.resumed.append(past.epoch)
     else:
         writer.restart()
-    past.places.append(provenance.place(environment))
+    past.places.append(provenance.machine_and_load(environment))
     return past
 
 
-def _describe(error: Exception) -> dict[str, str]:
+def _failure(error: Exception) -> Failure:
     kinds = {DivergedError: "diverged", UserError: "usage", StorageError: "storage", LostClaimError: "claim"}
     kind, name = kinds.get(type(error), "error"), type(error).__name__
     message = str(error).splitlines()[0] if str(error) else name
     if isinstance(error, torch.OutOfMemoryError):
         kind = "memory"
         message += "; what helps: nothing else on this GPU, a smaller --per-gpu, --set training.autocast=bfloat16"
-    return {"kind": kind, "class": name, "message": message}
+    return failure(kind, name, message)
 
 
-def _dataset(cell: Cell, dataset: Dataset, train: Split) -> dict[str, Any]:
+def _dataset(cell: Cell, dataset: Dataset, train: Split) -> Data:
     """What was trained and tested on; classes held out for validation count as neither."""
-    return cell.dataset.identity() | {
+    return Data.model_validate(cell.dataset.identity() | {
         "skipped": list(cell.dataset.skipped),
         "fingerprint": dataset.fingerprint,
         "train_images": len(train.labels),
@@ -234,11 +242,11 @@ def _dataset(cell: Cell, dataset: Dataset, train: Split) -> dict[str, Any]:
         "held_out_classes": len(dataset.train.class_names) - len(train.class_names),
         "test_images": len(dataset.test.labels),
         "test_classes": len(dataset.test.class_names),
-    }
+    })  # fmt: skip
 
 
 def _keep(keep: tuple[str, ...], writer: CellWriter, networks: list[EmbeddingModel], test: Evaluator) -> None:
-    """Save what `--keep` asks for: final weights, and the test embeddings, of a cohort's first network."""
+    """Save what `--keep` asks for: final weights, and the test embeddings, of several networks the first's."""
     if "weights" in keep:
         with writer.writing():
             write_atomically(writer.folder / "weights.safetensors", save(weights_of(networks)))

@@ -12,15 +12,18 @@ from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Final, Literal
 
 from dmlbench.errors import StorageError, UserError
+from dmlbench.results.events import Claimed, Event, Halted, Stopped, ending, halted, may_stop
 from dmlbench.results.locks import claim
 from dmlbench.results.writer import storing
-from dmlbench.runner.events import THREAD_VARIABLES, Event, OnEvent, RunOptions, Task, cause_of, ending, record_death
 from dmlbench.runner.signals import SIGNALS, Interrupts, starting
+from dmlbench.runner.tasks import THREAD_VARIABLES, OnEvent, RunOptions, Task, cause_of, record_death
 
 GLANCE = 0.2  # seconds between looks at whether to stop
-STOP = "stop"
+STOP: Final = "stop"
+IDLE: Final = "idle"
 
 
 @dataclass
@@ -117,24 +120,23 @@ def receive(pool: Pool, worker: Worker) -> bool:
     task = worker.task
     assert task is not None  # noqa: S101 - only workers with a task are waited for
     try:
-        event: Event = worker.connection.recv()
+        event: Event | Literal["idle"] = worker.connection.recv()
     except (EOFError, OSError):  # a message that was cut off is an OSError
         worker.process.join()
         if not worker.ended:
             stopped = pool.stopping and worker.process.exitcode == 0
-            event = {"event": "stopped"} if stopped else _bury(task, worker.process.exitcode)
-            pool.on_event(task, event)
+            pool.on_event(task, Stopped() if stopped else _bury(task, worker.process.exitcode))
         return False
-    if event["event"] == "idle":
+    if event == IDLE:
         assign(pool, worker)
         return True
     worker.ended = ending(event)
-    again = event["event"] == "claimed" and not event["done"] and task.folder not in pool.claimed
+    again = isinstance(event, Claimed) and not event.done and task.folder not in pool.claimed
     if again and not pool.stopping:
         pool.claimed.add(task.folder)
         pool.later.append(task)
         return True
-    if event["event"] == "halted" and event["error"]["kind"] == "storage":
+    if isinstance(event, Halted) and event.error.kind == "storage":
         pool.queue.clear()  # the next cell could not be written either
         pool.later.clear()
     pool.on_event(task, event)
@@ -145,9 +147,9 @@ def _bury(task: Task, exit_code: int | None) -> Event:
     """Record the death of a worker, unless another runner has taken its cell up already."""
     try:
         with claim(task.folder) as mine:
-            return record_death(task, cause_of(exit_code)) if mine else {"event": "claimed", "done": False}
+            return record_death(task, cause_of(exit_code)) if mine else Claimed(done=False)
     except (OSError, UserError) as error:
-        return {"event": "halted", "error": {"kind": "storage", "class": "WorkerDied", "message": str(error)}}
+        return halted("storage", error)
 
 
 def _end(workers: list[Worker]) -> None:
@@ -175,11 +177,11 @@ def _work(connection: Connection, options: RunOptions, threads: int) -> None:
             try:
                 _redirect_output(task.folder)
             except StorageError as error:
-                send_event(connection, {"event": "halted", "error": {"kind": "storage", "message": str(error)}})
+                send_event(connection, halted("storage", error))
             else:
                 if not run_cell(task.cell, task.folder, options, partial(send_event, connection), task.failure):
                     return  # the runner starts a fresh process for the next cell
-            send_event(connection, {"event": "idle"})
+            send_event(connection, IDLE)
     except (EOFError, ConnectionResetError):
         return
 
@@ -191,12 +193,11 @@ def _end_with_the_runner() -> None:
         os._exit(1)
 
 
-def send_event(connection: Connection, event: Event) -> None:
+def send_event(connection: Connection, event: Event | Literal["idle"]) -> None:
     """Send an event. Where the runner has gone or asks to stop, the worker ends: its cell has not failed."""
     try:
         connection.send(event)
-        begun = event["event"] == "started" or (event["event"] == "epoch" and event["epoch"] < event["epochs"])
-        if begun and connection.poll() and connection.recv() == STOP:
+        if event != IDLE and may_stop(event) and connection.poll() and connection.recv() == STOP:
             raise SystemExit(0)
     except (EOFError, BrokenPipeError, ConnectionResetError) as error:
         raise SystemExit(1) from error

@@ -2,22 +2,24 @@
 
 import os
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 from dmlbench.data.catalogue import DatasetInfo, dataset_info
 from dmlbench.data.family import Log
 from dmlbench.data.ready import dataset_spec, prepare
-from dmlbench.errors import UserError, counted, unknown_name
+from dmlbench.errors import Damaged, UserError, attempt, counted, unknown_name
 from dmlbench.machine import usable_cores
 from dmlbench.models.checks import check_networks
-from dmlbench.results.store import Record, State, Store, ended_at, read_record
-from dmlbench.runner.events import MOST_DATA_WORKERS, RunOptions, Share, Task
+from dmlbench.results.events import Event
+from dmlbench.results.facts import facts
+from dmlbench.results.store import Record, State, Store, ended_at, read_record, read_spec
 from dmlbench.runner.local import run_local
 from dmlbench.runner.signals import Interrupts
+from dmlbench.runner.tasks import MOST_DATA_WORKERS, RunOptions, Share, Task
 from dmlbench.specs.cell import Cell, MethodSpec, ProtocolSpec, digest
 from dmlbench.specs.dataset import DatasetSpec
 from dmlbench.specs.overrides import changed
@@ -64,7 +66,7 @@ class Execution:
 class Observer(Protocol):
     """Sees what happens to every cell; the display and MLflow's mirror are observers."""
 
-    def __call__(self, cell: Cell, folder: Path, event: dict[str, Any]) -> None: ...  # noqa: D102
+    def __call__(self, cell: Cell, folder: Path, event: Event) -> None: ...  # noqa: D102
 
 
 def plan(request: Request, log: Log = lambda _: None) -> list[Cell]:
@@ -120,9 +122,15 @@ def rivals(cells: Sequence[Cell], store: Store) -> list[tuple[Cell, Path]]:
         for folder in sorted(row.glob("seed*-*"))
         if isinstance(record := read_record(folder), Record)
         and record.done
-        and record.summary["cell"]["variant"] == cell.index()["variant"]
-        and record.summary["cell"]["hash"] != replace(cell, seed=record.summary["cell"]["seed"]).hash
+        and record.summary.cell.hash != replace(cell, seed=record.summary.cell.seed).hash
+        and (isinstance(spec := attempt(read_spec, folder), Damaged) or _row(spec) == _row(cell))
     ]
+
+
+def _row(cell: Cell) -> tuple[object, ...]:
+    """What tells a cell's row in tables from those of its method with other settings."""
+    own = facts(cell)
+    return own.overrides, own.base_settings, own.modifier_settings, own.tuned
 
 
 def data_folder(given: Path | None) -> Path | None:
@@ -162,7 +170,7 @@ def make_ready(cells: Sequence[Cell], execution: Execution, log: Callable[[str],
 def execute(cells: Sequence[Cell], execution: Execution, observers: Sequence[Observer], interrupts: Interrupts) -> None:
     """Run cells that were made ready to their end; the store records how each ended."""
 
-    def on_event(task: Task, event: dict[str, Any]) -> None:
+    def on_event(task: Task, event: Event) -> None:
         for observer in observers:
             observer(task.cell, task.folder, event)
 
@@ -223,10 +231,10 @@ def expected_seconds(cells: Sequence[Cell], store: Store) -> float | None:
 
 def _expected(cell: Cell, records: Sequence[Record]) -> float | None:
     index = cell.index()
-    same = [r for r in records if r.summary["cell"]["protocol_hash"] == index["protocol_hash"]]
-    same = [r for r in same if r.summary["cell"]["dataset"] == index["dataset"]]
-    method = [r for r in same if r.summary["cell"]["method"] == index["method"]]
-    seconds = [float(total) for record in method or same if (total := record.summary.get("total_s"))]
+    place = index["protocol_hash"], index["dataset"]
+    same = [own for own in records if (own.summary.cell.protocol_hash, own.summary.cell.dataset) == place]
+    method = [own for own in same if own.summary.cell.method == index["method"]]
+    seconds = [own.summary.total_s for own in method or same if own.summary.total_s]
     return median(seconds) if seconds else None
 
 
@@ -246,7 +254,7 @@ def _check_plugins(cells: Iterable[Cell]) -> None:
             check_parts(cell.method, {"num_classes": 2, "embedding_dim": cell.protocol.model.embedding_dim})
 
 
-def check_applied(settings: dict[str, dict[str, Any]], methods: Sequence[MethodSpec]) -> None:
+def check_applied(settings: Mapping[str, Mapping[str, object]], methods: Sequence[MethodSpec]) -> None:
     """A method setting that no chosen method has is a mistake, not a wish."""
     for section, values in settings.items():
         parts = [part for method in methods if (part := getattr(method, section)) is not None]

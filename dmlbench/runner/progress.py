@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import (
@@ -19,6 +19,9 @@ from rich.progress import (
 from rich.segment import Segment
 
 from dmlbench.errors import printable
+from dmlbench.results.events import Claimed, Epoch, Event, Finished, Halted, Started, Stopped
+from dmlbench.results.history import Row
+from dmlbench.results.records import Failure
 from dmlbench.specs.cell import Cell
 
 PLAIN_LINES_PER_CELL = 4
@@ -78,28 +81,34 @@ class Display:
     ) -> None:
         self.progress.stop()
 
-    def __call__(self, cell: Cell, folder: Path, event: dict[str, Any]) -> None:
+    def __call__(self, cell: Cell, folder: Path, event: Event) -> None:
         """Show one event of a cell."""
-        handlers = {
-            "started": self._started,
-            "epoch": self._epoch,
-            "finished": self._finished,
-            "claimed": self._claimed,
-            "halted": self._halted,
-            "stopped": self._stopped,
-        }
-        handlers[event["event"]](cell, folder, event)
+        match event:
+            case Started():
+                self._start(cell)
+            case Epoch():
+                self._epoch(cell, event)
+            case Finished(error=None):
+                seconds = time.monotonic() - self.started.get(cell.hash, time.monotonic())
+                self._end(cell, f"done in {seconds:.0f} s")
+            case Finished(error=Failure() as error):
+                self._end(cell, f"FAILED: {error.message} (log: {folder / 'log.txt'})")
+            case Claimed():
+                self._end(cell, f"another process {'has run it' if event.done else 'has it'}")
+            case Halted():
+                self._end(cell, f"HALTED: {event.error.message}")
+            case Stopped():
+                self._end(cell, "stopped, not lost")
 
-    def _started(self, cell: Cell, folder: Path, event: dict[str, Any]) -> None:  # noqa: ARG002 - one shape for all
+    def _start(self, cell: Cell) -> None:
         if cell.hash in self.bars:  # begun again, on another node
             self.progress.remove_task(self.bars.pop(cell.hash))
         self.started[cell.hash] = time.monotonic()
         epochs = cell.protocol.training.epochs
         self.bars[cell.hash] = self.progress.add_task(cell.label, total=epochs, figures="starting")
 
-    def _epoch(self, cell: Cell, folder: Path, event: dict[str, Any]) -> None:  # noqa: ARG002
-        epoch, epochs = event["epoch"], event["epochs"]
-        figures = _figures(event["row"])
+    def _epoch(self, cell: Cell, event: Epoch) -> None:
+        epoch, epochs, figures = event.epoch, event.epochs, _figures(event.row)
         self.progress.update(self.bars[cell.hash], completed=epoch)
         if figures:
             self.progress.update(self.bars[cell.hash], figures=figures)
@@ -108,36 +117,15 @@ class Display:
         if not self.console.is_terminal and epoch and epoch != epochs and quarter:
             self.console.say(f"{cell.label}: epoch {epoch} of {epochs}{', ' + figures if figures else ''}")
 
-    def _finished(self, cell: Cell, folder: Path, event: dict[str, Any]) -> None:
-        self._advance(cell)
-        seconds = time.monotonic() - self.started.get(cell.hash, time.monotonic())
-        place = f"[{self.ended}/{self.cells}]"
-        if event["status"] == "done":
-            self.console.say(f"{place} {cell.label}: done in {seconds:.0f} s")
-        else:
-            self.console.say(f"{place} {cell.label}: FAILED: {event['error']['message']} (log: {folder / 'log.txt'})")
-
-    def _claimed(self, cell: Cell, folder: Path, event: dict[str, Any]) -> None:  # noqa: ARG002
-        self._advance(cell)
-        what = "has run it" if event["done"] else "has it"
-        self.console.say(f"[{self.ended}/{self.cells}] {cell.label}: another process {what}")
-
-    def _halted(self, cell: Cell, folder: Path, event: dict[str, Any]) -> None:  # noqa: ARG002
-        self._advance(cell)
-        self.console.say(f"[{self.ended}/{self.cells}] {cell.label}: HALTED: {event['error']['message']}")
-
-    def _stopped(self, cell: Cell, folder: Path, event: dict[str, Any]) -> None:  # noqa: ARG002
-        self._advance(cell)
-        self.console.say(f"[{self.ended}/{self.cells}] {cell.label}: stopped, not lost")
-
-    def _advance(self, cell: Cell) -> None:
+    def _end(self, cell: Cell, words: str) -> None:
         self.ended += 1
         self.progress.advance(self.all)
         if cell.hash in self.bars:
             self.progress.remove_task(self.bars.pop(cell.hash))
+        self.console.say(f"[{self.ended}/{self.cells}] {cell.label}: {words}")
 
 
-def _figures(row: dict[str, Any]) -> str:
+def _figures(row: Row) -> str:
     loss = row.get("train/loss")
     recall = row.get("test/recall_at_1")
     parts = [f"loss {loss:.3f}"] if loss is not None else []

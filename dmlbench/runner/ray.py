@@ -5,13 +5,13 @@ import socket
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from dmlbench.errors import UserError
 from dmlbench.machine import usable_cores
-from dmlbench.runner.events import OnEvent, RunOptions, Share, Task
 from dmlbench.runner.signals import Interrupts
+from dmlbench.runner.tasks import OnEvent, RunOptions, Share, Task
 
 # Ray's own name for "nodes find each other by their network addresses". Without it all of a cluster that is started
 # here listens on the loopback interface alone.
@@ -59,12 +59,12 @@ def _cluster(address: str | None) -> Iterator[None]:
     import ray
 
     _check_answers(address)
-    quiet: Any = {"log_to_driver": False, "configure_logging": False}
+    init = partial(ray.init, log_to_driver=False, configure_logging=False)
     try:
         if address is None:
-            ray.init("local", num_cpus=usable_cores(), include_dashboard=False, **quiet)
+            init("local", num_cpus=usable_cores(), include_dashboard=False)
         else:
-            ray.init(address, **quiet)
+            init(address)
     except SystemExit as error:  # from Ray's own handler, which it sets before the cluster stands
         raise KeyboardInterrupt from error
     except (ConnectionError, ValueError, RuntimeError) as error:

@@ -11,7 +11,7 @@ import re
 import tempfile
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,21 +23,12 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from dmlbench.atomic import write_atomically
 from dmlbench.errors import StorageError, UserError
+from dmlbench.results.events import Claimed, Event, Halted, Stopped, ending, halted, may_stop
 from dmlbench.results.locks import Claim, LostClaimError, claim
 from dmlbench.results.store import has_ended
 from dmlbench.results.writer import CellWriter, storing
-from dmlbench.runner.events import (
-    MOST_DATA_WORKERS,
-    THREAD_VARIABLES,
-    Event,
-    OnEvent,
-    RunOptions,
-    Share,
-    Task,
-    ending,
-    record_death,
-)
 from dmlbench.runner.signals import Interrupts
+from dmlbench.runner.tasks import MOST_DATA_WORKERS, THREAD_VARIABLES, OnEvent, RunOptions, Share, Task, record_death
 
 RETRIES = 3  # attempts that Ray adds where a node or a process is lost
 GLANCE = 0.2  # seconds between looks at events and at whether to stop
@@ -59,7 +50,7 @@ class Needs:
         """Cores: the protocol's threads and the loader's processes."""
         return self.threads + self.options.data_workers
 
-    def room(self, node: dict[str, Any]) -> int:
+    def room(self, node: Mapping[str, Any]) -> int:
         """How many cells a node holds."""
         resources = node["Resources"] if node["Alive"] else {}
         by_cpus = int(resources.get("CPU", 0) // self.cpus)
@@ -168,7 +159,7 @@ class Driver:
             mine = held.enter_context(claim(task.folder))
             if mine is None or has_ended(task.folder, task.failure):
                 held.close()
-                self._on_event(task, {"event": "claimed", "done": mine is not None})
+                self._on_event(task, Claimed(done=mine is not None))
                 continue
             mine = replace(mine, path=mine.path.resolve())
             reference = self._work.remote(task, mine, self._needs, self._node, self._mailbox)
@@ -187,9 +178,8 @@ class Driver:
             except RayError as error:
                 event = record_death(task, f"the Ray task ended: {_cause(error)}")
             except (StorageError, LostClaimError) as error:
-                kind = "storage" if isinstance(error, StorageError) else "claim"
-                event = {"event": "halted", "error": {"kind": kind, "message": str(error)}}
-            if event["event"] == "halted" and event["error"]["kind"] == "storage":
+                event = halted("storage" if isinstance(error, StorageError) else "claim", error)
+            if isinstance(event, Halted) and event.error.kind == "storage":
                 self._queue.clear()  # the next cell could not be written either
         self._on_event(task, event)
 
@@ -233,7 +223,7 @@ def work(task: Task, held: Claim, wanted: Needs, node: Node, mailbox: Any) -> tu
 
     if node.cwd.is_dir():  # paths of data and weights were typed there
         os.chdir(node.cwd)
-    last: Event = {"event": "stopped"}
+    last: Event = Stopped()
 
     def emit(event: Event) -> None:
         nonlocal last
@@ -241,7 +231,7 @@ def work(task: Task, held: Claim, wanted: Needs, node: Node, mailbox: Any) -> tu
             last = event
             return
         stop = ray.get(mailbox.put.remote(task.cell.hash, event))
-        if stop and (event["event"] == "started" or event["epoch"] < event["epochs"]):
+        if stop and may_stop(event):
             raise SystemExit(0)
 
     with ExitStack() as stack:

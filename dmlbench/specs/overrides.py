@@ -1,19 +1,117 @@
-"""What `--set` changed, in words that are the same however a value was spelt: results with the same words go together.
+"""What `--set` changed, in words that are the same however a value was spelt.
 
 A value that is the default's is no change, and is left out.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from dmlbench.specs.cell import MethodSpec, ProtocolSpec
-from dmlbench.specs.protocol import METHOD_SECTIONS, is_file_of_weights, resolve_protocol
-from dmlbench.specs.registry import Registry
+from dmlbench.errors import UserError
+from dmlbench.specs.cell import TEACHER_MODE, Cell, MethodSpec, ProtocolSpec
+from dmlbench.specs.protocol import METHOD_SECTIONS, is_file_of_weights, own_protocols, resolve_protocol
+from dmlbench.specs.registry import REPLACED, Registry, own_folder, shipped_files
 from dmlbench.specs.yaml_files import parse
 
 Typed = tuple[Any, bool]  # a value, and whether its model decides between 2 and 2.0
+
+
+@dataclass(frozen=True, order=True)
+class Settings:
+    """Values that are not the defaults, as `key=value`, sorted. False where there is none."""
+
+    pairs: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.pairs)
+
+    def __str__(self) -> str:
+        return ", ".join(self.pairs)
+
+
+@dataclass(frozen=True)
+class Changes:
+    """The settings of a cell that differ from the shipped defaults: of its protocol, its loss and its distillation."""
+
+    protocol: Settings
+    loss: Settings
+    distillation: Settings
+
+
+def changes(cell: Cell) -> Changes:
+    """What was set for a cell, by the values of its spec: the spelling that was typed makes no difference.
+
+    A key is left out where its value is that of the shipped protocol or method of that name. A file of weights is
+    named by its name and the first eight digits of its SHA-256. Of tuned values only a teacher's mode is named: the
+    others belong to the tuning.
+    """
+    found: dict[str, list[str]] = {"protocol": [], **{section: [] for section in METHOD_SECTIONS}}
+    digest = cell.protocol.model.weights_sha256
+    for key, words in _in_spec(cell):
+        section, _, name = key.partition(".")
+        if section not in METHOD_SECTIONS:
+            content = f" (SHA-256 {digest[:8]})" if key == "model.weights" and digest else ""
+            found["protocol"].append(f"{key}={words}{content}")
+        elif not cell.method.tuned:
+            found[section].append(f"{name}={words}")
+    if cell.index()[TEACHER_MODE] == "eval":
+        found["distillation"] = [*(p for p in found["distillation"] if not p.startswith(TEACHER_MODE)), EVAL_MODE]
+    protocol, loss, distillation = (Settings(tuple(sorted(pairs))) for pairs in found.values())
+    return Changes(protocol, loss, distillation)
+
+
+EVAL_MODE = f"{TEACHER_MODE}=eval"
+
+
+def to_type(cell: Cell) -> tuple[str, ...]:
+    """What was set for a cell, in words that `--set` takes: `loss.alpha=3`."""
+    return tuple(sorted(f"{key}={words}" for key, words in _in_spec(cell)))
+
+
+def _in_spec(cell: Cell) -> Iterator[tuple[str, str]]:
+    """Every key that was set and changes something, with its value in the cell's spec in words."""
+    for key, typed in (pair.partition("=")[::2] for pair in cell.overrides):
+        try:
+            now = _value(key, cell.protocol, cell.method)
+        except AttributeError:  # a key of an earlier release
+            yield key, typed
+            continue
+        if now is not None and repr(now) != repr(_shipped_value(key, cell)):
+            yield key, _in_words(*now)
+
+
+def _shipped_value(key: str, cell: Cell) -> Typed | None:
+    method, protocol, dataset = cell.method, cell.protocol, cell.dataset.name
+    if key.partition(".")[0] not in METHOD_SECTIONS:
+        shipped = _shipped_protocol(protocol.name, dataset)
+        return _value(key, shipped, method) if shipped else None
+    if any(REPLACED.format(name) in method.marks for name in (*method.name.split("+"), method.name)):
+        return None
+    default = _shipped_method(method.name, dataset, protocol.name, protocol.family)
+    return _value(key, protocol, default) if default else None
+
+
+@cache
+def _shipped_protocol(name: str, dataset: str) -> ProtocolSpec | None:
+    return resolve_protocol(name, dataset) if name in own_protocols() else None
+
+
+@cache
+def _shipped_method(name: str, dataset: str, protocol: str, family: str | None) -> MethodSpec | None:
+    if not shipped_files().keys() >= {*name.split("+")}:
+        return None
+    try:
+        return _shipped_registry().resolve(name, dataset, protocol, family=family)
+    except UserError:  # a base as a modifier, in a user's own folder
+        return None
+
+
+@cache
+def _shipped_registry() -> Registry:
+    return Registry(own_folder())
 
 
 def changed(

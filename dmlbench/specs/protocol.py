@@ -1,13 +1,14 @@
 """Protocol files: everything that is the same for all methods, resolved for one dataset."""
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field
 
 from dmlbench.errors import UserError, unknown_name
-from dmlbench.specs.cell import ProtocolSpec
+from dmlbench.specs.cell import ProtocolSpec, Scalar
 from dmlbench.specs.yaml_files import parse, path_of, read_yaml, validate
 
 SECTIONS = ("model", "input", "training", "evaluation", "validation")
@@ -41,7 +42,7 @@ def protocol_path(name: str) -> Path:
     raise unknown_name("protocol", name, shipped, command="dmlbench list protocols")
 
 
-def load_protocol(name: str, dataset: str, settings: dict[str, Any] | None = None) -> ProtocolSpec:
+def load_protocol(name: str, dataset: str, settings: Mapping[str, object] | None = None) -> ProtocolSpec:
     """Resolve a protocol for a dataset, with nested `settings` from the command line on top.
 
     Raises:
@@ -50,7 +51,7 @@ def load_protocol(name: str, dataset: str, settings: dict[str, Any] | None = Non
     return _with_weights_digest(resolve_protocol(name, dataset, settings), protocol_path(name))
 
 
-def resolve_protocol(name: str, dataset: str, settings: dict[str, Any] | None = None) -> ProtocolSpec:
+def resolve_protocol(name: str, dataset: str, settings: Mapping[str, object] | None = None) -> ProtocolSpec:
     """As `load_protocol`, but for a file of weights, which need not be there."""
     path = protocol_path(name)
     content = read_yaml(path)
@@ -72,10 +73,10 @@ def is_file_of_weights(weights: str) -> bool:
     return weights.endswith((".safetensors", ".pth"))
 
 
-def parse_settings(pairs: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+def parse_settings(pairs: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, dict[str, Scalar]]]:
     """Split `--set key.path=value` pairs into nested protocol settings and `loss` / `distillation` values."""
     protocol: dict[str, Any] = {}
-    method: dict[str, dict[str, Any]] = {section: {} for section in METHOD_SECTIONS}
+    method: dict[str, dict[str, Scalar]] = {section: {} for section in METHOD_SECTIONS}
     for pair in pairs:
         key, equals, text = pair.partition("=")
         section, *rest = key.split(".")
@@ -107,13 +108,16 @@ def _check_own_name(name: str, path: Path) -> None:
         raise UserError(f"{path}: name: {name!r} is a shipped protocol's", hint="give yours another name")
 
 
-def _merge(base: dict[str, Any], over: dict[str, Any], where: str) -> dict[str, Any]:
+def _merge(base: Mapping[str, object], over: Mapping[str, object], where: str) -> dict[str, object]:
     merged = dict(base)
     for key, value in over.items():
         section = merged.get(key)
-        if isinstance(section, dict) and not isinstance(value, dict):
+        if not isinstance(section, dict):
+            merged[key] = value
+            continue
+        if not isinstance(value, dict):
             raise UserError(f"{where}: {key}: must be a mapping, not {value!r}")
-        merged[key] = _merge(section, value, f"{where}: {key}") if isinstance(section, dict) else value
+        merged[key] = _merge(section, value, f"{where}: {key}")
     return merged
 
 

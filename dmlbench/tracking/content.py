@@ -7,16 +7,18 @@ import json
 from collections.abc import Sequence
 from math import isnan
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from dmlbench.analysis.costs import overhead
-from dmlbench.analysis.groups import SEPARATOR, arrange, without_paths
+from dmlbench.analysis.groups import method_name, without_paths
 from dmlbench.analysis.statistics import log_ratio_interval, t_interval
-from dmlbench.results.frames import record_rows
+from dmlbench.errors import counted
+from dmlbench.results.environment import machine_and_load
+from dmlbench.results.facts import facts
+from dmlbench.results.frames import MEAN
 from dmlbench.results.history import read_history
-from dmlbench.results.readouts import MEAN
+from dmlbench.results.records import Data
 from dmlbench.results.store import Record
 from dmlbench.specs.cell import PROSE, Cell, digest
 from dmlbench.tracking.experiments import PRIMARY
@@ -57,14 +59,15 @@ def final_metrics(record: Record, ended_ms: int) -> list["Metric"]:
     """
     from mlflow.entities import Metric
 
-    rows = {row["selection"]: row for row in record_rows(record) if row["readout"] == MEAN}
-    last, best = (rows.get(name, {}) for name in ("last", "best_test"))
-    if not last:
+    summary = record.summary
+    if not summary.done or not summary.selections or not summary.timing:
         return []
-    total, train = float(record.summary.get("total_s") or 0), float(last["train_seconds"] or 0)
-    found = {f"final/{name}": last.get(name) for name in FINAL}
+    best = summary.selections["best_test"].metrics if "best_test" in summary.selections else {}
+    found = {f"final/{name}": summary.last.get(name) for name in FINAL}
     found |= {f"best_test/{name}": best.get(name) for name in BEST_TEST}
-    found |= {"cost/step_ms": last["step_ms"], "cost/train_min": train / 60, "cost/total_min": total / 60}
+    # Sampling the machine takes from what is timed.
+    found["cost/step_ms"] = None if summary.environment.system_metrics else summary.timing.step_ms
+    found |= {"cost/train_min": summary.timing.train_s / 60, "cost/total_min": summary.total_s / 60}
     return [Metric(key, readable(value), ended_ms, 0) for key, value in found.items() if value is not None]
 
 
@@ -108,15 +111,15 @@ def place_tags(cell: Cell) -> dict[str, str]:
     """
     method, spec = cell.method, cell.identity() | {"seed": None}
     base = method.model_copy(update={"name": method.base, "distillation": None})
-    row = arrange(pd.DataFrame([cell.index()])).iloc[0]
-    variant = str(row["variant"])
-    if len(variant) > LABEL_LIMIT:
-        variant = f"{len(SEPARATOR.split(variant))} settings #{digest(variant)[:4]}"
+    own = facts(cell)
+    settings = str(own.overrides)
+    if len(settings) > LABEL_LIMIT:
+        settings = f"{counted(len(own.overrides.pairs), 'setting')} #{digest(settings)[:4]}"
     return _tags({
         "kind": "cell",
         "group": digest(spec),
         "base_group": digest(spec | {"method": base.identity()}) if method.distillation and not method.tuned else "",
-        "label": ", ".join(filter(None, (str(row["method"]), without_paths(variant)))),
+        "label": ", ".join(filter(None, (method_name(own.__dict__ | {"network": MEAN}), without_paths(settings)))),
     })  # fmt: skip
 
 
@@ -126,24 +129,23 @@ def final_tags(record: Record) -> list["RunTag"]:
 
     summary = record.summary
     values = _tags({
-        "status": summary["status"],
-        "started": str(summary.get("started", "")),
-        "gpu": (summary.get("environment") or {}).get("gpu", "none"),
-        "machine": str(record_rows(record)[0]["machine"] or ""),
-        "code": (summary.get("code") or {}).get("digest", ""),
-        "error": (summary.get("error") or {}).get("message", ""),
+        "status": summary.status,
+        "started": summary.started,
+        "gpu": summary.environment.gpu or "none",
+        "machine": machine_and_load(summary.environment) if summary.environment.machine else "",
+        "code": summary.code.digest,
+        "error": summary.error.message if summary.error else "",
     })  # fmt: skip
     return [RunTag(key, value) for key, value in values.items()]
 
 
-def dataset_input(dataset: dict[str, Any]) -> "DatasetInput":
+def dataset_input(dataset: Data) -> "DatasetInput":
     """The dataset as metadata: name, fingerprint and counts, never images."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
-    profile = {key: value for key, value in dataset.items() if key.endswith(("_images", "_classes"))}
-    source = json.dumps({"name": dataset["name"], "version": dataset["version"]})
-    digest = dataset["fingerprint"][:8]
-    entity = Dataset(dataset["name"], digest, "local", source, profile=json.dumps(profile))
+    profile = {key: value for key, value in dataset.as_json().items() if key.endswith(("_images", "_classes"))}
+    source = json.dumps({"name": dataset.name, "version": dataset.version})
+    entity = Dataset(dataset.name, dataset.fingerprint[:8], "local", source, profile=json.dumps(profile))
     return DatasetInput(entity, [InputTag("mlflow.data.context", "training and evaluation")])
 
 
@@ -191,18 +193,17 @@ def finished(cells: "Sequence[Run]") -> "list[Run]":
 
 
 def _overhead(cells: "Sequence[Run]", bases: "Sequence[Run]") -> dict[str, float]:
-    rows = [_row(run) for run in (*cells, *bases)]
-    if not bases or not any("step_ms" in row for row in rows):
+    """The ratio of step times per seed, of the seeds that ran on one machine."""
+    timed = {_seed_and_machine(run): run.data.metrics[STEP] for run in bases if STEP in run.data.metrics}
+    own = {_seed_and_machine(run): run.data.metrics[STEP] for run in cells if STEP in run.data.metrics}
+    shared = [key for key in own if key in timed]
+    if not shared:
         return {}
-    table = overhead(arrange(pd.DataFrame(rows).astype({"step_ms": float})))
-    names = {"mean": "overhead", "low": "overhead_low", "high": "overhead_high", "n": "overhead_seeds"}
-    ratios = [row for row in table.to_dict("records") if row["n"]]
-    return {f"cost/{name}": float(ratios[0][key]) for key, name in names.items()} if ratios else {}
+    steps, base_steps = (pd.Series([times[key] for key in shared]) for times in (own, timed))
+    ratio = log_ratio_interval(steps, base_steps)
+    found = {"overhead": ratio.mean, "overhead_low": ratio.low, "overhead_high": ratio.high}
+    return {f"cost/{name}": value for name, value in found.items()} | {"cost/overhead_seeds": float(ratio.n)}
 
 
-def _row(run: "Run") -> dict[str, Any]:
-    """A run as a row of `load_results`."""
-    tags = run.data.tags
-    keys = ("protocol", "variant", "dataset", "method", "base", "modifier", "seed", "machine", "marks")
-    step = {"step_ms": run.data.metrics[STEP]} if STEP in run.data.metrics else {}
-    return {key: tags.get(key, "") for key in keys} | {"status": "done", "folder": run.info.run_id, **step}
+def _seed_and_machine(run: "Run") -> tuple[str, str]:
+    return run.data.tags["seed"], run.data.tags.get("machine", "")

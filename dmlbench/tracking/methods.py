@@ -67,8 +67,8 @@ def all_in_order(client: "MlflowClient", records: "Iterable[Record]") -> None:
     Raises:
         TrackingError: where the store refuses or does not answer.
     """
-    cells = [record.summary["cell"] for record in records]
-    for name in sorted({experiment_name(cell["protocol"], cell["dataset"]) for cell in cells}):
+    cells = [record.summary.cell for record in records]
+    for name in sorted({experiment_name(cell.protocol, cell.dataset) for cell in cells}):
         with store_lock(client.tracking_uri), answering():
             found = client.get_experiment_by_name(name)
             if found is None:

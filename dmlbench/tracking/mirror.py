@@ -5,9 +5,10 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 from dmlbench.errors import UserError
+from dmlbench.results.events import Claimed, Event, Finished, ending
 from dmlbench.results.store import Record, read_summary
 from dmlbench.specs.cell import Cell
 from dmlbench.tracking import runs
@@ -33,9 +34,9 @@ class Mirror:
 
     def __init__(self, warn: Callable[[str], None], *, system_metrics: bool = False) -> None:
         self._warn, self._system_metrics = warn, system_metrics
-        self._events: queue.Queue[tuple[Path, str] | None] = queue.Queue()
+        self._events: queue.Queue[tuple[Path, Event] | None] = queue.Queue()
         self._thread = threading.Thread(target=self._work, name="mlflow mirror", daemon=True)
-        self._due: dict[Path, str] = {}  # cells with something to send, and the last thing that happened to each
+        self._due: dict[Path, Event] = {}  # cells with something to send, and the last thing that happened to each
         self._live: dict[Path, runs.LiveRun] = {}
         self._monitors: dict[Path, SystemMetricsMonitor] = {}
         self._client: MlflowClient | None = None
@@ -56,11 +57,11 @@ class Mirror:
         if self._failing or (self._thread.is_alive() and self._told):
             self._warn("MLflow: some runs are not there yet; `dmlbench sync` sends the rest")
 
-    def __call__(self, cell: Cell, folder: Path, event: dict[str, Any]) -> None:  # noqa: ARG002 - an Observer
+    def __call__(self, cell: Cell, folder: Path, event: Event) -> None:  # noqa: ARG002 - an Observer
         """Queue what has happened to a cell."""
-        if event["event"] != "claimed":  # another runner's to show
+        if not isinstance(event, Claimed):  # another runner's to show
             self._told = True
-            self._events.put((folder, event["event"]))
+            self._events.put((folder, event))
 
     def _work(self) -> None:
         wait, not_before, open_ = AGAIN[0], 0.0, True
@@ -102,9 +103,9 @@ class Mirror:
         """Send what is due. Where some can be sent and some cannot, those are at fault and not the server."""
         failed: dict[Path, Exception] = {}
         due = list(self._due.items())
-        for folder, what in due:
+        for folder, event in due:
             try:
-                self._send(client, folder, what)
+                self._send(client, folder, event)
                 del self._due[folder]
             except Exception as error:  # noqa: BLE001 - of this cell, or of all
                 self._live.pop(folder, None)
@@ -117,10 +118,10 @@ class Mirror:
             del self._due[folder]
             self._warn(f"MLflow: left out {folder}: {_in_words(cause)}")
 
-    def _send(self, client: "MlflowClient", folder: Path, what: str) -> None:
-        if what in ("finished", "stopped", "halted"):
+    def _send(self, client: "MlflowClient", folder: Path, event: Event) -> None:
+        if ending(event):
             self._unwatch(folder)
-        if what == "finished":
+        if isinstance(event, Finished):
             summary = read_summary(folder)
             if summary is not None:
                 self.sent += runs.send(client, Record(folder, summary), self._live.get(folder))
@@ -128,7 +129,7 @@ class Mirror:
             return
         if folder not in self._live:
             self._live[folder] = runs.begin(client, folder)
-        if what in ("stopped", "halted"):
+        if ending(event):
             runs.interrupt(client, folder, self._live[folder])
             return
         self._watch(client, folder)

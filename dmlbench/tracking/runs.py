@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from time import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
+from dmlbench.results.records import Summary
 from dmlbench.results.store import Record, read_spec
 from dmlbench.specs.cell import Cell
 from dmlbench.tracking import content
@@ -80,7 +81,7 @@ def send(client: "MlflowClient", record: Record, live: LiveRun | None = None) ->
     Returns:
         Whether anything was sent: False where a complete run of this result is there already.
     """
-    started = str(record.summary.get("started", ""))
+    started = record.summary.started
     with _alone(client, record.folder):
         cell = read_spec(record.folder)
         experiment, place = experiment_of(client, cell), content.place_tags(cell)
@@ -113,14 +114,14 @@ def _complete(client: "MlflowClient", record: Record, cell: Cell, experiment: st
     begun, ended = _begun(summary), None
     if live is None:  # after the event: its times are those of the training
         live = LiveRun(experiment, "", _create(client, experiment, cell, begun), begun)
-        ended = begun + int(1000 * float(summary.get("total_s") or 0))
+        ended = begun + int(1000 * summary.total_s)
     run_id = str(live.run_id)
     with _deleted_on_error(client, run_id):
         _log_metrics(client, live, content.metrics(record.folder, live.begun, live.epoch))
         final = content.final_metrics(record, ended or int(1000 * time()))
         client.log_batch(run_id, metrics=final, tags=content.final_tags(record))
-        if summary.get("dataset"):
-            client.log_inputs(run_id, [content.dataset_input(summary["dataset"])])
+        if summary.dataset:
+            client.log_inputs(run_id, [content.dataset_input(summary.dataset)])
         for file in content.ARTIFACTS:
             if (record.folder / file).is_file():
                 client.log_artifact(run_id, str(record.folder / file))
@@ -138,8 +139,8 @@ def _supplement(client: "MlflowClient", record: Record, run: "Run", place: dict[
     client.log_batch(run.info.run_id, metrics=metrics, tags=new)
 
 
-def _begun(summary: dict[str, Any]) -> int:
-    started = str(summary.get("started", ""))
+def _begun(summary: Summary) -> int:
+    started = summary.started
     return int(1000 * (datetime.fromisoformat(started).timestamp() if started else time()))
 
 
@@ -171,10 +172,9 @@ def _is_finished(run: "Run") -> bool:
     return bool(run.info.status == "FINISHED")
 
 
-def _is_outdated(run: "Run", summary: dict[str, Any]) -> bool:
+def _is_outdated(run: "Run", summary: Summary) -> bool:
     """Whether a cell was run again since, by other training code."""
-    code = (summary.get("code") or {}).get("digest")
-    return run.data.tags.get("code") != code and _started(run) < str(summary.get("started", ""))
+    return run.data.tags.get("code", "") != summary.code.digest and _started(run) < summary.started
 
 
 def _started(run: "Run") -> str:

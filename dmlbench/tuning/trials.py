@@ -97,7 +97,8 @@ def _run(
 def _ended(record: Record | Damaged | None) -> bool:
     """Whether a cell has its result; a damaged one is never replaced."""
     if isinstance(record, Record):
-        return record.done or record.summary["error"]["kind"] == "diverged"
+        error = record.summary.error
+        return error is None or error.kind == "diverged"
     return record is not None
 
 
@@ -107,11 +108,11 @@ def _wrong(records: Sequence[Record | Damaged | None]) -> str:
         return damaged[0]
     if any(record is None for record in records):
         return "was not trained to its end"
-    errors = [record.summary["error"] for record in _results(records) if not _ended(record)]
+    errors = [error for own in _results(records) if (error := own.summary.error) and not _ended(own)]
     if not errors:
         return ""
-    again = "; the same command tries again" if errors[0]["kind"] in TRANSIENT else ""
-    return f"{errors[0]['kind']}: {errors[0]['message']}{again}"
+    again = "; the same command tries again" if errors[0].kind in TRANSIENT else ""
+    return f"{errors[0]}{again}"
 
 
 def _results(records: Sequence[Record | Damaged | None]) -> list[Record]:
@@ -123,14 +124,14 @@ def _score(records: Sequence[Record | Damaged | None]) -> float | None:
     summaries = [record.summary for record in _results(records) if record.done]
     if len(summaries) < len(records):
         return None
-    return fmean(summary["selections"]["last"]["metrics"]["recall_at_1"] for summary in summaries)
+    return fmean(summary.last["recall_at_1"] for summary in summaries)
 
 
 def _queries(subject: Subject, study: Study, execution: matrix.Execution) -> int | None:
     """How many queries a trial is scored by: an image alone in its class is none."""
     trial = next(trial for trial in study.trials() if trial.score is not None)
     record = execution.store.record(subject.cells(trial.number, trial.values)[0])
-    queries = record.summary["selections"]["last"]["metrics"].get("queries") if isinstance(record, Record) else None
+    queries = record.summary.last.get("queries") if isinstance(record, Record) else None
     return None if queries is None else int(queries)
 
 
@@ -166,7 +167,7 @@ def _entry(subject: Subject, study: Study, trials: int, command: str, queries: i
 def _made_with(records: Sequence[Record | Damaged | None]) -> dict[str, str]:
     """Code and device of a trial's trainings."""
     summaries = [record.summary for record in _results(records)]
-    codes = {str(summary.get("code", {}).get("digest", "unknown")) for summary in summaries}
-    environments = [summary["environment"] for summary in summaries]
-    devices = {str(own.get("gpu") or own.get("cpu") or "unknown") for own in environments}
+    codes = {summary.code.digest or "unknown" for summary in summaries}
+    environments = [summary.environment for summary in summaries]
+    devices = {own.gpu or own.cpu or "unknown" for own in environments}
     return {"code": ", ".join(sorted(codes)), "device": ", ".join(sorted(devices))}

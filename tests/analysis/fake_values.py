@@ -2,15 +2,17 @@
 
 import pandas as pd
 
-PLACE = {"protocol": "p", "variant": "", "selection": "last", "readout": "", "metric": "recall_at_1"}
+from tests.typed import NONE, parts
+
+PLACE = {"protocol": "p", "overrides": NONE, "selection": "last", "metric": "recall_at_1"}
 
 
 def values(runs, dataset="d", marks="", origin="cpu/x", kind="one", *, units=float("nan")):
     """Rows of `seed_values`: `{method: [value of seed 0, ...]}`."""
     rows = []
     for method, own in runs.items():
-        base, _, modifier = method.partition("+")
-        names = {"method": method, "base": base, "modifier": modifier, "marks": marks if modifier else ""}
+        names = parts(method)
+        names |= {"marks": marks if names["modifier"] else ""}
         rows += [
             PLACE
             | names

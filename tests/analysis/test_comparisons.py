@@ -10,9 +10,11 @@ from scipy import stats
 
 from dmlbench.analysis.comparisons import comparisons, other_kinds, other_origins, pooled, seed_pairs, star, to_base
 from dmlbench.analysis.estimates import seed_values
-from dmlbench.analysis.groups import GROUP, arrange
+from dmlbench.analysis.groups import GROUP
 from dmlbench.analysis.statistics import holm
+from dmlbench.report.naming import named
 from dmlbench.results.frames import load_results
+from tests.typed import NONE, settings
 
 
 def given(frame):
@@ -78,7 +80,7 @@ def test_two_pairs_are_not_tested_and_do_not_count_in_the_family():
 def test_runs_of_another_origin_form_no_pair():
     mixed = pd.concat([values({"ms": RUNS["ms"]}), values({"ms+psd": RUNS["ms+psd"]}, origin="cuda/x")])
     assert seed_pairs(mixed).empty
-    assert other_origins(mixed) == {"ms+psd": 4}
+    assert other_origins(mixed)[["method", "size"]].to_numpy().tolist() == [["ms+psd", 4]]
     assert comparisons(*given(mixed)).empty
 
 
@@ -86,9 +88,9 @@ def test_pairs_of_two_kinds_of_processor_are_counted_and_kept():
     runs = {"ms": [0.6, 0.61, 0.63, 0.62], "ms+psd": [0.62, 0.64, 0.65, 0.66], "ms+obdsd": [0.61, 0.64, 0.66, 0.6]}
     mixed = values(runs)
     mixed.loc[(mixed["method"] == "ms+psd") & (mixed["seed"] < 2), "kind"] = "another"
-    assert other_kinds(mixed) == {"ms+psd": 2}
+    assert other_kinds(mixed)[["method", "size"]].to_numpy().tolist() == [["ms+psd", 2]]
     assert row(comparisons(*given(mixed)), "ms+psd", "ms")["n"] == 4
-    assert other_kinds(values(runs)) == {}
+    assert other_kinds(values(runs)).empty
 
 
 def test_pooling_gives_every_dataset_the_same_weight():
@@ -133,9 +135,13 @@ def test_the_probability_of_improvement_is_of_all_runs():
 
 def test_settings_of_the_protocol_are_not_pooled():
     runs = {"ms": [0.6, 0.61, 0.62], "ms+psd": [0.61, 0.63, 0.64]}
-    frames = [values(runs, dataset="a"), values(runs, dataset="b"), values(runs, dataset="c").assign(variant="x=1")]
+    frames = [
+        values(runs, dataset="a"),
+        values(runs, dataset="b"),
+        values(runs, dataset="c").assign(overrides=settings("x=1")),
+    ]
     found = pooled(*given(pd.concat(frames)))
-    assert found[["variant", "datasets"]].to_numpy().tolist() == [["", 2]]
+    assert found[["overrides", "datasets"]].to_numpy().tolist() == [[NONE, 2]]
 
 
 def test_only_seeds_of_all_datasets_count():
@@ -160,9 +166,9 @@ def test_datasets_without_a_common_seed_are_a_row_without_numbers():
 def test_marks_stay_with_their_protocol_and_stand_once():
     runs = {"ms": [0.6] * 3, "ms+psd": [0.61, 0.62, 0.63]}
     frames = [values(runs, dataset=name, marks=marks) for name, marks in (("a", "U"), ("b", "U; P"))]
-    frames += [values(runs, dataset=name, marks="other").assign(variant="x=1") for name in "ab"]
+    frames += [values(runs, dataset=name, marks="other").assign(overrides=settings("x=1")) for name in "ab"]
     found = pooled(*given(pd.concat(frames)))
-    assert found.set_index("variant")["marks"].to_dict() == {"": "U; P", "x=1": "other"}
+    assert found.set_index("overrides")["marks"].to_dict() == {NONE: "U; P", settings("x=1"): "other"}
 
 
 def test_pairs_are_matched_by_seed_not_by_order():
@@ -181,12 +187,20 @@ def test_pairing_removes_what_seeds_share():
 
 
 def test_the_committed_results_have_the_p_values_of_their_counts():
-    runs = seed_values(arrange(load_results(Path(__file__).parents[2] / "results" / "reference")))
-    pairs = seed_pairs(runs)
-    found = comparisons(pairs, runs)
-    place = [*GROUP, "selection", "metric", "method", "to"]
+    runs = seed_values(load_results(Path(__file__).parents[2] / "results" / "reference"))
+    pairs = named(seed_pairs(runs))
+    found = named(comparisons(pairs, runs))
+    place = [*GROUP, "selection", "metric", "name", "to_name"]
     p_values = found.set_index(place)["p_sign_flip"]
-    row = ("conv4-64", "", "omniglot-small", "last", "recall_at_1", "proxyanchor+psd{teacher_mode=eval}", "proxyanchor")
+    row = (
+        "conv4-64",
+        NONE,
+        "omniglot-small",
+        "last",
+        "recall_at_1",
+        "proxyanchor+psd{teacher_mode=eval}",
+        "proxyanchor",
+    )
     assert p_values[row] == 36 / 64
     recalls = pairs[pairs["metric"].str.startswith("recall_at_")]
     for key, part in recalls.groupby(place, sort=False):

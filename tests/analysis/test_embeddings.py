@@ -18,7 +18,7 @@ from dmlbench.evaluation import geometry_metrics, retrieval_metrics
 from dmlbench.results.store import read_summary
 from dmlbench.runner import cell as cell_module
 from dmlbench.runner.cell import run_cell
-from dmlbench.runner.events import RunOptions
+from dmlbench.runner.tasks import RunOptions
 from tests.evaluation.naive_retrieval import naive_retrieval
 from tests.kept import angles, finish_again, keep
 from tests.report.fake_results import make_cell as make_fake
@@ -208,7 +208,7 @@ def test_a_trained_cell_keeps_what_its_recall_was_measured_on(tmp_path, monkeypa
     run_cell(make_cell(batch_size=8), tmp_path, RunOptions(device="cpu", keep=("embeddings",)), lambda _: None)
     summary = read_summary(tmp_path)
     found = nearest(load_embeddings(tmp_path, summary))
-    assert found.hits.mean() == pytest.approx(summary["selections"]["last"]["metrics"]["recall_at_1"], abs=1e-6)
+    assert found.hits.mean() == pytest.approx(summary.last["recall_at_1"], abs=1e-6)
     assert 0 < found.hits.sum() < 30
     named = dmlbench.read_embeddings(tmp_path)
     assert (named.paths[7], named.class_names[7], len(named.paths)) == ("1/7.png", "b", 30)

@@ -5,13 +5,16 @@ import pandas as pd
 import pytest
 
 from dmlbench.analysis.embeddings import Embeddings, nearest, spectrum
-from dmlbench.analysis.queries import PLACE, Measured, QueryPair, query_record, retrieved
+from dmlbench.analysis.groups import Group
+from dmlbench.analysis.queries import Measured, QueryPair, query_record, retrieved
 from dmlbench.errors import UserError
 from dmlbench.results.frames import load_results
 from tests.analysis.test_queries import BASE, pairs_of, write_pair
 from tests.kept import angles
+from tests.typed import NONE, parts
 
-PLACED = dict(zip(PLACE, ("p", "", "d", "ms+psd", "ms", "psd", 0), strict=True))
+GROUP = Group("p", NONE, "d")
+PLACED = {"protocol": "p", "overrides": NONE, "dataset": "d"} | parts("ms+psd") | {"seed": 0}
 
 
 def test_what_was_retrieved_by_hand(tmp_path):
@@ -22,11 +25,11 @@ def test_what_was_retrieved_by_hand(tmp_path):
     lost = table[table["outcome"] == "lost"]
     assert lost["query"].unique().tolist() == [0]
     # Around 0 degrees: the base has 5 and 12; the method -20 and 40.
-    assert lost[lost["by"] == "ms"]["neighbour"].tolist() == [1, 2]
-    assert lost[lost["by"] == "ms"]["correct"].tolist() == [True, False]
-    assert lost[lost["by"] == "ms+psd"]["neighbour"].tolist() == [4, 1]
-    assert lost[lost["by"] == "ms+psd"]["neighbour_label"].tolist() == [2, 0]
-    assert lost[lost["by"] == "ms+psd"]["similarity"].tolist() == pytest.approx(np.cos(np.deg2rad([20, 40])), abs=1e-6)
+    assert lost[lost["by"] == "base"]["neighbour"].tolist() == [1, 2]
+    assert lost[lost["by"] == "base"]["correct"].tolist() == [True, False]
+    assert lost[lost["by"] == "method"]["neighbour"].tolist() == [4, 1]
+    assert lost[lost["by"] == "method"]["neighbour_label"].tolist() == [2, 0]
+    assert lost[lost["by"] == "method"]["similarity"].tolist() == pytest.approx(np.cos(np.deg2rad([20, 40])), abs=1e-6)
     assert set(table[table["outcome"] == "won"]["query"]) == {2, 3}
     assert table[["wins", "losses", "seeds"]].drop_duplicates().to_numpy().tolist() == [[1, 0, 1], [0, 1, 1]]
 
@@ -36,7 +39,7 @@ def test_the_first_neighbour_is_right_exactly_where_the_query_is_a_hit(tmp_path)
     (pair,) = pairs_of(tmp_path)
     table = retrieved(pair, query_record([pair]))
     first = table[table["rank"] == 1]
-    assert (first["correct"] == ((first["outcome"] == "won") == (first["by"] == "ms+psd"))).all()
+    assert (first["correct"] == ((first["outcome"] == "won") == (first["by"] == "method"))).all()
 
 
 def test_two_that_hit_alike_have_no_examples(tmp_path):
@@ -65,7 +68,7 @@ def chosen(monkeypatch):
     labels = np.array([0, 0, 1, 1, 2, 2])
     bad, good = Embeddings(angles(0, 60, 0, 60, 0, 60), labels), Embeddings(angles(0, 0, 60, 60, 120, 120), labels)
     method, base = (Measured(labels, nearest(one), spectrum(one), "f") for one in (good, bad))
-    pair = QueryPair(PLACED, (Path("method"), Path("base")), method, base)
+    pair = QueryPair(GROUP, PLACED, (Path("method"), Path("base")), method, base)
     monkeypatch.setattr("dmlbench.analysis.queries._reload", {Path("method"): good, Path("base"): bad}.get)
 
     def choose(wins, each, other_method=False):

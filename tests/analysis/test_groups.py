@@ -1,63 +1,91 @@
 import pandas as pd
 import pytest
 
-from dmlbench.analysis.groups import Group, arrange, check_unambiguous, groups, paired_with_base, slug, without_paths
+from dmlbench.analysis.groups import (
+    Group,
+    base_name,
+    check_unambiguous,
+    groups,
+    in_order,
+    method_name,
+    modifier_name,
+    paired_with_base,
+    slug,
+    without_paths,
+)
 from dmlbench.errors import UserError
+from tests.typed import NONE, parts, settings
 
-BASE = {"protocol": "p", "variant": "", "dataset": "d", "method": "ms", "base": "ms", "modifier": "", "seed": 0}
-PSD = BASE | {"method": "ms+psd", "modifier": "psd"}
+BASE = {"protocol": "p", "overrides": NONE, "dataset": "d", "seed": 0, "protocol_hash": "1", "dataset_version": "1"}
 
 
 def frame(*rows):
-    return pd.DataFrame([BASE | {"status": "done", "folder": f"f{place}"} | row for place, row in enumerate(rows)])
+    made = [
+        BASE | {"status": "done", "folder": f"f{place}", "method_hash": name} | parts(name) | row
+        for place, (name, row) in enumerate(rows)
+    ]
+    return pd.DataFrame(made)
 
 
 def test_settings_of_the_protocol_open_a_group():
-    arranged = arrange(frame({}, {"variant": "training.epochs=3, training.milestones=[1, 2]"}))
-    assert groups(arranged) == [Group("p", "", "d"), Group("p", "training.epochs=3, training.milestones=[1, 2]", "d")]
-    assert set(arranged["method"]) == {"ms"}
-
-
-def test_settings_of_a_method_become_part_of_its_name():
-    variant = "distillation.lambda=10, loss.alpha=3, training.epochs=3"
-    arranged = arrange(frame(PSD | {"variant": variant}, {"variant": variant}))
-    assert list(arranged["method"]) == ["ms{alpha=3}+psd{lambda=10}", "ms{alpha=3}"]
-    assert list(arranged["base"]) == ["ms{alpha=3}"] * 2
-    assert list(arranged["modifier"]) == ["psd{lambda=10}", ""]
-    assert set(arranged["variant"]) == {"training.epochs=3"}
-
-
-def test_a_base_is_the_same_with_and_without_settings_of_a_distillation():
-    arranged = arrange(frame({"variant": "distillation.tau=2"}, {"seed": 1}))
-    assert set(arranged["method"]) == {"ms"}
-    assert len(groups(arranged)) == 1
-
-
-def test_arranging_twice_changes_nothing():
-    once = arrange(frame(PSD | {"variant": "distillation.lambda=10, training.epochs=3"}))
-    pd.testing.assert_frame_equal(arrange(once), once)
+    overrides = settings("training.epochs=3, training.milestones=[1, 2]")
+    assert groups(frame(("ms", {}), ("ms", {"overrides": overrides}))) == [
+        Group("p", NONE, "d"),
+        Group("p", overrides, "d"),
+    ]
 
 
 def test_no_rows():
-    assert groups(arrange(frame({}).iloc[:0])) == []
+    assert groups(frame(("ms", {})).iloc[:0]) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "base", "modifier"),
+    [
+        ("ms", "ms", ""),
+        ("ms{alpha=3}+psd{lambda=10}", "ms{alpha=3}", "psd{lambda=10}"),
+        ("ms+dm2{ensemble}", "ms", "dm2{ensemble}"),
+        ("ms+dm2{member 2}{lambda=3}", "ms", "dm2{member 2}{lambda=3}"),
+        ("ms+psd{teacher_mode=eval}{tuned}", "ms{tuned}", "psd{teacher_mode=eval}{tuned}"),
+        ("ms{tuned}", "ms{tuned}", ""),
+    ],
+)
+def test_names_say_what_a_method_is_made_of(name, base, modifier):
+    row = parts(name)
+    assert (method_name(row), base_name(row), modifier_name(row)) == (name, base, modifier)
+    assert method_name(row, tuned=False) == name.removesuffix("{tuned}")
+
+
+def test_methods_are_in_the_order_of_their_papers_settings_after_them_and_tuned_values_last():
+    names = ["ms", "ms+psd", "ms+dm2", "ms+dm2{ensemble}", "ms+dm2{member 2}", "ms+dm2{member 10}", "ms+dm2{lambda=3}",
+             "ms+mine", "ms{alpha=3}", "ms{alpha=3}+psd", "ms{tuned}", "ms+psd{tuned}", "other"]  # fmt: skip
+    rows = frame(*((name, {}) for name in reversed(names)))
+    assert [method_name(row) for row in in_order(rows).to_dict("records")] == names
 
 
 def test_two_results_of_one_place_are_an_error_that_names_both():
     with pytest.raises(UserError, match=r"f0 and f1: two results for ms on d, seed 0"):
-        check_unambiguous(frame({}, {}))
+        check_unambiguous(frame(("ms", {}), ("ms", {})))
 
 
 def test_a_failed_cell_is_no_second_result():
-    check_unambiguous(frame({}, {"status": "failed"}))
+    check_unambiguous(frame(("ms", {}), ("ms", {"status": "failed"})))
 
 
 def test_several_selections_of_one_folder_are_one_result():
-    check_unambiguous(frame({"folder": "same"}, {"folder": "same"}))
+    check_unambiguous(frame(("ms", {"folder": "same"}), ("ms", {"folder": "same"})))
+
+
+@pytest.mark.parametrize("other", [{"protocol_hash": "2"}, {"dataset_version": "2"}, {"method_hash": "2"}])
+def test_other_values_under_the_same_names_are_never_mixed(other):
+    with pytest.raises(UserError, match="f0 and f1: made from different specs under the same names"):
+        check_unambiguous(frame(("ms", {}), ("ms", other | {"seed": 1})))
 
 
 def test_pairs_share_seed_and_keys():
-    rows = frame({"x": 1.0}, {"x": 2.0, "seed": 1}, PSD | {"x": 5.0, "seed": 1}, PSD | {"x": 9.0, "seed": 2})
-    pairs = paired_with_base(rows, ["protocol", "variant", "dataset"], ["x"])
+    rows = frame(("ms", {"x": 1.0}), ("ms", {"x": 2.0, "seed": 1}), ("ms+psd", {"x": 5.0, "seed": 1}),
+                 ("ms+psd", {"x": 9.0, "seed": 2}), ("ms{alpha=3}+psd", {"x": 7.0, "seed": 1}))  # fmt: skip
+    pairs = paired_with_base(rows, ["protocol", "overrides", "dataset"], ["x"])
     assert pairs[["seed", "x", "x_base"]].to_numpy().tolist() == [[1, 5.0, 2.0]]
 
 
@@ -70,7 +98,7 @@ def test_slugs_are_plain_and_keep_names_apart():
 
 
 def test_groups_that_read_alike_have_distinct_slugs():
-    assert Group("p", "", "a_b").slug != Group("p_a", "", "b").slug
+    assert Group("p", NONE, "a_b").slug != Group("p_a", NONE, "b").slug
 
 
 @pytest.mark.parametrize(
@@ -89,11 +117,7 @@ def test_paths_are_cut_to_their_last_part(text, clean):
 
 
 def test_tuned_methods_are_compared_with_their_tuned_base():
-    tuned = [{"variant": "training.epochs=3, tuned", "method": name, "modifier": name.partition("+")[2]}
-             for name in ("ms+psd", "ms", "ms+dm2{ensemble}")]  # fmt: skip
-    arranged = arrange(frame(*(PSD | row for row in tuned)))
-    assert list(arranged["method"]) == ["ms+psd{tuned}", "ms{tuned}", "ms+dm2{ensemble}{tuned}"]
-    assert list(arranged["base"]) == ["ms{tuned}"] * 3
-    assert list(arranged["modifier"]) == ["psd{tuned}", "", "dm2{ensemble}{tuned}"]
-    assert set(arranged["variant"]) == {"training.epochs=3"}
-    assert set(arrange(frame(PSD | {"variant": "tuned"}))["variant"]) == {""}
+    names = "ms", "ms{tuned}", "ms+psd{tuned}", "ms+dm2{ensemble}{tuned}"
+    rows = frame(*((name, {"x": float(place)}) for place, name in enumerate(names)))
+    pairs = paired_with_base(rows, ["dataset"], ["x"])
+    assert pairs[["x", "x_base"]].to_numpy().tolist() == [[2, 1], [3, 1]]

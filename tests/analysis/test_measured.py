@@ -14,6 +14,7 @@ from dmlbench.analysis.costs import (
     places,
 )
 from dmlbench.analysis.statistics import median_interval
+from dmlbench.results.records import Code
 from tests.fake_measurements import ENVIRONMENT, RATIOS, make_measurement
 
 
@@ -91,7 +92,7 @@ def test_doubts_are_told():
 
 def test_measurements_of_one_machine_and_protocol_belong_together():
     one, again = make_measurement(), make_measurement(seed=1, started="2026-02-01T00:00:00+00:00")
-    other = make_measurement(environment=ENVIRONMENT | {"machine": "def"})
+    other = make_measurement(environment=ENVIRONMENT.model_copy(update={"machine": "def"}))
     changed = make_measurement(protocol_hash="89ab")
     few = make_measurement({"ms": 1.0, "ms+psd": 1.3})
     assert places([one, other, changed, few, again]) == [[one, again], [other], [changed], [few]]
@@ -108,7 +109,7 @@ def test_two_measurements_agree_on_a_cpu_where_intervals_overlap():
 
 
 def test_two_measurements_agree_on_a_gpu_within_two_percent():
-    gpu = {"environment": ENVIRONMENT | {"gpu": "Big"}, "noise": 0.0}
+    gpu = {"environment": ENVIRONMENT.model_copy(update={"gpu": "Big"}), "noise": 0.0}
     one, near, far = (make_measurement({"ms": 1.0, "ms+psd": ratio}, **gpu) for ratio in (1.30, 1.32, 1.34))
     assert agreements([one], near)[0].agree
     assert not agreements([one], far)[0].agree
@@ -154,7 +155,9 @@ def test_each_method_is_compared_with_the_latest_repetition_that_holds_it():
     assert (found["ms+psd"].agree, found["ms+obdsd"].agree) == (True, False)
 
 
-@pytest.mark.parametrize("other", [{"code": {"digest": "other"}}, {"environment": ENVIRONMENT | {"torch": "9.9"}}])
+@pytest.mark.parametrize(
+    "other", [{"code": Code(digest="other")}, {"environment": ENVIRONMENT.model_copy(update={"torch": "9.9"})}]
+)
 def test_other_code_is_no_repetition(other):
     assert agreements([make_measurement(**other)], make_measurement()) == []
     assert agreements([make_measurement()], make_measurement())

@@ -4,12 +4,12 @@ import pandas as pd
 import pytest
 
 from dmlbench.analysis.costs import overhead, phase_times
+from tests.typed import NONE, parts, settings
 
 
 def cell(method, seed, step_ms, machine="m1", **changes):
-    base, _, modifier = method.partition("+")
-    row = {"protocol": "p", "variant": "", "dataset": "d", "method": method, "base": base, "modifier": modifier}
-    row |= {"seed": seed, "status": "done", "marks": "", "step_ms": step_ms, "machine": machine}
+    row = {"protocol": "p", "overrides": NONE, "dataset": "d"} | parts(method)
+    row |= {"seed": seed, "status": "done", "marks": "", "step_ms": step_ms, "machine": machine, "exclusive": True}
     return row | {"folder": f"{method}/{seed}/{changes}"} | changes
 
 
@@ -29,6 +29,12 @@ def test_pairs_on_two_machines_are_left_out_and_counted():
     assert found["mean"] == pytest.approx(1.3)
 
 
+def test_a_pair_beside_another_runners_cells_is_left_out_and_counted():
+    rows = [cell("ms", 0, 10.0), cell("ms+psd", 0, 13.0), cell("ms", 1, 10.0), cell("ms+psd", 1, 99.0, exclusive=False)]
+    (found,) = overhead(pd.DataFrame(rows)).to_dict("records")
+    assert (found["n"], found["other_machine"]) == (1, 1)
+
+
 def test_no_pair_left_keeps_the_row_and_says_so():
     rows = [cell("ms", 0, 10.0), cell("ms+psd", 0, 13.0, machine="m2")]
     (found,) = overhead(pd.DataFrame(rows)).to_dict("records")
@@ -37,7 +43,7 @@ def test_no_pair_left_keeps_the_row_and_says_so():
 
 
 def test_other_protocol_settings_and_failed_cells_form_no_pair():
-    rows = [cell("ms", 0, 10.0, variant="training.epochs=3"), cell("ms", 1, 10.0, status="failed")]
+    rows = [cell("ms", 0, 10.0, overrides=settings("training.epochs=3")), cell("ms", 1, 10.0, status="failed")]
     rows += [cell("ms+psd", 0, 13.0), cell("ms+psd", 1, 13.0)]
     assert overhead(pd.DataFrame(rows)).empty
 
@@ -49,8 +55,7 @@ def test_selections_of_a_cell_count_once():
 
 
 def epoch(method, seed, number, **seconds):
-    base, _, modifier = method.partition("+")
-    place = {"protocol": "p", "variant": "", "dataset": "d", "method": method, "base": base, "modifier": modifier}
+    place = {"protocol": "p", "overrides": NONE, "dataset": "d"} | parts(method)
     steps = 10  # of 1 s a phase: 100 ms
     step_ms = 1000 * sum(value for name, value in seconds.items() if name != "data") / steps if seconds else None
     return (

@@ -11,10 +11,12 @@ from dmlbench.analysis.groups import Group
 from dmlbench.analysis.published import reproduction
 from dmlbench.specs.method import PublishedFigure
 from dmlbench.specs.registry import REPLACED
+from tests.typed import NONE, settings
 
 
 def ours(dataset="cub", protocol="resnet50-128", method="ms", selection="best_test", **changes):
     runs = values({method: [0.620, 0.630, 0.625]}, dataset=dataset)
+    changes["overrides"] = settings(changes.pop("variant", ""))
     return accuracy(runs.assign(protocol=protocol, selection=selection, **changes))
 
 
@@ -74,7 +76,7 @@ def test_every_shipped_figure_can_be_compared():
 
 
 def test_other_images_are_not_compared_whatever_they_are_called():
-    group = Group("resnet50-128", "", "cub")
+    group = Group("resnet50-128", NONE, "cub")
     (row,) = reproduction(ours(), {group: "images of the user's own"}).to_dict("records")
     assert row["not_comparable"] == "images of the user's own"
     assert math.isnan(row["difference"])

@@ -5,12 +5,12 @@ import pytest
 from scipy import stats
 
 from dmlbench.analysis import queries as module
-from dmlbench.analysis.groups import arrange
 from dmlbench.analysis.queries import class_bootstrap, measure_kept, query_evidence, query_pairs, query_record
 from dmlbench.errors import UserError
 from dmlbench.results.frames import load_results
 from tests.kept import angles, finish_again, keep
 from tests.report.fake_results import make_cell, write_cell
+from tests.typed import NONE
 
 LABELS = (0, 0, 1, 1, 2)
 # Of the first four queries the base hits 0 and 1; the method hits 1, 2 and 3; the fifth is alone in its class.
@@ -23,7 +23,7 @@ def write_pair(root, seed, *, base=BASE, method=METHOD, **changes):
 
 
 def pairs_of(root):
-    arranged = arrange(load_results(root))
+    arranged = load_results(root)
     return query_pairs(arranged, measure_kept(arranged))
 
 
@@ -97,7 +97,7 @@ def test_coverage_with_classes_that_differ():
 def test_evidence_by_hand(tmp_path):
     write_pair(tmp_path, 0)
     (row,) = query_evidence(pairs_of(tmp_path)).to_dict("records")
-    place = {"protocol": "conv4-64", "variant": "", "dataset": "glyphs", "method": "ms+psd", "base": "ms"}
+    place = {"protocol": "conv4-64", "overrides": NONE, "dataset": "glyphs", "method": "ms+psd", "base": "ms"}
     assert place.items() <= row.items()
     assert (row["modifier"], row["seed"]) == ("psd", 0)
     assert (row["classes"], row["queries"]) == (2, 4)
@@ -129,7 +129,7 @@ def test_only_cells_of_one_seed_that_kept_their_embeddings_are_paired(tmp_path):
     keep(write_cell(tmp_path, make_cell("ms", 1)), BASE, LABELS)
     write_cell(tmp_path, make_cell("ms+psd", 1))
     keep(write_cell(tmp_path, make_cell("ms+psd", 2)), METHOD, LABELS)
-    assert [pair.place["seed"] for pair in pairs_of(tmp_path)] == [0]
+    assert [pair.row["seed"] for pair in pairs_of(tmp_path)] == [0]
 
 
 def test_other_images_are_no_pair(tmp_path):

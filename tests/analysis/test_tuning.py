@@ -3,26 +3,28 @@ import pytest
 from fake_values import values
 
 from dmlbench.analysis.groups import Group
-from dmlbench.analysis.tuning import trials_of, tuned_beside_files, unequal_trials
+from dmlbench.analysis.tuning import trials_of, tuned_beside_files
+from dmlbench.report.naming import named
 from dmlbench.report.tables.accuracy import tuning_table
+from dmlbench.report.tables.table import about_pairs
 from dmlbench.specs.registry import tuned_mark
+from tests.typed import NONE
 
 
 def tuned(own: pd.DataFrame, trials: int = 8) -> pd.DataFrame:
-    names = {name: own[name].where(own[name] == "", own[name] + "{tuned}") for name in ("method", "base", "modifier")}
-    return own.assign(**names, marks=tuned_mark(str(trials)))
+    return own.assign(tuned=True, marks=tuned_mark(str(trials)))
 
 
 def test_differences_are_formed_by_seed():
     files = values({"ms": [0.60, 0.62, 0.61, 0.7], "ms+psd": [0.5, 0.5, 0.5, 0.5]})
     ours = tuned(values({"ms": [0.63, 0.64, 0.62], "ms+psd": [0.6, 0.7, 0.8]}))
     found = tuned_beside_files(pd.concat([files, ours])).set_index("method")
-    assert list(found.index) == ["ms{tuned}", "ms+psd{tuned}"]
-    row = found.loc["ms{tuned}"]
-    assert (row["files"], row["tuned"], row["mean"]) == pytest.approx((0.61, 0.63, 0.02))
+    assert list(found.index) == ["ms", "ms+psd"]
+    row = found.loc["ms"]
+    assert (row["mean_of_files"], row["mean_of_tuned"], row["mean"]) == pytest.approx((0.61, 0.63, 0.02))
     assert row["low"] < 0.02 < row["high"]
     assert (row["n"], row["trials"]) == (3, "8")
-    assert found.loc["ms+psd{tuned}", "mean"] == pytest.approx(0.2)
+    assert found.loc["ms+psd", "mean"] == pytest.approx(0.2)
 
 
 def test_what_was_not_tuned_has_no_row_and_what_has_no_partner_no_difference():
@@ -30,10 +32,10 @@ def test_what_was_not_tuned_has_no_row_and_what_has_no_partner_no_difference():
     other = tuned(values({"ms": [0.6, 0.7]})).assign(origin="cuda")
     for alone in (tuned(values({"ms": [0.6, 0.7]})), pd.concat([values({"ms": [0.6, 0.7]}), other])):
         (row,) = tuned_beside_files(alone).to_dict("records")
-        assert row["tuned"] == pytest.approx(0.65)
+        assert row["mean_of_tuned"] == pytest.approx(0.65)
         assert row["n"] == 0
-        assert pd.isna(row["files"])
-        table = tuning_table(Group("p", "", "d"), tuned_beside_files(alone))
+        assert pd.isna(row["mean_of_files"])
+        table = tuning_table(Group("p", NONE, "d"), named(tuned_beside_files(alone)))
         assert [entry.text for entry in table.rows[0]] == [
             "ms{tuned}",
             "8",
@@ -59,13 +61,13 @@ def test_the_mark_says_how_little_the_choice_rests_on():
 
 def test_the_margin_stands_beside_the_trials():
     ours = tuned(values({"ms": [0.63, 0.64, 0.62]}))
-    found = tuned_beside_files(ours, {("p", "d", "ms{tuned}"): "0.19 points, 1 of 540 queries"})
+    found = tuned_beside_files(ours, {("p", "d", "ms"): "0.19 points, 1 of 540 queries"})
     assert set(found["margin"]) == {"0.19 points, 1 of 540 queries"}
 
 
 def test_unequal_budgets_are_told_of():
     ms, psd = tuned(values({"ms": [0.6]}), 4), tuned(values({"ms+psd": [0.6]}), 8)
-    (note,) = unequal_trials(pd.concat([ms, psd]))
+    (note,) = about_pairs(pd.concat([ms, psd]))
     assert note.startswith("Unequal numbers of trials (ms{tuned} 4, ms+psd{tuned} 8)")
-    assert unequal_trials(pd.concat([ms, tuned(values({"ms+psd": [0.6]}), 4)])) == []
-    assert unequal_trials(values({"ms": [0.6], "ms+psd": [0.6]})) == []
+    assert about_pairs(pd.concat([ms, tuned(values({"ms+psd": [0.6]}), 4)])) == []
+    assert about_pairs(values({"ms": [0.6], "ms+psd": [0.6]})) == []

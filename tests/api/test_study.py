@@ -21,7 +21,7 @@ study = dmlbench.run(
     ["ms", "ms+psd"], "glyphs", seeds=[3], settings={settings}, keep="weights", results="here", tracking="none",
     quiet={quiet},
 )
-print(study.frame.to_json(orient="records"))
+print(study.frame[["method", "selection", "seed", "status", "recall_at_1"]].to_json(orient="records"))
 print(study.report("reports/mine", only={{"method": ["ms", "ms+psd"]}}))
 """
 

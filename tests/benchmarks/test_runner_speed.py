@@ -22,9 +22,9 @@ from by_turns import time_by_turns
 from dmlbench.results.store import Store
 from dmlbench.results.writer import CellWriter
 from dmlbench.runner import cell as cell_module
-from dmlbench.runner.events import RunOptions
 from dmlbench.runner.matrix import Request, plan
 from dmlbench.runner.progress import Display, SafeConsole
+from dmlbench.runner.tasks import RunOptions
 from dmlbench.tracking import Mirror
 from tests.tracking.servers import failing, hanging
 

@@ -12,7 +12,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dmlbench.analysis.estimates import accuracy, seed_values
-from dmlbench.analysis.groups import arrange
 from dmlbench.errors import Damaged
 from dmlbench.report.console import comparison
 from dmlbench.report.sources import code_states, datasets, environments
@@ -230,7 +229,7 @@ def test_any_change_of_a_summary_is_one_line_or_does_no_harm(data: st.DataObject
 
 def use(root: Path, results: Any) -> None:
     """What commands do with results, but for drawing."""
-    assert accuracy(seed_values(arrange(results)))["n"].min() >= 1
+    assert accuracy(seed_values(results))["n"].min() >= 1
     assert comparison(results)
     assert len(load_history(root, lambda _: None)) >= 1
     assert len(overview(Store(root))) == 2

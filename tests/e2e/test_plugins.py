@@ -5,13 +5,13 @@ import shlex
 from pathlib import Path
 
 import pytest
+from dmlbench.runner.events import RunOptions
 
 import dmlbench as package
 from dmlbench.data.images import load_dataset
 from dmlbench.data.ready import prepare
 from dmlbench.results.store import Store
 from dmlbench.runner import cell as module
-from dmlbench.runner.events import RunOptions
 from dmlbench.specs.cell import Cell
 from dmlbench.specs.registry import Registry
 from tests.e2e.conftest import TINY, Command, metric_columns

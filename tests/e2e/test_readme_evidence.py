@@ -12,9 +12,8 @@ import pytest
 from scipy.stats import t
 
 from dmlbench import load_results
-from dmlbench.analysis.groups import arrange
 from dmlbench.analysis.statistics import holm, t_interval
-from dmlbench.report.naming import p_value, percent, points
+from dmlbench.report.naming import named, p_value, percent, points
 from dmlbench.report.page import render
 from dmlbench.specs.tuned import default_path, read_tuned
 
@@ -84,13 +83,13 @@ def mean(values: pd.Series) -> str:
 
 
 def test_glyphs(readme: Readme, results: pd.DataFrame) -> None:
-    last = arrange(results[(results["dataset"] == "glyphs") & (results["selection"] == "last")])
+    last = named(results[(results["dataset"] == "glyphs") & (results["selection"] == "last")])
     methods = ("ms", "ms+obdsd", f"ms+obdsd{EVAL}")
-    assert last.groupby("method").size().to_dict() == dict.fromkeys(methods, 6)
+    assert last.groupby("name").size().to_dict() == dict.fromkeys(methods, 6)
     assert len(set(last["kind"])) == 1
     evidence = {row[0]: row for row in rows("glyphs", "Evidence in R@1") if row[1] == "ms"}
     for method in methods:
-        own = last[last["method"] == method]
+        own = last[last["name"] == method]
         found = [mean(own[metric]) for metric in ("recall_at_1", "map_at_r", "nmi")]
         compared = evidence[method][3].replace("*", "") if method in evidence else ""
         assert readme.gives(f"| `{method}` |", f"{found[0]} | {compared} | {found[1]} | {found[2]}")
@@ -106,7 +105,7 @@ def test_all_bases(readme: Readme, results: pd.DataFrame) -> None:
     assert readme.gives(("`omniglot-small`", "Holm"), f"{len(found)}")
     assert len(set(mine["kind"])) == 1
     for base in BASES:
-        alone = mean(mine[(mine["method"] == base) & (mine["variant"] == "")]["recall_at_1"])
+        alone = mean(mine[(mine["method"] == base) & ~mine["tuned"]]["recall_at_1"])
         row = " | ".join(found[f"{base}+{name}{EVAL}", base] for name in ("psd", "obdsd"))
         assert readme.gives(f"| `{base}` |", f"{alone} | {row}")
     assert readme.gives("`triplet+dm2{ensemble}`", found["triplet+dm2{ensemble}", "triplet"])

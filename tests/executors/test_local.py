@@ -3,14 +3,17 @@ from collections import deque
 
 import pytest
 
+from dmlbench.errors import StorageError
+from dmlbench.results.events import Claimed, Epoch, Finished, Halted, Started, Stopped, halted
+from dmlbench.results.locks import LostClaimError
 from dmlbench.results.store import Store
 from dmlbench.results.writer import CellWriter
-from dmlbench.runner.events import RunOptions, Task
-from dmlbench.runner.local import STOP, Pool, Worker, ask_to_stop, assign, receive, send_event
+from dmlbench.runner.local import IDLE, STOP, Pool, Worker, ask_to_stop, assign, receive, send_event
+from dmlbench.runner.tasks import RunOptions, Task
 from tests.begun import ended
 
-STORAGE = {"event": "halted", "error": {"kind": "storage", "message": "full"}}
-LOST = {"event": "halted", "error": {"kind": "claim", "message": "lost"}}
+STORAGE = halted("storage", StorageError("full"))
+LOST = halted("claim", LostClaimError("lost"))
 
 
 class Process:
@@ -36,7 +39,7 @@ def told():
 
 @pytest.fixture
 def pool(tasks, told):
-    return Pool(RunOptions(), 1, deque(tasks), lambda task, event: told.append((task.cell.seed, event["event"])))
+    return Pool(RunOptions(), 1, deque(tasks), lambda task, event: told.append((task.cell.seed, type(event))))
 
 
 @pytest.fixture
@@ -54,7 +57,7 @@ def test_a_worker_that_dies_fails_its_cell_alone(pool, begun, told, tasks):
     worker, theirs = begun
     theirs.close()
     assert not receive(pool, worker)
-    assert told == [(0, "finished")]
+    assert told == [(0, Finished)]
     assert Store(tasks[0].folder.parents[3]).state(tasks[0].cell) == "failed"
     assert list(pool.queue) == tasks[1:]
 
@@ -65,34 +68,34 @@ def test_a_worker_that_dies_after_its_result_was_written_changes_nothing(pool, b
     writer = CellWriter(tasks[0].folder)
     writer.begin(tasks[0].cell)
     writer.finish(ended(tasks[0].cell))
-    theirs.send({"event": "finished", "status": "done", "error": None})
+    theirs.send(Finished())
     theirs.close()
     assert receive(pool, worker)
     assert not receive(pool, worker)
-    assert told == [(0, "finished")]
+    assert told == [(0, Finished)]
     assert Store(tasks[0].folder.parents[3]).state(tasks[0].cell) == "done"
 
 
 def test_a_worker_killed_between_two_cells_fails_the_one_it_was_given(pool, begun, told):
     worker, theirs = begun
-    theirs.send({"event": "finished", "status": "done", "error": None})
-    theirs.send({"event": "idle"})
+    theirs.send(Finished())
+    theirs.send(IDLE)
     assert receive(pool, worker)
     theirs.close()
     assert not receive(pool, worker) or not receive(pool, worker)
-    assert told == [(0, "finished"), (1, "finished")]
+    assert told == [(0, Finished), (1, Finished)]
 
 
 def test_a_cell_that_another_process_has_is_tried_once_more_at_the_end(pool, begun, told, tasks):
     worker, theirs = begun
     for _ in range(6):
-        theirs.send({"event": "claimed", "done": worker.task is not tasks[0]})
-        theirs.send({"event": "idle"})
+        theirs.send(Claimed(done=worker.task is not tasks[0]))
+        theirs.send(IDLE)
         assert receive(pool, worker)
         assert receive(pool, worker)
         if worker.task is None:
             break
-    assert told == [(1, "claimed"), (2, "claimed"), (3, "claimed"), (0, "claimed")]
+    assert told == [(1, Claimed), (2, Claimed), (3, Claimed), (0, Claimed)]
 
 
 @pytest.mark.parametrize(("event", "left"), [(STORAGE, 0), (LOST, 3)])
@@ -100,7 +103,7 @@ def test_a_full_disk_ends_the_run_and_a_lost_claim_does_not(pool, begun, told, e
     worker, theirs = begun
     theirs.send(event)
     assert receive(pool, worker)
-    assert told == [(0, "halted")]
+    assert told == [(0, Halted)]
     assert len(pool.queue) == left
 
 
@@ -108,16 +111,16 @@ def test_a_stop_reaches_the_worker_at_its_next_word_and_is_no_failure(pool, begu
     worker, theirs = begun
     ask_to_stop(pool, [worker])
     assert not pool.queue
-    send_event(theirs, {"event": "epoch", "epoch": 4, "epochs": 4})  # the last: what is left is to finish
+    send_event(theirs, Epoch(4, 4, {}))  # the last: what is left is to finish
     with pytest.raises(SystemExit) as ended:
-        send_event(theirs, {"event": "epoch", "epoch": 3, "epochs": 4})
+        send_event(theirs, Epoch(3, 4, {}))
     assert ended.value.code == 0
     theirs.close()
     worker.process = Process(0)
     assert receive(pool, worker)
     assert receive(pool, worker)
     assert not receive(pool, worker)
-    assert told == [(0, "epoch"), (0, "epoch"), (0, "stopped")]
+    assert told == [(0, Epoch), (0, Epoch), (0, Stopped)]
     assert not (tasks[0].folder / "summary.json").exists()
 
 
@@ -125,7 +128,7 @@ def test_a_worker_whose_runner_has_gone_ends():
     ours, theirs = multiprocessing.Pipe()
     ours.close()
     with pytest.raises(SystemExit) as ended:
-        send_event(theirs, {"event": "started"})
+        send_event(theirs, Started())
     assert ended.value.code == 1
 
 

@@ -6,7 +6,6 @@ import pytest
 from fake_results import METHODS, make_cell, write_cell, write_failure
 
 from dmlbench.analysis import estimates
-from dmlbench.analysis.groups import arrange
 from dmlbench.report.page import render
 from dmlbench.results.frames import load_results
 from dmlbench.results.store import Store
@@ -43,7 +42,7 @@ def report(results, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def arranged(results):
-    return arrange(load_results(results))
+    return load_results(results)
 
 
 @pytest.fixture(scope="session")

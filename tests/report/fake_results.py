@@ -64,6 +64,12 @@ def make_cell(name: str, seed: int, dataset: str = "glyphs", *, overrides: tuple
     return Cell(method(name, tau), DatasetSpec(name=dataset, version="1"), protocol(**settings), seed, overrides)
 
 
+def named_otherwise(cell: Cell, name: str) -> Cell:
+    """The same of a base that a user's file gives any name."""
+    loss = cell.method.loss.model_copy(update={"name": name})
+    return replace(cell, method=cell.method.model_copy(update={"name": name, "loss": loss}))
+
+
 def _without_mode(cell: Cell) -> Cell:
     """The cell whose hash the numbers in these tests were drawn by."""
     if (distillation := cell.method.distillation) is None:

@@ -1,11 +1,13 @@
-"""Parts of the frames that tables are made of."""
+"""Parts of the frames that tables are made of, named as reports name them."""
 
 import pandas as pd
 
-from dmlbench.analysis.comparisons import comparisons, seed_pairs, to_base
+from dmlbench.analysis import comparisons, estimates
 from dmlbench.analysis.groups import Group
+from dmlbench.report.naming import named
+from tests.typed import NONE
 
-GLYPHS = Group("conv4-64", "", "glyphs")
+GLYPHS = Group("conv4-64", NONE, "glyphs")
 
 
 def pick(frame: pd.DataFrame, **wanted):
@@ -14,5 +16,17 @@ def pick(frame: pd.DataFrame, **wanted):
     return frame
 
 
+def accuracy(values):
+    return named(estimates.accuracy(values))
+
+
+def optimism(values):
+    return named(estimates.optimism(values))
+
+
+def compared(pairs, values):
+    return named(comparisons.comparisons(pairs, values))
+
+
 def differences(values):
-    return to_base(comparisons(seed_pairs(values), values))
+    return comparisons.to_base(compared(comparisons.seed_pairs(values), values))

@@ -1,12 +1,11 @@
 import io
 
 import pytest
-from fake_results import make_cell, write_cell, write_failure
+from fake_results import make_cell, named_otherwise, write_cell, write_failure
 from rich.console import Console
 
 from dmlbench.analysis.comparisons import comparisons, seed_pairs, to_base
 from dmlbench.analysis.estimates import seed_values
-from dmlbench.analysis.groups import arrange
 from dmlbench.errors import UserError
 from dmlbench.report.console import comparison
 from dmlbench.results.frames import load_results
@@ -51,15 +50,14 @@ def test_runs_that_did_not_start_alike_form_no_pair(tmp_path):
     text = printed(load_results(tmp_path))
     assert "Seeds that form no pair, for the base's run had other initial weights, other images or another" in text
     assert "ms+psd (1)" in text
-    values = seed_values(arrange(load_results(tmp_path)))
+    values = seed_values(load_results(tmp_path))
     values = values[values["metric"] == "recall_at_1"]
     assert set(comparisons(to_base(seed_pairs(values)), values)["n"]) == {2}
 
 
 def test_names_in_brackets_are_no_markup(tmp_path):
-    cell = make_cell("ms", 0)
-    write_cell(tmp_path, cell, cell=cell.index() | {"method": "[red]ms[/red]", "base": "[red]ms[/red]"})
-    assert "[red]ms[/red]" in printed(load_results(tmp_path))
+    write_cell(tmp_path, named_otherwise(make_cell("ms", 0), "[red]ms"))
+    assert "[red]ms" in printed(load_results(tmp_path))
 
 
 def test_only_failures_give_nothing(tmp_path):

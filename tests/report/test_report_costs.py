@@ -7,6 +7,7 @@ from fake_results import make_cell, write_cell
 
 from dmlbench.report.page import render
 from dmlbench.results.measurements import write_measurement
+from dmlbench.results.records import Code
 from tests.fake_measurements import make_measurement
 
 
@@ -33,7 +34,7 @@ def test_it_says_how_and_by_what_it_was_measured(text):
 
 @pytest.mark.parametrize(("digest", "warned"), [("4567", True), ("0123456789abcdef", False)])
 def test_results_of_other_code_are_told_of(text, digest, warned):
-    report = text(code={"digest": digest})
+    report = text(code=Code(digest=digest))
     assert ("The results of this report were made by other training code: 0123456789abcdef." in report) == warned
 
 

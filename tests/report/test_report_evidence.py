@@ -4,17 +4,19 @@ import pandas as pd
 import pytest
 from fake_results import make_cell, write_cell
 from frames import GLYPHS, pick
+from frames import compared as compared_by
 
 from dmlbench.analysis import estimates
-from dmlbench.analysis.comparisons import comparisons, seed_pairs
-from dmlbench.analysis.groups import Group, arrange
+from dmlbench.analysis.comparisons import seed_pairs
+from dmlbench.analysis.groups import Group
 from dmlbench.report import tables
 from dmlbench.report.tables.datasets import can_rank
 from dmlbench.results.frames import load_results
+from tests.typed import NONE, shown
 
 
 def test_evidence_has_a_star_only_where_the_corrected_p_is_small(values):
-    table = tables.evidence_table(GLYPHS, "last", "recall_at_1", comparisons(seed_pairs(values), values))
+    table = tables.evidence_table(GLYPHS, "last", "recall_at_1", compared_by(seed_pairs(values), values))
     rows = {(row[0].text, row[1].text): row for row in table.rows}
     assert list(rows) == [
         ("ms+psd", "ms"),
@@ -26,7 +28,7 @@ def test_evidence_has_a_star_only_where_the_corrected_p_is_small(values):
     assert not rows["ms+psd", "ms"][3].text.endswith("*")
     assert any("the 4 comparisons of this table" in note for note in table.notes)
     assert any("reach: .063 with 5 pairs. Six pairs are the fewest" in note for note in table.notes)
-    found = comparisons(seed_pairs(GLYPHS.of(values)), values)
+    found = compared_by(seed_pairs(GLYPHS.of(values)), values)
     found = pick(found, selection="last", metric="recall_at_1").set_index(["method", "to"])
     for pair, row in rows.items():
         expected = found.loc[pair, ["p_holm", "p_sign_flip", "effect_size", "probability_of_improvement"]]
@@ -36,8 +38,8 @@ def test_evidence_has_a_star_only_where_the_corrected_p_is_small(values):
 def test_one_seed_is_not_tested(tmp_path):
     for name in ("ms", "ms+psd"):
         write_cell(tmp_path, make_cell(name, 0))
-    runs = estimates.seed_values(arrange(load_results(tmp_path)))
-    found = comparisons(seed_pairs(runs), runs)
+    runs = estimates.seed_values(load_results(tmp_path))
+    found = compared_by(seed_pairs(runs), runs)
     table = tables.evidence_table(GLYPHS, "last", "recall_at_1", found)
     assert [entry.text for entry in table.rows[0][4:8]] == ["–", "–", "–", "–"]
     assert "*" not in "".join(entry.text for entry in table.rows[0])
@@ -54,24 +56,24 @@ def compared(*pairs):
          "probability_of_improvement": 0.5, "family": sum(own[2] >= 3 for own in pairs)}
         for method, to, n, p in pairs
     ]  # fmt: skip
-    return pd.DataFrame(rows)
+    return shown(pd.DataFrame(rows))
 
 
 def test_notes_say_what_was_tested_and_what_was_not():
     rows = compared(("ms+psd", "ms", 4, 0.5), ("ms+obdsd", "ms", 4, 0.5), ("ms+obdsd", "ms+psd", 2, math.nan))
-    notes = " ".join(tables.evidence_table(Group("p", "", "d"), "last", "recall_at_1", rows).notes)
+    notes = " ".join(tables.evidence_table(Group("p", NONE, "d"), "last", "recall_at_1", rows).notes)
     assert "for the 2 of the 3 comparisons that have 3 pairs or more" in notes
     assert "nothing can be concluded from: ms+obdsd against ms+psd (2)." in notes
 
 
 def test_six_pairs_need_no_excuse():
     rows = compared(("ms+psd", "ms", 6, 0.5))
-    notes = " ".join(tables.evidence_table(Group("p", "", "d"), "last", "recall_at_1", rows).notes)
+    notes = " ".join(tables.evidence_table(Group("p", NONE, "d"), "last", "recall_at_1", rows).notes)
     assert "reach: .031 with 6 pairs." in notes
     assert "corrected by Holm's method for one comparison, which leaves it as it is; *: below .05." in notes
     assert "Six pairs are the fewest" not in notes
     assert "sign-flip: exact, two-sided" in notes
-    many = " ".join(tables.evidence_table(Group("p", "", "d"), "last", "recall_at_1", rows.assign(n=20)).notes)
+    many = " ".join(tables.evidence_table(Group("p", NONE, "d"), "last", "recall_at_1", rows.assign(n=20)).notes)
     assert "sign-flip: exact up to 16 pairs, else drawn" in many
 
 
@@ -82,7 +84,7 @@ def ranked(seeds, friedman=0.01, datasets=6):
                  "over": "a, b", "n": 36, "seeds": seeds, "friedman_p": friedman}
         for name, iqm, rank in (("ms", 0.7, 1.0), ("triplet", 0.6, 2.5), ("margin", 0.5, 2.5))
     ]  # fmt: skip
-    return pd.DataFrame(rows)
+    return shown(pd.DataFrame(rows))
 
 
 @pytest.mark.parametrize(

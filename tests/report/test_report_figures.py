@@ -7,9 +7,10 @@ from dmlbench.report.canvas import limits_of, row_canvas
 from dmlbench.report.figures import accuracy_plot, difference_plot, overhead_plot
 from dmlbench.report.pictures import inline, save
 from dmlbench.report.style import PALETTE, Look
+from tests.typed import NONE, methods, parts, shown
 
-GROUP = Group("p", "", "d")
-LOOK = Look.of(["ms", "triplet"], ["", "psd"])
+GROUP = Group("p", NONE, "d")
+LOOK = Look.of(methods("ms", "triplet", "ms+psd"))
 
 
 def estimates(*methods, n=3):
@@ -25,7 +26,7 @@ def estimates(*methods, n=3):
         }
         for name in methods
     ]
-    return pd.DataFrame(rows)
+    return shown(pd.DataFrame(rows))
 
 
 def values(*methods):
@@ -34,7 +35,7 @@ def values(*methods):
         for name in methods
         for seed, value in enumerate((0.59, 0.6, 0.61))
     ]
-    return pd.DataFrame(rows)
+    return shown(pd.DataFrame(rows))
 
 
 def accuracy(*methods, untrained=0.3, n=3):
@@ -97,34 +98,32 @@ def test_overhead_bars_start_at_one():
 
 
 def test_known_names_keep_their_signs_in_every_report():
-    alone, all_of_them = Look.of(["ms"], ["obdsd"]), Look.of([*BASES, "new", "other"], [*MODIFIERS, "mine"])
-    assert alone.colour("ms") == all_of_them.colour("ms")
-    assert alone.marker("obdsd") == all_of_them.marker("obdsd")
-    names = [*BASES, "new", "other"]
-    assert len({all_of_them.colour(name) for name in names}) == len(PALETTE)
-    assert all_of_them.signs("ms", "dm2{ensemble}")[2] == all_of_them.signs("ms", "dm2")[2]
-    assert all_of_them.signs("ms", "dm2{ensemble}") != all_of_them.signs("ms", "dm2")  # hollow
-    for signs in (all_of_them.marker, all_of_them.hatch, all_of_them.line):
-        assert len({signs(name) for name in MODIFIERS}) == len(MODIFIERS)
+    names, modified = [*BASES, "new", "other"], [f"ms+{name}" for name in (*MODIFIERS[1:], "mine")]
+    alone, all_of_them = Look.of(methods("ms+obdsd")), Look.of(methods(*names, *modified))
+    assert alone.signs(parts("ms+obdsd")) == all_of_them.signs(parts("ms+obdsd"))
+    assert len({all_of_them.colour(parts(name)) for name in names}) == len(PALETTE)
+    assert all_of_them.signs(parts("ms+dm2{ensemble}"))[2] == all_of_them.signs(parts("ms+dm2"))[2]
+    assert all_of_them.signs(parts("ms+dm2{ensemble}")) != all_of_them.signs(parts("ms+dm2"))  # hollow
+    for signs in (all_of_them.signs, all_of_them.hatch, all_of_them.line):
+        assert len({signs(parts(name)) for name in ("ms", *modified[:-1])}) == len(MODIFIERS)
 
 
 def test_a_modifier_with_settings_looks_like_its_plain_one_unless_both_are_there():
-    plain = Look.of(["ms"], ["", "psd", "obdsd"])
-    alone = Look.of(["ms"], ["", "psd{teacher_mode=eval}", "obdsd{teacher_mode=eval}", "s2sd", "dm2"])
-    for name in ("psd", "obdsd"):
-        assert alone.marker(f"{name}{{teacher_mode=eval}}") == plain.marker(name)
-    everything = ["", *MODIFIERS[1:6], "psd{teacher_mode=eval}", "obdsd{teacher_mode=eval}", "mine"]
-    both = Look.of(["ms"], everything)
-    assert len({both.marker(name) for name in everything}) == len(everything)
+    plain = Look.of(methods("ms", "ms+psd", "ms+obdsd"))
+    own = ["ms+psd{teacher_mode=eval}", "ms+obdsd{teacher_mode=eval}"]
+    alone = Look.of(methods("ms", *own, "ms+s2sd", "ms+dm2"))
+    assert [alone.signs(parts(name)) for name in own] == [plain.signs(parts(name)) for name in ("ms+psd", "ms+obdsd")]
+    everything = ["ms", *(f"ms+{name}" for name in MODIFIERS[1:6]), *own, "ms+mine"]
+    both = Look.of(methods(*everything))
+    assert len({both.signs(parts(name)) for name in everything}) == len(everything)
 
 
 def test_tuned_values_give_a_method_no_look_of_its_own():
-    names = ["psd", "dm2{ensemble}", "psd{tuned}", "dm2{ensemble}{tuned}"]
-    look = Look.of(["ms", "ms{tuned}"], ["", *names])
-    for name in names[:2]:
-        assert look.signs("ms{tuned}", f"{name}{{tuned}}") == look.signs("ms", name)
-        assert look.line(f"{name}{{tuned}}") == look.line(name)
-        assert look.hatch(f"{name}{{tuned}}") == look.hatch(name)
+    names = ["ms+psd", "ms+dm2{ensemble}"]
+    look = Look.of(methods("ms", *names, *(f"{name}{{tuned}}" for name in names)))
+    for name in names:
+        for signs in (look.signs, look.line, look.hatch):
+            assert signs(parts(f"{name}{{tuned}}")) == signs(parts(name))
 
 
 def test_limits_show_everything_with_a_margin():

@@ -1,13 +1,13 @@
 import math
 
 import pandas as pd
-from frames import GLYPHS
+from frames import GLYPHS, accuracy
 
-from dmlbench.analysis import estimates
 from dmlbench.report import tables
 from dmlbench.report.latex import escape_latex, latex
-from dmlbench.report.naming import metric_name, percent, points, table_metrics
+from dmlbench.report.naming import for_files, metric_name, percent, points, table_metrics
 from dmlbench.report.pictures import csv, escape_markdown, markdown
+from dmlbench.specs.overrides import Settings
 
 
 def test_numbers_are_written_in_percent_and_points():
@@ -27,8 +27,8 @@ def test_numbers_are_written_in_percent_and_points():
 
 
 def test_csv_keeps_ten_digits_and_no_folders(values):
-    found = estimates.accuracy(values).assign(variant="model.weights=/home/alice/w.pth")
-    text = csv(found)
+    found = accuracy(values).assign(overrides=Settings(("model.weights=/home/alice/w.pth",)))
+    text = csv(for_files(found))
     assert f",{found['mean'].iloc[0]:.10g}," in text
     assert "alice" not in text
     assert "model.weights=…/w.pth" in text
@@ -50,7 +50,7 @@ def test_latex_escapes_and_is_a_booktabs_table():
 
 
 def test_latex_puts_marks_into_letters_and_the_caption(values):
-    text = latex(tables.accuracy_table(GLYPHS, "last", estimates.accuracy(values)))
+    text = latex(tables.accuracy_table(GLYPHS, "last", accuracy(values)))
     assert "ms+psd$^{a}$ & 5 & 63.05" in text
     assert "proxyanchor+psd$^{a,b}$ & " in text
     assert r"a: untuned: nothing published. b: unpublished composition.}" in text

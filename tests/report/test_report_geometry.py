@@ -12,32 +12,27 @@ from dmlbench.report.figures.geometry import TOGETHER, embedding_plot, geometry_
 from dmlbench.report.pictures import save
 from dmlbench.report.style import PAPER, RC, Look, plotting
 from tests.kept import angles
+from tests.typed import NONE, methods, shown
 
-GROUP = Group("p", "", "d")
+GROUP = Group("p", NONE, "d")
 METHODS = ("ms", "ms+psd", "triplet")
 MANY = tuple(f"{base}{modifier}" for base in ("ms", "triplet", "margin") for modifier in ("", "+psd", "+obdsd"))
 METRICS = {"recall_at_1": 0.7, "spectral_decay": 0.5, "intra_over_inter": 0.4}
 
 
-def parts(name):
-    base, _, modifier = name.partition("+")
-    base += "{tuned}" if modifier.endswith("{tuned}") else ""
-    return {"method": name, "base": base, "modifier": modifier, "readout": "", "networks": 1}
-
-
 def look(names):
-    return Look.of([parts(name)["base"] for name in names], [parts(name)["modifier"] for name in names])
+    return Look.of(methods(*names))
 
 
 def values(names, *, seeds=2):
     """Methods 0.1 apart in every metric, seeds 0.01."""
     rows = [
-        parts(name) | {"seed": seed, "metric": metric, "value": level + place / 10 + seed / 100, "selection": "last"}
+        {"method": name, "seed": seed, "metric": metric, "value": level + place / 10 + seed / 100, "selection": "last"}
         for place, name in enumerate(names)
         for seed in range(seeds)
         for metric, level in METRICS.items()
     ]
-    return pd.DataFrame(rows)
+    return shown(pd.DataFrame(rows))
 
 
 def random_cell(seed=0, spread=0.5):
@@ -53,9 +48,13 @@ def measured(vectors, labels):
 
 def drawn(cells):
     """The figure and its data for cells by method, one or more seeds each."""
-    rows = [parts(name) | {"folder": f"{name}/{seed}"} for name, seeds in cells.items() for seed, _ in enumerate(seeds)]
+    rows = [
+        {"method": name, "networks": 1, "folder": f"{name}/{seed}"}
+        for name, seeds in cells.items()
+        for seed, _ in enumerate(seeds)
+    ]
     found = {f"{name}/{seed}": cell for name, seeds in cells.items() for seed, cell in enumerate(seeds)}
-    return embedding_plot(GROUP, pd.DataFrame(rows), found, look(cells))
+    return embedding_plot(GROUP, shown(pd.DataFrame(rows)), found, look(cells))
 
 
 def crowded(figure):
@@ -101,14 +100,14 @@ def test_only_the_last_epoch_counts_and_cells_without_a_metric_are_left_out():
     frame = frame[~((frame["method"] == "triplet") & (frame["metric"] == "spectral_decay"))]
     other = values(METHODS).assign(selection="best_test", value=9.0)
     data = geometry_plot(GROUP, pd.concat([frame, other]), look(METHODS)).data
-    assert set(data["method"]) == {"ms", "ms+psd"}
+    assert set(data["name"]) == {"ms", "ms+psd"}
     assert data["recall_at_1"].max() < 1
 
 
 def test_an_ensemble_is_hollow_and_single_networks_are_left_out():
     names = ("ms", *(f"ms+dm2{readout}" for readout in ("", "{ensemble}", "{member 1}", "{member 2}")))
     plot = geometry_plot(GROUP, values(names), look(names))
-    assert set(plot.data["method"]) == {"ms", "ms+dm2", "ms+dm2{ensemble}"}
+    assert set(plot.data["name"]) == {"ms", "ms+dm2", "ms+dm2{ensemble}"}
     faces = [line.get_markerfacecolor() for line in marks(plot.figure.axes[0], size=6)]
     assert [face == PAPER for face in faces] == [False, False, True]
 
@@ -208,9 +207,9 @@ def test_few_methods_share_a_row_and_many_have_one_per_base():
 
 
 def test_cells_without_embeddings_are_left_out():
-    rows = pd.DataFrame([parts("ms") | {"folder": "a"}, parts("ms+psd") | {"folder": "b"}])
+    rows = shown(pd.DataFrame({"method": ["ms", "ms+psd"], "networks": 1, "folder": ["a", "b"]}))
     data = embedding_plot(GROUP, rows, {"a": random_cell()}, look(METHODS)).data
-    assert set(data["method"]) == {"ms"}
+    assert set(data["name"]) == {"ms"}
 
 
 def test_embeddings_in_words():

@@ -7,11 +7,13 @@ import pandas as pd
 import pytest
 
 from dmlbench.analysis.estimates import accuracy, seed_values
-from dmlbench.analysis.groups import Group, arrange
+from dmlbench.analysis.groups import Group
 from dmlbench.analysis.published import reproduction
 from dmlbench.report.latex import latex
+from dmlbench.report.naming import named
 from dmlbench.report.tables import Entry, Table, reproduction_table
 from dmlbench.results.frames import load_results
+from tests.typed import NONE
 
 DOCUMENT = r"""\documentclass{article}
 \usepackage[margin=2cm]{geometry}
@@ -114,6 +116,6 @@ def test_hostile_names_compile(tmp_path):
 
 @needs_latex
 def test_published_figures_compile_and_fit_a_page(results, tmp_path):
-    runs = Group("conv4-64", "", "glyphs").of(seed_values(arrange(load_results(results)))).assign(dataset="cub")
+    runs = Group("conv4-64", NONE, "glyphs").of(seed_values(load_results(results))).assign(dataset="cub")
     ours = [accuracy(runs.assign(protocol=name)) for name in ("resnet50-128", "conv4-64")]
-    assert "Overfull \\hbox" not in compiled(tmp_path, latex(reproduction_table(reproduction(pd.concat(ours)))))
+    assert "Overfull \\hbox" not in compiled(tmp_path, latex(reproduction_table(named(reproduction(pd.concat(ours))))))

@@ -27,8 +27,9 @@ from dmlbench.report.figures.panels import (
 )
 from dmlbench.report.pictures import EMBEDDED, save, with_palettes
 from dmlbench.specs.cell import Cell
+from tests.typed import NONE, shown
 
-GROUP = Group("p", "", "birds")
+GROUP = Group("p", NONE, "birds")
 NAMES = ("031.Black_billed_Cuckoo", "Japanese_(katakana)/character08", "c" * 70, "x")
 NOISE = np.random.default_rng(0).integers(0, 256, (3, 90, 120), dtype=np.uint8)
 
@@ -40,11 +41,19 @@ def examples(*outcomes, by="ms+psd", k=5):
         for name in ("ms", by):
             right = (outcome == "won") == (name == by)
             rows += [
-                {"outcome": outcome, "query": query, "label": query, "wins": 4, "losses": 1, "seeds": 5, "by": name}
+                {
+                    "outcome": outcome,
+                    "query": query,
+                    "label": query,
+                    "wins": 4,
+                    "losses": 1,
+                    "seeds": 5,
+                    "by": "method" if name == by else "base",
+                }
                 | {"rank": rank, "neighbour": 10 + rank, "neighbour_label": query if right else 3, "correct": right}
                 for rank in range(1, k + 1)
             ]
-    return pd.DataFrame(rows).assign(protocol="p", variant="", dataset="birds", method=by, base="ms", seed=2)
+    return shown(pd.DataFrame(rows).assign(protocol="p", overrides=NONE, dataset="birds", method=by, seed=2))
 
 
 def images(side=28):

@@ -16,9 +16,10 @@ from dmlbench.report.figures import (
 )
 from dmlbench.report.figures.datasets import _cliques
 from dmlbench.report.style import INK, RC, Look, plotting
+from tests.typed import NONE, methods, parts, shown
 
-GROUP = Group("p", "", "d")
-LOOK = Look.of(["ms", "triplet"], ["", "psd", "independent"])
+GROUP = Group("p", NONE, "d")
+LOOK = Look.of(methods("ms", "triplet", "ms+psd", "ms+independent"))
 
 
 def estimates(*methods, **changes):
@@ -29,27 +30,25 @@ def estimates(*methods, **changes):
         tests = {"n": 6, "p_t": 0.01, "p_holm": 0.02, "p_sign_flip": 0.03125}
         row = names | tests | {"metric": "recall_at_1", "selection": "last", "mean": 0.01 * (place + 1)} | changes
         rows.append(row | {"low": row["mean"] - 0.005, "high": row["mean"] + 0.005})
-    return pd.DataFrame(rows)
+    return shown(pd.DataFrame(rows))
 
 
 def history(*bases):
-    """Two seeds of every base, alone and with PSD, at two epochs; of tuned bases as `arrange` names them."""
+    """Two seeds of every base, alone and with PSD, at two epochs."""
     rows = []
     for base in bases:
         plain, brace, rest = base.partition("{")
-        for modifier in ("", f"psd{brace}{rest}"):
-            method = base if not modifier else f"{plain}+{modifier}"
+        for method in (base, f"{plain}+psd{brace}{rest}"):
             rows += [
-                {"method": method, "base": base, "modifier": modifier, "seed": seed, "epoch": epoch}
-                | {"test/recall_at_1": 0.3 + 0.1 * epoch + 0.01 * seed}
+                {"method": method, "seed": seed, "epoch": epoch} | {"test/recall_at_1": 0.3 + 0.1 * epoch + 0.01 * seed}
                 for seed in range(2)
                 for epoch in (0, 2)
             ]
-    return pd.DataFrame(rows)
+    return shown(pd.DataFrame(rows))
 
 
 def look_of(bases):
-    return Look.of(bases, ["", "psd", "psd{tuned}"])
+    return Look.of(methods(*bases, "ms+psd", "ms+psd{tuned}"))
 
 
 def lines(axes, marker):
@@ -62,7 +61,7 @@ def test_phases_are_stacked_to_the_whole_step():
         for name, times in (("ms", (1, 20, 30)), ("ms+psd", (1, 20, 30, 9)))
         for phase, ms in zip(("data", "forward", "backward", "teacher"), times, strict=False)
     ]
-    plot = phases_plot(GROUP, pd.DataFrame(rows))
+    plot = phases_plot(GROUP, shown(pd.DataFrame(rows)))
     ends = [bar.get_x() + bar.get_width() for bar in plot.figure.axes[0].patches]
     assert max(ends) == 60
     assert "ms data 1.00 ms, forward 20.00 ms, backward 30.00 ms; ms+psd " in plot.alt
@@ -73,24 +72,24 @@ def test_phases_are_stacked_to_the_whole_step():
 def test_the_plane_shows_gain_against_cost_of_the_methods_that_have_both():
     ratios = estimates("ms+psd").assign(mean=1.3, low=1.2, high=1.5)
     plot = plane_plot(GROUP, "last", estimates("ms+psd", "triplet+psd"), ratios, LOOK)
-    (mark,) = lines(plot.figure.axes[0], LOOK.marker("psd"))
+    (mark,) = lines(plot.figure.axes[0], LOOK.signs(parts("ms+psd"))[2])
     assert (float(mark.get_xdata()[0]), float(mark.get_ydata()[0])) == pytest.approx((1.3, 1.0))
     assert plot.alt.endswith("ms+psd +1.00 points at 1.30 times the step time.")
     assert plot.data["mean_cost"].tolist() == [1.3]
 
 
 def test_tuned_methods_have_a_panel_of_their_own_and_the_same_signs():
-    compared = estimates("ms+psd", "ms{tuned}+psd{tuned}").assign(method=["ms+psd", "ms+psd{tuned}"])
+    compared = estimates("ms+psd", "ms+psd{tuned}")
     ratios = compared.assign(mean=1.3, low=1.2, high=1.5)
     figure = plane_plot(GROUP, "last", compared, ratios, LOOK).figure
     assert [axes.get_title(loc="left") for axes in figure.axes] == ["files' values", "tuned"]
-    gains = [float(lines(axes, LOOK.marker("psd"))[0].get_ydata()[0]) for axes in figure.axes]
+    gains = [float(lines(axes, LOOK.signs(parts("ms+psd"))[2])[0].get_ydata()[0]) for axes in figure.axes]
     assert gains == pytest.approx([1.0, 2.0])
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["ms+psd"]
 
 
 def test_tuned_methods_alone_have_one_panel_that_says_so():
-    compared = estimates("ms{tuned}+psd{tuned}").assign(method="ms+psd{tuned}")
+    compared = estimates("ms+psd{tuned}")
     figure = plane_plot(GROUP, "last", compared, compared.assign(mean=1.3, low=1.2, high=1.5), LOOK).figure
     assert [axes.get_title(loc="left") for axes in figure.axes] == ["tuned"]
 
@@ -133,11 +132,12 @@ def test_selections_are_marks_on_one_line():
 
 
 def test_optimism_is_drawn_from_the_seeds():
-    values = pd.DataFrame(
+    rows = [
         {"method": "ms", "seed": seed, "selection": name, "value": value}
         for seed in (0, 1)
         for name, value in (("last", 0.60), ("best_test", 0.61 + 0.01 * seed))
-    )
+    ]
+    values = shown(pd.DataFrame(rows))
     plot = optimism_plot(GROUP, estimates("ms"), values, LOOK)
     assert plot.data["best_test_minus_last"].tolist() == pytest.approx([0.01, 0.02])
     assert "Best test epoch minus last epoch in R@1 on p on d: ms +1.00 points" in plot.alt
@@ -158,7 +158,7 @@ def test_a_forest_has_a_row_per_dataset_and_one_for_all():
 
 def test_ranks_join_what_the_critical_difference_cannot_part():
     names = ("ms", "ms+psd", "triplet")
-    means = estimates(*names).assign(variant="", rank=[1.1, 1.9, 3.0], iqm=0.6, datasets=8, n=48, friedman_p=0.01)
+    means = estimates(*names).assign(rank=[1.1, 1.9, 3.0], iqm=0.6, datasets=8, n=48, friedman_p=0.01)
     plot = ranks_plot("p", "p", means, LOOK)
     bars = [line for line in plot.figure.axes[0].lines if line.get_linewidth() == 2.4]
     assert [list(bar.get_xdata()) for bar in bars] == [pytest.approx([1.07, 1.93]), pytest.approx([1.87, 3.03])]

@@ -5,7 +5,6 @@ import dataclasses
 import pytest
 from fake_results import make_cell, write_cell
 
-from dmlbench.analysis.groups import arrange
 from dmlbench.report.sources import commands, for_readers, read_specs
 from dmlbench.results.frames import load_results
 
@@ -14,7 +13,7 @@ def test_weights_of_the_users_own_are_named_with_their_content(tmp_path):
     cell = make_cell("ms", 0)
     model = cell.protocol.model.model_copy(update={"weights": "/home/alice/own.pth", "weights_sha256": "ab" * 32})
     write_cell(tmp_path, dataclasses.replace(cell, protocol=cell.protocol.model_copy(update={"model": model})))
-    arranged = arrange(load_results(tmp_path))
+    arranged = load_results(tmp_path)
     found = commands(arranged, read_specs(arranged), ())
     assert found[0].startswith("dmlbench run --methods ms ")
     note = "# own.pth: your copy of the pretrained weights, by this name in the folder where this runs; SHA-256 "

@@ -2,20 +2,21 @@ import numpy as np
 import pandas as pd
 import pytest
 from fake_results import history, make_cell, write_cell
-from frames import GLYPHS, differences, pick
+from frames import GLYPHS, accuracy, differences, optimism, pick
 from scipy import stats
 
 from dmlbench.analysis import estimates
 from dmlbench.analysis.costs import overhead
-from dmlbench.analysis.groups import Group, arrange, groups, in_order
+from dmlbench.analysis.groups import Group, groups, in_order
 from dmlbench.analysis.published import reproduction
 from dmlbench.report import tables
-from dmlbench.report.naming import percent
+from dmlbench.report.naming import named, percent
 from dmlbench.report.sources import unfinished
 from dmlbench.report.tables.summary import coverage_table, settings_tables
 from dmlbench.report.tables.table import estimate_entry, mark_signs, signed
 from dmlbench.results.frames import load_results
 from dmlbench.results.store import Store
+from tests.typed import NONE, methods
 
 
 def raw(arranged, method, selection="last", metric="recall_at_1"):
@@ -24,9 +25,7 @@ def raw(arranged, method, selection="last", metric="recall_at_1"):
 
 
 def test_accuracy_is_the_mean_and_t_interval_over_seeds(arranged, values):
-    (row,) = pick(GLYPHS.of(estimates.accuracy(values)), method="ms", selection="last", metric="recall_at_1").to_dict(
-        "records"
-    )
+    (row,) = pick(GLYPHS.of(accuracy(values)), method="ms", selection="last", metric="recall_at_1").to_dict("records")
     sample = raw(arranged, "ms").to_numpy()
     half = stats.t.ppf(0.975, 4) * np.std(sample, ddof=1) / np.sqrt(5)
     assert row["mean"] == pytest.approx(sample.mean())
@@ -35,7 +34,7 @@ def test_accuracy_is_the_mean_and_t_interval_over_seeds(arranged, values):
 
 
 def test_the_untrained_network_counts_once_per_seed(arranged, values):
-    (row,) = pick(GLYPHS.of(estimates.accuracy(values)), method="untrained", metric="recall_at_1").to_dict("records")
+    (row,) = pick(GLYPHS.of(accuracy(values)), method="untrained", metric="recall_at_1").to_dict("records")
     assert row["n"] == 5
     assert row["mean"] == pytest.approx(raw(arranged, "ms", "untrained").mean())
 
@@ -50,22 +49,22 @@ def test_differences_are_paired_by_seed(arranged, values):
 
 
 def test_selections_and_variants_are_never_mixed(arranged, values):
-    found = estimates.accuracy(values)
+    found = accuracy(values)
     assert len(groups(found)) == 3
-    assert set(pick(found, variant="")["selection"]) == {"untrained", "last", "best_test"}
-    assert set(found[found["variant"] != ""]["selection"]) == {"untrained", "last", "validation", "best_test"}
-    key = ["protocol", "variant", "dataset", "selection", "method", "metric"]
+    assert set(pick(found, overrides=NONE)["selection"]) == {"untrained", "last", "best_test"}
+    assert set(found[found["overrides"] != NONE]["selection"]) == {"untrained", "last", "validation", "best_test"}
+    key = ["protocol", "overrides", "dataset", "selection", "method", "metric"]
     assert not found.duplicated(key).any()
 
 
 def test_geometry_stands_in_the_csv_alone(values):
-    found = estimates.accuracy(values)
+    found = accuracy(values)
     assert "spectral_decay" in set(found["metric"])
     assert "spectral decay" not in tables.accuracy_table(GLYPHS, "last", found).columns
 
 
 def test_accuracy_table_starts_with_the_untrained_network_and_shows_marks(values):
-    table = tables.accuracy_table(GLYPHS, "last", estimates.accuracy(values))
+    table = tables.accuracy_table(GLYPHS, "last", accuracy(values))
     assert table.title == "Accuracy of conv4-64 on glyphs; last epoch"
     assert [row[0].text for row in table.rows] == [
         "untrained",
@@ -92,21 +91,19 @@ def test_accuracy_table_starts_with_the_untrained_network_and_shows_marks(values
 
 
 def test_the_best_test_epoch_is_named_as_what_it_is(values):
-    found = estimates.accuracy(values)
+    found = accuracy(values)
     table = tables.accuracy_table(GLYPHS, "best_test", found)
     assert "as published: chosen on the test classes" in table.title
     assert "as published" in tables.difference_table(GLYPHS, "best_test", differences(values), found).title
 
 
 def test_one_seed_has_no_interval_and_a_warning(values):
-    group = Group("conv4-64", "", "omniglot-small")
-    table = tables.accuracy_table(group, "last", estimates.accuracy(values))
+    group = Group("conv4-64", NONE, "omniglot-small")
+    table = tables.accuracy_table(group, "last", accuracy(values))
     alone = table.rows[-1]
     assert [entry.interval for entry in alone] == [""] * len(alone)
     assert table.notes[-1] == "Fewer than 3 seeds, so nothing can be concluded from: proxyanchor+psd (1)."
-    assert not any(
-        note.startswith("Fewer") for note in tables.accuracy_table(GLYPHS, "last", estimates.accuracy(values)).notes
-    )
+    assert not any(note.startswith("Fewer") for note in tables.accuracy_table(GLYPHS, "last", accuracy(values)).notes)
 
 
 def test_a_metric_of_fewer_seeds_says_so():
@@ -123,10 +120,8 @@ def test_a_choice_of_the_epoch_or_a_pair_that_some_seeds_lack_says_so(tmp_path):
         if seed > 1:
             write_cell(tmp_path, make_cell("ms+psd", seed, validation=0.2))
     write_cell(tmp_path, make_cell("ms+psd", 7, validation=0.2))
-    found = estimates.seed_values(arrange(load_results(tmp_path)))
-    table = tables.selection_table(
-        GLYPHS, "recall_at_1", estimates.accuracy(found), differences(found), estimates.optimism(found)
-    )
+    found = estimates.seed_values(load_results(tmp_path))
+    table = tables.selection_table(GLYPHS, "recall_at_1", accuracy(found), differences(found), optimism(found))
     base, modified = (dict(zip(table.columns, row, strict=True)) for row in table.rows)
     assert (base["Seeds"].text, modified["Seeds"].text) == ("4", "3")
     assert "n =" not in base["Last epoch"].interval
@@ -145,8 +140,8 @@ def test_more_marks_than_letters_have_two():
 def test_a_method_without_its_base_is_named(tmp_path):
     write_cell(tmp_path, make_cell("ms+psd", 0))
     write_cell(tmp_path, make_cell("ms", 1))
-    found = estimates.seed_values(arrange(load_results(tmp_path)))
-    table = tables.difference_table(GLYPHS, "last", differences(found), estimates.accuracy(found))
+    found = estimates.seed_values(load_results(tmp_path))
+    table = tables.difference_table(GLYPHS, "last", differences(found), accuracy(found))
     assert table.rows == ()
     assert table.notes[-1] == "No result of the base with the same seed among these, so no difference for: ms+psd."
 
@@ -154,7 +149,7 @@ def test_a_method_without_its_base_is_named(tmp_path):
 def test_overhead_table_says_what_it_is_and_what_it_left_out(tmp_path):
     for name, machine in ("ms", "m1"), ("ms+psd", "m2"):
         write_cell(tmp_path, make_cell(name, 0), machine=machine)
-    table = tables.overhead_table(GLYPHS, overhead(arrange(load_results(tmp_path))))
+    table = tables.overhead_table(GLYPHS, named(overhead(load_results(tmp_path))))
     assert [entry.text for entry in table.rows[0]] == ["ms+psd", "ms", "–", "–", "–", "0", "untuned: nothing published"]
     assert any("not an isolated, interleaved measurement" in note for note in table.notes)
     assert any("or one beside another run's cells: ms+psd (1)" in note for note in table.notes)
@@ -162,25 +157,12 @@ def test_overhead_table_says_what_it_is_and_what_it_left_out(tmp_path):
 
 def test_methods_stand_in_one_order():
     names = ["zeta+psd", "untrained", "ms+obdsd", "ms+psd", "ms", "contrastive", "ms{alpha=3}"]
-    rows = [name.partition("+") for name in names]
-    frame = pd.DataFrame({"method": names, "base": [r[0] for r in rows], "modifier": [r[2] for r in rows]})
-    frame.loc[frame["method"] == "untrained", "base"] = ""
     expected = ["untrained", "contrastive", "ms", "ms+psd", "ms+obdsd", "ms{alpha=3}", "zeta+psd"]
-    assert list(in_order(frame)["method"]) == expected
-
-
-def test_readouts_stand_after_their_mean_also_with_tuned_values():
-    modifiers = ["dm2{member 1}{tuned}", "dm2{tuned}", "dm2{ensemble}{tuned}", "dm2{ensemble}", "dm2"]
-    names = [f"ms+{name}" for name in modifiers]
-    frame = pd.DataFrame({"method": names, "base": "ms", "modifier": modifiers})
-    expected = ["dm2", "dm2{ensemble}", "dm2{tuned}", "dm2{ensemble}{tuned}", "dm2{member 1}{tuned}"]
-    assert list(in_order(frame)["modifier"]) == expected
+    assert list(named(in_order(methods(*names)))["name"]) == expected
 
 
 def test_selections_stand_side_by_side(values):
-    table = tables.selection_table(
-        GLYPHS, "recall_at_1", estimates.accuracy(values), differences(values), estimates.optimism(values)
-    )
+    table = tables.selection_table(GLYPHS, "recall_at_1", accuracy(values), differences(values), optimism(values))
     assert table.columns == (
         "Method", "Seeds", "Last epoch", "Best test epoch", "Best test − last", "Gain, last epoch",
         "Gain, best test epoch", "Marks",
@@ -195,19 +177,19 @@ def test_selections_stand_side_by_side(values):
 
 def test_published_figures_stand_beside_ours(values):
     ours = GLYPHS.of(values).assign(dataset="cub", protocol="resnet50-128")
-    table = tables.reproduction_table(reproduction(estimates.accuracy(ours)))
+    table = tables.reproduction_table(named(reproduction(accuracy(ours))))
     row = next(row for row in table.rows if (row[0].text, row[2].text) == ("ms", "R@1"))
     assert (row[4].text, row[4].spread) == ("62.80", "± 0.70")
     assert row[6].interval.startswith("[")
     assert row[8].interval.startswith("[")
     assert row[9].text == ""
-    other = tables.reproduction_table(reproduction(estimates.accuracy(ours.assign(protocol="conv4-64"))))
+    other = tables.reproduction_table(named(reproduction(accuracy(ours.assign(protocol="conv4-64")))))
     assert other.rows[0][8].text == "–"
     assert other.rows[0][9].text == "protocol resnet50-128, ours conv4-64"
 
 
 def test_the_matrix_shows_what_is_missing(results, arranged):
-    table = coverage_table(arranged, unfinished(Store(results)))
+    table = coverage_table(named(arranged), named(unfinished(Store(results))))
     rows = {row[0].text: [entry.text for entry in row[1:]] for row in table.rows}
     assert table.columns[1:] == (
         "conv4-64 on glyphs", "conv4-64 on omniglot-small",
@@ -219,7 +201,7 @@ def test_the_matrix_shows_what_is_missing(results, arranged):
 
 
 def test_values_that_datasets_share_stand_once():
-    base = {"protocol": "p", "variant": "", "method": "ms+psd", "part": "psd", "implementation": "official"}
+    base = {"protocol": "p", "overrides": NONE, "name": "ms+psd", "part": "psd", "implementation": "official"}
     base |= {"parameter": "lambda", "source": "code", "published": True}
     rows = [base | {"dataset": d, "value": v} for d, v in (("cub", 1000), ("cars", 75), ("sop", 75))]
     rows += [base | {"dataset": d, "value": 1, "parameter": "tau"} for d in ("cub", "cars", "sop")]

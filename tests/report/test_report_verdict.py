@@ -3,15 +3,16 @@ from fake_results import make_cell, write_cell
 from frames import GLYPHS, pick
 
 from dmlbench.analysis.comparisons import to_base
-from dmlbench.analysis.groups import Group, arrange
+from dmlbench.analysis.groups import Group
 from dmlbench.report.numbers import Numbers
 from dmlbench.report.tables.comparison import kind_of, verdicts
 from dmlbench.report.tables.summary import summary_tables
 from dmlbench.results.frames import load_history, load_results
+from tests.typed import NONE, settings
 
 
 def given(root, group=GLYPHS):
-    numbers = Numbers.of(arrange(load_results(root)), arrange(load_history(root)))
+    numbers = Numbers.of(load_results(root), load_history(root))
     compared = numbers.comparisons
     shown = compared[
         (compared["selection"] == "last") & (compared["metric"] == "recall_at_1") & (compared["to_modifier"] == "")
@@ -20,7 +21,7 @@ def given(root, group=GLYPHS):
 
 
 def pooled_of(root):
-    return to_base(Numbers.of(arrange(load_results(root)), arrange(load_history(root))).pooled)
+    return to_base(Numbers.of(load_results(root), load_history(root)).pooled)
 
 
 @pytest.mark.parametrize(
@@ -58,8 +59,8 @@ def test_methods_without_a_base_have_none(tmp_path):
 
 
 def test_the_summary_has_a_row_per_method_and_a_column_per_dataset(results):
-    found = {group: given(results, group) for group in (GLYPHS, Group("conv4-64", "", "omniglot-small"))}
-    found[Group("conv4-64", "training.epochs=9", "glyphs")] = []  # bases alone
+    found = {group: given(results, group) for group in (GLYPHS, Group("conv4-64", NONE, "omniglot-small"))}
+    found[Group("conv4-64", settings("training.epochs=9"), "glyphs")] = []  # bases alone
     (table,) = summary_tables(found, pooled_of(results))
     assert table.columns == ("Method", "glyphs", "omniglot-small", "Together", "Step time", "Marks")
     rows = {row[0].text: row for row in table.rows}
@@ -67,7 +68,7 @@ def test_the_summary_has_a_row_per_method_and_a_column_per_dataset(results):
     assert (rows["ms+obdsd"][1].text, rows["ms+obdsd"][1].kind) == ("▲ +2.70", "higher")
     assert rows["ms+obdsd"][1].interval == "[+1.49, +3.90]"
     assert rows["proxyanchor+psd"][2].text.startswith("? ")  # one seed
-    whole = pick(pooled_of(results), method="ms+obdsd", selection="last", metric="recall_at_1", variant="")
+    whole = pick(pooled_of(results), method="ms+obdsd", selection="last", metric="recall_at_1", overrides=NONE)
     assert rows["ms+obdsd"][3].value == pytest.approx(whole["mean"].iloc[0])
     assert rows["ms+obdsd"][3].kind == "higher"
     assert rows["proxyanchor+psd"][3].kind == "few"  # one seed on one of the two
@@ -80,7 +81,7 @@ def test_the_summary_has_a_row_per_method_and_a_column_per_dataset(results):
 def test_a_dataset_without_the_method_is_a_dash(tmp_path):
     for name, dataset in (("ms", "glyphs"), ("ms+psd", "glyphs"), ("ms", "cub"), ("ms+obdsd", "cub")):
         write_cell(tmp_path, make_cell(name, 0, dataset))
-    found = {group: given(tmp_path, group) for group in (GLYPHS, Group("conv4-64", "", "cub"))}
+    found = {group: given(tmp_path, group) for group in (GLYPHS, Group("conv4-64", NONE, "cub"))}
     (table,) = summary_tables(found, pooled_of(tmp_path))
     assert table.columns[1:3] == ("cub", "glyphs")
     assert table.rows[0][1].text == "–"

@@ -67,15 +67,25 @@ def test_settings_make_methods_of_their_own(client, finished, make_cell):
 
 
 def test_settings_are_in_the_name_as_far_as_there_is_room(make_cell):
-    def label(*overrides):
-        return content.place_tags(replace(make_cell("ms+psd"), overrides=overrides))["label"]
+    def label(*overrides, weights=None, tau=1.0, **training):
+        cell = make_cell("ms+psd", **training)
+        part = cell.method.distillation
+        own = {"tau": part.parameters["tau"].model_copy(update={"value": tau})}
+        method = cell.method.model_copy(update={"distillation": part.model_copy(update={"parameters": own})})
+        model = cell.protocol.model.model_copy(update=weights or {})
+        protocol = cell.protocol.model_copy(update={"model": model})
+        return content.place_tags(replace(cell, method=method, protocol=protocol, overrides=overrides))["label"]
 
     assert label() == "ms+psd"
-    assert label("distillation.tau=2", "training.epochs=3") == "ms+psd{tau=2}, training.epochs=3"
-    assert label("model.weights=/home/me/w.safetensors") == "ms+psd, model.weights=…/w.safetensors"
-    many = [f"training.{key}=1234567" for key in ("batch_size", "epochs", "weight_decay")]
-    assert label(*many).startswith("ms+psd, 3 settings #")
-    assert label(*many) != label(*many[:2], "training.weight_decay=2")
+    assert label("distillation.tau=2", "training.epochs=3", tau=2.0, epochs=3) == "ms+psd{tau=2}, training.epochs=3"
+    weights = {"weights": "/home/me/w.safetensors", "weights_sha256": "0123456789"}
+    one = label("model.weights=/home/me/w.safetensors", weights=weights)
+    assert one.startswith("ms+psd, 1 setting #")
+    assert one == label("model.weights=w.safetensors", weights=weights)
+    many = {"batch_size": 1000, "epochs": 123456, "weight_decay": 0.123}
+    typed = [f"training.{key}={value}" for key, value in many.items()]
+    assert label(*typed, **many).startswith("ms+psd, 3 settings #")
+    assert label(*typed, **many) != label(*typed, **many | {"weight_decay": 2.0})
 
 
 def test_tuned_methods_are_methods_of_their_own_without_a_base(make_cell):

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 import pytest
 from mlflow.exceptions import MlflowException
 
+from dmlbench.results.events import Claimed, Epoch, Finished, Started, Stopped
 from dmlbench.tracking import Mirror, mirror
 from tests.tracking.conftest import row
 from tests.tracking.servers import failing, hanging
@@ -30,20 +31,20 @@ def test_cells_are_shown_while_they_run(client, begun, finished, said, monkeypat
     monkeypatch.setattr(mirror, "LINGER", 0.05)
     writer = begun(epochs=1)
     with Mirror(said.append) as shown:
-        shown(None, writer.folder, {"event": "started"})
-        shown(None, writer.folder, {"event": "epoch"})
+        shown(None, writer.folder, Started())
+        shown(None, writer.folder, Epoch(0, 2, {}))
         wait_for(lambda: client.get_experiment_by_name("dmlbench/tiny/glyphs") and all_runs(client))
         wait_for(lambda: steps(client, all_runs(client)[0]) == [0])
         for epoch in (1, 2):
             writer.append(row(epoch))
-            shown(None, writer.folder, {"event": "epoch"})
+            shown(None, writer.folder, Epoch(0, 2, {}))
         finished(writer)
-        shown(None, writer.folder, {"event": "finished"})
+        shown(None, writer.folder, Finished())
         other = begun(seed=1, epochs=2)
-        shown(None, other.folder, {"event": "started"})
-        shown(None, other.folder, {"event": "stopped"})
+        shown(None, other.folder, Started())
+        shown(None, other.folder, Stopped())
         claimed = begun(seed=2, epochs=2)
-        shown(None, claimed.folder, {"event": "claimed"})
+        shown(None, claimed.folder, Claimed(done=False))
     assert said == []
     assert shown.sent == 1
     found = {run.info.run_name: (run.info.status, steps(client, run)) for run in all_runs(client)}
@@ -64,7 +65,7 @@ def test_a_server_that_does_not_serve_costs_two_lines_and_no_waiting(server, in_
         with Mirror(said.append) as shown:
             for _ in range(3):
                 begun = time.monotonic()
-                shown(None, record.folder, {"event": "finished"})
+                shown(None, record.folder, Finished())
                 assert time.monotonic() - begun < 0.5
             wait_for(lambda: said)
             ending = time.monotonic()
@@ -85,11 +86,11 @@ def test_a_server_that_comes_back_gets_all_of_it(client, monkeypatch, finished, 
     uri, records = client.tracking_uri, [finished(seed=seed) for seed in (0, 1)]
     monkeypatch.setenv("MLFLOW_TRACKING_URI", NOBODY)
     with Mirror(said.append) as shown:
-        shown(None, records[0].folder, {"event": "finished"})
+        shown(None, records[0].folder, Finished())
         wait_for(lambda: said)
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
         wait_for(lambda: shown.sent == 1)
-        shown(None, records[1].folder, {"event": "finished"})
+        shown(None, records[1].folder, Finished())
     assert shown.sent == 2
     assert [line.partition(":")[0] for line in said] == ["MLflow", "MLflow answers again"]
     assert len(all_runs(client)) == 2
@@ -106,8 +107,8 @@ def test_a_run_that_the_server_refuses_holds_up_no_other(client, begun, finished
 
     monkeypatch.setattr(type(client), "log_batch", refuse)
     with Mirror(said.append) as shown:
-        shown(None, finished(first).folder, {"event": "finished"})
-        shown(None, finished(seed=1).folder, {"event": "finished"})
+        shown(None, finished(first).folder, Finished())
+        shown(None, finished(seed=1).folder, Finished())
     assert shown.sent == 1
     assert said == [f"MLflow: left out {first.folder}: TrackingError: no message"]
 
@@ -118,7 +119,7 @@ def test_a_damaged_cell_holds_up_no_other(client, finished, said, monkeypatch):
     (records[0].folder / "spec.yaml").write_text("seed: 7")
     with Mirror(said.append) as shown:
         for record in records:
-            shown(None, record.folder, {"event": "finished"})
+            shown(None, record.folder, Finished())
     assert shown.sent == 1
     (line,) = said
     assert line.startswith(f"MLflow: left out {records[0].folder}: UserError: ")
@@ -130,13 +131,13 @@ def test_the_machine_is_sampled_where_that_is_asked_for(client, begun, finished,
     monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.1")
     writer = begun(epochs=1)
     with Mirror(said.append, system_metrics=True) as shown:
-        shown(None, writer.folder, {"event": "started"})
+        shown(None, writer.folder, Started())
         wait_for(lambda: client.get_experiment_by_name("dmlbench/tiny/glyphs") and all_runs(client))
         wait_for(lambda: "system/cpu_utilization_percentage" in all_runs(client)[0].data.metrics)
         for epoch in (1, 2):
             writer.append(row(epoch))
         finished(writer)
-        shown(None, writer.folder, {"event": "finished"})
+        shown(None, writer.folder, Finished())
     assert said == []
     (run,) = all_runs(client)
     assert run.info.status == "FINISHED"
@@ -147,6 +148,6 @@ def test_the_machine_is_sampled_where_that_is_asked_for(client, begun, finished,
 def test_the_machine_is_not_sampled_unasked(client, begun, said, monkeypatch):
     monkeypatch.setattr(mirror, "LINGER", 0.05)
     with Mirror(said.append) as shown:
-        shown(None, begun(epochs=1).folder, {"event": "started"})
+        shown(None, begun(epochs=1).folder, Started())
         wait_for(lambda: client.get_experiment_by_name("dmlbench/tiny/glyphs") and all_runs(client))
         assert "SystemMetricsMonitor" not in {thread.name for thread in threading.enumerate()}

@@ -1,7 +1,8 @@
 """What a method costs: step time over its base's, where a step's time goes, and what is gained for it."""
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from functools import partial
+from typing import Protocol
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 
 from dmlbench.analysis.costs import phase_order
 from dmlbench.analysis.estimates import SELECTIONS
-from dmlbench.analysis.groups import Group, in_order, with_files_values
+from dmlbench.analysis.groups import Group, in_order, method_name
 from dmlbench.report.canvas import (
     LINE,
     Plot,
@@ -99,7 +100,7 @@ def overhead_plot(place: Named, ratios: pd.DataFrame, look: Look, clock: Clock =
     """
     rows = in_order(ratios)
     with plotting(RC):
-        figure, axes = row_canvas(list(rows["method"]), [place.title, clock.ratio])
+        figure, axes = row_canvas(list(rows["name"]), [place.title, clock.ratio])
         for y, (_, row) in enumerate(rows.iterrows()):
             _bar(axes, y, row, look)
         axes.axvline(1, color=INK, linewidth=0.9, zorder=4)
@@ -113,7 +114,7 @@ def overhead_plot(place: Named, ratios: pd.DataFrame, look: Look, clock: Clock =
         f"overhead_{place.slug}",
         f"Training-step time on {place.title} as a ratio to the method's own base: {clock.ratio}; 1 is no overhead.",
         f"Step time relative to the base on {place.title}: {spoken(rows, plain, ' times', clock.of)}.",
-        ratios[["method", "base", "mean", "low", "high", "n", "step_ms", "step_ms_base"]],
+        ratios[["name", "base_name", "mean", "low", "high", "n", "step_ms", "step_ms_base"]],
     )
 
 
@@ -125,17 +126,19 @@ def phases_plot(place: Named, phases: pd.DataFrame, clock: Clock = RUNS) -> Plot
         phases: Rows of `overhead.phase_times` of this group, or of `measured.measured_phases`.
         clock: How the times were taken.
     """
-    methods = in_order(phases.drop_duplicates("method"))
+    methods = in_order(phases.drop_duplicates("name"))
     names = phase_order(phases)
-    table = phases.pivot_table(index="method", columns="phase", values="ms", sort=False).loc[methods["method"], names]
+    table = phases.pivot_table(index="name", columns="phase", values="ms", sort=False).loc[methods["name"], names]
     with plotting(RC):
         figure, axes = row_canvas(list(table.index), [place.title, clock.phases])
         left = np.zeros(len(table))
         for y, name in enumerate(names):
             width = table[name].fillna(0.0).to_numpy(float)
             colour = PALETTE[y % len(PALETTE)]
-            bar: dict[str, Any] = {"color": colour, "edgecolor": PAPER, "linewidth": 0.6, "label": name}
-            axes.barh(range(len(table)), width, left=left, height=0.62, zorder=2, **bar)
+            axes.barh(
+                range(len(table)), width, left=left, height=0.62, zorder=2, color=colour, edgecolor=PAPER,
+                linewidth=0.6, label=name,
+            )  # fmt: skip
             left += width
         axes.set_xlabel("time of a training step (ms)")
         figure.legend(loc="outside lower center", ncols=4, handlelength=1, handleheight=1, columnspacing=1)
@@ -149,7 +152,7 @@ def phases_plot(place: Named, phases: pd.DataFrame, clock: Clock = RUNS) -> Plot
         f"phases_{place.slug}",
         f"Where the time of a training step goes on {place.title}, {clock.source}.",
         f"Phases of a training step on {place.title}: {said}.",
-        phases[["method", "phase", "ms", "n"]],
+        phases[["name", "phase", "ms", "n"]],
     )
 
 
@@ -164,7 +167,7 @@ def plane_plot(group: Group, selection: str, compared: pd.DataFrame, ratios: pd.
         look: Colours and markers.
     """
     metric = metric_name(str(compared["metric"].iloc[0]))
-    both = in_order(compared).merge(ratios[["method", "mean", "low", "high", "n"]], on="method", suffixes=("", "_cost"))
+    both = in_order(compared).merge(ratios[["name", "mean", "low", "high", "n"]], on="name", suffixes=("", "_cost"))
     lines = wrapped(
         [group.title, SELECTIONS[selection], "gain against cost, 95% t-intervals; (1, 0) is the base"], COLUMN
     )
@@ -177,8 +180,7 @@ def plane_plot(group: Group, selection: str, compared: pd.DataFrame, ratios: pd.
         signs: dict[str, Line2D] = {}
         for axes, (title, part) in zip(grid, parts.items(), strict=True):
             _cross(axes, title, f"{metric}, difference to base (points)")
-            points_of = {str(row["method"]): _point(axes, row, look) for _, row in part.iterrows()}
-            signs |= {with_files_values(method): handle for method, handle in points_of.items()}
+            signs |= {method_name(row, tuned=False): _point(axes, row, look) for _, row in part.iterrows()}
         handles = list(signs.values())
         height = 0.1 + 2.2 * len(parts) + LINE * len(lines) + 0.16 * legend_rows(handles, COLUMN)
         figure.set_size_inches(COLUMN, height)
@@ -186,11 +188,11 @@ def plane_plot(group: Group, selection: str, compared: pd.DataFrame, ratios: pd.
         ncols = legend_columns(handles, COLUMN)
         figure.legend(handles=handles, loc="outside lower center", ncols=ncols, columnspacing=1, handletextpad=0.2)
     said = "; ".join(
-        f"{row['method']} {points(row['mean'])} points at {plain(row['mean_cost'])} times the step time"
+        f"{row['name']} {points(row['mean'])} points at {plain(row['mean_cost'])} times the step time"
         for _, row in both.iterrows()
     )
     scales = " The panels' vertical scales differ." if len(parts) > 1 else ""
-    columns = ["method", "to", "mean", "low", "high", "n", "mean_cost", "low_cost", "high_cost", "n_cost"]
+    columns = ["name", "to_name", "mean", "low", "high", "n", "mean_cost", "low_cost", "high_cost", "n_cost"]
     return Plot(
         figure,
         f"plane_{group.slug}_{selection}",
@@ -212,12 +214,10 @@ def _cross(axes: Axes, title: str, label: str) -> None:
 
 
 def _bar(axes: Axes, place: int, row: pd.Series, look: Look) -> None:
-    style: dict[str, Any] = {
-        "edgecolor": look.colour(row["base"]),
-        "facecolor": PAPER,
-        "hatch": look.hatch(row["modifier"]),
-    }
-    axes.barh(place, row["mean"] - 1, left=1, height=0.58, linewidth=0.9, zorder=2, **style)
+    axes.barh(
+        place, row["mean"] - 1, left=1, height=0.58, linewidth=0.9, zorder=2, edgecolor=look.colour(row),
+        facecolor=PAPER, hatch=look.hatch(row),
+    )  # fmt: skip
     if row["n"] > 1:
         axes.errorbar(row["mean"], place, xerr=error_bounds(row), color=INK, capsize=2, linewidth=0.9, zorder=3)
     end = np.nanmax([row["mean"], row["high"], 1.0])
@@ -226,14 +226,15 @@ def _bar(axes: Axes, place: int, row: pd.Series, look: Look) -> None:
 
 
 def _point(axes: Axes, row: pd.Series, look: Look) -> Line2D:
-    colour, face, marker = look.signs(row["base"], row["modifier"])
+    colour, face, marker = look.signs(row)
     gain, cost = 100 * row["mean"], row["mean_cost"]
-    bars: dict[str, Any] = {"color": colour, "linewidth": 1.1, "capsize": 2, "zorder": 3, "linestyle": ""}
+    bars = partial(axes.errorbar, cost, gain, color=colour, linewidth=1.1, capsize=2, zorder=3, linestyle="")
     if row["n"] > 1:
-        axes.errorbar(cost, gain, yerr=100 * error_bounds(row), **bars)
+        bars(yerr=100 * error_bounds(row))
     if row["n_cost"] > 1:
-        ends = [[cost - row["low_cost"]], [row["high_cost"] - cost]]
-        axes.errorbar(cost, gain, xerr=ends, **bars)
-    mark: dict[str, Any] = {"marker": marker, "markersize": 6, "linestyle": "", "zorder": 4} | edges(colour, face)
-    (handle,) = axes.plot(cost, gain, color=colour, label=with_files_values(row["method"]), **mark)
+        bars(xerr=[[cost - row["low_cost"]], [row["high_cost"] - cost]])
+    (handle,) = axes.plot(
+        cost, gain, color=colour, label=method_name(row, tuned=False), marker=marker, markersize=6, linestyle="",
+        zorder=4, **edges(colour, face),
+    )  # fmt: skip
     return handle

@@ -4,7 +4,6 @@ The choices of the epoch side by side.
 """
 
 from dataclasses import asdict
-from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -13,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from dmlbench.analysis.estimates import SELECTIONS, selections_of
-from dmlbench.analysis.groups import TUNED_SUFFIX, Group, in_order, is_tuned
+from dmlbench.analysis.groups import BASE, Group, in_order
 from dmlbench.analysis.statistics import t_interval
 from dmlbench.report.canvas import Plot, modifier_handles, row_canvas, wrapped, write_panel_title, write_title
 from dmlbench.report.naming import metric_name, percent
@@ -25,20 +24,20 @@ def curve_plot(group: Group, history: pd.DataFrame, look: Look, metric: str = "r
 
     Args:
         group: What all methods share.
-        history: Rows of `load_history` after `groups.arrange`: finished cells of this group, epochs with the metric.
+        history: Rows of `load_history`, named: finished cells of this group, epochs with the metric.
         look: Colours and line styles.
         metric: A metric of `history` without its `test/`.
     """
-    methods = in_order(history.drop_duplicates("method"))
-    bases = list(dict.fromkeys(methods["base"]))
+    methods = in_order(history.drop_duplicates("name"))
+    bases = list(dict.fromkeys(methods["base_name"]))
     name, means = metric_name(metric), _means(history, f"test/{metric}")
     with plotting(RC):
         heading = f"{name} on the test classes by epoch; epoch 0: untrained"
-        figure, panels = _panels(len(bases), _most_columns(bases), [group.title, heading])
+        figure, panels = _panels(len(bases), _most_columns(methods), [group.title, heading])
         for axes, base in zip(panels, bases, strict=True):
-            for _, method in methods[methods["base"] == base].iterrows():
-                own = means[means["method"] == method["method"]]
-                _curve(axes, own, look.colour(base), look.line(method["modifier"]))
+            for _, method in methods[methods["base_name"] == base].iterrows():
+                own = means[means["name"] == method["name"]]
+                _curve(axes, own, look.colour(method), look.line(method))
             write_panel_title(axes, base)
         figure.supylabel(f"{name} (%)", fontsize=8, color=INK)
         _legend(figure, methods, look)
@@ -47,30 +46,30 @@ def curve_plot(group: Group, history: pd.DataFrame, look: Look, metric: str = "r
         f"curves_{group.slug}",
         f"{name} on the test classes of {group.title} by epoch, epoch 0 untrained: means over seeds, with 95% "
         "t-intervals as bands; of several networks their mean, also of the untrained ones.",
-        f"Learning curves of {name} on {group.title}: {'; '.join(_ends(means, name) for name in methods['method'])}.",
+        f"Learning curves of {name} on {group.title}: {'; '.join(_ends(means, name) for name in methods['name'])}.",
         means,
     )
 
 
 def _means(history: pd.DataFrame, column: str) -> pd.DataFrame:
     rows = [
-        {"method": method, "epoch": epoch} | asdict(t_interval(values))
-        for (method, epoch), values in history.groupby(["method", "epoch"], sort=False)[column]
+        {"name": method, "epoch": epoch} | asdict(t_interval(values))
+        for (method, epoch), values in history.groupby(["name", "epoch"], sort=False)[column]
     ]
     return pd.DataFrame(rows)
 
 
 def _ends(means: pd.DataFrame, method: str) -> str:
-    own = means[means["method"] == method]
+    own = means[means["name"] == method]
     first, last = own.iloc[0], own.iloc[-1]
     ends = (f"{percent(row['mean'])}% at epoch {row['epoch']}" for row in (first, last))
     return f"{method} from {' to '.join(ends)}"
 
 
-def _most_columns(bases: list[str]) -> int:
-    """Two where each base stands beside itself with tuned values, else three."""
-    plain = [base for base in bases if not is_tuned(base)]
-    return 2 if set(bases) == {*plain, *(base + TUNED_SUFFIX for base in plain)} else 3
+def _most_columns(methods: pd.DataFrame) -> int:
+    """Two where each base is there with its files' values and with tuned ones, else three."""
+    bases = set(methods[BASE].itertuples(index=False, name=None))
+    return 2 if bases == {(base, settings, not tuned) for base, settings, tuned in bases} else 3
 
 
 def _panels(count: int, most: int, title: list[str]) -> tuple[Figure, list[Axes]]:
@@ -98,7 +97,7 @@ def _curve(axes: Axes, means: pd.DataFrame, colour: str, line: object) -> None:
 
 
 def _legend(figure: Figure, methods: pd.DataFrame, look: Look) -> None:
-    handles = modifier_handles(methods["modifier"], look)
+    handles = modifier_handles(methods, look)
     columns = min(4 if len(figure.axes) > 1 else 2, len(handles))
     figure.legend(handles=handles, loc="outside lower center", ncols=columns, handlelength=2.8)
 
@@ -115,25 +114,23 @@ def selection_plot(group: Group, accuracy: pd.DataFrame, look: Look) -> Plot:
         accuracy: Rows of `estimates.accuracy` for one metric, without the untrained network.
         look: Colours.
     """
-    metric, rows = metric_name(str(accuracy["metric"].iloc[0])), in_order(accuracy.drop_duplicates("method"))
+    metric, rows = metric_name(str(accuracy["metric"].iloc[0])), in_order(accuracy.drop_duplicates("name"))
     chosen = selections_of(accuracy)
     said = []
     with plotting(RC):
-        figure, axes = row_canvas(list(rows["method"]), [group.title, "mean over seeds by how the epoch was chosen"])
+        figure, axes = row_canvas(list(rows["name"]), [group.title, "mean over seeds by how the epoch was chosen"])
         for place, (_, method) in enumerate(rows.iterrows()):
-            colour = look.colour(method["base"])
-            means = accuracy[accuracy["method"] == method["method"]].set_index("selection")["mean"]
+            colour = look.colour(method)
+            means = accuracy[accuracy["name"] == method["name"]].set_index("selection")["mean"]
             axes.plot(100 * means, [place] * len(means), color=colour, linewidth=1, zorder=2)
             for name, mean in means.items():
-                style: dict[str, Any] = {
-                    "markersize": 8 if name == "last" else 4.5,
-                    "markeredgecolor": colour,
-                    "zorder": 3,
-                }
-                fill: dict[str, Any] = {"markerfacecolor": PAPER if name == "validation" else colour}
-                axes.plot(100 * mean, place, MARKS[str(name)], **style, **fill)
+                face, size = PAPER if name == "validation" else colour, 8 if name == "last" else 4.5
+                axes.plot(
+                    100 * mean, place, MARKS[str(name)], markersize=size, markeredgecolor=colour, markerfacecolor=face,
+                    zorder=3,
+                )  # fmt: skip
             words = (f"{percent(means[name])}% ({WORDS[name]})" for name in chosen if name in means)
-            said.append(f"{method['method']} {', '.join(words)}")
+            said.append(f"{method['name']} {', '.join(words)}")
         axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10], min_n_ticks=4))
         axes.set_xlabel(f"{metric} (%)")
         handles = [
@@ -150,5 +147,5 @@ def selection_plot(group: Group, accuracy: pd.DataFrame, look: Look) -> Plot:
         + "; ".join(SELECTIONS[name] for name in chosen)
         + ". Compare methods within one choice only.",
         f"{metric} on {group.title} by how the epoch was chosen: {'; '.join(said)}.",
-        accuracy[["method", "selection", "mean", "low", "high", "n"]],
+        accuracy[["name", "selection", "mean", "low", "high", "n"]],
     )

@@ -26,9 +26,9 @@ def forest_plot(title: str, slug: str, compared: pd.DataFrame, pooled: pd.DataFr
     selection, metric = str(compared["selection"].iloc[0]), metric_name(str(compared["metric"].iloc[0]))
     together = pooled.assign(dataset=pooled["datasets"].astype(str) + " datasets", pooled=True)
     rows = pd.concat([compared.assign(pooled=False), together], ignore_index=True)
-    rows = pd.concat([rows[rows["method"] == name] for name in in_order(pooled)["method"]], ignore_index=True)
+    rows = pd.concat([rows[rows["name"] == name] for name in in_order(pooled)["name"]], ignore_index=True)
     lines: list[tuple[str, pd.Series | None]] = []
-    for method, own in rows.groupby("method", sort=False):
+    for method, own in rows.groupby("name", sort=False):
         lines.append((str(method), None))
         lines += [(row["dataset"] + star(row["p_holm"]), row) for _, row in own.iterrows()]
     with plotting(RC):
@@ -39,12 +39,12 @@ def forest_plot(title: str, slug: str, compared: pd.DataFrame, pooled: pd.DataFr
             if row is None:
                 label.set_fontweight("bold")
                 continue
-            signs = (INK, INK, "D") if row["pooled"] else look.signs(row["base"], row["modifier"])
+            signs = (INK, INK, "D") if row["pooled"] else look.signs(row)
             dot(axes, row, place, signs)
         axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10], min_n_ticks=4))
         signed_ticks(axes.xaxis)
         axes.set_xlabel(f"{metric}, difference to base (points)")
-    said = spoken(rows.assign(method=rows["method"] + " on " + rows["dataset"]), points, " points")
+    said = spoken(rows.assign(name=rows["name"] + " on " + rows["dataset"]), points, " points")
     return Plot(
         figure,
         f"forest_{slug}_{selection}",
@@ -52,7 +52,7 @@ def forest_plot(title: str, slug: str, compared: pd.DataFrame, pooled: pd.DataFr
         "The last row of a method: its datasets together, each with the same weight. Bars: 95% t-intervals over seeds. "
         "*: corrected p below .05.",
         f"Difference in {metric} to the base, {SELECTIONS[selection]}: {said}.",
-        rows[["method", "to", "dataset", "mean", "low", "high", "n", "p_t", "p_holm", "p_sign_flip"]],
+        rows[["name", "to_name", "dataset", "mean", "low", "high", "n", "p_t", "p_holm", "p_sign_flip"]],
     )
 
 
@@ -65,7 +65,7 @@ def ranks_plot(title: str, slug: str, means: pd.DataFrame, look: Look) -> Plot:
         means: Rows of `across.over_datasets` of one protocol, variant, selection and metric.
         look: Colours.
     """
-    rows = means.sort_values(["rank", "method"], kind="stable")
+    rows = means.sort_values(["rank", "name"], kind="stable")
     ranks, count = rows["rank"].to_numpy(float), int(rows["datasets"].iloc[0])
     selection, metric = str(rows["selection"].iloc[0]), metric_name(str(rows["metric"].iloc[0]))
     distance = critical_difference(len(rows), count)
@@ -78,11 +78,11 @@ def ranks_plot(title: str, slug: str, means: pd.DataFrame, look: Look) -> Plot:
             SELECTIONS[selection],
             f"average rank over {count} datasets; bars join what is not told apart",
         ]
-        figure, axes = row_canvas(list(rows["method"]), heading)
+        figure, axes = row_canvas(list(rows["name"]), heading)
         figure.set_figheight(figure.get_figheight() + 0.1 * len(cliques))
         axes.set_ylim(len(rows) - 0.45, -0.7 - 0.45 * len(cliques))
-        for place, (rank, base) in enumerate(zip(ranks, rows["base"], strict=True)):
-            axes.plot(rank, place, "o", color=look.colour(base), markersize=5, markeredgecolor=PAPER)
+        for place, (rank, row) in enumerate(zip(ranks, rows.to_dict("records"), strict=True)):
+            axes.plot(rank, place, "o", color=look.colour(row), markersize=5, markeredgecolor=PAPER)
             axes.annotate(
                 f"{rank:.2f}", (rank, place), (5, 0), textcoords="offset points", va="center_baseline", fontsize=7
             )
@@ -91,14 +91,14 @@ def ranks_plot(title: str, slug: str, means: pd.DataFrame, look: Look) -> Plot:
         axes.set_xlim(0.8, len(rows) + 0.8)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("average rank (1 is best)")
-    said = "; ".join(f"{name} {plain(rank)}" for name, rank in zip(rows["method"], ranks, strict=True))
+    said = "; ".join(f"{name} {plain(rank)}" for name, rank in zip(rows["name"], ranks, strict=True))
     return Plot(
         figure,
         f"ranks_{slug}_{selection}",
         f"Average ranks in {metric} over {count} datasets of {title}; {SELECTIONS[selection]}. A thick bar joins "
         f"methods whose ranks lie less than the critical difference of {distance:.2f} apart (Nemenyi's test at .05).",
         f"Average ranks in {metric} over {count} datasets: {said}. Critical difference {distance:.2f}.",
-        rows[["method", "rank", "iqm", "datasets", "n"]],
+        rows[["name", "rank", "iqm", "datasets", "n"]],
     )
 
 

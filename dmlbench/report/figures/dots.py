@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -45,8 +44,8 @@ def accuracy_plot(
     measured = not math.isnan(untrained)
     with plotting(RC):
         title = [group.title, SELECTIONS[selection], "mean, 95% t-interval, seeds"]
-        figure, axes = row_canvas([*rows["method"], *(["untrained"] if measured else [])], title)
-        _dots(axes, rows, {str(name): part["value"] for name, part in values.groupby("method")}, look)
+        figure, axes = row_canvas([*rows["name"], *(["untrained"] if measured else [])], title)
+        _dots(axes, rows, {str(name): part["value"] for name, part in values.groupby("name")}, look)
         axes.set_xlim(100 * limits[0], 100 * limits[1])
         axes.set_xlabel(f"{metric} (%)")
         if measured:
@@ -58,7 +57,7 @@ def accuracy_plot(
         f"{metric} on {group.title}; {SELECTIONS[selection]}. Large marks: means with 95% t-intervals over seeds; "
         "small dots: seeds; grey: the untrained network.",
         f"{metric} on {group.title}, {SELECTIONS[selection]}: {spoken(rows, percent, '%')}.{reference}",
-        values[["method", "seed", "value"]],
+        values[["name", "seed", "value"]],
     )
 
 
@@ -82,8 +81,8 @@ def difference_plot(
         limits: Ends of the axis as fractions, the same for all selections of a group.
     """
     metric, rows = metric_name(str(compared["metric"].iloc[0])), in_order(compared)
-    seeds = {str(name): part["value"] - part["value_to"] for name, part in pairs.groupby("method")}
-    labels = [method + star(p) for method, p in zip(rows["method"], rows["p_holm"], strict=True)]
+    seeds = {str(name): part["value"] - part["value_to"] for name, part in pairs.groupby("name")}
+    labels = [method + star(p) for method, p in zip(rows["name"], rows["p_holm"], strict=True)]
     with plotting(RC):
         title = [group.title, SELECTIONS[selection], "mean paired difference, 95% t-interval, seeds"]
         figure, axes = row_canvas(labels, title)
@@ -100,7 +99,7 @@ def difference_plot(
         f"paired differences with 95% t-intervals; small dots: seeds.{starred}",
         f"Difference in {metric} to the base on {group.title}, {SELECTIONS[selection]}: "
         f"{spoken(rows, points, ' points')}.",
-        pairs[["method", "to", "seed", "value", "value_to"]],
+        pairs[["name", "to_name", "seed", "value", "value_to"]],
     )
 
 
@@ -114,15 +113,15 @@ def optimism_plot(group: Group, optimism: pd.DataFrame, values: pd.DataFrame, lo
         look: Colours and markers.
     """
     metric, rows = metric_name(str(optimism["metric"].iloc[0])), in_order(optimism)
-    table = values.pivot_table(index=["method", "seed"], columns="selection", values="value")
+    table = values.pivot_table(index=["name", "seed"], columns="selection", values="value")
     added = (table["best_test"] - table["last"]).dropna()
     with plotting(RC):
         figure, axes = row_canvas(
-            list(rows["method"]),
+            list(rows["name"]),
             [group.title, "gained by choosing the epoch on the test classes", "mean, 95% t-interval, seeds"],
         )
         axes.axvline(0, color=INK, linewidth=0.9, zorder=1)
-        _dots(axes, rows, {str(name): part for name, part in added.groupby("method")}, look)
+        _dots(axes, rows, {str(name): part for name, part in added.groupby("name")}, look)
         signed_ticks(axes.xaxis)
         axes.set_xlabel(f"{metric}, best test epoch\n− last (points)")
     return Plot(
@@ -136,22 +135,22 @@ def optimism_plot(group: Group, optimism: pd.DataFrame, values: pd.DataFrame, lo
 
 
 def _dots(axes: Axes, rows: pd.DataFrame, seeds: dict[str, pd.Series], look: Look) -> None:
-    _swarm(axes, [seeds[method] for method in rows["method"]], [look.colour(base) for base in rows["base"]])
+    _swarm(axes, [seeds[method] for method in rows["name"]], [look.colour(row) for row in rows.to_dict("records")])
     for place, (_, row) in enumerate(rows.iterrows()):
-        dot(axes, row, place - 0.08, look.signs(row["base"], row["modifier"]))
+        dot(axes, row, place - 0.08, look.signs(row))
     axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10], min_n_ticks=4))
 
 
 def _swarm(axes: Axes, seeds: Sequence[pd.Series], colours: Sequence[str]) -> None:
     """Seeds as faint dots that never hide one another, a row for each method; one call, for each costs much."""
     ticks = axes.get_yticks(), [label.get_text() for label in axes.get_yticklabels()]
-    faint: dict[str, Any] = {"alpha": 0.55, "size": 2.2, "linewidth": 0, "zorder": 2, "warn_thresh": 1.0}
     places = np.repeat(np.arange(len(seeds)) + 0.22, [len(own) for own in seeds])
     palette = dict(zip(np.arange(len(seeds)) + 0.22, colours, strict=True))
     values = 100 * np.concatenate([own.to_numpy(float) for own in seeds])
     swarmplot(
-        x=values, y=places, hue=places, palette=palette, orient="h", native_scale=True, legend=False, ax=axes, **faint
-    )
+        x=values, y=places, hue=places, palette=palette, orient="h", native_scale=True, legend=False, ax=axes,
+        alpha=0.55, size=2.2, linewidth=0, zorder=2, warn_thresh=1.0,
+    )  # fmt: skip
     axes.set_yticks(*ticks)  # seaborn would name the rows anew
 
 
@@ -167,10 +166,5 @@ def _untrained(axes: Axes, place: int, untrained: float) -> None:
         return
     edge, side, sign = (0.0, "left", "◂ {}") if untrained < low else (1.0, "right", "{} ▸")
     words = sign.format(f"{untrained:.2f}, off the axis")
-    style: dict[str, Any] = {
-        "transform": axes.get_yaxis_transform(),
-        "ha": side,
-        "va": "center_baseline",
-        "color": MUTED,
-    }
-    axes.text(edge, place, words, fontsize=7.5, **style)
+    where = axes.get_yaxis_transform()
+    axes.text(edge, place, words, fontsize=7.5, transform=where, ha=side, va="center_baseline", color=MUTED)

@@ -1,7 +1,6 @@
 """Embedding geometry: how it goes with R@1, and where embeddings are kept its spectrum and nearest similarities."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from dmlbench.analysis.groups import Group, in_order, is_tuned, with_files_values
+from dmlbench.analysis.groups import METHOD, Group, in_order, method_name
 from dmlbench.analysis.queries import Measured
 from dmlbench.report.canvas import (
     LINE,
@@ -26,14 +25,14 @@ from dmlbench.report.canvas import (
 )
 from dmlbench.report.naming import percent
 from dmlbench.report.style import PAGE, RC, Look, plotting
-from dmlbench.results.readouts import is_of_one_member, of_kept_embeddings
+from dmlbench.results.frames import ENSEMBLE, MEAN, of_kept_embeddings
 
 METRICS = {
     "spectral_decay": "spectral decay (0: all directions used alike)",
     "intra_over_inter": "distance within / between classes",
 }
 RECALL = "recall_at_1"
-METHOD = ["method", "base", "modifier"]
+SHOWN = [*METHOD, "name", "base_name", "modifier_name"]
 TOGETHER = 6  # methods that one panel still tells apart
 BINS = 36
 CHARACTERS = 26  # that fit side by side below a panel of curves
@@ -57,10 +56,11 @@ def geometry_plot(group: Group, values: pd.DataFrame, look: Look) -> Plot:
         The figure; its data has one row per method and seed, none of single networks of several.
     """
     last = values[(values["selection"] == "last") & values["metric"].isin([RECALL, *METRICS])]
-    last = last[~last["method"].map(is_of_one_member)]  # they have rows in every table, and here no sign of their own
-    wide = last.pivot_table(values="value", index=[*METHOD, "seed"], columns="metric").reset_index().dropna()
+    # Single networks of several have rows in every table, and here no sign of their own.
+    last = last[last["network"].isin([MEAN, ENSEMBLE])]
+    wide = last.pivot_table(values="value", index=[*SHOWN, "seed"], columns="metric").reset_index().dropna()
     data = in_order(wide).rename_axis(columns=None).reset_index(drop=True)
-    methods = data.drop_duplicates("method")
+    methods = data.drop_duplicates("name")
     with plotting(RC):
         lines = wrapped([group.title, "last epoch; large: mean over seeds, small: seeds"], PAGE)
         legend = _handles(methods, look, lines=False)
@@ -77,9 +77,9 @@ def geometry_plot(group: Group, values: pd.DataFrame, look: Look) -> Plot:
         for axes, words in zip(grid[-1], METRICS.values(), strict=True):
             axes.set_xlabel(words)
         _legend(figure, legend)
-    means = in_order(data.groupby(METHOD, as_index=False)[[RECALL, *METRICS]].mean())
+    means = in_order(data.groupby(SHOWN, as_index=False)[[RECALL, *METRICS]].mean())
     said = "; ".join(
-        f"{row['method']} R@1 {percent(row[RECALL])}%, spectral decay {row['spectral_decay']:.3f}, "
+        f"{row['name']} R@1 {percent(row[RECALL])}%, spectral decay {row['spectral_decay']:.3f}, "
         f"ratio {row['intra_over_inter']:.3f}"
         for row in means.to_dict("records")
     )
@@ -101,7 +101,7 @@ def embedding_plot(group: Group, cells: pd.DataFrame, measured: dict[str, Measur
 
     Args:
         group: What all methods share.
-        cells: Results of this group after `groups.arrange`; those that were not measured are left out.
+        cells: Results of this group, named; those that were not measured are left out.
         measured: As `queries.measure_kept` returns it, with at least one cell of the group.
         look: Colours and line styles.
 
@@ -113,21 +113,21 @@ def embedding_plot(group: Group, cells: pd.DataFrame, measured: dict[str, Measur
     if kept.empty:
         return None
     kept = in_order(kept)
-    methods = kept.drop_duplicates("method")
-    of = {name: [measured[folder] for folder in own["folder"]] for name, own in kept.groupby("method", sort=False)}
+    methods = kept.drop_duplicates("name")
+    of = {name: [measured[folder] for folder in own["folder"]] for name, own in kept.groupby("name", sort=False)}
     data = _curves(methods, {str(name): cells for name, cells in of.items()})
     # A tuned method has the signs of its plain one: panels by base tell the two apart.
-    together = len(methods) <= TOGETHER and not methods["method"].map(is_tuned).any()
-    rows = [methods] if together else [own for _, own in methods.groupby("base", sort=False)]
+    together = len(methods) <= TOGETHER and not methods["tuned"].any()
+    rows = [methods] if together else [own for _, own in methods.groupby("base_name", sort=False)]
     with plotting(RC):
         lines = wrapped([group.title, "test embeddings of the last epoch, mean over seeds"], PAGE)
-        legend = _handles(methods, look, lines=True) if together else modifier_handles(methods["modifier"], look)
+        legend = _handles(methods, look, lines=True) if together else modifier_handles(methods, look)
         figure = Figure(figsize=(PAGE, 0.2 + 1.75 * len(rows) + LINE * (len(lines) + legend_rows(legend, PAGE))))
         write_title(figure, lines)
         grid = figure.subplots(len(rows), len(PANELS), sharex="col", sharey="col", squeeze=False)
-        for line, members in zip(grid, rows, strict=True):
-            _draw_row(line, members, data, look)
-            write_panel_title(line[0], "" if together else members["base"].iloc[0])
+        for line, own in zip(grid, rows, strict=True):
+            _draw_row(line, own, data, look)
+            write_panel_title(line[0], "" if together else own["base_name"].iloc[0])
         _scale(grid[-1], data)
         _legend(figure, legend)
     return Plot(
@@ -147,8 +147,8 @@ def _curves(methods: pd.DataFrame, of: dict[str, list[Measured]]) -> pd.DataFram
     everything = [cell for cells in of.values() for cell in cells]
     edges = _edges(everything)
     frames = []
-    for row in methods[METHOD].to_dict("records"):
-        cells = of[row["method"]]
+    for row in methods[SHOWN].to_dict("records"):
+        cells = of[row["name"]]
         shares = np.mean([cell.spectrum for cell in cells], axis=0)
         found = {"singular value": (np.arange(1, len(shares) + 1), 100 * shares)}
         for side in ("positive", "negative"):
@@ -180,9 +180,9 @@ def _distances(similarities: np.ndarray) -> np.ndarray:
 
 def _draw_row(line: Sequence[Axes], methods: pd.DataFrame, data: pd.DataFrame, look: Look) -> None:
     for axes, (quantity, (_, words)) in zip(line, PANELS.items(), strict=True):
-        for row in methods[METHOD].to_dict("records"):
-            own = data[(data["method"] == row["method"]) & (data["quantity"] == quantity)]
-            style = {"color": look.colour(row["base"]), "linestyle": look.line(row["modifier"])}
+        for row in methods[SHOWN].to_dict("records"):
+            own = data[(data["name"] == row["name"]) & (data["quantity"] == quantity)]
+            style = {"color": look.colour(row), "linestyle": look.line(row)}
             axes.plot(own["x"], own["y"], linewidth=1.1, **style)
         axes.grid()
         axes.set_ylabel(words)
@@ -221,39 +221,34 @@ def _ticks(low: float, high: float) -> list[float]:
 
 def _scatter_row(panels: Sequence[Axes], methods: pd.DataFrame, data: pd.DataFrame, look: Look) -> None:
     for axes, metric in zip(panels, METRICS, strict=True):
-        for name, own in data.groupby("method", sort=False):
-            _scatter(axes, own[metric], 100 * own[RECALL], _mark(methods, str(name), look))
+        for name, own in data.groupby("name", sort=False):
+            _scatter(axes, own[metric], 100 * own[RECALL], look.signs(methods[methods["name"] == name].iloc[0]))
         axes.grid()
         axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10], min_n_ticks=4))
     panels[0].set_ylabel("R@1 (%)")
     panels[0].yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10], min_n_ticks=4))
 
 
-def _scatter(axes: Axes, x: pd.Series, y: pd.Series, mark: dict[str, Any]) -> None:
-    faint = {
-        "markerfacecolor": mark["color"],
-        "alpha": 0.45,
-        "markersize": 2.6,
-        "markeredgewidth": 0,
-        "linestyle": "none",
-        "zorder": 2,
-    }
-    axes.plot(x, y, **(mark | faint))
-    axes.plot(x.mean(), y.mean(), zorder=3, **mark)
-
-
-def _mark(methods: pd.DataFrame, name: str, look: Look) -> dict[str, Any]:
-    row = methods[methods["method"] == name].iloc[0]
-    colour, face, marker = look.signs(row["base"], row["modifier"])
-    return {"color": colour, "marker": marker, "markersize": 6} | edges(colour, face)
+def _scatter(axes: Axes, x: pd.Series, y: pd.Series, signs: tuple[str, str, str]) -> None:
+    colour, face, marker = signs
+    axes.plot(
+        x, y, marker=marker, color=colour, markerfacecolor=colour, alpha=0.45, markersize=2.6, markeredgewidth=0,
+        linestyle="none", zorder=2,
+    )  # fmt: skip
+    axes.plot(x.mean(), y.mean(), zorder=3, color=colour, marker=marker, markersize=6, **edges(colour, face))
 
 
 def _handles(methods: pd.DataFrame, look: Look, *, lines: bool) -> list[Line2D]:
     handles = []
-    for row in methods[METHOD].to_dict("records"):
-        style = {"linestyle": look.line(row["modifier"]), "color": look.colour(row["base"])}
-        style = style if lines else _mark(methods, row["method"], look) | {"linestyle": "none"}
-        handles.append(Line2D([], [], label=with_files_values(row["method"]), **style))
+    for row in methods[SHOWN].to_dict("records"):
+        colour, face, marker = look.signs(row)
+        label = method_name(row, tuned=False)
+        handles.append(
+            Line2D([], [], color=colour, linestyle=look.line(row), label=label)
+            if lines
+            else Line2D([], [], color=colour, linestyle="none", label=label, marker=marker, markersize=6,
+                        **edges(colour, face))
+        )  # fmt: skip
     return list({str(handle.get_label()): handle for handle in handles}.values())
 
 

@@ -55,9 +55,9 @@ def thumbnails(folder: Path, data_dir: Path | None, positions: Iterable[int]) ->
     """
     from dmlbench.data.images import load_dataset  # noqa: PLC0415 - torch, only for those who look at images
 
-    cell, summary = read_spec(folder), read_summary(folder) or {}
+    cell, summary = read_spec(folder), read_summary(folder)
     dataset = load_dataset(cell.dataset, data_dir)
-    stated = str(summary.get("dataset", {}).get("fingerprint", ""))
+    stated = summary.dataset.fingerprint if summary and summary.dataset else ""
     if dataset.fingerprint != stated:
         raise UserError(
             f"{folder}: ran on other images of {cell.dataset.name} (fingerprint {stated[:12] or 'unknown'}, now "
@@ -101,11 +101,11 @@ def retrieval_panel(group: Group, examples: pd.DataFrame, images: Thumbnails) ->
         The figure; its data are the examples with the names of the classes.
     """
     names = pd.Series([printable(name) for name in images.class_names], dtype=object)
-    data = examples.assign(
-        class_name=examples["label"].map(names), neighbour_class=examples["neighbour_label"].map(names)
-    )
+    by = examples["name"].where(examples["by"] == "method", examples["base_name"])
+    classes = {"class_name": examples["label"].map(names), "neighbour_class": examples["neighbour_label"].map(names)}
+    data = examples.assign(by=by, **classes)
     first = data.iloc[0]
-    method, base, seed = str(first["method"]), str(first["base"]), int(first["seed"])
+    method, base, seed = str(first["name"]), str(first["base_name"]), int(first["seed"])
     with plotting(RC):
         figure = _drawn(f"{group.title}, seed {seed}: where {method} and {base} differ", data, images)
     return Plot(
@@ -122,7 +122,7 @@ def retrieval_panel(group: Group, examples: pd.DataFrame, images: Thumbnails) ->
 
 def _drawn(title: str, data: pd.DataFrame, images: Thumbnails) -> Figure:
     """Everything on one pair of axes in inches from the upper left corner."""
-    base, method = str(data["base"].iloc[0]), str(data["method"].iloc[0])
+    base, method = str(data["base_name"].iloc[0]), str(data["name"].iloc[0])
     k, lines = int(data["rank"].max()), wrapped([title], PAGE)
     step = STEP * min(1, 5 / k)
     ends = {base: NEIGHBOURS, method: NEIGHBOURS + step * k + GAP}
@@ -185,9 +185,9 @@ def _image(axes: Axes, left: float, top: float, side: float, pixels: NDArray[np.
 
 
 def _frame(axes: Axes, left: float, top: float, side: float, *, correct: bool) -> None:
-    style: dict[str, Any] = {"linewidth": 1.5, "facecolor": "none"}
-    style |= {"edgecolor": RIGHT} if correct else {"edgecolor": WRONG, "linestyle": (0, (2.2, 1.3))}
-    axes.add_patch(Rectangle((left, top), side, side, **style))
+    colour, line = (RIGHT, "-") if correct else (WRONG, (0, (2.2, 1.3)))
+    frame = Rectangle((left, top), side, side, linewidth=1.5, facecolor="none", edgecolor=colour, linestyle=line)
+    axes.add_patch(frame)
 
 
 def _write(axes: Axes, left: float, top: float, words: str, *, va: str = "top", **style: Any) -> None:  # noqa: ANN401
@@ -206,7 +206,7 @@ def _spoken(data: pd.DataFrame) -> str:
 
 def _spoken_of(outcome: Any, part: pd.DataFrame) -> str:  # noqa: ANN401 - a group's key
     said = "; ".join(_queries(part))
-    return f"{str(outcome).capitalize()} by {part['method'].iloc[0]}: {said}."
+    return f"{str(outcome).capitalize()} by {part['name'].iloc[0]}: {said}."
 
 
 def _queries(part: pd.DataFrame) -> Iterator[str]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from dmlbench.analysis.estimates import SELECTIONS, UNTRAINED, selections_of
+from dmlbench.analysis.estimates import SELECTIONS, selections_of
 from dmlbench.analysis.groups import Group
 from dmlbench.report.naming import metric_name, percent, points, table_metrics
 from dmlbench.report.tables.table import (
@@ -26,6 +26,7 @@ from dmlbench.report.tables.table import (
     metrics_row,
     number,
 )
+from dmlbench.results.frames import UNTRAINED
 
 SHORT = {"last": "Last epoch", "validation": "Validation", "best_test": "Best test epoch"}
 
@@ -73,11 +74,11 @@ def selection_table(
     found, gained = _by_choice(trained), _by_choice(gains)
     rows = []
     for part in by_method(trained):
-        method, marks = part["method"].iloc[0], Entry(part["marks"].iloc[0])
+        method, marks = part["name"].iloc[0], Entry(part["marks"].iloc[0])
         seeds = int(part["n"].max())
         cells = [_entry(found.get((method, name)), percent, seeds) for name in chosen]
         paired = [_entry(gained.get((method, name)), points, seeds) for name in chosen]
-        own = added[added["method"] == method].to_dict("records")
+        own = added[added["name"] == method].to_dict("records")
         choice = estimate_entry(own[0], points, seeds) if own else Entry("–")
         rows.append((Entry(method), number(seeds, "{:.0f}".format), *cells, choice, *paired, marks))
     what = (
@@ -99,7 +100,7 @@ def selection_table(
 
 
 def _by_choice(rows: pd.DataFrame) -> dict[tuple[str, str], Mapping[Hashable, Any]]:
-    return {(row["method"], row["selection"]): row for row in rows.to_dict("records")}
+    return {(row["name"], row["selection"]): row for row in rows.to_dict("records")}
 
 
 def _entry(row: Mapping[Hashable, Any] | None, write: Callable[[float], str], seeds: int) -> Entry:
@@ -123,7 +124,7 @@ def reproduction_table(found: pd.DataFrame) -> Table:
         gap = "" if pd.isna(row["difference_low"]) else _interval(row["difference_low"], row["difference_high"], points)
         ours = "" if row["n"] < 2 else _interval(row["low"], row["high"], percent)
         rows.append((
-            Entry(row["method"]), Entry(row["dataset"]), Entry(metric_name(row["metric"])),
+            Entry(row["name"]), Entry(row["dataset"]), Entry(metric_name(row["metric"])),
             Entry(EPOCH[row["published_selection"]]), theirs, number(row["published_seeds"], "{:.0f}".format),
             number(row["mean"], percent, ours), number(row["n"], "{:.0f}".format),
             number(row["difference"], points, gap), Entry(row["not_comparable"]), Entry(row["source"]),
@@ -154,8 +155,8 @@ def tuning_table(group: Group, found: pd.DataFrame) -> Table:
     """
     first = found.iloc[0]
     rows = [
-        (Entry(row["method"]), Entry(row["trials"]), Entry(row["margin"]), number(row["n"], "{:.0f}".format),
-         number(row["files"], percent), number(row["tuned"], percent),
+        (Entry(row["name"]), Entry(row["trials"]), Entry(row["margin"]), number(row["n"], "{:.0f}".format),
+         number(row["mean_of_files"], percent), number(row["mean_of_tuned"], percent),
          number(row["mean"], points, interval_of(row, points)), Entry(row["marks"]))
         for row in found.to_dict("records")
     ]  # fmt: skip
@@ -186,7 +187,7 @@ def queries_table(group: Group, evidence: pd.DataFrame) -> Table:
         for row in part.sort_values("seed").to_dict("records"):
             interval = "" if pd.isna(row["low"]) else f"[{points(row['low'])}, {points(row['high'])}]"
             counts = (number(row[name], "{:,.0f}".format) for name in ("won", "lost", "both", "neither"))
-            names = (Entry(row["method"]), Entry(row["base"]), number(row["seed"], "{:.0f}".format))
+            names = (Entry(row["name"]), Entry(row["base_name"]), number(row["seed"], "{:.0f}".format))
             rows.append((*names, number(row["difference"], points, interval), *counts))
     mine = group.of(evidence)
     classes = ", ".join(f"{count:,}" for count in sorted(set(mine["classes"])))

@@ -9,9 +9,9 @@ from typing import Any
 
 import pandas as pd
 
-from dmlbench.analysis.comparisons import SIGNIFICANT, star
+from dmlbench.analysis.comparisons import OTHER, SIGNIFICANT, star
 from dmlbench.analysis.estimates import SELECTIONS
-from dmlbench.analysis.groups import MODIFIERS, Group, in_order, rank
+from dmlbench.analysis.groups import Group, in_order, modifier_rank
 from dmlbench.analysis.statistics import EXACT, FEWEST
 from dmlbench.report.naming import metric_name, p_value, plain, points, table_metrics
 from dmlbench.report.tables.table import (
@@ -76,7 +76,7 @@ def evidence_table(group: Group, selection: str, metric: str, compared: pd.DataF
         f"Evidence in {metric_name(metric)} on {group.title}; {SELECTIONS[selection]}",
         ("Method", "Against", "Pairs", *EVIDENCE, "Marks"),
         tuple(
-            (Entry(row["method"]), Entry(row["to"]), number(row["n"], "{:.0f}".format), *evidence_entries(row),
+            (Entry(row["name"]), Entry(row["to_name"]), number(row["n"], "{:.0f}".format), *evidence_entries(row),
              Entry(row["marks"]))
             for row in ordered(mine)
         ),
@@ -114,9 +114,9 @@ def evidence_notes(compared: pd.DataFrame) -> list[str]:
 
 def ordered(compared: pd.DataFrame) -> Iterator[Mapping[Hashable, Any]]:
     """Comparisons in the order of their methods, each against its base first."""
-    for _, first in in_order(compared.drop_duplicates("method")).iterrows():
-        own = compared[compared["method"] == first["method"]].to_dict("records")
-        yield from sorted(own, key=lambda row: rank(row["to_modifier"], MODIFIERS))
+    for _, first in in_order(compared.drop_duplicates("name")).iterrows():
+        own = compared[compared["name"] == first["name"]].to_dict("records")
+        yield from sorted(own, key=lambda row: modifier_rank(*(row[key] for key in OTHER[1:])))
 
 
 LABELS = {"higher": "▲ higher", "lower": "▼ lower", "open": "○ not told apart", "few": "? too few seeds"}
@@ -153,8 +153,8 @@ def verdicts(group: Group, compared: pd.DataFrame, overhead: pd.DataFrame) -> li
         compared: Rows of `comparisons.to_base` of one selection and metric.
         overhead: Rows of `overhead.overhead`.
     """
-    costs = {row["method"]: row for row in group.of(overhead).to_dict("records")}
-    return [_verdict(row, costs.get(row["method"])) for row in ordered(group.of(compared))]
+    costs = {row["name"]: row for row in group.of(overhead).to_dict("records")}
+    return [_verdict(row, costs.get(row["name"])) for row in ordered(group.of(compared))]
 
 
 def kind_of(n: int, p_holm: float, mean: float) -> str:
@@ -170,7 +170,8 @@ def _verdict(row: Mapping[Hashable, Any], cost: Mapping[Hashable, Any] | None) -
     kind = kind_of(row["n"], row["p_holm"], row["mean"])
     pairs = f"{row['n']} {'pair' if row['n'] == 1 else 'pairs'}"
     interval = f" [{points(row['low'])}, {points(row['high'])}]" if row["n"] > 1 else ""
-    said = [f"{row['method']} against {row['to']}: {points(row['mean'])} points {metric_name(row['metric'])}{interval}"]
+    difference = f"{points(row['mean'])} points {metric_name(row['metric'])}{interval}"
+    said = [f"{row['name']} against {row['to_name']}: {difference}"]
     least = " (the smallest it can reach)" if row["p_sign_flip"] <= row["p_smallest"] else ""
     tests = f"p {p_value(row['p_holm'])}, sign-flip {p_value(row['p_sign_flip'])}{least}"
     said.append(f"{pairs}, nothing can be concluded" if kind == "few" else f"{pairs}, {tests}")

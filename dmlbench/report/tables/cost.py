@@ -24,8 +24,8 @@ def overhead_table(group: Group, overhead: pd.DataFrame) -> Table:
         ratio = number(row["mean"], plain, interval_of(row, plain))
         rows.append(
             (
-                Entry(row["method"]),
-                Entry(row["base"]),
+                Entry(row["name"]),
+                Entry(row["base_name"]),
                 *times,
                 ratio,
                 number(row["n"], "{:.0f}".format),
@@ -83,7 +83,7 @@ def measured_table(
                 taught = [added, number(row["same_work"], _ratio)]
             ratios = [ratio, *taught, *(number(row[name], _ratio) for name in ("over_training", "arithmetic"))]
         rest = number(row["images_per_s"], "{:.0f}".format), number(row["peak_mb"], "{:.0f}".format)
-        rows.append((Entry(row["method"]), step, *ratios, *rest, Entry(row["marks"])))
+        rows.append((Entry(row["name"]), step, *ratios, *rest, Entry(row["marks"])))
     return Table(
         f"measured_{slug}",
         f"Cost of a training step, {title}",

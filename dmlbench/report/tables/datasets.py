@@ -24,7 +24,7 @@ def pooled_table(title: str, slug: str, pooled: pd.DataFrame) -> Table:
     """
     first = pooled.iloc[0]
     rows = [
-        (Entry(row["method"]), Entry(row["to"]), *(number(row[name], "{:.0f}".format) for name in ("datasets", "n")),
+        (Entry(row["name"]), Entry(row["to_name"]), *(number(row[name], "{:.0f}".format) for name in ("datasets", "n")),
          *evidence_entries(row), Entry(row["marks"]))
         for row in ordered(pooled)
     ]  # fmt: skip
@@ -53,12 +53,12 @@ def over_datasets_table(title: str, slug: str, means: pd.DataFrame, methods: Col
     """
     first = means.iloc[0]
     rows = [
-        (Entry(row["method"]), number(row["n"], "{:.0f}".format),
+        (Entry(row["name"]), number(row["n"], "{:.0f}".format),
          number(row["iqm"], percent, "" if pd.isna(row["low"]) else f"[{percent(row['low'])}, {percent(row['high'])}]"),
          number(row["rank"], plain), Entry(row["marks"]))
         for row in in_order(means).to_dict("records")
     ]  # fmt: skip
-    absent = [method for method in methods if method not in set(means["method"])]
+    absent = [method for method in methods if method not in set(means["name"])]
     return Table(
         f"datasets_{slug}_{first['selection']}",
         f"{metric_name(first['metric'])} over the datasets of {title}; {SELECTIONS[first['selection']]}",

@@ -13,11 +13,12 @@ import numpy as np
 import pandas as pd
 
 from dmlbench.analysis.estimates import SELECTIONS
-from dmlbench.analysis.groups import GROUP, Group, groups, in_order, slug, without_paths
+from dmlbench.analysis.groups import GROUP, METHOD, Group, groups, in_order, slug, without_paths
 from dmlbench.report.naming import metric_name, plain, points
 from dmlbench.report.sources import NETWORKS_RATE
 from dmlbench.report.tables.comparison import LABELS, Verdict, kind_of
 from dmlbench.report.tables.table import Entry, Table, interval_of, interval_with_n, reach
+from dmlbench.specs.overrides import Settings
 
 SIGNS = ", ".join(f"{label[0]} {label[2:]}" for label in LABELS.values())
 
@@ -29,35 +30,37 @@ def summary_tables(verdicts: Mapping[Group, Sequence[Verdict]], pooled: pd.DataF
         verdicts: Those of every group.
         pooled: Rows of `comparisons.pooled` to the base.
     """
-    places = dict.fromkeys((group.protocol, group.variant) for group, own in verdicts.items() if own)
+    places = dict.fromkeys((group.protocol, group.overrides) for group, own in verdicts.items() if own)
     tables = []
-    for protocol, variant in places:
-        mine = {group: own for group, own in verdicts.items() if (group.protocol, group.variant) == (protocol, variant)}
-        tables.append(_summary(protocol, variant, mine, pooled))
+    for protocol, overrides in places:
+        mine = {own: said for own, said in verdicts.items() if (own.protocol, own.overrides) == (protocol, overrides)}
+        tables.append(_summary(protocol, overrides, mine, pooled))
     return tables
 
 
-def _summary(protocol: str, variant: str, verdicts: Mapping[Group, Sequence[Verdict]], pooled: pd.DataFrame) -> Table:
-    by_place = {(verdict.row["method"], group.dataset): verdict for group, own in verdicts.items() for verdict in own}
+def _summary(
+    protocol: str, overrides: Settings, verdicts: Mapping[Group, Sequence[Verdict]], pooled: pd.DataFrame
+) -> Table:
+    by_place = {(verdict.row["name"], group.dataset): verdict for group, own in verdicts.items() for verdict in own}
     rows = pd.DataFrame([verdict.row for verdict in by_place.values()])
     datasets = [group.dataset for group in sorted(verdicts)]
-    title = protocol + (f", {without_paths(variant)}" if variant else "")
+    title = protocol + (f", {without_paths(str(overrides))}" if overrides else "")
     first = rows.iloc[0]
-    place = {"protocol": protocol, "variant": variant, "selection": first["selection"], "metric": first["metric"]}
+    place = {"protocol": protocol, "overrides": overrides, "selection": first["selection"], "metric": first["metric"]}
     for key, value in place.items():
         pooled = pooled[pooled[key] == value]
-    together = {row["method"]: row for row in pooled.to_dict("records")}
+    together = {row["name"]: row for row in pooled.to_dict("records")}
     body = []
-    for _, method in in_order(rows.drop_duplicates("method")).iterrows():
-        own = [by_place.get((method["method"], dataset)) for dataset in datasets]
+    for _, method in in_order(rows.drop_duplicates("name")).iterrows():
+        own = [by_place.get((method["name"], dataset)) for dataset in datasets]
         marks = "; ".join(dict.fromkeys(found.row["marks"] for found in own if found and found.row["marks"]))
         ratios = [found.ratio for found in own if found and not math.isnan(found.ratio)]
-        whole = [_pooled_entry(together.get(method["method"]))] if together else []
+        whole = [_pooled_entry(together.get(method["name"]))] if together else []
         pairs = max(int(found.row["n"]) for found in own if found)
         figures = [_entry(found, pairs) for found in own]
-        body.append((Entry(method["method"]), *figures, *whole, _range(ratios), Entry(marks)))
+        body.append((Entry(method["name"]), *figures, *whole, _range(ratios), Entry(marks)))
     return Table(
-        "_".join(["summary", *(slug(part) for part in (protocol, variant) if part)]),
+        "_".join(["summary", *(slug(part) for part in (protocol, str(overrides)) if part)]),
         f"{metric_name(first['metric'])} against the base under {title}; {SELECTIONS[first['selection']]}",
         ("Method", *datasets, *(["Together"] if together else []), "Step time", "Marks"),
         tuple(body),
@@ -93,28 +96,28 @@ def _range(ratios: Sequence[float]) -> Entry:
     return Entry(f"{low}×" if low == high else f"{low}–{high}×", "", max(ratios))
 
 
-def coverage_table(arranged: pd.DataFrame, unfinished: pd.DataFrame) -> Table:
+def coverage_table(results: pd.DataFrame, unfinished: pd.DataFrame) -> Table:
     """Seeds that are done, failed and not finished, of every method on every dataset.
 
     Args:
-        arranged: Results after `groups.arrange`.
-        unfinished: As `sources.unfinished` returns it.
+        results: Results, named.
+        unfinished: As `sources.unfinished` returns it, named.
     """
-    columns = [*GROUP, "method", "base", "modifier", "seed", "status"]
-    ended = arranged[[*columns, "folder"]].drop_duplicates("folder")[columns]
-    there = set(ended[ended["status"] == "done"][[*GROUP, "method", "seed"]].itertuples(index=False, name=None))
+    columns = [*GROUP, *METHOD, "name", "seed", "status"]
+    ended = results[[*columns, "folder"]].drop_duplicates("folder")[columns]
+    there = set(ended[ended["status"] == "done"][[*GROUP, "name", "seed"]].itertuples(index=False, name=None))
     cells = pd.concat([ended, unfinished.assign(status="unfinished")[columns]], ignore_index=True)
     # A seed that another spec has finished since is not missing.
-    place = cells[[*GROUP, "method", "seed"]].itertuples(index=False, name=None)
+    place = cells[[*GROUP, "name", "seed"]].itertuples(index=False, name=None)
     open_ = np.array([key not in there for key in place], dtype=bool)
     cells = cells[(cells["status"] == "done") | open_]
     places = groups(cells)
     rows = [
         (
-            Entry(method["method"]),
-            *(_coverage_entry(place.of(cells[cells["method"] == method["method"]])) for place in places),
+            Entry(method["name"]),
+            *(_coverage_entry(place.of(cells[cells["name"] == method["name"]])) for place in places),
         )
-        for _, method in in_order(cells.drop_duplicates("method")).iterrows()
+        for _, method in in_order(cells.drop_duplicates("name")).iterrows()
     ]
     names = tuple(place.title for place in places)
     note = "Seeds that are done, of all that were planned; f: failed."
@@ -140,7 +143,7 @@ def settings_tables(settings: pd.DataFrame) -> list[Table]:
     Args:
         settings: As `sources.settings` returns it.
     """
-    return [_method(str(name), part) for name, part in settings.groupby("method", sort=False)]
+    return [_method(str(name), part) for name, part in settings.groupby("name", sort=False)]
 
 
 def protocol_tables(values: pd.DataFrame) -> list[Table]:
@@ -178,7 +181,8 @@ def _protocol(protocol: str, values: pd.DataFrame) -> Table:
 
 def _shared(part: pd.DataFrame, keys: list[str]) -> list[tuple[pd.Series, str]]:
     """Rows that many places share once, with the places in words; `all` where it is all of them."""
-    places = part["dataset"] + part["variant"].map(lambda variant: f" ({without_paths(variant)})" if variant else "")
+    settings = part["overrides"].map(lambda overrides: f" ({without_paths(str(overrides))})" if overrides else "")
+    places = part["dataset"] + settings
     every, found = set(places), []
     for _, same in part.assign(place=places).groupby(keys, sort=False, dropna=False):
         own = dict.fromkeys(same["place"])

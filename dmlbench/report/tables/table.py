@@ -16,8 +16,8 @@ from dmlbench.analysis.comparisons import other_kinds, other_origins
 from dmlbench.analysis.groups import in_order
 from dmlbench.analysis.statistics import FEWEST, smallest_p
 from dmlbench.analysis.tuning import unequal_trials
-from dmlbench.report.naming import p_value
-from dmlbench.results.readouts import is_of_one_member
+from dmlbench.report.naming import named, p_value
+from dmlbench.results.frames import ENSEMBLE, MEAN
 
 # Columns of words; all others hold figures.
 TEXT_COLUMNS = {
@@ -83,8 +83,8 @@ def estimate_entry(
 
 def by_method(estimates: pd.DataFrame) -> Iterable[pd.DataFrame]:
     """The rows of every method, methods in their order."""
-    for _, method in in_order(estimates.drop_duplicates("method")).iterrows():
-        yield estimates[estimates["method"] == method["method"]]
+    for _, method in in_order(estimates.drop_duplicates("name")).iterrows():
+        yield estimates[estimates["name"] == method["name"]]
 
 
 def metrics_row(
@@ -97,12 +97,12 @@ def metrics_row(
         estimate_entry(by_metric[name], write, seeds, spread=spread) if name in by_metric else Entry("–")
         for name in metrics
     ]
-    return (Entry(first["method"]), number(seeds, "{:.0f}".format), *measured, Entry(str(first["marks"])))
+    return (Entry(first["name"]), number(seeds, "{:.0f}".format), *measured, Entry(str(first["marks"])))
 
 
 def few_seeds(estimates: pd.DataFrame) -> list[str]:
     """A warning that names the methods with fewer than `FEWEST` seeds, if there are any."""
-    counts = estimates.groupby("method", sort=False)["n"].max()
+    counts = estimates.groupby("name", sort=False)["n"].max()
     few = [f"{method} ({n})" for method, n in counts.items() if n < FEWEST]
     return [f"Fewer than {FEWEST} seeds, so nothing can be concluded from: {', '.join(few)}."] if few else []
 
@@ -110,7 +110,7 @@ def few_seeds(estimates: pd.DataFrame) -> list[str]:
 def few_pairs(compared: pd.DataFrame) -> list[str]:
     """A warning that names the comparisons of fewer than `FEWEST` pairs, if there are any."""
     rows = compared[compared["n"] < FEWEST].to_dict("records")
-    few = [f"{row['method']} against {row['to']} ({row['n']})" for row in rows]
+    few = [f"{row['name']} against {row['to_name']} ({row['n']})" for row in rows]
     return [f"Fewer than {FEWEST} pairs, so nothing can be concluded from: {', '.join(few)}."] if few else []
 
 
@@ -127,9 +127,9 @@ def reach(compared: pd.DataFrame) -> list[str]:
 
 def without_base(accuracy: pd.DataFrame, differences: pd.DataFrame) -> list[str]:
     """A note that names the modified methods whose base has no result with the same seed, if there are any."""
-    modified = accuracy.loc[accuracy["modifier"] != "", "method"].unique()
-    compared = set(differences["method"])
-    alone = [method for method in modified if method not in compared and not is_of_one_member(method)]
+    compared = accuracy["network"].isin([MEAN, ENSEMBLE])
+    modified = accuracy.loc[(accuracy["modifier"] != "") & compared, "name"].unique()
+    alone = [name for name in modified if name not in set(differences["name"])]
     return (
         [f"No result of the base with the same seed among these, so no difference for: {', '.join(alone)}."]
         if alone
@@ -140,28 +140,42 @@ def without_base(accuracy: pd.DataFrame, differences: pd.DataFrame) -> list[str]
 def other_machines(overhead: pd.DataFrame) -> list[str]:
     """A note on the pairs that ran on two machines and form no ratio, if there are any."""
     dropped = overhead[overhead["other_machine"] > 0]
-    named = [f"{row.method} ({row.other_machine})" for row in dropped.itertuples()]
+    found = ", ".join(f"{row['name']} ({row['other_machine']})" for row in dropped.to_dict("records"))
     why = "the two ran on different machines or under different loads, or one beside another run's cells"
-    return [f"Pairs whose times form no ratio because {why}: {', '.join(named)}."] if named else []
+    return [f"Pairs whose times form no ratio because {why}: {found}."] if found else []
 
 
 def other_starts(values: pd.DataFrame) -> list[str]:
     """A note on the seeds of which method and base form no pair, if there are any; `values` as of `seed_values`."""
-    named = [f"{method} ({count})" for method, count in other_origins(values).items()]
+    found = _counted(other_origins(values))
     why = "the base's run had other initial weights, other images or another kind of device"
-    return [f"Seeds that form no pair, for {why}: {', '.join(named)}."] if named else []
+    return [f"Seeds that form no pair, for {why}: {found}."] if found else []
+
+
+def _counted(seeds: pd.DataFrame) -> str:
+    """Methods with a number of seeds each, in words."""
+    return ", ".join(f"{row['name']} ({row['size']})" for row in named(seeds).to_dict("records"))
 
 
 def about_pairs(values: pd.DataFrame) -> list[str]:
     """Notes on what the pairs of a group are, and on what they are not; `values` as of `seed_values`."""
-    return [*other_starts(values), *mixed_kinds(values), *unequal_trials(values)]
+    return [*other_starts(values), *mixed_kinds(values), *_unequal_budgets(values)]
 
 
 def mixed_kinds(values: pd.DataFrame) -> list[str]:
     """A note on the pairs whose two runs were made by processors or libraries of two kinds, if there are any."""
-    named = [f"{method} ({count})" for method, count in other_kinds(values).items()]
+    found = _counted(other_kinds(values))
     why = "on processors of two kinds or with two releases of a library, where rounding makes a run another draw"
-    return [f"Pairs with the base whose two runs were made {why}: {', '.join(named)}."] if named else []
+    return [f"Pairs with the base whose two runs were made {why}: {found}."] if found else []
+
+
+def _unequal_budgets(values: pd.DataFrame) -> list[str]:
+    """A note where tuned methods of one base had other numbers of trials than each other."""
+    notes = []
+    for part in unequal_trials(values):
+        had = ", ".join(f"{row['name']} {row['trials']}" for row in named(part).to_dict("records"))
+        notes.append(f"Unequal numbers of trials ({had}): that alone can put one above another.")
+    return notes
 
 
 def mark_signs(marks: Iterable[str]) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """How a cell is run, as against what it is.
 
-What executors share: tasks, their events, and the failure of a cell whose process died.
+What executors share: tasks, and the failure of a cell whose process died.
 """
 
 import signal
@@ -8,9 +8,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from dmlbench.errors import StorageError
+from dmlbench.results.events import Event, Finished, failure
+from dmlbench.results.records import Environment, Index, Summary
 from dmlbench.results.store import read_summary
 from dmlbench.results.writer import CellWriter
 from dmlbench.specs.cell import Cell
@@ -52,7 +53,6 @@ class RunOptions:
         return load | ({"system_metrics": 1} if self.system_metrics else {})
 
 
-Event = dict[str, Any]
 OnEvent = Callable[["Task", Event], None]
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 LAST_WORDS = 5  # lines of a dead worker's log that its failure quotes
@@ -73,29 +73,25 @@ class Task:
     failure: int | None = None
 
 
-def ending(event: Event) -> bool:
-    """Whether a cell's events end with this one, for its process."""
-    return event["event"] in ("finished", "claimed", "halted", "stopped")
-
-
 def record_death(task: Task, cause: str) -> Event:
     """Write the failure of a cell whose process died, with what its log last said; a result stays one.
 
-    Its checkpoint stays too, so a retry goes on from there. For who holds the cell's claim.
+    Its checkpoint stays too, so a retry resumes there. Only for the holder of the cell's claim.
     """
-    if (summary := read_summary(task.folder)) and summary["status"] == "done":
-        return {"event": "finished", "status": "done", "error": None}
+    if (summary := read_summary(task.folder)) and summary.done:
+        return Finished()
     log = task.folder / "log.txt"
     tail = log.read_text(encoding="utf-8", errors="replace").splitlines()[-LAST_WORDS:] if log.is_file() else []
-    error = {"kind": "died", "class": "WorkerDied", "message": cause, "log": tail}
+    error = failure("died", "WorkerDied", cause, tail)
     with suppress(StorageError, OSError):  # then it counts as interrupted, which is as good
         task.folder.mkdir(parents=True, exist_ok=True)
         writer = CellWriter(task.folder)
         if not (task.folder / "spec.yaml").is_file():  # it died before it began
             writer.begin(task.cell)
         writer.log(cause)
-        writer.finish({"status": "failed", "error": error, "cell": task.cell.index(), "environment": {}})
-    return {"event": "finished", "status": "failed", "error": error}
+        index = Index(**task.cell.index())
+        writer.finish(Summary(cell=index, environment=Environment(), status="failed", error=error).as_json())
+    return Finished(error)
 
 
 def cause_of(exit_code: int | None) -> str:
