@@ -137,12 +137,8 @@ def _train(
     _keep(options.keep, writer, trainer.models, evaluators["test"])
     peak = provenance.peak_memory_mb(str(device))
     unrated = at_networks_rate(trainer.networks[0].criterion, cell.method.loss)
-    own: dict[str, object] = {
-        "initial_weights": start,
-        "dataset": _dataset(cell, dataset, train),
-        "peak_memory_mb": peak,
-    }
-    return own | ({"at_networks_rate": unrated} if unrated else {}) | record.sums(environment, cell)
+    trained = {"initial_weights": start, "dataset": _dataset(cell, dataset, train), "peak_memory_mb": peak}
+    return trained | ({"at_networks_rate": unrated} if unrated else {}) | record.sums(environment, cell)
 
 
 def _evaluators(
