@@ -1,23 +1,53 @@
-"""dmlbench: reproducible benchmarks for deep metric learning."""
+"""dmlbench: reproducible benchmarks for deep metric learning.
 
-from typing import TYPE_CHECKING, Any
+study = dmlbench.run(methods=["ms", "ms+obdsd"], datasets=["glyphs"])
+study.frame, study.compare(), study.report("reports/mine")
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from dmlbench.analysis.embeddings import read_embeddings
+    from dmlbench.api.networks import embed, evaluate, evaluate_cell, load_model
+    from dmlbench.api.study import Study, compare, render_report, run
+    from dmlbench.errors import UserError
     from dmlbench.results.frames import load_history, load_results
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "load_history", "load_results", "read_embeddings"]
+__all__ = [
+    "Study",
+    "UserError",
+    "__version__",
+    "compare",
+    "embed",
+    "evaluate",
+    "evaluate_cell",
+    "load_history",
+    "load_model",
+    "load_results",
+    "read_embeddings",
+    "render_report",
+    "run",
+]
+# Loaded when asked for: the command line starts without torch and pandas.
+MODULES = {
+    "api.study": ("Study", "compare", "render_report", "run"),
+    "api.networks": ("embed", "evaluate", "evaluate_cell", "load_model"),
+    "analysis.embeddings": ("read_embeddings",),
+    "results.frames": ("load_history", "load_results"),
+    "errors": ("UserError",),
+}
 
 
-def __getattr__(name: str) -> Any:  # noqa: ANN401 - the module protocol
-    """Load pandas only for those who ask for tables."""
-    if name in {"load_results", "load_history"}:
-        from dmlbench.results import frames as results
-
-        return getattr(results, name)
-    if name == "read_embeddings":
-        from dmlbench.analysis import embeddings
-
-        return embeddings.read_embeddings
+def __getattr__(name: str) -> object:
+    """Import a public name when it is first used."""
+    for module, names in MODULES.items():
+        if name in names:
+            return getattr(import_module(f"dmlbench.{module}"), name)
     raise AttributeError(f"module 'dmlbench' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return __all__

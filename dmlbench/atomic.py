@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all: written beside their place, flushed to disk and renamed."""
+"""Files that are written whole or not at all: to a temporary name in the same folder, flushed to disk, then renamed."""
 
 import os
 import uuid
@@ -16,11 +16,11 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 @contextmanager
 def replacing(path: Path, previous: Path | None = None) -> Iterator[IO[bytes]]:
-    """A binary file to write, which takes the path's place once it is whole and on disk; after an error, nothing.
+    """A binary file to write, which replaces `path` once it is whole and on disk; after an error nothing is changed.
 
     Args:
         path: What is replaced.
-        previous: Where the old content goes, in place of being lost.
+        previous: Where the old content is kept.
     """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")  # two hosts may have one process number
     try:

@@ -1,6 +1,6 @@
 """How lines for people are worded: one line each, safe for a terminal, with the right number.
 
-Errors with a place of their own: a user's mistake, told in one line, and a training that diverged, a full disk.
+Errors that are not bugs: a user's mistake, described in one line, a training that diverged, a full disk.
 
 Files that are not what they should be: each is named and left out, and never stops the rest.
 """
@@ -73,8 +73,8 @@ class UserError(Exception):
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         self.unshortened = f"{message}; {hint}" if hint else message
-        told = one_line(message)
-        super().__init__(f"{told}; {one_line(hint)}" if hint else told)
+        line = one_line(message)
+        super().__init__(f"{line}; {one_line(hint)}" if hint else line)
 
 
 class StorageError(RuntimeError):
@@ -105,8 +105,8 @@ def unknown_name(
         parts.append(f"see `{command}`")
     if also:
         parts.append(also)
-    place = f"{where}: " if where else ""
-    return UserError(f"{place}unknown {what} {name!r}", hint="; ".join(parts))
+    prefix = f"{where}: " if where else ""
+    return UserError(f"{prefix}unknown {what} {name!r}", hint="; ".join(parts))
 
 
 Content = TypeVar("Content")

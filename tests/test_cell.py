@@ -244,7 +244,7 @@ def test_a_state_that_cannot_be_restored_says_so_and_begins_again(tmp_path, smal
     with pytest.raises(SystemExit):
         run(small, tmp_path, emit=stopping_at(1))
     with monkeypatch.context() as patch:
-        patch.setattr("dmlbench.training.learner.Learner.restore", lambda *_: {}["queue"])
+        patch.setattr("dmlbench.training.trainer.Trainer.restore", lambda *_: {}["queue"])
         folder, summary = run(small, tmp_path)
     assert "state cannot be restored (KeyError: 'queue')" in summary["error"]["message"]
     run_cell(small, folder, RunOptions(device="cpu"), lambda _: None, ended_at(folder))

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from dmlbench.runner.signals import Interrupts, ignored
+from dmlbench.runner.signals import Interrupts, starting
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -26,7 +26,7 @@ def test_the_first_asks_and_the_second_stops(number):
 
 
 def test_processes_started_meanwhile_ignore_the_signals_from_the_first():
-    with ignored():
+    with starting():
         process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1)"])
         os.kill(process.pid, signal.SIGINT)
         os.kill(process.pid, signal.SIGTERM)

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from dmlbench.cli.notes import notes
 from dmlbench.data.catalogue import dataset_info
 from dmlbench.errors import UserError
 from dmlbench.results.locks import claim
@@ -23,6 +22,7 @@ from dmlbench.runner.matrix import (
     rivals,
     worker_devices,
 )
+from dmlbench.runner.notes import notes
 from dmlbench.specs.protocol import load_protocol
 from tests.begun import begin, ended
 

@@ -1,5 +1,6 @@
-"""The schemas of hyperparameters against the constructors that take them."""
+"""What is read of the constructors' source, against the constructors."""
 
+import importlib
 import inspect
 from typing import get_args
 
@@ -7,17 +8,23 @@ import pytest
 from pydantic import ValidationError
 
 from dmlbench.errors import UserError
-from dmlbench.losses import LOSSES
-from dmlbench.modifiers import DISTILLATIONS
 from dmlbench.specs.method import MethodFile
-from dmlbench.specs.method_loading import DISTILLATION_PARAMETERS, LEARNED, LOSS_PARAMETERS
 from dmlbench.specs.registry import Registry
-from dmlbench.training.components import build_distillation
-from dmlbench.training.workshop import build_loss
+from dmlbench.specs.signatures import REGISTERED, signature
+from dmlbench.training.build import build_loss, build_modifier
 
 SIZES = {"num_classes": 3, "embedding_dim": 4}
-REGISTERED = {**LOSSES, **DISTILLATIONS}
-SCHEMAS = {**LOSS_PARAMETERS, **DISTILLATION_PARAMETERS}
+
+
+def class_of(entry: str) -> type:
+    module, _, name = entry.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+LOSSES = {name: class_of(entry) for name, entry in REGISTERED["loss"].items()}
+MODIFIERS = {name: class_of(entry) for name, entry in REGISTERED["distillation"].items()}
+CLASSES = LOSSES | MODIFIERS
+SCHEMAS = {name: signature(slot, name).parameters for slot, names in REGISTERED.items() for name in names}
 PARTS = ("contrastive", "triplet", "margin", "ms", "proxyanchor", "psd", "obdsd")
 OUT_OF_RANGE = [
     ("contrastive", "positive_margin", -0.1),
@@ -60,23 +67,18 @@ def defaults(name: str) -> dict:
     return {key: parameter.value for key, parameter in file.parameters.items()}
 
 
-def test_every_registered_class_has_a_schema():
-    assert set(LOSS_PARAMETERS) == set(LOSSES)
-    assert set(DISTILLATION_PARAMETERS) == set(DISTILLATIONS)
-
-
-@pytest.mark.parametrize("name", REGISTERED)
+@pytest.mark.parametrize("name", CLASSES)
 def test_schema_and_constructor_take_the_same_names(name):
-    taken = set(inspect.signature(REGISTERED[name]).parameters) - set(SIZES)
+    taken = set(inspect.signature(CLASSES[name]).parameters) - set(SIZES)
     fields = {field.alias or key for key, field in SCHEMAS[name].model_fields.items()}
-    assert fields - {"lambda"} == taken
-    assert ("lambda" in fields) == (name in DISTILLATIONS)
+    assert fields == {key.removesuffix("_") for key in taken}
+    assert ("lambda" in fields) == (name in MODIFIERS)
 
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_learned_parameters_are_the_modules(name):
     loss = LOSSES[name](**sizes_of(LOSSES[name]))
-    assert tuple(key for key, _ in loss.named_parameters()) == LEARNED.get(name, ())
+    assert tuple(key for key, _ in loss.named_parameters()) == signature("loss", name).learned
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -93,14 +95,15 @@ def test_schema_and_constructor_refuse_the_same_values(name, parameter, value):
     SCHEMAS[name].model_validate(values)
     with pytest.raises(ValidationError):
         SCHEMAS[name].model_validate(values | {parameter: value})
-    values.pop("lambda", None)
+    if "lambda" in values:
+        values["lambda_"] = values.pop("lambda")
     with pytest.raises(ValueError, match=parameter):
-        REGISTERED[name](**sizes_of(REGISTERED[name]), **values | {parameter: value})
+        CLASSES[name](**sizes_of(CLASSES[name]), **values | {parameter: value})
 
 
-@pytest.mark.parametrize("name", [name for name in LOSSES if "mining" in LOSS_PARAMETERS[name].model_fields])
+@pytest.mark.parametrize("name", [name for name in LOSSES if "mining" in SCHEMAS[name].model_fields])
 def test_every_mining_that_a_schema_names_builds(name):
-    for mining in get_args(LOSS_PARAMETERS[name].model_fields["mining"].annotation):
+    for mining in get_args(SCHEMAS[name].model_fields["mining"].annotation):
         assert LOSSES[name](**sizes_of(LOSSES[name]), mining=mining).mining == mining
 
 
@@ -110,18 +113,18 @@ def test_the_defaults_of_every_shipped_file_build(name, empty_folder):
     loss = build_loss(method.loss, SIZES)
     assert isinstance(loss, LOSSES[method.loss.class_name])
     for key, value in method.loss.values().items():
-        if key not in LEARNED.get(method.loss.class_name, ()):
+        if key not in signature("loss", method.loss.class_name).learned:
             assert getattr(loss, key) == value
     if method.distillation:
-        distillation, weight = build_distillation(method.distillation)
-        assert isinstance(distillation, DISTILLATIONS[method.distillation.class_name])
-        assert weight == method.distillation.values()["lambda"]
+        modifier = build_modifier(method.distillation, SIZES)
+        assert isinstance(modifier, MODIFIERS[method.distillation.class_name])
+        assert modifier.lambda_ == method.distillation.values()["lambda"]
 
 
 def test_a_weight_may_be_zero_but_not_negative():
-    DISTILLATION_PARAMETERS["psd"].model_validate({"lambda": 0, "tau": 1})
+    SCHEMAS["psd"].model_validate({"lambda": 0, "tau": 1})
     with pytest.raises(ValidationError):
-        DISTILLATION_PARAMETERS["psd"].model_validate({"lambda": -1, "tau": 1})
+        SCHEMAS["psd"].model_validate({"lambda": -1, "tau": 1})
 
 
 def test_a_value_that_no_constructor_takes_names_method_and_class(empty_folder):

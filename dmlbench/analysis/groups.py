@@ -17,6 +17,7 @@ import pandas as pd
 from dmlbench.errors import UserError
 from dmlbench.results.readouts import whole
 from dmlbench.specs.cell import TUNED
+from dmlbench.specs.registry import shipped_order
 
 GROUP = ["protocol", "variant", "dataset"]
 TUNED_SUFFIX = f"{{{TUNED}}}"  # of the names of a method, base and modifier that ran with tuned values
@@ -149,11 +150,9 @@ def _braces(settings: Sequence[str]) -> str:
     return "{" + ", ".join(without_paths(setting.partition(".")[2]) for setting in settings) + "}" if settings else ""
 
 
-# Bases and modifiers in the order in which their papers appeared, then our own; others follow by name.
-BASES = ("contrastive", "triplet", "margin", "ms", "proxyanchor")
-MODIFIERS = (
-    "", "psd", "obdsd", "s2sd", "independent", "dm2", "dm2-model", "dm2-temporal", "dm2-view", "psd-mem", "obdsd-mem",
-)  # fmt: skip
+# Bases and modifiers in the order that their files state; others follow by name.
+BASES = shipped_order("loss")
+MODIFIERS = ("", *shipped_order("distillation"))
 
 Rank = tuple[int, str, bool, str]
 

@@ -56,7 +56,7 @@ def _figures() -> Iterator[tuple[str, PublishedFigure]]:
     """Every published figure of the shipped method files, with the method's name."""
     for name, path in shipped_files().items():
         file = load_file(path, Folder(own_folder()))
-        modifier = isinstance(file, MethodFile) and file.kind == "distillation"
+        modifier = isinstance(file, MethodFile) and file.kind != "loss"
         for figure in file.published:
             if isinstance(file, MethodFile) and not _is_of_this_variant(file, figure):
                 continue

@@ -32,7 +32,7 @@ def command() -> None:
 @click.argument("name")
 @data_dir_option()
 def fetch(name: str, data_dir: Path | None) -> None:
-    """Download a dataset into the data folder, verify and unpack it. A broken download goes on where it stopped.
+    """Download a dataset into the data folder, verify and unpack it. A broken download is resumed.
 
     \b
     Examples:
@@ -65,7 +65,7 @@ def fetch(name: str, data_dir: Path | None) -> None:
 def check(name: str, data_dir: Path | None) -> int:
     """Count classes and images, decode every image, find duplicates across the split, and print the fingerprint.
 
-    Exit code 1 where a run would refuse an image or a count, 2 where it would not even find a dataset.
+    The exit code is 1 if a run would refuse an image or a count, 2 if there is no dataset.
 
     \b
     Examples:
@@ -96,7 +96,9 @@ def check(name: str, data_dir: Path | None) -> int:
 @command.command("info", cls=Command)
 @click.argument("name")
 @data_dir_option()
-@click.option("--sheet", type=PATH, help="PNG of random classes [default: NAME-contact-sheet.png here].")
+@click.option(
+    "--sheet", type=PATH, help="File for the contact sheet [default: NAME-contact-sheet.png in the working folder]."
+)
 def info(name: str, data_dir: Path | None, sheet: Path | None) -> None:
     """Show a dataset's counts, sizes and licence, and draw a contact sheet of random classes.
 

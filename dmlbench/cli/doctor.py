@@ -14,7 +14,7 @@ from dmlbench.cli.options import Command, data_dir_option, results_option
 @data_dir_option()
 @results_option()
 def command(data_dir: Path | None, results: Path) -> int:
-    """Check Python, torch, GPU, faiss, disk, pretrained weights and data; exit code 1 where a run could not work.
+    """Check Python, torch, GPU, faiss, disk, pretrained weights and data; the exit code is 1 if a run could not work.
 
     \b
     Examples:

@@ -11,6 +11,7 @@ import click
 from dmlbench import __version__
 from dmlbench.cli.terminal import echo, escape_what_streams_cannot_say
 from dmlbench.errors import StorageError, UserError, one_line
+from dmlbench.runner.signals import WORKERS_ENVIRONMENT
 
 # Name: (module below dmlbench.cli, one line for the overview). Modules load when their command is used.
 COMMANDS = {
@@ -18,20 +19,16 @@ COMMANDS = {
     "report": "Render results as a page, tables and figures.",
     "list": "List methods, datasets or protocols.",
     "show": "Show a method's resolved values and where each comes from.",
-    "validate": "Check method files: build each and take one step.",
+    "validate": "Check method files: build each and train a step.",
     "status": "Show which cells are done, running, failed or missing; verify results.",
     "evaluate": "Score saved weights on a dataset's test classes.",
-    "tune": "Search methods' values with equal budgets, on training classes.",
-    "overhead": "Measure what a training step of each method costs, by turns.",
-    "sync": "Send results that MLflow does not have yet.",
-    "ui": "Open the MLflow UI on the store that runs go to.",
+    "tune": "Search values for every method with equal budgets, on training classes.",
+    "overhead": "Measure the time and memory of a training step of each method.",
+    "sync": "Log results to MLflow that it does not have yet.",
+    "ui": "Serve the MLflow UI of the store that runs are logged to.",
     "data": "Fetch, check or show a dataset.",
     "doctor": "Check Python, torch, GPU, faiss, disk and data.",
 }
-
-# The processes of this command are its own: notebooks name a way to draw that is not there, and a user's script called
-# statistics.py or types.py in the working folder is no module of ours.
-ENVIRONMENT = {"MPLBACKEND": "agg", "PYTHONSAFEPATH": "1"}
 
 
 class Commands(click.Group):
@@ -83,7 +80,7 @@ def dmlbench(context: click.Context) -> None:
 def main() -> None:
     """Entry point: 0 all done, 1 a cell failed, 2 usage, 130 interrupted."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's polite end is an interrupt, too
-    os.environ |= ENVIRONMENT
+    os.environ |= WORKERS_ENVIRONMENT  # the processes of this command are its own
     escape_what_streams_cannot_say()
     try:
         code = dmlbench.main(standalone_mode=False)
@@ -91,8 +88,10 @@ def main() -> None:
         echo(f"error: {error}", err=True)
         sys.exit(2)
     except StorageError as error:
-        told = one_line(str(error))
-        echo(f"error: {told}; what was written before is whole, and the same command goes on", err=True)
+        echo(
+            f"error: {one_line(str(error))}; everything written before is intact; rerun the same command to resume",
+            err=True,
+        )
         sys.exit(1)
     except click.ClickException as error:
         hint = f"; see `{error.ctx.command_path} --help`" if isinstance(error, click.UsageError) and error.ctx else ""
@@ -103,12 +102,12 @@ def main() -> None:
         echo(f"error: {one_line(_refused(error))}", err=True)
         sys.exit(2 if error.errno in (errno.ENAMETOOLONG, errno.EINVAL, errno.ELOOP) else 1)
     except (KeyboardInterrupt, click.Abort):
-        echo("interrupted: what was finished is kept, and the same command goes on from there", err=True)
+        echo("interrupted; finished epochs are kept: rerun the same command to resume", err=True)
         sys.exit(130)
     sys.exit(code if isinstance(code, int) else 0)
 
 
 def _refused(error: OSError) -> str:
-    """What the system refused, with the file's name where it tells it."""
+    """The system's error, with the file's name where there is one."""
     reason = error.strerror or str(error) or type(error).__name__
     return f"{error.filename}: {reason}" if error.filename is not None else reason

@@ -6,12 +6,10 @@ from typing import Any
 
 import click
 
+from dmlbench.api import MOST_PROCESSES
 from dmlbench.errors import UserError
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
-MOST_SEED = 2**63 - 1
-MOST_SEEDS = 10_000
-MOST_PROCESSES = 1_000
 
 
 class Command(click.Command):
@@ -65,26 +63,28 @@ def names(_: click.Context, parameter: click.Parameter, value: str | tuple[str, 
     return tuple(parts)
 
 
-def methods_option(help_text: str = "Comma-separated, e.g. ms,ms+obdsd.") -> Decorator:
+def methods_option(help_text: str = "Comma-separated methods, e.g. ms,ms+obdsd.") -> Decorator:
     """`--methods A,B+C`."""
     return click.option("--methods", required=True, multiple=True, callback=names, help=help_text)
 
 
 def datasets_option() -> Decorator:
     """`--datasets X,NAME=FOLDER`."""
-    help_text = "Comma-separated names, NAME=FOLDER of images, or a YAML."
+    help_text = "Comma-separated: dataset names, NAME=FOLDER of images, or YAML files."
     return click.option("--datasets", required=True, multiple=True, callback=names, help=help_text)
 
 
 def workers_option() -> Decorator:
     """`--workers N`."""
-    most = "cores // threads of the protocol, which is the most; on CUDA --per-gpu a GPU"
-    return click.option("--workers", type=click.IntRange(1, MOST_PROCESSES), help=f"Cells at a time [default: {most}].")
+    most = "as many as the cores hold, which is the most; --per-gpu on each GPU"
+    return click.option(
+        "--workers", type=click.IntRange(1, MOST_PROCESSES), help=f"Cells trained at the same time [default: {most}]."
+    )
 
 
 def per_gpu_option() -> Decorator:
     """`--per-gpu K`."""
-    help_text = "Cells at a time on one GPU."
+    help_text = "Cells trained at the same time on one GPU."
     return click.option(
         "--per-gpu", type=click.IntRange(1, MOST_PROCESSES), default=1, show_default=True, help=help_text
     )
@@ -92,31 +92,31 @@ def per_gpu_option() -> Decorator:
 
 def skip_bad_option() -> Decorator:
     """`--skip-bad`."""
-    help_text = "Leave out images that cannot be used; the version of the data says so."
+    help_text = "Leave out images that cannot be read; this is part of the data's version."
     return click.option("--skip-bad", is_flag=True, help=help_text)
 
 
 def results_option() -> Decorator:
     """`--results DIR`."""
-    help_text = "Results folder."
+    help_text = "Folder for results."
     return click.option("--results", type=PATH, default=Path("results/runs"), show_default=True, help=help_text)
 
 
 def data_dir_option() -> Decorator:
     """`--data-dir DIR`."""
-    help_text = "Folder that holds the data [default: $DMLBENCH_DATA, else the user's cache folder]."
+    help_text = "Folder with the datasets [default: $DMLBENCH_DATA, else the user's cache folder]."
     return click.option("--data-dir", type=PATH, help=help_text)
 
 
 def methods_dir_option() -> Decorator:
     """`--methods-dir DIR`."""
-    help_text = "Folder of your own method files, searched first; plugins load only from here."
+    help_text = "Folder with your own method files, searched first. Python plugins are loaded only from here."
     return click.option("--methods-dir", type=PATH, help=help_text)
 
 
 def protocol_option() -> Decorator:
     """`--protocol NAME|FILE`."""
-    help_text = "Protocol name, or a YAML file of your own [default: the dataset's]."
+    help_text = "Name or YAML file of a protocol [default: the dataset's]."
     return click.option("--protocol", help=help_text)
 
 
@@ -130,17 +130,4 @@ def set_option(help_text: str = SET) -> Decorator:
 
 def device_option() -> Decorator:
     """`--device NAME`."""
-    return click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
-
-
-def checked_device(device: str) -> str:
-    """The device asked for; raises UserError where it is none, or not there."""
-    from dmlbench.errors import unknown_name
-
-    if device not in ("auto", "cpu", "cuda"):
-        raise unknown_name("device", device, ("auto", "cpu", "cuda"), where="--device")
-    if device == "cuda":
-        from dmlbench.training.device import resolve_device
-
-        resolve_device(device)
-    return device
+    return click.option("--device", default="auto", show_default=True, help="Device: auto, cpu or cuda.")

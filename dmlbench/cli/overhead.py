@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from dmlbench.api import MOST_PROCESSES
 from dmlbench.cli.options import (
-    MOST_PROCESSES,
     Command,
-    checked_device,
     data_dir_option,
     device_option,
     methods_dir_option,
@@ -31,19 +30,19 @@ MOST_ROUNDS = 100_000
 
 
 @click.command("overhead", cls=Command)
-@methods_option("Comma-separated; bases are added.")
+@methods_option("Comma-separated methods; their bases are added.")
 @protocol_option()
-@click.option("--dataset", help="Measure on the images of this dataset.")
-@click.option("--synthetic", is_flag=True, help="Measure on random pixels of 100 classes [default].")
+@click.option("--dataset", help="Use the images of this dataset.")
+@click.option("--synthetic", is_flag=True, help="Use random pixels of 100 classes [default].")
 @click.option(
     "--processes",
     type=click.IntRange(1, MOST_PROCESSES),
     default=PROCESSES,
     show_default=True,
-    help="Processes, one after the other.",
+    help="Number of processes; they run one after the other.",
 )
 @click.option(
-    "--rounds", type=click.IntRange(10, MOST_ROUNDS), default=ROUNDS, show_default=True, help="Rounds of a process."
+    "--rounds", type=click.IntRange(10, MOST_ROUNDS), default=ROUNDS, show_default=True, help="Rounds in each process."
 )
 @set_option()
 @data_dir_option()
@@ -51,11 +50,11 @@ MOST_ROUNDS = 100_000
 @results_option()
 @device_option()
 def command(**options: Any) -> int:  # noqa: ANN401 - click's options
-    """Measure what a training step of each method costs, and its ratio to the base.
+    """Measure the time and memory of a training step of each method, and their ratio to the base.
 
-    All methods take turns in one process on one device, in rounds; the ratio is formed within a round, and the interval
-    over several processes. Run it on a machine that does nothing else. It goes into overhead/ of the results folder,
-    and into reports.
+    In every round each method takes some steps, one after the other, in one process on one device. Ratios are formed
+    within a round, intervals over several processes. Use a machine that runs nothing else. The measurement is written
+    to overhead/ in the results folder, and reports show it.
 
     \b
     Examples:
@@ -67,7 +66,7 @@ def command(**options: Any) -> int:  # noqa: ANN401 - click's options
     from dmlbench.overhead.plan import CostRequest, plan_cost
     from dmlbench.results.measurements import read_measurements, write_measurement
     from dmlbench.results.store import Store
-    from dmlbench.runner.matrix import data_folder
+    from dmlbench.runner.matrix import checked_device, data_folder
     from dmlbench.runner.progress import plain_or_wide
 
     if options["dataset"] and options["synthetic"]:
@@ -82,7 +81,7 @@ def command(**options: Any) -> int:  # noqa: ANN401 - click's options
     Store(results).check_writable()
     left_out: list[Damaged] = []
     earlier = read_measurements(results, left_out.append)
-    for found in left_out:  # told of before the measuring, not after
+    for found in left_out:  # before the measurement, not after
         echo(f"left out: {found.reason}", err=True)
     measurement = _measure(console, plan, device, options["processes"], options["rounds"])
     path = write_measurement(results, measurement)

@@ -13,19 +13,19 @@ MOST_WORKERS = 4  # a report has not more to draw at a time than would pay for t
 
 @click.command("report", cls=Command)
 @results_option()
-@click.option("--name", default="report", show_default=True, help="Folder below the output folder.")
-@click.option("--output", type=PATH, default=Path("reports"), show_default=True, help="Where reports go.")
+@click.option("--name", default="report", show_default=True, help="Name of the report, and of its folder.")
+@click.option("--output", type=PATH, default=Path("reports"), show_default=True, help="Folder for reports.")
 @click.option(
     "--only",
     multiple=True,
     metavar="COLUMN=NAMES",
     callback=lambda _context, _parameter, pairs: _filters(pairs),
-    help="Keep some protocols, datasets or methods, e.g. method=ms,ms+psd. Repeatable.",
+    help="Show only these protocols, datasets or methods, e.g. method=ms,ms+psd. Repeatable.",
 )
 @click.option(
     "--panels",
     is_flag=True,
-    help="Show the images that methods win and lose (results of run --keep embeddings); git ignores such a report.",
+    help="Show images that methods win and lose (needs run --keep embeddings). Git ignores such a report.",
 )
 @data_dir_option()
 @click.option(
@@ -33,7 +33,7 @@ MOST_WORKERS = 4  # a report has not more to draw at a time than would pay for t
     type=click.Choice(["auto", "none"]),
     default="none",
     show_default=True,
-    help="Send the report to MLflow, too: a run in each experiment it shows.",
+    help="Log the report to MLflow, too (auto): one run in each experiment it covers.",
 )
 def command(
     *,
@@ -47,10 +47,10 @@ def command(
 ) -> int:
     """Render results as a self-contained page, Markdown, CSV and LaTeX tables, PNG and SVG figures.
 
-    Verdicts first, with intervals, paired tests and step times; then every table and figure, and their sources.
+    The verdicts come first, with intervals, paired tests and step times; then all tables, figures and sources.
 
-    A report of that name is replaced, if its folder holds nothing but the files that its manifest.json lists, as they
-    were written. Results that cannot be read are named and left out; the exit code is then 1.
+    An existing report of this name is replaced, unless a file in its folder was added or changed by hand. Results that
+    cannot be read are named and left out; the exit code is then 1.
 
     \b
     Examples:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @click.command("show", cls=Command)
 @click.argument("method")
-@click.option("--dataset", default="glyphs", show_default=True, help="Resolve the values for this dataset.")
+@click.option("--dataset", default="glyphs", show_default=True, help="Dataset for which the values are resolved.")
 @protocol_option()
 @set_option()
 @methods_dir_option()
@@ -70,7 +70,7 @@ def _values(part: "Part", searches: "dict[str, Search]") -> object:
 
     table = Table("parameter", "value", "tuning searches", "source", box=None)
     for name, resolved in part.parameters.items():
-        search = searches.get(f"{part.kind}.{name}")
+        search = searches.get(f"{part.slot}.{name}")
         table.add_row(*map(Text, (name, str(resolved.value), str(search or ""), _source(resolved))))
     for name, resolved in part.learning_rates.items():
         value = "the network's" if resolved.value == NETWORK_RATE else str(resolved.value)

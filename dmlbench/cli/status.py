@@ -19,13 +19,13 @@ REFRESH = 2.0  # seconds
 
 @click.command("status", cls=Command)
 @results_option()
-@click.option("--watch", is_flag=True, help="Show it live, until all cells are done or failed.")
+@click.option("--watch", is_flag=True, help="Update the display until all cells are done or failed.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list, for scripts.")
-@click.option("--verify", is_flag=True, help="Check every result against its spec, its hash and its history.")
+@click.option("--verify", is_flag=True, help="Check every result against its spec, hash and history.")
 def command(results: Path, watch: bool, as_json: bool, verify: bool) -> int:
     """Show the matrix: which cells are done, running, failed, interrupted or missing.
 
-    The exit code is 1 where a cell's files are damaged.
+    The exit code is 1 if a cell's files are damaged.
 
     \b
     Examples:

@@ -12,7 +12,7 @@ from dmlbench.errors import counted, inflected
 @click.command("sync", cls=Command)
 @results_option()
 def command(results: Path) -> int:
-    """Send results that MLflow does not have yet. Sending twice changes nothing.
+    """Log results to MLflow that it does not have yet.
 
     \b
     Examples:

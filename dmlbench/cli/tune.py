@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from dmlbench.api import MOST_SEEDS
 from dmlbench.cli.options import (
-    MOST_SEEDS,
     Command,
-    checked_device,
     data_dir_option,
     datasets_option,
     device_option,
@@ -39,13 +38,13 @@ MOST_TRIALS = 100_000
 @click.command("tune", cls=Command)
 @methods_option()
 @datasets_option()
-@click.option("--trials", type=click.IntRange(2, MOST_TRIALS), required=True, help="Of every method, on every dataset.")
+@click.option("--trials", type=click.IntRange(2, MOST_TRIALS), required=True, help="Trials per method and dataset.")
 @click.option(
     "--seeds",
     type=click.IntRange(1, MOST_SEEDS),
     default=1,
     show_default=True,
-    help="Trainings of a trial; their mean counts.",
+    help="Seeds per trial; a trial is scored by their mean.",
 )
 @protocol_option()
 @set_option("Override a value of the protocol, e.g. training.epochs=3. Those of methods are searched. Repeatable.")
@@ -57,14 +56,16 @@ MOST_TRIALS = 100_000
 @device_option()
 @skip_bad_option()
 def command(**options: Any) -> int:  # noqa: ANN401 - click's options
-    """Give every method the same number of trials to find its values, and write the best into tuned.yaml.
+    """Search values for every method with the same number of trials, and write the best to tuned.yaml.
 
-    A trial trains on all training classes except a held-out fifth (or what validation.classes holds out) and counts by
-    its R@1 there at the last epoch: the test classes take no part. The first takes the values of the method's files,
-    the others those of the ranges that the files declare under `search`; a modified method searches its base's, too.
+    A trial trains without a fifth of the training classes (or the share that validation.classes holds out) and is
+    scored by R@1 on these held-out classes at the last epoch. The test classes are not used. The first trial uses the
+    values of the method's files; the others draw from the ranges that the files declare under `search`. For a modified
+    method the values of its base are searched, too.
 
-    Whatever interrupts it, the same command goes on, and finds what it would have found; more --trials add to those
-    that are there. Trials lie in tuning/ of the results folder, with tuned.yaml, which `dmlbench run --tuned` uses.
+    Rerun the same command to resume after an interruption: the outcome is the same as without it. A larger --trials
+    adds trials to an existing search. Trials and tuned.yaml are in tuning/ in the results folder; `dmlbench run
+    --tuned` uses them.
 
     \b
     Examples:
@@ -72,7 +73,7 @@ def command(**options: Any) -> int:  # noqa: ANN401 - click's options
       dmlbench tune --methods triplet,triplet+psd --datasets cub --trials 20 --seeds 3 --data-dir data
     """
     from dmlbench.results.store import Store
-    from dmlbench.runner.matrix import Execution, data_folder
+    from dmlbench.runner.matrix import Execution, checked_device, data_folder
     from dmlbench.runner.progress import plain_or_wide
     from dmlbench.specs.tuned import FOLDER, TRIALS, default_path, read_tuned, write_tuned
     from dmlbench.tuning import TuningRequest, plan_tuning
@@ -89,7 +90,7 @@ def command(**options: Any) -> int:  # noqa: ANN401 - click's options
     path = default_path(options["results"])
     store.check_writable()
     if path.is_file():
-        read_tuned(path)  # a damaged one is told of before the trials, not after
+        read_tuned(path)  # a damaged file is reported before the trials, not after
     with _alone(path.parent):
         found = _tune(console, subjects, options["trials"], execution)
         if found.entries:
@@ -121,8 +122,8 @@ def _alone(folder: Path) -> "Iterator[None]":
 
 
 def _tune(console: "SafeConsole", subjects: "Sequence[Subject]", trials: int, execution: "Execution") -> "Tuning":
-    from dmlbench.cli.notes import without_teacher
     from dmlbench.runner import matrix
+    from dmlbench.runner.notes import without_teacher
     from dmlbench.runner.progress import Display
     from dmlbench.runner.signals import Interrupts
     from dmlbench.tuning import tune

@@ -11,7 +11,7 @@ import click
 from dmlbench.cli.options import Command
 from dmlbench.cli.terminal import echo
 
-# The UI opens on its pages for language models unless it is told; so it does with an experiment from its list.
+# Without this the UI opens its pages for language models, for the list and for each experiment.
 PAGE = "/#/experiments?workflowType=machine_learning"
 MOST = 20  # experiments that are named
 DESKTOP = ("BROWSER", "DISPLAY", "WAYLAND_DISPLAY")  # any of these is set where a browser can be started
@@ -20,14 +20,14 @@ SERVER_OPTIONS = f"--app-dir {os.devnull} --log-level warning"
 
 
 @click.command("ui", cls=Command)
-@click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True, help="Port on this machine.")
+@click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True, help="Port of the server.")
 @click.option(
     "--browser/--no-browser",
     default=None,
-    help="Open the runs of the first experiment in a browser. By default: on a terminal with a desktop.",
+    help="Open the runs of the first experiment in a browser [default: if started from a terminal on a desktop].",
 )
 def command(port: int, browser: bool | None) -> int:
-    """Open the MLflow UI on the store that runs go to. It listens on this machine only.
+    """Serve the MLflow UI of the store that runs are logged to. It can be reached from this machine only.
 
     \b
     Examples:

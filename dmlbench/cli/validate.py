@@ -1,23 +1,20 @@
 """`dmlbench validate`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from dmlbench.cli.options import PATH, Command
 from dmlbench.cli.terminal import echo
 
-if TYPE_CHECKING:
-    from dmlbench.specs.registry import Registry
-
 
 @click.command("validate", cls=Command)
 @click.argument("files", nargs=-1, required=True, metavar="FILES", type=PATH)
 def command(files: tuple[Path, ...]) -> int:
-    """Check method files, or all of a folder: read each, build what it names, and take one training step.
+    """Check method files, or all of a folder: read each, build what it names, and train it for a few steps.
 
-    A modifier is tried on the base `ms`. A plugin beside the file is loaded, for you named the file.
+    Between the steps the method's state is saved and restored. A modifier is tested on the base `ms`, a miner on
+    `triplet`. Python plugins of these files are loaded and run.
 
     \b
     Examples:
@@ -54,7 +51,9 @@ def _files(path: Path) -> list[Path]:
 def _validate(file: Path) -> str:
     from dmlbench.errors import UserError
     from dmlbench.specs.method_loading import Folder, load_file
+    from dmlbench.specs.protocol import load_protocol
     from dmlbench.specs.registry import Registry
+    from dmlbench.training.check import check_method
 
     if not file.is_file():
         raise UserError(f"{file}: no such file")
@@ -62,44 +61,12 @@ def _validate(file: Path) -> str:
         raise UserError(f"{file}: not a method file", hint="give its YAML, which names a plugin beside it")
     content = load_file(file, Folder(file.parent, named_by_user=True))
     registry = Registry(file.parent)
-    name = f"ms+{content.name}" if content.kind == "distillation" else content.name
+    bases = {"loss": "", "pinned": "", "miner": "triplet+"}
+    name = f"{bases.get(content.kind, 'ms+')}{content.name}"
     if name not in registry.names():
         raise UserError(f"{file}: {name}: needs a base that is not there", hint=f"bases: {', '.join(registry.names())}")
-    loss, unrated = _step(registry, name)
-    told = f"{file}: valid; a step of {name} gives loss {loss:.4f}"
-    return f"{told}; learned at the network's rate, for learning_rates gives no other: {unrated}" if unrated else told
-
-
-def _step(registry: "Registry", name: str) -> tuple[float, str]:
-    """Loss of a training step, one in which a distillation, if any, has its full say; and what has no own rate."""
-    import torch
-
-    from dmlbench.data.loader import Batch
-    from dmlbench.errors import UserError
-    from dmlbench.models.model import build_model
-    from dmlbench.specs.protocol import load_protocol
-    from dmlbench.training.components import build_learner
-    from dmlbench.training.workshop import TrainingSet, at_networks_rate
-
     protocol = load_protocol("conv4-64", "glyphs")
-    method = registry.resolve(name, "glyphs", protocol.name)
-    torch.manual_seed(0)
-    model = build_model(protocol.model, protocol.input)
-    learner = build_learner(method, protocol, model, TrainingSet(classes=4, images=16), torch.device("cpu"))
-    images = torch.rand(16, protocol.input.channels, protocol.input.size, protocol.input.size)
-    others = tuple(torch.rand_like(images) for _ in range(learner.views - 1))
-    batch = Batch(images, torch.arange(16) // 4, torch.arange(16), others)
-    mining = torch.Generator().manual_seed(0)
-    try:
-        losses = learner.step(batch, 0, mining)
-        if method.distillation:  # the teacher comes after the first epoch
-            learner.end_epoch()
-            losses = learner.step(batch, learner.epochs - 1, mining)
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:
-        raise UserError(f"{name}: a training step failed ({type(error).__name__}: {error})") from error
-    total = float(sum(losses))
-    if not torch.isfinite(torch.tensor(total)):
-        raise UserError(f"{name}: a training step gave the loss {total}")
-    return total, ", ".join(at_networks_rate(learner.members[0].criterion, method.loss))
+    loss, unrated = check_method(registry.resolve(name, "glyphs", protocol.name), protocol)
+    told = f"{file}: valid; a step of {name} gives loss {loss:.4f}"
+    rates = f"; learned at the network's rate, for learning_rates gives no other: {', '.join(unrated)}"
+    return told + rates if unrated else told

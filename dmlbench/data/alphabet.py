@@ -88,7 +88,7 @@ def _founder(draws: Draws) -> Character:
 
 
 def _sibling(founder: Character, draws: Draws) -> Character:
-    """The founder with one stroke more, less, or another in its place."""
+    """The founder with one stroke more, less, or a different one."""
     strokes = list(founder)
     change = draws.uniform(1)[0]
     if change < 0.4 and len(strokes) < MAX_STROKES:
@@ -120,8 +120,8 @@ def _start(strokes: list[Floats], draws: Draws) -> Floats:
 
 
 def _anchor(draws: Draws) -> Floats:
-    place = np.array([COLUMNS[draws.index(len(COLUMNS))], ROWS[draws.index(len(ROWS))]])
-    return place + ANCHOR_NOISE * draws.bell(2)
+    position = np.array([COLUMNS[draws.index(len(COLUMNS))], ROWS[draws.index(len(ROWS))]])
+    return position + ANCHOR_NOISE * draws.bell(2)
 
 
 def _stroke(start: Floats, draws: Draws) -> Floats:

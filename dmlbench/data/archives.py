@@ -1,8 +1,8 @@
-"""Published archives: verified by checksum before use, and downloaded so that a broken transfer goes on later.
+"""Published archives: verified by checksum before use, and downloaded so that a broken transfer can be resumed.
 
 Unpacks archives that nobody has to trust: plain files below one folder, of a size that was expected.
 
-A published dataset that lies somewhere below a data folder, or can be downloaded as one archive.
+A published dataset is found anywhere below a data folder, or downloaded as one archive.
 """
 
 import hashlib
@@ -109,7 +109,7 @@ def fetch(
 ) -> None:
     """Download an archive unless the destination already holds it; only verified contents get the final name.
 
-    What a broken transfer brought stays beside the destination, hidden, and the next call goes on from there.
+    What a broken transfer downloaded is kept next to the destination, hidden, and the next call resumes it.
 
     Args:
         url: An http or https address.
@@ -169,7 +169,7 @@ def _download(source: _Source, destination: Path, log: Log, progress: Progress) 
     if not size:
         raise UserError(f"{url}: the server sends nothing", hint="try again later")
     if size < expected:
-        hint = "what came is kept: the same command goes on from there"
+        hint = "what was downloaded is kept: rerun the same command to resume"
         raise UserError(f"{url}: the transfer broke after {size} of {expected} bytes", hint=hint)
     found = file_checksum(partial, checksum)
     if found != checksum:
@@ -221,13 +221,13 @@ def _continues(response: HTTPResponse, start: int) -> bool:
 
 def _lines(url: str, log: Log) -> Progress:
     """A line whenever another share of the whole is there."""
-    told = 0
+    reported = 0
 
     def progress(done: int, total: int) -> None:
-        nonlocal told
+        nonlocal reported
         step = max(16 << 20, int(total * REPORTED_SHARE))
-        if done // step > told:
-            told = done // step
+        if done // step > reported:
+            reported = done // step
             log(f"{done >> 20} of {total >> 20 if total else '?'} MiB of {url}")
 
     return progress
@@ -416,7 +416,7 @@ class Release:
             self.fetch(cache_dir(), log)
 
     def fetch(self, folder: Path, log: Log, progress: Progress | None = None) -> None:
-        """Download the published archive into `folder` unless it lies there, verify and unpack it."""
+        """Download the published archive into `folder` unless it is there, verify and unpack it."""
         fetch_and_extract(self.archive, folder, log, progress)
 
     def root(self, data_dir: Path | None, log: Log) -> Path:

@@ -7,7 +7,7 @@ Training augmentation as pure functions of images and a table of uniforms.
 No function here draws a random number: each image's row of uniforms, drawn by its position in the epoch, decides
 what happens to it.
 
-Random crops resized on the device: one batched operation in place of a loop over images on the host.
+Random crops resized on the device: one batched operation instead of a loop over images on the host.
 
 Geometry and filter are those of `geometry.resized_crop`, which rounds to 8 bits after each of its two passes; here
 both are matrix products in float32 and one rounding follows, so a pixel may differ by one grey level.
@@ -226,7 +226,7 @@ def crop_boxes(
     If none fits, the central crop of the nearest admissible ratio.
 
     Args:
-        uniforms: (B, 22): an area and a ratio for each try, then the vertical and horizontal place.
+        uniforms: (B, 22): an area and a ratio for each try, then the vertical and horizontal position.
         heights: (B,) heights of the images in pixels.
         widths: (B,) widths in pixels.
         spec: `crop_scale` (fractions of the area) and `crop_ratio` (width / height).
@@ -321,8 +321,8 @@ def _resized_chunk(pixels: Tensor, table: Tensor, tallest: int, widest: int, siz
     rows = torch.arange(tallest, device=pixels.device)[:, None]
     columns = torch.arange(widest, device=pixels.device)
     # Beyond an image's edge any pixel will do: its weight is 0.
-    places = starts + torch.minimum(rows, heights - 1) * widths + torch.minimum(columns, widths - 1)
-    padded = pixels[places].permute(0, 3, 1, 2).to(torch.float32)
+    positions = starts + torch.minimum(rows, heights - 1) * widths + torch.minimum(columns, widths - 1)
+    padded = pixels[positions].permute(0, 3, 1, 2).to(torch.float32)
     vertical, horizontal = _weights(heights, tallest, size), _weights(widths, widest, size)
     return (vertical[:, None] @ padded @ horizontal[:, None].mT).round().clamp(0, 255).to(torch.uint8)
 
@@ -331,7 +331,7 @@ def _weights(lengths: Tensor, longest: int, size: int) -> Tensor:
     """Triangle filters from `lengths` (B, 1, 1) to `size` pixels, as wide as a shrinking needs: (B, size, longest)."""
     scale = lengths / size
     centres = (torch.arange(size, device=lengths.device)[:, None] + 0.5) * scale
-    places = torch.arange(longest, device=lengths.device)
-    distance = (places + 0.5 - centres).abs() / scale.clamp(min=1)
-    weights = (1 - distance).clamp(min=0) * (places < lengths)
+    positions = torch.arange(longest, device=lengths.device)
+    distance = (positions + 0.5 - centres).abs() / scale.clamp(min=1)
+    weights = (1 - distance).clamp(min=0) * (positions < lengths)
     return weights / weights.sum(dim=-1, keepdim=True)

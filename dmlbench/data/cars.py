@@ -30,7 +30,7 @@ CLASS_NAMES = tuple((Path(__file__).parent / "cars_classes.txt").read_text(encod
 ORIGINAL = "cars_annos.mat"
 SPLIT = {"cars_train": "cars_train_annos.mat", "cars_test": "cars_test_annos_withlabels.mat"}
 CLASS_FOLDERS = ("cars", "Cars", "cars196", "Cars196", "CARS196", "stanford_cars")
-SIDES = ("train", "test")  # as published: the split into classes is made of both
+SIDES = ("train", "test")  # as published: the class split needs both
 SOME_CLASSES = 20  # from here on a folder is taken for one of classes
 LAYOUTS = (
     "car_ims/ with cars_annos.mat (car_ims.tgz md5 d5c8f0aa497503f355e17dc7886c3f14, cars_annos.mat md5 "
@@ -62,7 +62,7 @@ def read(data_dir: Path | None, log: Log) -> tuple[LabelledFiles, LabelledFiles]
 
 
 def _original(folder: Path, log: Log) -> tuple[Path, list[Row]] | None:
-    """`car_ims/` beside `cars_annos.mat`, which says for each image its class."""
+    """`car_ims/` next to `cars_annos.mat`, which gives the class of each image."""
     lists = [path for path in _below(folder, ORIGINAL) if (path.parent / "car_ims").is_dir()]
     if not lists:
         return None
@@ -72,7 +72,7 @@ def _original(folder: Path, log: Log) -> tuple[Path, list[Row]] | None:
 
 
 def _split(folder: Path, log: Log) -> tuple[Path, list[Row]] | None:
-    """`cars_train/` and `cars_test/`, whose annotations may lie anywhere; some copies nest a folder in its like."""
+    """`cars_train/` and `cars_test/`, whose annotations may be anywhere; some copies nest a folder in itself."""
     if not all(_below(folder, name) for name in SPLIT):
         return None
     rows: list[Row] = []
@@ -93,10 +93,10 @@ def _split(folder: Path, log: Log) -> tuple[Path, list[Row]] | None:
 def _by_class(folder: Path, log: Log) -> tuple[Path, list[Row]] | None:
     """A folder a class, by number (`001`, `001.AMG_Hummer`) or by name, whatever its spaces and slashes became."""
     roots = [*(path for name in CLASS_FOLDERS for path in _below(folder, name) if path.is_dir()), folder]
-    places: list[tuple[Path, tuple[str, ...]]] = [(root, ("",)) for root in roots]
-    places += [(path.parent, SIDES) for path in _below(folder, SIDES[0]) if (path.parent / SIDES[1]).is_dir()]
+    layouts: list[tuple[Path, tuple[str, ...]]] = [(root, ("",)) for root in roots]
+    layouts += [(path.parent, SIDES) for path in _below(folder, SIDES[0]) if (path.parent / SIDES[1]).is_dir()]
     incomplete = None
-    for root, parts in places:
+    for root, parts in layouts:
         known = _class_folders(root, parts)
         if missing := [name for number, name in enumerate(CLASS_NAMES, start=1) if number not in known.values()]:
             found = len(CLASS_NAMES) - len(missing)

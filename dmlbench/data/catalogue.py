@@ -1,6 +1,6 @@
 """The datasets by name: what they hold, where they come from, and the version that enters a cell's hash.
 
-To add a dataset: one file beside this one with ``prepare`` and ``read`` (see `family.Family`), one entry below.
+To add a dataset: one file next to this one with ``prepare`` and ``read`` (see `family.Family`), one entry below.
 """
 
 from dataclasses import dataclass

@@ -168,7 +168,7 @@ def below(data_dir: Path, name: str, *, hint: str) -> list[Path]:
     if not data_dir.is_dir():
         raise UserError(f"{data_dir}: no such data folder", hint=hint)
     found = [path for depth in range(SEARCH_DEPTH + 1) for path in sorted(data_dir.glob("*/" * depth + name))]
-    # An archive being unpacked, or left so, lies in a hidden folder.
+    # An archive that is being unpacked, or was interrupted, is in a hidden folder.
     return [path for path in found if not any(part.startswith(".") for part in path.relative_to(data_dir).parts)]
 
 
@@ -209,7 +209,7 @@ def files_below(root: Path, folder: str) -> list[str]:
 
     def refuse(error: OSError) -> None:
         if isinstance(error, FileNotFoundError):
-            return  # what a list names and is not there is told with the list
+            return  # the caller names what is listed and missing
         raise UserError(f"{error.filename}: cannot be read ({error.strerror})", hint="check its permissions") from error
 
     found = []

@@ -23,7 +23,7 @@ class ImageFolder:
 
     Attributes:
         name: The dataset's name, for messages.
-        root: Holds a folder for each class, or links to such; what lies deeper, hidden files and other kinds of files
+        root: Holds a folder for each class, or links to such; deeper folders, hidden files and other kinds of files
             are ignored.
         split: Which classes train and which test.
     """

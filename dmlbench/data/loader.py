@@ -1,4 +1,4 @@
-"""A training batch, and how batches reach a device: on CUDA beside the work on the one before.
+"""A training batch, and how batches reach a device: on CUDA while the device works on the previous batch.
 
 Batches for training and evaluation; the number of workers never changes a bit of them.
 
@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Sampler as TorchSampler
 
 from dmlbench.data.augment import (
     Crops,
@@ -33,7 +34,7 @@ from dmlbench.data.augment import (
     uniforms_per_image,
 )
 from dmlbench.data.images import Split
-from dmlbench.data.samplers import epoch_indices, epoch_steps
+from dmlbench.data.samplers import Sampler, drawn_indices, epoch_indices, epoch_steps
 from dmlbench.errors import UserError
 from dmlbench.seeding import stream
 from dmlbench.specs.cell import InputSpec, ProtocolSpec
@@ -45,7 +46,7 @@ class Batch(NamedTuple):
     Attributes:
         images: (B, C, H, W) float32, normalised, in the protocol's memory layout.
         labels: (B,) int64.
-        indices: (B,) int64, the place of each image in the training split; an image may be drawn twice.
+        indices: (B,) int64, the index of each image in the training split; an image may be drawn twice.
         others: Further augmentations of the same images, each like `images`, where a method asks for them.
     """
 
@@ -66,7 +67,7 @@ Ready = TypeVar("Ready", Tensor, Batch)
 def ahead(
     batches: Iterable[Host], finish: Callable[[Host], Ready], device: torch.device
 ) -> Generator[Ready, None, None]:
-    """Finish batches for a device; on CUDA the next one is copied and finished beside the work on this one.
+    """Finish batches for a device; on CUDA the next one is copied and finished while the device works on this one.
 
     Args:
         batches: Host batches, page-locked for CUDA.
@@ -97,7 +98,9 @@ def _handed_over(ready: Ready, done: torch.cuda.Event, current: torch.cuda.Strea
     return ready
 
 
-Recipe = tuple[NDArray[np.int64], NDArray[np.float64]]  # (B,) places of images, and uniforms (views, B, columns)
+# (B,) indices of images, uniforms (views, B, columns), and a seed (views, B) for each call of a user's augmentation.
+Recipe = tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64] | None]
+Augmentation = Callable[[Tensor], Tensor]  # (C, H, W) uint8 or float32 -> the same; draws from torch's global generator
 
 CPU = torch.device("cpu")
 KEPT_EVALUATION_BYTES = 2 << 30
@@ -116,6 +119,8 @@ class TrainingBatches:
         device: Where batches are wanted.
         data_workers: Processes that prepare batches; 0 prepares them in the calling process.
         views: Augmentations of each image; more of them leave the first as it is.
+        sampler: Draws the batches in place of the protocol's sampler.
+        augmentation: Changes each image after the protocol's augmentation.
 
     Use it as a context manager, or call `close`: workers live until then.
     """
@@ -129,8 +134,10 @@ class TrainingBatches:
         data_workers: int = 0,
         *,
         views: int = 1,
+        sampler: Sampler | None = None,
+        augmentation: Augmentation | None = None,
     ) -> None:
-        self._views = views
+        self._views, self._sampler, self._augmentation = views, sampler, augmentation
         self.steps = epoch_steps(len(split.labels), protocol.training)
         # A copy: handing the split to spawned workers moves its memory away from under a NumPy view.
         self._labels = split.labels.numpy().copy()
@@ -139,9 +146,9 @@ class TrainingBatches:
         self._device = device
         self._recipes = _Recipes()
         self._epoch: Generator[Batch, None, None] | None = None
-        on_device = device.type == "cuda" and protocol.input.augmentation == "crop"
+        on_device = device.type == "cuda" and protocol.input.augmentation == "crop" and augmentation is None
         self._loader: DataLoader[HostBatch] | None = DataLoader(
-            _BatchMaker(split, protocol.input, resize_on_device=on_device),
+            _BatchMaker(split, protocol.input, augmentation, resize_on_device=on_device),
             batch_size=None,  # a recipe is a whole batch
             sampler=self._recipes,
             persistent_workers=data_workers > 0,
@@ -173,11 +180,22 @@ class TrainingBatches:
 
     def _batches(self, loader: "DataLoader[HostBatch]", epoch: int) -> Generator[Batch, None, None]:
         training, columns = self._protocol.training, uniforms_per_image(self._protocol.input)
-        indices = epoch_indices(self._labels, training, stream(self._seed, epoch, "sampler"))
-        # One row per position in the epoch: two draws of one image differ, whoever prepares them.
+        rng = stream(self._seed, epoch, "sampler")
+        if self._sampler is None:
+            indices = epoch_indices(self._labels, training, rng)
+        else:
+            indices = drawn_indices(self._sampler, self._labels, training, rng)
+        # One row per position in the epoch: two draws of one image differ, whichever worker prepares them.
         purposes = ["augmentation", *(f"augmentation, view {view}" for view in range(1, self._views))]
         uniforms = [stream(self._seed, epoch, purpose).random((*indices.shape, columns)) for purpose in purposes]
-        self._recipes.current = list(zip(indices, np.stack(uniforms, axis=1), strict=True))
+        seeds = None
+        if self._augmentation is not None:
+            shape = (len(indices), self._views, indices.shape[1])
+            seeds = stream(self._seed, epoch, "augmentation, plugin").integers(2**63, size=shape)
+        self._recipes.current = [
+            (own, views, None if seeds is None else seeds[step])
+            for step, (own, views) in enumerate(zip(indices, np.stack(uniforms, axis=1), strict=True))
+        ]
         yield from ahead(_in_one_line(loader), self._finished, self._device)
 
     def _finished(self, batch: HostBatch) -> Batch:
@@ -265,32 +283,49 @@ def _on_device(images: Tensor | Crops, spec: InputSpec, device: torch.device) ->
 
 
 def _in_one_line(loader: "DataLoader[Host]") -> Iterator[Host]:
-    """Batches of a loader; a worker's error is told as the process's own would be, without its traceback."""
+    """Batches of a loader; a worker's error is raised as if it had happened in this process, without its traceback."""
     try:
         yield from loader
     except UserError as error:
-        told = error.unshortened.splitlines()[-1]
-        raise UserError(told.removeprefix(f"{UserError.__module__}.UserError: ")) from error
+        message = error.unshortened.splitlines()[-1]
+        raise UserError(message.removeprefix(f"{UserError.__module__}.UserError: ")) from error
 
 
 class _BatchMaker(Dataset[HostBatch]):
     """Makes the batch of a recipe; without state, so that any process may make any batch."""
 
-    def __init__(self, split: Split, spec: InputSpec, *, resize_on_device: bool) -> None:
+    def __init__(
+        self, split: Split, spec: InputSpec, augmentation: Augmentation | None, *, resize_on_device: bool
+    ) -> None:
+        self._augmentation = augmentation
         self._source = training_source(split.images, spec)
         self._labels = split.labels
         self._spec = spec
         self._resize_on_device = resize_on_device
 
     def __getitem__(self, recipe: Recipe) -> HostBatch:
-        indices, uniforms = recipe
-        places = torch.from_numpy(indices)
-        return [self._view(indices, own) for own in uniforms], self._labels[places], places
+        indices, uniforms, seeds = recipe
+        chosen_images = torch.from_numpy(indices)
+        views = [self._view(indices, own) for own in uniforms]
+        if seeds is not None and self._augmentation is not None:
+            pairs = zip(views, seeds.tolist(), strict=True)
+            views = [_augmented(view, own, self._augmentation) for view, own in pairs if isinstance(view, Tensor)]
+        return views, self._labels[chosen_images], chosen_images
 
     def _view(self, indices: NDArray[np.int64], uniforms: NDArray[np.float64]) -> Tensor | Crops:
         if self._resize_on_device:
             return packed(crops(self._source, indices, uniforms, self._spec), self._spec)
         return augment(self._source, indices, uniforms, self._spec)
+
+
+def _augmented(images: Tensor, seeds: list[int], augmentation: Augmentation) -> Tensor:
+    """Images (B, C, H, W), each changed under a seed of its own: whoever prepares it, and in whatever order."""
+    changed = []
+    with torch.random.fork_rng(devices=[]):
+        for image, seed in zip(images, seeds, strict=True):
+            torch.manual_seed(seed)
+            changed.append(augmentation(image))
+    return torch.stack(changed)
 
 
 class _Rows(Dataset[Tensor]):
@@ -303,7 +338,7 @@ class _Rows(Dataset[Tensor]):
         return chosen(self._images, indices)
 
 
-class _Recipes(Sampler[Any]):
+class _Recipes(TorchSampler[Any]):
     """Hands what the batches are made from to the loader, in order."""
 
     def __init__(self, current: list[Any] | None = None) -> None:

@@ -49,7 +49,7 @@ def prepare(data_dir: Path | None, log: Log) -> None:
 
 
 def fetch(folder: Path, log: Log, progress: Progress | None = None) -> None:
-    """Download both archives into `folder` unless they lie there; they are read as they are."""
+    """Download both archives into `folder` unless they are there; they are read without unpacking."""
     for archive in (TRAIN, TEST):
         _download(archive, folder, log, progress)
 
@@ -73,7 +73,7 @@ def _download(archive: Archive, folder: Path, log: Log, progress: Progress | Non
 
 
 def _find(archive: Archive, data_dir: Path) -> Path:
-    """The first intact copy at most `places.SEARCH_DEPTH` folders down; a damaged one is reported, never replaced."""
+    """The first intact copy at most `family.SEARCH_DEPTH` folders down; a damaged one is reported, never replaced."""
     found = [path for path in below(data_dir, archive.name, hint=_remedy(archive)) if path.is_file()]
     if not found:
         raise UserError(f"{data_dir}: {archive.name} not found (sha256 {archive.sha256})", hint=_remedy(archive))

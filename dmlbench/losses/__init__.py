@@ -8,24 +8,13 @@ is not finite makes the loss NaN, and a label without a proxy or boundary is a V
 nothing to see, and PyTorch's own assertion on CUDA.
 """
 
-from torch import nn
-
 from dmlbench.losses.contrastive import ContrastiveLoss
 from dmlbench.losses.margin import MarginLoss
 from dmlbench.losses.multi_similarity import MultiSimilarityLoss
 from dmlbench.losses.proxy_anchor import ProxyAnchorLoss
 from dmlbench.losses.triplet import TripletLoss
 
-LOSSES: dict[str, type[nn.Module]] = {
-    "contrastive": ContrastiveLoss,
-    "triplet": TripletLoss,
-    "margin": MarginLoss,
-    "multi_similarity": MultiSimilarityLoss,
-    "proxy_anchor": ProxyAnchorLoss,
-}
-
 __all__ = [
-    "LOSSES",
     "ContrastiveLoss",
     "MarginLoss",
     "MultiSimilarityLoss",

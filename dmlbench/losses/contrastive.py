@@ -1,6 +1,9 @@
 """Contrastive loss on sampled triplets."""
 
+from typing import Annotated, Literal
+
 import torch
+from annotated_types import Ge, Gt
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -33,7 +36,12 @@ class ContrastiveLoss(nn.Module):
         ValueError: If a parameter is out of range.
     """
 
-    def __init__(self, positive_margin: float = 0.0, negative_margin: float = 1.0, mining: str = "distance") -> None:
+    def __init__(
+        self,
+        positive_margin: Annotated[float, Ge(0)] = 0.0,
+        negative_margin: Annotated[float, Gt(0)] = 1.0,
+        mining: Literal["distance"] = "distance",
+    ) -> None:
         super().__init__()
         check_non_negative("positive_margin", positive_margin)
         check_positive("negative_margin", negative_margin)

@@ -1,6 +1,9 @@
 """Margin loss with a learned boundary per class."""
 
+from typing import Annotated, Literal
+
 import torch
+from annotated_types import Gt
 from torch import Tensor, nn
 
 from dmlbench.losses.batch import check_choice, check_count, check_positive, checked, nan_where_broken, rows_of
@@ -29,7 +32,15 @@ class MarginLoss(nn.Module):
         ValueError: If a parameter is out of range.
     """
 
-    def __init__(self, num_classes: int, margin: float = 0.2, beta: float = 1.2, mining: str = "distance") -> None:
+    LEARNED = ("beta",)
+
+    def __init__(
+        self,
+        num_classes: int,
+        margin: Annotated[float, Gt(0)] = 0.2,
+        beta: Annotated[float, Gt(0)] = 1.2,
+        mining: Literal["distance"] = "distance",
+    ) -> None:
         super().__init__()
         check_count("num_classes", num_classes)
         check_positive("margin", margin)

@@ -1,6 +1,9 @@
 """Multi-Similarity loss with its own pair mining."""
 
+from typing import Annotated
+
 import torch
+from annotated_types import Ge, Gt
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -27,7 +30,13 @@ class MultiSimilarityLoss(nn.Module):
         ValueError: If a parameter is out of range.
     """
 
-    def __init__(self, alpha: float = 2.0, beta: float = 40.0, base: float = 0.5, epsilon: float = 0.1) -> None:
+    def __init__(
+        self,
+        alpha: Annotated[float, Gt(0)] = 2.0,
+        beta: Annotated[float, Gt(0)] = 40.0,
+        base: float = 0.5,
+        epsilon: Annotated[float, Ge(0)] = 0.1,
+    ) -> None:
         super().__init__()
         check_positive("alpha", alpha)
         check_positive("beta", beta)

@@ -1,15 +1,14 @@
 """Proxy-Anchor loss."""
 
 import math
+from typing import Annotated
 
 import torch
+from annotated_types import Ge, Gt
 from torch import Tensor, nn
 from torch.nn import functional
 
 from dmlbench.losses.batch import check_count, check_non_negative, check_positive, checked, pair_masks
-
-# exp(80) times a batch of 6,000 is the last sum below float32's largest number.
-_LARGEST_EXPONENT = 80
 
 
 class ProxyAnchorLoss(nn.Module):
@@ -33,14 +32,24 @@ class ProxyAnchorLoss(nn.Module):
         ValueError: If a parameter is out of range.
     """
 
-    def __init__(self, num_classes: int, embedding_dim: int, alpha: float = 32.0, delta: float = 0.1) -> None:
+    LEARNED = ("proxies",)
+    # exp(80) times a batch of 6,000 is the last sum below float32's largest number.
+    AT_MOST = {"alpha * (1 + delta)": 80}  # noqa: RUF012 - a constant, also read without torch
+
+    def __init__(
+        self,
+        num_classes: int,
+        embedding_dim: int,
+        alpha: Annotated[float, Gt(0)] = 32.0,
+        delta: Annotated[float, Ge(0)] = 0.1,
+    ) -> None:
         super().__init__()
         check_count("num_classes", num_classes)
         check_count("embedding_dim", embedding_dim)
         check_positive("alpha", alpha)
         check_non_negative("delta", delta)
-        if alpha * (1 + delta) > _LARGEST_EXPONENT:
-            raise ValueError(f"alpha * (1 + delta) must be <= {_LARGEST_EXPONENT}, got {alpha * (1 + delta)}")
+        if alpha * (1 + delta) > 80:
+            raise ValueError(f"alpha * (1 + delta) must be at most 80, got {alpha * (1 + delta)}")
         self.alpha = alpha
         self.delta = delta
         self.proxies = nn.Parameter(torch.empty(num_classes, embedding_dim))

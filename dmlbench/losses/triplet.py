@@ -1,6 +1,9 @@
 """Triplet loss on squared distances."""
 
+from typing import Annotated, Literal
+
 import torch
+from annotated_types import Gt
 from torch import Tensor, nn
 
 from dmlbench.losses.batch import check_choice, check_positive, checked, masked_mean, nan_where_broken, rows_of
@@ -23,7 +26,9 @@ class TripletLoss(nn.Module):
         ValueError: If a parameter is out of range.
     """
 
-    def __init__(self, margin: float = 0.2, mining: str = "distance") -> None:
+    def __init__(
+        self, margin: Annotated[float, Gt(0)] = 0.2, mining: Literal["distance", "semihard"] = "distance"
+    ) -> None:
         super().__init__()
         check_positive("margin", margin)
         check_choice("mining", mining, ("distance", "semihard"))

@@ -94,7 +94,7 @@ def timm_backbone(name: str, spec: ModelSpec, image: InputSpec, *, download: boo
     if spec.weights and is_file(spec.weights):
         classifier = getattr(backbone, "pretrained_cfg", {}).get("classifier") or "classifier"
         _load(backbone, spec.weights, ignore=f"{classifier}.")
-    # timm's avgmax is the mean of both; the published pooling is their sum.
+    # timm's avgmax is the mean of average and maximum; the published pooling is their sum.
     return nn.Sequential(backbone, _Double()) if spec.pooling == "average+max" else backbone
 
 

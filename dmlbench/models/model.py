@@ -14,7 +14,9 @@ from dmlbench.models.backbones import conv4_backbone, read_weights, reason_of, t
 from dmlbench.specs.cell import InputSpec, ModelSpec
 
 BACKBONES = "conv4, timm:NAME or torchvision:NAME"
-ELSEWHERE = re.compile(r"(^|:)(hf[-_]hub|local-dir):")  # timm's names of what is fetched or read from another place
+ELSEWHERE = re.compile(
+    r"(^|:)(hf[-_]hub|local-dir):"
+)  # timm's prefixes of weights that are downloaded or read from elsewhere
 
 
 class EmbeddingModel(nn.Module):

@@ -4,20 +4,21 @@ Zeng, Yang, Liu, Satoh, "Self-distillation with Online Diffusion on Batch Manifo
 Learning", arXiv 2211.07566; Visual Intelligence 2024.
 """
 
-from dataclasses import dataclass
 from numbers import Real
+from typing import Annotated
 
 import torch
+from annotated_types import Ge, Gt, Lt
 from torch import Tensor
 
-from dmlbench.modifiers.psd import check_temperature, similarities
+from dmlbench.modifiers.teachers import SelfDistillation, check_temperature, similarities
 
 
-@dataclass(frozen=True)
-class OBDSD:
+class OBDSD(SelfDistillation):
     """OBD-SD with its settings.
 
     Args:
+        lambda_: Weight of the distillation, >= 0.
         tau: Temperature of teacher and student, > 0.
         omega: Share of the diffusion, in [0, 1); 0 is PSD.
         tau_diffusion: Temperature of the affinities along which targets spread, > 0.
@@ -26,12 +27,17 @@ class OBDSD:
         ValueError: If a setting is out of range.
     """
 
-    tau: float
-    omega: float
-    tau_diffusion: float
-
-    def __post_init__(self) -> None:
-        _check(self.tau, self.omega, self.tau_diffusion)
+    def __init__(
+        self,
+        *,
+        lambda_: Annotated[float, Ge(0)] = 1.0,
+        tau: Annotated[float, Gt(0)],
+        omega: Annotated[float, Ge(0), Lt(1)],
+        tau_diffusion: Annotated[float, Gt(0)],
+    ) -> None:
+        super().__init__(lambda_, tau)
+        _check(tau, omega, tau_diffusion)
+        self.omega, self.tau_diffusion = omega, tau_diffusion
 
     def targets(self, teacher_embeddings: Tensor) -> Tensor:
         """Return `obdsd_targets` (N, N) of the teacher's embeddings (N, D)."""

@@ -1,4 +1,4 @@
-"""Has every method's steps timed by turns, in one process after the other: each builds its learners anew.
+"""Has every method's steps timed by turns, in one process after the other: each builds its trainers anew.
 
 From one process to the next ratios move by more than rounds of one of them tell: memory lies elsewhere, and caches hold
 other things. So a measurement is of several processes, and its intervals are over them.
@@ -18,17 +18,15 @@ import torch
 from dmlbench.data.images import Split, load_dataset, split_classes
 from dmlbench.data.loader import Batch, TrainingBatches
 from dmlbench.errors import UserError
+from dmlbench.modifiers.teachers import PreviousEpoch, SelfDistillation
 from dmlbench.overhead.plan import CostPlan, modifier_of
 from dmlbench.overhead.timing import BATCHES, SYNTHETIC_SET, StepCost, measure_steps, synthetic_batches
 from dmlbench.results import environment as provenance
 from dmlbench.results.measurements import SYNTHETIC, UNFOLDED, UNFOLDED_MARK, Measured, Measurement
 from dmlbench.specs.cell import MethodSpec, digest, protocol_identity
-from dmlbench.training.components import build_learner
+from dmlbench.training.build import TrainingSet, build_seeded_model, build_trainer
 from dmlbench.training.device import prepare, resolve_device
-from dmlbench.training.learner import Learner
-from dmlbench.training.modifiers import Taught
-from dmlbench.training.teachers import PreviousEpoch
-from dmlbench.training.workshop import TrainingSet, build_seeded_model
+from dmlbench.training.trainer import Trainer
 
 WARM_UP = 3
 SEED = 0
@@ -152,27 +150,29 @@ def _share(plan: CostPlan, device: str, rounds: int, order: int, tell: Callable[
     prepare(protocol.training, place)
     images = _images(plan)
     size = TrainingSet(len(images.class_names), len(images.labels)) if images else SYNTHETIC_SET
-    learners: dict[str, Learner] = {}
+    trainers: dict[str, Trainer] = {}
     for method in plan.methods:
-        learners |= _learners(method, plan, size, place)
-    batches = _batches(plan, images, max(learner.views for learner in learners.values()), place)
-    costs = measure_steps(learners, batches, rounds, WARM_UP, tell, order=order)
+        trainers |= _trainers(method, plan, size, place)
+    batches = _batches(plan, images, max(trainer.views for trainer in trainers.values()), place)
+    costs = measure_steps(trainers, batches, rounds, WARM_UP, tell, order=order)
     code = {"digest": provenance.code_digest(), **provenance.git_state()}
     return _Share(costs, provenance.environment(str(place)), code)
 
 
-def _learners(method: MethodSpec, plan: CostPlan, size: TrainingSet, place: torch.device) -> dict[str, Learner]:
-    """A method's learner; where its teacher is folded also one whose teacher is not."""
-    learner, plain = (
-        build_learner(method, plan.protocol, build_seeded_model(plan.protocol, SEED, place), size, place, seed=SEED)
+def _trainers(method: MethodSpec, plan: CostPlan, size: TrainingSet, place: torch.device) -> dict[str, Trainer]:
+    """A method's trainer; where its teacher is folded also one whose teacher is not."""
+    trainer, plain = (
+        build_trainer(method, plan.protocol, build_seeded_model(plan.protocol, SEED, place), size, place, seed=SEED)
         for _ in range(2)
     )
-    taught = plain.modifier
-    teacher = taught.teacher if isinstance(taught, Taught) else None
-    if not isinstance(taught, Taught) or not isinstance(teacher, PreviousEpoch) or not teacher.folds(plain.model):
-        return {method.name: learner}
-    taught.teacher = PreviousEpoch(teacher.mode, fold=False)
-    return {method.name: learner, f"{method.name}{UNFOLDED}": plain}
+    modifier = plain.modifier
+    teacher = modifier.teacher if isinstance(modifier, SelfDistillation) else None
+    if not isinstance(modifier, SelfDistillation) or not isinstance(teacher, PreviousEpoch):
+        return {method.name: trainer}
+    if not teacher.folds(plain.model):
+        return {method.name: trainer}
+    modifier.teacher = PreviousEpoch(teacher.mode, fold=False)
+    return {method.name: trainer, f"{method.name}{UNFOLDED}": plain}
 
 
 def _images(plan: CostPlan) -> Split | None:

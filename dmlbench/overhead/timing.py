@@ -1,7 +1,7 @@
 """What a training step of each method costs: all in one process on one device, by turns.
 
-A step is what `Learner.step` does with a batch that lies on the device already: what a method adds is nothing that a
-data loader could hide. It is measured in the last epoch, where a teacher has its full say; in the first there is none.
+A step is what `Trainer.step` does with a batch that lies on the device already: what a method adds is nothing that a
+data loader could hide. It is measured in the last epoch, where the weight of a teacher is highest; the first has none.
 
 How much memory a training step takes at its height, told apart from what else the process holds.
 
@@ -27,9 +27,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dmlbench.data.loader import Batch
 from dmlbench.specs.cell import ProtocolSpec
+from dmlbench.training.build import TrainingSet
 from dmlbench.training.clock import PHASES
-from dmlbench.training.learner import Learner
-from dmlbench.training.workshop import TrainingSet
+from dmlbench.training.trainer import Trainer
 
 TURN_SECONDS = 0.2  # what a turn lasts at least: one step of a small network is too short to time
 SYNTHETIC_SET = TrainingSet(classes=100, images=5900)  # about CUB's training half
@@ -73,7 +73,7 @@ def synthetic_batches(protocol: ProtocolSpec, device: torch.device, views: int =
 
 
 def measure_steps(
-    learners: Mapping[str, Learner],
+    trainers: Mapping[str, Trainer],
     batches: Sequence[Batch],
     rounds: int,
     warm_up: int,
@@ -84,14 +84,14 @@ def measure_steps(
     """Measure every method's step in rounds, each method once a round, in an order shuffled for every round.
 
     Args:
-        learners: Learners by name, on one device.
+        trainers: Trainers by name, on one device.
         batches: Batches on that device, used in turn.
         rounds: Rounds that count.
         warm_up: Rounds before them that do not.
         tell: Is called after every round.
         order: In which orders methods take their turns: see `interleave`.
     """
-    turns = {name: _Turn(learner, batches) for name, learner in learners.items()}
+    turns = {name: _Turn(trainer, batches) for name, trainer in trainers.items()}
     steps = math.ceil(TURN_SECONDS / min(turn.probe() for turn in turns.values()))
     kept = interleave({name: turn.taking(steps) for name, turn in turns.items()}, rounds, warm_up, tell, order=order)
     return {
@@ -102,7 +102,7 @@ def measure_steps(
                 for phase in PHASES
                 if any(measured.get(phase) for measured in kept[name])
             },
-            peak_mb=peak_bytes(turn.learner, turn.step) / 2**20,
+            peak_mb=peak_bytes(turn.trainer, turn.step) / 2**20,
             gflop=turn.flop() / 1e9,
         )
         for name, turn in turns.items()
@@ -110,77 +110,77 @@ def measure_steps(
 
 
 class _Turn:
-    """One method's turns: a learner in its last epoch, and batches without end."""
+    """One method's turns: a trainer in its last epoch, and batches without end."""
 
-    def __init__(self, learner: Learner, batches: Sequence[Batch]) -> None:
-        self.learner = learner
+    def __init__(self, trainer: Trainer, batches: Sequence[Batch]) -> None:
+        self.trainer = trainer
         self._batches = itertools.cycle(batches)
         device = batches[0].images.device
         self._generator = torch.Generator(device).manual_seed(0)
-        learner.train()
+        trainer.train()
         for batch in batches:  # an epoch without a teacher, which a memory learns from
-            learner.step(batch, 0, self._generator)
-        learner.end_epoch()
+            trainer.step(batch, 0, self._generator)
+        trainer.end_epoch()
 
     def step(self) -> tuple[Tensor, Tensor]:
         """Take a step of the last epoch."""
-        return self.learner.step(next(self._batches), self.learner.epochs - 1, self._generator)
+        return self.trainer.step(next(self._batches), self.trainer.epochs - 1, self._generator)
 
     def taking(self, steps: int) -> Callable[[], dict[str, float]]:
         """A turn of so many steps, which gives the seconds of all of them (`train`), and of each phase."""
 
         def turn() -> dict[str, float]:
-            with self.learner.clock.phase("train"):
+            with self.trainer.clock.phase("train"):
                 for _ in range(steps):
                     self.step()
-            return self.learner.clock.seconds()
+            return self.trainer.clock.seconds()
 
         return turn
 
     def probe(self) -> float:
         """Seconds that a step takes, roughly."""
         self.step()
-        self.learner.clock.seconds()  # waits for the device
+        self.trainer.clock.seconds()  # waits for the device
         begun = time.perf_counter()
         self.step()
-        self.learner.clock.seconds()
+        self.trainer.clock.seconds()
         return time.perf_counter() - begun
 
     def flop(self) -> int:
         """Floating-point operations of a step."""
         with FlopCounterMode(display=False) as counter:
             self.step()
-        self.learner.clock.seconds()
+        self.trainer.clock.seconds()
         return int(counter.get_total_flops())
 
 
-def peak_bytes(learner: Learner, step: Callable[[], object]) -> int:
-    """Memory at the height of a step: what the learner keeps between steps, and what the step adds.
+def peak_bytes(trainer: Trainer, step: Callable[[], object]) -> int:
+    """Memory at the height of a step: what the trainer keeps between steps, and what the step adds.
 
     On CUDA by the allocator's own count; on a CPU by torch's profiler, which sees torch's allocations alone and not
     the workspace of a library. Batches do not count.
 
     Args:
-        learner: A learner that has taken steps.
+        trainer: A trainer that has taken steps.
         step: Takes one more.
     """
-    device = learner.device
-    for member in learner.members:
-        member.optimizer.zero_grad(set_to_none=True)
-    storages = [tensor.untyped_storage() for tensor in _kept(learner)]
+    device = trainer.device
+    for network in trainer.networks:
+        network.optimizer.zero_grad(set_to_none=True)
+    storages = [tensor.untyped_storage() for tensor in _kept(trainer)]
     kept = sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
     return kept + (_added_on_cuda(device, step) if device.type == "cuda" else _added_on_cpu(step))
 
 
-def _kept(learner: Learner) -> Iterator[Tensor]:
+def _kept(trainer: Trainer) -> Iterator[Tensor]:
     """What stays between steps; not the gradients, which a step lets go of before it makes its own."""
-    teacher = getattr(learner.modifier, "teacher", None)
-    parts = [part for member in learner.members for part in (member.model, member.criterion)]
-    for part in (*parts, learner.modifier, teacher, getattr(teacher, "network", None)):
+    teacher = getattr(trainer.modifier, "teacher", None)
+    parts = [part for own in trainer.networks for part in (own.model, own.criterion)]
+    for part in (*parts, trainer.modifier, teacher, getattr(teacher, "network", None)):
         if isinstance(part, nn.Module):
             yield from (value for value in part.state_dict(keep_vars=True).values() if isinstance(value, Tensor))
-    for member in learner.members:
-        for state in member.optimizer.state.values():
+    for network in trainer.networks:
+        for state in network.optimizer.state.values():
             yield from (value for value in state.values() if isinstance(value, Tensor))
 
 

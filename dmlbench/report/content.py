@@ -69,6 +69,7 @@ from dmlbench.report.tables.datasets import can_rank
 from dmlbench.report.tables.table import about_pairs, without_base
 from dmlbench.results.measurements import SYNTHETIC, Measurement
 from dmlbench.results.readouts import is_of_one_member
+from dmlbench.runner.signals import starting
 
 
 @dataclass(frozen=True)
@@ -304,8 +305,9 @@ def mapping(workers: int) -> Iterator[Map]:
     # Fresh interpreters: forked ones would inherit the locks of threads that numerical libraries keep.
     pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_leave_interrupts_to_the_parent)
     try:
-        for _ in range(workers):
-            pool.submit(_ready)
+        with starting():
+            for _ in range(workers):
+                pool.submit(_ready)
         yield pool.map
     finally:
         pool.shutdown(cancel_futures=True)

@@ -12,7 +12,6 @@ from typing import Any
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
-from dmlbench import __version__
 from dmlbench.analysis.comparisons import to_base
 from dmlbench.analysis.costs import measured_frame
 from dmlbench.analysis.groups import GROUP, arrange, check_unambiguous, done, groups, without_paths
@@ -36,6 +35,7 @@ from dmlbench.report.sources import commands
 from dmlbench.report.style import PALETTE
 from dmlbench.report.tables.summary import coverage_table, is_uneven, protocol_tables, settings_tables, summary_tables
 from dmlbench.report.tables.table import TEXT_COLUMNS
+from dmlbench.results.environment import versions
 from dmlbench.results.frames import load_history, load_results
 from dmlbench.results.measurements import SYNTHETIC, Measurement, read_measurements
 from dmlbench.results.store import Store, read_summary
@@ -260,7 +260,7 @@ def _context(name: str, arranged: pd.DataFrame, summaries: Sequence[dict[str, An
     counts = finished.groupby([*GROUP, "method"])["seed"].nunique()
     return {
         "name": name,
-        "version": __version__,
+        "version": versions()["dmlbench"],
         "palette": PALETTE,
         "text_columns": TEXT_COLUMNS,
         "reading": READING if len(arranged) else READING_COSTS,

@@ -25,13 +25,12 @@ from dmlbench.runner.events import RunOptions
 from dmlbench.seeding import stream_seed
 from dmlbench.specs.cell import Cell
 from dmlbench.training import checkpoint
+from dmlbench.training.build import TrainingSet, at_networks_rate, build_seeded_model, build_trainer
 from dmlbench.training.checkpoint import Checkpoint
-from dmlbench.training.components import build_learner
 from dmlbench.training.device import prepare, resolve_device
 from dmlbench.training.evaluator import Evaluator
-from dmlbench.training.learner import Learner
 from dmlbench.training.loop import evaluate_epoch, train_epoch
-from dmlbench.training.workshop import TrainingSet, at_networks_rate, build_seeded_model
+from dmlbench.training.trainer import Trainer
 
 Emit = Callable[[dict[str, Any]], None]
 
@@ -119,47 +118,60 @@ def _train(cell: Cell, writer: CellWriter, options: RunOptions, result: dict[str
     start = provenance.weights_digest(model)
     torch.manual_seed(stream_seed(seed, 0, "loss"))
     size = TrainingSet(len(train.class_names), len(train.labels))
-    learner = build_learner(cell.method, protocol, model, size, device, seed=seed)
-    past = _resume(_made_by(result, dataset, start), result["environment"], writer, learner)
+    trainer = build_trainer(cell.method, protocol, model, size, device, seed=seed)
+    past = _resume(_made_by(result, dataset, start), result["environment"], writer, trainer)
 
     epochs = protocol.training.epochs
-    record = _Recorder(writer, learner, past, emit, begun)
+    record = _Recorder(writer, trainer, past, emit, begun)
     if not writer.rows:
-        record({"epoch": 0} | evaluate_epoch(0, epochs, protocol.evaluation, learner.networks, evaluators))
-    with TrainingBatches(train, protocol, seed, device, options.data_workers, views=learner.views) as batches:
+        record({"epoch": 0} | evaluate_epoch(0, epochs, protocol.evaluation, trainer.models, evaluators))
+    with _batches(train, cell, device, options, trainer) as batches:
         for epoch in range(past.epoch, epochs):
             writer.log(f"epoch {epoch + 1} of {epochs} begins")
             torch.manual_seed(stream_seed(seed, epoch, "model"))  # dropout and the like, should a backbone have any
-            row = train_epoch(learner, batches, epoch, seed, device)
-            row |= evaluate_epoch(epoch + 1, epochs, protocol.evaluation, learner.networks, evaluators)
+            row = train_epoch(trainer, batches, epoch, seed, device)
+            row |= evaluate_epoch(epoch + 1, epochs, protocol.evaluation, trainer.models, evaluators)
             record({"epoch": epoch + 1} | row)
 
-    _keep(options.keep, writer, learner.networks, evaluators["test"])
+    _keep(options.keep, writer, trainer.models, evaluators["test"])
     peak = provenance.peak_memory_mb(str(device))
-    unrated = at_networks_rate(learner.members[0].criterion, cell.method.loss)
+    unrated = at_networks_rate(trainer.networks[0].criterion, cell.method.loss)
     own = {"initial_weights": start, "dataset": _dataset(cell, dataset, train), "peak_memory_mb": peak}
     return own | ({"at_networks_rate": unrated} if unrated else {}) | record.sums(result["environment"], cell)
+
+
+def _batches(train: Split, cell: Cell, device: torch.device, options: RunOptions, trainer: Trainer) -> TrainingBatches:
+    return TrainingBatches(
+        train,
+        cell.protocol,
+        cell.seed,
+        device,
+        options.data_workers,
+        views=trainer.views,
+        sampler=trainer.sampler,
+        augmentation=trainer.augmentation,
+    )
 
 
 class _Recorder:
     """Takes an epoch's row to the checkpoint, the history and the runner, in this order."""
 
-    def __init__(self, writer: CellWriter, learner: Learner, past: Checkpoint, emit: Emit, begun: float) -> None:
-        self._writer, self._learner, self._past, self._emit = writer, learner, past, emit
+    def __init__(self, writer: CellWriter, trainer: Trainer, past: Checkpoint, emit: Emit, begun: float) -> None:
+        self._writer, self._trainer, self._past, self._emit = writer, trainer, past, emit
         self._begun, self._earlier = begun, past.seconds
 
     def __call__(self, row: Row) -> None:
         self._past = replace(
             self._past,
             epoch=int(row["epoch"] or 0),
-            learner=self._learner.state(),
+            trainer=self._trainer.state(),
             rows=[*self._writer.rows, row],
             seconds=self._earlier + time.perf_counter() - self._begun,
         )
         with self._writer.writing():
             checkpoint.save(self._writer.folder, self._past)
         self._writer.append(row)
-        self._emit({"event": "epoch", "epoch": row["epoch"], "epochs": self._learner.epochs, "row": row})
+        self._emit({"event": "epoch", "epoch": row["epoch"], "epochs": self._trainer.epochs, "row": row})
 
     def sums(self, environment: dict[str, Any], cell: Cell) -> dict[str, Any]:
         """What comes out over all attempts at the cell."""
@@ -180,12 +192,12 @@ def _made_by(result: dict[str, Any], dataset: Dataset, start: str) -> dict[str, 
     return given | kind | {"data": dataset.fingerprint, "initial weights": start}
 
 
-def _resume(made_by: dict[str, str], environment: dict[str, Any], writer: CellWriter, learner: Learner) -> Checkpoint:
-    """Bring writer and learner to where the last attempt ended, or to the beginning."""
+def _resume(made_by: dict[str, str], environment: dict[str, Any], writer: CellWriter, trainer: Trainer) -> Checkpoint:
+    """Bring writer and trainer to where the last attempt ended, or to the beginning."""
     past = checkpoint.load(writer.folder, made_by, writer.log)
     if past.rows:
         try:
-            learner.restore(past.learner)
+            trainer.restore(past.trainer)
         except Exception as error:
             checkpoint.clear(writer.folder)
             reason = f"{type(error).__name__}: {error}".splitlines()[0]

@@ -17,7 +17,7 @@ from dmlbench.errors import StorageError, UserError
 from dmlbench.results.locks import claim
 from dmlbench.results.writer import storing
 from dmlbench.runner.events import THREAD_VARIABLES, Event, OnEvent, RunOptions, Task, cause_of, ending, record_death
-from dmlbench.runner.signals import SIGNALS, Interrupts, ignored
+from dmlbench.runner.signals import SIGNALS, Interrupts, starting
 
 GLANCE = 0.2  # seconds between looks at whether to stop
 STOP = "stop"
@@ -88,7 +88,7 @@ def _start(pool: Pool, device: str) -> Worker:
     ours, theirs = context.Pipe()
     arguments = (theirs, replace(pool.options, device=device), pool.threads)
     process = context.Process(target=_work, args=arguments, name=f"dmlbench {device}")
-    with ignored():
+    with starting():
         process.start()
     theirs.close()
     return Worker(process, ours, device)

@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol
 from dmlbench.data.catalogue import DatasetInfo, dataset_info
 from dmlbench.data.family import Log
 from dmlbench.data.ready import dataset_spec, prepare
-from dmlbench.errors import UserError, counted
+from dmlbench.errors import UserError, counted, unknown_name
 from dmlbench.machine import usable_cores
 from dmlbench.models.checks import check_networks
 from dmlbench.results.store import Record, State, Store, ended_at, read_record
@@ -27,6 +27,7 @@ from dmlbench.specs.tuned import settings_of
 from dmlbench.specs.yaml_files import path_of
 
 DATA_VARIABLE = "DMLBENCH_DATA"
+DEVICES = ("auto", "cpu", "cuda")
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class Observer(Protocol):
 def plan(request: Request, log: Log = lambda _: None) -> list[Cell]:
     """Resolve every cell of the matrix, in an order that finishes whole seeds first.
 
-    The user's own folders of images are read here, for their contents are their version; `log` tells of it.
+    The user's own folders of images are read here, because their contents are their version; `log` gets a line.
 
     Raises:
         UserError: for any name or setting that is not valid, before anything runs.
@@ -133,6 +134,17 @@ def data_folder(given: Path | None) -> Path | None:
     return named
 
 
+def checked_device(device: str) -> str:
+    """The device asked for; raises UserError where it is none, or not there."""
+    if device not in DEVICES:
+        raise unknown_name("device", device, DEVICES, where="--device")
+    if device == "cuda":
+        from dmlbench.training.device import resolve_device
+
+        resolve_device(device)
+    return device
+
+
 def make_ready(cells: Sequence[Cell], execution: Execution, log: Callable[[str], None]) -> None:
     """Check everything that cells need before any of them starts: data, networks, plugins, the results folder.
 
@@ -148,7 +160,7 @@ def make_ready(cells: Sequence[Cell], execution: Execution, log: Callable[[str],
 
 
 def execute(cells: Sequence[Cell], execution: Execution, observers: Sequence[Observer], interrupts: Interrupts) -> None:
-    """Run cells that were made ready to their end; how each ended stands in the store."""
+    """Run cells that were made ready to their end; the store records how each ended."""
 
     def on_event(task: Task, event: dict[str, Any]) -> None:
         for observer in observers:
@@ -230,11 +242,10 @@ def _check_plugins(cells: Iterable[Cell]) -> None:
     for cell in cells:
         parts = [part for part in (cell.method.loss, cell.method.distillation) if part is not None and part.plugin]
         for part in parts:
-            from dmlbench.training.components import build_distillation
-            from dmlbench.training.workshop import build_loss
+            from dmlbench.training.build import build_loss, build_modifier
 
             sizes = {"num_classes": 2, "embedding_dim": cell.protocol.model.embedding_dim}
-            build_loss(part, sizes) if part.kind == "loss" else build_distillation(part)
+            build_loss(part, sizes) if part.kind == "loss" else build_modifier(part, sizes)
 
 
 def check_applied(settings: dict[str, dict[str, Any]], methods: Sequence[MethodSpec]) -> None:

@@ -150,7 +150,9 @@ class Driver:
                 for reference in ended:
                     self._take_in(reference)
         except RayError as error:
-            raise UserError(f"the Ray cluster is lost ({_cause(error)})", hint="the same command goes on") from error
+            raise UserError(
+                f"the Ray cluster is lost ({_cause(error)})", hint="rerun the same command to resume"
+            ) from error
 
     def _wait(self) -> list[Any]:
         if self._running:

@@ -1,6 +1,8 @@
 """What Ctrl-C means to a run: once, to stop after the epoch; twice, at once."""
 
+import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -8,6 +10,8 @@ from types import FrameType
 from typing import Any, Self
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# Notebooks name a way to draw that is not there, and a script called statistics.py in the working folder is no module.
+WORKERS_ENVIRONMENT = {"MPLBACKEND": "agg", "PYTHONSAFEPATH": "1"}
 
 
 class Interrupts:
@@ -38,11 +42,11 @@ class Interrupts:
             signal.signal(number, self._handle)
 
     def notice(self) -> bool:
-        """Whether a stop was asked for, true for the first look only; says so to the user."""
+        """Whether a stop was asked for, true at the first call only, which prints a line."""
         if not self.asked or self._noticed:
             return False
         self._noticed = True
-        self._say("stopping after this epoch; once more stops at once (either way the same command goes on)")
+        self._say("stopping after this epoch; a second Ctrl-C stops at once (rerun the same command to resume)")
         return True
 
     def _handle(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - a handler's signature
@@ -52,14 +56,25 @@ class Interrupts:
 
 
 @contextmanager
-def ignored() -> Iterator[None]:
-    """Start processes within: they ignore the signals from their first moment, for these reach the whole group."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in SIGNALS}
+def starting() -> Iterator[None]:
+    """Start worker processes within: fresh interpreters that obey this one alone.
+
+    They ignore the signals from their first moment, for these reach the whole group, and import neither the user's
+    script, which so needs no main guard, nor modules of the working folder; nor do they draw on a notebook's page.
+    """
+    main = sys.modules["__main__"]
+    script = {name: vars(main).pop(name) for name in ("__file__",) if name in vars(main)}
+    spec, main.__spec__ = main.__spec__, None
+    environment = {name: os.environ.get(name) for name in WORKERS_ENVIRONMENT}
+    os.environ.update(WORKERS_ENVIRONMENT)
+    own = threading.current_thread() is threading.main_thread()  # others may not set handlers
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in SIGNALS} if own else {}
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        for name, value in environment.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+        vars(main).update(script)
+        main.__spec__ = spec

@@ -17,7 +17,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_
 
 from dmlbench.specs.dataset import DatasetSpec, Section
 
-TeacherName = Literal["previous-epoch", "memory", "none"]
+TeacherName = Literal["previous-epoch", "ema", "memory", "none"]
 TeacherMode = Literal["train", "eval"]
 Scalar = bool | int | float | str
 PROSE = ("title", "description", "family")  # of a protocol: they change no number
@@ -25,6 +25,9 @@ TUNED = "tuned"  # a part of a result's variant
 NETWORK_RATE = "network"  # in place of a learning rate
 EVAL_TEACHER = "teacher in eval mode: the official code's is in training mode"  # a mark
 TEACHER_MODE = "teacher_mode"  # a setting of a distillation beside its parameters
+MOMENTUM = "momentum"  # a parameter of a method whose teacher is `ema`
+Kind = Literal["loss", "distillation", "modifier", "sampler", "head", "augmentation", "miner"]
+Slot = Literal["loss", "distillation"]
 # Above these nobody trains, and a mistyped number would take minutes or all memory before it fails.
 Count = Annotated[int, Gt(0), Le(1_000_000)]
 Dimension = Annotated[int, Gt(0), Le(65_536)]
@@ -160,16 +163,21 @@ def rate_of(parameter: str, rates: Iterable[str]) -> str | None:
     return max((name for name in rates if f"{parameter}.".startswith(f"{name}.")), key=len, default=None)
 
 
-class Part(Section):
-    """A loss or a distillation with every value resolved.
+def slot_of(kind: Kind) -> Slot:
+    """The slot of a method that a kind of file fills."""
+    return "loss" if kind == "loss" else "distillation"
 
-    `teacher_mode` is the mode of a `previous-epoch` teacher's network. Method files default to `train`, the official
+
+class Part(Section):
+    """A loss, or what modifies it, with every value resolved.
+
+    `teacher_mode` is the mode of a teacher that is a network. Method files default to `train`, the official
     code's; a spec that does not state it was written when every teacher was in eval mode.
     """
 
     name: str
     title: str
-    kind: Literal["loss", "distillation"]
+    kind: Kind
     class_name: str
     variant: str = ""
     teacher: TeacherName = "previous-epoch"
@@ -180,9 +188,14 @@ class Part(Section):
     plugin_sha256: str | None = None
 
     @property
+    def slot(self) -> Slot:
+        """Which part of a method it is: the loss, or what follows the +, whatever kind of modifier that is."""
+        return slot_of(self.kind)
+
+    @property
     def runs_teacher(self) -> bool:
         """Whether a second network, the teacher, is run on every batch."""
-        return self.kind == "distillation" and self.teacher == "previous-epoch"
+        return self.kind in ("distillation", "modifier") and self.teacher in ("previous-epoch", "ema")
 
     def values(self) -> dict[str, Scalar]:
         """Parameter values by name."""
@@ -213,13 +226,16 @@ class Part(Section):
     def identity(self) -> dict[str, Any]:
         """What enters the hash: values, not where they come from."""
         identity = {"class": self.class_name, "parameters": self.values(), "learning_rates": self.rates()}
+        identity |= {"kind": self.kind} if self.kind not in ("loss", "distillation", "modifier") else {}
         identity |= {"teacher": self.teacher} if self.teacher != "previous-epoch" else {}
         identity |= {TEACHER_MODE: self.teacher_mode} if self.runs_teacher and self.teacher_mode == "train" else {}
         return identity | ({"plugin": self.plugin_sha256} if self.plugin_sha256 else {})
 
 
 class MethodSpec(Section):
-    """A resolved method: a loss, and for `BASE+MODIFIER` a distillation; `marks` qualify it in every table.
+    """A resolved method: a loss, and for `BASE+MODIFIER` a modifier, of whatever kind, as `distillation`.
+
+    `marks` qualify it in every table.
 
     `tuned` is the number of trials that its values were the best of, None where they are those of its files.
     """
@@ -238,7 +254,7 @@ class MethodSpec(Section):
     def values(self) -> dict[str, Scalar]:
         """Parameter values of both parts by `loss.NAME` and `distillation.NAME`."""
         parts = filter(None, (self.loss, self.distillation))
-        return {f"{part.kind}.{name}": value for part in parts for name, value in part.values().items()}
+        return {f"{part.slot}.{name}": value for part in parts for name, value in part.values().items()}
 
     def identity(self) -> dict[str, Any]:
         """What enters the hash; tuning may find the files' own values, and is another result all the same."""

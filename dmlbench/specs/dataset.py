@@ -75,10 +75,10 @@ class FolderSplit(Section):
 
 
 class DatasetSpec(Section):
-    """A dataset by name and by the version of its contents; where a user's own lies stays out of the hash.
+    """A dataset by name and by the version of its contents; the folder of a user's own images is not part of the hash.
 
     `version` fixes the contents, the split and what was `skipped` (paths of images left out as unusable). With
-    `held_out`, a fraction of the TRAINING classes stands in for the test classes, which nothing can then be chosen by.
+    `held_out`, a fraction of the TRAINING classes, replaces the test classes, so that nothing can be chosen by these.
     """
 
     name: str
@@ -90,7 +90,7 @@ class DatasetSpec(Section):
 
     @property
     def label(self) -> str:
-        """Its name in tables, which says so where it is not tested on its test classes."""
+        """Its name in tables, which tells if it is not evaluated on its test classes."""
         return f"{self.name} (tested on {self.held_out:.0%} of its training classes)" if self.held_out else self.name
 
     def identity(self) -> dict[str, Any]:

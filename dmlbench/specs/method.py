@@ -5,14 +5,13 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, PositiveInt, StrictInt, model_validator
 
 from dmlbench.errors import UserError
-from dmlbench.specs.cell import ResolvedValue, Scalar, TeacherMode, TeacherName
+from dmlbench.specs.cell import Kind, ResolvedValue, Scalar, Slot, TeacherMode, TeacherName, slot_of
 from dmlbench.specs.dataset import Section
+from dmlbench.specs.signatures import REGISTERED, signature
 
 # A name is a folder's, and of two such with a + between them.
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=100)]
 PinnedName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*\+[a-z0-9][a-z0-9_-]*$", max_length=201)]
-
-UNTAUGHT = ("dm2", "s2sd")  # classes that learn from no teacher
 
 
 class Condition(Section):
@@ -178,16 +177,19 @@ class PublishedFigure(Section):
 
 
 class MethodFile(Section):
-    """A loss or a distillation; `paper: null` says that none stands behind it, and every table repeats it.
+    """A loss or a modifier; `paper: null` says that none backs it, and every table repeats it.
 
-    So does every table with `mark`, a qualification of its own.
+    So does every table with `mark`, a qualification of its own. `order` is its position among those of its kind in
+    tables; files without one follow by name. Of the kinds of modifiers `distillation` learns from a
+    teacher, and `modifier` is any; a sampler, a head, an augmentation and a miner are a user's.
     """
 
     name: Name
     title: str
-    kind: Literal["loss", "distillation"]
+    kind: Kind
     class_name: str = Field(alias="class")
     variant: str = ""
+    order: PositiveInt | None = None
     paper: Paper | None
     mark: str | None = None
     teacher: TeacherName = "previous-epoch"
@@ -199,21 +201,51 @@ class MethodFile(Section):
     published_with: tuple[str, ...] = ()
     plugin: str | None = None
 
+    @property
+    def slot(self) -> Slot:
+        """Which part of a method the file fills."""
+        return slot_of(self.kind)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_teacher(cls, content: Any) -> Any:  # noqa: ANN401 - any content of a file
+        """What learns from no teacher need not say so, unless it is a `distillation`."""
+        if not isinstance(content, dict) or content.get("kind") in ("loss", "distillation"):
+            return content
+        shipped = not content.get("plugin") and has_teacher(content.get("class"))
+        return content if content.get("kind") == "modifier" and shipped else {"teacher": "none"} | content
+
     @model_validator(mode="after")
     def _consistent(self) -> "MethodFile":
+        runs = self.slot != "loss" and self.teacher in ("previous-epoch", "ema")
         if self.kind == "loss" and self.teacher != "previous-epoch":
             raise ValueError("teacher is for distillations")
-        if "teacher_mode" in self.model_fields_set and (self.kind == "loss" or self.teacher != "previous-epoch"):
-            raise ValueError("teacher_mode has no effect: it is for distillations with teacher: previous-epoch")
+        if "teacher_mode" in self.model_fields_set and not runs:
+            raise ValueError("teacher_mode has no effect: it is for distillations with teacher: previous-epoch or ema")
         if self.kind == "distillation" and self.learning_rates:
             raise ValueError("learning_rates are for losses: what a distillation holds is not learned")
-        if self.plugin and self.teacher == "none":
-            raise ValueError("teacher: a plugin learns from one; valid: previous-epoch, memory")
-        if self.kind == "distillation" and (self.teacher == "none") != (
-            not self.plugin and self.class_name in UNTAUGHT
-        ):
-            raise ValueError(f"teacher: none is for the classes {', '.join(UNTAUGHT)}, and they have no other")
+        if self.kind == "distillation" and self.plugin and self.teacher == "none":
+            raise ValueError("teacher: a plugin learns from one; valid: previous-epoch, memory, ema")
+        if self.kind not in ("loss", "distillation", "modifier"):
+            if not self.plugin or self.teacher != "none":
+                raise ValueError(f"kind: {self.kind} is a plugin without a teacher: it needs plugin: FILE.py")
+            if self.learning_rates:
+                raise ValueError("learning_rates are for losses and modifiers")
+        self._check_teacher()
         return self
+
+    def _check_teacher(self) -> None:
+        names = REGISTERED["distillation"]
+        if self.kind == "loss" or self.plugin or self.class_name not in names:
+            return
+        if (self.teacher == "none") == has_teacher(self.class_name):
+            untaught = sorted(name for name in names if not has_teacher(name))
+            raise ValueError(f"teacher: none is for the classes {', '.join(untaught)}, and they have no other")
+
+
+def has_teacher(name: object) -> bool:
+    """Whether a shipped modifier's class learns from a teacher."""
+    return name in REGISTERED["distillation"] and signature("distillation", str(name)).has_teacher
 
 
 class PinnedFile(Section):

@@ -53,7 +53,7 @@ def _value(key: str, protocol: ProtocolSpec, method: MethodSpec) -> Typed | None
     for name in names:
         value = value.get(name) if isinstance(value, dict) else getattr(value, name)
     if key == "model.weights" and value and is_file_of_weights(value):
-        value = Path(value).name  # its content is hashed, and its place is nobody's business
+        value = Path(value).name  # its content is hashed, and its folder is private
     return value, len(names) == 1
 
 

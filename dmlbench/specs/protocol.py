@@ -133,6 +133,6 @@ def _with_weights_digest(protocol: ProtocolSpec, path: Path) -> ProtocolSpec:
     stated = protocol.model.weights_sha256
     if stated not in (None, digest):
         raise UserError(f"{found}: expected sha256 {stated} (model.weights_sha256 of {path}), found {digest}")
-    # As it was named: a spec that others read tells nothing of where a user's folders are, unless the user did.
+    # As it was named: a spec that others read does not reveal a user's folders unless the user named them.
     model = protocol.model.model_copy(update={"weights": str(found), "weights_sha256": digest})
     return protocol.model_copy(update={"model": model})

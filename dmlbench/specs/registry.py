@@ -7,10 +7,21 @@ from pathlib import Path
 from typing import get_args
 
 from dmlbench.errors import UserError, unknown_name
-from dmlbench.specs.cell import EVAL_TEACHER, TEACHER_MODE, MethodSpec, Part, ResolvedValue, Scalar, TeacherMode
+from dmlbench.specs.cell import (
+    EVAL_TEACHER,
+    TEACHER_MODE,
+    Kind,
+    MethodSpec,
+    Part,
+    ResolvedValue,
+    Scalar,
+    Slot,
+    TeacherMode,
+    slot_of,
+)
 from dmlbench.specs.method import AnyFile, MethodFile, Parameter, PinnedFile, Search
 from dmlbench.specs.method_loading import Folder, checked, load_file, plugin, resolved_rates
-from dmlbench.specs.yaml_files import read_yaml, validate
+from dmlbench.specs.yaml_files import parse_written, read_yaml, validate
 
 UNTUNED = "untuned: nothing published"
 TRANSFERRED = "transferred from {}: published there, not for this protocol and dataset"
@@ -20,6 +31,7 @@ OF_FILES = ("untuned", "transferred")  # what marks of the files' own values beg
 NEW = "new: in no paper"
 REPLACED = "the user's own {}, not the shipped one"
 LIST = "dmlbench list methods"
+MODIFIER_KINDS = tuple(kind for kind in get_args(Kind) if kind != "loss")
 PLAIN = re.compile(r"[a-z0-9_-]{1,100}")
 BRACES = re.compile(r"\{[^}]*\}?")
 
@@ -60,6 +72,14 @@ def shipped_files() -> dict[str, Path]:
     return _index(own_folder())
 
 
+@cache
+def shipped_order(slot: Slot) -> tuple[str, ...]:
+    """Names of the shipped losses, or modifiers, in the order of tables, which their files state."""
+    contents = [parse_written(path.read_text(encoding="utf-8")) for path in sorted(own_folder().glob("*.yaml"))]
+    placed = [content for content in contents if content.get("order") and slot_of(content["kind"]) == slot]
+    return tuple(content["name"] for content in sorted(placed, key=lambda content: int(content["order"])))
+
+
 def search_path(methods_dir: Path | None) -> list[Folder]:
     """Folders in search order: `--methods-dir`, `./methods`, the package's own."""
     folders = []
@@ -95,7 +115,7 @@ class Registry:
         """Every method that can be run: bases, and each base with each modifier."""
         files = self.files().values()
         bases = [file.name for file in files if isinstance(file, MethodFile) and file.kind == "loss"]
-        modifiers = [f.name for f in files if isinstance(f, MethodFile) and f.kind == "distillation"]
+        modifiers = [f.name for f in files if isinstance(f, MethodFile) and f.kind != "loss"]
         pinned = [file.name for file in files if isinstance(file, PinnedFile)]
         composed = [f"{base}+{modifier}" for base in bases for modifier in modifiers]
         return sorted({*bases, *composed, *pinned})
@@ -146,10 +166,10 @@ class Registry:
         pinned = self.file(name) if "+" in name and name in self._paths else None
         found: dict[str, Search] = {}
         for file in filter(None, self.parts(name)):
-            overlay: dict[str, Parameter] = getattr(pinned, file.kind) if pinned else {}
+            overlay: dict[str, Parameter] = getattr(pinned, file.slot) if pinned else {}
             for key, parameter in file.parameters.items():
                 search = (overlay[key].search if key in overlay else None) or parameter.search
-                found |= {f"{file.kind}.{key}": search} if search else {}
+                found |= {f"{file.slot}.{key}": search} if search else {}
         return found
 
     def _resolved(self, name: str, place: dict[str, str], settings: MethodSettings) -> MethodSpec:
@@ -171,7 +191,7 @@ class Registry:
         """The base and the modifier of a name."""
         base_name, plus, modifier_name = name.partition("+")
         base = self._part(base_name, name)
-        if base.kind == "distillation":
+        if base.kind != "loss":
             bases = [n for n in self._paths if "+" not in n and self._kind(n) == "loss"]
             example = f"{'ms' if 'ms' in bases else bases[0]}+{base_name}" if bases else f"BASE+{base_name}"
             raise UserError(
@@ -185,7 +205,7 @@ class Registry:
             raise UserError(f"{name!r}: a base takes one modifier", hint=f"for example {example}")
         modifier = self._part(modifier_name, name)
         if modifier.kind == "loss":
-            modifiers = [n for n in self._paths if "+" not in n and self._kind(n) == "distillation"]
+            modifiers = [n for n in self._paths if "+" not in n and self._kind(n) in MODIFIER_KINDS]
             raise UserError(
                 f"{name!r}: {modifier_name!r} is a base and cannot follow a +",
                 hint=f"modifiers: {', '.join(sorted(modifiers))}",
@@ -219,7 +239,7 @@ class Registry:
             raise unknown_name("method", part, self._paths, where=where, command=LIST, also=self._elsewhere(part))
         file = self.file(part)
         if not isinstance(file, MethodFile):
-            raise UserError(f"{self._paths[part][0]}: kind: a file named {part!r} must be a loss or a distillation")
+            raise UserError(f"{self._paths[part][0]}: kind: a file named {part!r} must be a loss or a modifier")
         return file
 
     def _elsewhere(self, name: str) -> str | None:
@@ -239,7 +259,7 @@ class Registry:
         self, file: MethodFile, context: dict[str, str], settings: MethodSettings, pinned: PinnedFile | None
     ) -> Part:
         path, folder = self._paths[file.name]
-        overlay: dict[str, Parameter] = getattr(pinned, file.kind) if pinned else {}
+        overlay: dict[str, Parameter] = getattr(pinned, file.slot) if pinned else {}
         own_rates = pinned.learning_rates if pinned and file.kind == "loss" else {}
         where = str(self._paths[pinned.name][0] if pinned and (overlay or own_rates) else path)
         stated = {name: pinned.published_for for name in (*overlay, *own_rates) if pinned}
@@ -248,14 +268,14 @@ class Registry:
             name: parameter.resolve(context, f"{where}: {name}", stated.get(name, file.published_for))
             for name, parameter in (file.parameters | overlay).items()
         }
-        own: dict[str, Scalar] = getattr(settings, file.kind)
+        own: dict[str, Scalar] = getattr(settings, file.slot)
         given = {name: value for name, value in own.items() if name in values}
         typed = checked(file, values, where)
         for name, value in given.items():
             content = {"value": value, "source": settings.source, "published": False}
-            values[name] = validate(ResolvedValue, content, f"{settings.where} {file.kind}.{name}")
+            values[name] = validate(ResolvedValue, content, f"{settings.where} {file.slot}.{name}")
         if given:
-            found = checked(file, values, f"{settings.where} {file.kind}")
+            found = checked(file, values, f"{settings.where} {file.slot}")
             # The file's value once more is no other experiment; among tuned ones it is what tuning chose.
             same = [n for n in given if not settings.tuned and repr(found[n].value) == repr(typed[n].value)]
             typed = found | {name: typed[name] for name in same}
@@ -266,7 +286,7 @@ class Registry:
             class_name=file.class_name,
             variant=file.variant,
             teacher=file.teacher,
-            teacher_mode=_teacher_mode(file, own, f"{settings.where} {file.kind}"),
+            teacher_mode=_teacher_mode(file, own, f"{settings.where} {file.slot}"),
             parameters=typed,
             learning_rates=rates,
             **plugin(file, folder),
@@ -297,8 +317,8 @@ def _marks(*parts: Part) -> tuple[str, ...]:
 
 
 def _teacher_mode(file: MethodFile, given: dict[str, Scalar], where: str) -> TeacherMode:
-    """The mode of a `previous-epoch` teacher; `eval` elsewhere, where none is run."""
-    if file.kind == "loss" or file.teacher != "previous-epoch":
+    """The mode of a teacher that is a network; `eval` elsewhere, where none is run."""
+    if file.kind == "loss" or file.teacher not in ("previous-epoch", "ema"):
         return "eval"
     asked = given.get(TEACHER_MODE, file.teacher_mode)
     modes: dict[Scalar, TeacherMode] = {mode: mode for mode in get_args(TeacherMode)}

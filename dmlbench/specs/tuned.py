@@ -82,8 +82,8 @@ class Tuned(Section):
         return f"{points}, {count} of {self.queries:,} queries"
 
     @property
-    def place(self) -> tuple[str, str, str, str]:
-        """Of each place a file holds one entry."""
+    def key(self) -> tuple[str, str, str, str]:
+        """What identifies an entry: a file holds one for each key."""
         return self.protocol, self.dataset, self.method, self.protocol_hash
 
 
@@ -119,10 +119,10 @@ def read_tuned(path: Path) -> TunedFile:
 
 
 def write_tuned(path: Path, entries: Sequence[Tuned]) -> None:
-    """Write entries into an overlay, in the place of those that it has for the same method, dataset and protocol."""
+    """Write entries into an overlay, replacing those for the same method, dataset and protocol."""
     before = read_tuned(path).entries if path.is_file() else ()
-    merged = {entry.place: entry for entry in (*before, *entries)}
-    file = TunedFile(entries=tuple(merged[place] for place in sorted(merged)))
+    merged = {entry.key: entry for entry in (*before, *entries)}
+    file = TunedFile(entries=tuple(merged[key] for key in sorted(merged)))
     content = {"version": file.version} | file.model_dump(mode="json", exclude_defaults=True)
     head = "# Written by `dmlbench tune`, used by `dmlbench run --tuned`: the best of each method's trials on\n"
     head += "# held-out training classes. The test classes took no part.\n"
@@ -156,8 +156,8 @@ def settings_of(path: Path, method: MethodSpec, dataset: DatasetSpec, protocol: 
 def _entry(path: Path, method: MethodSpec, dataset: DatasetSpec, protocol: ProtocolSpec) -> Tuned:
     named = f"{dataset.name}=FOLDER" if dataset.root else dataset.name
     again = f"dmlbench tune --methods {method.name} --datasets {named} --trials N, with the same other options"
-    place, identity = (protocol.name, dataset.name, method.name), identity_of(method, dataset, protocol)
-    found = [entry for entry in read_tuned(path).entries if entry.place[:3] == place]
+    names, identity = (protocol.name, dataset.name, method.name), identity_of(method, dataset, protocol)
+    found = [entry for entry in read_tuned(path).entries if entry.key[:3] == names]
     if not found:
         raise UserError(f"{path}: no entry for {method.name} on {dataset.name} under {protocol.name}", hint=again)
     found.sort(key=lambda entry: entry.protocol_hash == identity["protocol_hash"])
@@ -169,9 +169,9 @@ def _entry(path: Path, method: MethodSpec, dataset: DatasetSpec, protocol: Proto
     }
     for key, now in identity.items():
         if (then := getattr(entry, key)) != now:
-            told = f"give the options of `{entry.command}`, or " if key == "protocol_hash" else ""
+            options = f"give the options of `{entry.command}`, or " if key == "protocol_hash" else ""
             raise UserError(
                 f"{path}: {method.name} on {dataset.name}: {key}: was tuned with {words[key]} ({then}, now {now})",
-                hint=told + again,
+                hint=options + again,
             )
     return entry

@@ -28,7 +28,7 @@ class Checkpoint:
     Args:
         made_by: What the numbers depend on (the cell, code, libraries, kind of machine, data, initial weights).
         epoch: Epochs trained.
-        learner: The learner's state.
+        trainer: The trainer's state.
         rows: The history so far.
         seconds: Time spent so far.
         places: Machines and their loads that epochs were trained on, in order.
@@ -37,7 +37,7 @@ class Checkpoint:
 
     made_by: dict[str, str]
     epoch: int = 0
-    learner: dict[str, Any] = field(default_factory=dict)
+    trainer: dict[str, Any] = field(default_factory=dict)
     rows: list[Row] = field(default_factory=list)
     seconds: float = 0.0
     places: list[str] = field(default_factory=list)

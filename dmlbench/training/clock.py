@@ -22,17 +22,27 @@ class PhaseClock:
     def __init__(self, device: torch.device) -> None:
         self._cuda = device.type == "cuda"
         self._spans: dict[str, list[tuple[Mark, Mark]]] = {}
+        self._open: tuple[str, Mark] | None = None  # the innermost phase, and when it began or went on
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Time one occurrence of a phase."""
+        """Time one occurrence of a phase; that of a phase within another one counts for itself alone."""
         # Waiting for the host's loader is no work of the device, so it is measured where it happens.
         cuda = self._cuda and name != "data"
-        start = _mark(cuda)
+        begun, outer = _mark(cuda), self._open
+        counted = name in PHASES  # what is measured as a whole includes its phases
+        if counted:
+            if outer:
+                self._spans.setdefault(outer[0], []).append((outer[1], begun))
+            self._open = (name, begun)
         try:
             yield
         finally:
-            self._spans.setdefault(name, []).append((start, _mark(cuda)))
+            end = _mark(cuda)
+            start = self._open[1] if counted and self._open else begun
+            self._spans.setdefault(name, []).append((start, end))
+            if counted:
+                self._open = (outer[0], end) if outer else None
 
     def seconds(self) -> dict[str, float]:
         """Seconds by phase since the last call; waits for the device once."""

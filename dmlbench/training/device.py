@@ -8,6 +8,8 @@ from threadpoolctl import threadpool_limits
 from dmlbench.errors import UserError
 from dmlbench.specs.cell import TrainingSpec
 
+AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+
 
 def resolve_device(name: str) -> torch.device:
     """`auto` is CUDA where there is one; raises UserError where CUDA is asked for and absent."""
@@ -33,3 +35,9 @@ def prepare(training: TrainingSpec, device: torch.device) -> None:
     torch.use_deterministic_algorithms(training.deterministic)
     torch.backends.cudnn.deterministic = training.deterministic
     torch.backends.cudnn.benchmark = not training.deterministic
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """The context of a forward pass on a device; `none` changes nothing."""
+    dtype = AUTOCAST.get(precision)
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)

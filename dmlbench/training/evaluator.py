@@ -17,7 +17,7 @@ from dmlbench.errors import DivergedError, UserError
 from dmlbench.evaluation import clustering_metrics, geometry_metrics, retrieval_metrics, revisiting_nmi
 from dmlbench.seeding import stream_seed
 from dmlbench.specs.cell import ProtocolSpec
-from dmlbench.training.precision import autocast
+from dmlbench.training.device import autocast
 
 
 class Evaluator:

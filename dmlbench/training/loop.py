@@ -13,10 +13,10 @@ from dmlbench.seeding import stream_seed
 from dmlbench.specs.cell import EvaluationSpec
 from dmlbench.training.clock import PHASES
 from dmlbench.training.evaluator import Evaluator, timed
-from dmlbench.training.learner import Learner
+from dmlbench.training.trainer import Trainer
 
 
-def train_epoch(learner: Learner, batches: TrainingBatches, epoch: int, seed: int, device: torch.device) -> Row:
+def train_epoch(trainer: Trainer, batches: TrainingBatches, epoch: int, seed: int, device: torch.device) -> Row:
     """Train one epoch (counted from 0) and return its losses and phase times.
 
     Losses stay on the device until the epoch ends: reading one a step would stop the device each time.
@@ -25,19 +25,19 @@ def train_epoch(learner: Learner, batches: TrainingBatches, epoch: int, seed: in
         DivergedError: where a step's loss was not finite.
     """
     generator = torch.Generator(device).manual_seed(stream_seed(seed, epoch, "mining"))
-    loader = _timed_batches(learner, batches, epoch)
+    loader = _timed_batches(trainer, batches, epoch)
     ranking, distilled = [], []
-    rate = learner.members[0].optimizer.param_groups[0]["lr"]
-    learner.train()
-    with learner.clock.phase("train"):
+    rate = trainer.networks[0].optimizer.param_groups[0]["lr"]
+    trainer.train()
+    with trainer.clock.phase("train"):
         for batch in loader:
-            losses = learner.step(batch, epoch, generator)
+            losses = trainer.step(batch, epoch, generator)
             ranking.append(losses[0])
             distilled.append(losses[1])
-    seconds = learner.clock.seconds()
+    seconds = trainer.clock.seconds()
     row = _losses(torch.stack(ranking), torch.stack(distilled), epoch)
-    learner.end_epoch()
-    row |= {"train/distillation_weight": learner.modifier_weight(epoch), "train/learning_rate": rate}
+    trainer.end_epoch()
+    row |= {"train/distillation_weight": trainer.modifier_weight(epoch), "train/learning_rate": rate}
     row |= {f"time/{phase}_s": seconds.get(phase, 0.0) for phase in PHASES}
     # Without the wait for data: a loader that keeps a GPU waiting would hide what a method costs.
     step = sum(seconds.get(phase, 0.0) for phase in PHASES if phase != "data") / batches.steps
@@ -73,10 +73,10 @@ def evaluate_epoch(
     return row | {"time/evaluation_s": spent}
 
 
-def _timed_batches(learner: Learner, batches: TrainingBatches, epoch: int) -> Iterator[Batch]:
+def _timed_batches(trainer: Trainer, batches: TrainingBatches, epoch: int) -> Iterator[Batch]:
     iterator = iter(batches.epoch(epoch))
     for _ in range(batches.steps):
-        with learner.clock.phase("data"):
+        with trainer.clock.phase("data"):
             batch = next(iterator)
         yield batch
 

@@ -21,8 +21,7 @@ from dmlbench.report.style import COLUMN, PALETTE, RC, plotting
 from dmlbench.results.measurements import SYNTHETIC
 from dmlbench.specs.protocol import load_protocol
 from dmlbench.specs.registry import Registry
-from dmlbench.training.components import build_learner
-from dmlbench.training.workshop import build_seeded_model
+from dmlbench.training.build import build_seeded_model, build_trainer
 
 pytestmark = pytest.mark.benchmark
 COUNTS = (1_000, 3_000, 10_000, 30_000, 60_502)
@@ -80,12 +79,12 @@ def test_a_step_with_the_batch(threads, row, drawn):
     steps = {name: [] for name in METHODS}
     for batch_size in BATCHES:
         protocol = load_protocol("conv4-64", SYNTHETIC, {"training": {"batch_size": batch_size}})
-        learners = {}
+        trainers = {}
         for name in METHODS:
             method = Registry().resolve(name, SYNTHETIC, protocol.name)
             model = build_seeded_model(protocol, 0, device)
-            learners[name] = build_learner(method, protocol, model, SYNTHETIC_SET, device)
-        costs = measure_steps(learners, synthetic_batches(protocol, device), rounds=10, warm_up=2)
+            trainers[name] = build_trainer(method, protocol, model, SYNTHETIC_SET, device)
+        costs = measure_steps(trainers, synthetic_batches(protocol, device), rounds=10, warm_up=2)
         for name, cost in costs.items():
             steps[name].append(statistics.median(cost.step_ms))
         figures = {f"{name} (ms)": f"{values[-1]:.1f}" for name, values in steps.items()}

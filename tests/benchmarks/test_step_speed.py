@@ -15,10 +15,10 @@ from by_turns import time_by_turns
 from torch.func import functional_call, stack_module_state
 from torch.fx.experimental.optimization import fuse
 
+from dmlbench.modifiers.teachers import folded
 from dmlbench.overhead.timing import synthetic_batches
 from dmlbench.specs.protocol import load_protocol
-from dmlbench.training.teachers import folded
-from dmlbench.training.workshop import build_seeded_model
+from dmlbench.training.build import build_seeded_model
 
 pytestmark = pytest.mark.benchmark
 CPU = torch.device("cpu")

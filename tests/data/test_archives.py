@@ -103,7 +103,7 @@ def test_other_contents_are_refused_and_leave_nothing(server, tmp_path):
 def test_a_broken_transfer_goes_on_where_it_stopped(server, tmp_path):
     calls = []
     for there in (5000, 10_000, 15_000):
-        with pytest.raises(UserError, match=f"broke after {there} of {len(BODY)} bytes.*goes on"):
+        with pytest.raises(UserError, match=f"broke after {there} of {len(BODY)} bytes.*to resume"):
             fetch(f"{server.address}/torn", tmp_path / "a.zip", MD5, print, lambda *done: calls.append(done))
         assert left_over(tmp_path) == [PART]
     fetch(f"{server.address}/good", tmp_path / "a.zip", MD5, print, lambda *done: calls.append(done))

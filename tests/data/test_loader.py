@@ -223,3 +223,43 @@ def test_a_gpu_gets_the_same_batches(photographs, make_protocol):
     for (images, labels), (others, other_labels) in zip(on_host, on_device, strict=True):
         assert torch.equal(labels, other_labels.cpu())
         assert (images - others.cpu()).abs().max() <= 2 / 255 + 1e-6  # one grey level, with a deviation of .5
+
+
+class Noise:
+    """Draws from torch's global generator, as torchvision's transforms do."""
+
+    def __call__(self, image):
+        return (image + torch.rand_like(image)).clamp(max=1)
+
+
+@pytest.mark.parametrize("views", [1, 2])
+def test_an_augmentation_of_the_users_is_seeded_by_position(views, glyphs_split, make_protocol):
+    def drawn(number=0, **settings):
+        with TrainingBatches(glyphs_split, make_protocol(), seed=0, views=views, **settings) as batches:
+            torch.rand(settings.get("data_workers", 0))  # the state of the global generator does not matter
+            before = torch.get_rng_state()
+            found = epoch(batches, number)
+            assert torch.equal(torch.get_rng_state(), before)
+            return found
+
+    first = drawn(augmentation=Noise())
+    assert equal(first, drawn(augmentation=Noise(), data_workers=2))
+    plain = drawn()
+    for noisy, base in zip(first, plain, strict=True):
+        assert torch.equal(noisy.indices, base.indices)
+        assert not torch.equal(noisy.images, base.images)
+        added = noisy.images - base.images
+        assert not torch.equal(added[0], added[1])
+        assert views == 1 or not torch.equal(added[0], (noisy.view(1) - base.view(1))[0])
+    assert not equal(first, drawn(1, augmentation=Noise()))
+
+
+def test_a_sampler_of_the_users_draws_the_batches(glyphs_split, make_protocol):
+    def sampler(labels, steps, batch_size, samples_per_class, rng):
+        assert samples_per_class == 2
+        return rng.integers(len(labels), size=(steps, batch_size))
+
+    found = [epoch(TrainingBatches(glyphs_split, make_protocol(), 0, sampler=sampler), 0) for _ in range(2)]
+    assert equal(*found)
+    assert not equal(found[0], epoch(TrainingBatches(glyphs_split, make_protocol(), 0), 0))
+    assert all(torch.equal(glyphs_split.labels[batch.indices], batch.labels) for batch in found[0])

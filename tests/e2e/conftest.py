@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from dmlbench.cli.main import ENVIRONMENT, main
+from dmlbench.cli.main import main
+from dmlbench.runner.signals import WORKERS_ENVIRONMENT
 
 # A network and images small enough that an epoch takes half a second.
 TINY = (
@@ -63,7 +64,8 @@ def in_process(
     for name in os.environ.keys() - environment.keys():
         monkeypatch.delenv(name)
     monkeypatch.setenv("XDG_CACHE_HOME", environment["XDG_CACHE_HOME"])
-    for name, value in (ENVIRONMENT | {"PYTHONIOENCODING": ""}).items():  # the function sets them: undone at the end
+    set_by_the_function = WORKERS_ENVIRONMENT | {"PYTHONIOENCODING": ""}
+    for name, value in set_by_the_function.items():  # undone at the end
         monkeypatch.setenv(name, value)
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:

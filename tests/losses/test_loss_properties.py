@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.functional import normalize
 
-from dmlbench.losses import LOSSES, ContrastiveLoss, MarginLoss, MultiSimilarityLoss, ProxyAnchorLoss, TripletLoss
+from dmlbench.losses import ContrastiveLoss, MarginLoss, MultiSimilarityLoss, ProxyAnchorLoss, TripletLoss
 
 CLASSES, DIMENSION = 6, 64
 TRIPLET_LOSSES = ("contrastive", "triplet", "margin", "semihard")
@@ -60,9 +60,8 @@ def run(loss, embeddings, labels, *args, **kwargs):
     return value.detach(), leaf.grad
 
 
-def test_registry_builds_every_loss_with_a_generator():
-    assert set(LOSSES) == {"contrastive", "triplet", "margin", "multi_similarity", "proxy_anchor"}
-    for loss in LOSSES.values():
+def test_every_loss_takes_a_generator():
+    for loss in (ContrastiveLoss, TripletLoss, MarginLoss, MultiSimilarityLoss, ProxyAnchorLoss):
         assert inspect.signature(loss.forward).parameters["generator"].default is None
 
 
@@ -197,7 +196,7 @@ def test_satisfied_batch_leaves_the_mined_losses_at_zero(name):
         (lambda: MultiSimilarityLoss(alpha=0), "alpha must be a finite number > 0, got 0"),
         (lambda: MultiSimilarityLoss(epsilon=-1), "epsilon must be a finite number >= 0, got -1"),
         (lambda: ProxyAnchorLoss(3, 0), "embedding_dim must be a whole number > 0, got 0"),
-        (lambda: ProxyAnchorLoss(3, 4, alpha=80), r"alpha \* \(1 \+ delta\) must be <= 80, got 88"),
+        (lambda: ProxyAnchorLoss(3, 4, alpha=80), r"alpha \* \(1 \+ delta\) must be at most 80, got 88"),
         (lambda: ProxyAnchorLoss(3, 4, delta=-0.1), "delta must be a finite number >= 0, got -0.1"),
     ],
 )

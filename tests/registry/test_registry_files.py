@@ -1,3 +1,4 @@
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -97,7 +98,7 @@ def test_one_name_in_two_files_of_a_folder(mine):
         ("alpha: {value: 2.0,", "alpha: {value: high,", ": parameters: alpha: Input should be a valid number"),
         ("alpha: {value: 2.0,", "alpha: {value: [2],", ": parameters.alpha.value: must be a finite number, a text"),
         ("alpha: {value: 2.0,", "alpha: {value: .inf,", ": parameters.alpha.value: must be a finite number"),
-        ("kind: loss", "kind: los", ": kind: Input should be 'loss' or 'distillation', not 'los'"),
+        ("kind: loss", "kind: los", ": kind: Input should be 'loss', 'distillation', 'modifier', "),
         ("class: multi_", "class: mult_", ": class: unknown loss class 'mult_similarity'; did you mean 'multi_sim"),
         ("parameters:", "parameters:\n  alpha: {value: 1, source: x}", " not valid YAML (key 'alpha' stands twice)"),
         ("metric: nmi, value: 68.55", "metric: nmi, valu: 68.55", ": published.3: unknown key 'valu'"),
@@ -221,27 +222,69 @@ def test_a_distillation_has_no_learning_rates(mine):
     assert "teacher: a plugin learns from one; valid: previous-epoch, memory" in refusal("ms+pull", mine)
 
 
+def digest_of(mine, code: str) -> str:
+    (mine / "pull.py").write_text(code)
+    return resolve("pull", mine).loss.plugin_sha256
+
+
 @pytest.mark.parametrize(
-    ("code", "imported"),
+    "code",
     [
-        ("from helper import x", "helper"),
-        ("import helper", "helper"),
-        ("import json, package.part", "package.part"),
-        ("def f():\n    from . import helper", "helper"),
-        ("from .nowhere import x", "nowhere"),
+        "from helper import x",
+        "import helper",
+        "import json, package.part",
+        "def f():\n    from . import helper",
+        "from .helper import x",
+        "from .package import part",
+        "import over",
     ],
 )
-def test_a_plugin_is_one_file(mine, code, imported):
-    """Its hash is of that file: what it imported beside it could change, and the hash would not."""
-    (mine / "helper.py").touch()
-    (mine / "json.py").touch()  # the installed one comes first
+def test_the_digest_covers_what_a_plugin_imports_beside_it(mine, code):
     (mine / "package").mkdir()
+    (mine / "over.py").write_text("import helper")  # imports are followed
     (mine / "pull.yaml").write_text(PLUGIN)
-    (mine / "pull.py").write_text(code)
-    assert f"{mine / 'pull.py'}: plugin: imports '{imported}' beside it" in refusal("pull", mine)
-    for sound in ("import json\nimport nowhere_at_all", "x = ("):
-        (mine / "pull.py").write_text(sound)
-        assert resolve("pull", mine).loss.plugin
+    for helper in ("x = 1", "x = 2"):
+        for path in (mine / "helper.py", mine / "package" / "part.py"):
+            path.write_text(helper)
+        if helper == "x = 1":
+            first = digest_of(mine, code)
+    assert digest_of(mine, code) != first
+
+
+@pytest.mark.parametrize("code", ["import json\nimport nowhere_at_all", "x = (", "from .nowhere import x"])
+def test_a_plugin_of_one_file_has_its_digest(mine, code):
+    (mine / "json.py").touch()  # the installed one comes first
+    (mine / "pull.yaml").write_text(PLUGIN)
+    assert digest_of(mine, code) == hashlib.sha256(code.encode()).hexdigest()
+
+
+def test_a_plugin_imports_nothing_from_above_its_folder(mine):
+    (mine / "pull.yaml").write_text(PLUGIN)
+    (mine / "pull.py").write_text("from .. import x")
+    assert f"{mine / 'pull.py'}: plugin: imports from above its folder" in refusal("pull", mine)
+
+
+@pytest.mark.parametrize("kind", ["head", "sampler", "augmentation", "miner"])
+def test_what_no_teacher_teaches_is_a_modifier_like_others(mine, kind):
+    (mine / "pull.py").touch()
+    text = PLUGIN.replace("kind: loss", f"kind: {kind}").partition("learning_rates")[0]
+    (mine / "pull.yaml").write_text(text)
+    part = resolve("ms+pull", mine).distillation
+    assert (part.kind, part.teacher, part.identity()["kind"]) == (kind, "none", kind)
+    assert resolve("ms+pull", mine, distillation={"strength": 3}).distillation.values() == {"strength": 3}
+    assert "ms+pull" in Registry(mine).names()
+    assert "'pull' is a modifier and needs a base" in refusal("pull", mine)
+    (mine / "pull.yaml").write_text(text + "teacher: memory\n")
+    assert f"kind: {kind} is a plugin without a teacher" in refusal("ms+pull", mine)
+
+
+def test_a_modifier_is_a_distillation_by_another_name(mine):
+    (mine / "psd.yaml").write_text(shipped("psd").replace("kind: distillation", "kind: modifier"))
+    (mine / "dm2.yaml").write_text(
+        shipped("dm2").replace("kind: distillation", "kind: modifier").replace("teacher: none\n", "")
+    )
+    for name in ("ms+psd", "ms+dm2"):
+        assert resolve(name, mine).identity() == resolve(name).identity()
 
 
 def test_a_method_that_only_a_named_folder_has(mine, empty_folder):

@@ -1,22 +1,32 @@
 """A network, images and batches so small that an epoch takes milliseconds."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import pytest
 import torch
 
 from dmlbench.data.images import Split
 from dmlbench.data.loader import Batch, TrainingBatches
+from dmlbench.modifiers import StepContext
 from dmlbench.seeding import stream_seed
 from dmlbench.specs.cell import InputSpec, ModelSpec, ProtocolSpec, TrainingSpec
 from dmlbench.specs.registry import MethodSettings, Registry
-from dmlbench.training.components import build_learner
-from dmlbench.training.learner import Learner
+from dmlbench.training.build import TrainingSet, build_seeded_model, build_trainer
 from dmlbench.training.loop import train_epoch
-from dmlbench.training.workshop import TrainingSet, build_seeded_model
+from dmlbench.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 CLASSES, IMAGES = 4, 24
+
+
+def step_context(batch: Batch, epoch: int = 0, mining: torch.Tensor | None = None, models=()) -> StepContext:
+    """What a modifier is told of a step of 4 epochs."""
+    return StepContext(
+        images=batch.images, labels=batch.labels, indices=batch.indices, epoch=epoch, epochs=4, models=models,
+        mining=torch.Generator().get_state() if mining is None else mining, clock=lambda _: nullcontext(),
+        precision=nullcontext, others=batch.others,
+    )  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -55,22 +65,29 @@ def make_protocol() -> Callable[..., ProtocolSpec]:
 
 
 @pytest.fixture
-def make_learner(make_protocol) -> Callable[..., Learner]:
-    """A learner by method name; `lambda_` is the distillation's weight, keywords override the training section.
+def make_trainer(make_protocol) -> Callable[..., Trainer]:
+    """A trainer by method name; `lambda_` is the distillation's weight, keywords override the training section.
 
     `settings` are the distillation's, `model` overrides the network's section.
     """
 
     def make(
-        name: str = "ms", lambda_: float | None = None, *, seed: int = 0, settings=(), model=(), **training
-    ) -> Learner:
+        name: str = "ms",
+        lambda_: float | None = None,
+        *,
+        seed: int = 0,
+        settings=(),
+        model=(),
+        methods_dir=None,
+        **training,
+    ) -> Trainer:
         protocol = make_protocol(**training)
         protocol = protocol.model_copy(update={"model": protocol.model.model_copy(update=dict(model))})
         values = dict(settings) | ({} if lambda_ is None else {"lambda": lambda_})
-        method = Registry().resolve(name, "glyphs", protocol.name, MethodSettings(distillation=values))
+        method = Registry(methods_dir).resolve(name, "glyphs", protocol.name, MethodSettings(distillation=values))
         model = build_seeded_model(protocol, seed, CPU)
         torch.manual_seed(stream_seed(seed, 0, "loss"))
-        return build_learner(method, protocol, model, TrainingSet(CLASSES, IMAGES), CPU, seed=seed)
+        return build_trainer(method, protocol, model, TrainingSet(CLASSES, IMAGES), CPU, seed=seed)
 
     return make
 
@@ -79,9 +96,9 @@ def make_learner(make_protocol) -> Callable[..., Learner]:
 def train(split, make_protocol) -> Callable[..., list[dict]]:
     """Train epochs as a cell does, and give their rows."""
 
-    def run(learner: Learner, epochs: range, seed: int = 0) -> list[dict]:
+    def run(trainer: Trainer, epochs: range, seed: int = 0) -> list[dict]:
         with TrainingBatches(split, make_protocol(), seed) as batches:
-            return [train_epoch(learner, batches, epoch, seed, CPU) for epoch in epochs]
+            return [train_epoch(trainer, batches, epoch, seed, CPU) for epoch in epochs]
 
     return run
 

@@ -7,7 +7,7 @@ import torch
 
 from dmlbench.training import checkpoint
 from dmlbench.training.checkpoint import NAME, PREVIOUS, Checkpoint
-from tests.training.test_learner import BASES, state, without_timings
+from tests.training.test_trainer import BASES, state, without_timings
 
 MADE_BY = {"cell": "0123", "code": "abcd"}
 
@@ -27,17 +27,17 @@ def two(tmp_path):
 
 
 @pytest.mark.parametrize("name", [f"{base}{modifier}" for base in BASES for modifier in ("", "+psd", "+obdsd")])
-def test_a_training_that_goes_on_equals_one_that_was_not_interrupted(name, make_learner, train, tmp_path, said):
+def test_a_training_that_goes_on_equals_one_that_was_not_interrupted(name, make_trainer, train, tmp_path, said):
     schedule = {"milestones": (2, 3), "gamma": 0.1}
-    whole = make_learner(name, **schedule)
+    whole = make_trainer(name, **schedule)
     rows = train(whole, range(4))
 
-    part = make_learner(name, **schedule)
+    part = make_trainer(name, **schedule)
     first = train(part, range(2))
     checkpoint.save(tmp_path, Checkpoint(MADE_BY, 2, part.state(), first))
-    resumed = make_learner(name, **schedule)
+    resumed = make_trainer(name, **schedule)
     past = checkpoint.load(tmp_path, MADE_BY, said.append)
-    resumed.restore(past.learner)
+    resumed.restore(past.trainer)
     assert past.rows == first
     assert without_timings(first + train(resumed, range(2, 4))) == without_timings(rows)
     ours, theirs = state(whole), state(resumed)
@@ -45,21 +45,32 @@ def test_a_training_that_goes_on_equals_one_that_was_not_interrupted(name, make_
     assert said == ["goes on after epoch 2, from checkpoint.pt"]
 
 
-def test_what_a_distillation_keeps_is_kept(make_learner):
-    class Memory:
-        tau = 1.0
+KEEPING = """
+import torch
 
-        def __init__(self):
-            self.seen = torch.zeros(3)
+class Keeping:
+    tau = 1.0
 
-        def state_dict(self):
-            return {"seen": self.seen}
+    def __init__(self):
+        self.seen = torch.zeros(3)
 
-        def load_state_dict(self, state):
-            self.seen = state["seen"]
+    def targets(self, teacher_embeddings):
+        return torch.eye(len(teacher_embeddings))
 
-    one, other = make_learner("ms+psd"), make_learner("ms+psd")
-    one.modifier.distillation, other.modifier.distillation = Memory(), Memory()
+    def state_dict(self):
+        return {"seen": self.seen}
+
+    def load_state_dict(self, state):
+        self.seen = state["seen"]
+"""
+
+
+def test_what_a_distillation_keeps_is_kept(make_trainer, tmp_path):
+    (tmp_path / "keeping.py").write_text(KEEPING)
+    (tmp_path / "keeping.yaml").write_text(
+        "{name: keeping, title: K, kind: distillation, class: Keeping, plugin: keeping.py, paper: null, parameters: {}}"
+    )
+    one, other = (make_trainer("ms+keeping", methods_dir=tmp_path) for _ in range(2))
     one.modifier.distillation.seen = torch.arange(3.0)
     other.restore(one.state())
     assert torch.equal(other.modifier.distillation.seen, torch.arange(3.0))
@@ -69,7 +80,7 @@ def test_the_last_one_is_taken_and_all_of_it_comes_back(two, said):
     found = checkpoint.load(two, MADE_BY, said.append)
     assert (found.epoch, found.made_by) == (2, MADE_BY)
     assert found.rows[2] == {"epoch": 2, "train/loss": 2 / 3}
-    assert torch.equal(found.learner["weights"], torch.full((50,), 2 / 7))
+    assert torch.equal(found.trainer["weights"], torch.full((50,), 2 / 7))
     assert sorted(path.name for path in two.iterdir()) == [PREVIOUS, NAME]
     checkpoint.clear(two)
     assert list(two.iterdir()) == []
@@ -94,7 +105,7 @@ def test_a_flipped_byte_never_changes_a_weight(two, said):
         (two / NAME).write_bytes(content[:place] + bytes([content[place] ^ 0xFF]) + content[place + 1 :])
         found = checkpoint.load(two, MADE_BY, said.append)
         epochs.add(found.epoch)
-        assert torch.equal(found.learner["weights"], torch.full((50,), found.epoch / 7))
+        assert torch.equal(found.trainer["weights"], torch.full((50,), found.epoch / 7))
     assert 1 in epochs
 
 
@@ -126,7 +137,7 @@ def test_code_in_a_checkpoint_is_never_run(tmp_path, said):
         def __reduce__(self):
             return (open, (str(tmp_path / "run"), "w"))
 
-    torch.save({"version": 1, "made_by": MADE_BY, "learner": Bomb()}, tmp_path / NAME)
+    torch.save({"version": 1, "made_by": MADE_BY, "trainer": Bomb()}, tmp_path / NAME)
     with zipfile.ZipFile(tmp_path / NAME) as archive:
         assert any(b"run" in archive.read(name) for name in archive.namelist())
     (tmp_path / PREVIOUS).write_bytes(pickle.dumps(Bomb()))

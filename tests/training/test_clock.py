@@ -54,10 +54,10 @@ def test_a_phase_that_fails_is_timed(ticks):
 
 
 @pytest.mark.parametrize("name", ["ms", "ms+obdsd"])
-def test_phases_of_real_steps_add_up_to_about_the_total(name, make_learner, train):
-    learner = make_learner(name)
-    train(learner, range(1))
-    row = train(learner, range(1, 2))[0]
+def test_phases_of_real_steps_add_up_to_about_the_total(name, make_trainer, train):
+    trainer = make_trainer(name)
+    train(trainer, range(1))
+    row = train(trainer, range(1, 2))[0]
     phases = {phase: row[f"time/{phase}_s"] for phase in PHASES}
     assert 0.6 * row["time/train_s"] < sum(phases.values()) <= row["time/train_s"]
     working = sum(seconds for phase, seconds in phases.items() if phase != "data")

@@ -14,14 +14,14 @@ OFF = {"lambda": 1.0, "members": 2, "model": False, "view": False, "period": 1}
 
 
 @pytest.fixture
-def trained(make_learner, make_protocol, split):
-    """A learner after some epochs, with the views it asks for, and its rows."""
+def trained(make_trainer, make_protocol, split):
+    """A trainer after some epochs, with the views it asks for, and its rows."""
 
-    def run(name, epochs=2, learner=None, **settings):
-        learner = learner or make_learner(name, **({"settings": settings} if settings else {}))
+    def run(name, epochs=2, trainer=None, **settings):
+        trainer = trainer or make_trainer(name, **({"settings": settings} if settings else {}))
         protocol = make_protocol().model_copy(update={"input": _shifted(make_protocol().input)})
-        with TrainingBatches(split, protocol, 0, views=learner.views) as batches:
-            return learner, [train_epoch(learner, batches, epoch, 0, CPU) for epoch in range(epochs)]
+        with TrainingBatches(split, protocol, 0, views=trainer.views) as batches:
+            return trainer, [train_epoch(trainer, batches, epoch, 0, CPU) for epoch in range(epochs)]
 
     return run
 
@@ -35,25 +35,25 @@ def weights(network):
     return torch.cat([value.flatten().double() for value in network.state_dict().values()])
 
 
-def distance(learner):
-    first, second = map(weights, learner.networks)
+def distance(trainer):
+    first, second = map(weights, trainer.models)
     return float((first - second).abs().max())
 
 
 @pytest.mark.parametrize("base", ["ms", "triplet", "margin", "proxyanchor"])
 def test_without_any_diversity_all_members_are_the_base(base, trained):
     reference, rows = trained(base)
-    learner, own = trained(f"{base}+dm2", **OFF)
-    assert distance(learner) == 0.0
-    assert torch.equal(weights(learner.model), weights(reference.model))
+    trainer, own = trained(f"{base}+dm2", **OFF)
+    assert distance(trainer) == 0.0
+    assert torch.equal(weights(trainer.model), weights(reference.model))
     assert [row["train/distillation_loss"] for row in own] == [0.0, 0.0]
     assert [row["train/ranking_loss"] for row in own] == [row["train/ranking_loss"] for row in rows]
 
 
 @pytest.mark.parametrize("diversity", [{"model": True}, {"view": True}, {"period": 2}])
 def test_each_diversity_alone_tells_members_apart(diversity, trained):
-    learner, rows = trained("ms+dm2", **OFF | diversity)
-    assert distance(learner) > 1e-3
+    trainer, rows = trained("ms+dm2", **OFF | diversity)
+    assert distance(trainer) > 1e-3
     assert rows[-1]["train/distillation_loss"] > 0
 
 
@@ -63,115 +63,115 @@ def test_each_diversity_alone_tells_members_apart(diversity, trained):
 def test_ablations_by_name_are_those_diversities(name, diversity, trained):
     by_name, _ = trained(f"ms+dm2-{name}")
     by_setting, _ = trained("ms+dm2", **OFF | diversity)
-    for one, other in zip(by_name.networks, by_setting.networks, strict=True):
+    for one, other in zip(by_name.models, by_setting.models, strict=True):
         assert torch.equal(weights(one), weights(other))
 
 
 @pytest.mark.parametrize("base", ["ms", "triplet", "proxyanchor"])
 def test_the_first_of_independent_members_is_the_base_bit_for_bit(base, trained):
     reference, _ = trained(base)
-    learner, rows = trained(f"{base}+independent")
-    assert torch.equal(weights(learner.model), weights(reference.model))
-    assert distance(learner) > 1e-3
+    trainer, rows = trained(f"{base}+independent")
+    assert torch.equal(weights(trainer.model), weights(reference.model))
+    assert distance(trainer) > 1e-3
     assert rows[-1]["train/distillation_loss"] == 0.0
 
 
-def test_dropout_of_the_others_leaves_the_bases_stream_alone(make_learner, batch):
+def test_dropout_of_the_others_leaves_the_bases_stream_alone(make_trainer, batch):
     ends = []
     for name in ("ms", "ms+independent"):
-        learner = make_learner(name)
-        for network in learner.networks:
+        trainer = make_trainer(name)
+        for network in trainer.models:
             network.backbone = torch.nn.Sequential(network.backbone, torch.nn.Dropout(0.3))
         torch.manual_seed(5)
         for _ in range(3):
-            learner.step(batch, 0, torch.Generator().manual_seed(1))
-        ends.append((weights(learner.model), torch.get_rng_state()))
+            trainer.step(batch, 0, torch.Generator().manual_seed(1))
+        ends.append((weights(trainer.model), torch.get_rng_state()))
     assert torch.equal(ends[0][0], ends[1][0])
     assert torch.equal(ends[0][1], ends[1][1])
 
 
-def test_independent_members_know_nothing_of_each_other(trained, make_learner):
+def test_independent_members_know_nothing_of_each_other(trained, make_trainer):
     alone, _ = trained("ms+independent")
-    other = make_learner("ms+independent")
+    other = make_trainer("ms+independent")
     with torch.no_grad():
-        other.networks[0].head.weight.add_(0.5)
-    disturbed, _ = trained("", learner=other)
-    assert torch.equal(weights(alone.networks[1]), weights(disturbed.networks[1]))
+        other.models[0].head.weight.add_(0.5)
+    disturbed, _ = trained("", trainer=other)
+    assert torch.equal(weights(alone.models[1]), weights(disturbed.models[1]))
 
 
-def test_members_differ_as_wholes_from_scratch_and_in_heads_where_weights_are_pretrained(make_learner, tmp_path):
-    learner = make_learner("ms+dm2")
-    first, second = learner.networks
+def test_members_differ_as_wholes_from_scratch_and_in_heads_where_weights_are_pretrained(make_trainer, tmp_path):
+    trainer = make_trainer("ms+dm2")
+    first, second = trainer.models
     assert not torch.equal(first.backbone.blocks[0][0].weight, second.backbone.blocks[0][0].weight)
     path = tmp_path / "pretrained.pth"
     torch.save(first.backbone.state_dict(), path)
-    learner = make_learner("ms+dm2", model={"weights": str(path)})
-    first, second = learner.networks
+    trainer = make_trainer("ms+dm2", model={"weights": str(path)})
+    first, second = trainer.models
     assert torch.equal(first.backbone.blocks[0][0].weight, second.backbone.blocks[0][0].weight)
     assert not torch.equal(first.head.weight, second.head.weight)
 
 
-def test_members_share_images_and_labels_and_have_their_own_views(make_learner, batch, mining):
-    learner = make_learner("ms+dm2-view")
-    assert learner.views == 2
+def test_members_share_images_and_labels_and_have_their_own_views(make_trainer, batch, mining):
+    trainer = make_trainer("ms+dm2-view")
+    assert trainer.views == 2
     seen = []
-    for network in learner.networks:
+    for network in trainer.models:
         network.backbone.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0]))
     other = batch.images + 1
-    learner.step(Batch(batch.images, batch.labels, batch.indices, (other,)), 0, mining)
+    trainer.step(Batch(batch.images, batch.labels, batch.indices, (other,)), 0, mining)
     assert torch.equal(seen[0], batch.images)
     assert torch.equal(seen[1], other)
 
 
-def test_a_slower_member_updates_by_the_mean_of_its_gradients(make_learner, batch, mining):
+def test_a_slower_member_updates_by_the_mean_of_its_gradients(make_trainer, batch, mining):
     """Of the steps between two updates; the first member updates at every step."""
-    learner = make_learner("ms+dm2", settings=OFF | {"period": 2, "lambda": 0.0})
+    trainer = make_trainer("ms+dm2", settings=OFF | {"period": 2, "lambda": 0.0})
     flipped = Batch(batch.images.flip(-1), batch.labels, batch.indices)
-    first, second = learner.networks
+    first, second = trainer.models
     gradients = []
     for one in (batch, flipped):
-        reference = make_learner("ms")
+        reference = make_trainer("ms")
         reference.step(one, 0, mining)
         gradients.append([parameter.grad.clone() for parameter in reference.model.parameters()])
     before = weights(second)
-    learner.step(batch, 0, mining)
+    trainer.step(batch, 0, mining)
     assert torch.equal(weights(second)[: len(before)][:64], before[:64])
     moved = [parameter.detach().clone() for parameter in first.parameters()]
-    learner.step(flipped, 0, mining)
+    trainer.step(flipped, 0, mining)
     assert not any(torch.equal(old, new) for old, new in zip(moved, first.parameters(), strict=True))
     for parameter, one, other in zip(second.parameters(), *gradients, strict=True):
         torch.testing.assert_close(parameter.grad, (one + other) / 2, rtol=1e-4, atol=1e-6)
 
 
-def test_gradients_that_wait_survive_a_resumption_bit_for_bit(make_learner, batch, mining):
-    def steps(learner, count):
+def test_gradients_that_wait_survive_a_resumption_bit_for_bit(make_trainer, batch, mining):
+    def steps(trainer, count):
         for _ in range(count):
-            learner.step(Batch(batch.images, batch.labels, batch.indices, (batch.images,)), 0, mining)
+            trainer.step(Batch(batch.images, batch.labels, batch.indices, (batch.images,)), 0, mining)
 
-    whole, first, second = (make_learner("proxyanchor+dm2") for _ in range(3))
+    whole, first, second = (make_trainer("proxyanchor+dm2") for _ in range(3))
     steps(whole, 5)
     steps(first, 3)
     state = first.state()
-    assert state["members"][1]["taken"] == 1
+    assert state["networks"][1]["taken"] == 1
     second.restore(state)
     steps(second, 2)
-    for one, other in zip(whole.networks, second.networks, strict=True):
+    for one, other in zip(whole.models, second.models, strict=True):
         assert torch.equal(weights(one), weights(other))
 
 
-def test_waiting_gradients_are_refused_in_float16(make_learner):
+def test_waiting_gradients_are_refused_in_float16(make_trainer):
     with pytest.raises(UserError, match="gradients cannot wait under"):
-        make_learner("ms+dm2", autocast="float16")
+        make_trainer("ms+dm2", autocast="float16")
 
 
-def test_readouts_are_each_their_mean_and_all_side_by_side(make_learner, make_protocol, split):
-    learner = make_learner("ms+dm2")
+def test_readouts_are_each_their_mean_and_all_side_by_side(make_trainer, make_protocol, split):
+    trainer = make_trainer("ms+dm2")
     evaluator = Evaluator(split, make_protocol(), 0, CPU)
-    found = evaluator.measure(learner.networks, clustering=False)
-    each = [evaluator.measure([network], clustering=False) for network in learner.networks]
+    found = evaluator.measure(trainer.models, clustering=False)
+    each = [evaluator.measure([network], clustering=False) for network in trainer.models]
     for name in ("recall_at_1", "map_at_r"):
         assert [found[f"member{place}/{name}"] for place in (1, 2)] == [own[name] for own in each]
         assert found[name] == pytest.approx((each[0][name] + each[1][name]) / 2)
-    joint = normalize(torch.cat([evaluator.embed(network) for network in learner.networks], dim=1), dim=1)
+    joint = normalize(torch.cat([evaluator.embed(network) for network in trainer.models], dim=1), dim=1)
     expected = evaluator.score(joint, clustering=False)
     assert {name: found[f"ensemble/{name}"] for name in expected} == expected

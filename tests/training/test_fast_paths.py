@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dmlbench.data.loader import TrainingBatches
-from dmlbench.training import teachers
+from dmlbench.modifiers import teachers
 from dmlbench.training.loop import train_epoch
 
 CPU = torch.device("cpu")
@@ -19,14 +19,14 @@ class _Looped(torch.optim.Adam):
 
 
 @pytest.fixture
-def trained(make_learner, make_protocol, split):
-    """A learner after three epochs of three steps, and its rows."""
+def trained(make_trainer, make_protocol, split):
+    """A trainer after three epochs of three steps, and its rows."""
 
     def run(name, **settings):
         settings |= {"learning_rate": 1e-3}
-        learner = make_learner(name, 75 if "+" in name else None, **settings)
+        trainer = make_trainer(name, 75 if "+" in name else None, **settings)
         with TrainingBatches(split, make_protocol(**settings), 0) as batches:
-            return learner, [train_epoch(learner, batches, epoch, 0, CPU) for epoch in range(3)]
+            return trainer, [train_epoch(trainer, batches, epoch, 0, CPU) for epoch in range(3)]
 
     return run
 
@@ -44,12 +44,12 @@ def weights(model):
 def test_fast_and_plain_training_agree(name, trained, monkeypatch):
     """Channels last, fused Adam and a folded teacher change the rounding alone: weights differ by up to 1e-6."""
     quick, rows = trained(name, channels_last=True)
-    assert quick.members[0].optimizer.param_groups[0]["fused"]
+    assert quick.networks[0].optimizer.param_groups[0]["fused"]
     with monkeypatch.context() as patched:
         patched.setattr(torch.optim, "Adam", _Looped)
         patched.setattr(teachers, "folded", lambda network: network)
         plain, plain_rows = trained(name, channels_last=False)
-    assert isinstance(plain.members[0].optimizer, _Looped)
+    assert isinstance(plain.networks[0].optimizer, _Looped)
     for row, plain_row in zip(rows, plain_rows, strict=True):
         assert row["train/ranking_loss"] == pytest.approx(plain_row["train/ranking_loss"], rel=1e-5)
         assert row["train/distillation_loss"] == pytest.approx(plain_row["train/distillation_loss"], rel=1e-3)
@@ -65,21 +65,21 @@ def test_fast_and_plain_training_agree(name, trained, monkeypatch):
 @pytest.mark.parametrize("name", ["ms", "proxyanchor", "margin+obdsd"])
 def test_gradients_lie_in_memory_as_their_weights_do(name, trained):
     """On a CPU fused Adam walks both in the order of their memory, and would mix up others without a word."""
-    learner, _ = trained(name, channels_last=True)
-    parameters = [part for group in learner.members[0].optimizer.param_groups for part in group["params"]]
+    trainer, _ = trained(name, channels_last=True)
+    parameters = [part for group in trainer.networks[0].optimizer.param_groups for part in group["params"]]
     assert any(part.ndim == 4 and not part.is_contiguous() for part in parameters)
     for part in parameters:
         assert part.grad.stride() == part.stride()
         assert all(
-            kept.stride() == part.stride() for kept in learner.members[0].optimizer.state[part].values() if kept.ndim
+            kept.stride() == part.stride() for kept in trainer.networks[0].optimizer.state[part].values() if kept.ndim
         )
 
 
-def similarities(learner, split, *, autocast):
+def similarities(trainer, split, *, autocast):
     images = (split.images.float() / 255 - 0.5) / 0.25
-    learner.model.eval()
+    trainer.model.eval()
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-        embeddings = learner.model(images)
+        embeddings = trainer.model(images)
     return embeddings @ embeddings.T
 
 

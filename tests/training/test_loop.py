@@ -23,21 +23,21 @@ class Recorder:
         return {"recall_at_1": 0.5} | ({"nmi": 0.25} if clustering else {})
 
 
-def poison(learner, at: int, value: float) -> None:
+def poison(trainer, at: int, value: float) -> None:
     """Add `value` to the ranking loss at the step `at`, counted over all epochs from 1."""
     taken = []
-    forward = learner.members[0].criterion.forward
+    forward = trainer.networks[0].criterion.forward
 
     def poisoned(embeddings, labels, generator):
         taken.append(1)
         loss = forward(embeddings, labels, generator=generator)
         return loss + value if len(taken) == at else loss
 
-    learner.members[0].criterion.forward = poisoned
+    trainer.networks[0].criterion.forward = poisoned
 
 
-def test_an_epochs_row(make_learner, train):
-    row = train(make_learner("ms+psd", 75), range(2))[1]
+def test_an_epochs_row(make_trainer, train):
+    row = train(make_trainer("ms+psd", 75), range(2))[1]
     assert [key for key in row if not key.startswith("time/")] == [
         "train/loss",
         "train/ranking_loss",
@@ -53,8 +53,8 @@ def test_an_epochs_row(make_learner, train):
     assert all(isinstance(value, float) for value in row.values())
 
 
-def test_the_loss_falls(make_learner, train):
-    rows = train(make_learner("ms", epochs=15), range(15))
+def test_the_loss_falls(make_trainer, train):
+    rows = train(make_trainer("ms", epochs=15), range(15))
     assert rows[-1]["train/loss"] < 0.9 * rows[0]["train/loss"]
 
 
@@ -67,19 +67,19 @@ def test_the_loss_falls(make_learner, train):
         (4, -float("inf"), "loss is -inf at epoch 2, step 1"),
     ],
 )
-def test_a_loss_that_is_not_finite_ends_the_training_where_it_happened(make_learner, train, at, value, message):
-    learner = make_learner("ms", weight_decay=0.0)
-    poison(learner, at, value)
+def test_a_loss_that_is_not_finite_ends_the_training_where_it_happened(make_trainer, train, at, value, message):
+    trainer = make_trainer("ms", weight_decay=0.0)
+    poison(trainer, at, value)
     with pytest.raises(DivergedError, match=f"^{message}$"):
-        train(learner, range(2))
+        train(trainer, range(2))
 
 
-def test_a_diverged_epoch_makes_no_teacher(make_learner, train):
-    learner = make_learner("ms+psd", 75)
-    poison(learner, 2, float("nan"))
+def test_a_diverged_epoch_makes_no_teacher(make_trainer, train):
+    trainer = make_trainer("ms+psd", 75)
+    poison(trainer, 2, float("nan"))
     with pytest.raises(DivergedError):
-        train(learner, range(1))
-    assert learner.modifier.teacher.network is None
+        train(trainer, range(1))
+    assert trainer.modifier.teacher.network is None
 
 
 @pytest.mark.parametrize(

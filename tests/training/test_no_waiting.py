@@ -86,18 +86,18 @@ def test_what_waits_is_seen(call, name):
 
 
 @pytest.mark.parametrize("name", sorted(Registry().names()))
-def test_a_step_never_waits(name, make_learner, batch, mining):
-    learner = make_learner(name)
-    learner.step(batch, 0, mining)
-    learner.end_epoch()
-    assert seen(lambda: learner.step(batch, 1, mining)) == Counter()
+def test_a_step_never_waits(name, make_trainer, batch, mining):
+    trainer = make_trainer(name)
+    trainer.step(batch, 0, mining)
+    trainer.end_epoch()
+    assert seen(lambda: trainer.step(batch, 1, mining)) == Counter()
 
 
-def test_an_epoch_waits_at_its_end_however_long_it_is(make_learner, make_protocol, split):
+def test_an_epoch_waits_at_its_end_however_long_it_is(make_trainer, make_protocol, split):
     def waits(batch_size):
-        protocol, learner = make_protocol(batch_size=batch_size), make_learner("ms+obdsd", batch_size=batch_size)
+        protocol, trainer = make_protocol(batch_size=batch_size), make_trainer("ms+obdsd", batch_size=batch_size)
         with TrainingBatches(split, protocol, 0) as batches:
-            found = seen(lambda: train_epoch(learner, batches, 1, 0, torch.device("cpu")))
+            found = seen(lambda: train_epoch(trainer, batches, 1, 0, torch.device("cpu")))
         del found["to"]  # a batch's way to its device, which is the CPU here
         return batches.steps, found
 

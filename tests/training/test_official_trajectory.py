@@ -14,8 +14,7 @@ import torch
 from dmlbench.data.loader import Batch
 from dmlbench.specs.cell import InputSpec, ModelSpec, ProtocolSpec, TrainingSpec
 from dmlbench.specs.registry import MethodSettings, Registry
-from dmlbench.training.components import build_learner
-from dmlbench.training.workshop import TrainingSet, build_seeded_model
+from dmlbench.training.build import TrainingSet, build_seeded_model, build_trainer
 
 GOLDEN = Path(__file__).parents[1] / "goldens" / "obdsd_trajectory.npz"
 CPU = torch.device("cpu")
@@ -42,15 +41,15 @@ def trajectory(golden, **settings):
     model = build_seeded_model(protocol, 0, CPU)
     weights = {name.partition("/")[2]: value for name, value in golden.items() if name.startswith("weights/")}
     model.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()})
-    learner = build_learner(method, protocol, model, TrainingSet(32, 128), CPU)
+    trainer = build_trainer(method, protocol, model, TrainingSet(32, 128), CPU)
     images = (torch.from_numpy(golden["images"]).float() / 255 - 0.5) / 0.25
     losses = []
     for epoch in range(int(epochs)):
-        learner.train()
+        trainer.train()
         for own, labels in zip(images, torch.from_numpy(golden["labels"]), strict=True):
             batch = Batch(own[:, None], labels, torch.arange(len(labels)))
-            losses.append(float(sum(learner.step(batch, epoch, torch.Generator()))))
-        learner.end_epoch()
+            losses.append(float(sum(trainer.step(batch, epoch, torch.Generator()))))
+        trainer.end_epoch()
     return np.array(losses).reshape(golden["losses"].shape)
 
 

@@ -19,10 +19,10 @@ def test_synthetic_batches_have_the_protocols_shape(make_protocol):
 
 
 @pytest.fixture
-def measured(make_learner, batch, monkeypatch):
+def measured(make_trainer, batch, monkeypatch):
     monkeypatch.setattr("dmlbench.overhead.timing.TURN_SECONDS", 0.001)
-    learners = {name: make_learner(name) for name in ("ms", "ms+psd", "ms+obdsd-mem")}
-    return measure_steps(learners, [batch, batch], rounds=6, warm_up=1)
+    trainers = {name: make_trainer(name) for name in ("ms", "ms+psd", "ms+obdsd-mem")}
+    return measure_steps(trainers, [batch, batch], rounds=6, warm_up=1)
 
 
 def test_every_method_is_measured_in_every_round(measured):
@@ -51,13 +51,13 @@ def test_a_teachers_weights_and_activations_take_memory(measured):
     assert measured["ms+psd"].peak_mb > measured["ms"].peak_mb
 
 
-def test_memory_by_hand(make_learner, batch, mining):
+def test_memory_by_hand(make_trainer, batch, mining):
     """Of a step that keeps a known amount at its height."""
-    learner = make_learner("ms")
-    learner.step(batch, 0, mining)
-    learner.members[0].optimizer.zero_grad()
-    parts = [*learner.model.state_dict().values(), *learner.members[0].criterion.state_dict().values()]
-    states = [value for state in learner.members[0].optimizer.state.values() for value in state.values()]
+    trainer = make_trainer("ms")
+    trainer.step(batch, 0, mining)
+    trainer.networks[0].optimizer.zero_grad()
+    parts = [*trainer.model.state_dict().values(), *trainer.networks[0].criterion.state_dict().values()]
+    states = [value for state in trainer.networks[0].optimizer.state.values() for value in state.values()]
     kept = sum(tensor.nbytes for tensor in [*parts, *states])
 
     def step():
@@ -66,13 +66,13 @@ def test_memory_by_hand(make_learner, batch, mining):
         del large
         torch.empty(1_500_000)
 
-    assert peak_bytes(learner, step) == pytest.approx(kept + 12_000_000, abs=10_000)
+    assert peak_bytes(trainer, step) == pytest.approx(kept + 12_000_000, abs=10_000)
 
 
-def test_gradients_are_gone_before_the_forward_pass(make_learner, batch, mining):
-    learner, alive = make_learner("ms"), []
-    learner.model.head.register_forward_hook(lambda head, *_: alive.append(head.weight.grad is not None))
-    learner.step(batch, 0, mining)
-    learner.step(batch, 0, mining)
+def test_gradients_are_gone_before_the_forward_pass(make_trainer, batch, mining):
+    trainer, alive = make_trainer("ms"), []
+    trainer.model.head.register_forward_hook(lambda head, *_: alive.append(head.weight.grad is not None))
+    trainer.step(batch, 0, mining)
+    trainer.step(batch, 0, mining)
     assert alive == [False, False]
-    assert learner.model.head.weight.grad is not None
+    assert trainer.model.head.weight.grad is not None

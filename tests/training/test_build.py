@@ -5,12 +5,16 @@ import torch
 from torch import nn
 
 from dmlbench.errors import UserError
-from dmlbench.modifiers import DISTILLATIONS
-from dmlbench.specs.cell import Part, ResolvedValue
-from dmlbench.specs.method import UNTAUGHT
-from dmlbench.training.clock import PhaseClock
-from dmlbench.training.components import BUILDERS, build_distillation
-from dmlbench.training.workshop import TrainingSet, Workshop, at_networks_rate, build_loss
+from dmlbench.specs.cell import MethodSpec, Part, ResolvedValue
+from dmlbench.specs.plugins import plugin_digest
+from dmlbench.training.build import (
+    TrainingSet,
+    at_networks_rate,
+    build_loss,
+    build_modifier,
+    build_seeded_model,
+    build_trainer,
+)
 
 PULL = """
 import torch
@@ -30,6 +34,8 @@ class Soft:
     tau = 1.0
     def __init__(self, sharpness):
         self.sharpness = sharpness
+    def targets(self, teacher_embeddings):
+        return torch.eye(len(teacher_embeddings))
 """
 MORE = """
 import torch
@@ -71,65 +77,60 @@ def plugin(tmp_path):
     return make
 
 
-def test_what_learns_from_no_teacher_has_a_builder_of_its_own():
-    assert set(BUILDERS) == set(UNTAUGHT)
-    assert set(BUILDERS) <= set(DISTILLATIONS)
-
-
-def groups(learner):
+def groups(trainer):
     """(size of the group, rate, weight decay) of the optimiser's groups."""
-    return [(len(g["params"]), g["lr"], g["weight_decay"]) for g in learner.members[0].optimizer.param_groups]
+    return [(len(g["params"]), g["lr"], g["weight_decay"]) for g in trainer.networks[0].optimizer.param_groups]
 
 
-def test_proxies_and_boundaries_learn_at_their_own_rates_without_decay(make_learner):
-    backbone = len(list(make_learner("ms").model.backbone.parameters()))
+def test_proxies_and_boundaries_learn_at_their_own_rates_without_decay(make_trainer):
+    backbone = len(list(make_trainer("ms").model.backbone.parameters()))
     settings = {"learning_rate": 1e-5, "weight_decay": 4e-4}
     network = [(backbone, 1e-5, 4e-4), (2, 1e-5, 4e-4)]
-    assert groups(make_learner("ms", **settings)) == network
-    assert groups(make_learner("triplet+obdsd", **settings)) == network
-    assert groups(make_learner("proxyanchor+psd", **settings)) == [*network, (1, 0.01, 0.0)]
-    assert groups(make_learner("margin", **settings)) == [*network, (1, 0.0005, 0.0)]
+    assert groups(make_trainer("ms", **settings)) == network
+    assert groups(make_trainer("triplet+obdsd", **settings)) == network
+    assert groups(make_trainer("proxyanchor+psd", **settings)) == [*network, (1, 0.01, 0.0)]
+    assert groups(make_trainer("margin", **settings)) == [*network, (1, 0.0005, 0.0)]
 
 
-def test_the_head_may_have_its_own_rate(make_learner):
-    learner = make_learner("ms", learning_rate=1e-5, head_learning_rate=1e-3)
-    assert [rate for _, rate, _ in groups(learner)] == [1e-5, 1e-3]
-    head = learner.members[0].optimizer.param_groups[1]["params"]
-    assert [id(parameter) for parameter in head] == [id(parameter) for parameter in learner.model.head.parameters()]
+def test_the_head_may_have_its_own_rate(make_trainer):
+    trainer = make_trainer("ms", learning_rate=1e-5, head_learning_rate=1e-3)
+    assert [rate for _, rate, _ in groups(trainer)] == [1e-5, 1e-3]
+    head = trainer.networks[0].optimizer.param_groups[1]["params"]
+    assert [id(parameter) for parameter in head] == [id(parameter) for parameter in trainer.model.head.parameters()]
 
 
-def test_every_parameter_is_optimised_once(make_learner):
-    learner = make_learner("margin+psd")
-    optimised = [id(p) for group in learner.members[0].optimizer.param_groups for p in group["params"]]
-    everything = [id(p) for part in (learner.model, learner.members[0].criterion) for p in part.parameters()]
+def test_every_parameter_is_optimised_once(make_trainer):
+    trainer = make_trainer("margin+psd")
+    optimised = [id(p) for group in trainer.networks[0].optimizer.param_groups for p in group["params"]]
+    everything = [id(p) for part in (trainer.model, trainer.networks[0].criterion) for p in part.parameters()]
     assert sorted(optimised) == sorted(everything)
-    assert isinstance(learner.members[0].optimizer, torch.optim.Adam)
+    assert isinstance(trainer.networks[0].optimizer, torch.optim.Adam)
 
 
-def test_decay_shrinks_the_network_and_not_the_proxies(make_learner, batch, mining):
-    learner = make_learner("proxyanchor", weight_decay=100.0)
-    learner.members[0].criterion.forward = lambda embeddings, labels, generator: (
-        0 * (embeddings.sum() + learner.members[0].criterion.proxies.sum())
+def test_decay_shrinks_the_network_and_not_the_proxies(make_trainer, batch, mining):
+    trainer = make_trainer("proxyanchor", weight_decay=100.0)
+    trainer.networks[0].criterion.forward = lambda embeddings, labels, generator: (
+        0 * (embeddings.sum() + trainer.networks[0].criterion.proxies.sum())
     )
-    weight, proxies = learner.model.head.weight.detach().clone(), learner.members[0].criterion.proxies.detach().clone()
-    learner.step(batch, 0, mining)
-    assert not torch.equal(learner.model.head.weight, weight)
-    assert torch.equal(learner.members[0].criterion.proxies, proxies)
+    weight, proxies = trainer.model.head.weight.detach().clone(), trainer.networks[0].criterion.proxies.detach().clone()
+    trainer.step(batch, 0, mining)
+    assert not torch.equal(trainer.model.head.weight, weight)
+    assert torch.equal(trainer.networks[0].criterion.proxies, proxies)
 
 
-def test_milestones_shrink_every_rate(make_learner, train):
+def test_milestones_shrink_every_rate(make_trainer, train):
     training = {"epochs": 5, "learning_rate": 0.01, "milestones": (1, 3), "gamma": 0.5}
-    learner = make_learner("proxyanchor", **training)
-    rows = train(learner, range(5))
+    trainer = make_trainer("proxyanchor", **training)
+    rows = train(trainer, range(5))
     rates = [row["train/learning_rate"] for row in rows]
     assert rates == pytest.approx([0.01, 0.005, 0.005, 0.0025, 0.0025])
-    assert [group["lr"] for group in learner.members[0].optimizer.param_groups] == pytest.approx(
+    assert [group["lr"] for group in trainer.networks[0].optimizer.param_groups] == pytest.approx(
         [0.0025, 0.0025, 0.0025]
     )
 
 
-def test_without_milestones_the_rate_stays(make_learner, train):
-    rows = train(make_learner("ms"), range(3))
+def test_without_milestones_the_rate_stays(make_trainer, train):
+    rows = train(make_trainer("ms"), range(3))
     assert [row["train/learning_rate"] for row in rows] == [0.01] * 3
 
 
@@ -138,9 +139,9 @@ def test_a_plugin_is_built_with_the_sizes_it_asks_for(plugin):
     assert isinstance(loss, nn.Module)
     assert loss.strength == 2.0
     assert loss.centres.shape == (3, 2)
-    distillation, weight = build_distillation(plugin("Soft", kind="distillation", sharpness=3, **{"lambda": 7}))
-    assert (distillation.sharpness, weight) == (3, 7.0)
-    assert build_distillation(plugin("Soft", kind="distillation", sharpness=3))[1] == 1.0
+    modifier = build_modifier(plugin("Soft", kind="distillation", sharpness=3, **{"lambda": 7}), SIZES)
+    assert (modifier.distillation.sharpness, modifier.lambda_) == (3, 7.0)
+    assert build_modifier(plugin("Soft", kind="distillation", sharpness=3), SIZES).lambda_ == 1.0
 
 
 @pytest.mark.parametrize(
@@ -167,9 +168,11 @@ def test_a_plugin_that_does_not_work_says_why(plugin, class_name, text, values, 
 def test_a_rate_holds_for_a_module_and_the_innermost_one_counts(plugin, make_protocol):
     rates = {"proxies": 0.5, "inner": 0.25, "inner.1": 0.125}
     criterion = build_loss(part := plugin("Proxies", MORE, rates=rates), SIZES)
-    cpu = torch.device("cpu")
-    workshop = Workshop(part, make_protocol(learning_rate=1e-5), TrainingSet(3, 6), 0, cpu, PhaseClock(cpu))
-    pairs = zip(criterion.named_parameters(), workshop.rates(criterion), strict=True)
+    protocol, cpu = make_protocol(learning_rate=1e-5), torch.device("cpu")
+    method = MethodSpec(name="mine", loss=part)
+    trainer = build_trainer(method, protocol, build_seeded_model(protocol, 0, cpu), TrainingSet(3, 6), cpu)
+    own = trainer.networks[0].optimizer.param_groups[2:]  # after the backbone's and the head's
+    pairs = zip(criterion.named_parameters(), own, strict=True)
     assert {name: group["lr"] for (name, _), group in pairs} == {
         "proxies.weight": 0.5, "proxies.bias": 0.5, "inner.0.weight": 0.25, "inner.0.bias": 0.25,
         "inner.1.weight": 0.125, "scale": 1e-5, "scale_of": 1e-5,
@@ -213,3 +216,23 @@ def test_a_text_for_a_number_names_its_parameter(text, plugin):
     with pytest.raises(UserError, match=rf"^mine: parameters: strength: must be a number, not the text '{text}'$"):
         build_loss(plugin("Strong", strong, strength=text), SIZES)
     build_loss(plugin("Strong", strong, strength=8.0), SIZES)
+
+
+def test_a_plugin_uses_the_helpers_of_its_folder_and_no_others(tmp_path):
+    found = []
+    for number in (1, 2):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        (folder / "helper.py").write_text(f"number = {number}")
+        (folder / "own.py").write_text(
+            "import helper\nfrom .helper import number\nfrom torch import nn\n"
+            "class Own(nn.Module):\n    number = (number, helper.number)\n"
+        )
+        digest = plugin_digest(folder / "own.py")
+        about = {"plugin": str(folder / "own.py"), "plugin_sha256": digest, "parameters": {}}
+        part = Part(name="own", title="Own", kind="loss", class_name="Own", **about)
+        found.append(build_loss(part, SIZES).number)
+    assert found == [(1, 1), (2, 2)]
+    (folder / "helper.py").write_text("number = 3")
+    with pytest.raises(UserError, match=r"own\.py: plugin: it, or what it imports, has changed since"):
+        build_loss(part, SIZES)

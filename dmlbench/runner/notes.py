@@ -35,7 +35,7 @@ def _not_kept(cells: Sequence[Cell], todo: Sequence[Cell], execution: Execution)
 
 
 def _of_other_specs(todo: Sequence[Cell], execution: Execution) -> list[str]:
-    """Results that a report would refuse to read beside the ones to come."""
+    """Results that a report would refuse to combine with the new ones."""
     found = rivals(todo, execution.store)
     if not found:
         return []

@@ -75,7 +75,7 @@ def test_half_precision_is_computed_in_float32():
 
 
 def test_a_cohort_learns_from_all_others():
-    cohort = DM2(members=3, model=True, view=True, period=1)
+    cohort = DM2(lambda_=1.0, members=3, model=True, view=True, period=1)
     own = [embeddings(seed).requires_grad_() for seed in range(3)]
     losses = cohort.mutual_losses(own)
     for place, loss in enumerate(losses):
@@ -88,7 +88,7 @@ def test_a_cohort_learns_from_all_others():
 @pytest.mark.parametrize(("change", "message"), [({"members": 1}, "members"), ({"period": 0}, "period")])
 def test_settings_out_of_range(change, message):
     with pytest.raises(ValueError, match=message):
-        DM2(**({"members": 2, "model": True, "view": True, "period": 2} | change))
+        DM2(**({"lambda_": 1.0, "members": 2, "model": True, "view": True, "period": 2} | change))
 
 
 def test_counts_that_do_not_match():

@@ -3,9 +3,17 @@ import torch
 from torch.nn import functional
 from torch.nn.functional import normalize
 
-from dmlbench.modifiers import S2SD, WiderEmbeddings
+from dmlbench.modifiers import S2SD
+from dmlbench.modifiers.s2sd import AuxiliaryHeads
 
-SETTINGS = {"tau": 1.0, "dimensions": "16,24", "features": False, "feature_weight": 50.0, "feature_delay": 0}
+SETTINGS = {
+    "lambda_": 50.0,
+    "tau": 1.0,
+    "dimensions": "16,24",
+    "features": False,
+    "feature_weight": 50.0,
+    "feature_delay": 0,
+}
 
 
 def embeddings(seed, dimension):
@@ -13,7 +21,7 @@ def embeddings(seed, dimension):
 
 
 @pytest.mark.parametrize("tau", [1.0, 0.4])
-def test_the_lesson_is_the_mean_divergence_of_similarities(tau):
+def test_the_divergence_is_the_mean_divergence_of_similarities(tau):
     """tau^2 * sum / N of KL(teacher || student) over rows, and the mean over branches (official code, `kl_div`)."""
     own, wider = embeddings(0, 4).requires_grad_(), [embeddings(1, 16), embeddings(2, 24)]
     expected = 0
@@ -21,12 +29,12 @@ def test_the_lesson_is_the_mean_divergence_of_similarities(tau):
         student = functional.log_softmax(own @ own.T / tau, dim=-1)
         teacher = functional.softmax(branch @ branch.T / tau, dim=-1)
         expected += (teacher * (teacher.log() - student)).sum() * tau**2 / 6 / 2
-    torch.testing.assert_close(S2SD(**SETTINGS | {"tau": tau}).lesson(own, wider), expected)
+    torch.testing.assert_close(S2SD(**SETTINGS | {"tau": tau}).divergence(own, wider), expected)
 
 
 def test_who_teaches_gets_no_gradient():
     own, branch = embeddings(0, 4).requires_grad_(), embeddings(1, 16).requires_grad_()
-    S2SD(**SETTINGS).lesson(own, [branch]).backward()
+    S2SD(**SETTINGS).divergence(own, [branch]).backward()
     assert own.grad.abs().sum() > 0
     assert branch.grad is None
 
@@ -34,11 +42,13 @@ def test_who_teaches_gets_no_gradient():
 def test_features_teach_by_their_directions():
     own, features = embeddings(0, 4), torch.randn(6, 9, generator=torch.Generator().manual_seed(3))
     settings = S2SD(**SETTINGS)
-    torch.testing.assert_close(settings.feature_lesson(own, features), settings.lesson(own, [normalize(features)]))
+    torch.testing.assert_close(
+        settings.feature_divergence(own, features), settings.divergence(own, [normalize(features)])
+    )
 
 
 def test_branches_have_two_layers_and_unit_length():
-    wider = WiderEmbeddings(9, S2SD(**SETTINGS).widths)
+    wider = AuxiliaryHeads(9, S2SD(**SETTINGS).dimensions)
     assert [[type(layer).__name__ for layer in branch] for branch in wider.branches] == [
         ["Linear", "ReLU", "Linear"]
     ] * 2

@@ -1,0 +1,353 @@
+"""A study from Python: run methods on datasets over seeds, compare them with their bases, render a report."""
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal, get_args
+
+import pandas as pd
+
+from dmlbench.analysis.comparisons import comparisons, seed_pairs, to_base
+from dmlbench.analysis.estimates import SELECTIONS, seed_values
+from dmlbench.analysis.groups import arrange, check_unambiguous
+from dmlbench.api import MOST_PROCESSES, MOST_SEED, MOST_SEEDS
+from dmlbench.errors import UserError, counted, unknown_name
+from dmlbench.machine import usable_cores
+from dmlbench.report.page import render
+from dmlbench.report.queries import Panels
+from dmlbench.report.tables.comparison import kind_of
+from dmlbench.results.frames import load_history, load_results
+from dmlbench.results.store import DEFAULT_ROOT, Store
+from dmlbench.runner.matrix import (
+    Execution,
+    Observer,
+    Request,
+    checked_device,
+    data_folder,
+    execute,
+    make_ready,
+    pending,
+    plan,
+)
+from dmlbench.runner.notes import notes
+from dmlbench.runner.progress import Display, SafeConsole, plain_or_wide
+from dmlbench.runner.signals import Interrupts
+from dmlbench.specs.cell import Cell
+from dmlbench.specs.tuned import default_path
+
+Setting = bool | int | float | str
+Tracking = Literal["auto", "none"]
+KEPT = ("weights", "embeddings")
+MOST_WORKERS = 4  # of a report: more processes would take longer to start than they save
+VERDICTS = {"higher": "better", "lower": "worse", "open": "inconclusive", "few": ""}
+COLUMNS = [
+    "protocol", "variant", "dataset", "method", "to", "n", "mean", "low", "high", "p_t", "p_holm", "family",
+    "p_sign_flip", "verdict",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Study:
+    """Results in a folder: all of them, or those of the cells that `run` was asked for.
+
+    Args:
+        results: The results folder.
+        hashes: Hashes of the cells; None for all that the folder holds.
+
+    Raises:
+        UserError: where the folder cannot be read.
+    """
+
+    results: Path
+    hashes: frozenset[str] | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "results", Path(self.results))
+        Store(self.results).check_readable()
+
+    @cached_property
+    def frame(self) -> pd.DataFrame:
+        """One row per cell and selection: see `load_results`."""
+        return self._own(load_results(self.results))
+
+    @cached_property
+    def history(self) -> pd.DataFrame:
+        """One row per cell and epoch: see `load_history`."""
+        return self._own(load_history(self.results))
+
+    def compare(self, metric: str = "recall_at_1", selection: str = "last") -> pd.DataFrame:
+        """Each modified method against its base: see `compare`."""
+        return compare(self.frame, metric, selection)
+
+    def report(
+        self,
+        folder: str | Path = "reports/report",
+        *,
+        only: Mapping[str, Collection[str]] | None = None,
+        panels: bool = False,
+        data_dir: str | Path | None = None,
+    ) -> Path:
+        """Render a report of the study's protocols, datasets and methods: see `render_report`."""
+        if only is None and self.hashes is not None:
+            only = {name: tuple(self.frame[name].unique()) for name in ("protocol", "dataset")}
+            only["method"] = tuple(dict.fromkeys([*self.frame["method"], *self.frame["base"]]))
+        return render_report(self.results, folder, only=only, panels=panels, data_dir=data_dir)
+
+    def _own(self, frame: pd.DataFrame) -> pd.DataFrame:
+        return frame if self.hashes is None else frame[frame["hash"].isin(self.hashes)].reset_index(drop=True)
+
+
+def run(
+    methods: str | Sequence[str],
+    datasets: str | Sequence[str],
+    seeds: int | Sequence[int] = 6,
+    *,
+    protocol: str | None = None,
+    settings: Mapping[str, Setting] | None = None,
+    tuned: str | Path | bool = False,
+    data_dir: str | Path | None = None,
+    methods_dir: str | Path | None = None,
+    results: str | Path = DEFAULT_ROOT,
+    tracking: Tracking = "auto",
+    system_metrics: bool = False,
+    workers: int | None = None,
+    per_gpu: int = 1,
+    executor: Literal["local", "ray"] = "local",
+    address: str | None = None,
+    data_workers: int | None = None,
+    device: str = "auto",
+    retry_failed: bool = False,
+    keep: str | Sequence[str] = (),
+    skip_bad: bool = False,
+    quiet: bool = False,
+) -> Study:
+    """Train and score methods on datasets over seeds, as `dmlbench run` does; finished cells are never run again.
+
+    Cells are trained in processes of their own, which do not import the calling script: it needs no main guard. A cell
+    that fails does not stop the others: its row of `Study.frame` has the status `failed` and its error.
+
+    Args:
+        methods: Names such as `ms` or `ms+obdsd`.
+        datasets: Names, `NAME=FOLDER` of images, or paths of YAML files.
+        seeds: How many (0 to N-1), or the seeds themselves.
+        protocol: Name or YAML file [default: the dataset's].
+        settings: What `--set` changes, by its key: `{"training.epochs": 3}`.
+        tuned: Whether to take the values that `dmlbench tune` found in this results folder, or in another file.
+        data_dir: Where the data are [default: the variable DMLBENCH_DATA, or the cache].
+        methods_dir: A folder with method files of yours.
+        results: Where results go.
+        tracking: `auto` for MLflow, `none` for nothing.
+        system_metrics: Whether MLflow samples this machine meanwhile.
+        workers: Cells at a time [default: what the machine holds].
+        per_gpu: Cells that share a GPU.
+        executor: `local`, or `ray` with the `address` of its cluster.
+        address: Of the Ray cluster.
+        data_workers: Loader processes per cell.
+        device: `auto`, `cpu` or `cuda`.
+        retry_failed: Whether failed cells are resumed, too.
+        keep: `weights`, `embeddings` or both.
+        skip_bad: Whether images that cannot be used are left out.
+        quiet: Whether nothing is printed.
+
+    Returns:
+        The study of these cells.
+
+    Raises:
+        UserError: for a name or setting that is not valid, before anything runs; it names the option of the command.
+        KeyboardInterrupt: after the epoch in which a stop was asked for; the same call resumes.
+    """
+    _check_counts(workers=workers, per_gpu=per_gpu, data_workers=data_workers)
+    check_system_metrics(system_metrics=system_metrics, tracking=tracking, executor=executor)
+    store, data = Store(Path(results)), data_folder(_path(data_dir))
+    overlay = (default_path(store.root) if tuned is True else Path(tuned)) if tuned else None
+    request = Request(
+        _names(methods), _names(datasets), _seeds(seeds), protocol, _settings(settings or {}), _path(methods_dir), data,
+        skip_bad, overlay,
+    )  # fmt: skip
+    console = SafeConsole(quiet=True) if quiet else plain_or_wide()
+    cells = plan(request, console.say)
+    execution = Execution(
+        store, data, checked_device(device), workers, data_workers, checked_keep(_names(keep)), per_gpu, executor,
+        checked_address(address, executor), system_metrics,
+    )  # fmt: skip
+    run_cells(console, cells, pending(cells, store, retry_failed=retry_failed), execution, tracking=tracking)
+    return Study(store.root, frozenset(cell.hash for cell in cells))
+
+
+def run_cells(
+    console: SafeConsole, cells: Sequence[Cell], todo: Sequence[Cell], execution: Execution, *, tracking: Tracking
+) -> None:
+    """Run the cells that are to do, showing their progress and, unless `tracking` is `none`, logging to MLflow.
+
+    Raises:
+        UserError: where something that a cell needs is not usable, before any of them starts.
+        KeyboardInterrupt: after the epoch in which a stop was asked for.
+    """
+    say = console.say
+    make_ready(todo, execution, say)
+    for line in (_in_words(cells, todo, execution), *notes(cells, todo, execution)):
+        say(line)
+    if not todo:
+        return
+    execution.store.plan(todo)
+    with ExitStack() as stack:
+        observers: list[Observer] = [stack.enter_context(Display(console, len(todo)))]
+        if tracking == "auto":
+            from dmlbench.tracking import Mirror
+
+            observers.append(stack.enter_context(Mirror(say, system_metrics=execution.system_metrics)))
+        interrupts = stack.enter_context(Interrupts(say))
+        execute(todo, execution, observers, interrupts)
+        if tracking == "auto":
+            say("sending the last runs to MLflow")
+    if interrupts.asked:
+        raise KeyboardInterrupt
+
+
+def compare(results: pd.DataFrame, metric: str = "recall_at_1", selection: str = "last") -> pd.DataFrame:
+    """Differences of modified methods to their bases, paired by seed.
+
+    Args:
+        results: As `load_results` returns them, or part of it.
+        metric: A column of it, such as `recall_at_1` or `map_at_r`.
+        selection: How the epoch was chosen: `last`, `validation` or `best_test`.
+
+    Returns:
+        One row per method, dataset and protocol: `n` pairs; `mean` of the differences (fractions) with its 95%
+        t-interval `low`, `high`; `p_t` of the paired t-test, `p_holm` corrected for the `family` of all tests of the
+        protocol and dataset; `p_sign_flip`, exact; and the `verdict`: `better` or `worse` where `p_holm` is below .05,
+        else `inconclusive`; none below three pairs.
+
+    Raises:
+        UserError: for a metric or selection that the results do not have, and where two results claim one place.
+    """
+    if selection not in SELECTIONS:
+        raise unknown_name("selection", selection, SELECTIONS)
+    arranged = arrange(results)
+    check_unambiguous(arranged)
+    values = seed_values(arranged)
+    if metric not in set(values["metric"]):
+        raise unknown_name("metric", metric, sorted(values["metric"].unique()))
+    values = values[(values["metric"] == metric) & (values["selection"] == selection)]
+    compared = comparisons(to_base(seed_pairs(values)), values)
+    rows = zip(compared["n"], compared["p_holm"], compared["mean"], strict=True)
+    return compared.assign(verdict=[VERDICTS[kind_of(*row)] for row in rows])[COLUMNS]
+
+
+def render_report(
+    results: str | Path = DEFAULT_ROOT,
+    folder: str | Path = "reports/report",
+    *,
+    only: Mapping[str, Collection[str]] | None = None,
+    panels: bool = False,
+    data_dir: str | Path | None = None,
+) -> Path:
+    """Render results as a page, Markdown, tables and figures, as `dmlbench report` does.
+
+    Args:
+        results: The results folder.
+        folder: Where the report goes; an earlier one there is replaced, anything else is left alone.
+        only: Names to keep, by `protocol`, `dataset` or `method`.
+        panels: Whether to show images that methods win and lose (of cells that kept their embeddings).
+        data_dir: Where these images are.
+
+    Returns:
+        The report's folder: `index.html`, `report.md`, `tables/` and `figures/`.
+
+    Raises:
+        UserError: where there is nothing to report, results contradict each other, or the folder cannot be written.
+    """
+    target = Path(folder)
+    shown = Panels(data_folder(_path(data_dir))) if panels else None
+    workers = min(usable_cores(), MOST_WORKERS)
+    return render(Path(results), target.name, target.parent, only, panels=shown, workers=workers)
+
+
+def checked_address(address: str | None, executor: str) -> str | None:
+    """The address of a Ray cluster; raises UserError where it would have no effect, or Ray is not there."""
+    if address and executor != "ray":
+        raise UserError(f"--address {address}: names a Ray cluster", hint="add --executor ray")
+    if executor == "ray" and find_spec("ray") is None:
+        raise UserError("--executor ray: Ray is not installed", hint="pip install 'dmlbench[ray]'")
+    return address
+
+
+def checked_keep(keep: tuple[str, ...]) -> tuple[str, ...]:
+    """What is to be kept of a cell; raises UserError for anything unknown."""
+    for name in keep:
+        if name not in KEPT:
+            raise unknown_name("thing to keep", name, KEPT, where="--keep")
+    return keep
+
+
+def check_system_metrics(*, system_metrics: bool, tracking: str, executor: str) -> None:
+    """Raise UserError where sampling the machine would have no effect, or is not possible."""
+    _check_choice("tracking", tracking, get_args(Tracking))
+    _check_choice("executor", executor, ("local", "ray"))
+    if not system_metrics:
+        return
+    if tracking == "none":
+        raise UserError("--system-metrics: with --tracking none there is nowhere to send them", hint="leave out one")
+    if executor == "ray":
+        raise UserError("--system-metrics: samples this machine, not a Ray cluster's", hint="--executor local")
+    if find_spec("psutil") is None:
+        raise UserError("--system-metrics: psutil is not installed", hint="pip install psutil")
+
+
+def _in_words(cells: Sequence[Cell], todo: Sequence[Cell], execution: Execution) -> str:
+    there = len(cells) - len(todo)
+    states = [execution.store.state(cell) for cell in cells if cell not in todo] if there else []
+    failed, damaged = states.count("failed"), states.count("damaged")
+    which = f" ({failed} failed; --retry failed runs them again)" if failed else ""
+    which += f" ({damaged} damaged)" if damaged else ""
+    begun = sum(execution.store.state(cell) == "interrupted" for cell in todo)
+    resumed = f" ({begun} of them to resume from the last epoch)" if begun else ""
+    counts = f"{there} there already{which}, {len(todo)} to run{resumed}"
+    return f"{counted(len(cells), 'cell')}: {counts}; results in {execution.store.root}"
+
+
+def _seeds(given: int | Sequence[int]) -> tuple[int, ...]:
+    """The seeds, each a whole number and there once."""
+    if isinstance(given, int):
+        _check_whole("seeds", given, least=1, most=MOST_SEEDS)
+        return tuple(range(given))
+    for seed in given:
+        _check_whole("seeds", seed, least=0, most=MOST_SEED)
+    if not given or len(set(given)) < len(given):
+        raise UserError(f"seeds: must be some numbers, each given once, not {list(given)}")
+    return tuple(given)
+
+
+def _check_counts(**counts: int | None) -> None:
+    for name, number in counts.items():
+        _check_whole(name, number, least=0 if name == "data_workers" else 1, most=MOST_PROCESSES)
+
+
+def _check_whole(name: str, number: int | None, *, least: int, most: int) -> None:
+    if number is not None and not (type(number) is int and least <= number <= most):
+        raise UserError(f"{name}: must be a whole number from {least} to {most}, not {number!r}")
+
+
+def _check_choice(name: str, given: str, valid: Sequence[str]) -> None:
+    if given not in valid:
+        raise unknown_name(name, given, valid)
+
+
+def _names(given: str | Sequence[str]) -> tuple[str, ...]:
+    names = tuple(part.strip() for part in given.split(",")) if isinstance(given, str) else tuple(given)
+    if twice := next((name for index, name in enumerate(names) if name in names[:index]), None):
+        raise UserError(f"{twice!r} is given twice")
+    return names
+
+
+def _settings(given: Mapping[str, Setting]) -> tuple[str, ...]:
+    """As `--set` takes them: a text is quoted, so that "1" stays one."""
+    return tuple(f"{key}={json.dumps(value)}" for key, value in given.items())
+
+
+def _path(given: str | Path | None) -> Path | None:
+    return None if given is None else Path(given)

@@ -1,0 +1,289 @@
+"""Builds what a cell's spec names: networks with their losses and optimisers, the modifier, the trainer."""
+
+import inspect
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dmlbench.errors import UserError
+from dmlbench.models.model import EmbeddingModel, build_model
+from dmlbench.modifiers import BuildContext, Modifier, Network, SelfDistillation, TeacherSettings
+from dmlbench.modifiers.base import Group
+from dmlbench.seeding import stream_seed
+from dmlbench.specs.cell import MOMENTUM, MethodSpec, Part, ProtocolSpec, TrainingSpec, rate_of
+from dmlbench.specs.method_loading import check_rates
+from dmlbench.training.clock import PhaseClock
+from dmlbench.training.plugins import Transform, callable_of, component_of, construct, with_sizes
+from dmlbench.training.trainer import TrainableNetwork, Trainer
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """How much there is to train on."""
+
+    classes: int
+    images: int
+
+
+def build_trainer(
+    method: MethodSpec,
+    protocol: ProtocolSpec,
+    model: EmbeddingModel,
+    train: TrainingSet,
+    device: torch.device,
+    *,
+    seed: int = 0,
+) -> Trainer:
+    """Assemble a trainer.
+
+    Args:
+        method: Base and modifier.
+        protocol: Training and precision.
+        model: As `build_seeded_model` gives it.
+        train: How much there is to train on.
+        device: The network's.
+        seed: The cell's: initial weights of a modifier are a stream of it.
+
+    The base loss's own parameters come from torch's global generator, which the caller seeds.
+
+    Raises:
+        UserError: where a part does not take its values.
+    """
+    context = _BuildContext(method, protocol, model, train, device=device, seed=seed)
+    modifier: Modifier | None = None
+    networks, extra = [context.base], list[Group]()
+    if method.distillation is not None:
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            torch.manual_seed(stream_seed(seed, 0, f"weights, {method.distillation.name}"))
+            modifier = build_modifier(method.distillation, context.sizes).to(device)
+            networks, extra = _built(modifier, context, method.distillation)
+    trainable = [
+        _trainable(network, protocol.training, [*context.criterion_groups(network.criterion), *own])
+        for network, own in zip(networks, [extra, *([] for _ in networks[1:])], strict=True)
+    ]
+    training = protocol.training
+    return Trainer(trainable, modifier, PhaseClock(device), training.epochs, training.autocast)
+
+
+def build_seeded_model(
+    protocol: ProtocolSpec, seed: int, device: torch.device, purpose: str = "weights"
+) -> EmbeddingModel:
+    """The network as every method of a seed starts from it, on a device, in the protocol's memory layout.
+
+    Another `purpose` gives a network of other initial weights; pretrained ones stay, and its head is another.
+    """
+    torch.manual_seed(stream_seed(seed, 0, purpose))
+    model = build_model(protocol.model, protocol.input).to(device)
+    return model.to(memory_format=torch.channels_last) if protocol.training.channels_last else model
+
+
+def build_loss(part: Part, sizes: dict[str, int]) -> nn.Module:
+    """Build a loss; `num_classes` and `embedding_dim` go to constructors that ask for them."""
+    component = component_of(part)
+    criterion = construct(component, with_sizes(component, part.values(), sizes), part)
+    if not isinstance(criterion, nn.Module):
+        raise UserError(f"{part.plugin}: {part.class_name} must be a torch.nn.Module")
+    check_rates(part.learning_rates, [name for name, _ in criterion.named_parameters()], part.name)
+    return criterion
+
+
+def build_modifier(part: Part, sizes: dict[str, int]) -> Modifier:
+    """Build a modifier; `num_classes` and `embedding_dim` go to constructors that ask for them.
+
+    A plugin's class with `tau` and `targets` alone is made a self-distillation.
+    """
+    if part.kind in ADAPTERS:
+        return ADAPTERS[part.kind](part, sizes)
+    values, component = part.values(), component_of(part)
+    if part.teacher == "ema":
+        values.pop(MOMENTUM, None)
+    if isinstance(component, type) and issubclass(component, Modifier):
+        modifier: Modifier = construct(component, with_sizes(component, values, sizes), part)
+        return modifier
+    weight = float(values.pop("lambda", 1.0))
+    distillation = construct(component, with_sizes(component, values, sizes), part)
+    if not hasattr(distillation, "tau") or not callable(getattr(distillation, "targets", None)):
+        said = f"{part.plugin}: {part.class_name} must be a dmlbench.modifiers.Modifier"
+        raise UserError(said, hint="or have a temperature tau and targets(teacher_embeddings)")
+    try:
+        return _FromTargets(weight, distillation)
+    except ValueError as error:
+        raise UserError(f"{part.name}: {part.class_name}: {error}") from error
+
+
+class _WithHead(Modifier):
+    """The base with another embedding head, whose initial weights leave the backbone's as they are."""
+
+    def __init__(self, part: Part, sizes: dict[str, int]) -> None:
+        super().__init__()
+        self._part, self._sizes = part, sizes
+
+    def build(self, context: BuildContext) -> list[Network]:
+        model, component = context.base.model, component_of(self._part)
+        sizes = self._sizes | {"features": context.features}
+        head = construct(component, with_sizes(component, self._part.values(), sizes), self._part)
+        if not isinstance(head, nn.Module):
+            raise UserError(f"{self._part.plugin}: {self._part.class_name} must be a torch.nn.Module")
+        with torch.no_grad():
+            found = tuple(head(torch.zeros(2, context.features)).shape)
+        if found != (2, context.embedding_dim):
+            expected = f"(B, {context.features}) to (B, {context.embedding_dim})"
+            raise UserError(f"{self._part.name}: a head maps {expected}; for B = 2 it gives {found}")
+        model.head = head.to(context.device)
+        return [context.base]
+
+
+def _with_sampler(part: Part, sizes: dict[str, int]) -> Modifier:
+    modifier = Modifier()
+    modifier.sampler = callable_of(part, sizes)
+    return modifier
+
+
+def _with_miner(part: Part, sizes: dict[str, int]) -> Modifier:
+    modifier = Modifier()
+    modifier.miner = callable_of(part, sizes)
+    return modifier
+
+
+def _with_augmentation(part: Part, _sizes: dict[str, int]) -> Modifier:
+    modifier = Modifier()
+    modifier.augmentation = Transform(part)
+    return modifier
+
+
+ADAPTERS: dict[str, Callable[[Part, dict[str, int]], Modifier]] = {
+    "head": _WithHead,
+    "sampler": _with_sampler,
+    "miner": _with_miner,
+    "augmentation": _with_augmentation,
+}
+
+
+class _FromTargets(SelfDistillation):
+    """Self-distillation by any object with a temperature `tau` and `targets(teacher_embeddings)`."""
+
+    def __init__(self, lambda_: float, distillation: Any) -> None:  # noqa: ANN401 - a plugin's class
+        super().__init__(lambda_, distillation.tau)
+        self.distillation = distillation
+
+    def targets(self, teacher_embeddings: Tensor) -> Tensor:
+        targets: Tensor = self.distillation.targets(teacher_embeddings)
+        return targets
+
+    def get_extra_state(self) -> Any:  # noqa: ANN401 - torch's signature
+        """What an object keeps that is no module; a module's state is in the `state_dict` already."""
+        plain = not isinstance(self.distillation, nn.Module) and hasattr(self.distillation, "state_dict")
+        return self.distillation.state_dict() if plain else None
+
+    def set_extra_state(self, state: Any) -> None:  # noqa: ANN401 - torch's signature
+        if state is not None:
+            self.distillation.load_state_dict(state)
+
+
+def untrained_network(method: MethodSpec, protocol: ProtocolSpec, classes: int, device: torch.device) -> EmbeddingModel:
+    """A network of a method's shape, to be given saved weights; a plugin's head or modifier may have made another."""
+    untrained = protocol.model.model_copy(update={"weights": None, "weights_sha256": None})
+    model = build_model(untrained, protocol.input).to(device)
+    part = method.distillation
+    if part is None or not part.plugin or part.kind not in ("head", "modifier"):
+        return model
+    return build_trainer(method, protocol, model, TrainingSet(classes, classes), device).model
+
+
+def at_networks_rate(criterion: nn.Module, part: Part) -> list[str]:
+    """What a loss learns at the network's rate, because its file gives no other, by name."""
+    learned = [name for name, parameter in criterion.named_parameters() if parameter.requires_grad]
+    return [name for name in learned if rate_of(name, part.learning_rates) is None]
+
+
+class _BuildContext:
+    """What `Modifier.build` may use: see `dmlbench.modifiers.BuildContext`."""
+
+    def __init__(
+        self,
+        method: MethodSpec,
+        protocol: ProtocolSpec,
+        model: EmbeddingModel,
+        train: TrainingSet,
+        *,
+        device: torch.device,
+        seed: int,
+    ) -> None:
+        self._method, self._protocol, self._seed = method, protocol, seed
+        self.loss = method.loss.name
+        self.classes, self.images, self.device = train.classes, train.images, device
+        self.embedding_dim, self.features = protocol.model.embedding_dim, model.head.in_features
+        self.epochs, self.learning_rate = protocol.training.epochs, protocol.training.learning_rate
+        self.precision: str = protocol.training.autocast
+        self.teacher = _teacher(method.distillation)
+        self.base = Network(model, self.criterion(self.embedding_dim))
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        return {"num_classes": self.classes, "embedding_dim": self.embedding_dim}
+
+    def network(self, name: str) -> Network:
+        model = build_seeded_model(self._protocol, self._seed, self.device, f"weights, {name}")
+        torch.manual_seed(stream_seed(self._seed, 0, f"loss, {name}"))
+        return Network(model, self.criterion(self.embedding_dim))
+
+    def criterion(self, embedding_dim: int) -> nn.Module:
+        return build_loss(self._method.loss, self.sizes | {"embedding_dim": embedding_dim}).to(self.device)
+
+    def criterion_groups(self, criterion: nn.Module) -> list[Group]:
+        """As in Roth et al.'s code, weight decay leaves what a loss learns alone."""
+        rates = self._method.loss
+        return [
+            {"params": [parameter], "lr": rates.rate(name, self.learning_rate), "weight_decay": 0.0}
+            for name, parameter in criterion.named_parameters()
+        ]
+
+    def rate(self, parameter: str) -> float:
+        part = self._method.distillation
+        return part.rate(parameter, self.learning_rate) if part else self.learning_rate
+
+
+def _teacher(part: Part | None) -> TeacherSettings:
+    if part is None:
+        return TeacherSettings("none")
+    momentum = part.values().get(MOMENTUM) if part.teacher == "ema" else None
+    mode, known = part.teacher_mode, {} if momentum is None else {"momentum": float(momentum)}
+    return TeacherSettings(part.teacher, mode, **known)
+
+
+def _built(modifier: Modifier, context: _BuildContext, part: Part) -> tuple[list[Network], list[Group]]:
+    """The networks of a modifier, and what it learns itself; whatever its hooks raise is one line."""
+    takes_triplets = "triplets" in inspect.signature(type(context.base.criterion).forward).parameters
+    if modifier.miner is not None and not takes_triplets:
+        raise UserError(f"{part.name}: {context.loss} takes no triplets", hint="bases: contrastive, triplet, margin")
+    try:
+        networks = modifier.build(context)
+        modifier.to(context.device)
+        check_rates(part.learning_rates, [name for name, _ in modifier.named_parameters()], part.name)
+        return networks, modifier.parameter_groups(context)
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(f"{part.name}: {error}") from error
+    except Exception as error:
+        if not part.plugin:
+            raise
+        raise UserError(f"{part.name}: {part.class_name}.build raises {type(error).__name__}: {error}") from error
+
+
+def _trainable(network: Network, training: TrainingSpec, extra: Iterable[Group]) -> TrainableNetwork:
+    """A network with its optimiser, which also learns the `extra` groups of parameters."""
+    head_rate = training.head_learning_rate or training.learning_rate
+    model: Any = network.model
+    own = [
+        {"params": list(part.parameters()), "lr": rate, "weight_decay": training.weight_decay}
+        for part, rate in ((model.backbone, training.learning_rate), (model.head, head_rate))
+    ]
+    device = next(model.parameters()).device
+    # Fused takes 0.4 of the default's time on a CPU (tests/benchmarks/test_step_speed.py); not measured on CUDA.
+    optimizer = torch.optim.Adam([*own, *extra], fused=True if device.type == "cpu" else None)
+    scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, list(training.milestones), gamma=training.gamma)
+    return TrainableNetwork(model, network.criterion, optimizer, scheduler, network.view, network.period)

@@ -1,0 +1,98 @@
+"""Tries a method on a few random images: two epochs of two steps, with its state saved and restored between them."""
+
+import io
+
+import torch
+
+from dmlbench.data.images import Split
+from dmlbench.data.loader import TrainingBatches
+from dmlbench.errors import UserError
+from dmlbench.seeding import stream_seed
+from dmlbench.specs.cell import MethodSpec, ProtocolSpec
+from dmlbench.training.build import TrainingSet, at_networks_rate, build_seeded_model, build_trainer
+from dmlbench.training.trainer import Trainer
+
+CPU = torch.device("cpu")
+CLASSES, IMAGES, BATCH, EPOCHS = 4, 32, 16, 2
+KEPT = "what it keeps from step to step belongs in buffers, parameters or get_extra_state"
+
+
+def check_method(method: MethodSpec, protocol: ProtocolSpec) -> tuple[float, list[str]]:
+    """Train a method for two epochs, once at a stretch and once interrupted.
+
+    Args:
+        method: The method.
+        protocol: Its network and its images; batch size and epochs are those of the check.
+
+    Returns:
+        The last loss, and what the ranking loss learns at the network's rate because its file gives no other.
+
+    Raises:
+        UserError: where a step fails, a loss is not finite, or the state does not survive.
+    """
+    training = protocol.training.model_copy(
+        update={"epochs": EPOCHS, "batch_size": BATCH, "samples_per_class": 2, "milestones": ()}
+    )
+    protocol = protocol.model_copy(update={"training": training})
+    whole, resumed = _built(method, protocol), _built(method, protocol)
+    _epoch(whole, method, protocol, 0)
+    _pass_on(whole, resumed, method.name)
+    expected, found = (_epoch(trainer, method, protocol, 1) for trainer in (whole, resumed))
+    if not torch.equal(expected, found):
+        values = f"{float(expected[-1]):.6g} and {float(found[-1]):.6g}"
+        raise UserError(
+            f"{method.name}: its state is not restored: an interruption changes a loss ({values})", hint=KEPT
+        )
+    return float(expected[-1]), at_networks_rate(whole.networks[0].criterion, method.loss)
+
+
+def _built(method: MethodSpec, protocol: ProtocolSpec) -> Trainer:
+    model = build_seeded_model(protocol, 0, CPU)
+    torch.manual_seed(stream_seed(0, 0, "loss"))
+    return build_trainer(method, protocol, model, TrainingSet(CLASSES, IMAGES), CPU)
+
+
+def _epoch(trainer: Trainer, method: MethodSpec, protocol: ProtocolSpec, epoch: int) -> torch.Tensor:
+    """Losses of an epoch's steps; whatever a plugin raises in them is one line."""
+    size = protocol.input.size
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (IMAGES, protocol.input.channels, size, size), generator=generator, dtype=torch.uint8)
+    split = Split(images, torch.arange(IMAGES) // (IMAGES // CLASSES), tuple("abcd"))
+    mining = torch.Generator().manual_seed(epoch)
+    torch.manual_seed(stream_seed(0, epoch, "model"))
+    try:
+        source = TrainingBatches(
+            split, protocol, 0, views=trainer.views, sampler=trainer.sampler, augmentation=trainer.augmentation
+        )
+        trainer.train()
+        with source as batches:
+            losses = [torch.stack(trainer.step(batch, epoch, mining)).sum() for batch in batches.epoch(epoch)]
+        trainer.end_epoch()
+    except (KeyboardInterrupt, UserError):
+        raise
+    except BaseException as error:
+        raise UserError(f"{method.name}: a training step failed ({type(error).__name__}: {error})") from error
+    found = torch.stack(losses)
+    if not found.isfinite().all():
+        raise UserError(f"{method.name}: a training step gave the loss {float(found[-1])}")
+    return found
+
+
+def _pass_on(whole: Trainer, resumed: Trainer, name: str) -> None:
+    """Write a trainer's state as a checkpoint does, and let another one continue from it."""
+    file = io.BytesIO()
+    try:
+        torch.save(whole.state(), file)
+        file.seek(0)
+        state = torch.load(file, weights_only=True)
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise UserError(
+            f"{name}: its state cannot be saved and read back ({reason})",
+            hint="a state holds tensors, numbers, texts, lists and dictionaries alone",
+        ) from error
+    try:
+        resumed.restore(state)
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise UserError(f"{name}: its state cannot be restored ({reason})", hint=KEPT) from error

@@ -1,0 +1,250 @@
+"""What a training step is: forward pass, ranking loss, modifier, backward pass, optimiser."""
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dmlbench.data.loader import Augmentation, Batch
+from dmlbench.data.samplers import Sampler
+from dmlbench.models.model import EmbeddingModel
+from dmlbench.modifiers import ForwardOutput, Modifier, StepContext
+from dmlbench.modifiers.base import scalar
+from dmlbench.training.clock import PhaseClock
+from dmlbench.training.device import autocast
+
+STATEFUL = ("model", "criterion", "optimizer", "scheduler")
+
+
+@dataclass
+class TrainableNetwork:
+    """A network with its loss and its optimiser.
+
+    Args:
+        model: The network.
+        criterion: Its ranking loss, with what that learns.
+        optimizer: Of both, and on the first network of what the modifier learns.
+        scheduler: Of the optimiser.
+        view: Which augmentation of a batch's images it sees, counted from 0.
+        period: Steps from one update of its weights to the next; gradients are averaged between.
+    """
+
+    model: EmbeddingModel
+    criterion: nn.Module
+    optimizer: torch.optim.Optimizer
+    scheduler: torch.optim.lr_scheduler.LRScheduler
+    view: int = 0
+    period: int = 1
+    taken: int = 0  # steps since its weights changed
+
+    def begin_step(self) -> None:
+        """Free gradients that were used, before activations need the memory."""
+        if self.taken == 0:
+            self.optimizer.zero_grad(set_to_none=True)
+
+    def end_step(self, scaler: torch.amp.GradScaler) -> None:
+        """Count a step, and update the weights where one is due."""
+        self.taken = (self.taken + 1) % self.period
+        if self.taken == 0:
+            scaler.step(self.optimizer)
+
+    def end_epoch(self) -> None:
+        """Advance the schedule."""
+        with warnings.catch_warnings():
+            # In an epoch of few steps a slow network may not have updated yet, which torch takes for a mistake.
+            warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
+            self.scheduler.step()
+
+    def state(self) -> dict[str, Any]:
+        """Return all that its next epoch depends on, gradients that wait for their update too."""
+        gradients = [parameter.grad for parameter in self._parameters()] if self.taken else []
+        own = {name: getattr(self, name).state_dict() for name in STATEFUL}
+        return own | {"taken": self.taken, "gradients": gradients}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continue from a `state`."""
+        for name in STATEFUL:
+            getattr(self, name).load_state_dict(state[name])
+        self.taken = int(state["taken"])
+        for parameter, gradient in zip(self._parameters(), state["gradients"], strict=bool(self.taken)):
+            parameter.grad = None if gradient is None else gradient.to(parameter.device).clone()
+
+    def _parameters(self) -> list[nn.Parameter]:
+        return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+
+
+@dataclass
+class Trainer:
+    """Trains one network or several, and holds all the state that a step changes.
+
+    Args:
+        networks: The first is the base method's own: its batches, its weights, its mining.
+        modifier: What the method adds to its base; None for a base.
+        clock: Takes the time of every phase.
+        epochs: Of the training.
+        precision: Of forward passes: none, bfloat16 or float16.
+    """
+
+    networks: Sequence[TrainableNetwork]
+    modifier: Modifier | None
+    clock: PhaseClock
+    epochs: int
+    precision: str = "none"
+    scaler: torch.amp.GradScaler = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.device = next(self.model.parameters()).device
+        self._devices = [self.device] if self.device.type == "cuda" else []
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "float16")
+
+    @property
+    def model(self) -> EmbeddingModel:
+        """The first network."""
+        return self.networks[0].model
+
+    @property
+    def models(self) -> list[EmbeddingModel]:
+        """Every network."""
+        return [network.model for network in self.networks]
+
+    @property
+    def views(self) -> int:
+        """How many augmentations of each image a step needs."""
+        return self.modifier.views if self.modifier else 1
+
+    @property
+    def sampler(self) -> Sampler | None:
+        """What draws the batches in place of the protocol's sampler."""
+        return self.modifier.sampler if self.modifier else None
+
+    @property
+    def augmentation(self) -> Augmentation | None:
+        """What changes each image after the protocol's augmentation."""
+        return self.modifier.augmentation if self.modifier else None
+
+    def modifier_weight(self, epoch: int) -> float:
+        """Return the weight of what the modifier adds in an epoch counted from 0; 0 without one."""
+        return self.modifier.weight(epoch, self.epochs) if self.modifier else 0.0
+
+    def train(self) -> None:
+        """Switch every network to training."""
+        for model in self.models:
+            model.train()
+
+    def step(self, batch: Batch, epoch: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Take one step on a batch.
+
+        Args:
+            batch: Images, labels, and which images they are.
+            epoch: Counted from 0.
+            generator: The mining stream, on the embeddings' device.
+
+        Returns:
+            Ranking loss and what the modifier adds, detached scalars on the device; of several networks their means.
+        """
+        context = self._context(batch, epoch, generator.get_state())
+        for network in self.networks:
+            network.begin_step()
+        outputs = self._forward(batch, context, generator)
+        added = self._modifier_loss(outputs, context)
+        with self.clock.phase("backward"):
+            self.scaler.scale(self._total(outputs, added)).backward()
+        with self.clock.phase("optimiser"):
+            for network in self.networks:
+                network.end_step(self.scaler)
+            self.scaler.update()
+        outputs = [ForwardOutput(*(tensor.detach() for tensor in output)) for output in outputs]
+        if self.modifier is not None:
+            with self._own_stream():
+                self.modifier.after_step(outputs, context)
+        # Comparisons with NaN are false, so a loss may mask broken embeddings away and look fine: they show here.
+        shown = _mean([output.ranking + 0 * output.embeddings.sum() for output in outputs])
+        return shown, torch.zeros_like(shown) if added is None else _mean([loss.detach() for loss in added])
+
+    def end_epoch(self) -> None:
+        """Advance the schedules and let the modifier take what it needs from the epoch."""
+        for network in self.networks:
+            network.end_epoch()
+        if self.modifier is not None:
+            self.modifier.after_epoch(self.models)
+
+    def state(self) -> dict[str, Any]:
+        """Return all that the next epoch depends on: weights, optimisers, schedules, and the modifier's state."""
+        own = {"networks": [network.state() for network in self.networks], "scaler": self.scaler.state_dict()}
+        return own | ({"modifier": self.modifier.state_dict()} if self.modifier is not None else {})
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continue from a `state` taken at the end of an epoch."""
+        for network, own in zip(self.networks, state["networks"], strict=True):
+            network.restore(own)
+        self.scaler.load_state_dict(state["scaler"])
+        if self.modifier is not None:
+            self.modifier.load_state_dict(state["modifier"])
+            self.modifier.after_restore(self.models)
+
+    def _context(self, batch: Batch, epoch: int, mining: Tensor) -> StepContext:
+        return StepContext(
+            images=batch.images,
+            labels=batch.labels,
+            indices=batch.indices,
+            epoch=epoch,
+            epochs=self.epochs,
+            models=self.models,
+            mining=mining,
+            clock=self.clock.phase,
+            precision=partial(autocast, self.device, self.precision),
+            miner=self.modifier.miner if self.modifier is not None else None,
+            others=batch.others,
+        )
+
+    def _forward(self, batch: Batch, context: StepContext, generator: torch.Generator) -> list[ForwardOutput]:
+        embedded = []
+        with self.clock.phase("forward"), context.autocast():
+            for number, network in enumerate(self.networks):
+                # Dropout and the like draw from torch's global stream, which is the first network's, as the base's.
+                with torch.random.fork_rng(self._devices, enabled=number > 0):
+                    features = network.model.backbone(batch.view(network.view))
+                    embedded.append((features, network.model.embed(features)))
+        with self.clock.phase("loss"):
+            # The first network mines as the base does; the others from the same beginning.
+            streams = [generator, *(context.generator() for _ in self.networks[1:])]
+            rankings = [
+                context.ranking_loss(network.criterion, embeddings, stream)
+                for network, (_, embeddings), stream in zip(self.networks, embedded, streams, strict=True)
+            ]
+        return [ForwardOutput(*found, ranking) for found, ranking in zip(embedded, rankings, strict=True)]
+
+    def _modifier_loss(self, outputs: Sequence[ForwardOutput], context: StepContext) -> Sequence[Tensor] | None:
+        if self.modifier is None:
+            return None
+        weighs = bool(self.modifier_weight(context.epoch))
+        with self.clock.phase("distillation") if weighs else nullcontext(), self._own_stream():
+            added = self.modifier.loss(outputs, context)
+        if added is not None and len(added) != len(self.networks):
+            raise ValueError(f"the modifier's loss gives {len(added)} values for {len(self.networks)} networks")
+        return added if added is None else [scalar(loss) for loss in added]
+
+    @contextmanager
+    def _own_stream(self) -> Iterator[None]:
+        """Whatever a modifier draws from torch's global stream, dropout of a teacher for one, leaves it as it was."""
+        with torch.random.fork_rng(self._devices):
+            yield
+
+    def _total(self, outputs: Sequence[ForwardOutput], added: Sequence[Tensor] | None) -> Tensor:
+        rankings = [output.ranking for output in outputs]
+        losses = rankings if added is None else [own + extra for own, extra in zip(rankings, added, strict=True)]
+        # Over the steps between two updates of a network its gradients add up to their mean.
+        weighed = [
+            loss / network.period if network.period > 1 else loss
+            for loss, network in zip(losses, self.networks, strict=True)
+        ]
+        return torch.stack(weighed).sum() if len(weighed) > 1 else weighed[0]
+
+
+def _mean(values: Sequence[Tensor]) -> Tensor:
+    return torch.stack(list(values)).mean() if len(values) > 1 else values[0]

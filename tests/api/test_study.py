@@ -1,0 +1,119 @@
+"""`dmlbench.run`, `Study`, `compare` and `render_report`, as a script or a notebook calls them."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import dmlbench
+
+ROOT = Path(__file__).parents[2]
+REFERENCE = ROOT / "results" / "reference"
+TINY = {"training.epochs": 2, "input.size": 16, "input.resize": 16, "model.embedding_dim": 16}
+# No main guard: the processes that train must not run this file again.
+SCRIPT = """
+import dmlbench
+print("begins")
+study = dmlbench.run(
+    ["ms", "ms+psd"], "glyphs", seeds=[3], settings={settings}, keep="weights", results="here", tracking="none",
+    quiet={quiet},
+)
+print(study.frame.to_json(orient="records"))
+print(study.report("reports/mine", only={{"method": ["ms", "ms+psd"]}}))
+"""
+
+
+@pytest.fixture(scope="module")
+def reference() -> dmlbench.Study:
+    return dmlbench.Study(REFERENCE)
+
+
+def test_the_public_names_are_there():
+    assert all(getattr(dmlbench, name) is not None for name in dir(dmlbench))
+    with pytest.raises(AttributeError, match="no attribute 'runs'"):
+        _ = dmlbench.runs
+
+
+def test_a_comparison_is_that_of_the_readme(reference):
+    compared = reference.compare()
+    row = compared[(compared["dataset"] == "glyphs") & (compared["method"] == "ms+obdsd")].iloc[0]
+    assert (row["to"], row["n"], row["verdict"]) == ("ms", 6, "worse")
+    points = [f"{100 * row[name]:.2f}" for name in ("mean", "low", "high")]
+    readme = (ROOT / "README.md").read_text(encoding="utf-8").replace("−", "-")
+    assert f"{points[0]} [{points[1]}, {points[2]}]" in readme
+    assert set(compared["verdict"]) <= {"better", "worse", "inconclusive", ""}
+
+
+def test_a_metric_or_selection_that_is_not_there(reference):
+    with pytest.raises(dmlbench.UserError, match="unknown metric 'recall_at_3'"):
+        reference.compare("recall_at_3")
+    with pytest.raises(dmlbench.UserError, match="unknown selection 'best'"):
+        reference.compare(selection="best")
+
+
+def test_results_that_are_not_there(tmp_path):
+    with pytest.raises(dmlbench.UserError, match="no such results folder"):
+        dmlbench.Study(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"methods": "mss"}, "unknown method 'mss'"),
+        ({"datasets": ["glyfs"]}, "unknown dataset 'glyfs'"),
+        ({"settings": {"training.epoch": 3}}, "unknown key 'epoch'"),
+        ({"settings": {"training.epochs": "3"}}, "training.epochs: Input should be a valid integer"),
+        ({"keep": ["weight"]}, "unknown thing to keep 'weight'"),
+        ({"address": "auto"}, "names a Ray cluster"),
+        ({"system_metrics": True}, "nowhere to send them"),
+        ({"seeds": 0}, "seeds: must be a whole number from 1"),
+        ({"seeds": [1, 1]}, "each given once"),
+        ({"seeds": [-1]}, "seeds: must be a whole number from 0"),
+        ({"seeds": []}, "seeds: must be some numbers"),
+        ({"methods": ["ms", "ms"]}, "'ms' is given twice"),
+        ({"tracking": "no"}, "unknown tracking 'no'"),
+        ({"executor": "slurm"}, "unknown executor 'slurm'"),
+        ({"workers": 0}, "workers: must be a whole number from 1"),
+        ({"device": "gpu"}, "unknown device 'gpu'"),
+        ({"data_dir": "nowhere"}, "no such folder"),
+    ],
+)
+def test_a_mistake_is_found_before_anything_runs(wrong, message, empty_folder):
+    given = {"methods": "ms", "datasets": "glyphs", "seeds": 1, "tracking": "none", "results": "here"} | wrong
+    with pytest.raises(dmlbench.UserError, match=message):
+        dmlbench.run(**given)
+    assert list(empty_folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("fed", [False, True], ids=["a script", "as in a notebook, without a file"])
+def test_a_script_without_a_main_guard(fed, tmp_path):
+    script = tmp_path / "study.py"
+    script.write_text(SCRIPT.format(settings=TINY, quiet=fed))
+    command = [sys.executable, "-"] if fed else [sys.executable, str(script)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "MPLBACKEND": "module://nowhere.inline"}
+    done = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env=environment,
+        input=script.read_text() if fed else "",
+        text=True,
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines.count("begins") == 1
+    rows = {(row["method"], row["selection"]): row for row in json.loads(lines[-2])}
+    assert rows["ms", "last"]["seed"] == 3
+    assert rows["ms", "last"]["recall_at_1"] > rows["ms", "untrained"]["recall_at_1"]
+    assert rows["ms+psd", "last"]["status"] == "done"
+    assert lines[-1] == str(Path("reports/mine"))
+    assert (tmp_path / "reports" / "mine" / "index.html").is_file()
+    if fed:  # quiet, too
+        assert len(lines) == 3
+    else:
+        assert "2 cells: 0 there already, 2 to run; results in here" in lines
+    assert "Traceback" not in "".join(log.read_text() for log in (tmp_path / "here").rglob("log.txt"))

@@ -1,0 +1,94 @@
+"""The worked examples of docs/plugins.md: its files are written, its commands run, and its methods resumed."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from dmlbench.data.images import load_dataset
+from dmlbench.data.ready import prepare
+from dmlbench.results.store import Store
+from dmlbench.runner import cell as module
+from dmlbench.runner.events import RunOptions
+from dmlbench.specs.cell import Cell
+from dmlbench.specs.registry import Registry
+from tests.e2e.conftest import TINY, Command, metric_columns
+
+TEXT = (Path(__file__).parents[2] / "docs" / "plugins.md").read_text(encoding="utf-8")
+FILE = re.compile(r"`([\w./-]+\.(?:yaml|py))`[^`]*?:\n\n```(?:yaml|python)\n(.*?)```", re.DOTALL)
+COMMANDS = re.compile(r"```sh\n(.*?)```", re.DOTALL)
+METHODS = (
+    "ms", "ranked", "annealed", "ms+sharp", "ms+spread", "ms+xbm", "ms+rival", "ms+mlp", "ms+balanced", "ms+erase",
+    "triplet", "triplet+hardest",
+)  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """The page's files, as a user would write them."""
+    for name, content in FILE.findall(TEXT):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(content, encoding="utf-8")
+    return tmp_path / "my-methods"
+
+
+def test_every_example_is_a_method(folder: Path) -> None:
+    registry = Registry(folder)
+    assert registry.problems() == []
+    assert {*METHODS} <= {*registry.names()}
+    assert {path.stem for path in folder.glob("*.yaml")} == {name.split("+")[-1] for name in METHODS} - {
+        "ms",
+        "triplet",
+    }
+
+
+@pytest.mark.slow
+def test_the_pages_commands_work(folder: Path, dmlbench: Command, tmp_path: Path) -> None:
+    for program, *command in map(shlex.split, "".join(COMMANDS.findall(TEXT)).splitlines()):
+        assert program == "dmlbench"
+        done = dmlbench(*command, *(("--tracking", "none", *TINY) if command[0] == "run" else ()))
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert command[0] != "validate" or done.stdout.count(": valid; ") == len([*folder.glob("*.yaml")])
+    assert {key.split("/")[1] for key in metric_columns(tmp_path / "results" / "runs")} == {"ms", "ms+xbm"}
+
+
+@pytest.mark.slow
+def test_every_example_trains_beside_its_base(folder: Path, dmlbench: Command, tmp_path: Path) -> None:
+    run = ("run", "--methods", ",".join(METHODS), "--datasets", "glyphs", "--seeds", "1", "--tracking", "none", *TINY)
+    done = dmlbench(*run, "--methods-dir", folder, "--keep", "weights", timeout=900)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = metric_columns(tmp_path / "results" / "runs")
+    assert {key.split("/")[1] for key in found} == {*METHODS}
+    assert len({str(rows) for rows in found.values()}) == len(METHODS)  # each is a method of its own
+    untrained = {key.split("/")[1]: rows[1] for key, rows in found.items()}
+    assert untrained["ms+xbm"] == untrained["ms+balanced"] == untrained["ms"] != untrained["ms+mlp"]
+    cell = next((tmp_path / "results" / "runs").glob("*/*/ms+mlp/seed0-*"))
+    scored = dmlbench("evaluate", cell)
+    assert scored.returncode == 0, scored.stderr
+    assert dmlbench("status", "--verify").returncode == 0
+
+
+@pytest.mark.parametrize("name", ["ms+xbm", "annealed", "ms+erase", "ms+balanced", "ms+mlp", "ms+rival"])
+def test_an_interrupted_example_ends_with_the_same_numbers(
+    name: str, folder: Path, tmp_path: Path, make_cell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cell = make_cell("ms", epochs=2)
+    cell = Cell(Registry(folder).resolve(name, "glyphs", cell.protocol.name), cell.dataset, cell.protocol, 0)
+    prepare(cell.dataset, tmp_path, lambda _: None)
+    dataset = load_dataset(cell.dataset, tmp_path, lambda _: None)
+    monkeypatch.setattr(module, "load_dataset", lambda *_: dataset)
+
+    def stop(event: dict) -> None:
+        if event["event"] == "epoch" and event["epoch"] == 1:
+            raise SystemExit(0)
+
+    options = RunOptions(device="cpu")
+    for root in ("whole", "parts"):
+        store = Store(tmp_path / root)
+        if root == "parts":
+            with pytest.raises(SystemExit):
+                module.run_cell(cell, store.folder(cell), options, stop)
+        module.run_cell(cell, store.folder(cell), options, lambda _: None)
+        assert store.state(cell) == "done", (store.folder(cell) / "log.txt").read_text()
+    assert metric_columns(tmp_path / "whole") == metric_columns(tmp_path / "parts") != {}
