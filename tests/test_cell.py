@@ -16,6 +16,7 @@ from dmlbench.runner import cell as module
 from dmlbench.runner.cell import run_cell
 from dmlbench.runner.tasks import RunOptions
 from dmlbench.specs.cell import ResolvedValue
+from dmlbench.specs.plugins import plugin_digest
 
 
 @pytest.fixture
@@ -288,7 +289,8 @@ class Proxies(torch.nn.Module):
 
 def test_what_a_loss_learns_at_the_networks_rate_is_on_record(small, tmp_path):
     (tmp_path / "proxies.py").write_text(PROXIES)
-    where = {"class_name": "Proxies", "plugin": str(tmp_path / "proxies.py"), "plugin_sha256": "0", "parameters": {}}
+    where = {"class_name": "Proxies", "plugin": str(tmp_path / "proxies.py"), "parameters": {}}
+    where["plugin_sha256"] = plugin_digest(tmp_path / "proxies.py")
     losses = {}
     for name in ("proxies", "proxies.weight"):
         rates = {name: ResolvedValue(value=0.5, source="a test")}
