@@ -60,10 +60,7 @@ def check_replaceable(folder: Path) -> None:
         raise UserError(f"{folder}: is {what}, and no report is written over it", hint=MOVE)
     manifest = _manifest(folder)
     if manifest is None:
-        told = "or delete it if it is a report of an earlier dmlbench"
-        raise UserError(
-            f"{folder}: has no {MANIFEST} of a report, so nothing in it is replaced", hint=f"{MOVE}, {told}"
-        )
+        raise UserError(f"{folder}: has no {MANIFEST} of a report, so nothing in it is replaced", hint=MOVE)
     if found := _foreign(folder, manifest):
         more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
         raise UserError(f"{folder}: {found[0]}{more}, so the report is not replaced", hint=MOVE)

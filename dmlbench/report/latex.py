@@ -2,6 +2,9 @@
 
 TeX alone knows widths, and a report has none at hand. So they are summed from those of Computer Modern, which is what
 a document has that loads no other font; others of its size are about as wide.
+
+pandas' Styler neither splits a table nor breaks a cell into lines, and at a minus sign, ▼, a letter beyond Latin-1 or a
+row that begins with `[` pdflatex stops in what it writes.
 """
 
 import math

@@ -4,6 +4,10 @@ A lock dies with its process, so on one host the claim of a dead owner is free a
 cannot trust its locks (some do not pass them on, some keep those of a machine that is gone), so between them the file
 `.claim` decides, created by one host alone and touched every `BEAT` seconds while its owner lives. A claim that looks
 abandoned is watched before it is taken: clocks jump, and machines wake from sleep.
+
+filelock's own locks with a heartbeat (4.3) do not do this. `SoftReadWriteLock` needs hard links, and makes a restart
+wait for the lease of a process of this host that was killed. `SoftFileLease` never takes over a claim whose owner was
+killed before it wrote its name, nor any on a file system that cannot exchange two names in one step, as NFS.
 """
 
 import errno

@@ -345,7 +345,7 @@ def protocol_identity(protocol: ProtocolSpec) -> dict[str, Any]:
     identity = protocol.model_dump(mode="json", exclude={*PROSE})
     if protocol.model.weights_sha256:
         identity["model"].pop("weights")
-    if not protocol.evaluation.nmi_revisiting:  # results of before it could be asked for
+    if not protocol.evaluation.nmi_revisiting:  # else the committed reference results would have other hashes
         identity["evaluation"].pop("nmi_revisiting")
     return identity
 
