@@ -127,8 +127,7 @@ def _train(
     learner = build_learner(cell.method, protocol, model, size, device, seed=seed)
     past = _resume(_made_by(cell, environment, dataset, start), environment, writer, learner)
 
-    epochs = protocol.training.epochs
-    record = _Recorder(writer, learner, past, emit, begun)
+    epochs, record = protocol.training.epochs, _Recorder(writer, learner, past, emit, begun)
     if not writer.rows:
         record({"epoch": 0} | evaluate_epoch(0, epochs, protocol.evaluation, learner.networks, evaluators))
     with TrainingBatches(train, protocol, seed, device, options.data_workers, views=learner.views) as batches:
@@ -140,14 +139,9 @@ def _train(
             record({"epoch": epoch + 1} | row)
 
     _keep(options.keep, writer, learner.networks, evaluators["test"])
-    peak = provenance.peak_memory_mb(str(device))
     unrated = at_networks_rate(learner.members[0].criterion, cell.method.loss)
-    own: dict[str, object] = {
-        "initial_weights": start,
-        "dataset": _dataset(cell, dataset, train),
-        "peak_memory_mb": peak,
-    }
-    return own | ({"at_networks_rate": unrated} if unrated else {}) | record.sums(environment, cell)
+    made = {"initial_weights": start, "dataset": _dataset(cell, dataset, train)}
+    return made | ({"at_networks_rate": unrated} if unrated else {}) | record.sums(environment, cell)
 
 
 class _Recorder:
@@ -176,6 +170,7 @@ class _Recorder:
         return {
             "selections": selections(rows),
             "timing": timing(rows, past.resumed),
+            "peak_memory_mb": provenance.peak_memory_mb(str(environment.device)),
             "environment": provenance.of_all_attempts(environment, past.places, cell.hash),
             "resumed": past.resumed,
             "total_s": self._earlier,
