@@ -118,8 +118,8 @@ class Data(_Part):
     name: Name
     version: Text
     held_out: JsonValue = None
-    fingerprint: Name
     skipped: list[Text] = Field(default_factory=list)
+    fingerprint: Name
     train_images: Count = 0
     train_classes: Count = 0
     held_out_images: JsonValue = None
