@@ -273,7 +273,7 @@ def _members(hint: Any) -> list[Any]:  # noqa: ANN401 - an annotation
     return [hint]
 
 
-def _hints(function: Callable[..., Any]) -> dict[str, Any]:
+def _hints(function: Callable[..., Any]) -> dict[str, object]:
     try:
         return typing.get_type_hints(function)
     except (NameError, TypeError):  # names that exist for type checkers alone

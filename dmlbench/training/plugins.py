@@ -5,7 +5,7 @@ import importlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -26,7 +26,7 @@ def component_of(part: Part) -> Any:  # noqa: ANN401 - a class
     return getattr(importlib.import_module(module), name)
 
 
-def construct(component: Any, values: dict[str, Any], part: Part) -> Any:  # noqa: ANN401 - a registered class
+def construct(component: Any, values: Mapping[str, object], part: Part) -> Any:  # noqa: ANN401 - a registered class
     """Call a class with a part's values; raises UserError where it does not take them, or whatever it raises."""
     taken = _parameters(component)
     # `lambda` is a word of Python, so that a constructor writes it with a _ at the end.
@@ -45,10 +45,10 @@ def construct(component: Any, values: dict[str, Any], part: Part) -> Any:  # noq
         raise UserError(f"{part.name}: {part.class_name} with {values} raises {what}") from error
 
 
-def with_sizes(component: Any, values: dict[str, Any], sizes: dict[str, int]) -> dict[str, Any]:  # noqa: ANN401 - a class
+def with_sizes(component: Any, values: Mapping[str, object], sizes: dict[str, int]) -> dict[str, object]:  # noqa: ANN401
     """Return the values, and of the sizes those that a constructor asks for by name."""
     taken = _parameters(component)
-    return values | {name: size for name, size in sizes.items() if name in taken}
+    return {**values} | {name: size for name, size in sizes.items() if name in taken}
 
 
 def callable_of(part: Part, sizes: dict[str, int]) -> Callable[..., Any]:
