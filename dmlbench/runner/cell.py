@@ -113,11 +113,7 @@ def _train(
     dataset = load_dataset(cell.dataset, options.data_dir, writer.log)
     train, held_out = split_classes(dataset.train, protocol.validation.classes)
     splits = {"test": dataset.test} | ({"validation": held_out} if held_out else {})
-    classes = {"test": len(train.class_names)}  # what published NMI counts clusters by
-    evaluators = {
-        name: Evaluator(split, protocol, seed, device, options.data_workers, training_classes=classes.get(name))
-        for name, split in splits.items()
-    }
+    evaluators = _evaluators(splits, len(train.class_names), cell, device, options.data_workers)
 
     model = build_seeded_model(protocol, seed, device)
     start = provenance.weights_digest(model)
@@ -141,12 +137,18 @@ def _train(
     _keep(options.keep, writer, trainer.models, evaluators["test"])
     peak = provenance.peak_memory_mb(str(device))
     unrated = at_networks_rate(trainer.networks[0].criterion, cell.method.loss)
-    own: dict[str, object] = {
-        "initial_weights": start,
-        "dataset": _dataset(cell, dataset, train),
-        "peak_memory_mb": peak,
+    trained = {"initial_weights": start, "dataset": _dataset(cell, dataset, train), "peak_memory_mb": peak}
+    return trained | ({"at_networks_rate": unrated} if unrated else {}) | record.sums(environment, cell)
+
+
+def _evaluators(
+    splits: dict[str, Split], training_classes: int, cell: Cell, device: torch.device, data_workers: int
+) -> dict[str, Evaluator]:
+    classes = {"test": training_classes}  # what published NMI counts clusters by
+    return {
+        name: Evaluator(split, cell.protocol, cell.seed, device, data_workers, training_classes=classes.get(name))
+        for name, split in splits.items()
     }
-    return own | ({"at_networks_rate": unrated} if unrated else {}) | record.sums(environment, cell)
 
 
 def _batches(train: Split, cell: Cell, device: torch.device, options: RunOptions, trainer: Trainer) -> TrainingBatches:

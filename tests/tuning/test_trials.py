@@ -155,7 +155,7 @@ def test_what_tuning_found_is_what_runs_tuned(trainings, tmp_path):
     found = run(tmp_path, 5)
     path = default_path(tmp_path)
     write_tuned(path, found.entries)
-    assert read_tuned(path) == TunedFile(entries=tuple(sorted(found.entries, key=lambda entry: entry.place)))
+    assert read_tuned(path) == TunedFile(entries=tuple(sorted(found.entries, key=lambda entry: entry.key)))
     cells = plan(Request(METHODS, ("glyphs",), (0,), tuned=path))
     for cell, entry in zip(cells, found.entries, strict=True):
         values = {f"loss.{key}": value for key, value in cell.method.loss.values().items()}
