@@ -3,11 +3,11 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-from fake_values import values
 from scipy import stats
 
 from dmlbench.analysis.across import average_ranks, critical_difference, friedman_p, interquartile_mean, over_datasets
 from dmlbench.report.naming import named
+from tests.analysis.fake_values import values
 
 
 def by_key(frame):

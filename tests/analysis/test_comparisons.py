@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from fake_values import values
 from scipy import stats
 
 from dmlbench.analysis.comparisons import comparisons, other_kinds, other_origins, pooled, seed_pairs, star, to_base
@@ -14,6 +13,7 @@ from dmlbench.analysis.groups import GROUP
 from dmlbench.analysis.statistics import holm
 from dmlbench.report.naming import named
 from dmlbench.results.frames import load_results
+from tests.analysis.fake_values import values
 from tests.typed import NONE, settings
 
 

@@ -1,8 +1,8 @@
 import pandas as pd
 import pytest
-from fake_values import values
 
 from dmlbench.analysis.estimates import accuracy, optimism, selections_of, verdict_selection
+from tests.analysis.fake_values import values
 
 
 def chosen(last, best):

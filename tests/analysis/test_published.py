@@ -3,7 +3,6 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-from fake_values import values
 from scipy import stats
 
 from dmlbench.analysis.estimates import accuracy
@@ -11,6 +10,7 @@ from dmlbench.analysis.groups import Group
 from dmlbench.analysis.published import reproduction
 from dmlbench.specs.method import PublishedFigure
 from dmlbench.specs.registry import REPLACED
+from tests.analysis.fake_values import values
 from tests.typed import NONE, settings
 
 

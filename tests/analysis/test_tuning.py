@@ -1,6 +1,5 @@
 import pandas as pd
 import pytest
-from fake_values import values
 
 from dmlbench.analysis.groups import Group
 from dmlbench.analysis.tuning import trials_of, tuned_beside_files
@@ -8,6 +7,7 @@ from dmlbench.report.naming import named
 from dmlbench.report.tables.accuracy import tuning_table
 from dmlbench.report.tables.table import about_pairs
 from dmlbench.specs.registry import tuned_mark
+from tests.analysis.fake_values import values
 from tests.typed import NONE
 
 

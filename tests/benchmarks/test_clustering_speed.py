@@ -7,11 +7,11 @@ import faiss
 import numpy as np
 import pytest
 import torch
-from by_turns import time_by_turns
-from test_retrieval_speed import make_set
 from torchmetrics.functional.clustering import adjusted_mutual_info_score, normalized_mutual_info_score
 
 from dmlbench.evaluation.clustering import agreement, clustering_metrics
+from tests.benchmarks.by_turns import time_by_turns
+from tests.benchmarks.test_retrieval_speed import make_set
 
 pytestmark = [pytest.mark.benchmark, pytest.mark.filterwarnings("ignore:Sparse invariant checks:UserWarning")]
 

@@ -10,10 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from by_turns import time_by_turns
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
-from test_retrieval_speed import extra_memory, make_set
 
 from dmlbench.evaluation import retrieval_metrics
 from dmlbench.overhead.timing import SYNTHETIC_SET, measure_steps, synthetic_batches
@@ -22,6 +20,8 @@ from dmlbench.results.measurements import SYNTHETIC
 from dmlbench.specs.protocol import load_protocol
 from dmlbench.specs.registry import Registry
 from dmlbench.training.build import build_seeded_model, build_trainer
+from tests.benchmarks.by_turns import time_by_turns
+from tests.benchmarks.test_retrieval_speed import extra_memory, make_set
 
 pytestmark = pytest.mark.benchmark
 COUNTS = (1_000, 3_000, 10_000, 30_000, 60_502)

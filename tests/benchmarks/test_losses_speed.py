@@ -7,12 +7,12 @@ Mined losses run against its DistanceWeightedMiner and against its default of al
 
 import pytest
 import torch
-from by_turns import time_by_turns
 from pytorch_metric_learning import distances, losses, miners
 from torch.nn.functional import normalize
 
 from dmlbench.losses import ContrastiveLoss, MarginLoss, MultiSimilarityLoss, ProxyAnchorLoss, TripletLoss
 from dmlbench.modifiers import distillation_loss, obdsd_targets
+from tests.benchmarks.by_turns import time_by_turns
 
 pytestmark = pytest.mark.benchmark
 BATCH, DIMENSION, CLASSES = 112, 128, 56

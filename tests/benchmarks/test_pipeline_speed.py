@@ -13,7 +13,6 @@ from contextlib import ExitStack
 import numpy as np
 import pytest
 import torch
-from by_turns import time_by_turns
 from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision import transforms
@@ -24,6 +23,7 @@ from dmlbench.data.folder import ImageFolder
 from dmlbench.data.images import Split
 from dmlbench.data.loader import TrainingBatches
 from dmlbench.specs.protocol import load_protocol
+from tests.benchmarks.by_turns import time_by_turns
 
 pytestmark = [
     pytest.mark.benchmark,

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from by_turns import time_by_turns
 from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
 from torch.nn.functional import normalize
 from torchmetrics.retrieval import RetrievalHitRate, RetrievalRPrecision
 
 from dmlbench.evaluation import retrieval_metrics
 from dmlbench.results.environment import peak_memory_mb, reset_peak_memory
+from tests.benchmarks.by_turns import time_by_turns
 
 pytestmark = pytest.mark.benchmark
 OURS = "ours, faiss (what auto takes here)"

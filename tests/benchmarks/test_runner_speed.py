@@ -17,7 +17,6 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
-from by_turns import time_by_turns
 
 from dmlbench.results.store import Store
 from dmlbench.results.writer import CellWriter
@@ -26,6 +25,7 @@ from dmlbench.runner.matrix import Request, plan
 from dmlbench.runner.progress import Display, SafeConsole
 from dmlbench.runner.tasks import RunOptions
 from dmlbench.tracking import Mirror
+from tests.benchmarks.by_turns import time_by_turns
 from tests.tracking.servers import failing, hanging
 
 pytestmark = [pytest.mark.benchmark, pytest.mark.filterwarnings("ignore::DeprecationWarning")]  # of MLflow's libraries

@@ -11,7 +11,6 @@ import copy
 
 import pytest
 import torch
-from by_turns import time_by_turns
 from torch.func import functional_call, stack_module_state
 from torch.fx.experimental.optimization import fuse
 
@@ -19,6 +18,7 @@ from dmlbench.modifiers.teachers import folded
 from dmlbench.overhead.timing import synthetic_batches
 from dmlbench.specs.protocol import load_protocol
 from dmlbench.training.build import build_seeded_model
+from tests.benchmarks.by_turns import time_by_turns
 
 pytestmark = pytest.mark.benchmark
 CPU = torch.device("cpu")

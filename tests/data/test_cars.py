@@ -1,10 +1,15 @@
 import pytest
-from make_benchmark_tree import make_cars_by_class, make_cars_by_class_and_side, make_cars_original, make_cars_split
 
 from dmlbench.data import cars
 from dmlbench.data.catalogue import DATASETS
 from dmlbench.data.files import read_files
 from dmlbench.errors import UserError
+from tests.data.make_benchmark_tree import (
+    make_cars_by_class,
+    make_cars_by_class_and_side,
+    make_cars_original,
+    make_cars_split,
+)
 
 LAYOUTS = {
     "original": make_cars_original,

@@ -1,7 +1,6 @@
 from dataclasses import replace
 
 import pytest
-from bad_images import BAD
 from PIL import Image
 
 from dmlbench.data import catalogue
@@ -9,6 +8,7 @@ from dmlbench.data.catalogue import dataset_info
 from dmlbench.data.images import load_dataset
 from dmlbench.data.ready import check, dataset_spec, sizes
 from dmlbench.report.contact_sheet import draw_contact_sheet
+from tests.data.bad_images import BAD
 
 
 def checked(folder):

@@ -1,10 +1,10 @@
 import pytest
-from make_benchmark_tree import make_cub, small_jpeg
 
 from dmlbench.data import cub
 from dmlbench.data.catalogue import DATASETS
 from dmlbench.data.ready import files_of
 from dmlbench.errors import UserError
+from tests.data.make_benchmark_tree import make_cub, small_jpeg
 
 
 @pytest.fixture

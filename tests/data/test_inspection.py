@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bad_images import BAD
 from PIL import Image
 
 from dmlbench.data import inspection
 from dmlbench.data.family import cache_dir
 from dmlbench.data.folder import ImageFolder
 from dmlbench.data.inspection import inspect, look_at, unusable
+from tests.data.bad_images import BAD
 
 
 @pytest.fixture

@@ -1,13 +1,13 @@
 from dataclasses import replace
 
 import pytest
-from bad_images import BAD
-from make_benchmark_tree import make_sop
 
 from dmlbench.data.catalogue import DATASETS, dataset_info
 from dmlbench.data.images import load_dataset
 from dmlbench.data.ready import dataset_spec, not_ready, prepare
 from dmlbench.errors import UserError
+from tests.data.bad_images import BAD
+from tests.data.make_benchmark_tree import make_sop
 
 
 def spec_of(folder, **options):

@@ -1,9 +1,9 @@
 import pytest
-from make_benchmark_tree import make_sop
 
 from dmlbench.data import sop
 from dmlbench.data.catalogue import DATASETS
 from dmlbench.errors import UserError
+from tests.data.make_benchmark_tree import make_sop
 
 
 @pytest.fixture

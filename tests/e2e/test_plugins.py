@@ -5,13 +5,14 @@ import shlex
 from pathlib import Path
 
 import pytest
-from dmlbench.runner.events import RunOptions
 
 import dmlbench as package
 from dmlbench.data.images import load_dataset
 from dmlbench.data.ready import prepare
+from dmlbench.results.events import Epoch, Event
 from dmlbench.results.store import Store
 from dmlbench.runner import cell as module
+from dmlbench.runner.tasks import RunOptions
 from dmlbench.specs.cell import Cell
 from dmlbench.specs.registry import Registry
 from tests.e2e.conftest import TINY, Command, metric_columns
@@ -104,8 +105,8 @@ def test_an_interrupted_example_ends_with_the_same_numbers(
     dataset = load_dataset(cell.dataset, tmp_path, lambda _: None)
     monkeypatch.setattr(module, "load_dataset", lambda *_: dataset)
 
-    def stop(event: dict) -> None:
-        if event["event"] == "epoch" and event["epoch"] == 1:
+    def stop(event: Event) -> None:
+        if isinstance(event, Epoch) and event.epoch == 1:
             raise SystemExit(0)
 
     options = RunOptions(device="cpu")

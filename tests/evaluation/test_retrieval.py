@@ -7,11 +7,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from naive_retrieval import naive_retrieval
 from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
 from torch.nn.functional import normalize
 
 from dmlbench.evaluation import clustering_metrics, neighbours, rankers, retrieval_metrics
+from tests.evaluation.naive_retrieval import naive_retrieval
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
 BACKENDS = ("torch", "faiss")

@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from test_loss_properties import (
+
+from tests.losses.test_loss_properties import (
     CLASSES,
     DIMENSION,
     TRIPLET_LOSSES,

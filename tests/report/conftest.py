@@ -3,13 +3,13 @@
 from pathlib import Path
 
 import pytest
-from fake_results import METHODS, make_cell, write_cell, write_failure
 
 from dmlbench.analysis import estimates
 from dmlbench.report.page import render
 from dmlbench.results.frames import load_results
 from dmlbench.results.store import Store
 from dmlbench.results.writer import CellWriter
+from tests.report.fake_results import METHODS, make_cell, write_cell, write_failure
 
 
 @pytest.fixture(scope="session")

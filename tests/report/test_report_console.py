@@ -1,7 +1,6 @@
 import io
 
 import pytest
-from fake_results import make_cell, named_otherwise, write_cell, write_failure
 from rich.console import Console
 
 from dmlbench.analysis.comparisons import comparisons, seed_pairs, to_base
@@ -9,6 +8,7 @@ from dmlbench.analysis.estimates import seed_values
 from dmlbench.errors import UserError
 from dmlbench.report.console import comparison
 from dmlbench.results.frames import load_results
+from tests.report.fake_results import make_cell, named_otherwise, write_cell, write_failure
 
 
 def printed(results, width=100, **options):

@@ -3,12 +3,12 @@
 from pathlib import Path
 
 import pytest
-from fake_results import make_cell, write_cell
 
 from dmlbench.report.page import render
 from dmlbench.results.measurements import write_measurement
 from dmlbench.results.records import Code
 from tests.fake_measurements import make_measurement
+from tests.report.fake_results import make_cell, write_cell
 
 
 @pytest.fixture

@@ -2,9 +2,6 @@ import math
 
 import pandas as pd
 import pytest
-from fake_results import make_cell, write_cell
-from frames import GLYPHS, pick
-from frames import compared as compared_by
 
 from dmlbench.analysis import estimates
 from dmlbench.analysis.comparisons import seed_pairs
@@ -12,6 +9,9 @@ from dmlbench.analysis.groups import Group
 from dmlbench.report import tables
 from dmlbench.report.tables.datasets import can_rank
 from dmlbench.results.frames import load_results
+from tests.report.fake_results import make_cell, write_cell
+from tests.report.frames import GLYPHS, pick
+from tests.report.frames import compared as compared_by
 from tests.typed import NONE, shown
 
 

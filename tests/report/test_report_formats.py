@@ -1,13 +1,13 @@
 import math
 
 import pandas as pd
-from frames import GLYPHS, accuracy
 
 from dmlbench.report import tables
 from dmlbench.report.latex import escape_latex, latex
 from dmlbench.report.naming import for_files, metric_name, percent, points, table_metrics
 from dmlbench.report.pictures import csv, escape_markdown, markdown
 from dmlbench.specs.overrides import Settings
+from tests.report.frames import GLYPHS, accuracy
 
 
 def test_numbers_are_written_in_percent_and_points():

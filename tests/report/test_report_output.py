@@ -3,13 +3,13 @@ import json
 from pathlib import Path
 
 import pytest
-from fake_results import make_cell, write_cell
-from rendered import files
 
 from dmlbench.errors import UserError
 from dmlbench.report.folder import check_target
 from dmlbench.report.page import render
 from dmlbench.report.queries import Panels
+from tests.report.fake_results import make_cell, write_cell
+from tests.report.rendered import files
 
 
 def test_the_same_results_give_the_same_bytes_by_any_number_of_processes(results, report, tmp_path):

@@ -4,10 +4,10 @@ import sys
 
 import pandas as pd
 import pytest
-from fake_results import make_cell, write_cell
-from rendered import Page, files
 
 from dmlbench.report.page import render
+from tests.report.fake_results import make_cell, write_cell
+from tests.report.rendered import Page, files
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ import itertools
 import numpy as np
 import pandas as pd
 import pytest
-from fake_results import make_cell, method, protocol, write_cell
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from PIL import Image
@@ -27,6 +26,7 @@ from dmlbench.report.figures.panels import (
 )
 from dmlbench.report.pictures import EMBEDDED, save, with_palettes
 from dmlbench.specs.cell import Cell
+from tests.report.fake_results import make_cell, method, protocol, write_cell
 from tests.typed import NONE, shown
 
 GROUP = Group("p", NONE, "birds")

@@ -3,10 +3,10 @@
 import dataclasses
 
 import pytest
-from fake_results import make_cell, write_cell
 
 from dmlbench.report.sources import commands, for_readers, read_specs
 from dmlbench.results.frames import load_results
+from tests.report.fake_results import make_cell, write_cell
 
 
 def test_weights_of_the_users_own_are_named_with_their_content(tmp_path):

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from fake_results import make_cell, named_otherwise, write_cell, write_failure
-from rendered import Page
 
 from dmlbench.errors import UserError
 from dmlbench.report.page import render
 from dmlbench.specs.registry import REPLACED, tuned_mark
 from dmlbench.specs.tuned import default_path, identity_of, read_tuned, write_tuned
+from tests.report.fake_results import make_cell, named_otherwise, write_cell, write_failure
+from tests.report.rendered import Page
 
 ROOT = Path(__file__).parents[2]
 

@@ -3,13 +3,13 @@
 from dataclasses import replace
 
 import pytest
-from fake_results import write_cell
 
 from dmlbench.analysis.groups import groups
 from dmlbench.report.naming import named
 from dmlbench.report.page import render
 from dmlbench.results.frames import load_results
 from dmlbench.runner.matrix import Request, plan
+from tests.report.fake_results import write_cell
 
 
 @pytest.fixture(autouse=True)

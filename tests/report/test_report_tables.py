@@ -1,8 +1,6 @@
 import numpy as np
 import pandas as pd
 import pytest
-from fake_results import history, make_cell, write_cell
-from frames import GLYPHS, accuracy, differences, optimism, pick
 from scipy import stats
 
 from dmlbench.analysis import estimates
@@ -16,6 +14,8 @@ from dmlbench.report.tables.summary import coverage_table, settings_tables
 from dmlbench.report.tables.table import estimate_entry, mark_signs, signed
 from dmlbench.results.frames import load_results
 from dmlbench.results.store import Store
+from tests.report.fake_results import history, make_cell, write_cell
+from tests.report.frames import GLYPHS, accuracy, differences, optimism, pick
 from tests.typed import NONE, methods
 
 

@@ -1,6 +1,4 @@
 import pytest
-from fake_results import make_cell, write_cell
-from frames import GLYPHS, pick
 
 from dmlbench.analysis.comparisons import to_base
 from dmlbench.analysis.groups import Group
@@ -8,6 +6,8 @@ from dmlbench.report.numbers import Numbers
 from dmlbench.report.tables.comparison import kind_of, verdicts
 from dmlbench.report.tables.summary import summary_tables
 from dmlbench.results.frames import load_history, load_results
+from tests.report.fake_results import make_cell, write_cell
+from tests.report.frames import GLYPHS, pick
 from tests.typed import NONE, settings
 
 

@@ -2,9 +2,9 @@ import hashlib
 from pathlib import Path
 
 import pytest
-from fake_methods import PINNED, PLUGIN, refusal, resolve, shipped
 
 from dmlbench.specs.registry import REPLACED, TRANSFERRED, UNTUNED, Registry, own_folder, search_path
+from tests.specs.registry.fake_methods import PINNED, PLUGIN, refusal, resolve, shipped
 
 OF_R = TRANSFERRED.format("resnet50-128")
 

@@ -10,7 +10,7 @@ from dmlbench.results.store import Store
 from dmlbench.results.writer import CellWriter
 from tests.begun import ended
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture

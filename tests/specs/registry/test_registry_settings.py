@@ -1,9 +1,9 @@
 import dataclasses
 
 import pytest
-from fake_methods import refusal, resolve
 
 from dmlbench.specs.registry import TRANSFERRED, UNTUNED, MethodSettings, Registry, tuned_mark
+from tests.specs.registry.fake_methods import refusal, resolve
 
 MODIFIER = """\
 name: soft

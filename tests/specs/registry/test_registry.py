@@ -1,9 +1,9 @@
 import pytest
-from fake_methods import refusal, resolve
 
 from dmlbench.errors import UserError
 from dmlbench.specs.cell import EVAL_TEACHER
 from dmlbench.specs.registry import NEW, TRANSFERRED, UNPUBLISHED, UNTUNED, Registry, own_folder
+from tests.specs.registry.fake_methods import refusal, resolve
 
 BASES = ("contrastive", "margin", "ms", "proxyanchor", "triplet")
 COHORTS = ("+dm2", "+dm2-model", "+dm2-temporal", "+dm2-view", "+independent")

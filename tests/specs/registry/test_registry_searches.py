@@ -1,7 +1,7 @@
 import pytest
-from fake_methods import refusal, shipped
 
 from dmlbench.specs.registry import Registry
+from tests.specs.registry.fake_methods import refusal, shipped
 
 SEARCHED = """\
 name: searched

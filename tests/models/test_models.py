@@ -14,7 +14,7 @@ from dmlbench.models.model import build_model, load_networks, weights_of
 from dmlbench.specs.cell import InputSpec, ModelSpec
 
 TIMM, TORCHVISION = "timm:test_resnet", "torchvision:shufflenet_v2_x0_5"
-MOBILENET = Path(__file__).parents[2] / "shared" / "weights" / "mobilenetv1_075_imagenet.safetensors"
+MOBILENET = Path(__file__).parents[3] / "shared" / "weights" / "mobilenetv1_075_imagenet.safetensors"
 
 
 def image_spec(channels=3, size=32) -> InputSpec:

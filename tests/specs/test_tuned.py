@@ -6,7 +6,7 @@ import pytest
 from dmlbench.errors import UserError
 from dmlbench.specs.tuned import read_tuned, settings_of, write_tuned
 
-REFERENCE = Path(__file__).parent.parent / "results" / "reference" / "tuning" / "tuned.yaml"
+REFERENCE = Path(__file__).parents[2] / "results" / "reference" / "tuning" / "tuned.yaml"
 
 
 @pytest.mark.parametrize(("root", "named"), [(None, "birds"), ("photos/birds", "birds=FOLDER")])
