@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from dmlbench.analysis.embeddings import read_embeddings
     from dmlbench.api.networks import embed, evaluate, evaluate_cell, load_model
-    from dmlbench.api.study import Study, compare, render_report, run
+    from dmlbench.api.study import Study, compare, report, run
     from dmlbench.errors import UserError
     from dmlbench.results.frames import load_history, load_results
 
@@ -27,12 +27,12 @@ __all__ = [
     "load_model",
     "load_results",
     "read_embeddings",
-    "render_report",
+    "report",
     "run",
 ]
 # Loaded when asked for: the command line starts without torch and pandas.
 MODULES = {
-    "api.study": ("Study", "compare", "render_report", "run"),
+    "api.study": ("Study", "compare", "report", "run"),
     "api.networks": ("embed", "evaluate", "evaluate_cell", "load_model"),
     "analysis.embeddings": ("read_embeddings",),
     "results.frames": ("load_history", "load_results"),

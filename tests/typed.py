@@ -4,7 +4,7 @@ import re
 
 import pandas as pd
 
-from dmlbench.report.naming import named
+from dmlbench.reporting.naming import named
 from dmlbench.results.frames import MEAN
 from dmlbench.specs.overrides import Settings
 

@@ -17,10 +17,10 @@ from dmlbench.analysis.groups import check_unambiguous
 from dmlbench.api import MOST_PROCESSES, MOST_SEED, MOST_SEEDS
 from dmlbench.errors import UserError, counted, unknown_name
 from dmlbench.machine import usable_cores
-from dmlbench.report.naming import named
-from dmlbench.report.page import render
-from dmlbench.report.queries import Panels
-from dmlbench.report.tables.comparison import kind_of
+from dmlbench.reporting.naming import named
+from dmlbench.reporting.page import render
+from dmlbench.reporting.queries import Panels
+from dmlbench.reporting.tables.comparison import kind_of
 from dmlbench.results.frames import load_history, load_results
 from dmlbench.results.store import DEFAULT_ROOT, Store
 from dmlbench.runner.matrix import (
@@ -92,11 +92,11 @@ class Study:
         panels: bool = False,
         data_dir: str | Path | None = None,
     ) -> Path:
-        """Render a report of the study's protocols, datasets and methods: see `render_report`."""
+        """Render a report of the study's protocols, datasets and methods: see `report`."""
         if only is None and self.hashes is not None:
             only = {name: tuple(self.frame[name].unique()) for name in ("protocol", "dataset")}
             only["method"] = tuple(dict.fromkeys([*self.frame["method"], *self.frame["base"]]))
-        return render_report(self.results, folder, only=only, panels=panels, data_dir=data_dir)
+        return report(self.results, folder, only=only, panels=panels, data_dir=data_dir)
 
     def _own(self, frame: pd.DataFrame) -> pd.DataFrame:
         return frame if self.hashes is None else frame[frame["hash"].isin(self.hashes)].reset_index(drop=True)
@@ -239,7 +239,7 @@ def compare(results: pd.DataFrame, metric: str = "recall_at_1", selection: str =
     return compared.assign(method=compared["name"], to=compared["to_name"], verdict=verdicts)[COLUMNS]
 
 
-def render_report(
+def report(
     results: str | Path = DEFAULT_ROOT,
     folder: str | Path = "reports/report",
     *,

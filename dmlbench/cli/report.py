@@ -59,8 +59,8 @@ def command(
     """
     from dmlbench.errors import Damaged
     from dmlbench.machine import usable_cores
-    from dmlbench.report.page import render
-    from dmlbench.report.queries import Panels
+    from dmlbench.reporting.page import render
+    from dmlbench.reporting.queries import Panels
     from dmlbench.runner.matrix import data_folder
 
     if panels and tracking == "auto":

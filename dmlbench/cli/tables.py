@@ -17,7 +17,7 @@ from rich.text import Text
 
 from dmlbench.analysis.costs import agreements, doubts, measured_overhead, measured_phases, phase_order
 from dmlbench.errors import Damaged, counted, inflected
-from dmlbench.report.console import comparison
+from dmlbench.reporting.console import comparison
 from dmlbench.results.frames import load_results
 from dmlbench.results.measurements import Measurement
 from dmlbench.results.status import STATES, CellState

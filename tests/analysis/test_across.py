@@ -6,7 +6,7 @@ import pytest
 from scipy import stats
 
 from dmlbench.analysis.across import average_ranks, critical_difference, friedman_p, interquartile_mean, over_datasets
-from dmlbench.report.naming import named
+from dmlbench.reporting.naming import named
 from tests.analysis.fake_values import values
 
 

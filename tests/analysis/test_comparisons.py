@@ -11,7 +11,7 @@ from dmlbench.analysis.comparisons import comparisons, other_kinds, other_origin
 from dmlbench.analysis.estimates import seed_values
 from dmlbench.analysis.groups import GROUP
 from dmlbench.analysis.statistics import holm
-from dmlbench.report.naming import named
+from dmlbench.reporting.naming import named
 from dmlbench.results.frames import load_results
 from tests.analysis.fake_values import values
 from tests.typed import NONE, settings

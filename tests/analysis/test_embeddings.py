@@ -21,8 +21,8 @@ from dmlbench.runner.cell import run_cell
 from dmlbench.runner.tasks import RunOptions
 from tests.evaluation.naive_retrieval import naive_retrieval
 from tests.kept import angles, finish_again, keep
-from tests.report.fake_results import make_cell as make_fake
-from tests.report.fake_results import write_cell
+from tests.reporting.fake_results import make_cell as make_fake
+from tests.reporting.fake_results import write_cell
 
 
 def unit(vectors, labels) -> Embeddings:
@@ -216,7 +216,9 @@ def test_a_trained_cell_keeps_what_its_recall_was_measured_on(tmp_path, monkeypa
 
 
 def test_who_looks_at_results_needs_no_torch():
-    modules = "dmlbench.analysis.queries, dmlbench.report.figures, dmlbench.report.queries, dmlbench.report.pictures"
+    modules = (
+        "dmlbench.analysis.queries, dmlbench.reporting.figures, dmlbench.reporting.queries, dmlbench.reporting.pictures"
+    )
     code = f"import sys, {modules}; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

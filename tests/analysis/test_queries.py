@@ -9,7 +9,7 @@ from dmlbench.analysis.queries import class_bootstrap, measure_kept, query_evide
 from dmlbench.errors import UserError
 from dmlbench.results.frames import load_results
 from tests.kept import angles, finish_again, keep
-from tests.report.fake_results import make_cell, write_cell
+from tests.reporting.fake_results import make_cell, write_cell
 from tests.typed import NONE
 
 LABELS = (0, 0, 1, 1, 2)

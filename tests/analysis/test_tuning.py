@@ -3,9 +3,9 @@ import pytest
 
 from dmlbench.analysis.groups import Group
 from dmlbench.analysis.tuning import trials_of, tuned_beside_files
-from dmlbench.report.naming import named
-from dmlbench.report.tables.accuracy import tuning_table
-from dmlbench.report.tables.table import about_pairs
+from dmlbench.reporting.naming import named
+from dmlbench.reporting.tables.accuracy import tuning_table
+from dmlbench.reporting.tables.table import about_pairs
 from dmlbench.specs.registry import tuned_mark
 from tests.analysis.fake_values import values
 from tests.typed import NONE

@@ -1,4 +1,4 @@
-"""`dmlbench.run`, `Study`, `compare` and `render_report`, as a script or a notebook calls them."""
+"""`dmlbench.run`, `Study`, `compare` and `report`, as a script or a notebook calls them."""
 
 import json
 import os
@@ -22,7 +22,8 @@ study = dmlbench.run(
     quiet={quiet},
 )
 print(study.frame[["method", "selection", "seed", "status", "recall_at_1"]].to_json(orient="records"))
-print(study.report("reports/mine", only={{"method": ["ms", "ms+psd"]}}))
+print(study.report("reports/mine"))
+assert dmlbench.report("here", "reports/whole").name == "whole"
 """
 
 

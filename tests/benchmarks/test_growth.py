@@ -15,7 +15,7 @@ from matplotlib.ticker import LogLocator, NullLocator
 
 from dmlbench.evaluation import retrieval_metrics
 from dmlbench.overhead.timing import SYNTHETIC_SET, measure_steps, synthetic_batches
-from dmlbench.report.style import COLUMN, PALETTE, RC, plotting
+from dmlbench.reporting.style import COLUMN, PALETTE, RC, plotting
 from dmlbench.results.measurements import SYNTHETIC
 from dmlbench.specs.protocol import load_protocol
 from dmlbench.specs.registry import Registry

@@ -75,6 +75,6 @@ def test_the_wheel_brings_methods_protocols_templates_and_types(tmp_path: Path) 
     ).stdout
     assert str(site) in listed
     assert "ms+obdsd" in listed
-    assert list(site.glob("dmlbench/report/templates/*"))
+    assert list(site.glob("dmlbench/reporting/templates/*"))
     assert (site / "dmlbench" / "protocols" / "conv4-64.yaml").is_file()
     assert (site / "dmlbench" / "py.typed").is_file()  # else a user's mypy would not see our annotations

@@ -13,8 +13,8 @@ from scipy.stats import t
 
 from dmlbench import load_results
 from dmlbench.analysis.statistics import holm, t_interval
-from dmlbench.report.naming import named, p_value, percent, points
-from dmlbench.report.page import render
+from dmlbench.reporting.naming import named, p_value, percent, points
+from dmlbench.reporting.page import render
 from dmlbench.specs.tuned import default_path, read_tuned
 
 ROOT = Path(__file__).parents[2]

@@ -5,7 +5,7 @@ import pytest
 
 from dmlbench.analysis.comparisons import seed_pairs
 from dmlbench.analysis.estimates import accuracy, seed_values
-from dmlbench.report.naming import named
+from dmlbench.reporting.naming import named
 from dmlbench.results.facts import Facts
 from dmlbench.results.frames import ENSEMBLE, MEAN, mark, result_rows
 from dmlbench.results.history import selections

@@ -16,7 +16,7 @@ from dmlbench.runner.signals import Interrupts
 from dmlbench.specs.registry import own_folder, tuned_mark
 from dmlbench.specs.tuned import TRIALS, TunedFile, default_path, read_tuned, write_tuned
 from dmlbench.tuning import STORAGE, TuningRequest, plan_tuning, tune
-from tests.report.fake_results import history, write_cell, write_failure
+from tests.reporting.fake_results import history, write_cell, write_failure
 
 METHODS = ("triplet", "triplet+psd", "triplet+dm2")
 

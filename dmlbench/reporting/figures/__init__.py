@@ -1,0 +1,26 @@
+"""Every figure of a report: one file per protocol, dataset and choice of the epoch, or per protocol."""
+
+from dmlbench.reporting.figures.cost import Place, overhead_plot, phases_plot, plane_plot, turns
+from dmlbench.reporting.figures.curves import curve_plot, selection_plot
+from dmlbench.reporting.figures.datasets import forest_plot, ranks_plot
+from dmlbench.reporting.figures.dots import accuracy_plot, difference_plot, optimism_plot
+from dmlbench.reporting.figures.geometry import embedding_plot, geometry_plot
+from dmlbench.reporting.figures.panels import retrieval_panel
+
+__all__ = [
+    "Place",
+    "accuracy_plot",
+    "curve_plot",
+    "difference_plot",
+    "embedding_plot",
+    "forest_plot",
+    "geometry_plot",
+    "optimism_plot",
+    "overhead_plot",
+    "phases_plot",
+    "plane_plot",
+    "ranks_plot",
+    "retrieval_panel",
+    "selection_plot",
+    "turns",
+]

@@ -1,0 +1,240 @@
+"""What a method costs: step time over its base's, where a step's time goes, and what is gained for it."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from dmlbench.analysis.costs import phase_order
+from dmlbench.analysis.estimates import SELECTIONS
+from dmlbench.analysis.groups import Group, in_order, method_name
+from dmlbench.reporting.canvas import (
+    LINE,
+    Plot,
+    by_setting,
+    edges,
+    error_bounds,
+    legend_columns,
+    legend_rows,
+    row_canvas,
+    signed_ticks,
+    spoken,
+    wrapped,
+    write_panel_title,
+    write_title,
+)
+from dmlbench.reporting.naming import metric_name, plain, points
+from dmlbench.reporting.style import COLUMN, INK, PALETTE, PAPER, RC, Look, plotting
+
+
+class Named(Protocol):
+    """What a figure is of: a name for people, and one for files."""
+
+    @property
+    def title(self) -> str: ...  # noqa: D102
+
+    @property
+    def slug(self) -> str: ...  # noqa: D102
+
+
+@dataclass(frozen=True)
+class Place:
+    """A name for people and one for files, of what is no group of results."""
+
+    title: str
+    slug: str
+
+
+@dataclass(frozen=True)
+class Clock:
+    """How times were taken: what figures of them say of it.
+
+    Attributes:
+        ratio: What a ratio is, with its interval.
+        of: What is counted by n.
+        phases: What a phase's time is.
+        source: Where a step's phases come from, in a sentence's words.
+    """
+
+    ratio: str
+    of: str
+    phases: str
+    source: str
+
+
+RUNS = Clock(
+    "geometric mean, 95% t-interval over seeds",
+    "seeds",
+    "median over epochs, mean over seeds",
+    "by the phase clock of ordinary runs; “data” is the wait for the loader. Means over seeds: their sums are not the "
+    "geometric means of the table",
+)
+
+
+def turns(processes: int) -> Clock:
+    """The clock of `dmlbench overhead` with so many processes."""
+    alone = "median, 95% bootstrap interval over rounds", "rounds"
+    ratio, of = alone if processes == 1 else ("mean of processes' medians, 95% t-interval over processes", "processes")
+    return Clock(
+        ratio,
+        of,
+        "median over rounds",
+        "measured by turns on batches that lie on the device; “other” is what no phase covers",
+    )
+
+
+def overhead_plot(place: Named, ratios: pd.DataFrame, look: Look, clock: Clock = RUNS) -> Plot:
+    """Step time of every modified method as a ratio to its base's.
+
+    Args:
+        place: What all methods share.
+        ratios: Rows of `overhead.overhead` with at least one pair, or of `measured.measured_overhead`.
+        look: Colours and hatches.
+        clock: How the times were taken.
+    """
+    rows = in_order(ratios)
+    with plotting(RC):
+        figure, axes = row_canvas(list(rows["name"]), [place.title, clock.ratio])
+        for y, (_, row) in enumerate(rows.iterrows()):
+            _bar(axes, y, row, look)
+        axes.axvline(1, color=INK, linewidth=0.9, zorder=4)
+        ends = rows[["mean", "low", "high"]].to_numpy(float)
+        low, high = min(1.0, np.nanmin(ends)), max(1.02, np.nanmax(ends))
+        axes.set_xlim(low - 0.03 * (high - low), high + 0.28 * (high - low))  # room for the ratio in words
+        axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10], min_n_ticks=4))
+        axes.set_xlabel("training-step time relative to base")
+    return Plot(
+        figure,
+        f"overhead_{place.slug}",
+        f"Training-step time on {place.title} as a ratio to the method's own base: {clock.ratio}; 1 is no overhead.",
+        f"Step time relative to the base on {place.title}: {spoken(rows, plain, ' times', clock.of)}.",
+        ratios[["name", "base_name", "mean", "low", "high", "n", "step_ms", "step_ms_base"]],
+    )
+
+
+def phases_plot(place: Named, phases: pd.DataFrame, clock: Clock = RUNS) -> Plot:
+    """Where the time of a training step goes: one stacked bar per method.
+
+    Args:
+        place: What all methods share.
+        phases: Rows of `overhead.phase_times` of this group, or of `measured.measured_phases`.
+        clock: How the times were taken.
+    """
+    methods = in_order(phases.drop_duplicates("name"))
+    names = phase_order(phases)
+    table = phases.pivot_table(index="name", columns="phase", values="ms", sort=False).loc[methods["name"], names]
+    with plotting(RC):
+        figure, axes = row_canvas(list(table.index), [place.title, clock.phases])
+        left = np.zeros(len(table))
+        for y, name in enumerate(names):
+            width = table[name].fillna(0.0).to_numpy(float)
+            colour = PALETTE[y % len(PALETTE)]
+            axes.barh(
+                range(len(table)), width, left=left, height=0.62, zorder=2, color=colour, edgecolor=PAPER,
+                linewidth=0.6, label=name,
+            )  # fmt: skip
+            left += width
+        axes.set_xlabel("time of a training step (ms)")
+        figure.legend(loc="outside lower center", ncols=4, handlelength=1, handleheight=1, columnspacing=1)
+        figure.set_figheight(figure.get_figheight() + 0.16 * -(-len(names) // 4))
+    said = "; ".join(
+        f"{method} {', '.join(f'{name} {plain(ms)} ms' for name, ms in row.items() if ms > 0)}"
+        for method, row in table.iterrows()
+    )
+    return Plot(
+        figure,
+        f"phases_{place.slug}",
+        f"Where the time of a training step goes on {place.title}, {clock.source}.",
+        f"Phases of a training step on {place.title}: {said}.",
+        phases[["name", "phase", "ms", "n"]],
+    )
+
+
+def plane_plot(group: Group, selection: str, compared: pd.DataFrame, ratios: pd.DataFrame, look: Look) -> Plot:
+    """What every modified method gains over its base against what it costs; up and to the left is better.
+
+    Args:
+        group: What all methods share.
+        selection: How the epoch was chosen, a key of `SELECTIONS`.
+        compared: Rows of `comparisons.to_base` for one metric: one per method.
+        ratios: Rows of `overhead.overhead`; methods without a ratio are left out.
+        look: Colours and markers.
+    """
+    metric = metric_name(str(compared["metric"].iloc[0]))
+    both = in_order(compared).merge(ratios[["name", "mean", "low", "high", "n"]], on="name", suffixes=("", "_cost"))
+    lines = wrapped(
+        [group.title, SELECTIONS[selection], "gain against cost, 95% t-intervals; (1, 0) is the base"], COLUMN
+    )
+    parts = by_setting(both)
+    with plotting(RC):
+        figure = Figure()
+        # One method that fell far would press together all that did not, so gains have a scale to each panel.
+        grid = figure.subplots(len(parts), sharex=True, squeeze=False).ravel()
+        write_title(figure, lines)
+        signs: dict[str, Line2D] = {}
+        for axes, (title, part) in zip(grid, parts.items(), strict=True):
+            _cross(axes, title, f"{metric}, difference to base (points)")
+            signs |= {method_name(row, tuned=False): _point(axes, row, look) for _, row in part.iterrows()}
+        handles = list(signs.values())
+        height = 0.1 + 2.2 * len(parts) + LINE * len(lines) + 0.16 * legend_rows(handles, COLUMN)
+        figure.set_size_inches(COLUMN, height)
+        grid[-1].set_xlabel("training-step time relative to base")
+        ncols = legend_columns(handles, COLUMN)
+        figure.legend(handles=handles, loc="outside lower center", ncols=ncols, columnspacing=1, handletextpad=0.2)
+    said = "; ".join(
+        f"{row['name']} {points(row['mean'])} points at {plain(row['mean_cost'])} times the step time"
+        for _, row in both.iterrows()
+    )
+    scales = " The panels' vertical scales differ." if len(parts) > 1 else ""
+    columns = ["name", "to_name", "mean", "low", "high", "n", "mean_cost", "low_cost", "high_cost", "n_cost"]
+    return Plot(
+        figure,
+        f"plane_{group.slug}_{selection}",
+        f"Gain in {metric} over the base against training-step time relative to the base on {group.title}; "
+        f"{SELECTIONS[selection]}. Up and to the left is better; bars: 95% t-intervals.{scales}",
+        f"Gain and cost on {group.title}, {SELECTIONS[selection]}: {said}.",
+        both[columns],
+    )
+
+
+def _cross(axes: Axes, title: str, label: str) -> None:
+    """A panel of the plane, with the lines that meet in the base."""
+    write_panel_title(axes, title)
+    axes.grid()
+    axes.axhline(0, color=INK, linewidth=0.9, zorder=1)
+    axes.axvline(1, color=INK, linewidth=0.9, zorder=1)
+    signed_ticks(axes.yaxis)
+    axes.set_ylabel(label)
+
+
+def _bar(axes: Axes, place: int, row: pd.Series, look: Look) -> None:
+    axes.barh(
+        place, row["mean"] - 1, left=1, height=0.58, linewidth=0.9, zorder=2, edgecolor=look.colour(row),
+        facecolor=PAPER, hatch=look.hatch(row),
+    )  # fmt: skip
+    if row["n"] > 1:
+        axes.errorbar(row["mean"], place, xerr=error_bounds(row), color=INK, capsize=2, linewidth=0.9, zorder=3)
+    end = np.nanmax([row["mean"], row["high"], 1.0])
+    words = f"{plain(row['mean'])}×"
+    axes.annotate(words, (end, place), (4, 0), textcoords="offset points", va="center_baseline", fontsize=7.5)
+
+
+def _point(axes: Axes, row: pd.Series, look: Look) -> Line2D:
+    colour, face, marker = look.signs(row)
+    gain, cost = 100 * row["mean"], row["mean_cost"]
+    bars = partial(axes.errorbar, cost, gain, color=colour, linewidth=1.1, capsize=2, zorder=3, linestyle="")
+    if row["n"] > 1:
+        bars(yerr=100 * error_bounds(row))
+    if row["n_cost"] > 1:
+        bars(xerr=[[cost - row["low_cost"]], [row["high_cost"] - cost]])
+    (handle,) = axes.plot(
+        cost, gain, color=colour, label=method_name(row, tuned=False), marker=marker, markersize=6, linestyle="",
+        zorder=4, **edges(colour, face),
+    )  # fmt: skip
+    return handle

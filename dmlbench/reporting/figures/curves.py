@@ -1,0 +1,151 @@
+"""Learning curves: one panel per base loss, one file per protocol and dataset.
+
+The choices of the epoch side by side.
+"""
+
+from dataclasses import asdict
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from dmlbench.analysis.estimates import SELECTIONS, selections_of
+from dmlbench.analysis.groups import BASE, Group, in_order
+from dmlbench.analysis.statistics import t_interval
+from dmlbench.reporting.canvas import Plot, modifier_handles, row_canvas, wrapped, write_panel_title, write_title
+from dmlbench.reporting.naming import metric_name, percent
+from dmlbench.reporting.style import COLUMN, INK, MUTED, PAGE, PAPER, RC, Look, plotting
+
+
+def curve_plot(group: Group, history: pd.DataFrame, look: Look, metric: str = "recall_at_1") -> Plot:
+    """A test metric by epoch, from the untrained network at epoch 0: mean and 95% t-interval over seeds.
+
+    Args:
+        group: What all methods share.
+        history: Rows of `load_history`, named: finished cells of this group, epochs with the metric.
+        look: Colours and line styles.
+        metric: A metric of `history` without its `test/`.
+    """
+    methods = in_order(history.drop_duplicates("name"))
+    bases = list(dict.fromkeys(methods["base_name"]))
+    name, means = metric_name(metric), _means(history, f"test/{metric}")
+    with plotting(RC):
+        heading = f"{name} on the test classes by epoch; epoch 0: untrained"
+        figure, panels = _panels(len(bases), _most_columns(methods), [group.title, heading])
+        for axes, base in zip(panels, bases, strict=True):
+            for _, method in methods[methods["base_name"] == base].iterrows():
+                own = means[means["name"] == method["name"]]
+                _curve(axes, own, look.colour(method), look.line(method))
+            write_panel_title(axes, base)
+        figure.supylabel(f"{name} (%)", fontsize=8, color=INK)
+        _legend(figure, methods, look)
+    return Plot(
+        figure,
+        f"curves_{group.slug}",
+        f"{name} on the test classes of {group.title} by epoch, epoch 0 untrained: means over seeds, with 95% "
+        "t-intervals as bands; of several networks their mean, also of the untrained ones.",
+        f"Learning curves of {name} on {group.title}: {'; '.join(_ends(means, name) for name in methods['name'])}.",
+        means,
+    )
+
+
+def _means(history: pd.DataFrame, column: str) -> pd.DataFrame:
+    rows = [
+        {"name": method, "epoch": epoch} | asdict(t_interval(values))
+        for (method, epoch), values in history.groupby(["name", "epoch"], sort=False)[column]
+    ]
+    return pd.DataFrame(rows)
+
+
+def _ends(means: pd.DataFrame, method: str) -> str:
+    own = means[means["name"] == method]
+    first, last = own.iloc[0], own.iloc[-1]
+    ends = (f"{percent(row['mean'])}% at epoch {row['epoch']}" for row in (first, last))
+    return f"{method} from {' to '.join(ends)}"
+
+
+def _most_columns(methods: pd.DataFrame) -> int:
+    """Two where each base is there with its files' values and with tuned ones, else three."""
+    bases = set(methods[BASE].itertuples(index=False, name=None))
+    return 2 if bases == {(base, settings, not tuned) for base, settings, tuned in bases} else 3
+
+
+def _panels(count: int, most: int, title: list[str]) -> tuple[Figure, list[Axes]]:
+    columns = min(most, count)
+    rows = -(-count // columns)
+    width = COLUMN if columns == 1 else PAGE
+    lines = wrapped(title, width)
+    figure = Figure(figsize=(width, 0.75 + 0.14 * len(lines) + 1.9 * rows))
+    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
+    write_title(figure, lines)
+    for place, axes in enumerate(grid):
+        axes.set_visible(place < count)
+        axes.grid()
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        if place + columns >= count:  # the lowest of its column, also above an empty place of the last row
+            axes.tick_params(labelbottom=True)
+            axes.set_xlabel("epoch")
+    return figure, list(grid[:count])
+
+
+def _curve(axes: Axes, means: pd.DataFrame, colour: str, line: object) -> None:
+    mean, low, high = (100 * means[bound].to_numpy(float) for bound in ("mean", "low", "high"))
+    axes.fill_between(means["epoch"], low, high, color=colour, alpha=0.14, linewidth=0)
+    axes.plot(means["epoch"], mean, color=colour, linestyle=line, linewidth=1.1)
+
+
+def _legend(figure: Figure, methods: pd.DataFrame, look: Look) -> None:
+    handles = modifier_handles(methods, look)
+    columns = min(4 if len(figure.axes) > 1 else 2, len(handles))
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, handlelength=2.8)
+
+
+MARKS = {"last": "|", "validation": "D", "best_test": "o"}
+WORDS = {"last": "last", "validation": "validation", "best_test": "best test (as published)"}
+
+
+def selection_plot(group: Group, accuracy: pd.DataFrame, look: Look) -> Plot:
+    """Every method's mean under each choice of the epoch, joined by a line: its length is the choice alone.
+
+    Args:
+        group: What all methods share.
+        accuracy: Rows of `estimates.accuracy` for one metric, without the untrained network.
+        look: Colours.
+    """
+    metric, rows = metric_name(str(accuracy["metric"].iloc[0])), in_order(accuracy.drop_duplicates("name"))
+    chosen = selections_of(accuracy)
+    said = []
+    with plotting(RC):
+        figure, axes = row_canvas(list(rows["name"]), [group.title, "mean over seeds by how the epoch was chosen"])
+        for place, (_, method) in enumerate(rows.iterrows()):
+            colour = look.colour(method)
+            means = accuracy[accuracy["name"] == method["name"]].set_index("selection")["mean"]
+            axes.plot(100 * means, [place] * len(means), color=colour, linewidth=1, zorder=2)
+            for name, mean in means.items():
+                face, size = PAPER if name == "validation" else colour, 8 if name == "last" else 4.5
+                axes.plot(
+                    100 * mean, place, MARKS[str(name)], markersize=size, markeredgecolor=colour, markerfacecolor=face,
+                    zorder=3,
+                )  # fmt: skip
+            words = (f"{percent(means[name])}% ({WORDS[name]})" for name in chosen if name in means)
+            said.append(f"{method['name']} {', '.join(words)}")
+        axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10], min_n_ticks=4))
+        axes.set_xlabel(f"{metric} (%)")
+        handles = [
+            Line2D([], [], linestyle="", marker=MARKS[name], color=MUTED, markersize=5, label=WORDS[name],
+                   markerfacecolor=PAPER if name == "validation" else MUTED)
+            for name in chosen
+        ]  # fmt: skip
+        figure.set_figheight(figure.get_figheight() + 0.22)
+        figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), columnspacing=1, handletextpad=0)
+    return Plot(
+        figure,
+        f"selection_{group.slug}",
+        f"{metric} on {group.title} by how the epoch was chosen, means over seeds: "
+        + "; ".join(SELECTIONS[name] for name in chosen)
+        + ". Compare methods within one choice only.",
+        f"{metric} on {group.title} by how the epoch was chosen: {'; '.join(said)}.",
+        accuracy[["name", "selection", "mean", "low", "high", "n"]],
+    )

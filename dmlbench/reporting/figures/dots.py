@@ -1,0 +1,170 @@
+"""Means with intervals and every seed: accuracy, difference to the base, and what choosing the epoch adds."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+from seaborn import swarmplot
+
+from dmlbench.analysis.comparisons import star
+from dmlbench.analysis.estimates import SELECTIONS
+from dmlbench.analysis.groups import Group, in_order
+from dmlbench.reporting.canvas import Plot, dot, row_canvas, signed_ticks, spoken
+from dmlbench.reporting.naming import metric_name, percent, points
+from dmlbench.reporting.style import INK, MUTED, RC, Look, plotting
+
+Limits = tuple[float, float]
+
+
+def accuracy_plot(
+    group: Group,
+    selection: str,
+    estimates: pd.DataFrame,
+    values: pd.DataFrame,
+    *,
+    untrained: float,
+    look: Look,
+    limits: Limits,
+) -> Plot:
+    """Mean of every method with its 95% t-interval, seeds faint, the untrained network for reference.
+
+    Args:
+        group: What all methods share.
+        selection: How the epoch was chosen, a key of `SELECTIONS`.
+        estimates: Rows of `estimates.accuracy` for one metric: one per method.
+        values: Rows of `estimates.seed_values` for the same metric: one per method and seed.
+        untrained: The metric of the untrained network, a fraction; NaN where it was not measured.
+        look: Colours and markers.
+        limits: Ends of the axis as fractions, the same for all selections of a group.
+    """
+    metric, rows = metric_name(str(estimates["metric"].iloc[0])), in_order(estimates)
+    measured = not math.isnan(untrained)
+    with plotting(RC):
+        title = [group.title, SELECTIONS[selection], "mean, 95% t-interval, seeds"]
+        figure, axes = row_canvas([*rows["name"], *(["untrained"] if measured else [])], title)
+        _dots(axes, rows, {str(name): part["value"] for name, part in values.groupby("name")}, look)
+        axes.set_xlim(100 * limits[0], 100 * limits[1])
+        axes.set_xlabel(f"{metric} (%)")
+        if measured:
+            _untrained(axes, len(rows), 100 * untrained)
+    reference = f" The untrained network has {percent(untrained)}%." if measured else ""
+    return Plot(
+        figure,
+        f"accuracy_{group.slug}_{selection}",
+        f"{metric} on {group.title}; {SELECTIONS[selection]}. Large marks: means with 95% t-intervals over seeds; "
+        "small dots: seeds; grey: the untrained network.",
+        f"{metric} on {group.title}, {SELECTIONS[selection]}: {spoken(rows, percent, '%')}.{reference}",
+        values[["name", "seed", "value"]],
+    )
+
+
+def difference_plot(
+    group: Group,
+    selection: str,
+    compared: pd.DataFrame,
+    pairs: pd.DataFrame,
+    *,
+    look: Look,
+    limits: Limits,
+) -> Plot:
+    """Difference of every modified method to its own base, paired by seed, around a zero line.
+
+    Args:
+        group: What all methods share.
+        selection: How the epoch was chosen, a key of `SELECTIONS`.
+        compared: Rows of `comparisons.to_base` for one metric: one per method.
+        pairs: Rows of `comparisons.seed_pairs` to the base for the same metric: one per method and seed.
+        look: Colours and markers.
+        limits: Ends of the axis as fractions, the same for all selections of a group.
+    """
+    metric, rows = metric_name(str(compared["metric"].iloc[0])), in_order(compared)
+    seeds = {str(name): part["value"] - part["value_to"] for name, part in pairs.groupby("name")}
+    labels = [method + star(p) for method, p in zip(rows["name"], rows["p_holm"], strict=True)]
+    with plotting(RC):
+        title = [group.title, SELECTIONS[selection], "mean paired difference, 95% t-interval, seeds"]
+        figure, axes = row_canvas(labels, title)
+        axes.axvline(0, color=INK, linewidth=0.9, zorder=1)
+        _dots(axes, rows, seeds, look)
+        axes.set_xlim(100 * limits[0], 100 * limits[1])
+        signed_ticks(axes.xaxis)
+        axes.set_xlabel(f"{metric}, difference to base (points)")
+    starred = " *: corrected p below .05." if any(label.endswith("*") for label in labels) else ""
+    return Plot(
+        figure,
+        f"difference_{group.slug}_{selection}",
+        f"Difference in {metric} to the method's own base on {group.title}; {SELECTIONS[selection]}. Large marks: mean "
+        f"paired differences with 95% t-intervals; small dots: seeds.{starred}",
+        f"Difference in {metric} to the base on {group.title}, {SELECTIONS[selection]}: "
+        f"{spoken(rows, points, ' points')}.",
+        pairs[["name", "to_name", "seed", "value", "value_to"]],
+    )
+
+
+def optimism_plot(group: Group, optimism: pd.DataFrame, values: pd.DataFrame, look: Look) -> Plot:
+    """What choosing the epoch on the test classes adds to every method's figure.
+
+    Args:
+        group: What all methods share.
+        optimism: Rows of `estimates.optimism` for one metric: one per method.
+        values: Rows of `estimates.seed_values` for the same metric, of the last and the best test epoch.
+        look: Colours and markers.
+    """
+    metric, rows = metric_name(str(optimism["metric"].iloc[0])), in_order(optimism)
+    table = values.pivot_table(index=["name", "seed"], columns="selection", values="value")
+    added = (table["best_test"] - table["last"]).dropna()
+    with plotting(RC):
+        figure, axes = row_canvas(
+            list(rows["name"]),
+            [group.title, "gained by choosing the epoch on the test classes", "mean, 95% t-interval, seeds"],
+        )
+        axes.axvline(0, color=INK, linewidth=0.9, zorder=1)
+        _dots(axes, rows, {str(name): part for name, part in added.groupby("name")}, look)
+        signed_ticks(axes.xaxis)
+        axes.set_xlabel(f"{metric}, best test epoch\n− last (points)")
+    return Plot(
+        figure,
+        f"optimism_{group.slug}",
+        f"How much of {metric} on {group.title} comes from choosing the epoch on the test classes: best test epoch "
+        "minus last. Large marks: means over seeds with 95% t-intervals; small dots: seeds.",
+        f"Best test epoch minus last epoch in {metric} on {group.title}: {spoken(rows, points, ' points')}.",
+        added.rename("best_test_minus_last").reset_index(),
+    )
+
+
+def _dots(axes: Axes, rows: pd.DataFrame, seeds: dict[str, pd.Series], look: Look) -> None:
+    _swarm(axes, [seeds[method] for method in rows["name"]], [look.colour(row) for row in rows.to_dict("records")])
+    for place, (_, row) in enumerate(rows.iterrows()):
+        dot(axes, row, place - 0.08, look.signs(row))
+    axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10], min_n_ticks=4))
+
+
+def _swarm(axes: Axes, seeds: Sequence[pd.Series], colours: Sequence[str]) -> None:
+    """Seeds as faint dots that never hide one another, a row for each method; one call, for each costs much."""
+    ticks = axes.get_yticks(), [label.get_text() for label in axes.get_yticklabels()]
+    places = np.repeat(np.arange(len(seeds)) + 0.22, [len(own) for own in seeds])
+    palette = dict(zip(np.arange(len(seeds)) + 0.22, colours, strict=True))
+    values = 100 * np.concatenate([own.to_numpy(float) for own in seeds])
+    swarmplot(
+        x=values, y=places, hue=places, palette=palette, orient="h", native_scale=True, legend=False, ax=axes,
+        alpha=0.55, size=2.2, linewidth=0, zorder=2, warn_thresh=1.0,
+    )  # fmt: skip
+    axes.set_yticks(*ticks)  # seaborn would name the rows anew
+
+
+def _untrained(axes: Axes, place: int, untrained: float) -> None:
+    """A row and a line for the untrained network; only its number where it lies off the axis.
+
+    An axis that reaches down to an untrained network would squash the differences between methods.
+    """
+    low, high = axes.get_xlim()
+    if low <= untrained <= high:
+        axes.axvline(untrained, color=MUTED, linewidth=0.8, linestyle=(0, (3, 2)), zorder=1)
+        axes.plot(untrained, place, "|", color=MUTED, markersize=7, zorder=3)
+        return
+    edge, side, sign = (0.0, "left", "◂ {}") if untrained < low else (1.0, "right", "{} ▸")
+    words = sign.format(f"{untrained:.2f}, off the axis")
+    where = axes.get_yaxis_transform()
+    axes.text(edge, place, words, fontsize=7.5, transform=where, ha=side, va="center_baseline", color=MUTED)

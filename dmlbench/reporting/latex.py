@@ -1,0 +1,242 @@
+"""Tables as LaTeX (booktabs), split where one would not fit the text of a page: no row and no column is lost.
+
+TeX alone knows widths, and a report has none at hand. So they are summed from those of Computer Modern, which is what
+a document has that loads no other font; others of its size are about as wide.
+
+pandas' Styler neither splits a table nor breaks a cell into lines, and at a minus sign, ▼, a letter beyond Latin-1 or a
+row that begins with `[` pdflatex stops in what it writes.
+"""
+
+import math
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from dmlbench.reporting.naming import MINUS
+from dmlbench.reporting.tables.table import TEXT_COLUMNS, Entry, Table, mark_signs, signed
+
+LATEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
+    "|": r"\textbar{}", "–": "--", "×": r"$\times$", "±": r"$\pm$", "…": r"\ldots{}", MINUS: "$-$", "\n": " ",
+    "▲": r"$\uparrow$", "▼": r"$\downarrow$", "○": r"$\circ$", "“": "``", "”": "''",
+}  # fmt: skip
+MM = 2.845  # points
+BROAD = {"Source": 24 * MM, "Not compared": 19 * MM}  # columns of sentences
+# A page of A4 with margins of 2 cm holds 484 x 730 points of text, one of US letter 502 x 680.
+WIDTH, HEIGHT = 480.0, 600.0
+BROADEST = 150.0  # of a column: what is longer is broken into lines
+# Points of a character in \footnotesize, of a document of 10 points; in \tiny and in \normalsize by these factors.
+WIDTHS = {
+    2.4: "il!',.:;[]`|", 2.6: "fj", 2.9: "- ", 3.1: "I_", 3.4: "rst()", 3.8: "cez", 4.1: "?", 4.5: "kqvxy",
+    4.8: "bdhnpuS", 4.3: "0123456789ago\"$*/\\^{}~–▲▼○“”", 4.4: "J", 5.2: "Z", 5.4: "L", 5.6: "F", 5.8: "EP", 6.1: "B",
+    6.2: "wCT", 6.3: "R", 6.4: "AHNUVXY", 6.5: "D", 6.7: f"GKOQ&+<=>@×±{MINUS}", 7.1: "m#%", 7.8: "M", 8.8: "W",
+    11.4: "…",
+}  # fmt: skip
+CHARACTERS = {character: width for width, characters in WIDTHS.items() for character in characters}
+TINY, NORMAL, LETTER = 0.87, 1.2, 3.6
+PIECE = re.compile(
+    r"[A-Za-z0-9]{1,12}[^A-Za-z0-9]{0,3}|[^A-Za-z0-9]{1,8}"
+)  # of a long word, after which it may be broken
+STEPS = 40  # in which a limit is looked for that fills the parts evenly
+LETTERS = 8  # marks that stand together
+LINE, CAPTION_LINE, RULES, SEPARATION, COLUMN_SEPARATION = 9.5, 12.0, 24.0, 2.0, 4.0
+LONGEST_CAPTION = 15 * CAPTION_LINE
+
+
+@dataclass(frozen=True)
+class _Column:
+    """How a column is set: its width in points, and whether what is longer is broken into lines."""
+
+    name: str
+    width: float
+    broken: bool
+
+    @property
+    def alignment(self) -> str:
+        if self.broken:
+            return f"p{{{self.width / MM:.0f}mm}}"
+        return "l" if self.name in TEXT_COLUMNS else "r"
+
+
+@dataclass(frozen=True)
+class _Row:
+    entries: tuple[Entry, ...]
+    letters: str
+
+
+def latex(table: Table) -> str:
+    r"""A LaTeX table for `\usepackage{booktabs}`: intervals on a line of their own, notes and marks in the caption.
+
+    One that is wider or higher than a page becomes several: each repeats the columns that name a row, and the first
+    has the notes.
+    """
+    names, rows, signs = _with_signs(table)
+    columns = [_column(place, name, rows) for place, name in enumerate(names)]
+    notes = [*table.notes, *(f"{letter}: {mark}." for mark, letter in signs.items())]
+    caption = " ".join([f"{table.title}.", *notes])
+    apart = _caption_height(caption) > LONGEST_CAPTION
+    room = HEIGHT - RULES - LINE - _caption_height(table.title if apart else caption)
+    parts = [(places, group) for group in _pages(rows, columns, room) for places in _spans(columns)]
+    written = [
+        _part(table, columns, part, (place, len(parts)), () if apart or place > 1 else notes)
+        for place, part in enumerate(parts, start=1)
+    ]
+    if apart:  # a caption of that length is no caption; as a paragraph it goes on over the page
+        written.append(f"\n\\noindent{{\\sloppy\\footnotesize {_prose(' '.join(notes))}\\par}}\n")
+    return "".join(written)
+
+
+def escape_latex(text: str) -> str:
+    """Text in which LaTeX's special characters stand for themselves."""
+    return "".join(_character(character) for character in text)
+
+
+def _part(
+    table: Table,
+    columns: Sequence[_Column],
+    part: tuple[Sequence[int], Sequence[_Row]],
+    number: tuple[int, int],
+    notes: Sequence[str],
+) -> str:
+    places, rows = part
+    shown = [columns[place] for place in places]
+    which = " (part {} of {})".format(*number) if number[1] > 1 else ""
+    return "\n".join([
+        r"\begin{table}",
+        r"\centering\footnotesize\setlength{\tabcolsep}{2pt}",
+        f"\\caption{{{_prose(' '.join([f'{table.title}{which}.', *notes]))}}}",
+        f"\\label{{tab:{table.slug}{f'-{number[0]}' if number[0] > 1 else ''}}}",
+        f"\\begin{{tabular}}{{{''.join(column.alignment for column in shown)}}}",
+        r"\toprule",
+        " & ".join(_text(column.name, column) for column in shown) + r" \\",
+        r"\midrule",
+        *(line for row in rows for line in _row(row, shown, places)),
+        r"\bottomrule",
+        r"\end{tabular}",
+        r"\end{table}",
+        "",
+    ])  # fmt: skip
+
+
+def _row(row: _Row, columns: Sequence[_Column], places: Sequence[int]) -> list[str]:
+    shown = [row.entries[place] for place in places]
+    name, *cells = (_text(entry.text, column) for entry, column in zip(shown, columns, strict=True))
+    name = "{}" * name.startswith(("[", "*")) + name  # after a line's end these would be arguments of it
+    lines = [" & ".join([name + _superscript(row.letters), *cells]) + r" \\"]
+    lines += [
+        " & ".join(f"{{\\tiny {escape_latex(text)}}}" if text else "" for text in small) + r" \\"
+        for small in ([entry.spread for entry in shown], [entry.interval for entry in shown])
+        if any(small)
+    ]
+    return lines + ([r"\addlinespace[2pt]"] if any(entry.interval for entry in row.entries) else [])
+
+
+def _superscript(letters: str) -> str:
+    """Letters of marks; a line may end after some of them."""
+    own = letters.split(",") if letters else []
+    groups = [",".join(own[first : first + LETTERS]) for first in range(0, len(own), LETTERS)]
+    return r"\allowbreak{}".join(f"$^{{{group}{',' * (group != groups[-1])}}}$" for group in groups)
+
+
+def _with_signs(table: Table) -> tuple[tuple[str, ...], list[_Row], dict[str, str]]:
+    """Columns and rows without the marks, each row with its letters: a text width has no room for the marks."""
+    if table.columns[-1] != "Marks":
+        return table.columns, [_Row(row, "") for row in table.rows], {}
+    signs = mark_signs(row[-1].text for row in table.rows)
+    return table.columns[:-1], [_Row(row[:-1], signed(row[-1].text, signs)) for row in table.rows], signs
+
+
+def _column(place: int, name: str, rows: Sequence[_Row]) -> _Column:
+    if name in BROAD:
+        return _Column(name, BROAD[name], broken=True)
+    widths = [_width(name)]
+    for row in rows:
+        entry, letters = row.entries[place], LETTER * len(row.letters) if place == 0 else 0.0
+        widths += [_width(entry.text) + letters, TINY * _width(entry.spread), TINY * _width(entry.interval)]
+    return _Column(name, min(max(widths), BROADEST), broken=max(widths) > BROADEST)
+
+
+def _spans(columns: Sequence[_Column]) -> list[list[int]]:
+    """The columns of each part, by their places: those that name a row, and about as many others in each part."""
+    fewest = len(_filled(columns, WIDTH))
+    limits = (WIDTH * share / STEPS for share in range(STEPS // 2, STEPS))
+    even = (spans for limit in limits if len(spans := _filled(columns, limit)) == fewest)
+    return next(even, _filled(columns, WIDTH))
+
+
+def _filled(columns: Sequence[_Column], limit: float) -> list[list[int]]:
+    """As many columns in a part as there is room for, and one at least."""
+
+    def width(places: Sequence[int]) -> float:
+        return sum(columns[place].width + COLUMN_SEPARATION for place in places)
+
+    keys = [0]
+    while keys[-1] + 1 < len(columns) and columns[keys[-1] + 1].name in TEXT_COLUMNS and width(keys) < WIDTH / 3:
+        keys.append(keys[-1] + 1)
+    spans = [list(keys)]
+    for place in range(len(keys), len(columns)):
+        if len(spans[-1]) > len(keys) and width([*spans[-1], place]) > limit:
+            spans.append(list(keys))
+        spans[-1].append(place)
+    return spans
+
+
+def _pages(rows: Sequence[_Row], columns: Sequence[_Column], room: float) -> Iterator[list[_Row]]:
+    """The rows of each part."""
+    shown: list[_Row] = []
+    used = 0.0
+    for row in rows:
+        height = _height(row, columns)
+        if shown and used + height > room:
+            yield shown
+            shown, used = [], 0.0
+        shown.append(row)
+        used += height
+    yield shown
+
+
+def _height(row: _Row, columns: Sequence[_Column]) -> float:
+    lines = 1
+    for place, (entry, column) in enumerate(zip(row.entries, columns, strict=True)):
+        if column.broken:  # a line is never quite full
+            letters = LETTER * len(row.letters) if place == 0 else 0.0
+            lines = max(lines, math.ceil(1.3 * (_width(entry.text) + letters) / column.width))
+    lines += any(entry.spread for entry in row.entries) + any(entry.interval for entry in row.entries)
+    return LINE * lines + SEPARATION
+
+
+def _caption_height(text: str) -> float:
+    return CAPTION_LINE * (1 + math.ceil(NORMAL * _width(text) / WIDTH))
+
+
+def _width(text: str) -> float:
+    return sum(CHARACTERS.get(character) or _foreign_width(character) for character in text)
+
+
+def _foreign_width(character: str) -> float:
+    return 6.5 if len(_character(character)) == 1 else 5.0 * len(_character(character))
+
+
+def _text(text: str, column: _Column) -> str:
+    """An entry; in a column of broken lines a word that is wider than it may be broken, too."""
+    if not column.broken:
+        return escape_latex(text)
+    return _prose(text, column.width / 2)
+
+
+def _prose(text: str, longest: float = WIDTH / 5) -> str:
+    """Text of several lines; a word that is longer than this may be broken."""
+    return " ".join(escape_latex(word) if _width(word) < longest else _breakable(word) for word in text.split())
+
+
+def _breakable(word: str) -> str:
+    return r"\allowbreak{}".join(map(escape_latex, PIECE.findall(word)))
+
+
+def _character(character: str) -> str:
+    """Other letters of Latin-1 stand for themselves; what pdflatex does not know becomes its code point."""
+    if character in LATEX:
+        return LATEX[character]
+    known = character.isprintable() and (character.isascii() or (character.isalpha() and "\xc0" <= character <= "\xff"))
+    return character if known else f"[U+{ord(character):04X}]"

@@ -1,0 +1,397 @@
+"""Renders a results folder into `reports/<name>/`: a page, Markdown, tables and figures.
+
+What every report says of itself, in HTML and Markdown alike.
+"""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+
+from dmlbench.analysis.comparisons import to_base
+from dmlbench.analysis.costs import measured_frame
+from dmlbench.analysis.groups import GROUP, METHOD, check_unambiguous, done, groups, without_paths
+from dmlbench.errors import Damaged, OnDamaged, UserError, counted, unknown_name, warn
+from dmlbench.reporting import sources
+from dmlbench.reporting.content import (
+    Map,
+    Material,
+    Section,
+    cost_sections,
+    group_sections,
+    mapping,
+    protocol_sections,
+    reproduction_section,
+)
+from dmlbench.reporting.folder import PAGE, check_target, replacing
+from dmlbench.reporting.latex import latex
+from dmlbench.reporting.naming import for_files, named
+from dmlbench.reporting.numbers import Numbers
+from dmlbench.reporting.pictures import brief_marks, csv, escape_markdown, markdown, short
+from dmlbench.reporting.queries import Panels, Queries
+from dmlbench.reporting.sources import commands
+from dmlbench.reporting.style import PALETTE
+from dmlbench.reporting.tables.summary import (
+    coverage_table,
+    is_uneven,
+    protocol_tables,
+    settings_tables,
+    summary_tables,
+)
+from dmlbench.reporting.tables.table import TEXT_COLUMNS, Table
+from dmlbench.results.environment import versions
+from dmlbench.results.frames import load_history, load_results
+from dmlbench.results.measurements import SYNTHETIC, Measurement, read_measurements
+from dmlbench.results.records import Summary
+from dmlbench.results.store import Store, read_summary
+from dmlbench.specs.overrides import Settings
+
+FILTERS = ("protocol", "dataset", "method")
+Only = Mapping[str, Collection[str]]
+PRIVATE = "# This report shows images of a dataset, so git leaves it out.\n*\n"
+
+
+def render(
+    results_root: Path,
+    name: str,
+    output: Path = Path("reports"),
+    only: Only | None = None,
+    *,
+    panels: Panels | None = None,
+    tell: Callable[[str], None] = lambda _: None,
+    damaged: OnDamaged = warn,
+    workers: int = 1,
+) -> Path:
+    """Render a report; an earlier one of that name is replaced when the new one is complete.
+
+    Args:
+        results_root: The folder given to `dmlbench run --results`.
+        name: Name of the report's folder below `output`.
+        output: Where reports go.
+        only: Names to keep, by `protocol`, `dataset` or `method`; a column that is not given keeps all.
+        panels: Where the images of retrieval panels are; None for no panels.
+        tell: Is told what is being done.
+        damaged: Takes what cannot be read and is left out; the report names it, too [default: a warning for each].
+        workers: Processes that draw, where there are several groups of results.
+
+    Returns:
+        The report's folder, with index.html, report.md, tables/ and figures/.
+
+    Raises:
+        UserError: where there is nothing to report, results contradict each other, or the folder cannot be written.
+    """
+    target = check_target(output, name)
+    left_out = _LeftOut(results_root, damaged)
+    results, history, specs, costs = _read(results_root, only, left_out)
+    tell(f"{counted(results['folder'].nunique(), 'cell')} read")
+    sources.check_one_spec(results, specs)  # first: it can say what differs
+    check_unambiguous(results)
+    with mapping(workers if len(groups(done(results))) > 1 else 1) as each:
+        margins = sources.tuning_margins(results_root, results, specs, left_out)
+        numbers = Numbers.of(results, history, sources.other_images(results, specs), margins)
+        queries = Queries.of(results, tell, left_out)
+        if panels:
+            queries.check_images(panels)
+        with replacing(target) as folder:
+            for part in ("figures", "tables"):
+                (folder / part).mkdir()
+            summaries = _summaries(results)
+            material = Material(numbers, queries, folder / "figures", panels, costs, sources.code_digests(summaries))
+            body, origin = _body(material, specs, tell, each), _origin(name, results, summaries)
+            gaps = _gaps(results, Store(results_root), only, left_out)
+            files = _write_csv(folder / "tables", _tidy(material, specs, results_root))
+            _write_latex(folder / "tables", body)
+            _write_pages(folder, origin, body, gaps, files)
+            if panels:
+                (folder / ".gitignore").write_text(PRIVATE, encoding="utf-8")
+    return target
+
+
+def _read(
+    root: Path, only: Only | None, left_out: "_LeftOut"
+) -> tuple[pd.DataFrame, pd.DataFrame, sources.Specs, tuple[Measurement, ...]]:
+    """Results and their histories, their specs, and the measurements: of the sound ones those asked for."""
+    results, measurements = load_results(root, left_out), read_measurements(root, left_out)
+    _check_any(results, measurements, left_out)
+    results = _kept(results, only, also=measured_frame(measurements))
+    costs = _kept_measurements(measurements, only, set(results["protocol"]))
+    history, specs = load_history(root, left_out), sources.read_specs(results, left_out)
+    results = results[~results["folder"].isin(left_out.places)]
+    _check_any(results, costs, left_out)
+    return results, history, specs, costs
+
+
+class _LeftOut:
+    """Collects what cannot be read, each place once, and passes it on."""
+
+    def __init__(self, root: Path, tell: OnDamaged) -> None:
+        self.root, self._tell = root, tell
+        self._found: dict[Path, Damaged] = {}
+
+    def __call__(self, found: Damaged) -> None:
+        if found.place not in self._found:
+            self._found[found.place] = found
+            self._tell(found)
+
+    @property
+    def places(self) -> set[str]:
+        """The folders of the cells among it, and files of measurements."""
+        return set(map(str, self._found))
+
+    def in_words(self) -> list[sources.Missing]:
+        """For the report: by the place in the results folder."""
+        found = {place.relative_to(self.root).as_posix(): found.reason for place, found in self._found.items()}
+        return [sources.Missing(place, _of_reader(reason, self.root)) for place, reason in sorted(found.items())]
+
+
+def _check_any(results: pd.DataFrame, measurements: Sequence[Measurement], left_out: _LeftOut) -> None:
+    if results.empty and not measurements:
+        hint = "what is there cannot be read" if left_out.places else Store(left_out.root).next_command()
+        raise UserError(f"{left_out.root}: no finished results", hint=hint)
+
+
+def _of_reader(reason: str, root: Path) -> str:
+    return without_paths(reason.replace(f"{root}/", ""))
+
+
+def _kept(
+    frame: pd.DataFrame, only: Only | None, *, also: pd.DataFrame | None = None, known: bool = False
+) -> pd.DataFrame:
+    """The rows asked for; `also` holds further names that are no mistake, `known` says that they were checked."""
+    # A method by the name that `run` takes, whatever its settings; one network of several as in the tables.
+    none = pd.Series(Settings(), frame.index, dtype=object)
+    plain = frame.assign(base_settings=none, modifier_settings=none, tuned=False)
+    shown = frame.assign(method=named(plain)["name"])
+    for column, names in (only or {}).items():
+        if column not in FILTERS:
+            raise unknown_name("column", column, FILTERS, where="--only")
+        there = {*shown[column], *(also[column] if also is not None else ())}
+        if unknown := [] if known else sorted(set(names) - there):
+            raise unknown_name(column, unknown[0], sorted(there), where="--only")
+    for column, names in (only or {}).items():
+        shown = shown[shown[column].isin(list(names))]
+    return frame.loc[shown.index]
+
+
+def _kept_measurements(
+    measurements: Sequence[Measurement], only: Only | None, protocols: Collection[str]
+) -> tuple[Measurement, ...]:
+    """Those of the protocols and datasets asked for, with the methods asked for and their bases.
+
+    Synthetic images stand for those of every dataset, where datasets are asked for: under the protocols of their
+    results, where there are any.
+    """
+    wanted = dict(only or {})
+
+    def is_wanted(column: str, name: str) -> bool:
+        return column not in wanted or name in wanted[column]
+
+    kept = []
+    for measurement in measurements:
+        synthetic = "dataset" not in wanted or not protocols or measurement.protocol in protocols
+        images = synthetic if measurement.dataset == SYNTHETIC else is_wanted("dataset", measurement.dataset)
+        if images and is_wanted("protocol", measurement.protocol):
+            named = {name for name in measurement.methods if is_wanted("method", name)}
+            bases = {measurement.methods[name].base for name in named}
+            methods = {name: method for name, method in measurement.methods.items() if name in named | bases}
+            kept += [replace(measurement, methods=methods)] if methods else []
+    return tuple(kept)
+
+
+@dataclass(frozen=True)
+class _Body:
+    """All that is drawn and tabled, as the templates name it."""
+
+    over_datasets: list[Section]
+    sections: list[Section]
+    summaries: list[Table]
+    costs: list[Section]
+    reproduction: list[Section]
+    commands: list[str]
+    settings: list[Table]
+    protocols: list[Table]
+
+
+@dataclass(frozen=True)
+class _Origin:
+    """What the report is of, and where its numbers come from, as the templates name it."""
+
+    name: str
+    cells: int
+    methods: int
+    seeds: list[int]
+    days: list[str]
+    reading: Sequence[str]
+    environments: list[dict[str, str]]
+    datasets: list[dict[str, str]]
+    codes: list[str]
+    version: str = field(default_factory=lambda: versions()["dmlbench"])
+    palette: Sequence[str] = PALETTE
+    text_columns: Collection[str] = frozenset(TEXT_COLUMNS)
+
+
+@dataclass(frozen=True)
+class _Gaps:
+    """What failed, what was planned and has no result, what cannot be read, and whether the matrix is whole."""
+
+    failed: list[sources.Missing]
+    unfinished: list[sources.Missing]
+    damaged: list[sources.Missing]
+    coverage: Table
+    incomplete: bool
+
+
+def _body(material: Material, specs: sources.Specs, tell: Callable[[str], None], each: Map) -> _Body:
+    results = material.numbers.results
+    facts = partial(sources.group_facts, results=results, specs=specs)
+    built = group_sections(material, facts, tell, each)
+    verdicts = {section.group: section.verdicts for section in built if section.group}
+    return _Body(
+        over_datasets=protocol_sections(material),
+        sections=built,
+        summaries=summary_tables(verdicts, to_base(material.numbers.pooled)),
+        costs=cost_sections(material),
+        reproduction=reproduction_section(material.numbers),
+        commands=commands(results, specs, material.queries.measured),
+        settings=settings_tables(sources.settings(results, specs)),
+        protocols=protocol_tables(sources.protocol_values(results, specs)),
+    )
+
+
+def _tidy(material: Material, specs: sources.Specs, results_root: Path) -> dict[str, pd.DataFrame]:
+    """Every table of numbers by the name of its file."""
+    numbers, cells = material.numbers, material.numbers.results
+    relative = [Path(path).relative_to(results_root).as_posix() for path in cells["folder"]]
+    errors = [without_paths(error) if isinstance(error, str) else error for error in cells["error"]]
+    tables = {
+        "accuracy": numbers.accuracy,
+        "comparisons": numbers.comparisons,
+        "pooled": numbers.pooled,
+        "datasets": numbers.over_datasets,
+        "optimism": numbers.optimism,
+        "overhead": numbers.overhead,
+        "measured": named(measured_frame(material.measurements)),
+        "phases": numbers.phases,
+        "reproduction": numbers.reproduction,
+        "tuning": numbers.tuning,
+        "queries": material.queries.evidence,
+        "query_record": named(material.queries.record),
+        "settings": sources.settings(cells, specs),
+        "protocols": sources.protocol_values(cells, specs),
+    }
+    written = {name: for_files(frame) for name, frame in tables.items()}
+    return written | {"cells": for_files(cells.assign(folder=relative, error=errors), typed=True)}
+
+
+def _write_latex(folder: Path, body: _Body) -> None:
+    sections = (*body.over_datasets, *body.sections, *body.costs, *body.reproduction)
+    for table in (*body.summaries, *(table for section in sections for table in section.tables)):
+        (folder / f"{table.slug}.tex").write_text(latex(table), encoding="utf-8")
+
+
+def _write_csv(folder: Path, tables: Mapping[str, pd.DataFrame]) -> list[tuple[str, str]]:
+    """Write the tables that hold anything, and give the files that a report names."""
+    written = {name: frame for name, frame in tables.items() if len(frame)}
+    for name, frame in written.items():
+        (folder / f"{name}.csv").write_text(csv(frame), encoding="utf-8")
+    return [(f"tables/{name}.csv", FILES[name]) for name in written] + [("report.md", "this report as Markdown")]
+
+
+def _summaries(results: pd.DataFrame) -> list[Summary]:
+    folders = done(results)["folder"].unique()
+    return [summary for path in folders if (summary := read_summary(Path(path)))]
+
+
+def _origin(name: str, results: pd.DataFrame, summaries: Sequence[Summary]) -> _Origin:
+    finished = done(results).drop_duplicates("folder")
+    days = sorted(summary.started[:10] for summary in summaries)
+    counts = finished.groupby([*GROUP, *METHOD])["seed"].nunique()
+    return _Origin(
+        name=name,
+        cells=len(finished),
+        methods=len(finished.drop_duplicates(METHOD)),
+        seeds=sorted(set(counts)),
+        days=list(dict.fromkeys([days[0], days[-1]])) if days else [],
+        reading=READING if len(results) else READING_COSTS,
+        environments=sources.environments(summaries),
+        datasets=sources.datasets(summaries),
+        codes=sources.code_states(summaries),
+    )
+
+
+def _gaps(results: pd.DataFrame, store: Store, only: Only | None, left_out: "_LeftOut") -> _Gaps:
+    begun = _kept(sources.unfinished(store, left_out), only, known=True)
+    coverage = coverage_table(named(results), named(begun))
+    failed, unfinished = sources.failed(results), sources.in_words(begun)
+    return _Gaps(failed, unfinished, left_out.in_words(), coverage, is_uneven(coverage))
+
+
+def _write_pages(folder: Path, origin: _Origin, body: _Body, gaps: _Gaps, files: Sequence[tuple[str, str]]) -> None:
+    environment = Environment(
+        loader=PackageLoader("dmlbench.reporting"),
+        autoescape=select_autoescape(("html.j2",)),  # names come from users; Markdown has its own filter
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"md": escape_markdown, "md_table": markdown, "short": short, "brief_marks": brief_marks}
+    for template, file in ("index.html.j2", PAGE), ("report.md.j2", "report.md"):
+        text = environment.get_template(template).render(vars(origin) | vars(body) | vars(gaps), files=files)
+        (folder / file).write_text(text.rstrip() + "\n", encoding="utf-8")
+
+
+READING = (
+    "Intervals are 95% Student t-intervals over seeds: they cover the choice of seed, not of dataset or protocol.",
+    "A method is compared with its own base, seed by seed: the same seed gives both the same weights and batches.",
+    "Verdicts are given by R@1, which was chosen before any result. Other metrics stand beside it, uncorrected.",
+    "p: paired t-test, corrected by Holm's method for all comparisons of a table; sign-flip: the exact test beside it.",
+    (
+        "Every title says how the epoch was chosen. The best test epoch is chosen on the very classes it is measured "
+        "on, as published figures are; it is shown beside the others and never mixed with them."
+    ),
+    "The untrained network is the reference: what a method learned is what it adds to that row.",
+    (
+        "A row marked “transferred from” ran with values that were published for another protocol or dataset. Results "
+        "of earlier releases lack this mark."
+    ),
+    (
+        "A row {teacher_mode=eval} had its teacher's BatchNorm use running statistics. In the official code it uses "
+        "the batch's: under a protocol that does not freeze BatchNorm the two are different methods."
+    ),
+    (
+        "A row marked “untuned” ran with settings that nobody published for that loss and data: it neither confirms "
+        "nor refutes a paper."
+    ),
+    (
+        "A row {tuned} took the best of its trials on held-out training classes (its marks say of how many) and is "
+        "compared with its tuned base. Its values were chosen on one split of these classes, often by a query or two: "
+        "the table of tuned values gives the margin. Another split or seed may choose others, so no conclusion on "
+        "methods follows from such rows."
+    ),
+    "A row marked “new” is of a method that stands in no paper: it is proposed here, or by whoever wrote its file.",
+)
+READING_COSTS = (
+    "Ratios are formed between a method and its own base within a round, in which all methods took their turn.",
+    "An interval covers what one process after the other gave on this machine, not other machines or protocols.",
+    "A step counts without the wait for data, which would hide what a method adds.",
+)
+FILES = {  # tables by name
+    "accuracy": "mean, interval and standard deviation of every metric",
+    "comparisons": "every paired difference with its interval and tests",
+    "pooled": "differences pooled over datasets",
+    "datasets": "interquartile means and average ranks over datasets",
+    "optimism": "what choosing the epoch on the test classes adds",
+    "overhead": "step times over the base's",
+    "measured": "what `dmlbench overhead` measured, every measurement",
+    "phases": "where a training step's time goes",
+    "reproduction": "published figures beside ours",
+    "tuning": "tuned values beside those of the methods' files, by seed",
+    "queries": "differences within a seed with intervals over test classes, where embeddings were kept",
+    "query_record": "every query that a method wins or loses, and in how many seeds",
+    "settings": "every hyperparameter with the source of its value",
+    "protocols": "every value of the protocols",
+    "cells": "every cell and choice of the epoch",
+}

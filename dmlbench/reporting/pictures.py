@@ -1,0 +1,172 @@
+"""Tables as Markdown and CSV.
+
+Images inside an SVG, made light: matplotlib writes four bytes a pixel, however few colours there are.
+
+Figures on disk as PNG and SVG, and inlined into a page.
+"""
+
+import base64
+import io
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+from markupsafe import Markup, escape
+from matplotlib import rcParams
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from PIL import Image
+
+from dmlbench.analysis.groups import without_paths
+from dmlbench.reporting.canvas import Plot
+from dmlbench.reporting.naming import for_files
+from dmlbench.reporting.style import COLUMN, GRID, INK, MUTED, PALETTE, PAPER, RC, plotting
+from dmlbench.reporting.tables.table import TEXT_COLUMNS, Entry, Table
+
+FORMULA = re.compile(r"[=+@\t\r-](?![\d.]+(?:e[+-]?\d+)?$)")  # a negative number is a number
+DIGITS = "%.10g"
+
+
+def markdown(table: Table) -> str:
+    """A Markdown table (GitHub's dialect) with its notes below; the title is left to the page."""
+    columns = table.columns
+    rule = ["---" if column in TEXT_COLUMNS else "---:" for column in columns]
+    rows = [[_markdown_entry(entry) for entry in row] for row in table.rows]
+    lines = [[escape_markdown(column) for column in columns], rule, *rows]
+    body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return "\n\n".join([body, *(escape_markdown(note) for note in table.notes)])
+
+
+def csv(frame: pd.DataFrame) -> str:
+    """A tidy CSV; settings that name a user's folders are cut to their last part."""
+    return inert(frame.assign(variant=frame["variant"].map(without_paths)))
+
+
+def inert(frame: pd.DataFrame) -> str:
+    """A CSV in which no text is a formula to a spreadsheet: what begins like one gets an apostrophe.
+
+    Numbers have the digits on which processors agree: the last ones of a logarithm depend on the instructions.
+    """
+    texts = frame.select_dtypes(["object", "string"])
+    safe = {str(column): texts[column].map(_without_formula) for column in texts}
+    return frame.assign(**safe).to_csv(index=False, lineterminator="\n", float_format=DIGITS)
+
+
+def brief_marks(marks: str) -> str:
+    """Marks without their reasons, `untuned` for `untuned: nothing published`: the page explains them once."""
+    return ", ".join(mark.partition(":")[0] for mark in marks.split("; "))
+
+
+def short(value: object) -> str:
+    """A value of a tidy table as a page shows it: six significant digits, empty where there is none."""
+    if isinstance(value, float):
+        return "" if value != value else f"{value:.6g}"  # noqa: PLR0124 - NaN
+    return str(value)
+
+
+def escape_markdown(text: str) -> str:
+    """Text in which Markdown's and HTML's special characters stand for themselves."""
+    return re.sub(r"([\\`*_\[\]<>|~#&])", r"\\\1", " ".join(text.split()))
+
+
+def _without_formula(value: object) -> object:
+    return f"'{value}" if isinstance(value, str) and FORMULA.match(value) else value
+
+
+def _markdown_entry(entry: Entry) -> str:
+    # An interval holds only figures, and its brackets start no link.
+    return " ".join(filter(None, (escape_markdown(entry.text), entry.spread, entry.interval)))
+
+
+EMBEDDED = re.compile(r'(?<=data:image/png;base64,)[^"]+')
+
+
+def with_palettes(svg: str) -> str:
+    """The same SVG with its PNGs of up to 256 opaque colours stored with a palette: a third of the size, no loss."""
+    return EMBEDDED.sub(lambda found: _with_palette(found[0]), svg)
+
+
+def _with_palette(encoded: str) -> str:
+    with Image.open(io.BytesIO(base64.b64decode(encoded))) as opened:
+        image = opened.convert("RGBA")
+    opaque, written = image.convert("RGB"), io.BytesIO()
+    if image.getchannel("A").getextrema() != (255, 255) or opaque.getcolors(256) is None:
+        return encoded
+    opaque.convert("P", palette=Image.Palette.ADAPTIVE, colors=256).save(written, "PNG", optimize=True)
+    return base64.b64encode(written.getvalue()).decode()
+
+
+# What the page's style sheet sets for light and for dark.
+PAGE_COLOURS = {INK: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--grid)", PAPER: "var(--paper)"} | {
+    colour: f"var(--series-{place})" for place, colour in enumerate(PALETTE)
+}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure as the page shows it; `slug` names its files, `svg` is safe markup.
+
+    `wide` figures span a page, others one column.
+    """
+
+    slug: str
+    caption: str
+    alt: str
+    svg: Markup
+    data: pd.DataFrame
+    wide: bool = False
+
+
+def save(plot: Plot, folder: Path) -> Picture:
+    """Write `<slug>.png`, `.svg` and the data behind it, `.csv`, into a folder; the same plot gives the same bytes.
+
+    Raises:
+        OSError: where the folder cannot be written.
+    """
+    path = folder / f"{plot.slug}.svg"
+    # The salt makes matplotlib's identifiers a function of the figure's name instead of chance.
+    with plotting(RC | {"svg.hashsalt": plot.slug}):
+        _draw(plot.figure, folder / f"{plot.slug}.png", path)
+    data = for_files(plot.data).reset_index(drop=True)
+    (folder / f"{plot.slug}.csv").write_text(inert(data), encoding="utf-8")
+    drawn = with_palettes(path.read_text(encoding="utf-8"))
+    path.write_text(drawn, encoding="utf-8")
+    svg = inline(drawn, plot.slug, plot.alt)
+    return Picture(plot.slug, plot.caption, plot.alt, svg, data, wide=plot.figure.get_figwidth() > COLUMN)
+
+
+def _draw(figure: Figure, png: Path, svg: Path) -> None:
+    """Lay a figure out once and draw each file once: `savefig` would do both twice per file."""
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        engine.execute(figure)
+    figure.set_layout_engine("none")
+    figure.set_dpi(rcParams["savefig.dpi"])
+    FigureCanvasAgg(figure).print_png(png, metadata={"Software": None})
+    FigureCanvasSVG(figure).print_svg(svg, metadata={"Date": None, "Creator": None})
+
+
+def inline(svg: str, prefix: str, label: str) -> Markup:
+    """A figure's SVG as an element of an HTML page.
+
+    Identifiers and the references to them get a prefix, because every figure calls its parts alike; the page's
+    colours replace the figure's; the element carries its content in words.
+
+    Args:
+        svg: A document as matplotlib writes it.
+        prefix: Unique within the page.
+        label: What a screen reader says.
+    """
+    body = svg[svg.index("<svg") :]
+    body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
+    body = re.sub(r' xmlns(:\w+)?="[^"]*"', "", body, count=2)
+    body = re.sub(r'\bid="', f'id="{prefix}-', body)
+    body = re.sub(r"url\(#", f"url(#{prefix}-", body)
+    body = re.sub(r'href="#', f'href="#{prefix}-', body)
+    for colour, variable in PAGE_COLOURS.items():
+        body = body.replace(colour, variable)
+    body = re.sub(r'<svg width="[^"]*" height="[^"]*"', "<svg", body, count=1)
+    opening = f'<svg role="img" aria-label="{escape(label)}"'
+    return Markup(body.replace("<svg", opening, 1).strip())  # noqa: S704 - matplotlib escaped every name in it

@@ -1,0 +1,81 @@
+"""What kept embeddings add to a report: evidence query by query, retrieval panels, and the embeddings' geometry."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from dmlbench.analysis.groups import Group, in_order, method_name
+from dmlbench.analysis.queries import (
+    PAIRED,
+    Measured,
+    QueryPair,
+    measure_kept,
+    query_evidence,
+    query_pairs,
+    query_record,
+    retrieved,
+)
+from dmlbench.errors import OnDamaged, UserError, counted, warn
+from dmlbench.reporting.canvas import Plot
+from dmlbench.reporting.figures import retrieval_panel
+from dmlbench.reporting.figures.panels import thumbnails
+from dmlbench.reporting.naming import named
+
+
+@dataclass(frozen=True)
+class Panels:
+    """Where the images of retrieval panels are; None where they are in the user's cache folder."""
+
+    data_dir: Path | None
+
+
+@dataclass(frozen=True)
+class Queries:
+    """All that kept embeddings say; empty where none were kept."""
+
+    measured: dict[str, Measured]
+    pairs: list[QueryPair]
+    evidence: pd.DataFrame
+    record: pd.DataFrame
+
+    @classmethod
+    def of(cls, results: pd.DataFrame, tell: Callable[[str], None], damaged: OnDamaged = warn) -> "Queries":
+        """Measure them; `tell` is told where there are any, for it takes seconds a cell of a large set."""
+        measured = measure_kept(results, damaged)
+        if measured:
+            tell(f"comparing query by query: {counted(len(measured), 'cell')} kept their embeddings")
+        pairs = query_pairs(results, measured)
+        return cls(measured, pairs, named(query_evidence(pairs)), query_record(pairs))
+
+    def check_images(self, panels: Panels) -> None:
+        """Raise UserError where there is nothing to show, or a dataset's images are not there or are others."""
+        if not self.pairs:
+            raise UserError(
+                "--panels: no method and base of one seed kept their embeddings",
+                hint="run them with --keep embeddings, or leave out --panels",
+            )
+        for folder in {pair.group.dataset: pair.folders[0] for pair in self.pairs}.values():
+            thumbnails(folder, panels.data_dir, [])
+
+    def panels(self, group: Group, panels: Panels) -> list[Plot]:
+        """For every modified method of a group its lowest seed's wins and losses, with their images.
+
+        Raises:
+            UserError: where the images are not there, or are others.
+        """
+        first: dict[str, QueryPair] = {}
+        for pair in self.pairs:
+            if pair.group == group:
+                first.setdefault(method_name(pair.row), pair)
+        rows = named(pd.DataFrame([pair.row for pair in first.values()], columns=PAIRED))
+        mine = {name: first[name] for name in in_order(rows)["name"]}
+        examples = [named(found) for pair in mine.values() if len(found := retrieved(pair, self.record))]
+        if not examples:
+            return []
+        shown = pd.concat(examples)
+        images = thumbnails(
+            next(iter(mine.values())).folders[0], panels.data_dir, [*shown["query"], *shown["neighbour"]]
+        )
+        return [retrieval_panel(group, found, images) for found in examples]

@@ -1,0 +1,204 @@
+"""Accuracy of every method, and the three choices of the epoch side by side.
+
+Published figures beside ours.
+
+Tuned values beside those of the methods' files.
+
+Query by query: what each seed wins and loses, and how far the difference depends on the test classes.
+"""
+
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import pandas as pd
+
+from dmlbench.analysis.estimates import SELECTIONS, selections_of
+from dmlbench.analysis.groups import Group
+from dmlbench.reporting.naming import metric_name, percent, points, table_metrics
+from dmlbench.reporting.tables.table import (
+    Entry,
+    Table,
+    by_method,
+    estimate_entry,
+    few_seeds,
+    interval_of,
+    metrics_row,
+    number,
+)
+from dmlbench.results.frames import UNTRAINED
+
+SHORT = {"last": "Last epoch", "validation": "Validation", "best_test": "Best test epoch"}
+
+
+def accuracy_table(group: Group, selection: str, accuracy: pd.DataFrame) -> Table:
+    """Every method's metrics in percent, the untrained network first.
+
+    Args:
+        group: What all methods share.
+        selection: A key of `SELECTIONS`.
+        accuracy: Rows of `estimates.accuracy`; those of other groups and selections are left out.
+    """
+    mine = group.of(accuracy)
+    mine = mine[mine["selection"].isin([UNTRAINED, selection])]
+    trained = mine[mine["selection"] == selection]
+    metrics = table_metrics(trained["metric"])
+    notes = ["In percent: mean ± standard deviation over seeds [95% t-interval of the mean]."]
+    if selection == "best_test":
+        notes.append("Each metric at its own best epoch, chosen on the test classes it is then measured on.")
+    return Table(
+        f"accuracy_{group.slug}_{selection}",
+        f"Accuracy of {group.title}; {SELECTIONS[selection]}",
+        ("Method", "Seeds", *map(metric_name, metrics), "Marks"),
+        tuple(metrics_row(part, metrics, percent, spread=True) for part in by_method(mine)),
+        (*notes, *few_seeds(trained)),
+    )
+
+
+def selection_table(
+    group: Group, metric: str, accuracy: pd.DataFrame, differences: pd.DataFrame, optimism: pd.DataFrame
+) -> Table:
+    """One metric under every choice of the epoch, the gain over the base under each, and what the choice adds.
+
+    Args:
+        group: What all methods share.
+        metric: The metric to show.
+        accuracy: Rows of `estimates.accuracy`.
+        differences: Rows of `comparisons.to_base`.
+        optimism: Rows of `estimates.optimism`.
+    """
+    means, gains, added = (
+        mine[mine["metric"] == metric] for mine in (group.of(frame) for frame in (accuracy, differences, optimism))
+    )
+    chosen, trained = selections_of(means), means[means["selection"] != UNTRAINED]
+    found, gained = _by_choice(trained), _by_choice(gains)
+    rows = []
+    for part in by_method(trained):
+        method, marks = part["name"].iloc[0], Entry(part["marks"].iloc[0])
+        seeds = int(part["n"].max())
+        cells = [_entry(found.get((method, name)), percent, seeds) for name in chosen]
+        paired = [_entry(gained.get((method, name)), points, seeds) for name in chosen]
+        own = added[added["name"] == method].to_dict("records")
+        choice = estimate_entry(own[0], points, seeds) if own else Entry("–")
+        rows.append((Entry(method), number(seeds, "{:.0f}".format), *cells, choice, *paired, marks))
+    what = (
+        "Best test − last: what choosing the epoch on the test classes adds to a figure, by the choice alone. "
+        "Gain: difference to the base, paired by seed."
+    )
+    return Table(
+        f"selection_{group.slug}",
+        f"{metric_name(metric)} on {group.title} by how the epoch was chosen",
+        ("Method", "Seeds", *(SHORT[name] for name in chosen), "Best test − last",
+         *(f"Gain, {SHORT[name].lower()}" for name in chosen), "Marks"),
+        tuple(rows),
+        (
+            "In percent, differences in points: mean over seeds [95% t-interval].",
+            what,
+            *few_seeds(trained),
+        ),
+    )  # fmt: skip
+
+
+def _by_choice(rows: pd.DataFrame) -> dict[tuple[str, str], Mapping[Hashable, Any]]:
+    return {(row["name"], row["selection"]): row for row in rows.to_dict("records")}
+
+
+def _entry(row: Mapping[Hashable, Any] | None, write: Callable[[float], str], seeds: int) -> Entry:
+    return estimate_entry(row, write, seeds) if row else Entry("")
+
+
+EPOCH = {"best-test": "best test", "last": "last", "validation": "validation", "unknown": "unknown"}
+
+
+def reproduction_table(found: pd.DataFrame) -> Table:
+    """Every published figure of a method and dataset that there are results of.
+
+    Args:
+        found: As `published.reproduction` returns it.
+    """
+    rows = []
+    for row in found.to_dict("records"):
+        theirs = number(row["published"], percent)
+        if not pd.isna(row["published_std"]):
+            theirs = replace(theirs, spread=f"± {percent(row['published_std'])}")
+        gap = "" if pd.isna(row["difference_low"]) else _interval(row["difference_low"], row["difference_high"], points)
+        ours = "" if row["n"] < 2 else _interval(row["low"], row["high"], percent)
+        rows.append((
+            Entry(row["name"]), Entry(row["dataset"]), Entry(metric_name(row["metric"])),
+            Entry(EPOCH[row["published_selection"]]), theirs, number(row["published_seeds"], "{:.0f}".format),
+            number(row["mean"], percent, ours), number(row["n"], "{:.0f}".format),
+            number(row["difference"], points, gap), Entry(row["not_comparable"]), Entry(row["source"]),
+        ))  # fmt: skip
+    return Table(
+        "reproduction",
+        "Published and reproduced",
+        ("Method", "Dataset", "Metric", "Epoch", "Published", "Their seeds", "Ours", "Our seeds", "Difference",
+         "Not compared", "Source"),
+        tuple(rows),
+        (
+            "In percent, differences in points. Ours at the same choice of the epoch as theirs [95% t-interval].",
+            "Difference: ours minus theirs [Welch's 95% interval; of our mean alone where theirs has no spread].",
+        ),
+    )  # fmt: skip
+
+
+def _interval(low: float, high: float, write: Callable[[float], str]) -> str:
+    return f"[{write(low)}, {write(high)}]"
+
+
+def tuning_table(group: Group, found: pd.DataFrame) -> Table:
+    """What tuning changed on one dataset.
+
+    Args:
+        group: Protocol and dataset.
+        found: Rows of `tuning.tuned_beside_files` of the group, one selection and one metric.
+    """
+    first = found.iloc[0]
+    rows = [
+        (Entry(row["name"]), Entry(row["trials"]), Entry(row["margin"]), number(row["n"], "{:.0f}".format),
+         number(row["mean_of_files"], percent), number(row["mean_of_tuned"], percent),
+         number(row["mean"], points, interval_of(row, points)), Entry(row["marks"]))
+        for row in found.to_dict("records")
+    ]  # fmt: skip
+    metric = metric_name(first["metric"])
+    return Table(
+        f"tuning_{group.slug}_{first['selection']}",
+        f"Tuned values beside the files' on {group.title}; {SELECTIONS[first['selection']]}",
+        ("Method", "Trials", "Won by", "Seeds", f"{metric}, files' values", f"{metric}, tuned", "Difference", "Marks"),
+        tuple(rows),
+        (
+            "In percent; difference, in points: tuned minus files' values, by seed [95% t-interval]; not tested.",
+            "Trials on held-out training classes, the first with the files' values; the best counts. 8 x 3: 3 seeds.",
+            "Won by: held-out R@1 of the best trial minus that of the next. The test classes chose nothing.",
+            "All trials share one split of the training classes: another split or seed may choose other values.",
+        ),
+    )
+
+
+def queries_table(group: Group, evidence: pd.DataFrame) -> Table:
+    """A row per modified method and seed against its base.
+
+    Args:
+        group: What all methods share.
+        evidence: Rows of `queries.query_evidence`; those of other groups are left out.
+    """
+    rows = []
+    for part in by_method(group.of(evidence)):
+        for row in part.sort_values("seed").to_dict("records"):
+            interval = "" if pd.isna(row["low"]) else f"[{points(row['low'])}, {points(row['high'])}]"
+            counts = (number(row[name], "{:,.0f}".format) for name in ("won", "lost", "both", "neither"))
+            names = (Entry(row["name"]), Entry(row["base_name"]), number(row["seed"], "{:.0f}".format))
+            rows.append((*names, number(row["difference"], points, interval), *counts))
+    mine = group.of(evidence)
+    classes = ", ".join(f"{count:,}" for count in sorted(set(mine["classes"])))
+    return Table(
+        f"queries_{group.slug}",
+        f"R@1 query by query on {group.title}; last epoch",
+        ("Method", "Against", "Seed", "Difference", "Won", "Lost", "Both right", "Both wrong"),
+        tuple(rows),
+        (
+            "In percentage points, within one seed [95% percentile bootstrap over test classes, paired by query].",
+            f"The interval covers the choice of the {classes} test classes, not of the seed.",
+            "Won: the base misses and the method hits; lost: the other way round.",
+        ),
+    )
