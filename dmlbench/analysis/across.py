@@ -12,7 +12,9 @@ from dmlbench.results.frames import ENSEMBLE, MEAN, UNTRAINED
 PLACE = ["protocol", "overrides", "selection", "metric"]
 COLUMNS = ["iqm", "low", "high", "rank", "datasets", "over", "n", "seeds", "friedman_p"]
 RESAMPLES = 2000
-DATASETS_FOR_RANKS = 6  # below, not even a method that is better on every dataset can be told apart (2^(1 - 5) > .05)
+DATASETS_FOR_RANKS = (
+    6  # below, not even a method that is better on every dataset differs significantly (2^(1 - 5) > .05)
+)
 
 
 def over_datasets(values: pd.DataFrame) -> pd.DataFrame:
@@ -96,7 +98,7 @@ def average_ranks(values: pd.DataFrame) -> pd.Series:
 
 
 def critical_difference(methods: int, datasets: int, alpha: float = 0.05) -> float:
-    """How far two average ranks must lie apart: Nemenyi's test after Demsar 2006 (JMLR 7), section 3.2.
+    """By how much two average ranks must differ: Nemenyi's test after Demsar 2006 (JMLR 7), section 3.2.
 
     q * sqrt(k (k + 1) / (6 N)) for k methods and N datasets, with q the studentised range of k groups and infinite
     degrees of freedom over sqrt(2).

@@ -3,9 +3,9 @@
 The step times are those that training wrote down. Runs may have shared their machine, so this is a first reading,
 not an isolated measurement with the two methods interleaved in one process.
 
-Overhead measured by turns: ratios of a method's step to its own base's in the same round, with intervals.
+Interleaved overhead: ratios of a method's step to its base's in the same round, with intervals.
 
-Of several processes, each of which gives a median over its rounds, the interval is Student's over processes, on
+Each process gives a median over its rounds; the interval is Student's over processes, on
 logarithms; of a single one it is the bootstrap's over its rounds, which does not know how far processes differ.
 """
 
@@ -254,10 +254,10 @@ def _agreement(name: str, earlier: Measurement, later: Measurement) -> Agreement
 
 def _row(name: str, method: Measured, measurement: Measurement) -> dict[str, object]:
     base, ratio, step = measurement.methods[method.base], _ratio(name, measurement), _of(method.step_ms, measurement)
-    taught, epochs = "teacher" in method.phases_ms, measurement.epochs
-    added = _over(_sum(method, ADDED), base.step_ms, measurement) if taught else NOTHING
-    # Whoever has no teacher does more in the phases that the base has: for further networks, or further parameters.
-    same = _over(_sum(method, SAME_WORK), _sum(base, SAME_WORK), measurement) if taught else NOTHING
+    has_teacher, epochs = "teacher" in method.phases_ms, measurement.epochs
+    added = _over(_sum(method, ADDED), base.step_ms, measurement) if has_teacher else NOTHING
+    # Without a teacher, the extra work is in phases that the base has, too: further networks, or further parameters.
+    same = _over(_sum(method, SAME_WORK), _sum(base, SAME_WORK), measurement) if has_teacher else NOTHING
     return (
         _named(name, method)
         | asdict(ratio)
@@ -271,8 +271,8 @@ def _row(name: str, method: Measured, measurement: Measurement) -> dict[str, obj
             "added_low": added.low,
             "added_high": added.high,
             "same_work": same.mean,
-            # In the first epoch there is no teacher; whoever has none costs the same in every epoch.
-            "over_training": 1 + (ratio.mean - 1) * (epochs - 1) / epochs if taught else ratio.mean,
+            # In the first epoch there is no teacher; a method without one costs the same in every epoch.
+            "over_training": 1 + (ratio.mean - 1) * (epochs - 1) / epochs if has_teacher else ratio.mean,
             "arithmetic": method.gflop / base.gflop,
             "images_per_s": 1000 * measurement.batch_size / step.mean,
             "peak_mb": method.peak_mb,

@@ -1,6 +1,6 @@
-"""Kept test embeddings read back: what lies nearest to each query, and how their directions share the spectrum.
+"""Kept test embeddings read back: the nearest neighbours of each query, and the spectrum of their directions.
 
-All in NumPy: whoever looks at results needs no torch.
+All in NumPy: looking at results needs no torch.
 """
 
 import hashlib
@@ -64,7 +64,7 @@ class Nearest:
 
     @property
     def queries(self) -> Booleans:
-        """(N,): who takes part in R@1; a query alone in its class has nothing to find."""
+        """(N,): the queries that R@1 counts; one alone in its class has nothing to find."""
         return np.isfinite(self.positive)
 
     @property

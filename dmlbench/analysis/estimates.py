@@ -10,7 +10,7 @@ from dmlbench.results.frames import MEAN, UNTRAINED
 from dmlbench.results.records import COLUMNS, INDEX
 from dmlbench.specs.overrides import Settings
 
-# How the epoch was chosen stands in every title: the three are shown side by side and never mixed.
+# Every title says how the epoch was chosen: the three are shown separately and never mixed.
 SELECTIONS = {
     "last": "last epoch",
     "validation": "epoch chosen by MAP@R on held-out training classes",

@@ -112,7 +112,7 @@ def slug(text: str) -> str:
 
 
 def without_paths(text: str) -> str:
-    """The text with absolute paths cut to their last part: a report tells nothing of a user's folders."""
+    """The text with absolute paths cut to their last part: a report does not reveal a user's folders."""
     return ABSOLUTE_PATH.sub(r"…/\1", PATH_VALUE.sub(r"…/\1", text))
 
 

@@ -89,7 +89,7 @@ def measure_kept(results: pd.DataFrame, damaged: OnDamaged = warn) -> dict[str, 
 
     Args:
         results: As `load_results` returns them.
-        damaged: Takes the embeddings that cannot be read; the rest of their results stands [default: a warning].
+        damaged: Takes the embeddings that cannot be read; the rest of their results is kept [default: a warning].
 
     Returns:
         By folder; cells without embeddings are left out.

@@ -129,7 +129,7 @@ def evidence(differences: Iterable[float], units: float = NAN) -> Evidence:
     extreme as the data at least, so p never falls below 2^(1 - n): six pairs are the fewest that reach .05. The effect
     size is the mean over the standard deviation of the differences, times Hedges' (1981) correction for small n.
     Differences that are all equal (R@1 of a small test set counts in whole queries) have no spread to divide by: there
-    the sign-flip test's p stands for both, and there is no effect size.
+    the sign-flip test's p is given for both, and there is no effect size.
 
     Flips as extreme as the data count, so their sums are compared exactly: as whole numbers where differences count in
     `units`, else with those equal that differ by less than rounding does (`EQUAL`, relative to the sum of magnitudes).
@@ -160,7 +160,7 @@ def smallest_p(n: int) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values corrected for the family they stand in; missing ones stay missing and do not count.
+    """p-values corrected for their family; missing ones stay missing and do not count.
 
     Holm (1979), "A simple sequentially rejective multiple test procedure", Scandinavian Journal of Statistics 6: the
     i-th smallest of m is multiplied by m - i + 1, and none may fall below a smaller one.

@@ -58,7 +58,7 @@ def trials_of(marks: str) -> str:
 
 
 def unequal_trials(values: pd.DataFrame) -> list[pd.DataFrame]:
-    """The tuned methods of each base of which some had other `trials` than others; `values` as above."""
+    """The bases whose tuned methods had different numbers of `trials`, with these methods; `values` as above."""
     tuned = values[values["tuned"].astype(bool)].drop_duplicates(METHOD)
     tuned = tuned.assign(trials=tuned["marks"].map(trials_of))
     return [part for _, part in tuned.groupby("base", sort=False) if len(set(part["trials"])) > 1]

@@ -29,7 +29,7 @@ def clustering_metrics(embeddings: Array, labels: Array, seed: int = 0, runs: in
         runs: How many k-means runs are averaged.
 
     Returns:
-        ``nmi``, normalised by the mean of both entropies, in 0..1; ``ami``, corrected for chance (Vinh, Epps
+        ``nmi``, normalised by the mean of the two entropies, in 0..1; ``ami``, corrected for chance (Vinh, Epps
         and Bailey, JMLR 2010), at most 1; ``nmi_std``, the standard deviation of ``nmi`` over the runs. A
         single class gives 1, collapsed embeddings of several classes give 0.
 
@@ -65,7 +65,7 @@ def revisiting_nmi(embeddings: Array, labels: Array, clusters: int, seed: int = 
         seed: Of the start; theirs is the default of faiss.
 
     Returns:
-        NMI, normalised by the mean of both entropies, in 0..1.
+        NMI, normalised by the mean of the two entropies, in 0..1.
 
     Raises:
         ValueError: If the shapes or types do not match, an embedding is not finite, or there are fewer embeddings than

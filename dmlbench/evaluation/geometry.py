@@ -19,7 +19,7 @@ def geometry_metrics(embeddings: Array, labels: Array) -> dict[str, float]:
       embeddings, so a matrix without full rank has a large value (below 16) and not an infinite one.
     - ``intra_over_inter``: the mean cosine distance between two members of a class, averaged over the
       classes, divided by the mean cosine distance between two class centroids. Classes of one have no inner
-      distance and take part with their centroid only. Where all embeddings coincide it is 1 (no class is
+      distance and count by their centroid only. Where all embeddings coincide it is 1 (no class is
       tighter than the whole); where only the centroids coincide it is huge, but finite.
 
     Args:

@@ -26,7 +26,7 @@ def distance_weighted_probabilities(embeddings: Tensor, labels: Tensor, lower_cu
     Args:
         embeddings: L2-normalised float tensor (N, D).
         labels: Integer tensor (N,).
-        lower_cutoff: Smallest distance told apart, in (0, 2).
+        lower_cutoff: Smaller distances count as this one, in (0, 2).
 
     Returns:
         Float tensor (N, N). Row i sums to 1 over the negatives of anchor i and is 0 elsewhere; it is all 0

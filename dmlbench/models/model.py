@@ -22,7 +22,7 @@ ELSEWHERE = re.compile(
 class EmbeddingModel(nn.Module):
     """Backbone and embedding head; the output has unit length.
 
-    With `freeze_batchnorm`, running statistics stay as they are while scale and shift go on learning
+    With `freeze_batchnorm`, running statistics are frozen while scale and shift are still learned
     (Roth et al. 2020).
     """
 

@@ -1,6 +1,6 @@
-"""Has every method's steps timed by turns, in one process after the other: each builds its trainers anew.
+"""Times the interleaved steps of all methods in several processes, one after the other; each builds its trainers anew.
 
-From one process to the next ratios move by more than rounds of one of them tell: memory lies elsewhere, and caches hold
+Ratios vary more between processes than between the rounds of one: memory is laid out differently, and caches hold
 other things. So a measurement is of several processes, and its intervals are over them.
 """
 
@@ -141,7 +141,7 @@ def _child(parent: Connection, plan: CostPlan, device: str, rounds: int, order: 
         parent.send(_share(plan, device, rounds, order, lambda: parent.send(None)))
     except UserError as error:
         parent.send(error)
-    except Exception as error:  # noqa: BLE001 - told in one line by the parent, such as a GPU without memory
+    except Exception as error:  # noqa: BLE001 - the parent reports it in one line, such as a GPU without memory
         parent.send(UserError(f"cannot measure: {type(error).__name__}: {str(error).partition(chr(10))[0]}"))
 
 

@@ -1,11 +1,11 @@
-"""What a training step of each method costs: all in one process on one device, by turns.
+"""What a training step of each method costs: interleaved, in one process on one device.
 
-A step is what `Trainer.step` does with a batch that lies on the device already: what a method adds is nothing that a
+A step is what `Trainer.step` does with a batch that is on the device already: what a method adds is nothing that a
 data loader could hide. It is measured in the last epoch, where the weight of a teacher is highest; the first has none.
 
-How much memory a training step takes at its height, told apart from what else the process holds.
+The peak memory of a training step, without what else the process holds.
 
-Calls candidates by turns, so that whatever slows a machine for a while slows all of them alike.
+Calls candidates in turn, so that a temporary slowdown of the machine affects all of them equally.
 """
 
 import itertools
@@ -194,7 +194,7 @@ def _added_on_cuda(device: torch.device, step: Callable[[], object]) -> int:
 
 
 def _added_on_cpu(step: Callable[[], object]) -> int:
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else it tells of its start, and of a GPU that is not there
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else it reports its start, and that there is no GPU
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         step()
     with tempfile.TemporaryDirectory() as folder:

@@ -149,7 +149,7 @@ def _label(name: str) -> str:
         return name
     bare = name.removesuffix("*")  # the star of a verdict takes no room, and no line of its own
     lines = [""]
-    for token in re.split(r"(?=[+{])", bare):  # base, modifier, what stands in braces: none is broken that fits a line
+    for token in re.split(r"(?=[+{])", bare):  # base, modifier, braces: none that fits a line is broken
         whole = [token] if len(token) <= LABEL else textwrap.wrap(token, LABEL)
         if len(lines[-1]) + len(whole[0]) <= LABEL:
             lines[-1] += whole.pop(0)

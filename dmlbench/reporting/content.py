@@ -148,7 +148,7 @@ def group_sections(
     Args:
         material: All that the report shows.
         facts: A group's protocol and dataset in words.
-        tell: Is told of every group.
+        tell: Takes a line for every group.
         each: Calls a function for each of many, as `map` does: in several processes where there is much to draw.
     """
     every = [_Group(group, material) for group in groups(material.numbers.seeds)]
@@ -322,7 +322,7 @@ def mapping(workers: int) -> Iterator[Map]:
 
 
 def _ready() -> None:
-    """Do nothing: whoever can call this has imported this module."""
+    """Do nothing: a process that can call this has imported this module."""
 
 
 def _leave_interrupts_to_the_parent() -> None:

@@ -116,7 +116,7 @@ def _heal(target: Path) -> None:
 def _remove(folder: Path) -> None:
     """Remove the files that a report wrote, and the folders that are empty then; anything else there stays.
 
-    The manifest goes after the files that it lists, so that a kill leaves a folder of which it can still be told.
+    The manifest goes after the files that it lists, so that an interrupted report is recognised as such.
     """
     if _kind(folder) is None:
         return

@@ -39,7 +39,7 @@ PIECE = re.compile(
     r"[A-Za-z0-9]{1,12}[^A-Za-z0-9]{0,3}|[^A-Za-z0-9]{1,8}"
 )  # of a long word, after which it may be broken
 STEPS = 40  # in which a limit is looked for that fills the parts evenly
-LETTERS = 8  # marks that stand together
+LETTERS = 8  # marks in one cell
 LINE, CAPTION_LINE, RULES, SEPARATION, COLUMN_SEPARATION = 9.5, 12.0, 24.0, 2.0, 4.0
 LONGEST_CAPTION = 15 * CAPTION_LINE
 
@@ -82,13 +82,13 @@ def latex(table: Table) -> str:
         _part(table, columns, part, (place, len(parts)), () if apart or place > 1 else notes)
         for place, part in enumerate(parts, start=1)
     ]
-    if apart:  # a caption of that length is no caption; as a paragraph it goes on over the page
+    if apart:  # a caption of that length is no caption; a paragraph can continue on the next page
         written.append(f"\n\\noindent{{\\sloppy\\footnotesize {_prose(' '.join(notes))}\\par}}\n")
     return "".join(written)
 
 
 def escape_latex(text: str) -> str:
-    """Text in which LaTeX's special characters stand for themselves."""
+    """Text with LaTeX's special characters escaped."""
     return "".join(_character(character) for character in text)
 
 
@@ -235,7 +235,7 @@ def _breakable(word: str) -> str:
 
 
 def _character(character: str) -> str:
-    """Other letters of Latin-1 stand for themselves; what pdflatex does not know becomes its code point."""
+    """Other letters of Latin-1 are kept; what pdflatex does not know becomes its code point."""
     if character in LATEX:
         return LATEX[character]
     known = character.isprintable() and (character.isascii() or (character.isalpha() and "\xc0" <= character <= "\xff"))

@@ -64,7 +64,7 @@ def metric_name(metric: str) -> str:
 
 
 def table_metrics(metrics: Iterable[str]) -> list[str]:
-    """The metrics that tables show, recall first; all are fractions. Others stand in the CSV files only."""
+    """The metrics that tables show, recall first; all are fractions. Others are in the CSV files only."""
     present = set(metrics)
     recalls = sorted((m for m in present if re.fullmatch(r"recall_at_\d+", m)), key=lambda m: int(m.rpartition("_")[2]))
     return [*recalls, *(metric for metric in NAMES if metric in present)]

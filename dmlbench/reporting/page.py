@@ -73,7 +73,7 @@ def render(
         output: Where reports go.
         only: Names to keep, by `protocol`, `dataset` or `method`; a column that is not given keeps all.
         panels: Where the images of retrieval panels are; None for no panels.
-        tell: Is told what is being done.
+        tell: Takes a line for each stage.
         damaged: Takes what cannot be read and is left out; the report names it, too [default: a warning for each].
         workers: Processes that draw, where there are several groups of results.
 

@@ -67,7 +67,7 @@ def short(value: object) -> str:
 
 
 def escape_markdown(text: str) -> str:
-    """Text in which Markdown's and HTML's special characters stand for themselves."""
+    """Text with Markdown's and HTML's special characters escaped."""
     return re.sub(r"([\\`*_\[\]<>|~#&])", r"\\\1", " ".join(text.split()))
 
 

@@ -42,7 +42,7 @@ class Queries:
 
     @classmethod
     def of(cls, results: pd.DataFrame, tell: Callable[[str], None], damaged: OnDamaged = warn) -> "Queries":
-        """Measure them; `tell` is told where there are any, for it takes seconds a cell of a large set."""
+        """Measure them; `tell` takes a line if there are any, because a large set takes seconds per cell."""
         measured = measure_kept(results, damaged)
         if measured:
             tell(f"comparing query by query: {counted(len(measured), 'cell')} kept their embeddings")

@@ -23,7 +23,7 @@ from dmlbench.specs.overrides import Settings
 INK, MUTED, GRID, PAPER = "#1b1f24", "#5f6b76", "#dfe3e7", "#ffffff"
 COLUMN, PAGE = 3.5, 7.0  # widths in inches: one column, and the text width of a two-column page
 
-# Okabe and Ito (2008), "Color universal design": tells apart with every common colour vision. Black is ink, and
+# Okabe and Ito (2008), "Color universal design": distinguishable with every common colour vision. Black is ink, and
 # yellow is not seen on white.
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c8c8c")
 KNOWN_COLOURS = {"ms": 0, "proxyanchor": 1, "triplet": 2, "margin": 3, "contrastive": 4}

@@ -108,7 +108,7 @@ class Times(TypedDict):
 def selections(rows: Sequence[Row]) -> dict[str, Chosen]:
     """All selections of a history, by name.
 
-    `untrained` is the row of epoch 0, which takes part in no other selection.
+    `untrained` is the row of epoch 0, which no other selection includes.
     """
     untrained = [row for row in rows if row["epoch"] == 0]
     trained = [row for row in rows if row["epoch"] != 0 and row.get("test/recall_at_1") is not None]

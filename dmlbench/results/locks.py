@@ -1,4 +1,4 @@
-"""Who is at a cell: told by a lock among the processes of one host, and by a heartbeat between hosts.
+"""Which process runs a cell: known by a lock among the processes of one host, and by a heartbeat between hosts.
 
 A lock dies with its process, so on one host the claim of a dead owner is free at once. Hosts that share a file system
 cannot trust its locks (some do not pass them on, some keep those of a machine that is gone), so between them the file
@@ -27,7 +27,7 @@ from filelock import FileLock, Timeout
 
 BEAT = 10.0  # seconds between heartbeats
 LEASE = 60.0  # a claim touched within this time is alive
-WATCH = 30.0  # how long an older one must lie still before it is taken
+WATCH = 30.0  # how long a claim must be untouched before it is taken over
 NAME = ".claim"
 ATTEMPTS, PAUSE = 10, 0.2  # looks at a claim that changes hands, and seconds between them
 
@@ -120,7 +120,7 @@ def claim(folder: Path, host: tuple[str, str] | None = None) -> Iterator[Claim |
 
 
 def holder(folder: Path) -> Owner | None:
-    """The process that is at the folder, as far as can be told without touching it; None for nobody."""
+    """The process that runs the cell, as far as is known without touching the folder; None for nobody."""
     try:
         owner = read_owner(folder)
     except OSError:
@@ -155,7 +155,7 @@ def _take(folder: Path, owner: Owner) -> Claim | None:
             _sweep(folder)
             return Claim(path, owner)
         other, judged = read_owner(folder), _touched(path)
-        # On this host the lock is ours, so whoever claimed is dead.
+        # On this host the lock is ours, so the process that claimed it is dead.
         if (other is None or other.host != owner.host) and not _is_still(path, owner):
             return None
         if not _bury(path, other, judged, owner):
@@ -208,7 +208,7 @@ def _bury(path: Path, dead: Owner | None, touched: int | None, owner: Owner) -> 
             file.write(owner.host)
     except FileExistsError:
         with suppress(OSError):
-            # On this host the lock is ours, so whoever took this turn was killed in the midst of it.
+            # On this host the lock is ours, so the process whose turn it was has been killed.
             if turn.read_text(encoding="utf-8") == owner.host or not _is_fresh(turn, owner):
                 turn.unlink()
         return False

@@ -49,7 +49,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What the steps of several methods cost, measured by turns in each of several processes on one machine.
+    """What the steps of several methods cost, measured interleaved in each of several processes on one machine.
 
     Attributes:
         started: ISO 8601, in UTC.

@@ -1,6 +1,6 @@
 """Whether results are what they say: each against its spec, its hash and its history.
 
-Every planned cell of a results folder and where it stands.
+The state of every planned cell of a results folder.
 """
 
 from collections.abc import Collection
@@ -92,7 +92,7 @@ STATES = ("done", "running", "failed", "interrupted", "missing", "damaged")
 
 @dataclass(frozen=True)
 class CellState:
-    """Where a cell stands.
+    """The state of a cell.
 
     Args:
         folder: Its folder.

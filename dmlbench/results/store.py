@@ -107,7 +107,7 @@ class Store:
     def check_readable(self) -> None:
         """Raise UserError where the results folder is not there or cannot be read."""
         try:
-            os.listdir(self.root)  # noqa: PTH208 - the plainest call that tells a missing from an unreadable folder
+            os.listdir(self.root)  # noqa: PTH208 - the plainest call that distinguishes a missing folder from an unreadable one
         except FileNotFoundError:
             raise UserError(
                 f"{self.root}: no such results folder", hint="run `dmlbench run` first, or name it with --results"

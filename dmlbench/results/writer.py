@@ -82,7 +82,7 @@ class CellWriter:
 
 
 def _log_of(folder: Path) -> IO[str]:
-    """A cell's log to add to; names of files that are no UTF-8 stand there as escapes."""
+    """A cell's log to add to; names of files that are not UTF-8 are escaped."""
     return (folder / "log.txt").open("a", encoding="utf-8", errors="backslashreplace")
 
 

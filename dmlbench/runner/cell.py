@@ -72,7 +72,7 @@ def run_claimed(cell: Cell, writer: CellWriter, options: RunOptions, emit: Emit)
         As `run_cell`.
     """
     started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
-    # Both before training: sources may change while it runs, and a broken device tells nothing of itself.
+    # Both before training: sources may change while it runs, and a broken device cannot be asked.
     code, environment = provenance.code_state(), Environment()
     try:
         writer.begin(cell)
@@ -83,7 +83,7 @@ def run_claimed(cell: Cell, writer: CellWriter, options: RunOptions, emit: Emit)
             result = {"status": "done", "environment": environment, **_train(cell, writer, options, environment, emit)}
         except (StorageError, LostClaimError):
             raise
-        except Exception as error:  # noqa: BLE001 - any failure is a result, and the matrix goes on
+        except Exception as error:  # noqa: BLE001 - any failure is a result, and the other cells run
             writer.log(traceback.format_exc())
             result = {"status": "failed", "environment": environment, "error": _failure(error)}
         made = {"cell": Index(**cell.index()), "started": started, "code": code}

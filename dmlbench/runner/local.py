@@ -34,7 +34,7 @@ class Worker:
     connection: Connection
     device: str
     task: Task | None = None
-    ended: bool = False  # the task's end was told, or another process has it
+    ended: bool = False  # the task's end was reported, or another process runs it
 
 
 @dataclass

@@ -128,7 +128,7 @@ def rivals(cells: Sequence[Cell], store: Store) -> list[tuple[Cell, Path]]:
 
 
 def _row(cell: Cell) -> tuple[object, ...]:
-    """What tells a cell's row in tables from those of its method with other settings."""
+    """What distinguishes a cell's row in tables from rows of the same method with other settings."""
     own = facts(cell)
     return own.overrides, own.base_settings, own.modifier_settings, own.tuned
 

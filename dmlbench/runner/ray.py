@@ -65,7 +65,7 @@ def _cluster(address: str | None) -> Iterator[None]:
             init("local", num_cpus=usable_cores(), include_dashboard=False)
         else:
             init(address)
-    except SystemExit as error:  # from Ray's own handler, which it sets before the cluster stands
+    except SystemExit as error:  # from Ray's own handler, which it sets before the cluster is up
         raise KeyboardInterrupt from error
     except (ConnectionError, ValueError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -2,8 +2,8 @@
 
 The driver holds each cell's claim while its task runs, so that nobody else takes it, and gives out no more tasks than
 the cluster has room for. Where a node sees the driver's results folder, the cell is written there, and an attempt
-that was lost with its node goes on from its last epoch on another. Elsewhere a node works in a folder of its own, and
-its files are shipped to the driver at the end.
+that was lost with its node is resumed from its last epoch on another. Elsewhere a node works in a folder of its own,
+and its files are shipped to the driver at the end.
 """
 
 import os
@@ -58,7 +58,7 @@ class Needs:
 
 
 def needs(options: RunOptions, share: Share) -> Needs:
-    """What a cell takes of the cluster as it stands.
+    """What a cell needs of the present cluster.
 
     Raises:
         UserError: where no node has room for one.
@@ -191,7 +191,7 @@ def _cause(error: RayError) -> str:
 
 
 class Mailbox:
-    """An actor that takes events from tasks for the driver, and tells tasks whether to stop."""
+    """An actor that takes events from tasks for the driver, and answers tasks whether to stop."""
 
     def __init__(self) -> None:
         self._events: list[tuple[str, Event]] = []

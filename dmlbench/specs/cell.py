@@ -208,7 +208,7 @@ class Part(Section):
     def rates(self) -> dict[str, float | str]:
         """Learning rates by the name of a learned parameter, or of a module for all that it holds.
 
-        `network` stands there only where it is an exception from a module's rate: elsewhere it is the default.
+        `network` is included only where it is an exception from a module's rate: elsewhere it is the default.
         """
         stated = {name: resolved.value for name, resolved in self.learning_rates.items()}
         return {
@@ -252,7 +252,7 @@ class MethodSpec(Section):
         return self.loss.name
 
     def values(self) -> dict[str, Scalar]:
-        """Parameter values of both parts by `loss.NAME` and `distillation.NAME`."""
+        """Parameter values of loss and modifier by `loss.NAME` and `distillation.NAME`."""
         parts = filter(None, (self.loss, self.distillation))
         return {f"{part.slot}.{name}": value for part in parts for name, value in part.values().items()}
 
@@ -365,7 +365,7 @@ def differences(first: Cell, second: Cell) -> str:
 
     Args:
         first: A cell.
-        second: Another, whose values stand second.
+        second: Another, whose values are given second.
 
     Returns:
         At most three values and how many more there are; empty where only the seeds differ.
@@ -390,6 +390,6 @@ def _flat(content: Mapping[str, Any], above: str = "") -> list[tuple[str, Any]]:
 
 
 def _in_words(name: str, mine: Any, other: Any) -> str:  # noqa: ANN401 - any value of a spec
-    if name.endswith(("sha256", ".plugin")):  # a digest tells a reader nothing but that the file changed
+    if name.endswith(("sha256", ".plugin")):  # a digest only shows that the file changed
         return f"{name} changed"
     return f"{name} {mine}, {other}"

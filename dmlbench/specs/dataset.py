@@ -90,7 +90,7 @@ class DatasetSpec(Section):
 
     @property
     def label(self) -> str:
-        """Its name in tables, which tells if it is not evaluated on its test classes."""
+        """Its name in tables, which says if it is not evaluated on its test classes."""
         return f"{self.name} (tested on {self.held_out:.0%} of its training classes)" if self.held_out else self.name
 
     def identity(self) -> dict[str, Any]:

@@ -38,7 +38,7 @@ BRACES = re.compile(r"\{[^}]*\}?")
 
 @dataclass(frozen=True)
 class MethodSettings:
-    """Values that stand in for a file's: from `--set loss.x=...` and `--set distillation.x=...`, or from tuning.
+    """Values that replace a file's: from `--set loss.x=...` and `--set distillation.x=...`, or from tuning.
 
     `source` says which, and `where` begins what is said of a value that is wrong. With `tuned`, they are the best of so
     many trials, of so many `trainings` each.
@@ -104,7 +104,7 @@ class Registry:
                 self._paths.setdefault(name, (path, folder))
 
     def files(self) -> dict[str, AnyFile]:
-        """Every valid file by name; `problems` tells of the others, which fail when they are used."""
+        """Every valid file by name; `problems` names the others, which fail when they are used."""
         return {name: file for name, file in self._read().items() if not isinstance(file, UserError)}
 
     def problems(self) -> list[str]:
@@ -147,7 +147,7 @@ class Registry:
             name: Of the method.
             dataset: Its name.
             protocol: Its name.
-            settings: Values that stand in for the files'.
+            settings: Values that replace the files'.
             family: The protocol whose published values count as published for this one, too.
 
         Raises:
@@ -213,7 +213,7 @@ class Registry:
         return base, modifier
 
     def _replacing(self, *names: str) -> tuple[str, ...]:
-        """A mark for each file that stands in for a shipped method of its name: its numbers are not that method's."""
+        """A mark for each file that replaces a shipped method of its name: its numbers are not that method's."""
         known = [name for name in names if shipped_files().keys() >= {*name.split("+")}]
         return tuple(REPLACED.format(name) for name in known if not self._is_shipped(name))
 
@@ -294,7 +294,7 @@ class Registry:
 
 
 def _own_marks(*files: MethodFile) -> tuple[str, ...]:
-    """That no paper stands behind one of the files, and what they say of themselves."""
+    """Marks of files without a paper, and marks that the files state."""
     return _new(*files) + tuple(dict.fromkeys(file.mark for file in files if file.mark))
 
 

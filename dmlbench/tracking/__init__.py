@@ -1,7 +1,7 @@
 """MLflow as a view of the results folder: the only package that imports mlflow.
 
 A thread of the runner's process mirrors cells while they run, one run each, found again by their `cell` tag, so that
-sending twice changes nothing; above the cells that differ in their seed alone stands a run of their method. A tracking
+sending twice changes nothing; cells that differ only in their seed have a parent run for their method. A tracking
 server that is down costs a warning, never a result.
 """
 

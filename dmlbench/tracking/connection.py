@@ -66,7 +66,7 @@ def connect(tell: Callable[[str], None] = lambda _: None) -> "MlflowClient":
 
         for chatty in ("mlflow", "alembic"):  # a new database is no news to someone who watches training
             logging.getLogger(chatty).setLevel(logging.WARNING)
-        # The lock also tells at once of a folder that cannot be written, where MLflow tries for minutes.
+        # The lock fails at once on a folder that cannot be written, where MLflow retries for minutes.
         with store_lock(uri):
             if database := local_database(uri):
                 set_aside(database, tell)
@@ -189,7 +189,7 @@ def local_database(uri: str) -> Path | None:
 
     try:
         url = make_url(uri)
-    except ArgumentError:  # whoever opens it will say so
+    except ArgumentError:  # opening it reports the error
         return None
     named = url.database or ":memory:"
     return None if url.host or named == ":memory:" or named.startswith("file:") else Path(named)

@@ -37,7 +37,7 @@ def view_tags(created: int) -> dict[str, str]:
     """The tags of all views.
 
     Args:
-        created: When the experiment was made, in milliseconds since 1970: the same for whoever writes the views.
+        created: When the experiment was made, in milliseconds since 1970: the same whichever process writes the views.
     """
     views = {
         "methods": ("Methods, best R@1 first", _methods()),
@@ -154,7 +154,7 @@ def experiment_of(client: "MlflowClient", cell: Cell) -> str:
     tags = {"dataset": cell.dataset.label, "protocol": cell.protocol.name, **view_tags(found.creation_time or 0)}
     changed = _changed(cell)
     described = found.tags.get(CHANGED, "")
-    # Whoever comes with fewer settings of his own knows more of the protocol; what a user wrote meanwhile stays.
+    # A process with fewer settings of its own knows more of the protocol; what a user wrote meanwhile is kept.
     if not described.isdigit() or len(changed) < int(described):
         tags |= {NOTE: _note(experiment, cell, changed), CHANGED: str(len(changed))}
     for key, value in tags.items():

@@ -1,4 +1,4 @@
-"""A run per method above the runs of its seeds: found again by its `group` tag, one whoever makes it and how often.
+"""A run per method above the runs of its seeds, found again by its `group` tag: one, whichever process creates it.
 
 A group is what differs in nothing but the seed: method with its settings, dataset, protocol with its settings. Its
 run holds no measurements of its own, only what the seeds that finished say in sum.
@@ -34,13 +34,13 @@ def bring_in_order(client: "MlflowClient", experiment: str, group: str) -> None:
 def settle(client: "MlflowClient", experiment: str, group: str) -> "list[Run]":
     """Leave one run above a group's cells, with their sum and status.
 
-    Somebody elsewhere may do the same at the same time: each looks again after its last change, so that whoever is
-    last has seen everything; of two runs for one method the first in order stays, for both.
+    Another process may do the same at the same time: each looks again after its last change, so that the last one
+    has seen everything; of two runs for one method both keep the first.
 
     Returns:
         The cells' runs.
     """
-    # Whoever holds the lock of a local database has nobody beside him, and need not look again.
+    # A process that holds the lock of a local database is alone, and need not look again.
     alone = local_database(client.tracking_uri) is not None
     cells: list[Run] = []
     for _ in range(ATTEMPTS):

@@ -1,4 +1,4 @@
-"""Shows a run in MLflow while it goes on: a thread of the runner, which training never waits for."""
+"""Mirrors a run to MLflow while it trains, in a thread of the runner that training never waits for."""
 
 import queue
 import threading

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def send_report(client: "MlflowClient", folder: Path) -> list[str]:
     """Log a report's folder as the run `report NAME`; an earlier report of that name is replaced once it is there.
 
-    Whoever opens an experiment looks for the report there, so each experiment whose results it shows gets it; one
+    Users look for the report in an experiment, so each experiment whose results it shows gets it; one
     without any, for its results were never sent, gets none.
 
     Args:

@@ -1,4 +1,4 @@
-"""A cell's run in MLflow: begun, brought up to date, ended; one for each cell, whoever sends it and how often."""
+"""A cell's run in MLflow: begun, updated, ended; one for each cell, whichever process sends it and however often."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress

@@ -50,7 +50,7 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
     A kill in the midst of it leaves at least one that is whole. Raises OSError where the folder cannot be written.
     """
     content = {item.name: getattr(checkpoint, item.name) for item in fields(checkpoint)}
-    whole = io.BytesIO()  # torch tells of a full disk with a RuntimeError of its own, a file with an OSError
+    whole = io.BytesIO()  # torch reports a full disk by a RuntimeError of its own, a file by an OSError
     torch.save({"version": VERSION, **content}, whole)
     with replacing(folder / NAME, previous=folder / PREVIOUS) as file:
         file.write(whole.getbuffer())
@@ -94,7 +94,7 @@ def _read(path: Path, made_by: Mapping[str, str]) -> Checkpoint:
         content = torch.load(path, map_location="cpu", weights_only=True)
         version = content.pop("version")
         found = Checkpoint(**content) if version == VERSION else Checkpoint({})
-    except Exception as error:  # a damaged file fails in many ways, none of which may stop the cell
+    except Exception as error:  # a damaged file can fail in many ways; none may stop the cell
         path.unlink()  # or the next save would overwrite the one that is whole with it
         raise _UnusableError(f"cannot be read ({type(error).__name__})") from error
     if version != VERSION:

@@ -87,7 +87,7 @@ class Study:
         ]
 
     def suggest(self) -> dict[str, Scalar]:
-        """The values of the next trial. While it is not told, they stay what they are."""
+        """The values of the next trial. Until its score is reported, they stay the same."""
         finished = self._study.get_trials(deepcopy=False)
         if not finished:
             return self.first

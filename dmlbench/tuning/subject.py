@@ -135,7 +135,7 @@ def plan_tuning(request: TuningRequest, log: Log) -> list[Subject]:
 
 
 def _check_values(subject: Subject) -> None:
-    """The files' values lie in their ranges, and the class takes both ends of each: also of a pinned file's."""
+    """The files' values are within their ranges, and the class accepts both ends of each, also in a pinned file."""
     own = subject.values()
     for key, value in own.items():
         if not subject.searches[key].holds(value):

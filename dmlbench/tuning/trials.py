@@ -39,7 +39,7 @@ def tune(
     command: str,
     tell: Callable[[Subject, Trial], None],
 ) -> Tuning:
-    """Give every subject its trials, one of each at a time, and go on where an earlier call was ended.
+    """Run the trials of all subjects, one of each at a time, and resume where an earlier call ended.
 
     Args:
         subjects: What to tune.
@@ -48,7 +48,7 @@ def tune(
         shown: Makes what shows the cells of a round.
         interrupts: Raises KeyboardInterrupt after the round's epoch.
         command: The command line, for the record.
-        tell: Is told of every finished trial.
+        tell: Called for every finished trial.
     """
     storage = open_storage(execution.store.root.parent / STORAGE)
     studies = [

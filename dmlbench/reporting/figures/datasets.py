@@ -69,7 +69,7 @@ def ranks_plot(title: str, slug: str, means: pd.DataFrame, look: Look) -> Plot:
     ranks, count = rows["rank"].to_numpy(float), int(rows["datasets"].iloc[0])
     selection, metric = str(rows["selection"].iloc[0]), metric_name(str(rows["metric"].iloc[0]))
     distance = critical_difference(len(rows), count)
-    # Where Friedman's test tells nothing apart, no two ranks are.
+    # Where Friedman's test is not significant, no two ranks are compared.
     alike = rows["friedman_p"].iloc[0] >= SIGNIFICANT
     cliques = [(float(ranks[0]), float(ranks[-1]))] if alike else _cliques(ranks, distance)
     with plotting(RC):

@@ -33,7 +33,7 @@ METRICS = {
 }
 RECALL = "recall_at_1"
 SHOWN = [*METHOD, "name", "base_name", "modifier_name"]
-TOGETHER = 6  # methods that one panel still tells apart
+TOGETHER = 6  # methods that are still distinguishable in one panel
 BINS = 36
 CHARACTERS = 26  # that fit side by side below a panel of curves
 CLOSEST = 1e-6  # a cosine distance that the axis still shows: equal images have 0, which no logarithm takes
@@ -160,7 +160,7 @@ def _curves(methods: pd.DataFrame, of: dict[str, list[Measured]]) -> pd.DataFram
 
 
 def _edges(cells: Sequence[Measured]) -> np.ndarray:
-    """Ends of the bins of cosine distance, the same for all: even steps of its logarithm, for most lie close to 0."""
+    """Ends of the bins of cosine distance, the same for all: even steps of its logarithm, as most are near 0."""
     both = [side[cell.nearest.queries] for cell in cells for side in (cell.nearest.positive, cell.nearest.negative)]
     low, high = np.quantile(_distances(np.concatenate(both)), [0.001, 1])
     return np.geomspace(0.9 * low, 1.1 * high, BINS + 1)
@@ -173,7 +173,7 @@ def _shares(similarities: np.ndarray, queries: np.ndarray, edges: np.ndarray) ->
 
 
 def _distances(similarities: np.ndarray) -> np.ndarray:
-    """Cosine distances, of which a logarithm can be drawn."""
+    """Cosine distances, bounded so that their logarithm can be drawn."""
     distances: np.ndarray = np.clip(1 - similarities, CLOSEST, 2)
     return distances
 

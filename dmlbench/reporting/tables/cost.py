@@ -1,6 +1,6 @@
 """What a method costs.
 
-What methods cost, measured by turns.
+What methods cost, measured interleaved.
 """
 
 import math

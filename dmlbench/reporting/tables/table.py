@@ -1,6 +1,6 @@
 """What a table is.
 
-What stands below a table: what cannot be concluded, what was left out and why, and letters for marks.
+The notes below a table: what cannot be concluded, what was left out and why, and letters for marks.
 """
 
 import itertools
