@@ -117,11 +117,11 @@ class Damaged:
     """What could not be read.
 
     Attributes:
-        place: The cell's folder, or the file where it belongs to no cell.
+        path: The cell's folder, or the file where it belongs to no cell.
         reason: One line that begins with the file.
     """
 
-    place: Path
+    path: Path
     reason: str
 
 
@@ -133,12 +133,12 @@ def warn(damaged: Damaged) -> None:
     warnings.warn(f"left out: {damaged.reason}", stacklevel=2)
 
 
-def attempt(read: Callable[[Path], Content], place: Path) -> Content | Damaged:
-    """What `read(place)` returns, or why it cannot be read."""
+def attempt(read: Callable[[Path], Content], path: Path) -> Content | Damaged:
+    """What `read(path)` returns, or why it cannot be read."""
     try:
-        return read(place)
+        return read(path)
     except UserError as error:
-        return Damaged(place, str(error))
+        return Damaged(path, str(error))
 
 
 def sound(found: Iterable[Content | Damaged], damaged: OnDamaged) -> Iterator[Content]:

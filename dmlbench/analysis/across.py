@@ -9,7 +9,7 @@ from dmlbench.analysis.groups import METHOD, joined_marks
 from dmlbench.analysis.statistics import FEWEST, without_rounding
 from dmlbench.results.frames import ENSEMBLE, MEAN, UNTRAINED
 
-PLACE = ["protocol", "overrides", "selection", "metric"]
+SCOPE = ["protocol", "overrides", "selection", "metric"]
 COLUMNS = ["iqm", "low", "high", "rank", "datasets", "over", "n", "seeds", "friedman_p"]
 RESAMPLES = 2000
 DATASETS_FOR_RANKS = (
@@ -18,7 +18,7 @@ DATASETS_FOR_RANKS = (
 
 
 def over_datasets(values: pd.DataFrame) -> pd.DataFrame:
-    """Every method's interquartile mean and average rank over the datasets of a place, from the seeds they all have.
+    """Every method's interquartile mean and average rank over the datasets of a protocol, from the seeds they all have.
 
     The interquartile mean leaves out the lowest and highest quarter of all runs of all datasets; its 95% interval is
     a percentile bootstrap that resamples runs within each dataset (stratified). Agarwal et al. 2021, "Deep RL at the
@@ -31,7 +31,7 @@ def over_datasets(values: pd.DataFrame) -> pd.DataFrame:
         values: As `estimates.seed_values` returns them.
 
     Returns:
-        Columns `PLACE`, `MARKED`, iqm, low, high, rank, datasets, over (their names), n (runs), seeds (of the dataset
+        Columns `SCOPE`, `MARKED`, iqm, low, high, rank, datasets, over (their names), n (runs), seeds (of the dataset
         with the fewest), friedman_p. One row per method of a protocol, selection and metric for which two methods
         share two datasets. Methods that do not share them are left out, and those with fewer than `FEWEST` seeds on
         one of them where two others have more; so are single networks of several, whose mean is a method.
@@ -39,7 +39,7 @@ def over_datasets(values: pd.DataFrame) -> pd.DataFrame:
     rows = []
     trained = values[(values["selection"] != UNTRAINED) & values["network"].isin([MEAN, ENSEMBLE])]
     trained = trained.assign(key=trained.groupby(METHOD, sort=False).ngroup())
-    for place, part in trained.groupby(PLACE, sort=False):
+    for scope, part in trained.groupby(SCOPE, sort=False):
         shared = _shared(part)
         if shared["dataset"].nunique() < 2 or shared["key"].nunique() < 2:
             continue
@@ -52,8 +52,8 @@ def over_datasets(values: pd.DataFrame) -> pd.DataFrame:
             iqm, low, high = interquartile_mean(runs)
             figures = {"iqm": iqm, "low": low, "high": high, "rank": ranks[key], "friedman_p": p}
             counts = {"datasets": len(runs), "over": ", ".join(names), "n": len(own), "seeds": seeds}
-            rows.append(dict(zip(PLACE, place, strict=True)) | names_of_method | figures | counts)
-    return pd.DataFrame(rows, columns=[*PLACE, *MARKED, *COLUMNS])
+            rows.append(dict(zip(SCOPE, scope, strict=True)) | names_of_method | figures | counts)
+    return pd.DataFrame(rows, columns=[*SCOPE, *MARKED, *COLUMNS])
 
 
 def interquartile_mean(runs: list[np.ndarray]) -> tuple[float, float, float]:

@@ -62,13 +62,13 @@ def comparisons(pairs: pd.DataFrame, values: pd.DataFrame) -> pd.DataFrame:
         Columns `GROUP`, selection, metric, `COMPARED`, `ESTIMATE` of the differences, `TESTS`. `p_holm` corrects
         `p_t` for the `family` of all comparisons of the group, selection and metric that can be tested.
     """
-    place = [*GROUP, "selection", "metric"]
-    keys, runs = [*place, *COMPARED], _runs(values)
+    within = [*GROUP, "selection", "metric"]
+    keys, runs = [*within, *COMPARED], _runs(values)
     rows = []
     for key, part in pairs.groupby(keys, sort=False):
         row = _row(keys, key, part["value"] - part["value_to"], _common(part["units"]))
         rows.append(row | {"probability_of_improvement": _improvement(runs, row, str(row["dataset"]))})
-    return _with_family(pd.DataFrame(rows, columns=[*keys, *ESTIMATE, *TESTS]), place)
+    return _with_family(pd.DataFrame(rows, columns=[*keys, *ESTIMATE, *TESTS]), within)
 
 
 def pooled(pairs: pd.DataFrame, values: pd.DataFrame) -> pd.DataFrame:
@@ -82,14 +82,14 @@ def pooled(pairs: pd.DataFrame, values: pd.DataFrame) -> pd.DataFrame:
         values: As `estimates.seed_values` returns them.
 
     Returns:
-        As `comparisons`, but for `datasets`, their number, in place of `dataset`; only where there are two at least.
+        As `comparisons`, but for `datasets`, their number, in within of `dataset`; only where there are two at least.
         n is 0 where the datasets share no seed. The probability of improvement is its mean over datasets (Agarwal et
         al. 2021).
     """
-    place = ["protocol", "overrides", "selection", "metric"]
-    keys, runs = [*place, *COMPARED], _runs(values)
+    within = ["protocol", "overrides", "selection", "metric"]
+    keys, runs = [*within, *COMPARED], _runs(values)
     # A method may be untuned on one dataset and published on another.
-    marks = pairs.groupby([*place, *METHOD])["marks"].transform(joined_marks)
+    marks = pairs.groupby([*within, *METHOD])["marks"].transform(joined_marks)
     rows = []
     for key, part in pairs.assign(marks=marks).groupby(keys, sort=False):
         datasets = list(part["dataset"].unique())
@@ -100,7 +100,7 @@ def pooled(pairs: pd.DataFrame, values: pd.DataFrame) -> pd.DataFrame:
         row = _row(keys, key, table.dropna().mean(axis=1), units) | {"datasets": len(datasets)}
         each = [_improvement(runs, row, dataset) for dataset in datasets]
         rows.append(row | {"probability_of_improvement": sum(each) / len(each)})
-    return _with_family(pd.DataFrame(rows, columns=[*keys, "datasets", *ESTIMATE, *TESTS]), place)
+    return _with_family(pd.DataFrame(rows, columns=[*keys, "datasets", *ESTIMATE, *TESTS]), within)
 
 
 def to_base(compared: pd.DataFrame) -> pd.DataFrame:
@@ -145,9 +145,9 @@ def _runs(values: pd.DataFrame) -> Runs:
 def _improvement(runs: Runs, row: Row, dataset: str) -> float:
     if not isinstance(pairs := row["n"], int) or pairs < FEWEST:
         return float("nan")
-    place = row["protocol"], row["overrides"], dataset, row["selection"], row["metric"]
+    within = row["protocol"], row["overrides"], dataset, row["selection"], row["metric"]
     other = row | dict(zip(("method", "modifier", "modifier_settings", "network"), map(row.get, OTHER), strict=True))
-    own, its = (runs[*place, *(each[key] for key in METHOD)] for each in (row, other))
+    own, its = (runs[*within, *(each[key] for key in METHOD)] for each in (row, other))
     return probability_of_improvement(own, its)
 
 
@@ -165,9 +165,9 @@ def _common(units: Iterable[float]) -> float:
     return float(common) if common <= MOST_UNITS else float("nan")
 
 
-def _with_family(rows: pd.DataFrame, place: list[str]) -> pd.DataFrame:
+def _with_family(rows: pd.DataFrame, within: list[str]) -> pd.DataFrame:
     if rows.empty:
         return rows
-    p = rows.groupby(place, sort=False)["p_t"]
+    p = rows.groupby(within, sort=False)["p_t"]
     corrected = p.transform(lambda family: pd.Series(holm(family.tolist()), index=family.index))
     return rows.assign(p_holm=corrected, family=p.transform("count"))

@@ -135,8 +135,8 @@ class Agreement:
     agree: bool
 
 
-def places(measurements: Sequence[Measurement]) -> list[list[Measurement]]:
-    """Measurements of the same methods in the same place together, the oldest first."""
+def by_setup(measurements: Sequence[Measurement]) -> list[list[Measurement]]:
+    """Measurements of the same methods with the same setup together, the oldest first."""
     by_place: dict[tuple[str, ...], list[Measurement]] = {}
     for measurement in measurements:
         by_place.setdefault(_contents(measurement), []).append(measurement)
@@ -191,7 +191,7 @@ def phase_order(phases: pd.DataFrame) -> list[str]:
 
 
 def agreements(earlier: Sequence[Measurement], later: Measurement) -> list[Agreement]:
-    """Every modified method beside the latest of the earlier measurements in the same place that holds it, if any.
+    """Every modified method beside the latest of the earlier measurements with the same setup that holds it, if any.
 
     Other sources and other versions of PyTorch may well cost something else: those are no repetitions.
     """
@@ -224,7 +224,7 @@ def doubts(measurement: Measurement) -> list[str]:
 
 
 def measurement_slug(measurement: Measurement) -> str:
-    """A name for files and anchors, the same for all measurements of the same methods in the same place alone."""
+    """A name for files and anchors, the same for all measurements of the same methods with the same setup alone."""
     parts = (measurement.protocol, measurement.dataset, measurement.device)
     own = hashlib.sha256("|".join(_contents(measurement)).encode()).hexdigest()[:6]
     return "_".join(["cost", *(slug(part) for part in parts), own])

@@ -148,8 +148,8 @@ def nearest(embeddings: Embeddings) -> Nearest:
     best = np.full((2, len(labels)), -np.inf)
     buffer = np.empty(min(TILE, len(labels)) ** 2)
     tiles = [slice(begin, min(begin + TILE, len(labels))) for begin in range(0, len(labels), TILE)]
-    for place, rows in enumerate(tiles):
-        for columns in tiles[place:]:  # the matrix is symmetric: half of it says all
+    for number, rows in enumerate(tiles):
+        for columns in tiles[number:]:  # the matrix is symmetric: half of it says all
             shape = rows.stop - rows.start, columns.stop - columns.start
             # One buffer for all tiles: fresh pages for each would cost as much as the product itself.
             similarities = buffer[: shape[0] * shape[1]].reshape(shape)
@@ -177,8 +177,8 @@ def neighbours(embeddings: Embeddings, queries: Integers, k: int = 5) -> tuple[I
     positive = embeddings.labels[queries, None] == embeddings.labels
     sought = np.where(positive, similarities - TIE, similarities)
     sought[np.arange(len(queries)), queries] = -np.inf
-    places = np.broadcast_to(np.arange(len(embeddings.labels)), sought.shape)
-    found = np.lexsort((places, positive, -sought))[:, : min(k, len(embeddings.labels) - 1)]
+    positions = np.broadcast_to(np.arange(len(embeddings.labels)), sought.shape)
+    found = np.lexsort((positions, positive, -sought))[:, : min(k, len(embeddings.labels) - 1)]
     return found, np.take_along_axis(similarities, found, axis=1)
 
 

@@ -170,7 +170,7 @@ def in_order(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def rank(name: str, known: tuple[str, ...]) -> Rank:
-    """Sort key of a base or modifier: its place among the known, then its name."""
+    """Sort key of a base or modifier: its position among the known, then its name."""
     return known.index(name) if name in known else len(known), name
 
 

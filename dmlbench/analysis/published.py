@@ -72,9 +72,9 @@ def _figures() -> Iterator[tuple[str, PublishedFigure]]:
 
 def _is_of_this_variant(file: MethodFile, figure: PublishedFigure) -> bool:
     """Whether the file's own values are those that the figure was published with."""
-    place = {"dataset": figure.dataset, "protocol": figure.protocol, "base": figure.base or file.name}
+    context = {"dataset": figure.dataset, "protocol": figure.protocol, "base": figure.base or file.name}
     wanted = dict(figure.values)
-    return all(file.parameters[name].resolve(place, file.name).value == value for name, value in wanted.items())
+    return all(file.parameters[name].resolve(context, file.name).value == value for name, value in wanted.items())
 
 
 def _row(own: Mapping[Hashable, Any], figure: PublishedFigure, other_images: Mapping[Group, str]) -> dict[str, object]:
@@ -87,8 +87,8 @@ def _row(own: Mapping[Hashable, Any], figure: PublishedFigure, other_images: Map
         "published_selection": figure.selection,
         "source": figure.source,
     }
-    place = Group(own["protocol"], own["overrides"], own["dataset"])
-    reason = other_images.get(place) or _why_not(own, figure)
+    group = Group(own["protocol"], own["overrides"], own["dataset"])
+    reason = other_images.get(group) or _why_not(own, figure)
     found = dict.fromkeys(DIFFERENCE, float("nan"))
     if not reason:
         estimate = Estimate(own["mean"], own["low"], own["high"], own["n"], own["std"])

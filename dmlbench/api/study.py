@@ -224,7 +224,8 @@ def compare(results: pd.DataFrame, metric: str = "recall_at_1", selection: str =
         else `inconclusive`; none below three pairs.
 
     Raises:
-        UserError: for a metric or selection that the results do not have, and where two results claim one place.
+        UserError: for a metric or selection that the results do not have, and where two results are of the same method,
+            dataset and seed.
     """
     if selection not in SELECTIONS:
         raise unknown_name("selection", selection, SELECTIONS)

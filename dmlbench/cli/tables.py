@@ -60,8 +60,8 @@ def print_unfinished(console: SafeConsole, store: Store, cells: Sequence[Cell]) 
 def print_damaged(console: SafeConsole, store: Store, cells: Sequence[Cell]) -> int:
     """Name the results of these cells, and all others of the folder, that are left out; how many they are."""
     own = [found for cell in cells if isinstance(found := store.record(cell), Damaged)]
-    places = {found.place for found in own}
-    damaged = [*own, *(found for found in store.damaged() if found.place not in places)]
+    own_paths = {found.path for found in own}
+    damaged = [*own, *(found for found in store.damaged() if found.path not in own_paths)]
     for found in damaged:
         console.say(f"left out: {found.reason}")
     return len(damaged)
@@ -119,16 +119,16 @@ def _matrix(cells: Sequence[CellState]) -> Table:
     table = Table("method", box=None)
     for seed in seeds:
         table.add_column(f"seed {seed}", justify="right")
-    places: dict[tuple[str, int], list[CellState]] = {}
+    by_row: dict[tuple[str, int], list[CellState]] = {}
     for cell, index in indexed:
-        places.setdefault((index.method, index.seed), []).append(cell)
-    for method in dict.fromkeys(method for method, _ in places):
-        table.add_row(method, *(_figure(places.get((method, seed), ())) for seed in seeds))
+        by_row.setdefault((index.method, index.seed), []).append(cell)
+    for method in dict.fromkeys(method for method, _ in by_row):
+        table.add_row(method, *(_figure(by_row.get((method, seed), ())) for seed in seeds))
     return table
 
 
 def _figure(cells: Sequence[CellState]) -> Text:
-    """One place of the matrix; several cells where a method or protocol was edited in between."""
+    """One entry of the matrix; several cells where a method or protocol was edited in between."""
     return Text(" ").join(_one_figure(cell) for cell in cells) if cells else Text("-")
 
 

@@ -120,5 +120,5 @@ def largest(values: Tensor, count: int) -> Tensor:
 def ranks_among(positives: Tensor, negatives: Tensor) -> Tensor:
     """Ranks (B, P) of positives (B, P), descending: negatives (B, K) at least as similar come before them."""
     smaller = torch.searchsorted(negatives.sort(dim=1).values, positives - TIE)
-    place = torch.arange(1, positives.shape[1] + 1, device=positives.device)
-    return place + negatives.shape[1] - smaller
+    position = torch.arange(1, positives.shape[1] + 1, device=positives.device)
+    return position + negatives.shape[1] - smaller

@@ -82,7 +82,7 @@ def build_model(spec: ModelSpec, image: InputSpec, *, download: bool = True) -> 
 
 def weights_of(networks: Sequence[EmbeddingModel]) -> dict[str, Tensor]:
     """Weights by name, on the CPU, to be saved; those of several networks with `memberN.` in front."""
-    names = [f"member{place}." for place in range(1, len(networks) + 1)] if len(networks) > 1 else [""]
+    names = [f"member{number}." for number in range(1, len(networks) + 1)] if len(networks) > 1 else [""]
     return {
         front + name: tensor.detach().cpu().contiguous()
         for front, network in zip(names, networks, strict=True)

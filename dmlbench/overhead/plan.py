@@ -65,8 +65,8 @@ def plan_cost(request: CostRequest, log: Log) -> CostPlan:
     dataset = dataset_spec(info, request.data_dir, log) if info else None
     if dataset:
         prepare(dataset, request.data_dir, log)
-    place = request.protocol or (info.default_protocol if info else ""), protocol
-    changes = {each for method in methods for each in changed(request.settings, registry, method, place, name)}
+    named = request.protocol or (info.default_protocol if info else ""), protocol
+    changes = {each for method in methods for each in changed(request.settings, registry, method, named, name)}
     variant = ", ".join(sorted(changes))
     return CostPlan(sorted(methods, key=_place), protocol, dataset, variant, request.data_dir)
 

@@ -107,13 +107,13 @@ def limits_of(estimates: pd.DataFrame, seeds: pd.Series, *, include: Sequence[fl
     return low - margin, high + margin
 
 
-def dot(axes: Axes, row: pd.Series, place: float, signs: tuple[str, str, str]) -> None:
-    """A mean with its interval, a fraction drawn in percent or points, in the row `place`; signs as `Look.signs`."""
+def dot(axes: Axes, row: pd.Series, y: float, signs: tuple[str, str, str]) -> None:
+    """A mean with its interval, a fraction drawn in percent or points, in the row `y`; signs as `Look.signs`."""
     colour, face, marker = signs
-    axes.plot(100 * row["mean"], place, color=colour, zorder=4, marker=marker, markersize=5, **edges(colour, face))
+    axes.plot(100 * row["mean"], y, color=colour, zorder=4, marker=marker, markersize=5, **edges(colour, face))
     if row["n"] > 1:
         bounds = 100 * error_bounds(row)
-        axes.errorbar(100 * row["mean"], place, xerr=bounds, color=colour, capsize=2.2, linewidth=1.2, zorder=3)
+        axes.errorbar(100 * row["mean"], y, xerr=bounds, color=colour, capsize=2.2, linewidth=1.2, zorder=3)
 
 
 class Edges(TypedDict):

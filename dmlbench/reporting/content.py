@@ -27,19 +27,19 @@ import pandas as pd
 from dmlbench.analysis.comparisons import to_base
 from dmlbench.analysis.costs import (
     agreements,
+    by_setup,
     doubts,
     measured_frame,
     measured_overhead,
     measured_phases,
     measurement_slug,
-    places,
 )
 from dmlbench.analysis.estimates import SELECTIONS, selections_of, verdict_selection
 from dmlbench.analysis.groups import METHOD, Group, groups, in_order, slug, without_paths
 from dmlbench.errors import counted
 from dmlbench.reporting.canvas import Plot, limits_of
 from dmlbench.reporting.figures import (
-    Place,
+    Setup,
     accuracy_plot,
     curve_plot,
     difference_plot,
@@ -388,8 +388,8 @@ def _protocol_section(material: Material, protocol: str, overrides: Settings) ->
 
 
 def cost_sections(material: Material) -> list[Section]:
-    """The latest measurement of the same methods in the same place, beside what earlier ones say."""
-    each = places(material.measurements)
+    """The latest measurement of the same methods with the same setup, beside what earlier ones say."""
+    each = by_setup(material.measurements)
     titles = Counter(own[-1].title for own in each)
     return [_section(material, own[-1], alone=titles[own[-1].title] == 1) for own in each]
 
@@ -397,11 +397,11 @@ def cost_sections(material: Material) -> list[Section]:
 def _section(material: Material, latest: Measurement, *, alone: bool) -> Section:
     parts = (f"machine {latest.environment.machine}", f"protocol {latest.protocol_hash[:6]}", *latest.methods)
     which = "" if alone else f" ({', '.join(parts)})"
-    place = Place(without_paths(latest.title) + which, measurement_slug(latest))
+    setup = Setup(without_paths(latest.title) + which, measurement_slug(latest))
     costs, phases = named(measured_overhead(latest)), named(measured_phases(latest))
     modified = costs[costs["modifier"] != ""]
     clock = turns(latest.processes)
-    plots = [overhead_plot(place, modified, material.look, clock)] if len(modified) else []
+    plots = [overhead_plot(setup, modified, material.look, clock)] if len(modified) else []
     found = agreements(material.measurements[: material.measurements.index(latest)], latest)
     images = "random pixels" if latest.dataset == SYNTHETIC else f"images of {latest.dataset}"
     known = {"torch": latest.environment.torch, "cuda": latest.environment.cuda}
@@ -411,10 +411,10 @@ def _section(material: Material, latest: Measurement, *, alone: bool) -> Section
         f"Measured on {latest.started[:10]} on {images}; {latest.environment.system or ''}, {threads}, "
         f"{libraries}; dmlbench {code_state(latest.code, latest.environment)}. Command: {for_readers(latest.command)}"
     )
-    pictures = material.drawn(*plots, phases_plot(place, phases, clock))
+    pictures = material.drawn(*plots, phases_plot(setup, phases, clock))
     notes = [*doubts(latest), *_other_code(latest, material.codes)]
-    table = measured_table(place.title, place.slug, latest, costs, found=found, notes=notes)
-    return Section(place.slug, f"Cost of a step: {place.title}", facts, [Part("", pictures, [table])])
+    table = measured_table(setup.title, setup.slug, latest, costs, found=found, notes=notes)
+    return Section(setup.slug, f"Cost of a step: {setup.title}", facts, [Part("", pictures, [table])])
 
 
 def _other_code(latest: Measurement, codes: Collection[str]) -> list[str]:

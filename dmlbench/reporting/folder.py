@@ -173,7 +173,7 @@ def _is_of(path: Path, folder: Path, manifest: Manifest) -> bool:
 def _below(folder: Path) -> list[Path]:
     """Everything in a folder and its subfolders, each before what it holds; links are not followed."""
     walked = sorted(os.walk(folder, onerror=_raise))
-    return [Path(place) / name for place, folders, files in walked for name in sorted(folders + files)]
+    return [Path(parent) / name for parent, folders, files in walked for name in sorted(folders + files)]
 
 
 def _raise(error: OSError) -> None:

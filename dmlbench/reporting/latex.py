@@ -72,15 +72,15 @@ def latex(table: Table) -> str:
     has the notes.
     """
     names, rows, signs = _with_signs(table)
-    columns = [_column(place, name, rows) for place, name in enumerate(names)]
+    columns = [_column(index, name, rows) for index, name in enumerate(names)]
     notes = [*table.notes, *(f"{letter}: {mark}." for mark, letter in signs.items())]
     caption = " ".join([f"{table.title}.", *notes])
     apart = _caption_height(caption) > LONGEST_CAPTION
     room = HEIGHT - RULES - LINE - _caption_height(table.title if apart else caption)
-    parts = [(places, group) for group in _pages(rows, columns, room) for places in _spans(columns)]
+    parts = [(indices, group) for group in _pages(rows, columns, room) for indices in _spans(columns)]
     written = [
-        _part(table, columns, part, (place, len(parts)), () if apart or place > 1 else notes)
-        for place, part in enumerate(parts, start=1)
+        _part(table, columns, part, (index, len(parts)), () if apart or index > 1 else notes)
+        for index, part in enumerate(parts, start=1)
     ]
     if apart:  # a caption of that length is no caption; a paragraph can continue on the next page
         written.append(f"\n\\noindent{{\\sloppy\\footnotesize {_prose(' '.join(notes))}\\par}}\n")
@@ -99,8 +99,8 @@ def _part(
     number: tuple[int, int],
     notes: Sequence[str],
 ) -> str:
-    places, rows = part
-    shown = [columns[place] for place in places]
+    indices, rows = part
+    shown = [columns[index] for index in indices]
     which = " (part {} of {})".format(*number) if number[1] > 1 else ""
     return "\n".join([
         r"\begin{table}",
@@ -111,7 +111,7 @@ def _part(
         r"\toprule",
         " & ".join(_text(column.name, column) for column in shown) + r" \\",
         r"\midrule",
-        *(line for row in rows for line in _row(row, shown, places)),
+        *(line for row in rows for line in _row(row, shown, indices)),
         r"\bottomrule",
         r"\end{tabular}",
         r"\end{table}",
@@ -119,8 +119,8 @@ def _part(
     ])  # fmt: skip
 
 
-def _row(row: _Row, columns: Sequence[_Column], places: Sequence[int]) -> list[str]:
-    shown = [row.entries[place] for place in places]
+def _row(row: _Row, columns: Sequence[_Column], indices: Sequence[int]) -> list[str]:
+    shown = [row.entries[index] for index in indices]
     name, *cells = (_text(entry.text, column) for entry, column in zip(shown, columns, strict=True))
     name = "{}" * name.startswith(("[", "*")) + name  # after a line's end these would be arguments of it
     lines = [" & ".join([name + _superscript(row.letters), *cells]) + r" \\"]
@@ -147,18 +147,18 @@ def _with_signs(table: Table) -> tuple[tuple[str, ...], list[_Row], dict[str, st
     return table.columns[:-1], [_Row(row[:-1], signed(row[-1].text, signs)) for row in table.rows], signs
 
 
-def _column(place: int, name: str, rows: Sequence[_Row]) -> _Column:
+def _column(index: int, name: str, rows: Sequence[_Row]) -> _Column:
     if name in BROAD:
         return _Column(name, BROAD[name], broken=True)
     widths = [_width(name)]
     for row in rows:
-        entry, letters = row.entries[place], LETTER * len(row.letters) if place == 0 else 0.0
+        entry, letters = row.entries[index], LETTER * len(row.letters) if index == 0 else 0.0
         widths += [_width(entry.text) + letters, TINY * _width(entry.spread), TINY * _width(entry.interval)]
     return _Column(name, min(max(widths), BROADEST), broken=max(widths) > BROADEST)
 
 
 def _spans(columns: Sequence[_Column]) -> list[list[int]]:
-    """The columns of each part, by their places: those that name a row, and about as many others in each part."""
+    """The columns of each part, by their indices: those that name a row, and about as many others in each part."""
     fewest = len(_filled(columns, WIDTH))
     limits = (WIDTH * share / STEPS for share in range(STEPS // 2, STEPS))
     even = (spans for limit in limits if len(spans := _filled(columns, limit)) == fewest)
@@ -168,17 +168,17 @@ def _spans(columns: Sequence[_Column]) -> list[list[int]]:
 def _filled(columns: Sequence[_Column], limit: float) -> list[list[int]]:
     """As many columns in a part as there is room for, and one at least."""
 
-    def width(places: Sequence[int]) -> float:
-        return sum(columns[place].width + COLUMN_SEPARATION for place in places)
+    def width(indices: Sequence[int]) -> float:
+        return sum(columns[index].width + COLUMN_SEPARATION for index in indices)
 
     keys = [0]
     while keys[-1] + 1 < len(columns) and columns[keys[-1] + 1].name in TEXT_COLUMNS and width(keys) < WIDTH / 3:
         keys.append(keys[-1] + 1)
     spans = [list(keys)]
-    for place in range(len(keys), len(columns)):
-        if len(spans[-1]) > len(keys) and width([*spans[-1], place]) > limit:
+    for index in range(len(keys), len(columns)):
+        if len(spans[-1]) > len(keys) and width([*spans[-1], index]) > limit:
             spans.append(list(keys))
-        spans[-1].append(place)
+        spans[-1].append(index)
     return spans
 
 
@@ -198,9 +198,9 @@ def _pages(rows: Sequence[_Row], columns: Sequence[_Column], room: float) -> Ite
 
 def _height(row: _Row, columns: Sequence[_Column]) -> float:
     lines = 1
-    for place, (entry, column) in enumerate(zip(row.entries, columns, strict=True)):
+    for index, (entry, column) in enumerate(zip(row.entries, columns, strict=True)):
         if column.broken:  # a line is never quite full
-            letters = LETTER * len(row.letters) if place == 0 else 0.0
+            letters = LETTER * len(row.letters) if index == 0 else 0.0
             lines = max(lines, math.ceil(1.3 * (_width(entry.text) + letters) / column.width))
     lines += any(entry.spread for entry in row.entries) + any(entry.interval for entry in row.entries)
     return LINE * lines + SEPARATION

@@ -44,7 +44,7 @@ def named(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def for_files(frame: pd.DataFrame, *, typed: bool = False) -> pd.DataFrame:
-    """A named table as a file has it: names in the place of what they are made of, settings in words, no hashes.
+    """A named table as a file has it: names instead of what they are made of, settings in words, no hashes.
 
     With `typed` it keeps what names are made of, too.
     """

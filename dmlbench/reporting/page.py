@@ -119,37 +119,37 @@ def _read(
     results = _kept(results, only, also=measured_frame(measurements))
     costs = _kept_measurements(measurements, only, set(results["protocol"]))
     history, specs = load_history(root, left_out), sources.read_specs(results, left_out)
-    results = results[~results["folder"].isin(left_out.places)]
+    results = results[~results["folder"].isin(left_out.paths)]
     _check_any(results, costs, left_out)
     return results, history, specs, costs
 
 
 class _LeftOut:
-    """Collects what cannot be read, each place once, and passes it on."""
+    """Collects what cannot be read, each path once, and passes it on."""
 
     def __init__(self, root: Path, tell: OnDamaged) -> None:
         self.root, self._tell = root, tell
         self._found: dict[Path, Damaged] = {}
 
     def __call__(self, found: Damaged) -> None:
-        if found.place not in self._found:
-            self._found[found.place] = found
+        if found.path not in self._found:
+            self._found[found.path] = found
             self._tell(found)
 
     @property
-    def places(self) -> set[str]:
+    def paths(self) -> set[str]:
         """The folders of the cells among it, and files of measurements."""
         return set(map(str, self._found))
 
     def in_words(self) -> list[sources.Missing]:
-        """For the report: by the place in the results folder."""
-        found = {place.relative_to(self.root).as_posix(): found.reason for place, found in self._found.items()}
-        return [sources.Missing(place, _of_reader(reason, self.root)) for place, reason in sorted(found.items())]
+        """For the report: by the path in the results folder."""
+        found = {path.relative_to(self.root).as_posix(): found.reason for path, found in self._found.items()}
+        return [sources.Missing(path, _of_reader(reason, self.root)) for path, reason in sorted(found.items())]
 
 
 def _check_any(results: pd.DataFrame, measurements: Sequence[Measurement], left_out: _LeftOut) -> None:
     if results.empty and not measurements:
-        hint = "what is there cannot be read" if left_out.places else Store(left_out.root).next_command()
+        hint = "what is there cannot be read" if left_out.paths else Store(left_out.root).next_command()
         raise UserError(f"{left_out.root}: no finished results", hint=hint)
 
 

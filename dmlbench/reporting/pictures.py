@@ -100,7 +100,7 @@ def _with_palette(encoded: str) -> str:
 
 # What the page's style sheet sets for light and for dark.
 PAGE_COLOURS = {INK: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--grid)", PAPER: "var(--paper)"} | {
-    colour: f"var(--series-{place})" for place, colour in enumerate(PALETTE)
+    colour: f"var(--series-{number})" for number, colour in enumerate(PALETTE)
 }
 
 

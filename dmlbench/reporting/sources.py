@@ -30,7 +30,7 @@ NETWORKS_RATE = "the network's: the method's file gives no other"  # where a lea
 
 @dataclass(frozen=True)
 class Missing:
-    """A cell without a result: its place in words, and why."""
+    """A cell without a result: its name in words, and why."""
 
     label: str
     reason: str
@@ -218,10 +218,10 @@ def _two_specs(part: pd.DataFrame, folders: tuple[str, str], specs: Specs) -> Us
     summaries = {folder: read_summary(Path(folder)) for folder in folders}
     started = {folder: summary.started if summary else "" for folder, summary in summaries.items()}
     older, newer = sorted(folders, key=lambda folder: started[folder])
-    place, differ = Group(*part.iloc[0][GROUP]).title, differences(specs[older], specs[newer])
+    title, differ = Group(*part.iloc[0][GROUP]).title, differences(specs[older], specs[newer])
     methods = " and ".join(dict.fromkeys(specs[folder].method.name for folder in (older, newer)))
     return UserError(
-        f"{older} (older) and {newer} (newer): made from different specs under the same names ({methods}, {place}): "
+        f"{older} (older) and {newer} (newer): made from different specs under the same names ({methods}, {title}): "
         f"{differ}",
         hint="delete the folders of one spec, or run into another --results",
     )
@@ -284,14 +284,14 @@ def commands(results: pd.DataFrame, specs: Specs, kept: Collection[str]) -> list
             trials = True
             continue
         words = (f"{data.name}=FOLDER" if data.root else data.name, *(["--skip-bad"] if data.skipped else []))
-        place = _Matrix(
+        matrix = _Matrix(
             cell.protocol.name, to_type(cell), words, own_files=_needs_own_files(cell), kept=folder in kept,
             tuned=cell.method.tuned is not None,
         )  # fmt: skip
-        methods.setdefault((place, cell.method.name), []).append(cell.seed)
+        methods.setdefault((matrix, cell.method.name), []).append(cell.seed)
     lines: dict[_Matrix, list[str]] = {}
-    for (place, method), seeds in sorted(methods.items()):
-        lines.setdefault(replace(place, seeds=tuple(sorted(seeds))), []).append(method)
+    for (matrix, method), seeds in sorted(methods.items()):
+        lines.setdefault(replace(matrix, seeds=tuple(sorted(seeds))), []).append(method)
     notes = {
         "# trials on held-out training classes are made by `dmlbench tune`": trials,
         "# METHODS: the folder of the method files that are not shipped": any(line.own_files for line in lines),

@@ -84,7 +84,7 @@ class Look:
 
     @classmethod
     def of(cls, methods: pd.DataFrame) -> "Look":
-        """Fixed places for the known names; others take the free ones in order of their name.
+        """Fixed slots for the known names; others take the free ones in order of their name.
 
         Args:
             methods: The columns `groups.METHOD` of every table that is drawn.
@@ -92,7 +92,7 @@ class Look:
         bases, modifiers = (
             set(methods[[name, f"{name}_settings"]].itertuples(index=False, name=None)) for name in ("base", "modifier")
         )
-        signs = {name: place for place, name in enumerate(MODIFIERS)}
+        signs = {name: slot for slot, name in enumerate(MODIFIERS)}
         colours = _places(bases, KNOWN_COLOURS, BASES, len(PALETTE))
         return cls(colours, _places(modifiers, signs, MODIFIERS, len(MARKERS)))
 
@@ -120,16 +120,16 @@ class Look:
 def _places(
     found: Iterable[Setting], fixed: Mapping[str, int], order: tuple[str, ...], count: int
 ) -> dict[Setting, int]:
-    """A place for each, of which `count` differ: one with settings has that of its plain name where it is free."""
+    """A slot for each, of which `count` differ: one with settings has that of its plain name where it is free."""
     present = sorted(found, key=lambda one: (rank(one[0], order), one[1]))
-    places = {one: fixed[one[0]] for one in present if one[0] in fixed and not one[1]}
+    slots = {one: fixed[one[0]] for one in present if one[0] in fixed and not one[1]}
     for one in present:
-        if one not in places and fixed.get(one[0], -1) not in {-1, *places.values()}:
-            places[one] = fixed[one[0]]
-    # New places first, then those of known names that are not here; the first is the base's own.
+        if one not in slots and fixed.get(one[0], -1) not in {-1, *slots.values()}:
+            slots[one] = fixed[one[0]]
+    # New slots first, then those of known names that are not here; the first is the base's own.
     wanted = (*range(len(fixed), count), *range(1, len(fixed)))
-    free = itertools.chain((place for place in wanted if place not in set(places.values())), itertools.count(count))
-    return places | {one: next(free) for one in present if one not in places}
+    free = itertools.chain((slot for slot in wanted if slot not in set(slots.values())), itertools.count(count))
+    return slots | {one: next(free) for one in present if one not in slots}
 
 
 # Names of classes, files, methods and settings come from users: a dollar sign is a dollar sign.

@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -14,14 +14,13 @@ from pydantic_core import to_json
 from dmlbench.atomic import write_atomically
 from dmlbench.errors import OnDamaged, UserError, attempt, sound, warn
 from dmlbench.results.records import SHOWN, Code, Environment, in_one_line, read_json
-from dmlbench.specs.cell import EVAL_TEACHER, digest
+from dmlbench.specs.cell import digest
 
 FOLDER = "overhead"
 SYNTHETIC = "synthetic"  # in place of a dataset's name
 VERSION = 2
 MOST = 1e12  # of anything that is counted or timed
 UNFOLDED = "{unfolded}"  # after a name: its teacher's BatchNorm stays a layer of its own
-UNFOLDED_BEFORE = "teacher as the official code runs it: its BatchNorm not folded"
 UNFOLDED_MARK = "teacher's BatchNorm not folded"  # with the official mode, `train`, this is the official code's teacher
 MOVE = "move it away; `dmlbench overhead` measures again"
 
@@ -157,7 +156,7 @@ def _read(path: Path) -> Measurement:
         raise UserError(f"{path}: not a readable measurement ({in_one_line(error)})", hint=MOVE) from error
     except (ValueError, OverflowError) as error:
         raise UserError(f"{path}: not a readable measurement ({str(error)[:SHOWN]})", hint=MOVE) from error
-    return replace(measurement, methods=_with_teachers_mode(measurement.methods))
+    return measurement
 
 
 def _time(started: str) -> float:
@@ -181,19 +180,6 @@ def _check(measurement: Measurement) -> None:
             0 <= number <= MOST for values in times for number in values
         ):
             raise ValueError(f"{name}: a time, size or count that is not positive, or too large")
-
-
-def _with_teachers_mode(methods: dict[str, Measured]) -> dict[str, Measured]:
-    """Marks of earlier releases in today's words: they took an unfolded teacher in eval mode for the official one."""
-    unfolded = [name for name, method in methods.items() if UNFOLDED_BEFORE in method.marks]
-    changed = {}
-    for name in unfolded:
-        plain = name.removesuffix(UNFOLDED)
-        marks = tuple(mark for mark in methods[name].marks if mark != UNFOLDED_BEFORE)
-        changed[name] = replace(methods[name], marks=(*marks, EVAL_TEACHER, UNFOLDED_MARK))
-        if plain in methods:
-            changed[plain] = replace(methods[plain], marks=(*methods[plain].marks, EVAL_TEACHER))
-    return methods | changed
 
 
 def _slug(text: str) -> str:

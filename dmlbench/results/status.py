@@ -28,9 +28,11 @@ def _problems(store: Store, folder: Path) -> list[str]:
         cell, summary = read_spec(folder), summary_as_written(folder)
     except UserError as error:
         return [str(error).removeprefix(f"{folder}/")]
-    place = store.folder(cell)
+    expected = store.folder(cell)
     wrong = (
-        [] if place == folder else [f"holds the spec of another cell, whose folder is {place.relative_to(store.root)}"]
+        []
+        if expected == folder
+        else [f"holds the spec of another cell, whose folder is {expected.relative_to(store.root)}"]
     )
     if summary is None:
         return wrong

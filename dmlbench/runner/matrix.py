@@ -231,8 +231,8 @@ def expected_seconds(cells: Sequence[Cell], store: Store) -> float | None:
 
 def _expected(cell: Cell, records: Sequence[Record]) -> float | None:
     index = cell.index()
-    place = index["protocol_hash"], index["dataset"]
-    same = [own for own in records if (own.summary.cell.protocol_hash, own.summary.cell.dataset) == place]
+    key = index["protocol_hash"], index["dataset"]
+    same = [own for own in records if (own.summary.cell.protocol_hash, own.summary.cell.dataset) == key]
     method = [own for own in same if own.summary.cell.method == index["method"]]
     seconds = [own.summary.total_s for own in method or same if own.summary.total_s]
     return median(seconds) if seconds else None

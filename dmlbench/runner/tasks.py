@@ -64,7 +64,7 @@ class Task:
 
     Args:
         cell: What to train.
-        folder: Its place in the results.
+        folder: Its folder in the results.
         failure: The time stamp of the failure that this run may replace; one that came since is another runner's.
     """
 

@@ -293,7 +293,7 @@ class Cell:
         return f"{self.method.name} on {self.dataset.name}, seed {self.seed}"
 
     def index(self) -> dict[str, Any]:
-        """The cell's place in tables: names, seed, marks and hashes.
+        """The cell's index in tables: names, seed, marks and hashes.
 
         A teacher in eval mode is part of the variant whether `--set`, the method's file or the age of the spec says so.
         """

@@ -99,10 +99,10 @@ def tags(cell: Cell) -> dict[str, str]:
         "campaign": f"{index['protocol_hash'][:8]}-{index['dataset']}",
         "status": "running",
         "marks": "; ".join(index["marks"]),
-    }) | place_tags(cell)  # fmt: skip
+    }) | index_tags(cell)  # fmt: skip
 
 
-def place_tags(cell: Cell) -> dict[str, str]:
+def index_tags(cell: Cell) -> dict[str, str]:
     """Where a cell belongs among others: `group`, its spec but for the seed, and `base_group`, that of its base.
 
     `label` is the method with what `--set` changed, for people: `ms+psd{lambda=10}, training.epochs=3`; many settings

@@ -91,8 +91,8 @@ def _epochs() -> dict[str, Any]:
 
 def _chart(kind: str, metric: str, section: str) -> dict[str, Any]:
     own = {"xAxisKey": "step", "lineSmoothness": 0} if kind == "LINE" else {}
-    place = {"uuid": metric, "metricSectionId": section, "deleted": False, "isGenerated": False}
-    return {"type": kind, "metricKey": metric, "runsCountToCompare": 20} | place | own
+    layout = {"uuid": metric, "metricSectionId": section, "deleted": False, "isGenerated": False}
+    return {"type": kind, "metricKey": metric, "runsCountToCompare": 20} | layout | own
 
 
 def _section(key: str, name: str) -> dict[str, Any]:

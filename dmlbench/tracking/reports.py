@@ -50,7 +50,7 @@ def _shown(folder: Path) -> list[tuple[str, str]]:
         raise TrackingError(f"{folder}: not a report ({str(error).splitlines()[0]})") from error
 
 
-def _send(client: "MlflowClient", experiment: str, folder: Path, place: dict[str, str]) -> None:
+def _send(client: "MlflowClient", experiment: str, folder: Path, index: dict[str, str]) -> None:
     content = _digest(folder)
     earlier = _reports(client, experiment, folder.name)
     if earlier and earlier[0].info.status == "FINISHED" and earlier[0].data.tags.get("content") == content:
@@ -58,7 +58,7 @@ def _send(client: "MlflowClient", experiment: str, folder: Path, place: dict[str
         return
     name = f"report {folder.name}"
     note = "The report with its tables and figures: open `index.html` under *Artifacts*."
-    tags = {"kind": "report", "report": folder.name, "content": content, NOTE: note} | place
+    tags = {"kind": "report", "report": folder.name, "content": content, NOTE: note} | index
     run_id = str(client.create_run(experiment, tags=tags, run_name=name).info.run_id)
     try:
         client.log_artifacts(run_id, str(folder))

@@ -45,7 +45,7 @@ def begin(client: "MlflowClient", folder: Path) -> LiveRun:
     """
     with _alone(client, folder):
         cell = read_spec(folder)
-        experiment, group = experiment_of(client, cell), content.place_tags(cell)["group"]
+        experiment, group = experiment_of(client, cell), content.index_tags(cell)["group"]
         runs = _runs(client, experiment, cell.hash)
         if any(_is_finished(run) for run in runs):
             return LiveRun(experiment, group, None, 0)
@@ -84,7 +84,7 @@ def send(client: "MlflowClient", record: Record, live: LiveRun | None = None) ->
     started = record.summary.started
     with _alone(client, record.folder):
         cell = read_spec(record.folder)
-        experiment, place = experiment_of(client, cell), content.place_tags(cell)
+        experiment, index = experiment_of(client, cell), content.index_tags(cell)
         runs = _runs(client, experiment, cell.hash)
         # A finished run stays, also one that another machine sent: the same cell again is the same number.
         there = [
@@ -96,16 +96,16 @@ def send(client: "MlflowClient", record: Record, live: LiveRun | None = None) ->
         own = None if there or live is None else next((run for run in runs if run.info.run_id == live.run_id), None)
         delete(client, [run for run in runs if run not in there and run is not own])
         for run in there:
-            if not place.items() <= run.data.tags.items():
-                _supplement(client, record, run, place)
-                bring_in_order(client, experiment, place["group"])
+            if not index.items() <= run.data.tags.items():
+                _supplement(client, record, run, index)
+                bring_in_order(client, experiment, index["group"])
         if there:
             return False
         _complete(client, record, cell, experiment, live if own else None)
         # Somebody elsewhere may have sent it at the same time: the first in order stays, for both of us.
         finished = [run for run in _runs(client, experiment, cell.hash) if _is_finished(run)]
         delete(client, sorted(finished, key=lambda run: str(run.info.run_id))[1:])
-        bring_in_order(client, experiment, place["group"])
+        bring_in_order(client, experiment, index["group"])
     return True
 
 
@@ -128,13 +128,13 @@ def _complete(client: "MlflowClient", record: Record, cell: Cell, experiment: st
         client.set_terminated(run_id, "FINISHED" if record.done else "FAILED", end_time=ended)
 
 
-def _supplement(client: "MlflowClient", record: Record, run: "Run", place: dict[str, str]) -> None:
-    """Give a run that an earlier dmlbench sent what it did not know of: its place and its final metrics."""
+def _supplement(client: "MlflowClient", record: Record, run: "Run", index: dict[str, str]) -> None:
+    """Give a run that an earlier dmlbench sent what it did not know of: its index and its final metrics."""
     from mlflow.entities import RunTag
 
     metrics = content.final_metrics(record, int(run.info.end_time or _begun(record.summary)))
     known = run.data.tags
-    new = [RunTag(key, value) for key, value in place.items()]
+    new = [RunTag(key, value) for key, value in index.items()]
     new += [tag for tag in content.final_tags(record) if tag.key not in known]
     client.log_batch(run.info.run_id, metrics=metrics, tags=new)
 

@@ -133,9 +133,11 @@ def _written(storage: optuna.storages.BaseStorage) -> Iterator[None]:
     try:
         yield
     except optuna.exceptions.StorageInternalError as error:
-        place = storage.engine.url.database if isinstance(storage, optuna.storages.RDBStorage) else "storage of trials"
+        database = (
+            storage.engine.url.database if isinstance(storage, optuna.storages.RDBStorage) else "storage of trials"
+        )
         reason = getattr(error.__cause__, "orig", None) or error
-        raise StorageError(f"{place}: cannot be written ({reason})") from error
+        raise StorageError(f"{database}: cannot be written ({reason})") from error
 
 
 def _distribution(search: Search, whole: bool) -> BaseDistribution:

@@ -85,8 +85,8 @@ class Subject:
     def values(self) -> dict[str, Scalar]:
         """The files' own values of what is searched."""
         parts = {"loss": self.method.loss, "distillation": self.method.distillation}
-        places = {key: key.partition(".") for key in self.searches}
-        return {key: part.values()[name] for key, (kind, _, name) in places.items() if (part := parts[kind])}
+        keys = {key: key.partition(".") for key in self.searches}
+        return {key: part.values()[name] for key, (kind, _, name) in keys.items() if (part := parts[kind])}
 
     def cells(self, number: int, values: Mapping[str, Scalar]) -> list[Cell]:
         """A trial's trainings, one a seed."""

@@ -221,7 +221,7 @@ def test_any_change_of_a_summary_is_one_line_or_does_no_harm(data: st.DataObject
             assert len(record.reason) < 400
         found: list[Damaged] = []
         results = load_results(root, found.append)
-        assert [damaged.place for damaged in found] == ([folder] if isinstance(record, Damaged) else [])
+        assert [damaged.path for damaged in found] == ([folder] if isinstance(record, Damaged) else [])
         use(root, results)
     finally:
         file.write_bytes(whole)

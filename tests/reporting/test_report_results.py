@@ -66,7 +66,7 @@ def test_a_damaged_overlay_stops_no_report(tmp_path):
     default_path(tmp_path).write_text("version: 9\n")
     found = []
     folder = render(tmp_path, "r", tmp_path / "reports", damaged=found.append)
-    assert [one.place for one in found] == [default_path(tmp_path)]
+    assert [one.path for one in found] == [default_path(tmp_path)]
     assert "tuned.yaml" in (folder / "report.md").read_text()
 
 

@@ -7,14 +7,10 @@ import pytest
 from dmlbench.errors import UserError
 from dmlbench.results.measurements import (
     FOLDER,
-    UNFOLDED,
-    UNFOLDED_BEFORE,
-    UNFOLDED_MARK,
     read_measurements,
     write_measurement,
 )
 from dmlbench.results.records import Environment
-from dmlbench.specs.cell import EVAL_TEACHER
 from tests.fake_measurements import make_measurement
 
 
@@ -70,7 +66,7 @@ def test_a_damaged_file_is_one_line(tmp_path, change, message):
     other = write_measurement(tmp_path, make_measurement(started="2026-02-02T03:04:05+00:00"))
     found = []
     assert len(read_measurements(tmp_path, found.append)) == 1
-    assert [one.place for one in found] == [path]
+    assert [one.path for one in found] == [path]
     assert message in found[0].reason
     assert str(path) in found[0].reason
     assert "`dmlbench overhead` measures again" in found[0].reason
@@ -82,15 +78,3 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / FOLDER).touch()
     with pytest.raises(UserError, match="cannot be written"):
         write_measurement(tmp_path, make_measurement())
-
-
-def test_an_earlier_releases_unfolded_teacher_was_not_the_official_one(tmp_path):
-    """Its BatchNorm stayed apart, but used running statistics: it was in eval mode, as the folded one beside it."""
-    measurement = make_measurement()
-    taught = measurement.methods["ms+psd"]
-    beside = {f"ms+psd{UNFOLDED}": replace(taught, marks=(UNFOLDED_BEFORE,))}
-    write_measurement(tmp_path, replace(measurement, methods=measurement.methods | beside))
-    (back,) = read_measurements(tmp_path)
-    assert back.methods[f"ms+psd{UNFOLDED}"].marks == (EVAL_TEACHER, UNFOLDED_MARK)
-    assert back.methods["ms+psd"].marks == (*taught.marks, EVAL_TEACHER)
-    assert back.methods["ms"].marks == measurement.methods["ms"].marks

@@ -128,7 +128,7 @@ def test_a_damaged_result_is_left_out_and_named(root, make_cell):
     found = []
     assert load_results(root, found.append)["seed"].unique().tolist() == [1, 2]
     assert load_history(root, found.append)["seed"].unique().tolist() == [1, 2]
-    assert [one.place for one in found] == [damaged, damaged]
+    assert [one.path for one in found] == [damaged, damaged]
     (Store(root).folder(make_cell(seed=1)) / "history.csv").write_bytes(b"\x00\xff")
     assert load_results(root, lambda _: None)["seed"].unique().tolist() == [1, 2]
     assert load_history(root, found.append)["seed"].unique().tolist() == [2]

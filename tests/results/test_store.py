@@ -108,7 +108,7 @@ def test_a_summary_that_is_none_names_its_file(store, make_cell, content, messag
     found = []
     assert [record.folder for record in store.records(found.append)] == [store.folder(sound)]
     assert found == store.damaged() == [store.record(cell)]
-    assert found[0].place == folder
+    assert found[0].path == folder
     assert found[0].reason.startswith(f"{folder / 'summary.json'}: ")
     assert message in found[0].reason
     with pytest.warns(UserWarning, match=r"left out: .*summary\.json: "):

@@ -74,7 +74,7 @@ def test_settings_are_in_the_name_as_far_as_there_is_room(make_cell):
         method = cell.method.model_copy(update={"distillation": part.model_copy(update={"parameters": own})})
         model = cell.protocol.model.model_copy(update=weights or {})
         protocol = cell.protocol.model_copy(update={"model": model})
-        return content.place_tags(replace(cell, method=method, protocol=protocol, overrides=overrides))["label"]
+        return content.index_tags(replace(cell, method=method, protocol=protocol, overrides=overrides))["label"]
 
     assert label() == "ms+psd"
     assert label("distillation.tau=2", "training.epochs=3", tau=2.0, epochs=3) == "ms+psd{tau=2}, training.epochs=3"
@@ -92,7 +92,7 @@ def test_tuned_methods_are_methods_of_their_own_without_a_base(make_cell):
     """The tuned base has other values, which the spec of a modified method does not hold."""
     plain = make_cell("ms+psd")
     tuned = replace(plain, method=plain.method.model_copy(update={"tuned": 8}))
-    tags, plain_tags = content.place_tags(tuned), content.place_tags(plain)
+    tags, plain_tags = content.index_tags(tuned), content.index_tags(plain)
     assert tags["label"] == "ms+psd{tuned}"
     assert plain_tags["base_group"]
     assert not tags.get("base_group")

@@ -1,6 +1,6 @@
 """Every figure of a report: one file per protocol, dataset and choice of the epoch, or per protocol."""
 
-from dmlbench.reporting.figures.cost import Place, overhead_plot, phases_plot, plane_plot, turns
+from dmlbench.reporting.figures.cost import Setup, overhead_plot, phases_plot, plane_plot, turns
 from dmlbench.reporting.figures.curves import curve_plot, selection_plot
 from dmlbench.reporting.figures.datasets import forest_plot, ranks_plot
 from dmlbench.reporting.figures.dots import accuracy_plot, difference_plot, optimism_plot
@@ -8,7 +8,7 @@ from dmlbench.reporting.figures.geometry import embedding_plot, geometry_plot
 from dmlbench.reporting.figures.panels import retrieval_panel
 
 __all__ = [
-    "Place",
+    "Setup",
     "accuracy_plot",
     "curve_plot",
     "difference_plot",

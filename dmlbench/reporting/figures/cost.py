@@ -44,7 +44,7 @@ class Named(Protocol):
 
 
 @dataclass(frozen=True)
-class Place:
+class Setup:
     """A name for people and one for files, of what is no group of results."""
 
     title: str
@@ -89,18 +89,18 @@ def turns(processes: int) -> Clock:
     )
 
 
-def overhead_plot(place: Named, ratios: pd.DataFrame, look: Look, clock: Clock = RUNS) -> Plot:
+def overhead_plot(setup: Named, ratios: pd.DataFrame, look: Look, clock: Clock = RUNS) -> Plot:
     """Step time of every modified method as a ratio to its base's.
 
     Args:
-        place: What all methods share.
+        setup: What all methods share.
         ratios: Rows of `overhead.overhead` with at least one pair, or of `measured.measured_overhead`.
         look: Colours and hatches.
         clock: How the times were taken.
     """
     rows = in_order(ratios)
     with plotting(RC):
-        figure, axes = row_canvas(list(rows["name"]), [place.title, clock.ratio])
+        figure, axes = row_canvas(list(rows["name"]), [setup.title, clock.ratio])
         for y, (_, row) in enumerate(rows.iterrows()):
             _bar(axes, y, row, look)
         axes.axvline(1, color=INK, linewidth=0.9, zorder=4)
@@ -111,18 +111,18 @@ def overhead_plot(place: Named, ratios: pd.DataFrame, look: Look, clock: Clock =
         axes.set_xlabel("training-step time relative to base")
     return Plot(
         figure,
-        f"overhead_{place.slug}",
-        f"Training-step time on {place.title} as a ratio to the method's own base: {clock.ratio}; 1 is no overhead.",
-        f"Step time relative to the base on {place.title}: {spoken(rows, plain, ' times', clock.of)}.",
+        f"overhead_{setup.slug}",
+        f"Training-step time on {setup.title} as a ratio to the method's own base: {clock.ratio}; 1 is no overhead.",
+        f"Step time relative to the base on {setup.title}: {spoken(rows, plain, ' times', clock.of)}.",
         ratios[["name", "base_name", "mean", "low", "high", "n", "step_ms", "step_ms_base"]],
     )
 
 
-def phases_plot(place: Named, phases: pd.DataFrame, clock: Clock = RUNS) -> Plot:
+def phases_plot(setup: Named, phases: pd.DataFrame, clock: Clock = RUNS) -> Plot:
     """Where the time of a training step goes: one stacked bar per method.
 
     Args:
-        place: What all methods share.
+        setup: What all methods share.
         phases: Rows of `overhead.phase_times` of this group, or of `measured.measured_phases`.
         clock: How the times were taken.
     """
@@ -130,7 +130,7 @@ def phases_plot(place: Named, phases: pd.DataFrame, clock: Clock = RUNS) -> Plot
     names = phase_order(phases)
     table = phases.pivot_table(index="name", columns="phase", values="ms", sort=False).loc[methods["name"], names]
     with plotting(RC):
-        figure, axes = row_canvas(list(table.index), [place.title, clock.phases])
+        figure, axes = row_canvas(list(table.index), [setup.title, clock.phases])
         left = np.zeros(len(table))
         for y, name in enumerate(names):
             width = table[name].fillna(0.0).to_numpy(float)
@@ -149,9 +149,9 @@ def phases_plot(place: Named, phases: pd.DataFrame, clock: Clock = RUNS) -> Plot
     )
     return Plot(
         figure,
-        f"phases_{place.slug}",
-        f"Where the time of a training step goes on {place.title}, {clock.source}.",
-        f"Phases of a training step on {place.title}: {said}.",
+        f"phases_{setup.slug}",
+        f"Where the time of a training step goes on {setup.title}, {clock.source}.",
+        f"Phases of a training step on {setup.title}: {said}.",
         phases[["name", "phase", "ms", "n"]],
     )
 
@@ -213,16 +213,16 @@ def _cross(axes: Axes, title: str, label: str) -> None:
     axes.set_ylabel(label)
 
 
-def _bar(axes: Axes, place: int, row: pd.Series, look: Look) -> None:
+def _bar(axes: Axes, y: int, row: pd.Series, look: Look) -> None:
     axes.barh(
-        place, row["mean"] - 1, left=1, height=0.58, linewidth=0.9, zorder=2, edgecolor=look.colour(row),
+        y, row["mean"] - 1, left=1, height=0.58, linewidth=0.9, zorder=2, edgecolor=look.colour(row),
         facecolor=PAPER, hatch=look.hatch(row),
     )  # fmt: skip
     if row["n"] > 1:
-        axes.errorbar(row["mean"], place, xerr=error_bounds(row), color=INK, capsize=2, linewidth=0.9, zorder=3)
+        axes.errorbar(row["mean"], y, xerr=error_bounds(row), color=INK, capsize=2, linewidth=0.9, zorder=3)
     end = np.nanmax([row["mean"], row["high"], 1.0])
     words = f"{plain(row['mean'])}×"
-    axes.annotate(words, (end, place), (4, 0), textcoords="offset points", va="center_baseline", fontsize=7.5)
+    axes.annotate(words, (end, y), (4, 0), textcoords="offset points", va="center_baseline", fontsize=7.5)
 
 
 def _point(axes: Axes, row: pd.Series, look: Look) -> Line2D:

@@ -80,11 +80,11 @@ def _panels(count: int, most: int, title: list[str]) -> tuple[Figure, list[Axes]
     figure = Figure(figsize=(width, 0.75 + 0.14 * len(lines) + 1.9 * rows))
     grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
     write_title(figure, lines)
-    for place, axes in enumerate(grid):
-        axes.set_visible(place < count)
+    for position, axes in enumerate(grid):
+        axes.set_visible(position < count)
         axes.grid()
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-        if place + columns >= count:  # the lowest of its column, also above an empty place of the last row
+        if position + columns >= count:  # the lowest of its column, also above an empty cell of the last row
             axes.tick_params(labelbottom=True)
             axes.set_xlabel("epoch")
     return figure, list(grid[:count])
@@ -119,15 +119,15 @@ def selection_plot(group: Group, accuracy: pd.DataFrame, look: Look) -> Plot:
     said = []
     with plotting(RC):
         figure, axes = row_canvas(list(rows["name"]), [group.title, "mean over seeds by how the epoch was chosen"])
-        for place, (_, method) in enumerate(rows.iterrows()):
+        for position, (_, method) in enumerate(rows.iterrows()):
             colour = look.colour(method)
             means = accuracy[accuracy["name"] == method["name"]].set_index("selection")["mean"]
-            axes.plot(100 * means, [place] * len(means), color=colour, linewidth=1, zorder=2)
+            axes.plot(100 * means, [position] * len(means), color=colour, linewidth=1, zorder=2)
             for name, mean in means.items():
                 face, size = PAPER if name == "validation" else colour, 8 if name == "last" else 4.5
                 axes.plot(
-                    100 * mean, place, MARKS[str(name)], markersize=size, markeredgecolor=colour, markerfacecolor=face,
-                    zorder=3,
+                    100 * mean, position, MARKS[str(name)], markersize=size, markeredgecolor=colour,
+                    markerfacecolor=face, zorder=3,
                 )  # fmt: skip
             words = (f"{percent(means[name])}% ({WORDS[name]})" for name in chosen if name in means)
             said.append(f"{method['name']} {', '.join(words)}")

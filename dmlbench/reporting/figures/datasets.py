@@ -35,12 +35,12 @@ def forest_plot(title: str, slug: str, compared: pd.DataFrame, pooled: pd.DataFr
         heading = [title, SELECTIONS[selection], "mean paired difference to base, 95% t-interval"]
         figure, axes = row_canvas([label for label, _ in lines], heading)
         axes.axvline(0, color=INK, linewidth=0.9, zorder=1)
-        for place, (label, row) in enumerate(zip(axes.get_yticklabels(), (row for _, row in lines), strict=True)):
+        for position, (label, row) in enumerate(zip(axes.get_yticklabels(), (row for _, row in lines), strict=True)):
             if row is None:
                 label.set_fontweight("bold")
                 continue
             signs = (INK, INK, "D") if row["pooled"] else look.signs(row)
-            dot(axes, row, place, signs)
+            dot(axes, row, position, signs)
         axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10], min_n_ticks=4))
         signed_ticks(axes.xaxis)
         axes.set_xlabel(f"{metric}, difference to base (points)")
@@ -81,10 +81,10 @@ def ranks_plot(title: str, slug: str, means: pd.DataFrame, look: Look) -> Plot:
         figure, axes = row_canvas(list(rows["name"]), heading)
         figure.set_figheight(figure.get_figheight() + 0.1 * len(cliques))
         axes.set_ylim(len(rows) - 0.45, -0.7 - 0.45 * len(cliques))
-        for place, (rank, row) in enumerate(zip(ranks, rows.to_dict("records"), strict=True)):
-            axes.plot(rank, place, "o", color=look.colour(row), markersize=5, markeredgecolor=PAPER)
+        for position, (rank, row) in enumerate(zip(ranks, rows.to_dict("records"), strict=True)):
+            axes.plot(rank, position, "o", color=look.colour(row), markersize=5, markeredgecolor=PAPER)
             axes.annotate(
-                f"{rank:.2f}", (rank, place), (5, 0), textcoords="offset points", va="center_baseline", fontsize=7
+                f"{rank:.2f}", (rank, position), (5, 0), textcoords="offset points", va="center_baseline", fontsize=7
             )
         for level, (low, high) in enumerate(cliques):
             axes.plot([low - 0.03, high + 0.03], [-0.7 - 0.45 * level] * 2, color=INK, linewidth=2.4)

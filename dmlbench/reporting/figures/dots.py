@@ -136,25 +136,25 @@ def optimism_plot(group: Group, optimism: pd.DataFrame, values: pd.DataFrame, lo
 
 def _dots(axes: Axes, rows: pd.DataFrame, seeds: dict[str, pd.Series], look: Look) -> None:
     _swarm(axes, [seeds[method] for method in rows["name"]], [look.colour(row) for row in rows.to_dict("records")])
-    for place, (_, row) in enumerate(rows.iterrows()):
-        dot(axes, row, place - 0.08, look.signs(row))
+    for position, (_, row) in enumerate(rows.iterrows()):
+        dot(axes, row, position - 0.08, look.signs(row))
     axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10], min_n_ticks=4))
 
 
 def _swarm(axes: Axes, seeds: Sequence[pd.Series], colours: Sequence[str]) -> None:
     """Seeds as faint dots that never hide one another, a row for each method; one call, for each costs much."""
     ticks = axes.get_yticks(), [label.get_text() for label in axes.get_yticklabels()]
-    places = np.repeat(np.arange(len(seeds)) + 0.22, [len(own) for own in seeds])
+    positions = np.repeat(np.arange(len(seeds)) + 0.22, [len(own) for own in seeds])
     palette = dict(zip(np.arange(len(seeds)) + 0.22, colours, strict=True))
     values = 100 * np.concatenate([own.to_numpy(float) for own in seeds])
     swarmplot(
-        x=values, y=places, hue=places, palette=palette, orient="h", native_scale=True, legend=False, ax=axes,
+        x=values, y=positions, hue=positions, palette=palette, orient="h", native_scale=True, legend=False, ax=axes,
         alpha=0.55, size=2.2, linewidth=0, zorder=2, warn_thresh=1.0,
     )  # fmt: skip
     axes.set_yticks(*ticks)  # seaborn would name the rows anew
 
 
-def _untrained(axes: Axes, place: int, untrained: float) -> None:
+def _untrained(axes: Axes, position: int, untrained: float) -> None:
     """A row and a line for the untrained network; only its number where it lies off the axis.
 
     An axis that reaches down to an untrained network would squash the differences between methods.
@@ -162,9 +162,9 @@ def _untrained(axes: Axes, place: int, untrained: float) -> None:
     low, high = axes.get_xlim()
     if low <= untrained <= high:
         axes.axvline(untrained, color=MUTED, linewidth=0.8, linestyle=(0, (3, 2)), zorder=1)
-        axes.plot(untrained, place, "|", color=MUTED, markersize=7, zorder=3)
+        axes.plot(untrained, position, "|", color=MUTED, markersize=7, zorder=3)
         return
     edge, side, sign = (0.0, "left", "◂ {}") if untrained < low else (1.0, "right", "{} ▸")
     words = sign.format(f"{untrained:.2f}, off the axis")
     where = axes.get_yaxis_transform()
-    axes.text(edge, place, words, fontsize=7.5, transform=where, ha=side, va="center_baseline", color=MUTED)
+    axes.text(edge, position, words, fontsize=7.5, transform=where, ha=side, va="center_baseline", color=MUTED)

@@ -211,8 +211,8 @@ def _ticks(low: float, high: float) -> list[float]:
     for digits, every in ((1, 2, 5), 1), ((1, 3), 1), ((1,), 1), ((1,), 2), ((1,), 3):
         distances = [digit * 10.0**power for power in range(-6, 1) for digit in digits][::-every]
         ticks = [1 - distance for distance in distances if low <= 1 - distance <= high]
-        places = np.log(1 - np.array([low, *ticks, high]))
-        shares = np.diff(places[1:-1]) / (places[-1] - places[0])
+        positions = np.log(1 - np.array([low, *ticks, high]))
+        shares = np.diff(positions[1:-1]) / (positions[-1] - positions[0])
         names = [len(f"{tick:.7g}") for tick in ticks]
         if all(CHARACTERS * share > max(names) + 1 for share in shares):
             break

@@ -1,4 +1,4 @@
-"""Small pictures of test images, for panels: the one place of a report that reads a dataset.
+"""Small pictures of test images, for panels: the only part of a report that reads a dataset.
 
 Retrieval panels: for some queries, what the base and the modified method find nearest.
 """
@@ -156,7 +156,7 @@ def _drawn(title: str, data: pd.DataFrame, images: Thumbnails) -> Figure:
 
 def _sheet(height: float) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(PAGE, height), layout="constrained")
-    figure.set_layout_engine("none")  # places are fixed; without an engine to set aside, saving would start one
+    figure.set_layout_engine("none")  # positions are fixed; without an engine to set aside, saving would start one
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
     axes.set(xlim=(0, PAGE), ylim=(height, 0))

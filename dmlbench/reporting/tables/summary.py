@@ -30,9 +30,9 @@ def summary_tables(verdicts: Mapping[Group, Sequence[Verdict]], pooled: pd.DataF
         verdicts: Those of every group.
         pooled: Rows of `comparisons.pooled` to the base.
     """
-    places = dict.fromkeys((group.protocol, group.overrides) for group, own in verdicts.items() if own)
+    scopes = dict.fromkeys((group.protocol, group.overrides) for group, own in verdicts.items() if own)
     tables = []
-    for protocol, overrides in places:
+    for protocol, overrides in scopes:
         mine = {own: said for own, said in verdicts.items() if (own.protocol, own.overrides) == (protocol, overrides)}
         tables.append(_summary(protocol, overrides, mine, pooled))
     return tables
@@ -41,18 +41,18 @@ def summary_tables(verdicts: Mapping[Group, Sequence[Verdict]], pooled: pd.DataF
 def _summary(
     protocol: str, overrides: Settings, verdicts: Mapping[Group, Sequence[Verdict]], pooled: pd.DataFrame
 ) -> Table:
-    by_place = {(verdict.row["name"], group.dataset): verdict for group, own in verdicts.items() for verdict in own}
-    rows = pd.DataFrame([verdict.row for verdict in by_place.values()])
+    by_method = {(verdict.row["name"], group.dataset): verdict for group, own in verdicts.items() for verdict in own}
+    rows = pd.DataFrame([verdict.row for verdict in by_method.values()])
     datasets = [group.dataset for group in sorted(verdicts)]
     title = protocol + (f", {without_paths(str(overrides))}" if overrides else "")
     first = rows.iloc[0]
-    place = {"protocol": protocol, "overrides": overrides, "selection": first["selection"], "metric": first["metric"]}
-    for key, value in place.items():
+    wanted = {"protocol": protocol, "overrides": overrides, "selection": first["selection"], "metric": first["metric"]}
+    for key, value in wanted.items():
         pooled = pooled[pooled[key] == value]
     together = {row["name"]: row for row in pooled.to_dict("records")}
     body = []
     for _, method in in_order(rows.drop_duplicates("name")).iterrows():
-        own = [by_place.get((method["name"], dataset)) for dataset in datasets]
+        own = [by_method.get((method["name"], dataset)) for dataset in datasets]
         marks = "; ".join(dict.fromkeys(found.row["marks"] for found in own if found and found.row["marks"]))
         ratios = [found.ratio for found in own if found and not math.isnan(found.ratio)]
         whole = [_pooled_entry(together.get(method["name"]))] if together else []
@@ -108,18 +108,18 @@ def coverage_table(results: pd.DataFrame, unfinished: pd.DataFrame) -> Table:
     there = set(ended[ended["status"] == "done"][[*GROUP, "name", "seed"]].itertuples(index=False, name=None))
     cells = pd.concat([ended, unfinished.assign(status="unfinished")[columns]], ignore_index=True)
     # A seed that another spec has finished since is not missing.
-    place = cells[[*GROUP, "name", "seed"]].itertuples(index=False, name=None)
-    open_ = np.array([key not in there for key in place], dtype=bool)
+    keys = cells[[*GROUP, "name", "seed"]].itertuples(index=False, name=None)
+    open_ = np.array([key not in there for key in keys], dtype=bool)
     cells = cells[(cells["status"] == "done") | open_]
-    places = groups(cells)
+    scopes = groups(cells)
     rows = [
         (
             Entry(method["name"]),
-            *(_coverage_entry(place.of(cells[cells["name"] == method["name"]])) for place in places),
+            *(_coverage_entry(scope.of(cells[cells["name"] == method["name"]])) for scope in scopes),
         )
         for _, method in in_order(cells.drop_duplicates("name")).iterrows()
     ]
-    names = tuple(place.title for place in places)
+    names = tuple(place.title for place in scopes)
     note = "Seeds that are done, of all that were planned; f: failed."
     return Table("coverage", "The matrix", ("Method", *names), tuple(rows), (note,))
 
@@ -180,11 +180,11 @@ def _protocol(protocol: str, values: pd.DataFrame) -> Table:
 
 
 def _shared(part: pd.DataFrame, keys: list[str]) -> list[tuple[pd.Series, str]]:
-    """Rows that many places share once, with the places in words; `all` where it is all of them."""
+    """Rows that many scopes share once, with the scopes in words; `all` where it is all of them."""
     settings = part["overrides"].map(lambda overrides: f" ({without_paths(str(overrides))})" if overrides else "")
-    places = part["dataset"] + settings
-    every, found = set(places), []
-    for _, same in part.assign(place=places).groupby(keys, sort=False, dropna=False):
-        own = dict.fromkeys(same["place"])
+    scopes = part["dataset"] + settings
+    every, found = set(scopes), []
+    for _, same in part.assign(scope=scopes).groupby(keys, sort=False, dropna=False):
+        own = dict.fromkeys(same["scope"])
         found.append((same.iloc[0], "all" if set(own) == every else ", ".join(own)))
     return found
