@@ -52,7 +52,11 @@ def load_model(folder: str | Path, *, network: int = 1, device: str = "cpu") -> 
 
 
 def embed(
-    folder: str | Path, images: Sequence[Picture], *, model: EmbeddingModel | None = None, device: str = "auto"
+    folder: str | Path,
+    images: Sequence[Picture] | str | Path,
+    *,
+    model: EmbeddingModel | None = None,
+    device: str = "auto",
 ) -> Tensor:
     """Embed images as the cell's protocol evaluates them: resized, cropped at the centre and normalised.
 
@@ -68,6 +72,7 @@ def embed(
     Raises:
         UserError: where the weights or an image cannot be used.
     """
+    images = [images] if isinstance(images, str | Path) else images
     if not len(images):
         raise UserError("no images to embed")
     cell, where = read_cell(Path(folder)), resolve_device(checked_device(device))
@@ -80,7 +85,7 @@ def embed(
 def evaluate(
     embeddings: Tensor | np.ndarray,
     labels: Tensor | np.ndarray,
-    ks: Sequence[int] = (1, 2, 4, 8),
+    ks: Sequence[int] | int = (1, 2, 4, 8),
     *,
     clustering: bool = True,
     seed: int = 0,
@@ -101,7 +106,9 @@ def evaluate(
     Raises:
         ValueError: for a wrong shape or type, and embeddings that are not finite.
     """
-    found = retrieval_metrics(embeddings, labels, ks=tuple(ks)) | geometry_metrics(embeddings, labels)
+    found = retrieval_metrics(embeddings, labels, ks=(ks,) if isinstance(ks, int) else tuple(ks)) | geometry_metrics(
+        embeddings, labels
+    )
     found |= clustering_metrics(embeddings, labels, seed=seed) if clustering else {}
     return {name: float(value) for name, value in found.items()}
 
@@ -214,7 +221,9 @@ class _Given:
             raise UserError(f"{which}: not an image ({(str(error).splitlines() or ['no content'])[0]})") from error
         if pixels.dtype != torch.uint8 or pixels.ndim != 3 or pixels.shape[0] not in (1, 3):
             found = f"{pixels.dtype} {tuple(pixels.shape)}"
-            raise UserError(f"image {index}: must be uint8 (H, W), (H, W, 3) or a tensor (C, H, W), got {found}")
+            raise UserError(
+                f"image {index}: must be uint8, an array (H, W) or (H, W, 3) or a tensor (C, H, W), got {found}"
+            )
         return pixels
 
 

@@ -17,7 +17,7 @@ from dmlbench.analysis.groups import check_unambiguous
 from dmlbench.api import MOST_PROCESSES, MOST_SEED, MOST_SEEDS
 from dmlbench.errors import UserError, counted, unknown_name
 from dmlbench.machine import usable_cores
-from dmlbench.reporting.naming import named
+from dmlbench.reporting.naming import named, plain_names
 from dmlbench.reporting.page import render
 from dmlbench.reporting.queries import Panels
 from dmlbench.reporting.tables.comparison import kind_of
@@ -38,6 +38,7 @@ from dmlbench.runner.notes import notes
 from dmlbench.runner.progress import Display, SafeConsole, plain_or_wide
 from dmlbench.runner.signals import Interrupts
 from dmlbench.specs.cell import Cell
+from dmlbench.specs.protocol import whole_key
 from dmlbench.specs.tuned import default_path
 
 Setting = bool | int | float | str
@@ -46,8 +47,8 @@ KEPT = ("weights", "embeddings")
 MOST_WORKERS = 4  # of a report: more processes would take longer to start than they save
 VERDICTS = {"higher": "better", "lower": "worse", "open": "inconclusive", "few": ""}
 COLUMNS = [
-    "protocol", "overrides", "dataset", "method", "to", "n", "mean", "low", "high", "p_t", "p_holm", "family",
-    "p_sign_flip", "verdict",
+    "name", "protocol", "overrides", "dataset", "method", "base", "modifier", "network", "tuned", "to", "n", "mean",
+    "low", "high", "p_t", "p_holm", "family", "p_sign_flip", "verdict",
 ]  # fmt: skip
 
 
@@ -60,7 +61,7 @@ class Study:
         hashes: Hashes of the cells; None for all that the folder holds.
 
     Raises:
-        UserError: where the folder cannot be read.
+        UserError: where the folder cannot be read, or holds no cells.
     """
 
     results: Path
@@ -68,7 +69,10 @@ class Study:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "results", Path(self.results))
-        Store(self.results).check_readable()
+        store = Store(self.results)
+        store.check_readable()
+        if not store.folders():
+            raise UserError(f"{self.results}: no cells yet", hint=store.next_command())
 
     @cached_property
     def frame(self) -> pd.DataFrame:
@@ -92,10 +96,11 @@ class Study:
         panels: bool = False,
         data_dir: str | Path | None = None,
     ) -> Path:
-        """Render a report of the study's protocols, datasets and methods: see `report`."""
+        """Render a report of all results of the study's protocols, datasets and methods: see `report`."""
         if only is None and self.hashes is not None:
             only = {name: tuple(self.frame[name].unique()) for name in ("protocol", "dataset")}
-            only["method"] = tuple(dict.fromkeys([*self.frame["method"], *self.frame["base"]]))
+            bases = set(self.frame["base"]) & set(load_results(self.results)["method"])
+            only["method"] = tuple({*plain_names(self.frame), *bases})
         return report(self.results, folder, only=only, panels=panels, data_dir=data_dir)
 
     def _own(self, frame: pd.DataFrame) -> pd.DataFrame:
@@ -107,7 +112,7 @@ def run(
     datasets: str | Sequence[str],
     seeds: int | Sequence[int] = 6,
     *,
-    protocol: str | None = None,
+    protocol: str | Path | None = None,
     settings: Mapping[str, Setting] | None = None,
     tuned: str | Path | bool = False,
     data_dir: str | Path | None = None,
@@ -166,13 +171,13 @@ def run(
     store, data = Store(Path(results)), data_folder(_path(data_dir))
     overlay = (default_path(store.root) if tuned is True else Path(tuned)) if tuned else None
     request = Request(
-        _names(methods), _names(datasets), _seeds(seeds), protocol, _settings(settings or {}), _path(methods_dir), data,
-        skip_bad, overlay,
+        _some(methods, "methods"), _some(datasets, "datasets"), _seeds(seeds), str(protocol) if protocol else None,
+        _settings(settings or {}), _path(methods_dir), data, skip_bad, overlay,
     )  # fmt: skip
     console = SafeConsole(quiet=True) if quiet else plain_or_wide()
     cells = plan(request, console.say)
     execution = Execution(
-        store, data, checked_device(device), workers, data_workers, checked_keep(_names(keep)), per_gpu, executor,
+        store, data, checked_device(str(device)), workers, data_workers, checked_keep(_names(keep)), per_gpu, executor,
         checked_address(address, executor), system_metrics,
     )  # fmt: skip
     run_cells(console, cells, pending(cells, store, retry_failed=retry_failed), execution, tracking=tracking)
@@ -209,35 +214,40 @@ def run_cells(
         raise KeyboardInterrupt
 
 
-def compare(results: pd.DataFrame, metric: str = "recall_at_1", selection: str = "last") -> pd.DataFrame:
+def compare(results: pd.DataFrame | str | Path, metric: str = "recall_at_1", selection: str = "last") -> pd.DataFrame:
     """Differences of modified methods to their bases, paired by seed.
 
     Args:
-        results: As `load_results` returns them, or part of it.
+        results: As `load_results` returns them, or part of it; or the results folder.
         metric: A column of it, such as `recall_at_1` or `map_at_r`.
         selection: How the epoch was chosen: `last`, `validation` or `best_test`.
 
     Returns:
-        One row per method, dataset and protocol: `n` pairs; `mean` of the differences (fractions) with its 95%
-        t-interval `low`, `high`; `p_t` of the paired t-test, `p_holm` corrected for the `family` of all tests of the
-        protocol and dataset; `p_sign_flip`, exact; and the `verdict`: `better` or `worse` where `p_holm` is below .05,
-        else `inconclusive`; none below three pairs.
+        One row per method, dataset and protocol, with the method's `name` as reports write it and the columns of
+        `load_results` that it is made of; `to`, the base's name; `n` pairs; `mean` of the differences (fractions) with
+        its 95% t-interval `low`, `high`; `p_t` of the paired t-test, `p_holm` corrected for the `family` of all tests
+        of the protocol and dataset; `p_sign_flip`, exact; and the `verdict`: `better` or `worse` where `p_holm` is
+        below .05, else `inconclusive`; none below three pairs.
 
     Raises:
-        UserError: for a metric or selection that the results do not have, and where two results are of the same method,
+        UserError: for a metric or selection that the results do not have, and where two results are of one method,
             dataset and seed.
     """
+    if not isinstance(results, pd.DataFrame):
+        results = load_results(results)
     if selection not in SELECTIONS:
         raise unknown_name("selection", selection, SELECTIONS)
     check_unambiguous(results)
     values = seed_values(results)
+    if values.empty:
+        raise UserError("no finished results among these", hint="the column `error` says why cells failed")
     if metric not in set(values["metric"]):
         raise unknown_name("metric", metric, sorted(values["metric"].unique()))
     values = values[(values["metric"] == metric) & (values["selection"] == selection)]
     compared = named(comparisons(to_base(seed_pairs(values)), values))
     rows = zip(compared["n"], compared["p_holm"], compared["mean"], strict=True)
     verdicts = [VERDICTS[kind_of(*row)] for row in rows]
-    return compared.assign(method=compared["name"], to=compared["to_name"], verdict=verdicts)[COLUMNS]
+    return compared.assign(to=compared["to_name"], verdict=verdicts)[COLUMNS]
 
 
 def report(
@@ -263,10 +273,10 @@ def report(
     Raises:
         UserError: where there is nothing to report, results contradict each other, or the folder cannot be written.
     """
-    target = Path(folder)
+    target, kept = Path(folder), _as_names(only)
     shown = Panels(data_folder(_path(data_dir))) if panels else None
     workers = min(usable_cores(), MOST_WORKERS)
-    return render(Path(results), target.name, target.parent, only, panels=shown, workers=workers)
+    return render(Path(results), target.name, target.parent, kept, panels=shown, workers=workers)
 
 
 def checked_address(address: str | None, executor: str) -> str | None:
@@ -312,8 +322,17 @@ def _in_words(cells: Sequence[Cell], todo: Sequence[Cell], execution: Execution)
     return f"{counted(len(cells), 'cell')}: {counts}; results in {execution.store.root}"
 
 
+def _some(given: str | Sequence[str], what: str) -> tuple[str, ...]:
+    names = _names(given)
+    if not names:
+        raise UserError(f"{what}: name at least one")
+    return names
+
+
 def _seeds(given: int | Sequence[int]) -> tuple[int, ...]:
     """The seeds, each a whole number and there once."""
+    if not isinstance(given, int | Sequence) or isinstance(given, str):
+        raise UserError(f"seeds: must be a whole number, or a list of them, not {given!r}")
     if isinstance(given, int):
         _check_whole("seeds", given, least=1, most=MOST_SEEDS)
         return tuple(range(given))
@@ -335,20 +354,33 @@ def _check_whole(name: str, number: int | None, *, least: int, most: int) -> Non
 
 
 def _check_choice(name: str, given: str, valid: Sequence[str]) -> None:
+    if not isinstance(given, str):
+        raise UserError(f"{name}: must be one of {', '.join(valid)}, not {given!r}")
     if given not in valid:
         raise unknown_name(name, given, valid)
 
 
 def _names(given: str | Sequence[str]) -> tuple[str, ...]:
+    if not isinstance(given, str) and not (isinstance(given, Sequence) and all(isinstance(own, str) for own in given)):
+        raise UserError(f"must be names, in a list or with commas between, not {given!r}")
     names = tuple(part.strip() for part in given.split(",")) if isinstance(given, str) else tuple(given)
     if twice := next((name for index, name in enumerate(names) if name in names[:index]), None):
         raise UserError(f"{twice!r} is given twice")
     return names
 
 
+def _as_names(only: Mapping[str, Collection[str]] | None) -> dict[str, Collection[str]] | None:
+    return {key: _names(own) if isinstance(own, str) else own for key, own in only.items()} if only else None
+
+
 def _settings(given: Mapping[str, Setting]) -> tuple[str, ...]:
     """As `--set` takes them: a text is quoted, so that "1" stays one."""
-    return tuple(f"{key}={json.dumps(value)}" for key, value in given.items())
+    if not isinstance(given, Mapping):
+        raise UserError(f'settings: must be a mapping such as {{"training.epochs": 2}}, not {given!r}')
+    try:
+        return tuple(whole_key(f"{key}={json.dumps(value)}") for key, value in given.items())
+    except TypeError as error:
+        raise UserError(f"settings: {error}") from error
 
 
 def _path(given: str | Path | None) -> Path | None:

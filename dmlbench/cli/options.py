@@ -76,7 +76,7 @@ def datasets_option() -> Decorator:
 
 def workers_option() -> Decorator:
     """`--workers N`."""
-    most = "as many as the cores hold, which is the most; --per-gpu on each GPU"
+    most = "the cores divided by the protocol's threads, which is the most; on GPUs --per-gpu for each"
     return click.option(
         "--workers", type=click.IntRange(1, MOST_PROCESSES), help=f"Cells trained at the same time [default: {most}]."
     )
@@ -120,12 +120,24 @@ def protocol_option() -> Decorator:
     return click.option("--protocol", help=help_text)
 
 
-SET = "Override a protocol or method value, e.g. training.epochs=3 or distillation.lambda=10. Repeatable."
+SET = (
+    "Override a value of the protocol (sections model, input, training, evaluation, validation), of the base (loss) or "
+    "of the modifier, e.g. training.epochs=3 or modifier.lambda=10. It applies to all methods that have the value. "
+    "Repeatable."
+)
+
+
+def _whole_keys(_: click.Context, __: click.Parameter, pairs: tuple[str, ...]) -> tuple[str, ...]:
+    if not pairs:
+        return ()
+    from dmlbench.specs.protocol import whole_key
+
+    return tuple(map(whole_key, pairs))
 
 
 def set_option(help_text: str = SET) -> Decorator:
     """`--set key.path=value`."""
-    return click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help=help_text)
+    return click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help=help_text, callback=_whole_keys)
 
 
 def device_option() -> Decorator:

@@ -20,12 +20,12 @@ MOST_WORKERS = 4  # a report has not more to draw at a time than would pay for t
     multiple=True,
     metavar="COLUMN=NAMES",
     callback=lambda _context, _parameter, pairs: _filters(pairs),
-    help="Show only these protocols, datasets or methods, e.g. method=ms,ms+psd. Repeatable.",
+    help="Show only some: COLUMN is protocol, dataset or method, e.g. method=ms,ms+psd. Repeatable.",
 )
 @click.option(
     "--panels",
     is_flag=True,
-    help="Show images that methods win and lose (needs run --keep embeddings). Git ignores such a report.",
+    help="Show images that a method finds and its base does not, and the reverse (needs run --keep embeddings).",
 )
 @data_dir_option()
 @click.option(

@@ -90,14 +90,16 @@ if TYPE_CHECKING:
 @click.option(
     "--keep",
     callback=names,
-    help="Save weights, test embeddings or both, comma-separated. `evaluate --help` describes the format.",
+    help="Save weights, embeddings or both, comma-separated; `evaluate --help` describes the format.",
 )
 @skip_bad_option()
 @click.option(
     "--dry-run", is_flag=True, help="Run nothing: show the state of each cell, missing data and the expected time."
 )
 def command(**options: Any) -> int:  # noqa: ANN401 - click's options
-    """Train and score methods on datasets over seeds. Finished cells are never run again.
+    """Train and score methods on datasets over seeds.
+
+    A cell is one method on one dataset with one seed; finished cells are never run again.
 
     Rerun the same command to resume after an interruption. Ctrl-C stops after the current epoch, a second Ctrl-C at
     once. The exit code is 1 if a cell failed or is not done, or if a result in the folder cannot be read; such a

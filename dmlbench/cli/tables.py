@@ -52,7 +52,7 @@ def print_unfinished(console: SafeConsole, store: Store, cells: Sequence[Cell]) 
     open_ = sum(state in ("interrupted", "missing") for state in states.values())
     if open_:
         of = f"{open_} of {counted(len(cells), 'cell')} {inflected(open_, 'has', 'have')} not ended"
-        console.print(f"{of}; the same command goes on with {inflected(open_, 'it', 'them')}")
+        console.print(f"{of}; rerun the same command to resume")
     damaged = print_damaged(console, store, cells)
     return 0 if all(state == "done" for state in states.values()) and not damaged else 1
 
@@ -80,7 +80,7 @@ def _print_failed(console: SafeConsole, failed: Sequence[tuple[Cell, Record]], o
     diverged = sum(record.summary.error.kind == "diverged" if record.summary.error else 0 for _, record in failed)
     again = f" (what diverged will do so again unless a value changes: {diverged})" if diverged else ""
     them = inflected(len(failed), "it", "them")
-    console.print(f"{len(failed)} of {counted(of, 'cell')} failed; to go on with {them}{again}:")
+    console.print(f"{len(failed)} of {counted(of, 'cell')} failed; to resume {them}{again}:")
     console.say(f"  {_retrying(sys.argv[1:])}")
 
 
@@ -145,9 +145,9 @@ def _in_words(cells: Sequence[CellState]) -> list[RenderableType]:
     lines = [Text(f"{cell.state}: {_label(cell)}: {_what(cell)}", STYLES[cell.state]) for cell in cells if _what(cell)]
     states = {cell.state for cell in cells}
     if "failed" in states:
-        lines.append(Text("`dmlbench run ... --retry failed` goes on with what failed, from its last epoch"))
+        lines.append(Text("`dmlbench run ... --retry failed` resumes failed cells from their last epoch"))
     if states & {"missing", "interrupted"} and "running" not in states:
-        lines.append(Text("the same `dmlbench run` goes on with the rest; delete a folder to drop its cell"))
+        lines.append(Text("the same `dmlbench run` resumes the rest; delete a folder to drop its cell"))
     return list(lines)
 
 

@@ -48,7 +48,9 @@ MOST_TRIALS = 100_000
     help="Seeds per trial; a trial is scored by their mean.",
 )
 @protocol_option()
-@set_option("Override a value of the protocol, e.g. training.epochs=3. Those of methods are searched. Repeatable.")
+@set_option(
+    "Override a value of the protocol, e.g. training.epochs=3. Those of methods are searched instead. Repeatable."
+)
 @data_dir_option()
 @methods_dir_option()
 @results_option()

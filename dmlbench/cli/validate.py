@@ -13,8 +13,8 @@ from dmlbench.cli.terminal import echo
 def command(files: tuple[Path, ...]) -> int:
     """Check method files, or all of a folder: read each, build what it names, and train it for a few steps.
 
-    Between the steps the method's state is saved and restored. A modifier is tested on the base `ms`, a miner on
-    `triplet`. Python plugins of these files are loaded and run.
+    Each is trained for two epochs of two steps, with its state saved and restored between the epochs. A modifier is
+    tested on the base `ms`, a miner on `triplet`. Python plugins of these files are loaded and run.
 
     \b
     Examples:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import pandas as pd
 
 from dmlbench.analysis.groups import base_name, method_name, modifier_name
+from dmlbench.specs.overrides import Settings
 
 MINUS = "\N{MINUS SIGN}"
 NAMES = {
@@ -41,6 +42,12 @@ def named(frame: pd.DataFrame) -> pd.DataFrame:
         names["to_name"] = [method_name(row) for row in rows]
         names["to_modifier_name"] = [modifier_name(row) for row in rows]
     return frame.assign(**{name: pd.Series(own, frame.index, dtype=object) for name, own in names.items()})
+
+
+def plain_names(frame: pd.DataFrame) -> pd.Series:
+    """Methods by the names that `run` takes, whatever their settings; one network of several as in the tables."""
+    none = pd.Series(Settings(), frame.index, dtype=object)
+    return named(frame.assign(base_settings=none, modifier_settings=none, tuned=False))["name"]
 
 
 def for_files(frame: pd.DataFrame, *, typed: bool = False) -> pd.DataFrame:

@@ -28,7 +28,7 @@ from dmlbench.reporting.content import (
 )
 from dmlbench.reporting.folder import PAGE, check_target, replacing
 from dmlbench.reporting.latex import latex
-from dmlbench.reporting.naming import for_files, named
+from dmlbench.reporting.naming import for_files, named, plain_names
 from dmlbench.reporting.numbers import Numbers
 from dmlbench.reporting.pictures import brief_marks, csv, escape_markdown, markdown, short
 from dmlbench.reporting.queries import Panels, Queries
@@ -47,7 +47,6 @@ from dmlbench.results.frames import load_history, load_results
 from dmlbench.results.measurements import SYNTHETIC, Measurement, read_measurements
 from dmlbench.results.records import Summary
 from dmlbench.results.store import Store, read_summary
-from dmlbench.specs.overrides import Settings
 
 FILTERS = ("protocol", "dataset", "method")
 Only = Mapping[str, Collection[str]]
@@ -161,10 +160,7 @@ def _kept(
     frame: pd.DataFrame, only: Only | None, *, also: pd.DataFrame | None = None, known: bool = False
 ) -> pd.DataFrame:
     """The rows asked for; `also` holds further names that are no mistake, `known` says that they were checked."""
-    # A method by the name that `run` takes, whatever its settings; one network of several as in the tables.
-    none = pd.Series(Settings(), frame.index, dtype=object)
-    plain = frame.assign(base_settings=none, modifier_settings=none, tuned=False)
-    shown = frame.assign(method=named(plain)["name"])
+    shown = frame.assign(method=plain_names(frame))
     for column, names in (only or {}).items():
         if column not in FILTERS:
             raise unknown_name("column", column, FILTERS, where="--only")

@@ -37,7 +37,8 @@ def load_results(path: str | Path = DEFAULT_ROOT, damaged: OnDamaged = warn) -> 
             warning for each].
 
     Returns:
-        One row per cell, selection (`untrained`, `last`, `validation`, `best_test`) and network. The columns of
+        One row per cell, selection (`untrained`, `last`, `validation`, `best_test`) and network: methods that train
+        several are compared with others by the rows whose `network` is `mean` (or `ensemble`). The columns of
         `Facts` say what it is made of: protocol, overrides, dataset, method, base, base_settings, modifier,
         modifier_settings, tuned, seed, and hashes. `network` is `mean`; methods that train several networks have rows
         for `1`, `2`, ... and the `ensemble`, too, and `networks` counts them. Then status, marks, folder; a column per

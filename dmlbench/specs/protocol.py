@@ -73,6 +73,11 @@ def is_file_of_weights(weights: str) -> bool:
     return weights.endswith((".safetensors", ".pth"))
 
 
+def whole_key(pair: str) -> str:
+    """A setting with its section's own name: `modifier.` is another word for `distillation.`."""
+    return f"distillation.{pair.removeprefix('modifier.')}" if pair.startswith("modifier.") else pair
+
+
 def parse_settings(pairs: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, dict[str, Scalar]]]:
     """Split `--set key.path=value` pairs into nested protocol settings and `loss` / `distillation` values."""
     protocol: dict[str, Any] = {}

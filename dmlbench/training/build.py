@@ -58,7 +58,10 @@ def build_trainer(
     if method.distillation is not None:
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed(stream_seed(seed, 0, f"weights, {method.distillation.name}"))
-            modifier = build_modifier(method.distillation, context.sizes).to(device)
+            modifier = build_modifier(method.distillation, context.sizes)
+            if "_modules" not in vars(modifier):
+                name = f"{method.distillation.name}: {method.distillation.class_name}.__init__"
+                raise UserError(f"{name} must call super().__init__(lambda_) first")
             networks, extra = _built(modifier, context, method.distillation)
     trainable = [
         _trainable(network, protocol.training, [*context.criterion_groups(network.criterion), *own])
@@ -274,6 +277,7 @@ def _built(modifier: Modifier, context: _BuildContext, part: Part) -> tuple[list
     _check_miner(modifier, context.base.criterion, context.name)
     try:
         networks = modifier.build(context)
+        _check_networks(networks, part, context.precision)
         modifier.to(context.device)
         check_rates(part.learning_rates, [name for name, _ in modifier.named_parameters()], part.name)
         return networks, modifier.parameter_groups(context)
@@ -285,6 +289,15 @@ def _built(modifier: Modifier, context: _BuildContext, part: Part) -> tuple[list
         if not part.plugin:
             raise
         raise UserError(f"{part.name}: {part.class_name}.build raises {type(error).__name__}: {error}") from error
+
+
+def _check_networks(networks: object, part: Part, precision: str) -> None:
+    if not (isinstance(networks, list) and networks and all(isinstance(one, Network) for one in networks)):
+        said = f"{part.class_name}.build must return a list of networks, such as [context.base]"
+        raise UserError(f"{part.name}: {said}, not {type(networks).__name__}")
+    if precision == "float16" and any(network.period > 1 for network in networks):
+        said = "a network's gradients cannot wait under training.autocast=float16"
+        raise UserError(f"{part.name}: {said}", hint="--set training.autocast=bfloat16")
 
 
 def _trainable(network: Network, training: TrainingSpec, extra: Iterable[Group]) -> TrainableNetwork:

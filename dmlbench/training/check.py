@@ -1,5 +1,6 @@
 """Tries a method on a few random images: two epochs of two steps, with its state saved and restored between them."""
 
+import difflib
 import io
 
 import torch
@@ -7,6 +8,7 @@ import torch
 from dmlbench.data.images import Split
 from dmlbench.data.loader import TrainingBatches
 from dmlbench.errors import UserError
+from dmlbench.modifiers import Modifier
 from dmlbench.seeding import stream_seed
 from dmlbench.specs.cell import MethodSpec, ProtocolSpec
 from dmlbench.training.build import TrainingSet, at_networks_rate, build_seeded_model, build_trainer
@@ -14,7 +16,11 @@ from dmlbench.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 CLASSES, IMAGES, BATCH, EPOCHS = 4, 32, 16, 2
-KEPT = "what it keeps from step to step belongs in buffers, parameters or get_extra_state"
+KEPT = (
+    "what it keeps from step to step belongs in buffers, parameters or get_extra_state; what it draws must come from a "
+    "generator that it is given, or torch's global one"
+)
+CLOSE = 0.8  # of a misspelt hook's name to the hook's
 
 
 def check_method(method: MethodSpec, protocol: ProtocolSpec) -> tuple[float, list[str]]:
@@ -35,6 +41,7 @@ def check_method(method: MethodSpec, protocol: ProtocolSpec) -> tuple[float, lis
     )
     protocol = protocol.model_copy(update={"training": training})
     whole, resumed = _built(method, protocol), _built(method, protocol)
+    _check_hooks(whole.modifier, method.name)
     _epoch(whole, method, protocol, 0)
     _pass_on(whole, resumed, method.name)
     expected, found = (_epoch(trainer, method, protocol, 1) for trainer in (whole, resumed))
@@ -50,6 +57,20 @@ def _built(method: MethodSpec, protocol: ProtocolSpec) -> Trainer:
     model = build_seeded_model(protocol, 0, CPU)
     torch.manual_seed(stream_seed(0, 0, "loss"))
     return build_trainer(method, protocol, model, TrainingSet(CLASSES, IMAGES), CPU)
+
+
+def _check_hooks(modifier: Modifier | None, name: str) -> None:
+    """Raise UserError for a method that is named almost as a hook: it would never be called."""
+    hooks = [hook for hook in vars(Modifier) if not hook.startswith("_")]
+    for cls in type(modifier).__mro__:
+        if cls is Modifier or not issubclass(cls, Modifier):
+            continue
+        for own in [own for own in vars(cls) if not hasattr(Modifier, own)]:
+            meant = [hook for hook in difflib.get_close_matches(own, hooks, cutoff=CLOSE) if hook not in vars(cls)]
+            if meant:
+                raise UserError(
+                    f"{name}: {cls.__name__}.{own} is no hook and never called", hint=f"did you mean {meant[0]}"
+                )
 
 
 def _epoch(trainer: Trainer, method: MethodSpec, protocol: ProtocolSpec, epoch: int) -> torch.Tensor:

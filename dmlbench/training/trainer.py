@@ -1,5 +1,6 @@
 """What a training step is: forward pass, ranking loss, modifier, backward pass, optimiser."""
 
+import ctypes
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -100,6 +101,7 @@ class Trainer:
     def __post_init__(self) -> None:
         self.device = next(self.model.parameters()).device
         self._devices = [self.device] if self.device.type == "cuda" else []
+        self._left: tuple[list[Tensor], list[Tensor]] | None = None  # global streams at a hook's beginning and end
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "float16")
 
     @property
@@ -225,15 +227,30 @@ class Trainer:
         weighs = bool(self.modifier_weight(context.epoch))
         with self.clock.phase("distillation") if weighs else nullcontext(), self._own_stream():
             added = self.modifier.loss(outputs, context)
+        if isinstance(added, Tensor):
+            raise TypeError(f"a modifier's loss gives a list with a scalar for each network, not {tuple(added.shape)}")
         if added is not None and len(added) != len(self.networks):
             raise ValueError(f"the modifier's loss gives {len(added)} values for {len(self.networks)} networks")
         return added if added is None else [scalar(loss) for loss in added]
 
     @contextmanager
     def _own_stream(self) -> Iterator[None]:
-        """Whatever a modifier draws from torch's global stream, dropout of a teacher for one, leaves it as it was."""
+        """What a modifier draws from torch's global stream, dropout of a teacher for one, leaves the base's as it was.
+
+        It starts from the base's state; while that does not move, each hook continues where the last one stopped.
+        """
         with torch.random.fork_rng(self._devices):
+            base = self._streams()
+            if self._left is not None and all(map(_equal, base, self._left[0])):
+                torch.set_rng_state(self._left[1][0])
+                for device, state in zip(self._devices, self._left[1][1:], strict=True):
+                    torch.cuda.set_rng_state(state, device)
             yield
+            self._left = base, self._streams()
+
+    def _streams(self) -> list[Tensor]:
+        """The states of torch's global generators, which are on the host."""
+        return [torch.get_rng_state(), *(torch.cuda.get_rng_state(device) for device in self._devices)]
 
     def _total(self, outputs: Sequence[ForwardOutput], added: Sequence[Tensor] | None) -> Tensor:
         rankings = [output.ranking for output in outputs]
@@ -244,6 +261,11 @@ class Trainer:
             for loss, network in zip(losses, self.networks, strict=True)
         ]
         return torch.stack(weighed).sum() if len(weighed) > 1 else weighed[0]
+
+
+def _equal(state: Tensor, other: Tensor) -> bool:
+    """Whether two states of generators, bytes in the host's memory, are the same: no operation of torch, which waits."""
+    return ctypes.string_at(state.data_ptr(), state.numel()) == ctypes.string_at(other.data_ptr(), other.numel())
 
 
 def _mean(values: Sequence[Tensor]) -> Tensor:

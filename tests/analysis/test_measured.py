@@ -5,13 +5,13 @@ import pytest
 
 from dmlbench.analysis.costs import (
     agreements,
+    by_setup,
     doubts,
     measured_frame,
     measured_overhead,
     measured_phases,
     measurement_slug,
     phase_order,
-    places,
 )
 from dmlbench.analysis.statistics import median_interval
 from dmlbench.results.records import Code
@@ -95,7 +95,7 @@ def test_measurements_of_one_machine_and_protocol_belong_together():
     other = make_measurement(environment=ENVIRONMENT.model_copy(update={"machine": "def"}))
     changed = make_measurement(protocol_hash="89ab")
     few = make_measurement({"ms": 1.0, "ms+psd": 1.3})
-    assert places([one, other, changed, few, again]) == [[one, again], [other], [changed], [few]]
+    assert by_setup([one, other, changed, few, again]) == [[one, again], [other], [changed], [few]]
     assert len({measurement_slug(measurement) for measurement in (one, again, other, changed, few)}) == 4
 
 

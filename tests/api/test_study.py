@@ -40,7 +40,7 @@ def test_the_public_names_are_there():
 
 def test_a_comparison_is_that_of_the_readme(reference):
     compared = reference.compare()
-    row = compared[(compared["dataset"] == "glyphs") & (compared["method"] == "ms+obdsd")].iloc[0]
+    row = compared[(compared["dataset"] == "glyphs") & (compared["name"] == "ms+obdsd")].iloc[0]
     assert (row["to"], row["n"], row["verdict"]) == ("ms", 6, "worse")
     points = [f"{100 * row[name]:.2f}" for name in ("mean", "low", "high")]
     readme = (ROOT / "README.md").read_text(encoding="utf-8").replace("−", "-")
@@ -75,6 +75,13 @@ def test_results_that_are_not_there(tmp_path):
         ({"seeds": [-1]}, "seeds: must be a whole number from 0"),
         ({"seeds": []}, "seeds: must be some numbers"),
         ({"methods": ["ms", "ms"]}, "'ms' is given twice"),
+        ({"methods": []}, "methods: name at least one"),
+        ({"methods": 3}, "must be names"),
+        ({"seeds": "3"}, "seeds: must be a whole number, or a list"),
+        ({"seeds": None}, "seeds: must be a whole number, or a list"),
+        ({"settings": ["training.epochs=2"]}, "settings: must be a mapping"),
+        ({"settings": {"training.epochs": object()}}, "settings: Object of type object"),
+        ({"tracking": False}, "tracking: must be one of auto, none, not False"),
         ({"tracking": "no"}, "unknown tracking 'no'"),
         ({"executor": "slurm"}, "unknown executor 'slurm'"),
         ({"workers": 0}, "workers: must be a whole number from 1"),

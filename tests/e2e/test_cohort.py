@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from dmlbench import load_results
+from dmlbench.reporting.naming import plain_names
 from tests.e2e.conftest import TINY, Command
 
 METHODS = "triplet,triplet+dm2,triplet+independent"
@@ -20,6 +21,7 @@ def test_a_cohort_has_a_row_for_each_readout(dmlbench: Command, tmp_path: Path) 
     for name in METHODS.split(",")[1:]:
         assert all(f"{name}{readout}" in done.stdout for readout in READOUTS)
     results = load_results(tmp_path / "results" / "runs")
+    results = results.assign(method=plain_names(results))
     last = results[results["selection"] == "last"].set_index(["method", "seed"])["recall_at_1"]
     for seed in (0, 1):
         assert last["triplet+independent{member 1}", seed] == last["triplet", seed]  # bit for bit

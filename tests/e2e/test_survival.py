@@ -174,7 +174,7 @@ def test_a_disk_that_fills_up_halts_the_run_and_loses_nothing(
     assert full.returncode == 1, full.stdout + full.stderr
     assert "HALTED: " in full.stdout
     assert "cannot be written (No space left on device)" in full.stdout
-    assert "2 of 2 cells have not ended; the same command goes on with them" in full.stdout
+    assert "2 of 2 cells have not ended; rerun the same command to resume" in full.stdout
     assert "Traceback" not in full.stdout + full.stderr
     states = {cell["state"] for cell in json.loads(dmlbench("status", "--json").stdout)}
     assert states <= {"interrupted", "missing"}

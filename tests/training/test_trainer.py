@@ -3,7 +3,7 @@ import copy
 import pytest
 import torch
 
-from dmlbench.modifiers import distillation_loss, psd_targets
+from dmlbench.modifiers import Modifier, distillation_loss, psd_targets
 
 BASES = ("contrastive", "triplet", "margin", "ms", "proxyanchor")
 
@@ -198,3 +198,30 @@ def test_embeddings_that_a_loss_masks_away_still_show(make_trainer, batch, minin
         trainer.model.head.weight.fill_(float("nan"))
     ranking, _ = trainer.step(batch, 0, mining)
     assert ranking.isnan()
+
+
+class Noisy(Modifier):
+    """Draws from torch's global stream in both of its hooks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.drawn = []
+
+    def loss(self, outputs, context):
+        self.drawn.append(float(torch.rand(())))
+        return [0 * output.ranking for output in outputs]
+
+    def after_step(self, outputs, context):
+        self.drawn.append(float(torch.rand(())))
+
+
+def test_a_modifiers_draws_differ_and_leave_the_bases_stream(make_trainer, train):
+    trainer, plain = make_trainer("ms"), make_trainer("ms")
+    trainer.modifier = Noisy()
+    states = []
+    for own in (plain, trainer):
+        torch.manual_seed(1)
+        train(own, range(1))
+        states.append(torch.get_rng_state())
+    assert torch.equal(*states)
+    assert len(trainer.modifier.drawn) == len(set(trainer.modifier.drawn)) > 2
