@@ -264,7 +264,7 @@ class Trainer:
 
 
 def _equal(state: Tensor, other: Tensor) -> bool:
-    """Whether two states of generators, bytes in the host's memory, are the same: no operation of torch, which waits."""
+    """Whether two states of generators, bytes in the host's memory, are the same, without an operation of torch."""
     return ctypes.string_at(state.data_ptr(), state.numel()) == ctypes.string_at(other.data_ptr(), other.numel())
 
 
