@@ -146,5 +146,5 @@ class Transform:
             raise UserError(f"{self._part.name}: must give {image.dtype} {tuple(image.shape)}, gives {given}")
         return changed
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return {"_part": self._part, "_transform": None}
