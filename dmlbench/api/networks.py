@@ -13,8 +13,7 @@ from torch import Tensor
 
 from dmlbench.data.catalogue import dataset_info
 from dmlbench.data.family import Log
-from dmlbench.data.files import decode
-from dmlbench.data.images import Split, load_dataset
+from dmlbench.data.images import Split, decode, load_dataset
 from dmlbench.data.ready import dataset_spec, prepare
 from dmlbench.errors import DivergedError, UserError
 from dmlbench.evaluation import clustering_metrics, geometry_metrics, retrieval_metrics

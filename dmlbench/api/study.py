@@ -31,10 +31,10 @@ from dmlbench.runner.matrix import (
     data_folder,
     execute,
     make_ready,
+    notes,
     pending,
     plan,
 )
-from dmlbench.runner.notes import notes
 from dmlbench.runner.progress import Display, SafeConsole, plain_or_wide
 from dmlbench.runner.signals import Interrupts
 from dmlbench.specs.cell import Cell

@@ -111,7 +111,7 @@ def info(name: str, data_dir: Path | None, sheet: Path | None) -> None:
 
     from dmlbench.data.catalogue import dataset_info
     from dmlbench.data.ready import sizes
-    from dmlbench.reporting.contact_sheet import check_sheet, draw_contact_sheet
+    from dmlbench.reporting.pictures import check_sheet, draw_contact_sheet
     from dmlbench.runner.matrix import data_folder
     from dmlbench.runner.progress import plain_or_wide
 

@@ -160,7 +160,7 @@ def _dry_run(console: "SafeConsole", cells: "Sequence[Cell]", todo: "Sequence[Ce
 
     from dmlbench.cli.tables import print_damaged
     from dmlbench.data.ready import not_ready
-    from dmlbench.models.checks import check_networks
+    from dmlbench.models.pretrained import check_networks
     from dmlbench.runner import matrix
 
     downloads = check_networks(todo, download=False)

@@ -126,7 +126,7 @@ def _alone(folder: Path) -> "Iterator[None]":
 
 def _tune(console: "SafeConsole", subjects: "Sequence[Subject]", trials: int, execution: "Execution") -> "Tuning":
     from dmlbench.runner import matrix
-    from dmlbench.runner.notes import without_teacher
+    from dmlbench.runner.matrix import without_teacher
     from dmlbench.runner.progress import Display
     from dmlbench.runner.signals import Interrupts
     from dmlbench.tuning import tune

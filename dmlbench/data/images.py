@@ -1,7 +1,18 @@
-"""Loaded datasets: images and contiguous labels, and validation classes held out of training."""
+"""Loaded datasets: images and contiguous labels, and validation classes held out of training.
 
+Image files are decoded to 8-bit RGB, as PIL's ``convert("RGB")`` gives it: encoded in memory and decoded when asked
+for, or decoded once into a mapped cache.
+"""
+
+import hashlib
+import io
 import itertools
 import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,16 +20,250 @@ import numpy as np
 import PIL
 import simplejpeg
 import torch
+from filelock import FileLock
+from numpy.typing import NDArray
+from PIL import Image
+from simplejpeg import decode_jpeg, decode_jpeg_header
 from torch import Tensor
 
 from dmlbench.data.augment import Images
 from dmlbench.data.catalogue import family_of
-from dmlbench.data.family import LabelledFiles, LabelledImages, Log, files_fingerprint, fingerprint
-from dmlbench.data.files import Chosen, decoded, read_files
+from dmlbench.data.family import (
+    LabelledFiles,
+    LabelledImages,
+    Log,
+    cache_dir,
+    content_order,
+    files_fingerprint,
+    fingerprint,
+)
 from dmlbench.data.ready import check_counts, files_of
-from dmlbench.errors import UserError
+from dmlbench.errors import UserError, counted
 from dmlbench.seeding import stream
 from dmlbench.specs.dataset import DatasetSpec
+
+IN_MEMORY_BYTES = 16 << 30
+DECODED_BYTES = 4 << 30  # per side of a split; a larger one is decoded anew for every batch
+TYPICAL_COMPRESSION = 4  # JPEGs decode to at least this many times their size
+
+
+@dataclass(frozen=True)
+class EncodedImages:
+    """Files decoded when asked for, as uint8 (3, H, W).
+
+    Attributes:
+        paths: One file an image.
+        content: uint8, all files one after another; None where they are too large and are read one by one.
+        spans: int64 (N, 2), where each file begins and ends in `content`.
+    """
+
+    paths: tuple[Path, ...]
+    content: Tensor | None
+    spans: NDArray[np.int64]
+
+    def __post_init__(self) -> None:
+        assert len(self.paths) == len(self.spans)  # noqa: S101 - else images would have each other's labels
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Tensor:
+        try:
+            return decode(self._encoded(index))
+        except (OSError, SyntaxError, ValueError) as error:
+            hint = "see `dmlbench data check`, or leave it out with --skip-bad"
+            raise UserError(
+                f"{self.paths[index]}: cannot be decoded ({str(error).splitlines()[0]})", hint=hint
+            ) from error
+
+    def _encoded(self, index: int) -> Tensor:
+        if self.content is None:
+            return torch.frombuffer(bytearray(self.paths[index].read_bytes()), dtype=torch.uint8)
+        start, end = self.spans[index].tolist()
+        return self.content[start:end]
+
+
+@dataclass(frozen=True)
+class DecodedImages:
+    """Decoded pixels, mapped from a file that all processes share.
+
+    Attributes:
+        folder: The cache's, from which another process maps it again.
+        pixels: uint8 (sum of H * W * 3,).
+        sizes: int64 (N, 2), heights and widths.
+        ends: int64 (N,), where each image ends in `pixels`.
+    """
+
+    folder: Path
+    pixels: Tensor
+    sizes: NDArray[np.int64]
+    ends: NDArray[np.int64]
+
+    @classmethod
+    def opened(cls, folder: Path) -> "DecodedImages":
+        """Map a cache; raises OSError, ValueError or EOFError where it is damaged."""
+        sizes = np.load(folder / "sizes.npy")
+        # A private map: torch wants memory that it could write, and nothing it writes reaches the file.
+        pixels = np.memmap(folder / "pixels.bin", dtype=np.uint8, mode="c")
+        ends = np.cumsum(3 * sizes.prod(axis=1))
+        if ends[-1] != len(pixels):
+            raise ValueError("sizes and pixels do not belong together")
+        return cls(folder, torch.from_numpy(pixels), sizes, ends)
+
+    def __reduce__(self) -> tuple[Callable[[Path], "DecodedImages"], tuple[Path]]:
+        return DecodedImages.opened, (self.folder,)
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def __getitem__(self, index: int) -> Tensor:
+        height, width = self.sizes[index].tolist()
+        start = self.ends[index] - 3 * height * width
+        return self.pixels[start : self.ends[index]].view(height, width, 3).permute(2, 0, 1)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Some of other images."""
+
+    images: Images
+    indices: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.images[int(self.indices[index])]
+
+
+def read_files(files: LabelledFiles) -> tuple[EncodedImages, list[str]]:
+    """Read a side's files, into memory unless they are very large together.
+
+    Returns:
+        The images, and the SHA-256 of their files: by class, and within a class by this SHA-256. So neither names nor
+        the layout of a release decide which image a position of the sampler means.
+
+    Raises:
+        UserError: a file that cannot be read.
+    """
+    paths = tuple(files.root / path for path in files.paths)
+    digests: list[str] = []
+    try:
+        ends = np.cumsum([path.stat().st_size for path in paths])
+        kept = torch.empty(int(ends[-1]), dtype=torch.uint8) if ends[-1] <= IN_MEMORY_BYTES else None
+        for path, end in zip(paths, ends.tolist(), strict=True):
+            content = path.read_bytes()
+            digests.append(hashlib.sha256(content).hexdigest())
+            if kept is not None:
+                kept.numpy()[end - len(content) : end] = np.frombuffer(content, dtype=np.uint8)
+    except OSError as error:
+        hint = "see `dmlbench data check`"
+        raise UserError(f"{error.filename}: cannot be read ({error.strerror})", hint=hint) from error
+    order = content_order(files, digests)
+    spans = np.stack((np.concatenate(([0], ends[:-1])), ends), axis=1)[order]
+    return EncodedImages(tuple(paths[i] for i in order), kept, spans), [digests[i] for i in order]
+
+
+def decoded(images: EncodedImages, key: str, log: Log) -> EncodedImages | DecodedImages:
+    """The same images decoded, from a cache made on first use; unchanged where they are too large for it or the disk.
+
+    Args:
+        images: The encoded ones.
+        key: Names the contents; another key is another file of the cache.
+        log: Takes a line when the cache is made, or cannot be used.
+    """
+    if images.spans.max() * TYPICAL_COMPRESSION > DECODED_BYTES:
+        return images
+    try:
+        folder = cache_dir() / "decoded" / key
+    except UserError as error:
+        log(f"no cache of decoded images: {error}")
+        return images
+    try:
+        if not folder.is_dir() and not _make(images, folder, log):
+            return images
+        found = DecodedImages.opened(folder)
+    except (OSError, ValueError, EOFError) as error:
+        log(f"{folder}: not used as a cache of decoded images ({error}); delete it to have it made again")
+        return images
+    if len(found) != len(images):
+        log(f"{folder}: not the images of its name; delete it to have it made again")
+        return images
+    return found
+
+
+def _make(images: EncodedImages, folder: Path, log: Log) -> bool:
+    """Decode into the cache unless it would be too large; the folder appears whole or not at all."""
+    size = 3 * int(_sizes(images).prod(axis=1).sum())
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    if size > DECODED_BYTES or size > shutil.disk_usage(folder.parent).free // 4:
+        return False
+    with FileLock(folder.with_name(folder.name + ".lock")):
+        if folder.is_dir():
+            return True
+        for left in folder.parent.glob(f"{folder.name}*.part"):  # by a process that was killed: this one has the lock
+            shutil.rmtree(left, ignore_errors=True)
+        log(f"decoding {counted(len(images), 'image')} into {folder} ({size / 2**20:.0f} MiB)")
+        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=folder.name, suffix=".part"))
+        try:
+            _write(images, temporary)
+            temporary.rename(folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    return True
+
+
+def _write(images: EncodedImages, folder: Path) -> None:
+    sizes = []
+    with (folder / "pixels.bin").open("wb") as file:
+        for index in range(len(images)):
+            image = images[index].permute(1, 2, 0)
+            sizes.append(image.shape[:2])
+            file.write(image.contiguous().numpy().data)
+        file.flush()
+        os.fsync(file.fileno())
+    with (folder / "sizes.npy").open("wb") as file:
+        np.save(file, np.array(sizes, dtype=np.int64))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sizes(images: EncodedImages) -> NDArray[np.int64]:
+    """Heights and widths from the files' heads, without decoding."""
+    sizes = []
+    for index in range(len(images)):
+        with Image.open(io.BytesIO(images._encoded(index).numpy().tobytes())) as opened:
+            sizes.append((opened.height, opened.width))
+    return np.array(sizes, dtype=np.int64)
+
+
+JPEG = b"\xff\xd8\xff"
+SAME_AS_PIL = ("YCbCr", "RGB", "Gray")  # PIL converts CMYK by a formula of its own
+
+
+def decode(content: Tensor) -> Tensor:
+    """Decode a file's bytes; grey, palette and CMYK images become RGB, transparency is dropped.
+
+    libjpeg-turbo decodes JPEGs directly, bit for bit as PIL does through it and faster; PIL everything else.
+
+    Args:
+        content: uint8 (bytes,).
+
+    Returns:
+        uint8 (3, H, W), channels last in memory.
+
+    Raises:
+        OSError, SyntaxError or ValueError: not an image, or a truncated one.
+    """
+    encoded = content.numpy()
+    if encoded[: len(JPEG)].tobytes() == JPEG:
+        with suppress(ValueError):  # a flaw, of which PIL is the judge
+            *_, colours, _ = decode_jpeg_header(encoded)
+            if colours in SAME_AS_PIL:
+                return torch.from_numpy(decode_jpeg(encoded)).permute(2, 0, 1)
+    with Image.open(io.BytesIO(encoded.tobytes())) as opened:
+        return torch.from_numpy(np.array(opened.convert("RGB"))).permute(2, 0, 1)
+
 
 LOGGER = logging.getLogger(__name__)
 

@@ -1,10 +1,14 @@
-"""Weights that a library downloads by their name, such as IMAGENET1K_V1: which there are, and whether they are here."""
+"""Weights that a library downloads by name, such as IMAGENET1K_V1: which exist, and whether they are here.
 
+`check_networks` builds the network of every protocol before a run, and for `--dry-run`, which downloads nothing.
+"""
+
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlparse
 
 from dmlbench.errors import UserError
-from dmlbench.specs.cell import ModelSpec
+from dmlbench.specs.cell import Cell, ModelSpec, ProtocolSpec, digest, protocol_identity
 
 FILES = (".safetensors", ".pth")
 OFFLINE = "without internet, --set model.weights=FILE"
@@ -65,3 +69,33 @@ def _downloaded(url: str) -> bool:
     import torch
 
     return (Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(url).path).name).is_file()
+
+
+def check_networks(cells: Sequence[Cell], *, download: bool) -> list[str]:
+    """Build every network once: a misspelt backbone or weights that do not fit are one error, not one a cell.
+
+    Args:
+        cells: Whose networks.
+        download: Whether weights that a library knows by name are downloaded where they are missing.
+
+    Returns:
+        What is still to be downloaded, in words.
+
+    Raises:
+        UserError: for a backbone, arguments, weights or a size of images that a run would refuse.
+    """
+    missing = []
+    for protocol in {digest(protocol_identity(cell.protocol)): cell.protocol for cell in cells}.values():
+        if _can_fail(protocol):
+            from dmlbench.models.model import build_model
+            from dmlbench.models.pretrained import to_download
+
+            build_model(protocol.model, protocol.input, download=download)
+            missing.append(to_download(protocol.model))
+    return list(dict.fromkeys(filter(None, missing)))
+
+
+def _can_fail(protocol: ProtocolSpec) -> bool:
+    """A plain conv4 cannot and is spared: it would be the only reason to import torch where cells are planned."""
+    model = protocol.model
+    return bool(model.backbone != "conv4" or model.kwargs or model.weights or protocol.input.size < 16)

@@ -28,7 +28,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from dmlbench.data.loader import Batch
 from dmlbench.specs.cell import ProtocolSpec
 from dmlbench.training.build import TrainingSet
-from dmlbench.training.clock import PHASES
+from dmlbench.training.device import PHASES
 from dmlbench.training.trainer import Trainer
 
 TURN_SECONDS = 0.2  # what a turn lasts at least: one step of a small network is too short to time

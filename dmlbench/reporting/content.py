@@ -37,7 +37,6 @@ from dmlbench.analysis.costs import (
 from dmlbench.analysis.estimates import SELECTIONS, selections_of, verdict_selection
 from dmlbench.analysis.groups import METHOD, Group, groups, in_order, slug, without_paths
 from dmlbench.errors import counted
-from dmlbench.reporting.canvas import Plot, limits_of
 from dmlbench.reporting.figures import (
     Setup,
     accuracy_plot,
@@ -59,7 +58,7 @@ from dmlbench.reporting.numbers import METRIC, Numbers
 from dmlbench.reporting.pictures import Picture, save
 from dmlbench.reporting.queries import Panels, Queries
 from dmlbench.reporting.sources import code_state, for_readers
-from dmlbench.reporting.style import Look
+from dmlbench.reporting.style import Look, Plot, limits_of
 from dmlbench.reporting.tables import (
     Table,
     accuracy_table,
@@ -72,9 +71,8 @@ from dmlbench.reporting.tables import (
     selection_table,
 )
 from dmlbench.reporting.tables.accuracy import queries_table, tuning_table
-from dmlbench.reporting.tables.comparison import Verdict, verdicts
+from dmlbench.reporting.tables.comparison import Verdict, can_rank, verdicts
 from dmlbench.reporting.tables.cost import measured_table
-from dmlbench.reporting.tables.datasets import can_rank
 from dmlbench.reporting.tables.table import about_pairs, without_base
 from dmlbench.results.frames import ENSEMBLE, MEAN, UNTRAINED
 from dmlbench.results.measurements import SYNTHETIC, Measurement

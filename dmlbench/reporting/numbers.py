@@ -5,8 +5,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from dmlbench.analysis.across import over_datasets
-from dmlbench.analysis.comparisons import comparisons, pooled, seed_pairs
+from dmlbench.analysis.comparisons import comparisons, over_datasets, pooled, seed_pairs
 from dmlbench.analysis.costs import overhead, phase_times
 from dmlbench.analysis.estimates import accuracy, optimism, seed_values
 from dmlbench.analysis.groups import Group, done

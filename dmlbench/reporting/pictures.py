@@ -1,28 +1,32 @@
-"""Tables as Markdown and CSV.
+"""Figures on disk as PNG and SVG, and inlined into a page; tables as Markdown and CSV; sheets of a dataset's images.
 
-Images inside an SVG, made light: matplotlib writes four bytes a pixel, however few colours there are.
-
-Figures on disk as PNG and SVG, and inlined into a page.
+Images in an SVG are made light: matplotlib writes four bytes a pixel, however few colours they have.
 """
 
 import base64
 import io
+import os
 import re
+import textwrap
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from markupsafe import Markup, escape
 from matplotlib import rcParams
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 from PIL import Image
 
 from dmlbench.analysis.groups import without_paths
-from dmlbench.reporting.canvas import Plot
+from dmlbench.data.family import LabelledImages, Side
+from dmlbench.errors import UserError, printable
 from dmlbench.reporting.naming import for_files
-from dmlbench.reporting.style import COLUMN, GRID, INK, MUTED, PALETTE, PAPER, RC, plotting
+from dmlbench.reporting.style import COLUMN, GRID, INK, MUTED, PALETTE, PAPER, RC, Plot, plotting
 from dmlbench.reporting.tables.table import TEXT_COLUMNS, Entry, Table
 
 FORMULA = re.compile(r"[=+@\t\r-](?![\d.]+(?:e[+-]?\d+)?$)")  # a negative number is a number
@@ -170,3 +174,81 @@ def inline(svg: str, prefix: str, label: str) -> Markup:
     body = re.sub(r'<svg width="[^"]*" height="[^"]*"', "<svg", body, count=1)
     opening = f'<svg role="img" aria-label="{escape(label)}"'
     return Markup(body.replace("<svg", opening, 1).strip())  # noqa: S704 - matplotlib escaped every name in it
+
+
+CLASSES, IMAGES = 6, 8  # of either side
+INCHES = 1.0
+MARK = {"Comment": "contact sheet drawn by dmlbench"}  # in the PNG: only a file that says so is drawn over
+
+
+def draw_contact_sheet(title: str, sides: tuple[Side, Side], path: Path, seed: int = 0) -> None:
+    """Write a PNG: a row a class, training classes above, test classes below.
+
+    Args:
+        title: Heads the sheet.
+        sides: Training and test classes.
+        path: The PNG to write.
+        seed: Of the choice of classes and images.
+    """
+    rng = np.random.default_rng(seed)
+    rows = [
+        (name, side, label) for name, side in zip(("train", "test"), sides, strict=True) for label in _some(side, rng)
+    ]
+    with plotting(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        figure = _sheet(title, rows, rng)
+        try:
+            figure.savefig(path, format="png", bbox_inches="tight", metadata=MARK)
+        except OSError as error:
+            raise UserError(f"--sheet {path}: cannot be written ({error.strerror})") from error
+
+
+def _sheet(title: str, rows: list[tuple[str, Side, int]], rng: np.random.Generator) -> Figure:
+    figure = Figure(figsize=(IMAGES * INCHES + 3, len(rows) * INCHES + 0.6), layout="constrained", dpi=110)
+    figure.suptitle(title)
+    axes = figure.subplots(len(rows), IMAGES, squeeze=False)
+    for line, (name, side, label) in zip(axes, rows, strict=True):
+        members = np.flatnonzero(side.labels == label)
+        for axis, index in zip(line, rng.permutation(members)[:IMAGES].tolist(), strict=False):
+            pixels = _pixels(side, index)
+            if pixels is not None:
+                axis.imshow(pixels, cmap="gray", vmin=0, vmax=255)
+        for axis in line:
+            axis.set(xticks=[], yticks=[])
+            axis.axis("off")
+        text = f"{name}\n{textwrap.shorten(printable(side.class_names[label]), 36, placeholder=' ...')}"
+        line[0].text(-0.08, 0.5, text, transform=line[0].transAxes, ha="right", va="center", fontsize=8)
+    return figure
+
+
+def _some(side: Side, rng: np.random.Generator) -> list[int]:
+    return sorted(rng.permutation(len(side.class_names))[:CLASSES].tolist())
+
+
+def _pixels(side: Side, index: int) -> NDArray[np.uint8] | None:
+    """One image as imshow takes it; None where it cannot be decoded."""
+    if isinstance(side, LabelledImages):
+        image: NDArray[np.uint8] = side.images[index]
+        return image[0] if image.shape[0] == 1 else image.transpose(1, 2, 0)
+    try:
+        with Image.open(side.root / side.paths[index]) as opened:
+            opened.thumbnail((256, 256))
+            return np.asarray(opened.convert("RGB"))
+    except Exception:  # noqa: BLE001 - decoders of damaged files raise nearly anything; `check` names them
+        return None
+
+
+def check_sheet(path: Path) -> None:
+    """Raise UserError where a contact sheet cannot be written, or would be written over anything but another one."""
+    if path.suffix.lower() != ".png" or not path.absolute().parent.is_dir():
+        raise UserError(f"--sheet {path}: must be a .png in a folder that exists")
+    if os.path.lexists(path) and not _is_sheet(path):
+        raise UserError(f"--sheet {path}: exists and is no contact sheet of dmlbench", hint="name another, or move it")
+
+
+def _is_sheet(path: Path) -> bool:
+    try:
+        with Image.open(path, formats=["PNG"]) as opened:
+            return not path.is_symlink() and MARK.items() <= opened.info.items()
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return False

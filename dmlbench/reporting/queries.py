@@ -18,10 +18,10 @@ from dmlbench.analysis.queries import (
     retrieved,
 )
 from dmlbench.errors import OnDamaged, UserError, counted, warn
-from dmlbench.reporting.canvas import Plot
 from dmlbench.reporting.figures import retrieval_panel
 from dmlbench.reporting.figures.panels import thumbnails
 from dmlbench.reporting.naming import named
+from dmlbench.reporting.style import Plot
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,8 @@ import pandas as pd
 from dmlbench.analysis.groups import GROUP, METHOD, Group, done, groups, in_order, method_name, without_paths
 from dmlbench.errors import Damaged, OnDamaged, UserError, attempt, counted, sound, warn
 from dmlbench.reporting.naming import named
-from dmlbench.results.facts import facts, one_wording
 from dmlbench.results.frames import MEAN
-from dmlbench.results.records import INDEX, Code, Environment, Summary
+from dmlbench.results.records import INDEX, Code, Environment, Summary, facts, one_wording
 from dmlbench.results.store import Store, folder_state, read_spec, read_summary
 from dmlbench.specs.cell import Cell, Part, Scalar, differences, digest, protocol_identity
 from dmlbench.specs.overrides import to_type

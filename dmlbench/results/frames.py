@@ -18,9 +18,8 @@ import pandas as pd
 
 from dmlbench.errors import Damaged, OnDamaged, attempt, sound, warn
 from dmlbench.results.environment import kind_of_machine, machine_and_load
-from dmlbench.results.facts import Facts, facts, one_wording
 from dmlbench.results.history import read_history
-from dmlbench.results.records import COLUMNS, INDEX, Selection, Summary
+from dmlbench.results.records import COLUMNS, INDEX, Facts, Selection, Summary, facts, one_wording
 from dmlbench.results.store import DEFAULT_ROOT, Record, Store, read_spec
 
 MEAN, FIRST, ENSEMBLE = "mean", "1", "ensemble"  # networks; a single one is its own mean, and the first the base's

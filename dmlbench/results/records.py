@@ -1,9 +1,11 @@
-"""What `summary.json` holds: the one boundary at which a result of another machine or release is looked at.
+"""What a result is: the typed record of `summary.json`, and `Facts`, what its cell is made of.
 
-Keys that are not named here are kept and never used. Types are strict and numbers bounded, so that nothing that reads
-a result has to ask again.
+This is the one boundary at which results of other machines and releases are checked. Keys that are not named here are
+kept and never used. Types are strict and numbers bounded, so readers of a result need no further checks.
 """
 
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,6 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, f
 from pydantic_core import from_json
 
 from dmlbench.errors import UserError
+from dmlbench.specs.cell import Cell, digest
+from dmlbench.specs.overrides import Settings, changes
 
 VERSION = 1
 LARGEST = 2**26  # bytes of a JSON file: the largest results have less than a hundredth of it
@@ -244,3 +248,89 @@ def in_one_line(error: ValidationError) -> str:
     key = ".".join(str(part) for part in first["loc"] if part != "[key]")[:SHOWN]
     message = first["msg"].removeprefix("Value error, ")[:SHOWN]
     return f"{key}: {message}" if key else message
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a cell is made of, as the columns `INDEX` of a table have it.
+
+    Attributes:
+        protocol: Its name.
+        overrides: What `--set` changed of the protocol.
+        dataset: Its name in tables.
+        method: Its name, `BASE[+MODIFIER]`.
+        base: The loss's name.
+        base_settings: What `--set` changed of the loss.
+        modifier: The modifier's name; "" of a base.
+        modifier_settings: What `--set` changed of the modifier.
+        tuned: Whether its values are those of tuning.
+        seed: The seed.
+        hash: Of the whole spec.
+        protocol_hash: Of the protocol's values.
+        dataset_version: Of the dataset's contents.
+        method_hash: Of the method's values; `base_hash` and `modifier_hash` of those of its parts.
+    """
+
+    protocol: str
+    overrides: Settings
+    dataset: str
+    method: str
+    base: str
+    base_settings: Settings
+    modifier: str
+    modifier_settings: Settings
+    tuned: bool
+    seed: int
+    hash: str
+    protocol_hash: str
+    dataset_version: str
+    method_hash: str
+    base_hash: str
+    modifier_hash: str
+
+
+def facts(cell: Cell) -> Facts:
+    """What a cell is made of, from its spec."""
+    method, index, changed = cell.method, cell.index(), changes(cell)
+    return Facts(
+        protocol=cell.protocol.name,
+        overrides=changed.protocol,
+        dataset=cell.dataset.label,
+        method=method.name,
+        base=method.base,
+        base_settings=changed.loss,
+        modifier=method.distillation.name if method.distillation else "",
+        modifier_settings=changed.distillation,
+        tuned=method.tuned is not None,
+        seed=cell.seed,
+        hash=cell.hash,
+        protocol_hash=index["protocol_hash"],
+        dataset_version=cell.dataset.version,
+        method_hash=digest(method.identity()),
+        base_hash=digest(method.loss.identity()),
+        modifier_hash=digest(method.distillation.identity()) if method.distillation else "",
+    )
+
+
+def one_wording(found: Iterable[Facts]) -> list[Facts]:
+    """The same with one wording for equal values: of those that results of one hash have, the shortest.
+
+    Two results of one protocol, or of one method, are then of one group, however their settings were given: an older
+    release wrote down what was typed, and a user's own file may have got the value that `--set` gave before.
+    """
+    shortest: dict[tuple[object, ...], Settings] = {}
+
+    def by_hash(one: Facts) -> tuple[tuple[tuple[object, ...], Settings], ...]:
+        group = (one.protocol_hash, one.dataset)
+        base = (*group, one.base, one.base_hash, one.tuned)
+        modifier = (*group, one.base, one.modifier, one.modifier_hash, one.tuned, "modifier")
+        return (group, one.overrides), (base, one.base_settings), (modifier, one.modifier_settings)
+
+    every = [(one, by_hash(one)) for one in found]
+    for _, parts in every:
+        for key, own in parts:
+            shortest[key] = min(shortest.get(key, own), own, key=lambda settings: (len(settings.pairs), settings))
+    return [
+        replace(one, overrides=shortest[group], base_settings=shortest[base], modifier_settings=shortest[modifier])
+        for one, ((group, _), (base, _), (modifier, _)) in every
+    ]

@@ -1,4 +1,4 @@
-"""Methods x datasets x seeds: plans the cells, skips the done, and hands the rest to an executor."""
+"""Methods x datasets x seeds: plans the cells, says what a user should know before they run, and runs them."""
 
 import os
 import shutil
@@ -11,16 +11,16 @@ from typing import Literal, Protocol
 from dmlbench.data.catalogue import DatasetInfo, dataset_info
 from dmlbench.data.family import Log
 from dmlbench.data.ready import dataset_spec, prepare
-from dmlbench.errors import Damaged, UserError, attempt, counted, unknown_name
+from dmlbench.errors import Damaged, UserError, attempt, counted, inflected, unknown_name
 from dmlbench.machine import usable_cores
-from dmlbench.models.checks import check_networks
+from dmlbench.models.pretrained import check_networks
 from dmlbench.results.events import Event
-from dmlbench.results.facts import facts
+from dmlbench.results.records import facts
 from dmlbench.results.store import Record, State, Store, ended_at, read_record, read_spec
 from dmlbench.runner.local import run_local
 from dmlbench.runner.signals import Interrupts
 from dmlbench.runner.tasks import MOST_DATA_WORKERS, RunOptions, Share, Task
-from dmlbench.specs.cell import Cell, MethodSpec, ProtocolSpec, digest
+from dmlbench.specs.cell import Cell, MethodSpec, ProtocolSpec, differences, digest
 from dmlbench.specs.dataset import DatasetSpec
 from dmlbench.specs.overrides import changed
 from dmlbench.specs.protocol import load_protocol, parse_settings
@@ -280,3 +280,62 @@ def _gpu_count(*, asked_for: bool) -> int:
     import torch
 
     return torch.cuda.device_count()
+
+
+def notes(cells: Sequence[Cell], todo: Sequence[Cell], execution: Execution) -> list[str]:
+    """Lines for the user about the cells of a run.
+
+    Args:
+        cells: The whole matrix.
+        todo: Its cells that have no result yet.
+        execution: How they run.
+    """
+    of_cells = [*_not_kept(cells, todo, execution), *_of_other_specs(todo, execution), *without_teacher(todo)]
+    return [*of_cells, *_of_fewer_workers(todo, execution)]
+
+
+def _not_kept(cells: Sequence[Cell], todo: Sequence[Cell], execution: Execution) -> list[str]:
+    """Finished cells are never run again, also not for files they did not keep."""
+    waiting = {cell.hash for cell in todo}
+    folders = [execution.store.folder(cell) for cell in cells if cell.hash not in waiting]
+    bare = {kept: sum(not (f / f"{kept}.safetensors").is_file() for f in folders) for kept in execution.keep}
+    return [
+        f"note: {count} of the cells that are there {inflected(count, 'has', 'have')} no {kept}; "
+        f"another --results folder runs {inflected(count, 'it', 'them')} again"
+        for kept, count in bare.items()
+        if count
+    ]
+
+
+def _of_other_specs(todo: Sequence[Cell], execution: Execution) -> list[str]:
+    """Results that a report would refuse to combine with the new ones."""
+    found = rivals(todo, execution.store)
+    if not found:
+        return []
+    cell, folder = found[0]
+    spec = attempt(read_spec, folder)
+    differ = "its spec.yaml cannot be read" if isinstance(spec, Damaged) else differences(spec, cell)
+    which = f"such as {folder} ({differ})"
+    many = f"{counted(len(found), 'result')} here {inflected(len(found), 'has', 'have')}"
+    remedy = "`dmlbench report` will want them deleted, or this run in another --results"
+    return [f"note: {many} another spec under names of this run, {which}; {remedy}"]
+
+
+def without_teacher(todo: Sequence[Cell]) -> list[str]:
+    """A teacher is the network after an epoch, and its weight grows with the epoch from 0."""
+    taught = [c for c in todo if c.method.distillation and c.method.distillation.teacher != "none"]
+    short = list(dict.fromkeys(c.method.name for c in taught if c.protocol.training.epochs == 1))
+    said = "trains like its base" if len(short) == 1 else "train like their bases"
+    return [f"note: with one epoch no teacher acts; {', '.join(short)} {said}"] if short else []
+
+
+def _of_fewer_workers(todo: Sequence[Cell], execution: Execution) -> list[str]:
+    """More processes than the cores hold would make all of them slower."""
+    if not todo or execution.executor != "local" or not execution.workers:
+        return []
+    threads = max(cell.protocol.training.cpu_threads for cell in todo)
+    held = len(worker_devices(execution, threads))
+    if held >= execution.workers:
+        return []
+    each = threads + (execution.data_workers or 0)
+    return [f"note: --workers {execution.workers} is lowered to {held}: {usable_cores()} cores, {each} for each cell"]

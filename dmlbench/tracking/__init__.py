@@ -13,10 +13,9 @@ from dmlbench.tracking.connection import (
     tracking_uri,
     without_credentials,
 )
-from dmlbench.tracking.experiments import pages
+from dmlbench.tracking.experiments import pages, send_report
 from dmlbench.tracking.methods import all_in_order
 from dmlbench.tracking.mirror import Mirror
-from dmlbench.tracking.reports import send_report
 from dmlbench.tracking.runs import send
 
 __all__ = [

@@ -1,17 +1,211 @@
-"""A run per method above the runs of its seeds, found again by its `group` tag: one, whichever process creates it.
+"""What MLflow shows of a method and of its cells: names, parameters, metrics and tags, and the runs that hold them."""
 
-A group is what differs in nothing but the seed: method with its settings, dataset, protocol with its settings. Its
-run holds no measurements of its own, only what the seeds that finished say in sum.
-"""
-
+import json
 from collections.abc import Iterable, Sequence
+from math import isnan
+from pathlib import Path
 from time import time
 from typing import TYPE_CHECKING
 
+import pandas as pd
+
+from dmlbench.analysis.groups import method_name, without_paths
+from dmlbench.analysis.statistics import log_ratio_interval, t_interval
+from dmlbench.errors import counted
+from dmlbench.results.environment import machine_and_load
+from dmlbench.results.frames import MEAN
+from dmlbench.results.history import read_history
+from dmlbench.results.records import Data, facts
 from dmlbench.results.store import Record
+from dmlbench.specs.cell import PROSE, Cell, digest
 from dmlbench.tracking.connection import answering, delete, local_database, search, store_lock
-from dmlbench.tracking.content import TAG_LIMIT, finished, summary_metrics
-from dmlbench.tracking.experiments import NOTE, experiment_name
+from dmlbench.tracking.experiments import NOTE, PRIMARY, experiment_name
+
+if TYPE_CHECKING:
+    from mlflow.entities import DatasetInput, Metric, Param, Run, RunTag
+
+PARAM_LIMIT = 500  # characters MLflow keeps of a parameter
+TAG_LIMIT = 5000
+LABEL_LIMIT = 40  # characters of settings that a chart's legend has room for
+ARTIFACTS = ("spec.yaml", "summary.json", "history.csv")
+FINAL = ("recall_at_1", "map_at_r", "r_precision", "nmi")
+BEST_TEST = ("recall_at_1", "map_at_r")
+
+
+def metrics(folder: Path, begun_ms: int, after: int = -1) -> list["Metric"]:
+    """Every measured number of every epoch beyond `after`, with the epoch as step.
+
+    Its time is the beginning plus the epochs' own times, so that the same epoch sent twice is the same metric, of
+    which MLflow keeps one.
+    """
+    from mlflow.entities import Metric
+
+    found, seconds = [], 0.0
+    for row in read_history(folder):
+        seconds += sum(row.get(key) or 0.0 for key in ("time/train_s", "time/evaluation_s"))
+        epoch, time_ms = int(row["epoch"] or 0), begun_ms + int(1000 * seconds)
+        values = {key: float(value) for key, value in row.items() if value is not None and key != "epoch"}
+        found += [Metric(key, value, time_ms, epoch) for key, value in values.items() if epoch > after]
+    return found
+
+
+def final_metrics(record: Record, ended_ms: int) -> list["Metric"]:
+    """A finished cell in few numbers, to sort a table of runs by; none of a failed one.
+
+    `final/NAME` is a test metric after the last epoch, `best_test/NAME` at the epoch that was best by it. `cost/` has
+    the median training step in milliseconds, training and all in minutes.
+    """
+    from mlflow.entities import Metric
+
+    summary = record.summary
+    if not summary.done or not summary.selections or not summary.timing:
+        return []
+    best = summary.selections["best_test"].metrics if "best_test" in summary.selections else {}
+    found = {f"final/{name}": summary.last.get(name) for name in FINAL}
+    found |= {f"best_test/{name}": best.get(name) for name in BEST_TEST}
+    # Sampling the machine takes from what is timed.
+    found["cost/step_ms"] = None if summary.environment.system_metrics else summary.timing.step_ms
+    found |= {"cost/train_min": summary.timing.train_s / 60, "cost/total_min": summary.total_s / 60}
+    return [Metric(key, readable(value), ended_ms, 0) for key, value in found.items() if value is not None]
+
+
+def readable(value: float) -> float:
+    """Six significant digits, which a column of the UI shows whole; the metrics by epoch have all of them."""
+    return float(f"{value:.6g}")
+
+
+def params(cell: Cell) -> list["Param"]:
+    """Every value of the spec, flat."""
+    from mlflow.entities import Param
+
+    parts = {"loss": cell.method.loss, "distillation": cell.method.distillation}
+    flat = {f"{kind}.{name}": value for kind, part in parts.items() if part for name, value in part.settings().items()}
+    protocol = cell.protocol.model_dump(mode="json", exclude={"name", *PROSE})
+    for section, values in protocol.items():
+        flat |= {f"{section}.{name}": value for name, value in values.items() if value is not None}
+    flat |= {"dataset.version": cell.dataset.version, "overrides": ", ".join(cell.overrides)}
+    return [Param(key, str(value)[:PARAM_LIMIT]) for key, value in flat.items()]
+
+
+def tags(cell: Cell) -> dict[str, str]:
+    """What a cell is from its beginning."""
+    index = cell.index()
+    keys = ("method", "base", "modifier", "dataset", "protocol", "variant", "seed")
+    return _tags({key: str(index[key]) for key in keys} | {
+        "cell": cell.hash,
+        # Runs of one campaign share every value of the protocol, so they may be compared.
+        "campaign": f"{index['protocol_hash'][:8]}-{index['dataset']}",
+        "status": "running",
+        "marks": "; ".join(index["marks"]),
+    }) | index_tags(cell)  # fmt: skip
+
+
+def index_tags(cell: Cell) -> dict[str, str]:
+    """Where a cell belongs among others: `group`, its spec but for the seed, and `base_group`, that of its base.
+
+    `label` is the method with what `--set` changed, for people: `ms+psd{lambda=10}, training.epochs=3`; many settings
+    are counted, with four digits that tell them from others. A tuned method names no base: that one's tuned values are
+    others, which its spec does not hold.
+    """
+    method, spec = cell.method, cell.identity() | {"seed": None}
+    base = method.model_copy(update={"name": method.base, "distillation": None})
+    own = facts(cell)
+    settings = str(own.overrides)
+    if len(settings) > LABEL_LIMIT:
+        settings = f"{counted(len(own.overrides.pairs), 'setting')} #{digest(settings)[:4]}"
+    return _tags({
+        "kind": "cell",
+        "group": digest(spec),
+        "base_group": digest(spec | {"method": base.identity()}) if method.distillation and not method.tuned else "",
+        "label": ", ".join(filter(None, (method_name(own.__dict__ | {"network": MEAN}), without_paths(settings)))),
+    })  # fmt: skip
+
+
+def final_tags(record: Record) -> list["RunTag"]:
+    """What is known of a cell at its end."""
+    from mlflow.entities import RunTag
+
+    summary = record.summary
+    values = _tags({
+        "status": summary.status,
+        "started": summary.started,
+        "gpu": summary.environment.gpu or "none",
+        "machine": machine_and_load(summary.environment) if summary.environment.machine else "",
+        "code": summary.code.digest,
+        "error": summary.error.message if summary.error else "",
+    })  # fmt: skip
+    return [RunTag(key, value) for key, value in values.items()]
+
+
+def dataset_input(dataset: Data) -> "DatasetInput":
+    """The dataset as metadata: name, fingerprint and counts, never images."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    profile = {key: value for key, value in dataset.as_json().items() if key.endswith(("_images", "_classes"))}
+    source = json.dumps({"name": dataset.name, "version": dataset.version})
+    entity = Dataset(dataset.name, dataset.fingerprint[:8], "local", source, profile=json.dumps(profile))
+    return DatasetInput(entity, [InputTag("mlflow.data.context", "training and evaluation")])
+
+
+def _tags(values: dict[str, str]) -> dict[str, str]:
+    return {key: value[:TAG_LIMIT] for key, value in values.items() if value}
+
+
+STEP = "cost/step_ms"
+
+
+def summary_metrics(cells: "Sequence[Run]", bases: "Sequence[Run]") -> dict[str, float]:
+    """Means over the seeds that finished, with half the width of their 95% interval, and the cost.
+
+    Args:
+        cells: Runs of one method's cells, one a seed.
+        bases: Runs of its base's cells; empty for a base.
+
+    Returns:
+        `final/NAME`, `best_test/NAME`, `ci95/NAME` (of the final ones), `seeds` (how many the means are of),
+        `cost/train_min`, `cost/total_min`; `cost/step_ms`, a geometric mean; `cost/overhead`, the geometric mean of
+        the ratios of step times per seed, with `cost/overhead_low`, `cost/overhead_high` and `cost/overhead_seeds`.
+    """
+    done = finished(cells)
+    if not done:
+        return {}
+    found: dict[str, float] = {"seeds": float(len(done))}
+    keys = sorted({key for run in done for key in run.data.metrics})
+    for key in keys:
+        values = [run.data.metrics[key] for run in done if key in run.data.metrics]
+        if key.startswith(("final/", "best_test/")) or (key.startswith("cost/") and key != STEP):
+            estimate = t_interval(values)
+            found[key] = estimate.mean
+            if key.startswith("final/"):
+                found[f"ci95/{key.partition('/')[2]}"] = estimate.high - estimate.mean
+        elif key == STEP:
+            found[key] = log_ratio_interval(pd.Series(values), pd.Series(1.0, range(len(values)))).mean
+    found |= _overhead(done, finished(bases))
+    return {key: readable(value) for key, value in found.items() if not isnan(value)}
+
+
+def finished(cells: "Sequence[Run]") -> "list[Run]":
+    """The runs that a mean may be of: one a cell, ended well, with their final metrics."""
+    done = [run for run in cells if run.info.status == "FINISHED" and PRIMARY in run.data.metrics]
+    return list({run.data.tags["cell"]: run for run in done}.values())
+
+
+def _overhead(cells: "Sequence[Run]", bases: "Sequence[Run]") -> dict[str, float]:
+    """The ratio of step times per seed, of the seeds that ran on one machine."""
+    timed = {_seed_and_machine(run): run.data.metrics[STEP] for run in bases if STEP in run.data.metrics}
+    own = {_seed_and_machine(run): run.data.metrics[STEP] for run in cells if STEP in run.data.metrics}
+    shared = [key for key in own if key in timed]
+    if not shared:
+        return {}
+    steps, base_steps = (pd.Series([times[key] for key in shared]) for times in (own, timed))
+    ratio = log_ratio_interval(steps, base_steps)
+    found = {"overhead": ratio.mean, "overhead_low": ratio.low, "overhead_high": ratio.high}
+    return {f"cost/{name}": value for name, value in found.items()} | {"cost/overhead_seeds": float(ratio.n)}
+
+
+def _seed_and_machine(run: "Run") -> tuple[str, str]:
+    return run.data.tags["seed"], run.data.tags.get("machine", "")
+
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

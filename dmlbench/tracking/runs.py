@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 from dmlbench.results.records import Summary
 from dmlbench.results.store import Record, read_spec
 from dmlbench.specs.cell import Cell
-from dmlbench.tracking import content
+from dmlbench.tracking import methods
 from dmlbench.tracking.connection import TrackingError, answering, delete, search, store_lock
 from dmlbench.tracking.experiments import experiment_of
 from dmlbench.tracking.methods import bring_in_order, settle
@@ -45,7 +45,7 @@ def begin(client: "MlflowClient", folder: Path) -> LiveRun:
     """
     with _alone(client, folder):
         cell = read_spec(folder)
-        experiment, group = experiment_of(client, cell), content.index_tags(cell)["group"]
+        experiment, group = experiment_of(client, cell), methods.index_tags(cell)["group"]
         runs = _runs(client, experiment, cell.hash)
         if any(_is_finished(run) for run in runs):
             return LiveRun(experiment, group, None, 0)
@@ -61,7 +61,7 @@ def update(client: "MlflowClient", folder: Path, live: LiveRun) -> None:
     if live.run_id is None:
         return
     with _alone(client, folder):
-        _log_metrics(client, live, content.metrics(folder, live.begun, live.epoch))
+        _log_metrics(client, live, methods.metrics(folder, live.begun, live.epoch))
 
 
 def interrupt(client: "MlflowClient", folder: Path, live: LiveRun) -> None:
@@ -84,7 +84,7 @@ def send(client: "MlflowClient", record: Record, live: LiveRun | None = None) ->
     started = record.summary.started
     with _alone(client, record.folder):
         cell = read_spec(record.folder)
-        experiment, index = experiment_of(client, cell), content.index_tags(cell)
+        experiment, index = experiment_of(client, cell), methods.index_tags(cell)
         runs = _runs(client, experiment, cell.hash)
         # A finished run stays, also one that another machine sent: the same cell again is the same number.
         there = [
@@ -117,12 +117,12 @@ def _complete(client: "MlflowClient", record: Record, cell: Cell, experiment: st
         ended = begun + int(1000 * summary.total_s)
     run_id = str(live.run_id)
     with _deleted_on_error(client, run_id):
-        _log_metrics(client, live, content.metrics(record.folder, live.begun, live.epoch))
-        final = content.final_metrics(record, ended or int(1000 * time()))
-        client.log_batch(run_id, metrics=final, tags=content.final_tags(record))
+        _log_metrics(client, live, methods.metrics(record.folder, live.begun, live.epoch))
+        final = methods.final_metrics(record, ended or int(1000 * time()))
+        client.log_batch(run_id, metrics=final, tags=methods.final_tags(record))
         if summary.dataset:
-            client.log_inputs(run_id, [content.dataset_input(summary.dataset)])
-        for file in content.ARTIFACTS:
+            client.log_inputs(run_id, [methods.dataset_input(summary.dataset)])
+        for file in methods.ARTIFACTS:
             if (record.folder / file).is_file():
                 client.log_artifact(run_id, str(record.folder / file))
         client.set_terminated(run_id, "FINISHED" if record.done else "FAILED", end_time=ended)
@@ -132,10 +132,10 @@ def _supplement(client: "MlflowClient", record: Record, run: "Run", index: dict[
     """Give a run that an earlier dmlbench sent what it did not know of: its index and its final metrics."""
     from mlflow.entities import RunTag
 
-    metrics = content.final_metrics(record, int(run.info.end_time or _begun(record.summary)))
+    metrics = methods.final_metrics(record, int(run.info.end_time or _begun(record.summary)))
     known = run.data.tags
     new = [RunTag(key, value) for key, value in index.items()]
-    new += [tag for tag in content.final_tags(record) if tag.key not in known]
+    new += [tag for tag in methods.final_tags(record) if tag.key not in known]
     client.log_batch(run.info.run_id, metrics=metrics, tags=new)
 
 
@@ -147,10 +147,10 @@ def _begun(summary: Summary) -> int:
 def _create(client: "MlflowClient", experiment: str, cell: Cell, begun: int) -> str:
     name = f"{cell.method.name} seed{cell.seed}"
     # With its tags, so that it is found and replaced also where the answer to this request is lost.
-    created = client.create_run(experiment, start_time=begun, tags=content.tags(cell), run_name=name)
+    created = client.create_run(experiment, start_time=begun, tags=methods.tags(cell), run_name=name)
     run_id = str(created.info.run_id)
     with _deleted_on_error(client, run_id):
-        client.log_batch(run_id, params=content.params(cell))
+        client.log_batch(run_id, params=methods.params(cell))
     return run_id
 
 

@@ -15,7 +15,7 @@ from dmlbench.modifiers.base import Group
 from dmlbench.seeding import stream_seed
 from dmlbench.specs.cell import MOMENTUM, MethodSpec, Part, ProtocolSpec, TrainingSpec, rate_of
 from dmlbench.specs.method_loading import check_rates
-from dmlbench.training.clock import PhaseClock
+from dmlbench.training.device import PhaseClock
 from dmlbench.training.plugins import Transform, callable_of, component_of, construct, with_sizes
 from dmlbench.training.trainer import TrainableNetwork, Trainer
 

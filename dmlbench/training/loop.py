@@ -11,7 +11,7 @@ from dmlbench.errors import DivergedError
 from dmlbench.results.history import Row
 from dmlbench.seeding import stream_seed
 from dmlbench.specs.cell import EvaluationSpec
-from dmlbench.training.clock import PHASES
+from dmlbench.training.device import PHASES
 from dmlbench.training.evaluator import Evaluator, timed
 from dmlbench.training.trainer import Trainer
 

@@ -16,8 +16,7 @@ from dmlbench.data.samplers import Sampler
 from dmlbench.models.model import EmbeddingModel
 from dmlbench.modifiers import ForwardOutput, Modifier, StepContext
 from dmlbench.modifiers.base import scalar
-from dmlbench.training.clock import PhaseClock
-from dmlbench.training.device import autocast
+from dmlbench.training.device import PhaseClock, autocast
 
 STATEFUL = ("model", "criterion", "optimizer", "scheduler")
 

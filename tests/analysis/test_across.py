@@ -5,7 +5,13 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from dmlbench.analysis.across import average_ranks, critical_difference, friedman_p, interquartile_mean, over_datasets
+from dmlbench.analysis.comparisons import (
+    average_ranks,
+    critical_difference,
+    friedman_p,
+    interquartile_mean,
+    over_datasets,
+)
 from dmlbench.reporting.naming import named
 from tests.analysis.fake_values import values
 

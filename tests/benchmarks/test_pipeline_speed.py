@@ -18,9 +18,8 @@ from torch.utils.data import DataLoader
 from torchvision import transforms
 
 from dmlbench.data.augment import augment, crops, packed, resized, uniforms_per_image
-from dmlbench.data.files import decoded, read_files
 from dmlbench.data.folder import ImageFolder
-from dmlbench.data.images import Split
+from dmlbench.data.images import Split, decoded, read_files
 from dmlbench.data.loader import TrainingBatches
 from dmlbench.specs.protocol import load_protocol
 from tests.benchmarks.by_turns import time_by_turns

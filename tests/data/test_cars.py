@@ -2,7 +2,7 @@ import pytest
 
 from dmlbench.data import cars
 from dmlbench.data.catalogue import DATASETS
-from dmlbench.data.files import read_files
+from dmlbench.data.images import read_files
 from dmlbench.errors import UserError
 from tests.data.make_benchmark_tree import (
     make_cars_by_class,

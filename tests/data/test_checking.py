@@ -7,7 +7,7 @@ from dmlbench.data import catalogue
 from dmlbench.data.catalogue import dataset_info
 from dmlbench.data.images import load_dataset
 from dmlbench.data.ready import check, dataset_spec, sizes
-from dmlbench.reporting.contact_sheet import draw_contact_sheet
+from dmlbench.reporting.pictures import draw_contact_sheet
 from tests.data.bad_images import BAD
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dmlbench.data.files import decode
+from dmlbench.data.images import decode
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data" / "cub50" / "images"
 

@@ -6,7 +6,7 @@ import torch
 
 from dmlbench.data import augment as device_crops
 from dmlbench.data.augment import augment, crops, packed, resized, uniforms_per_image
-from dmlbench.data.files import decode
+from dmlbench.data.images import decode
 from dmlbench.specs.cell import InputSpec
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))]

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from dmlbench.data import files
+from dmlbench.data import images
 from dmlbench.data.family import cache_dir
-from dmlbench.data.files import Chosen, DecodedImages, decoded, read_files
 from dmlbench.data.folder import ImageFolder
+from dmlbench.data.images import Chosen, DecodedImages, decoded, read_files
 from dmlbench.errors import UserError
 
 
@@ -24,7 +24,7 @@ def test_in_memory_or_from_disk(train, monkeypatch):
     encoded, digests = read_files(train)
     assert encoded.content is not None
     assert encoded.content.numel() == sum((train.root / path).stat().st_size for path in train.paths)
-    monkeypatch.setattr(files, "IN_MEMORY_BYTES", 10)
+    monkeypatch.setattr(images, "IN_MEMORY_BYTES", 10)
     from_disk, same = read_files(train)
     assert from_disk.content is None
     assert same == digests
@@ -60,14 +60,14 @@ def test_what_is_written_to_a_decoded_image_stays_private(train):
 
 @pytest.mark.parametrize(("limit", "value"), [("DECODED_BYTES", 6 * 3600 - 1), ("DECODED_BYTES", 100)])
 def test_large_ones_are_not_decoded_ahead(train, monkeypatch, limit, value):
-    monkeypatch.setattr(files, limit, value)
+    monkeypatch.setattr(images, limit, value)
     encoded, _ = read_files(train)
     assert decoded(encoded, "key", print) is encoded
     assert not (cache_dir() / "decoded" / "key").exists()
 
 
 def test_nor_where_the_disk_is_nearly_full(train, monkeypatch):
-    monkeypatch.setattr(files.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 4 * 6 * 3600 - 4})())
+    monkeypatch.setattr(images.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 4 * 6 * 3600 - 4})())
     encoded, _ = read_files(train)
     assert decoded(encoded, "key", print) is encoded
 
@@ -76,7 +76,7 @@ def test_a_cache_that_cannot_be_made_is_done_without(train, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(files, "_write", full)
+    monkeypatch.setattr(images, "_write", full)
     encoded, _ = read_files(train)
     lines = []
     assert decoded(encoded, "key", lines.append) is encoded

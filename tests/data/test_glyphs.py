@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from dmlbench.data import glyphs
-from dmlbench.data.alphabet import SIBLING_DISTANCE, Draws, _hausdorff, _padded_outline, alphabets
-from dmlbench.data.glyphs import draw
+from dmlbench.data.glyphs import SIBLING_DISTANCE, Draws, _hausdorff, _padded_outline, alphabets, draw
 from dmlbench.data.images import load_dataset
 from dmlbench.errors import UserError
 from dmlbench.specs.cell import DatasetSpec

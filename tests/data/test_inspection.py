@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dmlbench.data import inspection
+from dmlbench.data import ready
 from dmlbench.data.family import cache_dir
 from dmlbench.data.folder import ImageFolder
-from dmlbench.data.inspection import inspect, look_at, unusable
+from dmlbench.data.ready import inspect, look_at, unusable
 from tests.data.bad_images import BAD
 
 
@@ -109,9 +109,9 @@ def test_a_file_that_keeps_its_size_and_time_is_seen(sides, bad_folder):
 
 def test_an_inspection_anew_believes_nothing(sides, monkeypatch):
     inspect(sides, print)
-    monkeypatch.setattr(inspection, "_stamp", lambda _: (1, 2, 3))
+    monkeypatch.setattr(ready, "_stamp", lambda _: (1, 2, 3))
     inspect(sides, print)
-    monkeypatch.setattr(inspection, "look_at", lambda _: inspection.Finding("", 0, 0, "", "another verdict"))
+    monkeypatch.setattr(ready, "look_at", lambda _: ready.Finding("", 0, 0, "", "another verdict"))
     assert unusable(inspect(sides, print)) == BAD
     assert len(unusable(inspect(sides, print, anew=True))) == 19
     assert len(unusable(inspect(sides, print))) == 19
@@ -119,7 +119,7 @@ def test_an_inspection_anew_believes_nothing(sides, monkeypatch):
 
 def test_verdicts_of_other_rules_are_none(sides, monkeypatch):
     inspect(sides, print)
-    monkeypatch.setattr(inspection, "RULES", "2")
+    monkeypatch.setattr(ready, "RULES", "2")
     lines = []
     inspect(sides, lines.append)
     assert len(lines) == 1

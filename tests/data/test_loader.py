@@ -5,9 +5,8 @@ import pytest
 import torch
 
 from dmlbench.data.augment import evaluation_images, normalise
-from dmlbench.data.files import decoded, read_files
 from dmlbench.data.folder import ImageFolder
-from dmlbench.data.images import Split
+from dmlbench.data.images import Split, decoded, read_files
 from dmlbench.data.loader import KEPT_EVALUATION_BYTES, EvaluationBatches, TrainingBatches
 from dmlbench.errors import UserError
 

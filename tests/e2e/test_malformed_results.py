@@ -12,14 +12,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dmlbench.analysis.estimates import accuracy, seed_values
+from dmlbench.cli.tables import comparison
 from dmlbench.errors import Damaged
-from dmlbench.reporting.console import comparison
 from dmlbench.reporting.sources import code_states, datasets, environments
 from dmlbench.results.frames import load_history, load_results
 from dmlbench.results.status import overview
 from dmlbench.results.store import Record, Store, read_record
 from dmlbench.specs.tuned import default_path
-from dmlbench.tracking.content import final_metrics, final_tags, metrics
+from dmlbench.tracking.methods import final_metrics, final_tags, metrics
 from tests.e2e.conftest import Command
 from tests.reporting.fake_results import make_cell, write_cell
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dmlbench.evaluation import faiss_index, neighbours, rankers, retrieval_metrics
+from dmlbench.evaluation import faiss_index, neighbours, retrieval, retrieval_metrics
 
 
 class LargestTensor(TorchDispatchMode):
@@ -34,7 +34,7 @@ def random_pairs(count):
 def test_memory_does_not_grow_with_the_square(monkeypatch, backend, spread):
     """Not of embeddings that coincide or nearly do, either: there float32 decides nothing."""
     monkeypatch.setattr(neighbours, "CPU_TILE", (32, 64))
-    monkeypatch.setattr(rankers.FaissRanker, "rows_at_once", 32)
+    monkeypatch.setattr(retrieval.FaissRanker, "rows_at_once", 32)
     largest = {}
     for count in (128, 512):
         embeddings, labels = random_pairs(count)
@@ -47,17 +47,17 @@ def test_memory_does_not_grow_with_the_square(monkeypatch, backend, spread):
 
 @pytest.mark.parametrize(("count", "positives", "expected"), [(64, 1, "faiss"), (62, 1, "torch"), (64, 3, "torch")])
 def test_auto_takes_faiss_for_many_references_and_few_positives(monkeypatch, count, positives, expected):
-    monkeypatch.setattr(rankers, "FAISS_PAYS_FROM_REFERENCES", 64)
-    monkeypatch.setattr(rankers, "FAISS_PAYS_TO_POSITIVES", 2)
+    monkeypatch.setattr(retrieval, "FAISS_PAYS_FROM_REFERENCES", 64)
+    monkeypatch.setattr(retrieval, "FAISS_PAYS_TO_POSITIVES", 2)
     embeddings, _ = random_pairs(count)
     search = neighbours.Search.of(embeddings.double(), torch.arange(count) // (positives + 1))
-    ranker = rankers.make_ranker(search, "auto", depth=1)
+    ranker = retrieval.make_ranker(search, "auto", depth=1)
     assert type(ranker).__name__.lower() == f"{expected}ranker"
 
 
 def test_without_faiss_auto_takes_torch_and_faiss_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "faiss", None)
-    monkeypatch.setattr(rankers, "FAISS_PAYS_FROM_REFERENCES", 1)
+    monkeypatch.setattr(retrieval, "FAISS_PAYS_FROM_REFERENCES", 1)
     embeddings, labels = random_pairs(20)
     assert retrieval_metrics(embeddings, labels) == retrieval_metrics(embeddings, labels, backend="torch")
     with pytest.raises(ValueError, match="install faiss-cpu or faiss-gpu, or use one of: auto, torch"):

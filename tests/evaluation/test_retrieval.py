@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
 from torch.nn.functional import normalize
 
-from dmlbench.evaluation import clustering_metrics, neighbours, rankers, retrieval_metrics
+from dmlbench.evaluation import clustering_metrics, neighbours, retrieval, retrieval_metrics
 from tests.evaluation.naive_retrieval import naive_retrieval
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
@@ -107,7 +107,7 @@ def test_tile_size_changes_nothing(monkeypatch, tile):
     embeddings[::3] = embeddings[0]
     expected = retrieval_metrics(embeddings, labels)
     monkeypatch.setattr(neighbours, "CPU_TILE", tile)
-    monkeypatch.setattr(rankers.FaissRanker, "rows_at_once", tile[0])
+    monkeypatch.setattr(retrieval.FaissRanker, "rows_at_once", tile[0])
     for backend in BACKENDS:
         assert retrieval_metrics(embeddings, labels, backend=backend) == pytest.approx(expected, abs=1e-12)
 

@@ -5,8 +5,8 @@ from rich.console import Console
 
 from dmlbench.analysis.comparisons import comparisons, seed_pairs, to_base
 from dmlbench.analysis.estimates import seed_values
+from dmlbench.cli.tables import comparison
 from dmlbench.errors import UserError
-from dmlbench.reporting.console import comparison
 from dmlbench.results.frames import load_results
 from tests.reporting.fake_results import make_cell, named_otherwise, write_cell, write_failure
 

@@ -7,7 +7,7 @@ from dmlbench.analysis import estimates
 from dmlbench.analysis.comparisons import seed_pairs
 from dmlbench.analysis.groups import Group
 from dmlbench.reporting import tables
-from dmlbench.reporting.tables.datasets import can_rank
+from dmlbench.reporting.tables.comparison import can_rank
 from dmlbench.results.frames import load_results
 from tests.reporting.fake_results import make_cell, write_cell
 from tests.reporting.frames import GLYPHS, pick

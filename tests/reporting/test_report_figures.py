@@ -3,10 +3,9 @@ import pandas as pd
 import pytest
 
 from dmlbench.analysis.groups import BASES, MODIFIERS, Group
-from dmlbench.reporting.canvas import limits_of, row_canvas
 from dmlbench.reporting.figures import accuracy_plot, difference_plot, overhead_plot
 from dmlbench.reporting.pictures import inline, save
-from dmlbench.reporting.style import PALETTE, Look
+from dmlbench.reporting.style import PALETTE, Look, limits_of, row_canvas
 from tests.typed import NONE, methods, parts, shown
 
 GROUP = Group("p", NONE, "d")

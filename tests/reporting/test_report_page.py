@@ -87,7 +87,7 @@ def test_csv_tables_read_back(report):
 
 
 def test_no_torch_is_imported():
-    modules = "dmlbench.reporting.page, dmlbench.reporting.console, dmlbench.analysis.costs"
+    modules = "dmlbench.reporting.page, dmlbench.cli.tables, dmlbench.analysis.costs"
     code = f"import sys, {modules}; assert 'torch' not in sys.modules and 'mlflow' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 

@@ -14,7 +14,7 @@ from dmlbench.reporting.figures import (
     ranks_plot,
     selection_plot,
 )
-from dmlbench.reporting.figures.datasets import _cliques
+from dmlbench.reporting.figures.dots import _cliques
 from dmlbench.reporting.style import INK, RC, Look, plotting
 from tests.typed import NONE, methods, parts, shown
 

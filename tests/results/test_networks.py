@@ -6,10 +6,9 @@ import pytest
 from dmlbench.analysis.comparisons import seed_pairs
 from dmlbench.analysis.estimates import accuracy, seed_values
 from dmlbench.reporting.naming import named
-from dmlbench.results.facts import Facts
 from dmlbench.results.frames import ENSEMBLE, MEAN, mark, result_rows
 from dmlbench.results.history import selections
-from dmlbench.results.records import Index, Summary
+from dmlbench.results.records import Facts, Index, Summary
 from dmlbench.results.store import Record
 from tests.typed import NONE, parts
 

@@ -17,12 +17,12 @@ from dmlbench.runner.matrix import (
     data_folder,
     expected_seconds,
     make_ready,
+    notes,
     pending,
     plan,
     rivals,
     worker_devices,
 )
-from dmlbench.runner.notes import notes
 from dmlbench.specs.protocol import load_protocol
 from tests.begun import begin, ended
 

@@ -2,8 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from dmlbench.tracking import all_in_order, content, methods
-from dmlbench.tracking import content as summary
+from dmlbench.tracking import all_in_order, methods
 from dmlbench.tracking.runs import begin, interrupt, send, update
 from tests.tracking.conftest import row
 from tests.tracking.test_runs import EXPERIMENT, all_runs
@@ -74,7 +73,7 @@ def test_settings_are_in_the_name_as_far_as_there_is_room(make_cell):
         method = cell.method.model_copy(update={"distillation": part.model_copy(update={"parameters": own})})
         model = cell.protocol.model.model_copy(update=weights or {})
         protocol = cell.protocol.model_copy(update={"model": model})
-        return content.index_tags(replace(cell, method=method, protocol=protocol, overrides=overrides))["label"]
+        return methods.index_tags(replace(cell, method=method, protocol=protocol, overrides=overrides))["label"]
 
     assert label() == "ms+psd"
     assert label("distillation.tau=2", "training.epochs=3", tau=2.0, epochs=3) == "ms+psd{tau=2}, training.epochs=3"
@@ -92,7 +91,7 @@ def test_tuned_methods_are_methods_of_their_own_without_a_base(make_cell):
     """The tuned base has other values, which the spec of a modified method does not hold."""
     plain = make_cell("ms+psd")
     tuned = replace(plain, method=plain.method.model_copy(update={"tuned": 8}))
-    tags, plain_tags = content.index_tags(tuned), content.index_tags(plain)
+    tags, plain_tags = methods.index_tags(tuned), methods.index_tags(plain)
     assert tags["label"] == "ms+psd{tuned}"
     assert plain_tags["base_group"]
     assert not tags.get("base_group")
@@ -256,4 +255,4 @@ def test_the_newest_number_is_shown_whatever_the_clock_says(client, finished, mo
 
 
 def test_a_summary_of_nothing_is_empty():
-    assert summary.summary_metrics([], []) == {}
+    assert methods.summary_metrics([], []) == {}

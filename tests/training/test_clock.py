@@ -3,7 +3,7 @@ import time
 import pytest
 import torch
 
-from dmlbench.training.clock import PHASES, PhaseClock
+from dmlbench.training.device import PHASES, PhaseClock
 
 CPU = torch.device("cpu")
 

@@ -3,7 +3,7 @@ import torch
 
 from dmlbench.errors import DivergedError
 from dmlbench.specs.cell import EvaluationSpec
-from dmlbench.training.clock import PHASES
+from dmlbench.training.device import PHASES
 from dmlbench.training.loop import evaluate_epoch
 
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from dmlbench.overhead.timing import BATCHES, SYNTHETIC_SET, measure_steps, peak_bytes, synthetic_batches
-from dmlbench.training.clock import PHASES
+from dmlbench.training.device import PHASES
 
 CPU = torch.device("cpu")
 

@@ -2,8 +2,7 @@
 
 from dmlbench.reporting.figures.cost import Setup, overhead_plot, phases_plot, plane_plot, turns
 from dmlbench.reporting.figures.curves import curve_plot, selection_plot
-from dmlbench.reporting.figures.datasets import forest_plot, ranks_plot
-from dmlbench.reporting.figures.dots import accuracy_plot, difference_plot, optimism_plot
+from dmlbench.reporting.figures.dots import accuracy_plot, difference_plot, forest_plot, optimism_plot, ranks_plot
 from dmlbench.reporting.figures.geometry import embedding_plot, geometry_plot
 from dmlbench.reporting.figures.panels import retrieval_panel
 

@@ -14,14 +14,22 @@ from matplotlib.ticker import MaxNLocator
 from dmlbench.analysis.costs import phase_order
 from dmlbench.analysis.estimates import SELECTIONS
 from dmlbench.analysis.groups import Group, in_order, method_name
-from dmlbench.reporting.canvas import (
+from dmlbench.reporting.naming import metric_name, plain, points
+from dmlbench.reporting.style import (
+    COLUMN,
+    INK,
     LINE,
+    PALETTE,
+    PAPER,
+    RC,
+    Look,
     Plot,
     by_setting,
     edges,
     error_bounds,
     legend_columns,
     legend_rows,
+    plotting,
     row_canvas,
     signed_ticks,
     spoken,
@@ -29,8 +37,6 @@ from dmlbench.reporting.canvas import (
     write_panel_title,
     write_title,
 )
-from dmlbench.reporting.naming import metric_name, plain, points
-from dmlbench.reporting.style import COLUMN, INK, PALETTE, PAPER, RC, Look, plotting
 
 
 class Named(Protocol):

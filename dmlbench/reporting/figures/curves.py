@@ -14,9 +14,23 @@ from matplotlib.ticker import MaxNLocator
 from dmlbench.analysis.estimates import SELECTIONS, selections_of
 from dmlbench.analysis.groups import BASE, Group, in_order
 from dmlbench.analysis.statistics import t_interval
-from dmlbench.reporting.canvas import Plot, modifier_handles, row_canvas, wrapped, write_panel_title, write_title
 from dmlbench.reporting.naming import metric_name, percent
-from dmlbench.reporting.style import COLUMN, INK, MUTED, PAGE, PAPER, RC, Look, plotting
+from dmlbench.reporting.style import (
+    COLUMN,
+    INK,
+    MUTED,
+    PAGE,
+    PAPER,
+    RC,
+    Look,
+    Plot,
+    modifier_handles,
+    plotting,
+    row_canvas,
+    wrapped,
+    write_panel_title,
+    write_title,
+)
 
 
 def curve_plot(group: Group, history: pd.DataFrame, look: Look, metric: str = "recall_at_1") -> Plot:

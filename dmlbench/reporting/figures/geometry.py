@@ -11,20 +11,23 @@ from matplotlib.ticker import MaxNLocator
 
 from dmlbench.analysis.groups import METHOD, Group, in_order, method_name
 from dmlbench.analysis.queries import Measured
-from dmlbench.reporting.canvas import (
+from dmlbench.reporting.naming import percent
+from dmlbench.reporting.style import (
     LINE,
+    PAGE,
+    RC,
+    Look,
     Plot,
     by_setting,
     edges,
     legend_columns,
     legend_rows,
     modifier_handles,
+    plotting,
     wrapped,
     write_panel_title,
     write_title,
 )
-from dmlbench.reporting.naming import percent
-from dmlbench.reporting.style import PAGE, RC, Look, plotting
 from dmlbench.results.frames import ENSEMBLE, MEAN, of_kept_embeddings
 
 METRICS = {

@@ -19,8 +19,7 @@ from PIL import Image
 
 from dmlbench.analysis.groups import Group, slug
 from dmlbench.errors import UserError, printable
-from dmlbench.reporting.canvas import LINE, Plot, wrapped
-from dmlbench.reporting.style import INK, MUTED, PAGE, PALETTE, RC, plotting
+from dmlbench.reporting.style import INK, LINE, MUTED, PAGE, PALETTE, RC, Plot, plotting, wrapped
 from dmlbench.results.store import read_spec, read_summary
 
 LARGEST_SIDE = 72  # pixels: half an inch on a printed page
