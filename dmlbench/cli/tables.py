@@ -14,12 +14,13 @@ from rich.text import Text
 from dmlbench.analysis.comparisons import comparisons, seed_pairs, star, to_base
 from dmlbench.analysis.costs import agreements, doubts, measured_overhead, measured_phases, overhead, phase_order
 from dmlbench.analysis.estimates import SELECTIONS, accuracy, seed_values
-from dmlbench.analysis.groups import Group, check_unambiguous, groups, in_order
+from dmlbench.analysis.groups import Group, check_unambiguous, groups, in_order, method_name
 from dmlbench.errors import Damaged, counted, inflected
 from dmlbench.reporting.naming import named, percent, plain, points
 from dmlbench.reporting.tables.table import about_pairs, few_seeds, mark_signs, other_machines, signed, without_base
-from dmlbench.results.frames import UNTRAINED, load_results
+from dmlbench.results.frames import MEAN, UNTRAINED, load_results
 from dmlbench.results.measurements import Measurement
+from dmlbench.results.records import Facts
 from dmlbench.results.status import STATES, CellState
 from dmlbench.results.store import Record, Store
 from dmlbench.runner.progress import SafeConsole
@@ -189,14 +190,13 @@ STYLES = {"running": "cyan", "failed": "red", "damaged": "red", "interrupted": "
 
 def tables(cells: Sequence[CellState]) -> Parts:
     """One table for each protocol and dataset, then the cells that need words."""
-    groups: dict[tuple[str, str, str], list[CellState]] = {}
+    found: dict[Group, list[CellState]] = {}
     for cell in cells:
-        if cell.cell:
-            key = (cell.cell.protocol, cell.cell.variant, cell.cell.dataset)
-            groups.setdefault(key, []).append(cell)
+        if own := cell.facts:
+            found.setdefault(Group(own.protocol, own.overrides, own.dataset), []).append(cell)
     parts: list[RenderableType] = []
-    for (protocol, variant, dataset), group in groups.items():
-        parts += [Text(f"{protocol} on {dataset}{f' ({variant})' if variant else ''}", "bold"), _matrix(group), ""]
+    for group, own_cells in found.items():
+        parts += [Text(group.title, "bold"), _matrix(own_cells), ""]
     legend = ["figures: R@1 (%) at the last epoch"] if any(cell.state == "done" for cell in cells) else []
     return Parts(*parts, *_in_words(cells), *legend)
 
@@ -208,17 +208,21 @@ def counts(cells: Sequence[CellState]) -> str:
 
 
 def _matrix(cells: Sequence[CellState]) -> Table:
-    indexed = [(cell, cell.cell) for cell in cells if cell.cell]
-    seeds = sorted({index.seed for _, index in indexed})
+    facts = [(cell, cell.facts) for cell in cells if cell.facts]
+    seeds = sorted({own.seed for _, own in facts})
     table = Table("method", box=None)
     for seed in seeds:
         table.add_column(f"seed {seed}", justify="right")
     by_row: dict[tuple[str, int], list[CellState]] = {}
-    for cell, index in indexed:
-        by_row.setdefault((index.method, index.seed), []).append(cell)
+    for cell, own in facts:
+        by_row.setdefault((_method(own), own.seed), []).append(cell)
     for method in dict.fromkeys(method for method, _ in by_row):
-        table.add_row(method, *(_figure(by_row.get((method, seed), ())) for seed in seeds))
+        table.add_row(Text(method), *(_figure(by_row.get((method, seed), ())) for seed in seeds))
     return table
+
+
+def _method(own: Facts) -> str:
+    return method_name(own.__dict__ | {"network": MEAN})
 
 
 def _figure(cells: Sequence[CellState]) -> Text:
@@ -246,8 +250,8 @@ def _in_words(cells: Sequence[CellState]) -> list[RenderableType]:
 
 
 def _label(cell: CellState) -> str:
-    index = cell.cell
-    return f"{index.method} on {index.dataset}, seed {index.seed}" if index else "a cell"
+    own = cell.facts
+    return f"{_method(own)} on {own.dataset}, seed {own.seed}" if own else "a cell"
 
 
 def _what(cell: CellState) -> str:

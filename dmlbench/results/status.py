@@ -4,14 +4,14 @@ The state of every planned cell of a results folder.
 """
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
 from dmlbench.errors import UserError
 from dmlbench.results.history import HISTORY, Row, read_history, selections, timing
 from dmlbench.results.locks import holder
-from dmlbench.results.records import Index, Summary, read_json
+from dmlbench.results.records import Facts, Index, Summary, facts, one_wording, read_json
 from dmlbench.results.store import AGAIN, LATER, Store, folder_state, read_spec, read_summary, summary_as_written
 from dmlbench.results.writer import FILES, SPEC, file_digest
 from dmlbench.specs.cell import Cell, digest
@@ -100,6 +100,7 @@ class CellState:
         folder: Its folder.
         state: One of `STATES`; damaged where its files cannot be read.
         cell: Which it is; None for a damaged one.
+        facts: What it is made of; None for a damaged one.
         epoch: Epochs trained.
         epochs: Epochs to train; None where only the spec of a damaged cell would tell.
         seconds_left: What the epochs to come take by those that were; None where it does not run.
@@ -112,6 +113,7 @@ class CellState:
     folder: Path
     state: str
     cell: Index | None
+    facts: Facts | None = None
     epoch: int = 0
     epochs: int | None = None
     seconds_left: float | None = None
@@ -123,30 +125,35 @@ class CellState:
 
 def overview(store: Store) -> list[CellState]:
     """Every cell that was ever planned, in path order; a damaged one is a state, not an error."""
-    return [_look(folder) for folder in store.folders()]
+    found = [_look(folder) for folder in store.folders()]
+    worded = iter(one_wording(cell.facts for cell in found if cell.facts))
+    return [replace(cell, facts=next(worded)) if cell.facts else cell for cell in found]
 
 
 def _look(folder: Path) -> CellState:
     try:
         summary, rows = read_summary(folder), read_history(folder)
         epoch = max((int(row["epoch"] or 0) for row in rows), default=0)
+        if summary is not None and (changed := changed_files(folder, summary, (SPEC, HISTORY))):
+            return CellState(folder, "damaged", None, why=f"{folder}: {changed[0]}")
+        cell = read_spec(folder)
         if summary is not None:
-            if changed := changed_files(folder, summary, (SPEC, HISTORY)):
-                return CellState(folder, "damaged", None, why=f"{folder}: {changed[0]}")
-            return _ended(folder, summary, epoch)
-        cell, state, owner = read_spec(folder), folder_state(folder), holder(folder)
+            return _ended(folder, summary, facts(cell), epoch)
+        state, owner = folder_state(folder), holder(folder)
     except UserError as error:
         return CellState(folder, "damaged", None, why=str(error))
     epochs = cell.protocol.training.epochs
     left = _seconds_left(rows, epochs - epoch) if state == "running" else None
-    return CellState(folder, state, Index(**cell.index()), epoch, epochs, left, host=owner.name if owner else "")
+    index, host = Index(**cell.index()), owner.name if owner else ""
+    return CellState(folder, state, index, facts(cell), epoch, epochs, left, host=host)
 
 
-def _ended(folder: Path, summary: Summary, epoch: int) -> CellState:
+def _ended(folder: Path, summary: Summary, own: Facts, epoch: int) -> CellState:
     return CellState(
         folder,
         summary.status,
         summary.cell,
+        own,
         epoch,
         epoch if summary.done else None,
         recall_at_1=summary.last.get("recall_at_1"),
