@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 from dmlbench.results import status as verification
 from dmlbench.results.locks import claim, this_host
 from dmlbench.results.status import overview
@@ -70,3 +72,13 @@ def test_the_time_left_is_unknown_before_the_first_epoch_ends(store, make_cell):
     with claim(store.folder(cell)):
         (found,) = overview(store)
     assert (found.state, found.epoch, found.seconds_left) == ("running", 0, None)
+
+
+def test_equal_values_are_one_group_however_they_were_set(store, make_cell):
+    """An earlier release recorded what was typed, also where it is the default."""
+    for seed, typed in enumerate([(), ("loss.alpha=2.0",), ("training.batch_size=112",)]):
+        write(store, replace(make_cell(seed=seed), overrides=typed), 4, status="done")
+    cells = overview(store)
+    assert len({cell.cell.variant for cell in cells if cell.cell}) == 3  # as recorded
+    made_of = {replace(cell.facts, seed=0, hash="") for cell in cells if cell.facts}
+    assert len(made_of) == 1
