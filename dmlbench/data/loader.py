@@ -319,7 +319,7 @@ class _BatchMaker(Dataset[HostBatch]):
 
 
 def _augmented(images: Tensor, seeds: list[int], augmentation: Augmentation) -> Tensor:
-    """Images (B, C, H, W), each changed under a seed of its own: whoever prepares it, and in whatever order."""
+    """Images (B, C, H, W), each augmented under its own seed, whichever process prepares it and in whatever order."""
     changed = []
     with torch.random.fork_rng(devices=[]):
         for image, seed in zip(images, seeds, strict=True):

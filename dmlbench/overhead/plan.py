@@ -61,7 +61,7 @@ def plan_cost(request: CostRequest, log: Log) -> CostPlan:
     settings = MethodSettings(method_settings["loss"], method_settings["distillation"])
     methods = [registry.resolve(method, name, protocol.name, settings, family=protocol.family) for method in names]
     check_applied(method_settings, methods)
-    _check_taught(methods, protocol)
+    _check_teacher(methods, protocol)
     dataset = dataset_spec(info, request.data_dir, log) if info else None
     if dataset:
         prepare(dataset, request.data_dir, log)
@@ -71,7 +71,7 @@ def plan_cost(request: CostRequest, log: Log) -> CostPlan:
     return CostPlan(sorted(methods, key=_place), protocol, dataset, variant, request.data_dir)
 
 
-def _check_taught(methods: list[MethodSpec], protocol: ProtocolSpec) -> None:
+def _check_teacher(methods: list[MethodSpec], protocol: ProtocolSpec) -> None:
     """A distillation that has no say costs nothing, and a table of that would mislead."""
     modified = [method for method in methods if method.distillation and method.distillation.teacher != "none"]
     if modified and protocol.training.epochs < 2:

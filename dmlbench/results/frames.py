@@ -162,7 +162,7 @@ RESOLUTION = 1.0  # seconds, in which a beginning is written down
 def beside_others(summaries: Sequence[Summary]) -> list[bool]:
     """Whether each cell ran beside more cells of its machine than its own runner had at a time, on average.
 
-    Where any did, so may have the earlier attempts at a cell that went on after an interruption, for when these ran is
+    Where any did, so may have the earlier attempts at a cell that was resumed: when these ran is
     not written down.
 
     Args:

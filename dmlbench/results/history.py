@@ -158,7 +158,7 @@ def timing(rows: Sequence[Row], resumed: Collection[int] = ()) -> Times:
 
     Args:
         rows: The history.
-        resumed: Epochs after which another process went on.
+        resumed: Epochs after which another process resumed.
     """
     trained = [row for row in rows if row["epoch"]]
     settled = [row for row in trained if epoch_of(row) - 1 not in {0, *resumed}] or trained

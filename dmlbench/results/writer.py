@@ -48,7 +48,7 @@ class CellWriter:
             (self.folder / HISTORY).unlink(missing_ok=True)
 
     def resume(self, rows: Sequence[Row]) -> None:
-        """Go on after these rows: those that an attempt wrote beyond its last checkpoint are dropped."""
+        """Resume after these rows: those that an attempt wrote beyond its last checkpoint are dropped."""
         self.rows = list(rows)
         with self.writing():
             write_atomically(self.folder / HISTORY, history_text(self.rows))

@@ -323,8 +323,8 @@ def _of_other_specs(todo: Sequence[Cell], execution: Execution) -> list[str]:
 
 def without_teacher(todo: Sequence[Cell]) -> list[str]:
     """A teacher is the network after an epoch, and its weight grows with the epoch from 0."""
-    taught = [c for c in todo if c.method.distillation and c.method.distillation.teacher != "none"]
-    short = list(dict.fromkeys(c.method.name for c in taught if c.protocol.training.epochs == 1))
+    with_teacher = [c for c in todo if c.method.distillation and c.method.distillation.teacher != "none"]
+    short = list(dict.fromkeys(c.method.name for c in with_teacher if c.protocol.training.epochs == 1))
     said = "trains like its base" if len(short) == 1 else "train like their bases"
     return [f"note: with one epoch no teacher acts; {', '.join(short)} {said}"] if short else []
 

@@ -95,10 +95,6 @@ def send(client: "MlflowClient", record: Record, live: LiveRun | None = None) ->
         ]
         own = None if there or live is None else next((run for run in runs if run.info.run_id == live.run_id), None)
         delete(client, [run for run in runs if run not in there and run is not own])
-        for run in there:
-            if not index.items() <= run.data.tags.items():
-                _supplement(client, record, run, index)
-                bring_in_order(client, experiment, index["group"])
         if there:
             return False
         _complete(client, record, cell, experiment, live if own else None)
@@ -126,17 +122,6 @@ def _complete(client: "MlflowClient", record: Record, cell: Cell, experiment: st
             if (record.folder / file).is_file():
                 client.log_artifact(run_id, str(record.folder / file))
         client.set_terminated(run_id, "FINISHED" if record.done else "FAILED", end_time=ended)
-
-
-def _supplement(client: "MlflowClient", record: Record, run: "Run", index: dict[str, str]) -> None:
-    """Give a run that an earlier dmlbench sent what it did not know of: its index and its final metrics."""
-    from mlflow.entities import RunTag
-
-    metrics = methods.final_metrics(record, int(run.info.end_time or _begun(record.summary)))
-    known = run.data.tags
-    new = [RunTag(key, value) for key, value in index.items()]
-    new += [tag for tag in methods.final_tags(record) if tag.key not in known]
-    client.log_batch(run.info.run_id, metrics=metrics, tags=new)
 
 
 def _begun(summary: Summary) -> int:

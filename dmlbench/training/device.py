@@ -61,7 +61,7 @@ class PhaseClock:
     def __init__(self, device: torch.device) -> None:
         self._cuda = device.type == "cuda"
         self._spans: dict[str, list[tuple[Mark, Mark]]] = {}
-        self._open: tuple[str, Mark] | None = None  # the innermost phase, and when it began or went on
+        self._open: tuple[str, Mark] | None = None  # the innermost phase, and when it began or resumed
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:

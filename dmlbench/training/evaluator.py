@@ -93,7 +93,7 @@ class Evaluator:
     def measure(self, networks: Sequence[nn.Module], *, clustering: bool) -> dict[str, float]:
         """All metrics of the split, as fractions.
 
-        Of several networks the mean over them, and beside it, as `READOUT/METRIC`, those of each (`member1`, ...) and
+        Of several networks the mean over them, and beside it, as `NETWORK/METRIC`, those of each (`member1`, ...) and
         of their `ensemble`: the embeddings of all of them side by side, of unit length again.
 
         Raises:
@@ -109,9 +109,9 @@ class Evaluator:
         if len(each) == 1:
             return each[0]
         joint = self.score(normalize(torch.cat(embeddings, dim=1), dim=1), clustering=clustering)
-        readouts = {f"member{number}": own for number, own in enumerate(each, start=1)} | {"ensemble": joint}
+        networks = {f"member{number}": own for number, own in enumerate(each, start=1)} | {"ensemble": joint}
         mean = {name: statistics.fmean(own[name] for own in each) for name in joint}
-        return mean | {f"{readout}/{name}": value for readout, own in readouts.items() for name, value in own.items()}
+        return mean | {f"{network}/{name}": value for network, own in networks.items() for name, value in own.items()}
 
     def score(self, embeddings: Tensor, *, clustering: bool) -> dict[str, float]:
         """All metrics of given embeddings of the split."""

@@ -53,7 +53,7 @@ def evaluate_epoch(
 ) -> Row:
     """Metrics of an epoch counted from 1 (0: untrained), as `test/...` and `validation/...`; empty where not due.
 
-    Several networks have readouts beside their mean: see `Evaluator.measure`.
+    Several networks have metrics of their own, and the mean: see `Evaluator.measure`.
 
     Raises:
         DivergedError: where a metric or an embedding is not finite; it names the split, the metric and the epoch.

@@ -5,7 +5,7 @@ import pytest
 from dmlbench.tracking import all_in_order, methods
 from dmlbench.tracking.runs import begin, interrupt, send, update
 from tests.tracking.conftest import row
-from tests.tracking.test_runs import EXPERIMENT, all_runs
+from tests.tracking.test_runs import all_runs
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of MLflow's own libraries
 
@@ -182,22 +182,6 @@ def test_sending_again_changes_nothing(client, finished, make_cell):
         assert [send(client, record) for record in records] == [False] * 4
         all_in_order(client, records)
     assert (tree(client), points(client), [run.info.run_id for run in all_runs(client, "method")]) == before
-
-
-def test_a_store_of_an_older_dmlbench_is_brought_in_order(client, finished):
-    records = [finished(seed=seed) for seed in (0, 1)]
-    for record in records:
-        send(client, record)
-    cells = sorted(run.info.run_id for run in all_runs(client))
-    as_sent_by_an_older_dmlbench(client)
-    experiment = client.get_experiment_by_name(EXPERIMENT).experiment_id
-    assert len(client.search_runs([experiment], "tags.kind != ''")) == 0
-    for _ in range(2):
-        assert [send(client, record) for record in records] == [False, False]
-        all_in_order(client, records)
-        assert tree(client) == {"ms": ["ms seed0", "ms seed1"]}
-    assert sorted(run.info.run_id for run in all_runs(client)) == cells
-    assert method(client).data.metrics["seeds"] == 2
 
 
 def test_of_two_that_make_a_methods_run_at_once_one_stays_with_all_seeds(client, finished, monkeypatch):

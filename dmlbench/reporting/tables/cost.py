@@ -41,7 +41,7 @@ def overhead_table(group: Group, overhead: pd.DataFrame) -> Table:
     )
 
 
-TAUGHT = (
+WITH_TEACHER = (
     "With a teacher, added phases: it and distillation over the base's step; same work: forward pass, loss and "
     "optimiser over the base's, 1 but for the machine's noise."
 )
@@ -77,11 +77,11 @@ def measured_table(
         ratios = [Entry("")] * 5
         if row["modifier"]:
             ratio = number(row["mean"], _ratio, f"[{_ratio(row['low'])}, {_ratio(row['high'])}]")
-            taught = [Entry("")] * 2
+            teacher = [Entry("")] * 2
             if not math.isnan(row["added"]):
                 added = number(row["added"], _ratio, f"[{_ratio(row['added_low'])}, {_ratio(row['added_high'])}]")
-                taught = [added, number(row["same_work"], _ratio)]
-            ratios = [ratio, *taught, *(number(row[name], _ratio) for name in ("over_training", "arithmetic"))]
+                teacher = [added, number(row["same_work"], _ratio)]
+            ratios = [ratio, *teacher, *(number(row[name], _ratio) for name in ("over_training", "arithmetic"))]
         rest = number(row["images_per_s"], "{:.0f}".format), number(row["peak_mb"], "{:.0f}".format)
         rows.append((Entry(row["name"]), step, *ratios, *rest, Entry(row["marks"])))
     return Table(
@@ -98,7 +98,7 @@ def _notes(measurement: Measurement) -> list[str]:
     how = f"{measurement.how[0].upper()}{measurement.how[1:]}"
     return [
         f"{how}; batches of {measurement.batch_size}. {TURNS}",
-        f"{TAUGHT} Over {measurement.epochs} epochs: the first has no teacher. {IDEAL}",
+        f"{WITH_TEACHER} Over {measurement.epochs} epochs: the first has no teacher. {IDEAL}",
     ]
 
 
