@@ -9,77 +9,100 @@ import pandas as pd
 from scipy import stats
 
 from dmlbench.analysis.estimates import ESTIMATE, MARKED
-from dmlbench.analysis.groups import BASE, GROUP, METHOD, joined_marks, modifier_rank
+from dmlbench.analysis.groups import (
+    BASE,
+    DEFAULT,
+    GROUP,
+    METHOD,
+    MODIFIER,
+    OTHER,
+    Against,
+    joined_marks,
+    modifier_rank,
+    paired,
+)
 from dmlbench.analysis.statistics import (
+    EFFECT,
     FEWEST,
+    Estimate,
+    benjamini_hochberg,
     evidence,
-    holm,
     probability_of_improvement,
+    simultaneous_interval,
     t_interval,
+    verdict,
     without_rounding,
 )
 from dmlbench.results.frames import ENSEMBLE, MEAN, UNTRAINED
 
-SIGNIFICANT = 0.05
 MOST_UNITS = 10**8  # above, rounding of a fraction comes near the tolerance of a count
-OTHER = ["to", "to_modifier", "to_settings", "to_network"]  # what is compared with, on the same base
-COMPARED = [*MARKED, *OTHER]
-TESTS = ["p_t", "p_holm", "family", "p_sign_flip", "p_smallest", "effect_size", "probability_of_improvement"]
+WITHIN = [*GROUP, "selection", "metric"]
+COMPARED = [*MARKED, *OTHER, "primary"]
+TESTS = [
+    "p_t", "p_bh", "family", "p_equivalent", "p_equivalent_bh", "p_sign_flip", "p_smallest", "effect_size",
+    "probability_of_improvement", "improvement_low", "improvement_high", "all_low", "all_high", "verdict",
+]  # fmt: skip
 
 
-def seed_pairs(values: pd.DataFrame) -> pd.DataFrame:
-    """Values of a method beside those of another on the same base (`value_to`), of one seed, selection and metric.
+def seed_pairs(values: pd.DataFrame, against: Against = DEFAULT) -> pd.DataFrame:
+    """Values of a method beside those of another (`value_to`), of one seed, selection and metric.
 
-    The other (`to`) is the base itself, or an earlier modifier of `groups.MODIFIERS` with as many networks at test
-    time. Two that did not start from the same weights, with the same images, on the same kind of device, are no pair:
-    see `other_origins`.
+    The other is the method's reference (`groups.references`), which makes the pair `primary`; without
+    `against.method` also an earlier modifier of `groups.MODIFIERS` on the same base with as many networks at test time.
+    Two that did not start from the same weights, with the same images, on the same kind of device, are no pair: see
+    `other_origins`.
 
     Args:
         values: As `estimates.seed_values` returns them.
+        against: What the reference is.
 
     Returns:
-        Columns `GROUP`, selection, metric, `COMPARED`, seed, value, value_to, units (how many 1 has in both).
+        Columns `WITHIN`, `COMPARED`, seed, value, value_to, units (how many 1 has in both).
     """
-    pairs = _candidates(values)
+    pairs = _candidates(values, against)
     pairs = pairs[pairs["origin"] == pairs["origin_to"]]
     units = [_common([own, other]) for own, other in zip(pairs["units"], pairs["units_to"], strict=True)]
-    names = [*GROUP, "selection", "metric", *COMPARED, "seed", "value", "value_to", "units"]
+    names = [*WITHIN, *COMPARED, "seed", "value", "value_to", "units"]
     return pairs.assign(units=units)[names].reset_index(drop=True)
 
 
-def other_origins(values: pd.DataFrame) -> pd.DataFrame:
-    """How many seeds (`size`) of each `METHOD` form no pair with its base, for the base's run had another origin."""
-    pairs = _candidates(values)
-    return _seeds_with_base(pairs[pairs["origin"] != pairs["origin_to"]])
+def other_origins(values: pd.DataFrame, against: Against = DEFAULT) -> pd.DataFrame:
+    """How many seeds (`size`) of each `METHOD` form no pair with its reference, whose run had another origin."""
+    pairs = primary(_candidates(values, against))
+    return _seeds(pairs[pairs["origin"] != pairs["origin_to"]])
 
 
-def other_kinds(values: pd.DataFrame) -> pd.DataFrame:
-    """How many pairs (`size`) of each `METHOD` with its base are of two kinds of processor or releases of libraries."""
-    pairs = _candidates(values)
-    return _seeds_with_base(pairs[(pairs["origin"] == pairs["origin_to"]) & (pairs["kind"] != pairs["kind_to"])])
+def other_kinds(values: pd.DataFrame, against: Against = DEFAULT) -> pd.DataFrame:
+    """How many pairs (`size`) of each `METHOD` with its reference are of two kinds of processor or of libraries."""
+    pairs = primary(_candidates(values, against))
+    return _seeds(pairs[(pairs["origin"] == pairs["origin_to"]) & (pairs["kind"] != pairs["kind_to"])])
 
 
-def comparisons(pairs: pd.DataFrame, values: pd.DataFrame) -> pd.DataFrame:
-    """Every comparison of one protocol, dataset, selection and metric, with its interval and tests.
+def comparisons(pairs: pd.DataFrame, values: pd.DataFrame, effect: float = EFFECT) -> pd.DataFrame:
+    """Every comparison of one protocol, dataset, selection and metric, with its interval, tests and verdict.
+
+    These are exploratory: nobody declared them before the runs (for those see `claims`). So p-values control the share
+    of false discoveries among the `family` of all comparisons of the group, selection and metric that can be tested.
 
     Args:
         pairs: As `seed_pairs` returns them, or part of it.
         values: As `estimates.seed_values` returns them: the probability of improvement is of all runs, unpaired.
+        effect: The smallest effect of interest, a fraction.
 
     Returns:
-        Columns `GROUP`, selection, metric, `COMPARED`, `ESTIMATE` of the differences, `TESTS`. `p_holm` corrects
-        `p_t` for the `family` of all comparisons of the group, selection and metric that can be tested.
+        Columns `WITHIN`, `COMPARED`, `ESTIMATE` of the differences, `TESTS`. `p_bh` and `p_equivalent_bh` correct `p_t`
+        and `p_equivalent` by Benjamini and Hochberg's method; `all_low` and `all_high` bound the simultaneous interval
+        of the family; `verdict` is as `statistics.verdict` gives it by the corrected values.
     """
-    within = [*GROUP, "selection", "metric"]
-    keys, runs = [*within, *COMPARED], _runs(values)
+    keys, runs = [*WITHIN, *COMPARED], _runs(values)
     rows = []
     for key, part in pairs.groupby(keys, sort=False):
-        row = _row(keys, key, part["value"] - part["value_to"], _common(part["units"]))
-        rows.append(row | {"probability_of_improvement": _improvement(runs, row, str(row["dataset"]))})
-    return _with_family(pd.DataFrame(rows, columns=[*keys, *ESTIMATE, *TESTS]), within)
+        row = _row(keys, key, part["value"] - part["value_to"], _common(part["units"]), effect)
+        rows.append(row | _improvement(runs, row, [str(row["dataset"])]))
+    return _together(pd.DataFrame(rows, columns=[*keys, *ESTIMATE, *TESTS]), WITHIN)
 
 
-def pooled(pairs: pd.DataFrame, values: pd.DataFrame) -> pd.DataFrame:
+def pooled(pairs: pd.DataFrame, values: pd.DataFrame, effect: float = EFFECT) -> pd.DataFrame:
     """Comparisons pooled over the datasets of one protocol, every dataset with the same weight.
 
     Each seed's differences are averaged over the datasets first, so that n counts seeds that all datasets have. The
@@ -88,16 +111,16 @@ def pooled(pairs: pd.DataFrame, values: pd.DataFrame) -> pd.DataFrame:
     Args:
         pairs: As `seed_pairs` returns them, or part of it.
         values: As `estimates.seed_values` returns them.
+        effect: The smallest effect of interest, a fraction.
 
     Returns:
-        As `comparisons`, but for `datasets`, their number, in within of `dataset`; only where there are two at least.
-        n is 0 where the datasets share no seed. The probability of improvement is its mean over datasets (Agarwal et
-        al. 2021).
+        As `comparisons`, with `datasets`, their number, in place of `dataset`; only where there are two at least. n is
+        0 where the datasets share no seed. The probability of improvement is its mean over datasets (Agarwal et al.
+        2021), without an interval.
     """
-    within = ["protocol", "overrides", "selection", "metric"]
-    keys, runs = [*within, *COMPARED], _runs(values)
+    keys, runs = [*SCOPE, *COMPARED], _runs(values)
     # A method may be untuned on one dataset and published on another.
-    marks = pairs.groupby([*within, *METHOD])["marks"].transform(joined_marks)
+    marks = pairs.groupby([*SCOPE, *METHOD])["marks"].transform(joined_marks)
     rows = []
     for key, part in pairs.assign(marks=marks).groupby(keys, sort=False):
         datasets = list(part["dataset"].unique())
@@ -105,39 +128,39 @@ def pooled(pairs: pd.DataFrame, values: pd.DataFrame) -> pd.DataFrame:
             continue
         table = (part["value"] - part["value_to"]).groupby([part["seed"], part["dataset"]]).first().unstack()  # noqa: PD010
         units = _common(part["units"]) * len(datasets)
-        row = _row(keys, key, table.dropna().mean(axis=1), units) | {"datasets": len(datasets)}
-        each = [_improvement(runs, row, dataset) for dataset in datasets]
-        rows.append(row | {"probability_of_improvement": sum(each) / len(each)})
-    return _with_family(pd.DataFrame(rows, columns=[*keys, "datasets", *ESTIMATE, *TESTS]), within)
+        row = _row(keys, key, table.dropna().mean(axis=1), units, effect) | {"datasets": len(datasets)}
+        rows.append(row | _improvement(runs, row, datasets))
+    return _together(pd.DataFrame(rows, columns=[*keys, "datasets", *ESTIMATE, *TESTS]), SCOPE)
 
 
-def to_base(compared: pd.DataFrame) -> pd.DataFrame:
-    """The rows that compare a method with its own base."""
-    return compared[compared["to_modifier"] == ""]
+def primary(compared: pd.DataFrame) -> pd.DataFrame:
+    """The rows that compare a method with its reference."""
+    return compared[compared["primary"].astype(bool)]
 
 
-def star(p_holm: float) -> str:
-    """A star where a corrected p-value is below .05; NaN, of too few seeds, draws none."""
-    return "*" if p_holm < SIGNIFICANT else ""
-
-
-def _candidates(values: pd.DataFrame) -> pd.DataFrame:
+def _candidates(values: pd.DataFrame, against: Against) -> pd.DataFrame:
     # One network of several is shown and not tested: their mean is, and every test more would cost the others power.
     trained = values[(values["selection"] != UNTRAINED) & values["network"].isin([MEAN, ENSEMBLE])]
-    keys = [*GROUP, "selection", "metric", *BASE, "seed"]
-    own = ["method", "modifier", "modifier_settings", "network"]
-    names = dict(zip(own, OTHER, strict=True)) | {name: f"{name}_to" for name in ("origin", "kind", "units", "value")}
-    pairs = trained.merge(trained[[*keys, *names]].rename(columns=names), on=keys, how="inner")
-    two = zip(pairs[own[1:]].itertuples(index=False), pairs[OTHER[1:]].itertuples(index=False), strict=True)
+    own = ["origin", "kind", "units", "value"]
+    pairs = paired(trained, ["selection", "metric"], own, against).assign(primary=True)
+    if against.method:
+        return pairs
+    names = dict(zip(METHOD, OTHER, strict=True)) | {name: f"{name}_to" for name in own}
+    others = trained[[*WITHIN, *METHOD, "seed", *own]].rename(columns=names)
+    others = others.assign(**{name: others[f"to_{name}"] for name in BASE})
+    more = trained.merge(others, on=[*WITHIN, *BASE, "seed"], how="inner")
+    two = zip(
+        *(more[names].itertuples(index=False) for names in (MODIFIER, [f"to_{name}" for name in MODIFIER])), strict=True
+    )
     later = np.array([modifier_rank(*one) > modifier_rank(*other) for one, other in two], dtype=bool)
-    # What takes several networks at test time is compared with such, what takes one with such; with the base, all.
-    alike = (pairs["network"] == pairs["to_network"]) | (pairs["to_modifier"] == "")
-    return pairs[later & alike]
+    # What takes several networks at test time is compared with such, what takes one with such.
+    alike = (more["network"] == more["to_network"]) & (more["to_modifier"] != "")
+    return pd.concat([pairs, more[later & alike].assign(primary=False)], ignore_index=True)
 
 
-def _seeds_with_base(pairs: pd.DataFrame) -> pd.DataFrame:
-    """Seeds of each method among the pairs with its base: `METHOD` and `size`."""
-    own = pairs[pairs["to_modifier"] == ""].drop_duplicates([*GROUP, *METHOD, "seed"])
+def _seeds(pairs: pd.DataFrame) -> pd.DataFrame:
+    """Seeds of each method among the pairs: `METHOD` and `size`."""
+    own = pairs.drop_duplicates([*GROUP, *METHOD, "seed"])
     return own.groupby(METHOD, sort=False, as_index=False).size()
 
 
@@ -147,20 +170,24 @@ Row = dict[str, object]
 
 def _runs(values: pd.DataFrame) -> Runs:
     """All runs of a method of one group, selection and metric."""
-    return dict(iter(values.groupby([*GROUP, "selection", "metric", *METHOD])["value"]))
+    return dict(iter(values.groupby([*WITHIN, *METHOD])["value"]))
 
 
-def _improvement(runs: Runs, row: Row, dataset: str) -> float:
+def _improvement(runs: Runs, row: Row, datasets: Sequence[str]) -> Row:
+    """The probability of improvement, its mean over datasets; of a single one with its interval."""
     if not isinstance(pairs := row["n"], int) or pairs < FEWEST:
-        return float("nan")
-    within = row["protocol"], row["overrides"], dataset, row["selection"], row["metric"]
-    other = row | dict(zip(("method", "modifier", "modifier_settings", "network"), map(row.get, OTHER), strict=True))
-    own, its = (runs[*within, *(each[key] for key in METHOD)] for each in (row, other))
-    return probability_of_improvement(own, its)
+        return {}
+    found = []
+    for dataset in datasets:
+        within = row["protocol"], row["overrides"], dataset, row["selection"], row["metric"]
+        own, other = (runs[*within, *(row[name] for name in names)] for names in (METHOD, OTHER))
+        found.append(probability_of_improvement(own, other))
+    mean: Row = {"probability_of_improvement": sum(one.mean for one in found) / len(found)}
+    return mean | ({"improvement_low": found[0].low, "improvement_high": found[0].high} if len(found) == 1 else {})
 
 
-def _row(keys: Sequence[str], key: Iterable[object], differences: pd.Series, units: float) -> Row:
-    tested = evidence(differences, units)
+def _row(keys: Sequence[str], key: Iterable[object], differences: pd.Series, units: float, effect: float) -> Row:
+    tested = evidence(differences, units, effect)
     return dict(zip(keys, key, strict=True)) | asdict(t_interval(differences)) | asdict(tested)
 
 
@@ -173,17 +200,30 @@ def _common(units: Iterable[float]) -> float:
     return float(common) if common <= MOST_UNITS else float("nan")
 
 
-def _with_family(rows: pd.DataFrame, within: list[str]) -> pd.DataFrame:
+def _together(rows: pd.DataFrame, within: list[str]) -> pd.DataFrame:
+    """The same with what depends on all comparisons of a family: corrected p-values, intervals and verdicts."""
     if rows.empty:
         return rows
-    p = rows.groupby(within, sort=False)["p_t"]
-    corrected = p.transform(lambda family: pd.Series(holm(family.tolist()), index=family.index))
-    return rows.assign(p_holm=corrected, family=p.transform("count"))
+    families = rows.groupby(within, sort=False)
+    corrected = {
+        f"{name}_bh": families[name].transform(lambda p: pd.Series(benjamini_hochberg(p.tolist()), index=p.index))
+        for name in ("p_t", "p_equivalent")
+    }
+    rows = rows.assign(p_bh=corrected["p_t_bh"], p_equivalent_bh=corrected["p_equivalent_bh"])
+    rows = rows.assign(family=families["p_t"].transform("count"))
+    bounds = [
+        simultaneous_interval(Estimate(*estimate), family)
+        for *estimate, family in rows[[*ESTIMATE, "family"]].itertuples(index=False, name=None)
+    ]
+    rows[["all_low", "all_high"]] = bounds
+    judged = rows[["n", "mean", "p_bh", "p_equivalent_bh"]].itertuples(index=False, name=None)
+    return rows.assign(verdict=[verdict(*row) for row in judged])
 
 
 SCOPE = ["protocol", "overrides", "selection", "metric"]
 COLUMNS = ["iqm", "low", "high", "rank", "datasets", "over", "n", "seeds", "friedman_p"]
 RESAMPLES = 2000
+FEWEST_FOR_QUARTERS = 10  # values: an interquartile mean of fewer is that of a handful
 DATASETS_FOR_RANKS = (
     6  # below, not even a method that is better on every dataset differs significantly (2^(1 - 5) > .05)
 )
@@ -206,7 +246,8 @@ def over_datasets(values: pd.DataFrame) -> pd.DataFrame:
         Columns `SCOPE`, `MARKED`, iqm, low, high, rank, datasets, over (their names), n (runs), seeds (of the dataset
         with the fewest), friedman_p. One row per method of a protocol, selection and metric for which two methods
         share two datasets. Methods that do not share them are left out, and those with fewer than `FEWEST` seeds on
-        one of them where two others have more; so are single networks of several, whose mean is a method.
+        one of them where two others have more; so are single networks of several, whose mean is a method. No
+        interquartile mean of fewer than `FEWEST_FOR_QUARTERS` runs.
     """
     rows = []
     trained = values[(values["selection"] != UNTRAINED) & values["network"].isin([MEAN, ENSEMBLE])]
@@ -221,7 +262,8 @@ def over_datasets(values: pd.DataFrame) -> pd.DataFrame:
         for key, own in shared.groupby("key", sort=False):
             names_of_method = {name: own[name].iloc[0] for name in METHOD} | {"marks": joined_marks(own["marks"])}
             runs = [dataset["value"].to_numpy(float) for _, dataset in own.groupby("dataset")]
-            iqm, low, high = interquartile_mean(runs)
+            enough = len(own) >= FEWEST_FOR_QUARTERS
+            iqm, low, high = interquartile_mean(runs) if enough else (float("nan"),) * 3
             figures = {"iqm": iqm, "low": low, "high": high, "rank": ranks[key], "friedman_p": p}
             counts = {"datasets": len(runs), "over": ", ".join(names), "n": len(own), "seeds": seeds}
             rows.append(dict(zip(SCOPE, scope, strict=True)) | names_of_method | figures | counts)

@@ -1,4 +1,4 @@
-"""Training-time overhead of modified methods over their own base, from the phase clock of ordinary runs.
+"""Training time of methods against their reference, a modified method's base, from the phase clock of ordinary runs.
 
 The step times are those that training wrote down. Runs may have shared their machine, so this is a first reading,
 not an isolated measurement with the two methods interleaved in one process.
@@ -17,7 +17,7 @@ from statistics import median
 
 import pandas as pd
 
-from dmlbench.analysis.groups import GROUP, METHOD, done, paired_with_base, slug
+from dmlbench.analysis.groups import DEFAULT, GROUP, METHOD, OTHER, Against, done, paired, slug
 from dmlbench.analysis.statistics import Estimate, log_ratio_interval, median_interval
 from dmlbench.results.frames import ENSEMBLE, MEAN
 from dmlbench.results.measurements import UNFOLDED_MARK, Measured, Measurement
@@ -31,44 +31,49 @@ CAVEAT = (
 )
 
 
-def step_time_pairs(results: pd.DataFrame) -> pd.DataFrame:
-    """Step times (ms) of every modified method and of its base, per seed, with the machine of each.
+def step_time_pairs(results: pd.DataFrame, against: Against = DEFAULT) -> pd.DataFrame:
+    """Step times (ms) of every method and of its reference, per seed, with the machine of each.
 
     Args:
         results: As `load_results` returns them.
+        against: What the reference is.
 
     Returns:
-        One row per seed that both have: `KEYS`, seed, marks; step_ms, machine, exclusive, and those of the base
-        (`step_ms_base`, ...).
+        One row per seed that both have: `KEYS`, `OTHER`, seed, marks; step_ms, machine, exclusive, and those of the
+        reference (`step_ms_to`, ...).
     """
     # The mean of several networks, like their ensemble, takes the training of all; a single one has no time of its own.
     cells = done(results).drop_duplicates(["folder", "network"])
     cells = cells[cells["network"].isin([MEAN, ENSEMBLE])]
     cells = cells.assign(machine=cells["machine"].fillna("")).dropna(subset=["step_ms"])
     timed = ["step_ms", "machine", "exclusive"]
-    return paired_with_base(cells, GROUP, timed)[[*KEYS, "seed", "marks", *timed, *(f"{name}_base" for name in timed)]]
+    names = [*KEYS, *OTHER, "seed", "marks", *timed, *(f"{name}_to" for name in timed)]
+    pairs: pd.DataFrame = paired(cells, [], timed, against)[names]
+    return pairs
 
 
-def overhead(results: pd.DataFrame) -> pd.DataFrame:
-    """Ratio of a method's step time to its own base's of the same group, seed and machine, where both had it alone.
+def overhead(results: pd.DataFrame, against: Against = DEFAULT) -> pd.DataFrame:
+    """Ratio of a method's step time to its reference's of the same group, seed and machine, where both had it alone.
 
     Args:
         results: As `load_results` returns them.
+        against: What the reference is.
 
     Returns:
-        One row per method with a base: `KEYS`, marks, mean (geometric), low, high (95% t-interval on logarithms)
-        and n of the ratio; step_ms and step_ms_base, the geometric means in milliseconds; `other_machine`, the
-        number of pairs left out because the two ran on different machines, or beside another runner's cells.
+        One row per method with a reference: `KEYS`, `OTHER`, marks, mean (geometric), low, high (95% t-interval on
+        logarithms) and n of the ratio; step_ms and step_ms_to, the geometric means in milliseconds; `other_machine`,
+        the number of pairs left out because the two ran on different machines, or during another runner's cells.
     """
-    columns = [*KEYS, "marks", "mean", "low", "high", "n", "step_ms", "step_ms_base", "other_machine"]
+    keys = [*KEYS, *OTHER]
+    columns = [*keys, "marks", "mean", "low", "high", "n", "step_ms", "step_ms_to", "other_machine"]
     rows = []
-    for key, pairs in step_time_pairs(results).groupby(KEYS, sort=False):
-        alone = (pairs["exclusive"] & pairs["exclusive_base"]).astype(bool)
-        here = pairs[(pairs["machine"] == pairs["machine_base"]) & alone].set_index("seed")
-        ratio = asdict(log_ratio_interval(here["step_ms"], here["step_ms_base"]))
-        times = {name: _geometric_mean(here[name]) for name in ("step_ms", "step_ms_base")}
+    for key, pairs in step_time_pairs(results, against).groupby(keys, sort=False):
+        alone = (pairs["exclusive"] & pairs["exclusive_to"]).astype(bool)
+        here = pairs[(pairs["machine"] == pairs["machine_to"]) & alone].set_index("seed")
+        ratio = asdict(log_ratio_interval(here["step_ms"], here["step_ms_to"]))
+        times = {name: _geometric_mean(here[name]) for name in ("step_ms", "step_ms_to")}
         dropped = {"other_machine": len(pairs) - len(here), "marks": pairs["marks"].iloc[0]}
-        rows.append(dict(zip(KEYS, key, strict=True)) | ratio | times | dropped)
+        rows.append(dict(zip(keys, key, strict=True)) | ratio | times | dropped)
     return pd.DataFrame(rows, columns=columns)
 
 

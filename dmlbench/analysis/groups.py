@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from dmlbench.errors import UserError
+from dmlbench.errors import UserError, unknown_name
 from dmlbench.results.frames import ENSEMBLE, MEAN
 from dmlbench.specs.overrides import Settings
 from dmlbench.specs.registry import shipped_order
@@ -21,6 +21,7 @@ GROUP = ["protocol", "overrides", "dataset"]
 BASE = ["base", "base_settings", "tuned"]  # what a method and its own base share
 MODIFIER = ["modifier", "modifier_settings", "network"]
 METHOD = ["method", *BASE, *MODIFIER]  # what makes a method, within a group
+OTHER = [f"to_{name}" for name in METHOD]  # the method that one is compared with
 # The value of a setting is a path as a whole, also with spaces in it.
 PATH_VALUE = re.compile(r"(?<==)(?:[A-Za-z]:\\|\\\\|~?/)[^,;'\"]*[\\/]([^,;'\"\\/]+)")
 ABSOLUTE_PATH = re.compile(r"(?<![\w./\\…])(?:[A-Za-z]:\\|\\\\|~?/)(?:[^\s:;,'\"()\[\]]*[\\/])?([^\s:;,'\"()\[\]\\/]+)")
@@ -86,18 +87,90 @@ def check_unambiguous(results: pd.DataFrame) -> None:
             )
 
 
-def paired_with_base(rows: pd.DataFrame, keys: Sequence[str], values: Sequence[str]) -> pd.DataFrame:
-    """Rows of modified methods beside their base's of the same seed, as `<value>` and `<value>_base`.
+@dataclass(frozen=True)
+class Against:
+    """What methods are compared with.
+
+    Attributes:
+        method: The name of one method, as tables have it: all others are compared with it. Without, a modified method
+            is compared with its base, a base of other settings with the plain one, and any other base with `base`.
+        base: The base that other bases are compared with [default: the first in order].
+    """
+
+    method: str = ""
+    base: str = ""
+
+
+DEFAULT = Against()
+
+
+def references(rows: pd.DataFrame, against: Against) -> pd.DataFrame:
+    """The method that each method is compared with, its reference.
 
     Args:
-        rows: One row per seed, method and `keys`; columns `BASE`, modifier and `values` beside them.
-        keys: What else the two must share.
-        values: Columns to take from the base's row.
+        rows: A table with the columns `GROUP` and `METHOD`.
+        against: What the reference is.
+
+    Returns:
+        Columns `GROUP`, `METHOD`, `OTHER`: one row per method of a group that has a reference there.
     """
-    bases = rows.loc[rows["modifier"] == "", [*keys, *BASE, "seed", *values]]
-    renamed = bases.rename(columns={value: f"{value}_base" for value in values})
-    modified = rows[rows["modifier"] != ""]
-    return modified.merge(renamed, on=[*keys, *BASE, "seed"], how="inner", validate="many_to_one")
+    methods = rows.drop_duplicates([*GROUP, *METHOD])
+    found = []
+    for key, own in methods.groupby(GROUP, sort=False):
+        ordered = _records(in_order(own))
+        for row in ordered:
+            if (other := _reference(row, ordered, against)) is not None:
+                found.append((*key, *(row[name] for name in METHOD), *(other[name] for name in METHOD)))
+    return pd.DataFrame(found, columns=[*GROUP, *METHOD, *OTHER])
+
+
+def check_against(rows: pd.DataFrame, against: Against) -> None:
+    """Raise UserError where no group of a table has the method that others are to be compared with."""
+    names = {name for row in _records(rows.drop_duplicates(METHOD)) for name in _names(row)}
+    if against.method and against.method not in names:
+        raise unknown_name("method", against.method, sorted(names), where="--against")
+
+
+def _names(row: Mapping[Any, Any]) -> tuple[str, ...]:
+    """A method's name; one network of several also has that of its method."""
+    return method_name(row), *((method_name({**row, "network": MEAN}),) if row["network"].isdigit() else ())
+
+
+def _records(rows: pd.DataFrame) -> list[Mapping[Any, Any]]:
+    return list(rows[METHOD].to_dict("records"))
+
+
+def _reference(
+    row: Mapping[Any, Any], ordered: Sequence[Mapping[Any, Any]], against: Against
+) -> Mapping[Any, Any] | None:
+    """A method's reference among those of its group, which are in order."""
+    if against.method:
+        other = next((own for own in ordered if against.method in _names(own)), None)
+        return None if other == row else other
+    bases = [own for own in ordered if not own["modifier"] and own["tuned"] == row["tuned"]]
+    if row["modifier"]:
+        same = [own for own in bases if (own["base"], own["base_settings"]) == (row["base"], row["base_settings"])]
+        return next(iter(same), None)
+    plain = [own for own in bases if not own["base_settings"]]
+    if row["base_settings"] and (same := [own for own in plain if own["base"] == row["base"]]):
+        return same[0]
+    first = [own for own in plain if own["base"] == against.base] or plain
+    return first[0] if first and first[0] != row else None
+
+
+def paired(rows: pd.DataFrame, keys: Sequence[str], values: Sequence[str], against: Against) -> pd.DataFrame:
+    """Rows of methods beside their reference's of the same seed, as `<value>` and `<value>_to`.
+
+    Args:
+        rows: One row per group, seed, method and `keys`; columns `values` beside them.
+        keys: What else the two must share.
+        values: Columns to take from the reference's row.
+        against: What the reference is: see `references`.
+    """
+    names = dict(zip(METHOD, OTHER, strict=True)) | {value: f"{value}_to" for value in values}
+    others = rows[[*GROUP, *METHOD, *keys, "seed", *values]].rename(columns=names)
+    known = rows.merge(references(rows, against), on=[*GROUP, *METHOD], how="inner", validate="many_to_one")
+    return known.merge(others, on=[*GROUP, *OTHER, *keys, "seed"], how="inner", validate="many_to_one")
 
 
 def joined_marks(marks: Iterable[str]) -> str:

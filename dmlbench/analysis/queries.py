@@ -26,13 +26,13 @@ from dmlbench.analysis.embeddings import (
     neighbours,
     spectrum,
 )
-from dmlbench.analysis.groups import GROUP, METHOD, Group, done, paired_with_base
+from dmlbench.analysis.groups import DEFAULT, GROUP, METHOD, OTHER, Against, Group, done, paired
 from dmlbench.analysis.statistics import Estimate
 from dmlbench.errors import Damaged, OnDamaged, UserError, attempt, warn
 from dmlbench.results.frames import of_kept_embeddings
 from dmlbench.results.store import read_summary
 
-PAIRED = [*GROUP, *METHOD, "seed"]
+PAIRED = [*GROUP, *METHOD, *OTHER, "seed"]
 EVIDENCE = ["difference", "low", "high", "classes", "queries", "won", "lost", "both", "neither"]
 RECORD = ["query", "label", "wins", "losses", "seeds"]
 COUNTS_AT_ONCE = 2**22  # 32 MB of drawn class counts
@@ -57,31 +57,31 @@ class Measured:
 
 @dataclass(frozen=True)
 class QueryPair:
-    """A modified method and its base in one seed, on the same images.
+    """A method and its reference in one seed, on the same images.
 
     Attributes:
         group: What both share.
         row: The columns `PAIRED` of a table.
-        folders: Of the method's cell and of the base's.
+        folders: Of the method's cell and of the reference's.
         method: What was measured of the method.
-        base: What was measured of its base.
+        reference: What was measured of its reference.
     """
 
     group: Group
     row: Mapping[str, Any]
     folders: tuple[Path, Path]
     method: Measured
-    base: Measured
+    reference: Measured
 
     @property
     def won(self) -> Booleans:
-        """(N,): the base misses and the method hits."""
-        return self.method.nearest.hits & ~self.base.nearest.hits
+        """(N,): the reference misses and the method hits."""
+        return self.method.nearest.hits & ~self.reference.nearest.hits
 
     @property
     def lost(self) -> Booleans:
-        """(N,): the base hits and the method misses."""
-        return self.base.nearest.hits & ~self.method.nearest.hits
+        """(N,): the reference hits and the method misses."""
+        return self.reference.nearest.hits & ~self.method.nearest.hits
 
 
 def measure_kept(results: pd.DataFrame, damaged: OnDamaged = warn) -> dict[str, Measured]:
@@ -107,8 +107,8 @@ def measure_kept(results: pd.DataFrame, damaged: OnDamaged = warn) -> dict[str, 
     return found
 
 
-def query_pairs(results: pd.DataFrame, measured: dict[str, Measured]) -> list[QueryPair]:
-    """Every modified method beside its own base of the same seed, where both kept their embeddings.
+def query_pairs(results: pd.DataFrame, measured: dict[str, Measured], against: Against = DEFAULT) -> list[QueryPair]:
+    """Every method and its reference of the same seed, where both kept their embeddings.
 
     As in the tables of differences, two runs that did not start from the same weights, with the same images, on the
     same kind of device, are no pair.
@@ -119,20 +119,20 @@ def query_pairs(results: pd.DataFrame, measured: dict[str, Measured]) -> list[Qu
     last = done(results)
     last = last[(last["selection"] == "last") & last["folder"].isin(list(measured))]
     last = of_kept_embeddings(last)
-    pairs = paired_with_base(last, GROUP, ["folder", "origin"])
-    pairs = pairs[pairs["origin"] == pairs["origin_base"]].sort_values(PAIRED, kind="stable")
+    pairs = paired(last, [], ["folder", "origin"], against)
+    pairs = pairs[pairs["origin"] == pairs["origin_to"]].sort_values(PAIRED, kind="stable")
     found = []
     for row in pairs.to_dict("records"):
-        method, base = measured[row["folder"]], measured[row["folder_base"]]
-        if method.fingerprint != base.fingerprint:
+        method, reference = measured[row["folder"]], measured[row["folder_to"]]
+        if method.fingerprint != reference.fingerprint:
             continue
-        if not np.array_equal(method.labels, base.labels):
+        if not np.array_equal(method.labels, reference.labels):
             raise UserError(
-                f"{row['folder']} and {row['folder_base']}: embeddings of one dataset with different labels",
+                f"{row['folder']} and {row['folder_to']}: embeddings of one dataset with different labels",
                 hint="delete the embeddings that were not written by these runs",
             )
-        own, folders = {key: row[key] for key in PAIRED}, (Path(row["folder"]), Path(row["folder_base"]))
-        found.append(QueryPair(Group(*(row[key] for key in GROUP)), own, folders, method, base))
+        own, folders = {key: row[key] for key in PAIRED}, (Path(row["folder"]), Path(row["folder_to"]))
+        found.append(QueryPair(Group(*(row[key] for key in GROUP)), own, folders, method, reference))
     return found
 
 
@@ -141,20 +141,21 @@ def query_evidence(pairs: Sequence[QueryPair]) -> pd.DataFrame:
 
     Returns:
         One row per pair: the columns `PAIRED`; `difference`, `low`, `high` as fractions; the number of `classes` with
-        two images or more, of `queries` in them, and of queries that are `won` (the base misses, the method hits),
+        two images or more, of `queries` in them, and of queries that are `won` (the reference misses, the method hits),
         `lost`, right in `both` and in `neither`.
     """
     rows = []
     for pair in pairs:
-        queries, hits, base_hits = pair.base.nearest.queries, pair.method.nearest.hits, pair.base.nearest.hits
-        estimate = class_bootstrap(hits[queries], base_hits[queries], pair.base.labels[queries])
+        reference = pair.reference
+        queries, hits, others = reference.nearest.queries, pair.method.nearest.hits, reference.nearest.hits
+        estimate = class_bootstrap(hits[queries], others[queries], reference.labels[queries])
         counts = {
             "classes": estimate.n,
             "queries": queries.sum(),
             "won": pair.won.sum(),
             "lost": pair.lost.sum(),
-            "both": (hits & base_hits).sum(),
-            "neither": (queries & ~hits & ~base_hits).sum(),
+            "both": (hits & others).sum(),
+            "neither": (queries & ~hits & ~others).sum(),
         }
         bounds = {"difference": estimate.mean, "low": estimate.low, "high": estimate.high}
         rows.append({**pair.row} | bounds | {name: int(count) for name, count in counts.items()})
@@ -162,7 +163,7 @@ def query_evidence(pairs: Sequence[QueryPair]) -> pd.DataFrame:
 
 
 def query_record(pairs: Sequence[QueryPair]) -> pd.DataFrame:
-    """In how many seeds a method wins and loses each query against its base, the most consistent wins first.
+    """In how many seeds a method wins and loses each query against its reference, the most consistent wins first.
 
     Returns:
         One row per group, method and query that is won or lost in any seed: the columns `PAIRED` without seed;
@@ -176,10 +177,15 @@ def query_record(pairs: Sequence[QueryPair]) -> pd.DataFrame:
         methods.setdefault(tuple(pair.row[key] for key in keys), []).append(pair)
     frames = []
     for method, seeds in methods.items():
-        same = [pair for pair in seeds if pair.base.fingerprint == seeds[0].base.fingerprint]
+        same = [pair for pair in seeds if pair.reference.fingerprint == seeds[0].reference.fingerprint]
         wins, losses = (np.sum(part, axis=0) for part in ([p.won for p in same], [p.lost for p in same]))
         (shown,) = (wins + losses).nonzero()
-        record = {"query": shown, "label": same[0].base.labels[shown], "wins": wins[shown], "losses": losses[shown]}
+        record = {
+            "query": shown,
+            "label": same[0].reference.labels[shown],
+            "wins": wins[shown],
+            "losses": losses[shown],
+        }
         frame = pd.DataFrame(record | {"seeds": len(same)}).assign(**dict(zip(keys, method, strict=True)))
         best_first = np.lexsort((shown, losses[shown] - wins[shown]))
         frames.append(frame.iloc[best_first])
@@ -205,7 +211,7 @@ def class_bootstrap(
 
     Args:
         treated: (Q,) whether the method hits each query.
-        control: (Q,) whether its base hits it.
+        control: (Q,) whether its reference hits it.
         labels: (Q,) classes of the queries.
         resamples: How often to draw.
         seed: Of the draws; methods compared on the same classes share them.
@@ -235,7 +241,7 @@ RETRIEVED = [*CHOSEN, "by", "rank", "neighbour", "neighbour_label", "similarity"
 
 
 def retrieved(pair: QueryPair, record: pd.DataFrame, *, each: int = 5, k: int = 5) -> pd.DataFrame:
-    """What the method and its base found for the queries it wins and loses most consistently over seeds.
+    """What the method and its reference found for the queries it wins and loses most consistently over seeds.
 
     Args:
         pair: The seed to show.
@@ -246,7 +252,7 @@ def retrieved(pair: QueryPair, record: pd.DataFrame, *, each: int = 5, k: int = 
 
     Returns:
         One row per query, retriever and rank: the columns `PAIRED`; `outcome` ("won" or "lost") of `query` in this
-        seed, its class's number `label`, its `wins` and `losses` in all `seeds`; `by`, `method` or `base`;
+        seed, its class's number `label`, its `wins` and `losses` in all `seeds`; `by`, `method` or `reference`;
         `rank` from 1, the position of the `neighbour`, its `neighbour_label`, its `similarity`, and whether it is
         `correct`: of the query's class. No rows where the two hit and miss the same queries.
 
@@ -256,7 +262,7 @@ def retrieved(pair: QueryPair, record: pd.DataFrame, *, each: int = 5, k: int = 
     chosen = pd.concat([_chosen(pair, record, outcome, each) for outcome in ("won", "lost")])
     queries = chosen["query"].to_numpy(np.int64)
     frames = []
-    for folder, column in zip(pair.folders[::-1], ("base", "method"), strict=True):
+    for folder, column in zip(pair.folders[::-1], ("reference", "method"), strict=True):
         embeddings = _reload(folder)
         found, similarities = neighbours(embeddings, queries, k)
         shape = found.shape

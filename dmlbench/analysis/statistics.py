@@ -5,12 +5,16 @@ Intervals of so few seeds are Student's: a percentile bootstrap of six values co
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import pandas as pd
-from scipy import special
+from scipy import optimize, special, stats
 
 FEWEST = 3  # pairs below which no test is made and no conclusion is offered
+SIGNIFICANT = 0.05
+POWER = 0.8
+EFFECT = 0.01  # a fraction: one point, the smallest effect of interest where none is declared
 EXACT = 16  # pairs up to which every flip of signs is counted; beyond, as many are drawn
 BOOTSTRAPS = 2000
 # Values this close, relative to the largest, are equal but for rounding: a metric errs by some 1e-15, and a count of
@@ -36,11 +40,20 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What n paired differences say against "no difference": p-values are two-sided, NaN below `FEWEST` pairs."""
+    """What n paired differences say against "no difference": p-values are two-sided, NaN below `FEWEST` pairs.
+
+    Attributes:
+        p_t: Of the paired t-test.
+        p_equivalent: Of the test that the effect reaches the smallest of interest: low where it is smaller.
+        p_sign_flip: Of the exact sign-flip test.
+        p_smallest: The smallest that the sign-flip test can reach with so many pairs.
+        effect_size: Hedges' g of the differences.
+    """
 
     p_t: float
+    p_equivalent: float
     p_sign_flip: float
-    p_smallest: float  # what the sign-flip test can reach at most with so many pairs
+    p_smallest: float
     effect_size: float
 
 
@@ -121,15 +134,17 @@ def median_interval(values: Iterable[float], confidence: float = 0.95) -> Estima
     return Estimate(float(np.median(sample)), float(low), float(high), n, float(sample.std(ddof=1)))
 
 
-def evidence(differences: Iterable[float], units: float = NAN) -> Evidence:
-    """Paired t-test, exact sign-flip test and effect size of differences per seed.
+def evidence(differences: Iterable[float], units: float = NAN, effect: float = EFFECT) -> Evidence:
+    """Paired t-test, equivalence test, exact sign-flip test and effect size of differences per seed.
 
-    The t-test is the primary one. The sign-flip test (Fisher 1935, "The Design of Experiments", section 21) needs no
-    normal distribution, only that "no difference" would make either sign equally likely; of its 2^n flips two are as
-    extreme as the data at least, so p never falls below 2^(1 - n): six pairs are the fewest that reach .05. The effect
-    size is the mean over the standard deviation of the differences, times Hedges' (1981) correction for small n.
-    Differences that are all equal (R@1 of a small test set counts in whole queries) have no spread to divide by: there
-    the sign-flip test's p is given for both, and there is no effect size.
+    The t-test is the primary one. The equivalence test is two one-sided t-tests (Schuirmann 1987, "A comparison of the
+    two one-sided tests procedure ...", J. Pharmacokinetics and Biopharmaceutics 15): its p is the larger of those
+    against a mean of -`effect` and of +`effect`. The sign-flip test (Fisher 1935, "The Design of Experiments", section
+    21) needs no normal distribution, only that "no difference" would make either sign equally likely; of its 2^n flips
+    two are as extreme as the data at least, so p never falls below 2^(1 - n): six pairs are the fewest that reach .05.
+    The effect size is the mean over the standard deviation of the differences, times Hedges' (1981) correction for
+    small n. Differences that are all equal (R@1 of a small test set counts in whole queries) have no spread to divide
+    by: there the sign-flip test's p is given for the t-test's, and there is no effect size.
 
     Flips as extreme as the data count, so their sums are compared exactly: as whole numbers where differences count in
     `units`, else with those equal that differ by less than rounding does (`EQUAL`, relative to the sum of magnitudes).
@@ -137,18 +152,82 @@ def evidence(differences: Iterable[float], units: float = NAN) -> Evidence:
     Args:
         differences: One value per seed; missing values are left out.
         units: How many units 1 has: the queries of a test set for recall at k; NaN where the metric is no count.
+        effect: The smallest effect of interest, in the unit of the differences.
     """
     sample = _sample(differences)
     n = len(sample)
     smallest = smallest_p(n)
     if n < FEWEST:
-        return Evidence(NAN, NAN, smallest, NAN)
+        return Evidence(NAN, NAN, NAN, smallest, NAN)
+    mean = float(sample.mean())
     if np.ptp(sample) <= EQUAL * np.abs(sample).max():
-        p = _sign_flip(np.full(n, sample.mean()), units)
-        return Evidence(p, p, smallest, NAN)
-    effect = sample.mean() / sample.std(ddof=1)
-    p_t = 2 * float(special.stdtr(n - 1, -abs(effect) * np.sqrt(n)))
-    return Evidence(p_t, _sign_flip(sample, units), smallest, float(effect * (1 - 3 / (4 * (n - 1) - 1))))
+        p = _sign_flip(np.full(n, mean), units)
+        return Evidence(p, smallest if abs(mean) < effect else 1.0, p, smallest, NAN)
+    std = float(sample.std(ddof=1))
+    error = std / np.sqrt(n)
+    p_t = 2 * float(special.stdtr(n - 1, -abs(mean) / error))
+    p_equivalent = float(special.stdtr(n - 1, (abs(mean) - effect) / error))
+    hedges = 1 - 3 / (4 * (n - 1) - 1)
+    return Evidence(p_t, p_equivalent, _sign_flip(sample, units), smallest, mean / std * hedges)
+
+
+def verdict(n: int, mean: float, p: float, p_equivalent: float) -> str:
+    """`equivalent`, `better`, `worse` or `inconclusive`; "" below `FEWEST` pairs.
+
+    A difference that is surely smaller than the smallest effect of interest is `equivalent`, also where it is surely
+    not 0.
+
+    Args:
+        n: Pairs.
+        mean: Of the differences.
+        p: Of the test against "no difference", corrected for what else is tested.
+        p_equivalent: Of the equivalence test, likewise.
+    """
+    if n < FEWEST:
+        return ""
+    if p_equivalent < SIGNIFICANT:
+        return "equivalent"
+    if p < SIGNIFICANT:
+        return "better" if mean > 0 else "worse"
+    return "inconclusive"
+
+
+def detectable(std: float, n: int, level: float = SIGNIFICANT, power: float = POWER) -> float:
+    """The effect that a paired t-test of n pairs finds with the given power; in the unit of `std`.
+
+    From the noncentral t distribution (Cohen 1988, "Statistical Power Analysis", chapter 2).
+
+    Args:
+        std: Standard deviation of the paired differences.
+        n: Pairs; below two nothing can be found, and the result is NaN.
+        level: Of the two-sided test.
+        power: Probability that the effect is found.
+    """
+    return float(std * _noncentrality(n, level, power) / np.sqrt(n)) if n > 1 else NAN
+
+
+def seeds_needed(std: float, effect: float, level: float = SIGNIFICANT, power: float = POWER) -> int:
+    """The fewest pairs with which a paired t-test finds an effect: see `detectable`."""
+    low, high = FEWEST - 1, FEWEST
+    while detectable(std, high, level, power) > effect:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if detectable(std, middle, level, power) > effect else (low, middle)
+    return high
+
+
+@cache
+def _noncentrality(n: int, level: float, power: float) -> float:
+    critical = float(special.stdtrit(n - 1, 1 - level / 2))
+
+    def missing(noncentrality: float) -> float:
+        return power - float(stats.nct.sf(critical, n - 1, noncentrality))
+
+    high = 1.0
+    while missing(high) > 0:
+        high *= 2
+    return float(optimize.brentq(missing, 0.0, high))
 
 
 def smallest_p(n: int) -> float:
@@ -174,25 +253,66 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return [float(value) for value in corrected]
 
 
-def probability_of_improvement(treated: Iterable[float], control: Iterable[float]) -> float:
+def benjamini_hochberg(p_values: Sequence[float]) -> list[float]:
+    """p-values that control the share of false discoveries; missing ones stay missing and do not count.
+
+    Benjamini and Hochberg (1995), "Controlling the false discovery rate", JRSS B 57: the i-th smallest of m is
+    multiplied by m / i, and none may exceed a larger one.
+    """
+    p = np.asarray(p_values, dtype=float)
+    corrected, known = np.full(len(p), NAN), ~np.isnan(p)
+    if known.any():
+        corrected[known] = stats.false_discovery_control(p[known])
+    return [float(value) for value in corrected]
+
+
+def simultaneous_interval(estimate: Estimate, family: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Bounds of Student's interval with Bonferroni's correction: `family` of them cover all their means together.
+
+    Differences of seeds are correlated little enough that coverage stays within a point of the nominal one, as
+    simulated in the tests.
+    """
+    if estimate.n < 2:
+        return NAN, NAN
+    reach = float(special.stdtrit(estimate.n - 1, 1 - (1 - confidence) / (2 * max(family, 1))))
+    half = reach * estimate.std / np.sqrt(estimate.n)
+    return float(estimate.mean - half), float(estimate.mean + half)
+
+
+def probability_of_improvement(
+    treated: Iterable[float], control: Iterable[float], confidence: float = 0.95
+) -> Estimate:
     """Chance that a run of one method beats a run of another, the two drawn independently: no pairing by seed.
 
     The share of all pairs of runs in which the first is larger, ties counting half (what is equal but for rounding is
     tied): Mann and Whitney's U over the number of pairs. Agarwal et al. 2021 (arXiv 2108.13264; the library rliable),
-    for one task.
+    for one task. The interval is Newcombe's (2006, "Confidence intervals for an effect size measure based on the
+    Mann-Whitney statistic", Statistics in Medicine 25), method 5: within 0 and 1, and not of length 0 where all runs
+    of one method beat all of the other.
 
     Args:
         treated: A value per run; missing values are left out.
         control: Likewise, in the same unit.
+        confidence: Coverage, between 0 and 1.
 
     Returns:
-        A probability; NaN where one of the two has no run.
+        A probability with its interval, `n` the runs of the method with fewer; NaN where one of the two has no run.
     """
     x, y = _sample(treated), _sample(control)
     if not len(x) or not len(y):
-        return NAN
+        return Estimate(NAN, NAN, NAN, 0)
     tied = without_rounding(np.concatenate([x, y]))
-    return float((np.sign(tied[: len(x), None] - tied[None, len(x) :]) + 1).mean() / 2)
+    share = float((np.sign(tied[: len(x), None] - tied[None, len(x) :]) + 1).mean() / 2)
+    z, more = float(special.ndtri((1 + confidence) / 2)), (len(x) + len(y)) / 2 - 1
+
+    def beyond(chance: float) -> float:
+        one = 1 + more * ((1 - chance) / (2 - chance) + chance / (1 + chance))
+        return abs(chance - share) - z * float(np.sqrt(chance * (1 - chance) * one / (len(x) * len(y))))
+
+    inside = min(max(share, EQUAL), 1 - EQUAL)  # at 0 and 1 the spread is 0, too
+    low = float(optimize.brentq(beyond, 0.0, inside)) if share > 0 else 0.0
+    high = float(optimize.brentq(beyond, inside, 1.0)) if share < 1 else 1.0
+    return Estimate(share, low, high, min(len(x), len(y)))
 
 
 def welch_difference(ours: Estimate, mean: float, std: float, n: int, confidence: float = 0.95) -> Estimate:
