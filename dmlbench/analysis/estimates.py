@@ -5,7 +5,7 @@ from dataclasses import asdict
 import pandas as pd
 
 from dmlbench.analysis.groups import GROUP, METHOD, done, joined_marks
-from dmlbench.analysis.statistics import t_interval
+from dmlbench.analysis.statistics import mean_interval, t_interval
 from dmlbench.results.frames import MEAN, UNTRAINED
 from dmlbench.results.records import COLUMNS, INDEX
 from dmlbench.specs.overrides import Settings
@@ -85,7 +85,8 @@ def optimism(values: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         Columns `GROUP`, `MARKED`, metric, `ESTIMATE`, in the unit of the values; never negative, and no measure of a
-        method: it is how much a published figure gains by the choice alone.
+        method: it is how much a published figure gains by the choice alone. Its interval is the bootstrap's, which
+        stays within the values (`statistics.mean_interval`).
     """
     keys = [*GROUP, *MARKED, "metric"]
     chosen = values[values["selection"].isin(["last", "best_test"])]
@@ -93,7 +94,7 @@ def optimism(values: pd.DataFrame) -> pd.DataFrame:
     wide = wide.reindex(columns=["last", "best_test"]).dropna()
     gained = (wide["best_test"] - wide["last"]).rename("value").reset_index()
     found = [
-        dict(zip(keys, key, strict=True)) | asdict(t_interval(part["value"]))
+        dict(zip(keys, key, strict=True)) | asdict(mean_interval(part["value"]))
         for key, part in gained.groupby(keys, sort=False)
     ]
     return pd.DataFrame(found, columns=[*keys, *ESTIMATE])

@@ -115,12 +115,11 @@ def references(rows: pd.DataFrame, against: Against) -> pd.DataFrame:
         Columns `GROUP`, `METHOD`, `OTHER`: one row per method of a group that has a reference there.
     """
     methods = rows.drop_duplicates([*GROUP, *METHOD])
-    found = []
+    found: list[tuple[object, ...]] = []
     for key, own in methods.groupby(GROUP, sort=False):
         ordered = _records(in_order(own))
-        for row in ordered:
-            if (other := _reference(row, ordered, against)) is not None:
-                found.append((*key, *(row[name] for name in METHOD), *(other[name] for name in METHOD)))
+        pairs = [(row, _reference(row, ordered, against)) for row in ordered]
+        found += [(*key, *(each[name] for each in (row, other) for name in METHOD)) for row, other in pairs if other]
     return pd.DataFrame(found, columns=[*GROUP, *METHOD, *OTHER])
 
 

@@ -134,6 +134,25 @@ def median_interval(values: Iterable[float], confidence: float = 0.95) -> Estima
     return Estimate(float(np.median(sample)), float(low), float(high), n, float(sample.std(ddof=1)))
 
 
+def mean_interval(values: Iterable[float], confidence: float = 0.95) -> Estimate:
+    """Mean and its percentile-bootstrap interval, which never leaves the range of the values.
+
+    For what cannot be negative, such as a maximum minus one of its values: Student's interval would reach below 0. Of
+    few values it covers less than it says. Efron (1979), Annals of Statistics 7.
+
+    Args:
+        values: One value per seed; missing values are left out.
+        confidence: Coverage, between 0 and 1.
+    """
+    sample = _sample(values)
+    n = len(sample)
+    if n < 2:
+        return Estimate(float(sample[0]) if n else NAN, NAN, NAN, n)
+    drawn = np.random.default_rng(0).choice(sample, size=(BOOTSTRAPS, n)).mean(axis=1)
+    low, high = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Estimate(float(sample.mean()), float(low), float(high), n, float(sample.std(ddof=1)))
+
+
 def evidence(differences: Iterable[float], units: float = NAN, effect: float = EFFECT) -> Evidence:
     """Paired t-test, equivalence test, exact sign-flip test and effect size of differences per seed.
 

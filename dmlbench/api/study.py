@@ -11,16 +11,15 @@ from typing import Literal, get_args
 
 import pandas as pd
 
-from dmlbench.analysis.comparisons import comparisons, seed_pairs, to_base
+from dmlbench.analysis.comparisons import comparisons, primary, seed_pairs
 from dmlbench.analysis.estimates import SELECTIONS, seed_values
-from dmlbench.analysis.groups import check_unambiguous
+from dmlbench.analysis.groups import Against, check_against, check_unambiguous
 from dmlbench.api import MOST_PROCESSES, MOST_SEED, MOST_SEEDS
 from dmlbench.errors import UserError, counted, unknown_name
 from dmlbench.machine import usable_cores
 from dmlbench.reporting.naming import named, plain_names
 from dmlbench.reporting.page import render
 from dmlbench.reporting.queries import Panels
-from dmlbench.reporting.tables.comparison import kind_of
 from dmlbench.results.frames import load_history, load_results
 from dmlbench.results.store import DEFAULT_ROOT, Store
 from dmlbench.runner.matrix import (
@@ -45,10 +44,9 @@ Setting = bool | int | float | str
 Tracking = Literal["auto", "none"]
 KEPT = ("weights", "embeddings")
 MOST_WORKERS = 4  # of a report: more processes would take longer to start than they save
-VERDICTS = {"higher": "better", "lower": "worse", "open": "inconclusive", "few": ""}
 COLUMNS = [
     "name", "protocol", "overrides", "dataset", "method", "base", "modifier", "network", "tuned", "to", "n", "mean",
-    "low", "high", "p_t", "p_holm", "family", "p_sign_flip", "verdict",
+    "low", "high", "all_low", "all_high", "p_t", "p_bh", "family", "p_equivalent_bh", "p_sign_flip", "verdict",
 ]  # fmt: skip
 
 
@@ -84,9 +82,9 @@ class Study:
         """One row per cell and epoch: see `load_history`."""
         return self._own(load_history(self.results))
 
-    def compare(self, metric: str = "recall_at_1", selection: str = "last") -> pd.DataFrame:
-        """Each modified method against its base: see `compare`."""
-        return compare(self.frame, metric, selection)
+    def compare(self, metric: str = "recall_at_1", selection: str = "last", against: str = "") -> pd.DataFrame:
+        """Each method against its reference: see `compare`."""
+        return compare(self.frame, metric, selection, against)
 
     def report(
         self,
@@ -95,13 +93,14 @@ class Study:
         only: Mapping[str, Collection[str]] | None = None,
         panels: bool = False,
         data_dir: str | Path | None = None,
+        against: str = "",
     ) -> Path:
         """Render a report of all results of the study's protocols, datasets and methods: see `report`."""
         if only is None and self.hashes is not None:
             only = {name: tuple(self.frame[name].unique()) for name in ("protocol", "dataset")}
             bases = set(self.frame["base"]) & set(load_results(self.results)["method"])
             only["method"] = tuple({*plain_names(self.frame), *bases})
-        return report(self.results, folder, only=only, panels=panels, data_dir=data_dir)
+        return report(self.results, folder, only=only, panels=panels, data_dir=data_dir, against=against)
 
     def _own(self, frame: pd.DataFrame) -> pd.DataFrame:
         return frame if self.hashes is None else frame[frame["hash"].isin(self.hashes)].reset_index(drop=True)
@@ -214,20 +213,26 @@ def run_cells(
         raise KeyboardInterrupt
 
 
-def compare(results: pd.DataFrame | str | Path, metric: str = "recall_at_1", selection: str = "last") -> pd.DataFrame:
-    """Differences of modified methods to their bases, paired by seed.
+def compare(
+    results: pd.DataFrame | str | Path, metric: str = "recall_at_1", selection: str = "last", against: str = ""
+) -> pd.DataFrame:
+    """Differences of methods to their references, paired by seed.
 
     Args:
         results: As `load_results` returns them, or part of it; or the results folder.
         metric: A column of it, such as `recall_at_1` or `map_at_r`.
         selection: How the epoch was chosen: `last`, `validation` or `best_test`.
+        against: The method that all others are compared with, by its `name` [default: a modified method's base, and
+            for a base the first one].
 
     Returns:
         One row per method, dataset and protocol, with the method's `name` as reports write it and the columns of
-        `load_results` that it is made of; `to`, the base's name; `n` pairs; `mean` of the differences (fractions) with
-        its 95% t-interval `low`, `high`; `p_t` of the paired t-test, `p_holm` corrected for the `family` of all tests
-        of the protocol and dataset; `p_sign_flip`, exact; and the `verdict`: `better` or `worse` where `p_holm` is
-        below .05, else `inconclusive`; none below three pairs.
+        `load_results` that it is made of; `to`, the name of its reference; `n` pairs; `mean` of the differences
+        (fractions) with its 95% t-interval `low`, `high` and the simultaneous interval `all_low`, `all_high`; `p_t` of
+        the paired t-test, `p_bh` corrected by Benjamini and Hochberg's method for the `family` of all tests of the
+        protocol and dataset; `p_equivalent_bh` of the test that the difference is a point or more; `p_sign_flip`,
+        exact; and the `verdict`: `better`, `worse`, `equivalent` (within one point) or `inconclusive`; none below three
+        pairs.
 
     Raises:
         UserError: for a metric or selection that the results do not have, and where two results are of one method,
@@ -244,10 +249,10 @@ def compare(results: pd.DataFrame | str | Path, metric: str = "recall_at_1", sel
     if metric not in set(values["metric"]):
         raise unknown_name("metric", metric, sorted(values["metric"].unique()))
     values = values[(values["metric"] == metric) & (values["selection"] == selection)]
-    compared = named(comparisons(to_base(seed_pairs(values)), values))
-    rows = zip(compared["n"], compared["p_holm"], compared["mean"], strict=True)
-    verdicts = [VERDICTS[kind_of(*row)] for row in rows]
-    return compared.assign(to=compared["to_name"], verdict=verdicts)[COLUMNS]
+    other = Against(against)
+    check_against(values, other)
+    compared = named(comparisons(primary(seed_pairs(values, other)), values))
+    return compared.assign(to=compared["to_name"])[COLUMNS]
 
 
 def report(
@@ -257,6 +262,7 @@ def report(
     only: Mapping[str, Collection[str]] | None = None,
     panels: bool = False,
     data_dir: str | Path | None = None,
+    against: str = "",
 ) -> Path:
     """Render results as a page, Markdown, tables and figures, as `dmlbench report` does.
 
@@ -266,6 +272,7 @@ def report(
         only: Names to keep, by `protocol`, `dataset` or `method`.
         panels: Whether to show images that methods win and lose (of cells that kept their embeddings).
         data_dir: Where these images are.
+        against: The method that all others are compared with: see `compare`.
 
     Returns:
         The report's folder: `index.html`, `report.md`, `tables/` and `figures/`.
@@ -276,7 +283,7 @@ def report(
     target, kept = Path(folder), _as_names(only)
     shown = Panels(data_folder(_path(data_dir))) if panels else None
     workers = min(usable_cores(), MOST_WORKERS)
-    return render(Path(results), target.name, target.parent, kept, panels=shown, workers=workers)
+    return render(Path(results), target.name, target.parent, kept, panels=shown, workers=workers, against=against)
 
 
 def checked_address(address: str | None, executor: str) -> str | None:

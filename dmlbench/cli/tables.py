@@ -11,12 +11,22 @@ from rich.console import Group as Parts
 from rich.table import Table
 from rich.text import Text
 
-from dmlbench.analysis.comparisons import comparisons, seed_pairs, star, to_base
+from dmlbench.analysis.comparisons import comparisons, primary, seed_pairs
 from dmlbench.analysis.costs import agreements, doubts, measured_overhead, measured_phases, overhead, phase_order
 from dmlbench.analysis.estimates import SELECTIONS, accuracy, seed_values
-from dmlbench.analysis.groups import Group, check_unambiguous, groups, in_order, method_name
+from dmlbench.analysis.groups import (
+    DEFAULT,
+    Against,
+    Group,
+    check_against,
+    check_unambiguous,
+    groups,
+    in_order,
+    method_name,
+)
 from dmlbench.errors import Damaged, counted, inflected
 from dmlbench.reporting.naming import named, percent, plain, points
+from dmlbench.reporting.tables.comparison import power
 from dmlbench.reporting.tables.table import about_pairs, few_seeds, mark_signs, other_machines, signed, without_base
 from dmlbench.results.frames import MEAN, UNTRAINED, load_results
 from dmlbench.results.measurements import Measurement
@@ -26,15 +36,16 @@ from dmlbench.results.store import Record, Store
 from dmlbench.runner.progress import SafeConsole
 from dmlbench.specs.cell import Cell
 
-COLUMNS = ("method", "R@1", "n", "to base", "MAP@R", "time")
+COLUMNS = ("method", "R@1", "n", "against", "difference", "verdict", "MAP@R", "time")
 
 
-def comparison(results: pd.DataFrame, selection: str = "last") -> list[RenderableType]:
-    """Tables of R@1 with its interval, the difference to the base, MAP@R and the step time's ratio to the base's.
+def comparison(results: pd.DataFrame, selection: str = "last", against: Against = DEFAULT) -> list[RenderableType]:
+    """Tables of R@1 with its interval, the difference to the reference with its verdict, MAP@R and the time's ratio.
 
     Args:
         results: As `load_results` returns them, or part of it.
         selection: How the epoch was chosen, a key of `SELECTIONS`.
+        against: What the reference is.
 
     Returns:
         What a rich console prints: for every group a table and how to read it. Empty where no cell finished.
@@ -43,10 +54,11 @@ def comparison(results: pd.DataFrame, selection: str = "last") -> list[Renderabl
         UserError: where results that may not be mixed would be.
     """
     check_unambiguous(results)
+    check_against(results, against)
     values = named(seed_values(results))
     values = values[values["selection"].isin([UNTRAINED, selection])]
-    pairs = to_base(seed_pairs(values))
-    means, paired, times = map(named, (accuracy(values), comparisons(pairs, values), overhead(results)))
+    pairs = primary(seed_pairs(values, against))
+    means, paired, times = map(named, (accuracy(values), comparisons(pairs, values), overhead(results, against)))
     return [
         part
         for group in groups(values)
@@ -54,7 +66,7 @@ def comparison(results: pd.DataFrame, selection: str = "last") -> list[Renderabl
             group,
             selection,
             *(group.of(frame) for frame in (means, paired, times)),
-            unpaired=about_pairs(group.of(values)),
+            unpaired=about_pairs(group.of(values), against),
         )
     ]
 
@@ -72,18 +84,20 @@ def _group(
     title = Text(f"{group.title}: {SELECTIONS[selection]}", style="bold")
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="dim")
     for column in COLUMNS:
-        table.add_column(column, justify="left" if column == "method" else "right", no_wrap=column == "method")
+        words = column in ("method", "against", "verdict")
+        table.add_column(column, justify="left" if words else "right", no_wrap=column == "method")
     signs = mark_signs(means["marks"])
     for method in in_order(means.drop_duplicates("name")).to_dict("records"):
         own = [frame[frame["name"] == method["name"]] for frame in (means, paired, times)]
         table.add_row(*map(Text, _cells(method["name"], signed(method["marks"], signs), *own)))
     notes = [
         f"{SELECTIONS[selection].capitalize()}. R@1 and MAP@R in %; n: seeds; [low, high]: 95% t-interval over seeds.",
-        "to base: R@1 minus the base's, paired by seed, in points.",
-        "*: p below .05 (paired t-test, Holm over this table).",
+        "difference: R@1 minus that of the method it is compared with, paired by seed, in points.",
+        "verdict: exploratory (paired t-test; equivalent within 1 point; Benjamini and Hochberg over this table).",
     ]
+    notes += power(paired[paired["metric"] == "recall_at_1"])
     notes += (
-        ["time: step time over the base's, in ordinary runs that may have shared the machine."] if len(times) else []
+        ["time: step time over the other's, in ordinary runs that may have shared the machine."] if len(times) else []
     )
     notes += [f"{sign}: {mark}." for mark, sign in signs.items()]
     notes += [*few_seeds(means[means["name"] != UNTRAINED]), *without_base(means, paired)]
@@ -101,7 +115,9 @@ def _cells(method: str, letters: str, means: pd.DataFrame, paired: pd.DataFrame,
         f"{method} ({letters})" if letters else method,
         _estimate(recall, percent, seeds),
         str(seeds) if seeds else "–",
-        _estimate(differs, points, seeds, "".join(map(star, differs["p_holm"]))),
+        "".join(differs["to_name"]),
+        _estimate(differs, points, seeds),
+        "".join(differs["verdict"]),
         f"{percent(precision['mean'].iloc[0])}{_other_n(precision, seeds)}" if len(precision) else "–",
         f"{plain(slower.iloc[0])}×" if len(slower) else "",
     ]
@@ -112,22 +128,22 @@ def _other_n(rows: pd.DataFrame, seeds: int) -> str:
     return f" n={n}" if n != seeds else ""
 
 
-def _estimate(rows: pd.DataFrame, write: Callable[[float], str], seeds: int, sign: str = "") -> str:
+def _estimate(rows: pd.DataFrame, write: Callable[[float], str], seeds: int) -> str:
     if rows.empty:
         return ""
     row = rows.iloc[0]
     # No space inside: on a narrow terminal the interval goes to the next line whole.
     interval = f" [{write(row['low'])},{write(row['high'])}]" if row["n"] > 1 else ""
-    return write(row["mean"]) + sign + interval + _other_n(rows, seeds)
+    return write(row["mean"]) + interval + _other_n(rows, seeds)
 
 
-def print_comparison(console: SafeConsole, store: Store, cells: Sequence[Cell]) -> None:
-    """Print the methods side by side, as far as there are results."""
+def print_comparison(console: SafeConsole, store: Store, cells: Sequence[Cell], against: Against = DEFAULT) -> None:
+    """Print the comparison of the methods, as far as there are results."""
     if not any(isinstance(record := store.record(cell), Record) and record.done for cell in cells):
         return
     results = load_results(store.root, lambda _: None)  # `print_unfinished` names what is damaged
     hashes = {cell.hash for cell in cells}
-    for part in comparison(results[results["hash"].isin(hashes)]):
+    for part in comparison(results[results["hash"].isin(hashes)], against=against):
         console.print(part)
 
 

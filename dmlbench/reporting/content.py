@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dmlbench.analysis.comparisons import to_base
+from dmlbench.analysis.comparisons import primary
 from dmlbench.analysis.costs import (
     agreements,
     by_setup,
@@ -35,7 +35,7 @@ from dmlbench.analysis.costs import (
     measurement_slug,
 )
 from dmlbench.analysis.estimates import SELECTIONS, selections_of, verdict_selection
-from dmlbench.analysis.groups import METHOD, Group, groups, in_order, slug, without_paths
+from dmlbench.analysis.groups import DEFAULT, METHOD, Against, Group, groups, in_order, slug, without_paths
 from dmlbench.errors import counted
 from dmlbench.reporting.figures import (
     Setup,
@@ -70,7 +70,7 @@ from dmlbench.reporting.tables import (
     reproduction_table,
     selection_table,
 )
-from dmlbench.reporting.tables.accuracy import queries_table, tuning_table
+from dmlbench.reporting.tables.accuracy import leaderboard_table, queries_table, tuning_table
 from dmlbench.reporting.tables.comparison import Verdict, can_rank, verdicts
 from dmlbench.reporting.tables.cost import measured_table
 from dmlbench.reporting.tables.table import about_pairs, without_base
@@ -127,6 +127,7 @@ class Material:
     panels: Panels | None = None
     measurements: tuple[Measurement, ...] = ()
     codes: frozenset[str] = frozenset()
+    against: Against = DEFAULT
 
     @cached_property
     def look(self) -> Look:
@@ -169,8 +170,9 @@ class _Group:
         self.means = _of_metric(group, numbers.accuracy)
         self.trained = self.means[self.means["selection"] != UNTRAINED]
         self.values = _of_metric(group, numbers.seeds)
-        self.to_base = to_base(_of_metric(group, numbers.comparisons))
-        self.pairs = to_base(_of_metric(group, numbers.pairs))
+        self.compared = primary(_of_metric(group, numbers.comparisons))
+        self.shown = _shown(self.compared, material.against)
+        self.pairs = primary(_of_metric(group, numbers.pairs))
         self.selections = selections_of(group.of(numbers.accuracy))
         self.chosen = verdict_selection(self.selections)
 
@@ -182,11 +184,11 @@ class _Group:
         return accuracies + [(name, ()) for name in rest]
 
     def section(self, facts: str, parts: list[Part]) -> Section:
-        found = self.to_base[self.to_base["selection"] == self.chosen]
+        found = self.compared[self.compared["selection"] == self.chosen]
         return Section(
             self.group.slug,
             self.group.title,
-            " ".join([facts, *about_pairs(self.group.of(self.numbers.seeds))]),
+            " ".join([facts, *about_pairs(self.group.of(self.numbers.seeds), self.material.against)]),
             [part for part in parts if part.pictures or part.tables],
             self.group,
             verdicts(self.group, found, self.numbers.overhead),
@@ -195,17 +197,21 @@ class _Group:
     def _accuracy(self, selection: str, folded: bool) -> Part:
         """Accuracy and differences under one choice of the epoch."""
         numbers, group = self.numbers, self.group
-        heading, tables = "Accuracy", [accuracy_table(group, selection, numbers.accuracy)]
+        heading = "Accuracy"
+        tables = [
+            leaderboard_table(group, selection, numbers.leaderboard),
+            accuracy_table(group, selection, numbers.accuracy),
+        ]
         # How accuracy depends on the choice is a figure of its own.
         plots = [None if folded else self._accuracy_plot(selection), self._difference_plot(selection)]
-        if (group.of(numbers.seeds)["modifier"] != "").any():
-            heading = "Accuracy and difference to the base"
+        if len(self.compared):
+            heading = "Accuracy and differences"
             evidence = evidence_table(group, selection, METRIC, numbers.comparisons)
             tables += [evidence] if evidence.rows else []
-            differences = difference_table(group, selection, to_base(numbers.comparisons), numbers.accuracy)
+            differences = difference_table(group, selection, primary(numbers.comparisons), numbers.accuracy)
             tables += [differences] if differences.rows else []
         # Below the differences, too, but there may be none.
-        alone = "" if len(self.to_base) else " ".join(without_base(self.trained, self.to_base))
+        alone = "" if len(self.compared) else " ".join(without_base(self.trained, self.compared))
         return Part(f"{heading}: {SELECTIONS[selection]}", self._drawn(*plots), tables, alone, folded)
 
     def _accuracy_plot(self, selection: str) -> Plot | None:
@@ -219,10 +225,12 @@ class _Group:
         return accuracy_plot(self.group, selection, shown, dots, untrained=reference, look=self.look, limits=limits)
 
     def _difference_plot(self, selection: str) -> Plot | None:
-        shown, dots = (frame[frame["selection"] == selection] for frame in (self.to_base, self.pairs))
+        shown = self.shown[self.shown["selection"] == selection]
         if shown.empty:
             return None
-        limits = limits_of(self.to_base, self.pairs["value"] - self.pairs["value_to"], include=[0.0])
+        dots = self.pairs[self.pairs["name"].isin(set(shown["name"]))]
+        limits = limits_of(self.shown, dots["value"] - dots["value_to"], include=[0.0])
+        dots = dots[dots["selection"] == selection]
         return difference_plot(self.group, selection, shown, dots, look=self.look, limits=limits)
 
     def _tuning(self) -> Part:
@@ -239,7 +247,7 @@ class _Group:
             return Part("")
         both = self.values[self.values["selection"].isin(["last", "best_test"])]
         plots = [selection_plot(group, self.trained, self.look), optimism_plot(group, added, both, self.look)]
-        table = selection_table(group, METRIC, numbers.accuracy, to_base(numbers.comparisons), numbers.optimism)
+        table = selection_table(group, METRIC, numbers.accuracy, primary(numbers.comparisons), numbers.optimism)
         text = (
             "Published figures are usually those of the best epoch on the test classes. What that choice adds is no "
             "property of a method, and it is not the same for all."
@@ -249,9 +257,10 @@ class _Group:
     def _cost(self) -> Part:
         ratios, phases = self.group.of(self.numbers.overhead), self.group.of(self.numbers.phases)
         measured, plots = ratios[ratios["n"] > 0], []
-        gains = self.to_base[self.to_base["selection"] == self.chosen]
-        if len(measured):
-            plots.append(overhead_plot(self.group, measured, self.look))
+        gains = self.shown[self.shown["selection"] == self.chosen]
+        drawn = _shown(measured, self.material.against)
+        if len(drawn):
+            plots.append(overhead_plot(self.group, drawn, self.look))
         if len(phases):
             plots.append(phases_plot(self.group, phases))
         if set(measured["name"]) & set(gains["name"]):
@@ -259,7 +268,7 @@ class _Group:
         tables = [overhead_table(self.group, self.numbers.overhead)] if len(ratios) else []
         timed = (self.trained["modifier"] != "") & self.trained["network"].isin([MEAN, ENSEMBLE])
         without = [name for name in self.trained.loc[timed, "name"].unique() if name not in set(measured["name"])]
-        why = "no step times of it and its base of the same seed, machine and load"
+        why = "no step times of it and its reference of the same seed, machine and load"
         text = f"No time ratio for {', '.join(without)}: {why} (cells that sampled system metrics have none)."
         return Part("Training time", self._drawn(*plots), tables, text if without else "")
 
@@ -292,6 +301,15 @@ def _built(call: tuple[_Group, str, tuple[Any, ...]]) -> Part:
     own, name, arguments = call
     part: Part = getattr(own, name)(*arguments)
     return part
+
+
+def _shown(compared: pd.DataFrame, against: Against) -> pd.DataFrame:
+    """What figures show of the comparisons with a reference: bases only where there is nothing else, or one is named.
+
+    Bases lie far apart: their differences would press those of modified methods together.
+    """
+    modified = compared[compared["modifier"] != ""]
+    return compared if against.method or modified.empty else modified
 
 
 def _of_metric(group: Group, frame: pd.DataFrame) -> pd.DataFrame:
@@ -375,8 +393,10 @@ def _protocol_section(material: Material, protocol: str, overrides: Settings) ->
     methods = list(in_order(own[own["name"] != UNTRAINED].drop_duplicates("name"))["name"])
     parts = []
     if len(pooled):
-        against_base, each = to_base(pooled[pooled["n"] > 0]), to_base(mine(numbers.comparisons))
-        plots = [forest_plot(title, name, each, against_base, material.look)] if len(against_base) else []
+        against, each = (
+            _shown(primary(own), material.against) for own in (pooled[pooled["n"] > 0], mine(numbers.comparisons))
+        )
+        plots = [forest_plot(title, name, each, against, material.look)] if len(against) else []
         parts.append(Part("Difference to the base", material.drawn(*plots), [pooled_table(title, name, pooled)]))
     if len(means):
         ranks = [ranks_plot(title, name, means, material.look)] if can_rank(means) else []

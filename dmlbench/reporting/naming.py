@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import pandas as pd
 
-from dmlbench.analysis.groups import base_name, method_name, modifier_name
+from dmlbench.analysis.groups import METHOD, OTHER, base_name, method_name, modifier_name
 from dmlbench.specs.overrides import Settings
 
 MINUS = "\N{MINUS SIGN}"
@@ -20,15 +20,14 @@ NAMES = {
 
 NAMED = {
     "method": "name", "base": "base_name", "modifier": "modifier_name", "to": "to_name",
-    "to_modifier": "to_modifier_name",
 }  # fmt: skip
 HASHES = ("method_hash", "base_hash", "modifier_hash", "protocol_hash", "dataset_version")
-TYPED = ("base_settings", "modifier_settings", "network", "tuned", "to_settings", "to_network")
+TYPED = ("base_settings", "modifier_settings", "network", "tuned", *OTHER)
 OF_TUNING = {"mean_of_files": "files", "mean_of_tuned": "tuned"}  # columns, as a file names them
 
 
 def named(frame: pd.DataFrame) -> pd.DataFrame:
-    """The same rows with `name`, `base_name`, `modifier_name`; of a comparison also `to_name` and `to_modifier_name`.
+    """The same rows with `name`, `base_name`, `modifier_name`; of a comparison also `to_name`, of its reference.
 
     Args:
         frame: A table with the columns `groups.METHOD`.
@@ -36,11 +35,10 @@ def named(frame: pd.DataFrame) -> pd.DataFrame:
     rows = frame.to_dict("records")
     names = {"name": [method_name(row) for row in rows], "base_name": [base_name(row) for row in rows]}
     names["modifier_name"] = [modifier_name(row) for row in rows]
-    if "to" in frame:
-        other = {"method": "to", "modifier": "to_modifier", "modifier_settings": "to_settings", "network": "to_network"}
-        rows = [row | {key: row[its] for key, its in other.items()} for row in rows]
-        names["to_name"] = [method_name(row) for row in rows]
-        names["to_modifier_name"] = [modifier_name(row) for row in rows]
+    if OTHER[0] in frame:
+        names["to_name"] = [
+            method_name({key: row[its] for key, its in zip(METHOD, OTHER, strict=True)}) for row in rows
+        ]
     return frame.assign(**{name: pd.Series(own, frame.index, dtype=object) for name, own in names.items()})
 
 

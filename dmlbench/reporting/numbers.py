@@ -8,7 +8,8 @@ import pandas as pd
 from dmlbench.analysis.comparisons import comparisons, over_datasets, pooled, seed_pairs
 from dmlbench.analysis.costs import overhead, phase_times
 from dmlbench.analysis.estimates import accuracy, optimism, seed_values
-from dmlbench.analysis.groups import Group, done
+from dmlbench.analysis.groups import DEFAULT, Against, Group, check_against, done
+from dmlbench.analysis.leaderboard import leaderboard
 from dmlbench.analysis.published import NONE, reproduction
 from dmlbench.analysis.tuning import NONE as NO_MARGINS
 from dmlbench.analysis.tuning import Margins, tuned_beside_files
@@ -25,6 +26,7 @@ class Numbers:
     history: pd.DataFrame
     seeds: pd.DataFrame
     accuracy: pd.DataFrame
+    leaderboard: pd.DataFrame
     optimism: pd.DataFrame
     pairs: pd.DataFrame
     comparisons: pd.DataFrame
@@ -42,26 +44,29 @@ class Numbers:
         history: pd.DataFrame,
         other_images: Mapping[Group, str] = NONE,
         margins: Margins = NO_MARGINS,
+        against: Against = DEFAULT,
     ) -> "Numbers":
         """Compute them from results and histories.
 
-        `other_images` is as for `reproduction`, `margins` as for `tuned_beside_files`.
+        `other_images` is as for `reproduction`, `margins` as for `tuned_beside_files`, `against` as for `references`.
         """
+        check_against(results, against)
         finished = history[history["hash"].isin(done(results)["hash"])]
         values = seed_values(results)
-        means, pairs = accuracy(values), seed_pairs(values)
+        means, pairs = accuracy(values), seed_pairs(values, against)
         timed = results[results["step_ms"].notna() & results["exclusive"].astype(bool)]
         found = {
             "results": results,
             "history": finished,
             "seeds": values,
             "accuracy": means,
+            "leaderboard": leaderboard(values),
             "optimism": optimism(values),
             "pairs": pairs,
             "comparisons": comparisons(pairs, values),
             "pooled": pooled(pairs, values),
             "over_datasets": over_datasets(values),
-            "overhead": overhead(results),
+            "overhead": overhead(results, against),
             "phases": phase_times(finished[finished["hash"].isin(timed["hash"])]),
             "reproduction": reproduction(means, other_images),
             "tuning": tuned_beside_files(values, margins),

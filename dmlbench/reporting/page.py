@@ -11,9 +11,9 @@ from pathlib import Path
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
-from dmlbench.analysis.comparisons import to_base
+from dmlbench.analysis.comparisons import primary
 from dmlbench.analysis.costs import measured_frame
-from dmlbench.analysis.groups import GROUP, METHOD, check_unambiguous, done, groups, without_paths
+from dmlbench.analysis.groups import GROUP, METHOD, Against, check_unambiguous, done, groups, without_paths
 from dmlbench.errors import Damaged, OnDamaged, UserError, counted, unknown_name, warn
 from dmlbench.reporting import sources
 from dmlbench.reporting.content import (
@@ -63,6 +63,7 @@ def render(
     tell: Callable[[str], None] = lambda _: None,
     damaged: OnDamaged = warn,
     workers: int = 1,
+    against: str = "",
 ) -> Path:
     """Render a report; an earlier one of that name is replaced when the new one is complete.
 
@@ -75,6 +76,8 @@ def render(
         tell: Takes a line for each stage.
         damaged: Takes what cannot be read and is left out; the report names it, too [default: a warning for each].
         workers: Processes that draw, where there are several groups of results.
+        against: The method that all others are compared with, by its name in tables [default: a modified method's
+            base, and for a base the first one].
 
     Returns:
         The report's folder, with index.html, report.md, tables/ and figures/.
@@ -90,15 +93,17 @@ def render(
     check_unambiguous(results)
     with mapping(workers if len(groups(done(results))) > 1 else 1) as each:
         margins = sources.tuning_margins(results_root, results, specs, left_out)
-        numbers = Numbers.of(results, history, sources.other_images(results, specs), margins)
-        queries = Queries.of(results, tell, left_out)
+        other = Against(against)
+        numbers = Numbers.of(results, history, sources.other_images(results, specs), margins, other)
+        queries = Queries.of(results, tell, left_out, other)
         if panels:
             queries.check_images(panels)
         with replacing(target) as folder:
             for part in ("figures", "tables"):
                 (folder / part).mkdir()
             summaries = _summaries(results)
-            material = Material(numbers, queries, folder / "figures", panels, costs, sources.code_digests(summaries))
+            codes = sources.code_digests(summaries)
+            material = Material(numbers, queries, folder / "figures", panels, costs, codes, other)
             body, origin = _body(material, specs, tell, each), _origin(name, results, summaries)
             gaps = _gaps(results, Store(results_root), only, left_out)
             files = _write_csv(folder / "tables", _tidy(material, specs, results_root))
@@ -248,7 +253,7 @@ def _body(material: Material, specs: sources.Specs, tell: Callable[[str], None],
     return _Body(
         over_datasets=protocol_sections(material),
         sections=built,
-        summaries=summary_tables(verdicts, to_base(material.numbers.pooled)),
+        summaries=summary_tables(verdicts, primary(material.numbers.pooled)),
         costs=cost_sections(material),
         reproduction=reproduction_section(material.numbers),
         commands=commands(results, specs, material.queries.measured),
@@ -267,6 +272,7 @@ def _tidy(material: Material, specs: sources.Specs, results_root: Path) -> dict[
         "comparisons": numbers.comparisons,
         "pooled": numbers.pooled,
         "datasets": numbers.over_datasets,
+        "leaderboard": numbers.leaderboard,
         "optimism": numbers.optimism,
         "overhead": numbers.overhead,
         "measured": named(measured_frame(material.measurements)),
@@ -341,9 +347,16 @@ def _write_pages(folder: Path, origin: _Origin, body: _Body, gaps: _Gaps, files:
 
 READING = (
     "Intervals are 95% Student t-intervals over seeds: they cover the choice of seed, not of dataset or protocol.",
-    "A method is compared with its own base, seed by seed: the same seed gives both the same weights and batches.",
-    "Verdicts are given by R@1, which was chosen before any result. Other metrics stand beside it, uncorrected.",
-    "p: paired t-test, corrected by Holm's method for all comparisons of a table; sign-flip: the exact test beside it.",
+    (
+        "Methods are compared seed by seed: the same seed gives all of them the same weights and batches. The "
+        "reference of a modified method is its base, that of a base the first base, unless the report names another."
+    ),
+    "Verdicts are given by R@1, which was chosen before any result. Other metrics are shown without verdicts.",
+    (
+        "Verdicts: better or worse (paired t-test), equivalent within one point (two one-sided t-tests), or "
+        "inconclusive. Comparisons that no claim declared before the runs are exploratory, and their p-values control "
+        "the share of false discoveries (Benjamini and Hochberg)."
+    ),
     (
         "Every title says how the epoch was chosen. The best test epoch is chosen on the very classes it is measured "
         "on, as published figures are; it is shown beside the others and never mixed with them."
@@ -370,17 +383,18 @@ READING = (
     "A row marked “new” is of a method that stands in no paper: it is proposed here, or by whoever wrote its file.",
 )
 READING_COSTS = (
-    "Ratios are formed between a method and its own base within a round, in which all methods took their turn.",
+    "Ratios are formed between a method and its reference within a round, in which all methods took their turn.",
     "An interval covers what one process after the other gave on this machine, not other machines or protocols.",
     "A step counts without the wait for data, which would hide what a method adds.",
 )
 FILES = {  # tables by name
     "accuracy": "mean, interval and standard deviation of every metric",
+    "leaderboard": "every method's metrics, and the groups of methods that no comparison distinguishes",
     "comparisons": "every paired difference with its interval and tests",
     "pooled": "differences pooled over datasets",
     "datasets": "interquartile means and average ranks over datasets",
     "optimism": "what choosing the epoch on the test classes adds",
-    "overhead": "step times over the base's",
+    "overhead": "step times over the reference's",
     "measured": "what `dmlbench overhead` measured, every measurement",
     "phases": "where a training step's time goes",
     "reproduction": "published figures beside ours",

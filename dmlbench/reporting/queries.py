@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from dmlbench.analysis.groups import Group, in_order, method_name
+from dmlbench.analysis.groups import DEFAULT, Against, Group, in_order, method_name
 from dmlbench.analysis.queries import (
     PAIRED,
     Measured,
@@ -41,26 +41,32 @@ class Queries:
     record: pd.DataFrame
 
     @classmethod
-    def of(cls, results: pd.DataFrame, tell: Callable[[str], None], damaged: OnDamaged = warn) -> "Queries":
+    def of(
+        cls,
+        results: pd.DataFrame,
+        tell: Callable[[str], None],
+        damaged: OnDamaged = warn,
+        against: Against = DEFAULT,
+    ) -> "Queries":
         """Measure them; `tell` takes a line if there are any, because a large set takes seconds per cell."""
         measured = measure_kept(results, damaged)
         if measured:
             tell(f"comparing query by query: {counted(len(measured), 'cell')} kept their embeddings")
-        pairs = query_pairs(results, measured)
+        pairs = query_pairs(results, measured, against)
         return cls(measured, pairs, named(query_evidence(pairs)), query_record(pairs))
 
     def check_images(self, panels: Panels) -> None:
         """Raise UserError where there is nothing to show, or a dataset's images are not there or are others."""
         if not self.pairs:
             raise UserError(
-                "--panels: no method and base of one seed kept their embeddings",
+                "--panels: no method and reference of one seed kept their embeddings",
                 hint="run them with --keep embeddings, or leave out --panels",
             )
         for folder in {pair.group.dataset: pair.folders[0] for pair in self.pairs}.values():
             thumbnails(folder, panels.data_dir, [])
 
     def panels(self, group: Group, panels: Panels) -> list[Plot]:
-        """For every modified method of a group its lowest seed's wins and losses, with their images.
+        """For every method of a group with a reference its lowest seed's wins and losses, with their images.
 
         Raises:
             UserError: where the images are not there, or are others.

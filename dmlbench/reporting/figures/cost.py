@@ -114,13 +114,13 @@ def overhead_plot(setup: Named, ratios: pd.DataFrame, look: Look, clock: Clock =
         low, high = min(1.0, np.nanmin(ends)), max(1.02, np.nanmax(ends))
         axes.set_xlim(low - 0.03 * (high - low), high + 0.28 * (high - low))  # room for the ratio in words
         axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10], min_n_ticks=4))
-        axes.set_xlabel("training-step time relative to base")
+        axes.set_xlabel("training-step time relative to the reference")
     return Plot(
         figure,
         f"overhead_{setup.slug}",
-        f"Training-step time on {setup.title} as a ratio to the method's own base: {clock.ratio}; 1 is no overhead.",
-        f"Step time relative to the base on {setup.title}: {spoken(rows, plain, ' times', clock.of)}.",
-        ratios[["name", "base_name", "mean", "low", "high", "n", "step_ms", "step_ms_base"]],
+        f"Training-step time on {setup.title} as a ratio to the reference's: {clock.ratio}; 1 is no overhead.",
+        f"Step time relative to the reference on {setup.title}: {spoken(rows, plain, ' times', clock.of)}.",
+        ratios[["name", "to_name", "mean", "low", "high", "n", "step_ms", "step_ms_to"]],
     )
 
 
@@ -156,26 +156,26 @@ def phases_plot(setup: Named, phases: pd.DataFrame, clock: Clock = RUNS) -> Plot
     return Plot(
         figure,
         f"phases_{setup.slug}",
-        f"Where the time of a training step goes on {setup.title}, {clock.source}.",
+        f"Phases of a training step on {setup.title}, {clock.source}.",
         f"Phases of a training step on {setup.title}: {said}.",
         phases[["name", "phase", "ms", "n"]],
     )
 
 
 def plane_plot(group: Group, selection: str, compared: pd.DataFrame, ratios: pd.DataFrame, look: Look) -> Plot:
-    """What every modified method gains over its base against what it costs; up and to the left is better.
+    """What every method gains over its reference against what it costs; up and to the left is better.
 
     Args:
         group: What all methods share.
         selection: How the epoch was chosen, a key of `SELECTIONS`.
-        compared: Rows of `comparisons.to_base` for one metric: one per method.
+        compared: Rows of `comparisons.primary` for one metric: one per method.
         ratios: Rows of `overhead.overhead`; methods without a ratio are left out.
         look: Colours and markers.
     """
     metric = metric_name(str(compared["metric"].iloc[0]))
     both = in_order(compared).merge(ratios[["name", "mean", "low", "high", "n"]], on="name", suffixes=("", "_cost"))
     lines = wrapped(
-        [group.title, SELECTIONS[selection], "gain against cost, 95% t-intervals; (1, 0) is the base"], COLUMN
+        [group.title, SELECTIONS[selection], "gain against cost, 95% t-intervals; (1, 0) is the reference"], COLUMN
     )
     parts = by_setting(both)
     with plotting(RC):
@@ -185,12 +185,12 @@ def plane_plot(group: Group, selection: str, compared: pd.DataFrame, ratios: pd.
         write_title(figure, lines)
         signs: dict[str, Line2D] = {}
         for axes, (title, part) in zip(grid, parts.items(), strict=True):
-            _cross(axes, title, f"{metric}, difference to base (points)")
+            _cross(axes, title, f"{metric}, difference to reference (points)")
             signs |= {method_name(row, tuned=False): _point(axes, row, look) for _, row in part.iterrows()}
         handles = list(signs.values())
         height = 0.1 + 2.2 * len(parts) + LINE * len(lines) + 0.16 * legend_rows(handles, COLUMN)
         figure.set_size_inches(COLUMN, height)
-        grid[-1].set_xlabel("training-step time relative to base")
+        grid[-1].set_xlabel("training-step time relative to the reference")
         ncols = legend_columns(handles, COLUMN)
         figure.legend(handles=handles, loc="outside lower center", ncols=ncols, columnspacing=1, handletextpad=0.2)
     said = "; ".join(
@@ -202,7 +202,7 @@ def plane_plot(group: Group, selection: str, compared: pd.DataFrame, ratios: pd.
     return Plot(
         figure,
         f"plane_{group.slug}_{selection}",
-        f"Gain in {metric} over the base against training-step time relative to the base on {group.title}; "
+        f"Gain in {metric} over the reference against training-step time relative to the reference on {group.title}; "
         f"{SELECTIONS[selection]}. Up and to the left is better; bars: 95% t-intervals.{scales}",
         f"Gain and cost on {group.title}, {SELECTIONS[selection]}: {said}.",
         both[columns],
@@ -210,7 +210,7 @@ def plane_plot(group: Group, selection: str, compared: pd.DataFrame, ratios: pd.
 
 
 def _cross(axes: Axes, title: str, label: str) -> None:
-    """A panel of the plane, with the lines that meet in the base."""
+    """A panel of the plane, with the lines that meet in the reference."""
     write_panel_title(axes, title)
     axes.grid()
     axes.axhline(0, color=INK, linewidth=0.9, zorder=1)

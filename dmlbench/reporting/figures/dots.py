@@ -9,9 +9,10 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from seaborn import swarmplot
 
-from dmlbench.analysis.comparisons import SIGNIFICANT, critical_difference, star
+from dmlbench.analysis.comparisons import critical_difference
 from dmlbench.analysis.estimates import SELECTIONS
 from dmlbench.analysis.groups import Group, in_order
+from dmlbench.analysis.statistics import SIGNIFICANT
 from dmlbench.reporting.naming import metric_name, percent, plain, points
 from dmlbench.reporting.style import INK, MUTED, PAPER, RC, Look, Plot, dot, plotting, row_canvas, signed_ticks, spoken
 
@@ -69,37 +70,58 @@ def difference_plot(
     look: Look,
     limits: Limits,
 ) -> Plot:
-    """Difference of every modified method to its own base, paired by seed, around a zero line.
+    """Difference of every method to its reference, paired by seed, around a zero line.
 
     Args:
         group: What all methods share.
         selection: How the epoch was chosen, a key of `SELECTIONS`.
-        compared: Rows of `comparisons.to_base` for one metric: one per method.
-        pairs: Rows of `comparisons.seed_pairs` to the base for the same metric: one per method and seed.
+        compared: Rows of `comparisons.primary` for one metric: one per method.
+        pairs: Rows of `comparisons.primary` of the seed pairs for the same metric: one per method and seed.
         look: Colours and markers.
         limits: Ends of the axis as fractions, the same for all selections of a group.
     """
     metric, rows = metric_name(str(compared["metric"].iloc[0])), in_order(compared)
     seeds = {str(name): part["value"] - part["value_to"] for name, part in pairs.groupby("name")}
-    labels = [method + star(p) for method, p in zip(rows["name"], rows["p_holm"], strict=True)]
+    labels = [method + star(verdict) for method, verdict in zip(rows["name"], rows["verdict"], strict=True)]
     with plotting(RC):
-        title = [group.title, SELECTIONS[selection], "mean paired difference, 95% t-interval, seeds"]
+        title = [
+            group.title,
+            SELECTIONS[selection],
+            "mean paired difference, 95% t-interval (thin: simultaneous), seeds",
+        ]
         figure, axes = row_canvas(labels, title)
         axes.axvline(0, color=INK, linewidth=0.9, zorder=1)
+        for position, row in enumerate(rows.to_dict("records")):
+            axes.plot(
+                [100 * row["all_low"], 100 * row["all_high"]], [position - 0.08] * 2, color=look.colour(row),
+                linewidth=0.5, zorder=2,
+            )  # fmt: skip
         _dots(axes, rows, seeds, look)
         axes.set_xlim(100 * limits[0], 100 * limits[1])
         signed_ticks(axes.xaxis)
-        axes.set_xlabel(f"{metric}, difference to base (points)")
-    starred = " *: corrected p below .05." if any(label.endswith("*") for label in labels) else ""
+        axes.set_xlabel(f"{metric}, difference to {_other(rows)} (points)")
+    starred = " *: better or worse." if any(label.endswith("*") for label in labels) else ""
     return Plot(
         figure,
         f"difference_{group.slug}_{selection}",
-        f"Difference in {metric} to the method's own base on {group.title}; {SELECTIONS[selection]}. Large marks: mean "
-        f"paired differences with 95% t-intervals; small dots: seeds.{starred}",
-        f"Difference in {metric} to the base on {group.title}, {SELECTIONS[selection]}: "
+        f"Difference in {metric} to {_other(rows)} on {group.title}; {SELECTIONS[selection]}. Large marks: mean paired "
+        f"differences with 95% t-intervals, thin lines: simultaneous intervals, cut at the axis; small dots: "
+        f"seeds.{starred}",
+        f"Difference in {metric} to {_other(rows)} on {group.title}, {SELECTIONS[selection]}: "
         f"{spoken(rows, points, ' points')}.",
         pairs[["name", "to_name", "seed", "value", "value_to"]],
     )
+
+
+def star(verdict: str) -> str:
+    """A star for `better` and `worse`."""
+    return "*" if verdict in ("better", "worse") else ""
+
+
+def _other(rows: pd.DataFrame) -> str:
+    """What the rows are compared with, in words."""
+    others = set(rows["to_name"])
+    return others.pop() if len(others) == 1 else "base" if (rows["modifier"] != "").all() else "reference"
 
 
 def optimism_plot(group: Group, optimism: pd.DataFrame, values: pd.DataFrame, look: Look) -> Plot:
@@ -117,7 +139,7 @@ def optimism_plot(group: Group, optimism: pd.DataFrame, values: pd.DataFrame, lo
     with plotting(RC):
         figure, axes = row_canvas(
             list(rows["name"]),
-            [group.title, "gained by choosing the epoch on the test classes", "mean, 95% t-interval, seeds"],
+            [group.title, "gained by choosing the epoch on the test classes", "mean, 95% bootstrap interval, seeds"],
         )
         axes.axvline(0, color=INK, linewidth=0.9, zorder=1)
         _dots(axes, rows, {str(name): part for name, part in added.groupby("name")}, look)
@@ -127,7 +149,7 @@ def optimism_plot(group: Group, optimism: pd.DataFrame, values: pd.DataFrame, lo
         figure,
         f"optimism_{group.slug}",
         f"How much of {metric} on {group.title} comes from choosing the epoch on the test classes: best test epoch "
-        "minus last. Large marks: means over seeds with 95% t-intervals; small dots: seeds.",
+        "minus last. Large marks: means over seeds with 95% bootstrap intervals; small dots: seeds.",
         f"Best test epoch minus last epoch in {metric} on {group.title}: {spoken(rows, points, ' points')}.",
         added.rename("best_test_minus_last").reset_index(),
     )
@@ -170,13 +192,13 @@ def _untrained(axes: Axes, position: int, untrained: float) -> None:
 
 
 def forest_plot(title: str, slug: str, compared: pd.DataFrame, pooled: pd.DataFrame, look: Look) -> Plot:
-    """Difference of every modified method to its base: a row per dataset, and a diamond for all of them.
+    """Difference of every method to its reference: a row per dataset, and a diamond for all of them.
 
     Args:
         title: Protocol with its settings.
         slug: The same for file names.
-        compared: Rows of `comparisons.to_base` of one protocol, variant, selection and metric.
-        pooled: Rows of `comparisons.pooled` to the base, of the same.
+        compared: Rows of `comparisons.primary` of one protocol, variant, selection and metric.
+        pooled: Rows of `comparisons.primary` of the pooled comparisons, of the same.
         look: Colours and markers.
     """
     selection, metric = str(compared["selection"].iloc[0]), metric_name(str(compared["metric"].iloc[0]))
@@ -186,9 +208,9 @@ def forest_plot(title: str, slug: str, compared: pd.DataFrame, pooled: pd.DataFr
     lines: list[tuple[str, pd.Series | None]] = []
     for method, own in rows.groupby("name", sort=False):
         lines.append((str(method), None))
-        lines += [(row["dataset"] + star(row["p_holm"]), row) for _, row in own.iterrows()]
+        lines += [(row["dataset"] + star(row["verdict"]), row) for _, row in own.iterrows()]
     with plotting(RC):
-        heading = [title, SELECTIONS[selection], "mean paired difference to base, 95% t-interval"]
+        heading = [title, SELECTIONS[selection], f"mean paired difference to {_other(rows)}, 95% t-interval"]
         figure, axes = row_canvas([label for label, _ in lines], heading)
         axes.axvline(0, color=INK, linewidth=0.9, zorder=1)
         for position, (label, row) in enumerate(zip(axes.get_yticklabels(), (row for _, row in lines), strict=True)):
@@ -199,21 +221,21 @@ def forest_plot(title: str, slug: str, compared: pd.DataFrame, pooled: pd.DataFr
             dot(axes, row, position, signs)
         axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10], min_n_ticks=4))
         signed_ticks(axes.xaxis)
-        axes.set_xlabel(f"{metric}, difference to base (points)")
+        axes.set_xlabel(f"{metric}, difference to {_other(rows)} (points)")
     said = spoken(rows.assign(name=rows["name"] + " on " + rows["dataset"]), points, " points")
     return Plot(
         figure,
         f"forest_{slug}_{selection}",
-        f"Difference in {metric} to the method's own base over the datasets of {title}; {SELECTIONS[selection]}. "
+        f"Difference in {metric} to {_other(rows)} over the datasets of {title}; {SELECTIONS[selection]}. "
         "The last row of a method: its datasets together, each with the same weight. Bars: 95% t-intervals over seeds. "
-        "*: corrected p below .05.",
-        f"Difference in {metric} to the base, {SELECTIONS[selection]}: {said}.",
-        rows[["name", "to_name", "dataset", "mean", "low", "high", "n", "p_t", "p_holm", "p_sign_flip"]],
+        "*: better or worse.",
+        f"Difference in {metric} to {_other(rows)}, {SELECTIONS[selection]}: {said}.",
+        rows[["name", "to_name", "dataset", "mean", "low", "high", "n", "p_t", "p_bh", "p_sign_flip", "verdict"]],
     )
 
 
 def ranks_plot(title: str, slug: str, means: pd.DataFrame, look: Look) -> Plot:
-    """Critical-difference diagram: average ranks, with a bar over methods that cannot be told apart (Demsar 2006).
+    """Critical-difference diagram: average ranks, with a bar over methods that do not differ (Demsar 2006).
 
     Args:
         title: Protocol with its settings.
@@ -232,7 +254,7 @@ def ranks_plot(title: str, slug: str, means: pd.DataFrame, look: Look) -> Plot:
         heading = [
             title,
             SELECTIONS[selection],
-            f"average rank over {count} datasets; bars join what is not told apart",
+            f"average rank over {count} datasets; bars join what does not differ",
         ]
         figure, axes = row_canvas(list(rows["name"]), heading)
         figure.set_figheight(figure.get_figheight() + 0.1 * len(cliques))

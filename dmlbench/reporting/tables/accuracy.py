@@ -15,6 +15,7 @@ import pandas as pd
 
 from dmlbench.analysis.estimates import SELECTIONS, selections_of
 from dmlbench.analysis.groups import Group
+from dmlbench.analysis.leaderboard import METRICS
 from dmlbench.reporting.naming import metric_name, percent, points, table_metrics
 from dmlbench.reporting.tables.table import (
     Entry,
@@ -55,6 +56,54 @@ def accuracy_table(group: Group, selection: str, accuracy: pd.DataFrame) -> Tabl
     )
 
 
+def leaderboard_table(group: Group, selection: str, board: pd.DataFrame) -> Table:
+    """Every method, the best first, with the groups of methods that no comparison distinguishes.
+
+    Args:
+        group: What all methods share.
+        selection: A key of `SELECTIONS`.
+        board: Rows of `leaderboard.leaderboard`; those of other groups and selections are left out.
+    """
+    mine = group.of(board)
+    mine = mine[mine["selection"] == selection]
+    metrics = [metric for metric in METRICS if metric in set(mine["metric"])]
+    by_metric = {metric: {row["name"]: row for row in _rows(mine, metric)} for metric in metrics}
+    rows = []
+    for row in _rows(mine, metrics[0]):
+        seeds = int(row["n"])
+        found = [by_metric[metric].get(row["name"]) for metric in metrics]
+        pairs = [(_bounded(own, seeds), Entry(own["letters"] or "–")) if own else (Entry("–"),) * 2 for own in found]
+        figures = [entry for pair in pairs for entry in pair]
+        rows.append((Entry(row["name"]), number(seeds, "{:.0f}".format), *figures, Entry(row["marks"])))
+    return Table(
+        f"leaderboard_{group.slug}_{selection}",
+        f"Leaderboard of {group.title}; {SELECTIONS[selection]}",
+        ("Method", "Seeds", *(name for metric in metrics for name in (metric_name(metric), "Group")), "Marks"),
+        tuple(rows),
+        (
+            "In percent, the best first: mean over seeds [95% t-interval].",
+            (
+                "Group: methods that share a letter are not distinguished by paired t-tests of all pairs of methods "
+                "(Holm, .05). It is no evidence that they are equal."
+            ),
+            *few_seeds(mine),
+        ),
+    )
+
+
+def _rows(board: pd.DataFrame, metric: str) -> list[Mapping[Hashable, Any]]:
+    return list(board[board["metric"] == metric].to_dict("records"))
+
+
+def _bounded(row: Mapping[Hashable, Any], seeds: int) -> Entry:
+    return estimate_entry(within_percent(row), percent, seeds)
+
+
+def within_percent(row: Mapping[Hashable, Any]) -> Mapping[Hashable, Any]:
+    """An estimate of a share with bounds between 0 and 1: Student's interval knows of no bounds."""
+    return {**row, "low": max(row["low"], 0.0), "high": min(row["high"], 1.0)}
+
+
 def selection_table(
     group: Group, metric: str, accuracy: pd.DataFrame, differences: pd.DataFrame, optimism: pd.DataFrame
 ) -> Table:
@@ -64,7 +113,7 @@ def selection_table(
         group: What all methods share.
         metric: The metric to show.
         accuracy: Rows of `estimates.accuracy`.
-        differences: Rows of `comparisons.to_base`.
+        differences: Rows of `comparisons.primary`.
         optimism: Rows of `estimates.optimism`.
     """
     means, gains, added = (
@@ -83,7 +132,7 @@ def selection_table(
         rows.append((Entry(method), number(seeds, "{:.0f}".format), *cells, choice, *paired, marks))
     what = (
         "Best test − last: what choosing the epoch on the test classes adds to a figure, by the choice alone. "
-        "Gain: difference to the base, paired by seed."
+        "Gain: difference to the reference, paired by seed."
     )
     return Table(
         f"selection_{group.slug}",
@@ -92,7 +141,8 @@ def selection_table(
          *(f"Gain, {SHORT[name].lower()}" for name in chosen), "Marks"),
         tuple(rows),
         (
-            "In percent, differences in points: mean over seeds [95% t-interval].",
+            ("In percent, differences in points: mean over seeds [95% t-interval; of best test − last, which cannot be "
+            "negative, the bootstrap's]."),
             what,
             *few_seeds(trained),
         ),
@@ -176,7 +226,7 @@ def tuning_table(group: Group, found: pd.DataFrame) -> Table:
 
 
 def queries_table(group: Group, evidence: pd.DataFrame) -> Table:
-    """A row per modified method and seed against its base.
+    """A row per method and seed against its reference.
 
     Args:
         group: What all methods share.
@@ -187,7 +237,7 @@ def queries_table(group: Group, evidence: pd.DataFrame) -> Table:
         for row in part.sort_values("seed").to_dict("records"):
             interval = "" if pd.isna(row["low"]) else f"[{points(row['low'])}, {points(row['high'])}]"
             counts = (number(row[name], "{:,.0f}".format) for name in ("won", "lost", "both", "neither"))
-            names = (Entry(row["name"]), Entry(row["base_name"]), number(row["seed"], "{:.0f}".format))
+            names = (Entry(row["name"]), Entry(row["to_name"]), number(row["seed"], "{:.0f}".format))
             rows.append((*names, number(row["difference"], points, interval), *counts))
     mine = group.of(evidence)
     classes = ", ".join(f"{count:,}" for count in sorted(set(mine["classes"])))
@@ -199,6 +249,6 @@ def queries_table(group: Group, evidence: pd.DataFrame) -> Table:
         (
             "In percentage points, within one seed [95% percentile bootstrap over test classes, paired by query].",
             f"The interval covers the choice of the {classes} test classes, not of the seed.",
-            "Won: the base misses and the method hits; lost: the other way round.",
+            "Won: the reference misses and the method hits; lost: the other way round.",
         ),
     )

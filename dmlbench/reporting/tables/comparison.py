@@ -1,15 +1,16 @@
 """Seed-paired differences in words and in tables, within one dataset and over several of one protocol."""
 
+import math
 from collections.abc import Collection, Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
-from dmlbench.analysis.comparisons import DATASETS_FOR_RANKS, OTHER, SIGNIFICANT, critical_difference, star
+from dmlbench.analysis.comparisons import DATASETS_FOR_RANKS, FEWEST_FOR_QUARTERS, critical_difference
 from dmlbench.analysis.estimates import SELECTIONS
 from dmlbench.analysis.groups import Group, in_order, modifier_rank
-from dmlbench.analysis.statistics import EXACT, FEWEST
+from dmlbench.analysis.statistics import EFFECT, EXACT, FEWEST, SIGNIFICANT, detectable, seeds_needed
 from dmlbench.reporting.naming import metric_name, p_value, percent, plain, points, table_metrics
 from dmlbench.reporting.tables.table import (
     Entry,
@@ -18,26 +19,28 @@ from dmlbench.reporting.tables.table import (
     estimate_entry,
     few_pairs,
     few_seeds,
+    interval_of,
     metrics_row,
     number,
     reach,
     without_base,
 )
 
-EVIDENCE = ("Difference", "p", "p, sign-flip", "Effect size", "P(better)")
+EVIDENCE = ("Difference", "Verdict", "Simultaneous interval", "p", "p, sign-flip", "Effect size", "P(better)")
 HOW_TO_READ = (
     "Effect size: mean over standard deviation of the paired differences, with Hedges' correction. P(better): the "
-    "chance that a run of the method beats a run of the other, without pairing (probability of improvement)."
+    "chance that a run of the method beats a run of the other, without pairing (probability of improvement, with "
+    "Newcombe's 95% interval)."
 )
 
 
 def difference_table(group: Group, selection: str, differences: pd.DataFrame, accuracy: pd.DataFrame) -> Table:
-    """Every modified method's difference to its own base in percentage points, paired by seed.
+    """Every method's difference to its reference in percentage points, paired by seed.
 
     Args:
         group: What all methods share.
         selection: A key of `SELECTIONS`.
-        differences: Rows of `comparisons.to_base`; those of other groups and selections are left out.
+        differences: Rows of `comparisons.primary`; those of other groups and selections are left out.
         accuracy: Rows of `estimates.accuracy`, for the methods that have no pair.
     """
     mine = group.of(differences)
@@ -45,9 +48,13 @@ def difference_table(group: Group, selection: str, differences: pd.DataFrame, ac
     metrics = table_metrics(mine["metric"])
     return Table(
         f"difference_{group.slug}_{selection}",
-        f"Difference to the method's own base on {group.title}; {SELECTIONS[selection]}",
-        ("Method", "Pairs", *map(metric_name, metrics), "Marks"),
-        tuple(metrics_row(part, metrics, points) for part in by_method(mine)),
+        f"Difference to the reference on {group.title}; {SELECTIONS[selection]}",
+        ("Method", "Against", "Pairs", *map(metric_name, metrics), "Marks"),
+        tuple(
+            (row[0], Entry(part["to_name"].iloc[0]), *row[1:])
+            for part in by_method(mine)
+            for row in [metrics_row(part, metrics, points)]
+        ),
         (
             "In percentage points: mean of the differences per seed [paired 95% t-interval].",
             "Intervals are not corrected for the number of comparisons.",
@@ -58,7 +65,7 @@ def difference_table(group: Group, selection: str, differences: pd.DataFrame, ac
 
 
 def evidence_table(group: Group, selection: str, metric: str, compared: pd.DataFrame) -> Table:
-    """One metric: every method against its base and against the other modifiers of that base, with its tests.
+    """One metric: every method against its reference and against the other modifiers of its base, with its tests.
 
     Args:
         group: What all methods share.
@@ -83,29 +90,65 @@ def evidence_table(group: Group, selection: str, metric: str, compared: pd.DataF
 
 def evidence_entries(row: Mapping[Hashable, Any]) -> tuple[Entry, ...]:
     """The columns `EVIDENCE` of a comparison."""
-    difference = estimate_entry(row, points, row["n"])
+    several = "" if math.isnan(row["all_low"]) else f"[{points(row['all_low'])}, {points(row['all_high'])}]"
+    chance = "" if math.isnan(row["improvement_low"]) else interval_of(row, plain, "improvement_")
     return (
-        Entry(difference.text + star(row["p_holm"]), difference.interval, difference.value),
-        number(row["p_holm"], p_value),
+        estimate_entry(row, points, row["n"]),
+        Entry(LABELS[row["verdict"]], kind=row["verdict"]),
+        Entry(several or "–", value=None if math.isnan(row["all_low"]) else row["all_low"]),
+        number(row["p_bh"], p_value),
         number(row["p_sign_flip"], p_value),
         number(row["effect_size"], plain),
-        number(row["probability_of_improvement"], plain),
+        number(row["probability_of_improvement"], plain, chance),
     )
 
 
-def evidence_notes(compared: pd.DataFrame) -> list[str]:
-    """How to read the columns `EVIDENCE`."""
+def evidence_notes(compared: pd.DataFrame, effect: float = EFFECT) -> list[str]:
+    """How to read the columns `EVIDENCE`, and what effect the seeds could have shown."""
     family = int(compared["family"].max()) if len(compared) else 0
     among = f"the {family} comparisons of this table" if family > 1 else "one comparison, which leaves it as it is"
     if family != len(compared):
         among = f"the {family} of the {len(compared)} comparisons that have {FEWEST} pairs or more"
-    corrected = f"p: paired t-test, corrected by Holm's method for {among}; *: below .05. "
     exact = "exact" if compared["n"].max() <= EXACT else f"exact up to {EXACT} pairs, else drawn"
+    tested = [
+        (
+            "Exploratory: no claim declared these comparisons before the runs. p: paired t-test, corrected by Benjamini "
+            f"and Hochberg's method for {among}: on average at most 5% of the verdicts better and worse are false."
+        ),
+        f"Equivalent: two one-sided t-tests, corrected alike, show a difference of less than {points(effect)} point.",
+        (
+            f"Simultaneous interval: covers all {family} differences together with 95% (Bonferroni). p, sign-flip: "
+            f"{exact}, two-sided, not corrected."
+        ),
+    ]
     return [
-        "In percentage points: mean of the differences per seed [paired 95% t-interval, not corrected].",
-        corrected + f"p, sign-flip: {exact}, two-sided, not corrected." if family else "Too few pairs for any test.",
+        "In percentage points: mean of the differences per seed [paired 95% t-interval of this one comparison].",
+        *(tested if family else ["Too few pairs for any test."]),
+        *power(compared, effect),
         *reach(compared),
         HOW_TO_READ,
+    ]
+
+
+def power(compared: pd.DataFrame, effect: float = EFFECT) -> list[str]:
+    """What effect the seeds could have shown, and how many seeds the smallest effect of interest needs.
+
+    Args:
+        compared: Rows of `comparisons`.
+        effect: The smallest effect of interest, a fraction.
+    """
+    tested = compared[compared["n"] >= FEWEST]
+    spread = float(tested["std"].median()) if len(tested) else 0.0
+    if not spread > 0:
+        return []
+    n = int(tested["n"].median())
+    found = f"{points(detectable(spread, n))} points with {n} pairs"
+    needed = f"{points(effect)} point needs {seeds_needed(spread, effect)} pairs"
+    return [
+        (
+            f"Power: at the median standard deviation of these differences, {percent(spread)} points, one comparison "
+            f"finds {found} with a probability of 80%; {needed}."
+        )
     ]
 
 
@@ -113,17 +156,28 @@ def ordered(compared: pd.DataFrame) -> Iterator[Mapping[Hashable, Any]]:
     """Comparisons in the order of their methods, each against its base first."""
     for _, first in in_order(compared.drop_duplicates("name")).iterrows():
         own = compared[compared["name"] == first["name"]].to_dict("records")
-        yield from sorted(own, key=lambda row: modifier_rank(*(row[key] for key in OTHER[1:])))
+        yield from sorted(own, key=_rank_of_other)
 
 
-LABELS = {"higher": "▲ higher", "lower": "▼ lower", "open": "○ not told apart", "few": "? too few seeds"}
+def _rank_of_other(row: Mapping[Hashable, Any]) -> tuple[bool, Any]:
+    return not row["primary"], modifier_rank(row["to_modifier"], row["to_modifier_settings"], row["to_network"])
+
+
+LABELS = {
+    "better": "▲ better",
+    "worse": "▼ worse",
+    "equivalent": "= equivalent",
+    "inconclusive": "○ inconclusive",
+    "": "? too few seeds",
+}
 
 
 @dataclass(frozen=True)
 class Verdict:
     """What the evidence says of one method; `kind` is a key of `LABELS`.
 
-    `row` is the comparison with its base, `ratio` the step time over the base's, NaN where it was not measured.
+    `row` is the comparison with its reference, `ratio` the step time over the reference's, NaN where it was not
+    measured.
     """
 
     kind: str
@@ -143,35 +197,26 @@ class Verdict:
 
 
 def verdicts(group: Group, compared: pd.DataFrame, overhead: pd.DataFrame) -> list[Verdict]:
-    """One verdict per modified method of a group.
+    """One verdict per method of a group that has a reference.
 
     Args:
         group: What all methods share.
-        compared: Rows of `comparisons.to_base` of one selection and metric.
+        compared: Rows of `comparisons.primary` of one selection and metric.
         overhead: Rows of `overhead.overhead`.
     """
     costs = {row["name"]: row for row in group.of(overhead).to_dict("records")}
     return [_verdict(row, costs.get(row["name"])) for row in ordered(group.of(compared))]
 
 
-def kind_of(n: int, p_holm: float, mean: float) -> str:
-    """`few` below the fewest seeds that can be tested, else by the corrected p-value and the sign."""
-    if n < FEWEST:
-        return "few"
-    if p_holm < SIGNIFICANT:
-        return "higher" if mean > 0 else "lower"
-    return "open"
-
-
 def _verdict(row: Mapping[Hashable, Any], cost: Mapping[Hashable, Any] | None) -> Verdict:
-    kind = kind_of(row["n"], row["p_holm"], row["mean"])
+    kind = str(row["verdict"])
     pairs = f"{row['n']} {'pair' if row['n'] == 1 else 'pairs'}"
     interval = f" [{points(row['low'])}, {points(row['high'])}]" if row["n"] > 1 else ""
     difference = f"{points(row['mean'])} points {metric_name(row['metric'])}{interval}"
     said = [f"{row['name']} against {row['to_name']}: {difference}"]
     least = " (the smallest it can reach)" if row["p_sign_flip"] <= row["p_smallest"] else ""
-    tests = f"p {p_value(row['p_holm'])}, sign-flip {p_value(row['p_sign_flip'])}{least}"
-    said.append(f"{pairs}, nothing can be concluded" if kind == "few" else f"{pairs}, {tests}")
+    tests = f"p {p_value(row['p_bh'])}, sign-flip {p_value(row['p_sign_flip'])}{least}"
+    said.append(f"{pairs}, {tests}" if kind else f"{pairs}, nothing can be concluded")
     ratio = float(cost["mean"]) if cost and cost["n"] else float("nan")
     return Verdict(kind, f"{'; '.join([*said, *_price(cost)])}.{_marks(row['marks'])}", row, ratio)
 
@@ -244,7 +289,10 @@ def over_datasets_table(title: str, slug: str, means: pd.DataFrame, methods: Col
                 if absent
                 else []
             ),
-            "Interquartile mean: mean of the middle half of all runs, in percent [95% bootstrap interval].",
+            (
+                "Interquartile mean: mean of the middle half of all runs, in percent [95% bootstrap interval]; none of "
+                f"fewer than {FEWEST_FOR_QUARTERS} runs."
+            ),
             "The bootstrap is stratified by dataset; with few seeds it covers less than 95%.",
             "Average rank: 1 is best on every dataset.",
             _ranks(len(means), first),
@@ -268,5 +316,5 @@ def _ranks(methods: int, first: pd.Series) -> str:
         return f"Two {apart}"
     p = p_value(first["friedman_p"])
     if first["friedman_p"] >= SIGNIFICANT:
-        return f"Friedman's test (p {p}) does not tell any of them apart."
-    return f"Friedman's test tells some apart (p {p}): {apart}"
+        return f"Friedman's test (p {p}) shows no difference."
+    return f"Friedman's test shows differences (p {p}): {apart}"

@@ -16,16 +16,16 @@ from dmlbench.results.measurements import Measurement
 
 
 def overhead_table(group: Group, overhead: pd.DataFrame) -> Table:
-    """Every modified method's step time beside its own base's, and their ratio."""
+    """Every method's step time, its reference's, and their ratio."""
     rows = []
     mine = in_order(group.of(overhead))
     for row in mine.to_dict("records"):
-        times = [number(row[name], plain) for name in ("step_ms", "step_ms_base")]
+        times = [number(row[name], plain) for name in ("step_ms", "step_ms_to")]
         ratio = number(row["mean"], plain, interval_of(row, plain))
         rows.append(
             (
                 Entry(row["name"]),
-                Entry(row["base_name"]),
+                Entry(row["to_name"]),
                 *times,
                 ratio,
                 number(row["n"], "{:.0f}".format),
@@ -35,7 +35,7 @@ def overhead_table(group: Group, overhead: pd.DataFrame) -> Table:
     return Table(
         f"overhead_{group.slug}",
         f"Training-time overhead on {group.title}",
-        ("Method", "Base", "Step (ms)", "Base's step (ms)", "Ratio", "Pairs", "Marks"),
+        ("Method", "Against", "Step (ms)", "Its step (ms)", "Ratio", "Pairs", "Marks"),
         tuple(rows),
         ("Geometric means over seeds [95% t-interval].", CAVEAT, *other_machines(mine), *few_seeds(mine)),
     )

@@ -16,7 +16,7 @@ from dmlbench.analysis.estimates import SELECTIONS
 from dmlbench.analysis.groups import GROUP, METHOD, Group, groups, in_order, slug, without_paths
 from dmlbench.reporting.naming import metric_name, plain, points
 from dmlbench.reporting.sources import NETWORKS_RATE
-from dmlbench.reporting.tables.comparison import LABELS, Verdict, kind_of
+from dmlbench.reporting.tables.comparison import LABELS, Verdict, power
 from dmlbench.reporting.tables.table import Entry, Table, interval_of, interval_with_n, reach
 from dmlbench.specs.overrides import Settings
 
@@ -24,11 +24,11 @@ SIGNS = ", ".join(f"{label[0]} {label[2:]}" for label in LABELS.values())
 
 
 def summary_tables(verdicts: Mapping[Group, Sequence[Verdict]], pooled: pd.DataFrame) -> list[Table]:
-    """One table per protocol with its settings: a row per modified method, a column per dataset and one for all.
+    """One table per protocol with its settings: a row per method, a column per dataset and one for all.
 
     Args:
         verdicts: Those of every group.
-        pooled: Rows of `comparisons.pooled` to the base.
+        pooled: Rows of `comparisons.primary` of the pooled comparisons.
     """
     scopes = dict.fromkeys((group.protocol, group.overrides) for group, own in verdicts.items() if own)
     tables = []
@@ -58,15 +58,16 @@ def _summary(
         whole = [_pooled_entry(together.get(method["name"]))] if together else []
         pairs = max(int(found.row["n"]) for found in own if found)
         figures = [_entry(found, pairs) for found in own]
-        body.append((Entry(method["name"]), *figures, *whole, _range(ratios), Entry(marks)))
+        body.append((Entry(method["name"]), Entry(method["to_name"]), *figures, *whole, _range(ratios), Entry(marks)))
     return Table(
         "_".join(["summary", *(slug(part) for part in (protocol, str(overrides)) if part)]),
-        f"{metric_name(first['metric'])} against the base under {title}; {SELECTIONS[first['selection']]}",
-        ("Method", *datasets, *(["Together"] if together else []), "Step time", "Marks"),
+        f"{metric_name(first['metric'])} against the reference under {title}; {SELECTIONS[first['selection']]}",
+        ("Method", "Against", *datasets, *(["Together"] if together else []), "Step time", "Marks"),
         tuple(body),
         (
-            f"{SIGNS}: by the paired t-test with Holm's correction, at .05.",
-            "In percentage points, paired by seed [95% t-interval]. Step time over the base's.",
+            f"{SIGNS}. Exploratory: paired t-tests, Benjamini and Hochberg's correction, at .05.",
+            "In percentage points, paired by seed [95% t-interval]. Step time over the reference's.",
+            *power(rows),
             *(["n: pairs, where another dataset of the row has more."] if len(set(rows["n"])) > 1 else []),
             *(["Together: the mean over datasets, of the seeds that all of them have."] if together else []),
             *reach(rows),
@@ -84,7 +85,7 @@ def _entry(verdict: Verdict | None, pairs: int) -> Entry:
 def _pooled_entry(row: Mapping[Hashable, Any] | None) -> Entry:
     if row is None or not row["n"]:
         return Entry("–")
-    kind = kind_of(row["n"], row["p_holm"], row["mean"])
+    kind = row["verdict"]
     text = f"{LABELS[kind][0]} {points(row['mean'])}"
     return Entry(text, interval_of(row, points), row["mean"], kind=kind)
 

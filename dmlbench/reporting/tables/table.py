@@ -3,17 +3,16 @@
 The notes below a table: what cannot be concluded, what was left out and why, and letters for marks.
 """
 
-import itertools
 import math
-import string
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
 
 from dmlbench.analysis.comparisons import other_kinds, other_origins
-from dmlbench.analysis.groups import in_order
+from dmlbench.analysis.groups import DEFAULT, Against, in_order
+from dmlbench.analysis.leaderboard import letters
 from dmlbench.analysis.statistics import FEWEST, smallest_p
 from dmlbench.analysis.tuning import unequal_trials
 from dmlbench.reporting.naming import named, p_value
@@ -22,7 +21,7 @@ from dmlbench.results.frames import ENSEMBLE, MEAN
 # Columns of words; all others hold figures.
 TEXT_COLUMNS = {
     "Method", "Base", "Against", "Marks", "Dataset", "Metric", "Epoch", "Source", "Parameter", "Part", "Value",
-    "Not compared", "Published setting",
+    "Not compared", "Published setting", "Verdict", "Group",
 }  # fmt: skip
 
 
@@ -56,9 +55,10 @@ def number(value: float, write: Callable[[float], str], interval: str = "") -> E
     return Entry(write(value), interval, None if math.isnan(value) else value)
 
 
-def interval_of(estimate: Mapping[Hashable, Any], write: Callable[[float], str]) -> str:
-    """`[low, high]`; empty where fewer than two values give no interval."""
-    return f"[{write(estimate['low'])}, {write(estimate['high'])}]" if estimate["n"] > 1 else ""
+def interval_of(estimate: Mapping[Hashable, Any], write: Callable[[float], str], prefix: str = "") -> str:
+    """`[low, high]`, of the columns with this prefix; empty where fewer than two values give no interval."""
+    low, high = estimate[f"{prefix}low"], estimate[f"{prefix}high"]
+    return f"[{write(low)}, {write(high)}]" if estimate["n"] > 1 else ""
 
 
 def interval_with_n(estimate: Mapping[Hashable, Any], write: Callable[[float], str], seeds: int) -> str:
@@ -126,12 +126,12 @@ def reach(compared: pd.DataFrame) -> list[str]:
 
 
 def without_base(accuracy: pd.DataFrame, differences: pd.DataFrame) -> list[str]:
-    """A note that names the modified methods whose base has no result with the same seed, if there are any."""
+    """A note that names the modified methods whose reference has no result with the same seed, if there are any."""
     compared = accuracy["network"].isin([MEAN, ENSEMBLE])
     modified = accuracy.loc[(accuracy["modifier"] != "") & compared, "name"].unique()
     alone = [name for name in modified if name not in set(differences["name"])]
     return (
-        [f"No result of the base with the same seed among these, so no difference for: {', '.join(alone)}."]
+        [f"No result of the reference with the same seed among these, so no difference for: {', '.join(alone)}."]
         if alone
         else []
     )
@@ -145,10 +145,10 @@ def other_machines(overhead: pd.DataFrame) -> list[str]:
     return [f"Pairs whose times form no ratio because {why}: {found}."] if found else []
 
 
-def other_starts(values: pd.DataFrame) -> list[str]:
-    """A note on the seeds of which method and base form no pair, if there are any; `values` as of `seed_values`."""
-    found = _counted(other_origins(values))
-    why = "the base's run had other initial weights, other images or another kind of device"
+def other_starts(values: pd.DataFrame, against: Against = DEFAULT) -> list[str]:
+    """A note on the seeds at which a method and its reference form no pair; `values` as of `seed_values`."""
+    found = _counted(other_origins(values, against))
+    why = "the reference's run had other initial weights, other images or another kind of device"
     return [f"Seeds that form no pair, for {why}: {found}."] if found else []
 
 
@@ -157,16 +157,16 @@ def _counted(seeds: pd.DataFrame) -> str:
     return ", ".join(f"{row['name']} ({row['size']})" for row in named(seeds).to_dict("records"))
 
 
-def about_pairs(values: pd.DataFrame) -> list[str]:
+def about_pairs(values: pd.DataFrame, against: Against = DEFAULT) -> list[str]:
     """Notes on what the pairs of a group are, and on what they are not; `values` as of `seed_values`."""
-    return [*other_starts(values), *mixed_kinds(values), *_unequal_budgets(values)]
+    return [*other_starts(values, against), *mixed_kinds(values, against), *_unequal_budgets(values)]
 
 
-def mixed_kinds(values: pd.DataFrame) -> list[str]:
+def mixed_kinds(values: pd.DataFrame, against: Against = DEFAULT) -> list[str]:
     """A note on the pairs whose two runs were made by processors or libraries of two kinds, if there are any."""
-    found = _counted(other_kinds(values))
+    found = _counted(other_kinds(values, against))
     why = "on processors of two kinds or with two releases of a library, where rounding makes a run another draw"
-    return [f"Pairs with the base whose two runs were made {why}: {found}."] if found else []
+    return [f"Pairs with the reference whose two runs were made {why}: {found}."] if found else []
 
 
 def _unequal_budgets(values: pd.DataFrame) -> list[str]:
@@ -181,12 +181,7 @@ def _unequal_budgets(values: pd.DataFrame) -> list[str]:
 def mark_signs(marks: Iterable[str]) -> dict[str, str]:
     """A letter for every mark, where a table has no room for them: `{"unpublished composition": "a"}`; z, aa, ab."""
     distinct = dict.fromkeys(mark for own in marks for mark in own.split("; ") if mark)
-    return dict(zip(distinct, _letters(), strict=False))
-
-
-def _letters() -> Iterator[str]:
-    for length in itertools.count(1):
-        yield from map("".join, itertools.product(string.ascii_lowercase, repeat=length))
+    return dict(zip(distinct, letters(), strict=False))
 
 
 def signed(marks: str, signs: dict[str, str]) -> str:
