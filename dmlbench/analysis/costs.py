@@ -113,8 +113,8 @@ def _geometric_mean(times: pd.Series) -> float:
 
 
 COLUMNS = [
-    *METHOD, "marks", "mean", "low", "high", "n", "step_ms", "step_low", "step_high",
-    "step_ms_base", "added", "added_low", "added_high", "same_work", "over_training", "arithmetic", "images_per_s",
+    *METHOD, *OTHER, "marks", "mean", "low", "high", "n", "step_ms", "step_low", "step_high",
+    "step_ms_to", "added", "added_low", "added_high", "same_work", "over_training", "arithmetic", "images_per_s",
     "peak_mb", "memory",
 ]  # fmt: skip
 MEASURED = ["protocol", "variant", "dataset", "device", "started"]
@@ -148,22 +148,34 @@ def by_setup(measurements: Sequence[Measurement]) -> list[list[Measurement]]:
     return list(by_place.values())
 
 
-def measured_overhead(measurement: Measurement) -> pd.DataFrame:
-    """Every method's cost beside its base's.
+def measured_overhead(measurement: Measurement, against: Against = DEFAULT) -> pd.DataFrame:
+    """Every method's cost relative to its reference's: a modified method's base, and for a base the first one.
+
+    Args:
+        measurement: What was measured.
+        against: Names another reference for all methods, where it was measured, too.
 
     Returns:
-        One row per method: `METHOD`, marks; `mean` (the median over rounds; of several processes the
-        geometric mean of their medians), low, high (its 95% interval) and n (processes, or the rounds of a single one)
-        of the ratio to the base in the same round, 1 for a base; `step_ms` with its interval `step_low`, `step_high`,
-        and `step_ms_base`, in milliseconds; `added` with its interval, the phases that the base has not over the
-        base's step; `same_work`, the time of the phases in which both do the same over the base's, which an
-        undisturbed machine would make 1 (both NaN for a method without a teacher, which does more in the phases that
-        the base has, too); `over_training`, the ratio over all epochs of the protocol, of which the first has no
-        teacher; `arithmetic`, the ratio of the floating-point operations; `images_per_s`; `peak_mb` in MiB, and
-        `memory`, its ratio to the base's.
+        One row per method: `METHOD`, `OTHER` (its own of the first base), marks; `mean` (the median over rounds; of
+        several processes the geometric mean of their medians), low, high (its 95% interval) and n (processes, or the
+        rounds of a single one) of the ratio to the reference in the same round; `step_ms` with its interval `step_low`,
+        `step_high`, and `step_ms_to`, in milliseconds; `added` with its interval, the phases that a base has not over
+        the reference's step; `same_work`, the time of the phases in which both do the same over the reference's, which
+        an undisturbed machine would make 1 (both NaN for a method without a teacher, which does more in the phases that
+        the base has, too); `over_training`, the ratio over all epochs of the protocol, the first without a teacher;
+        `arithmetic`, the ratio of the floating-point operations; `images_per_s`; `peak_mb` in MiB, and `memory`, its
+        ratio to the reference's.
     """
-    rows = [_row(name, method, measurement) for name, method in measurement.methods.items()]
+    rows = [_row(name, method, measurement, against) for name, method in measurement.methods.items()]
     return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def reference_in(measurement: Measurement, name: str, against: Against = DEFAULT) -> str:
+    """The name of the method that one is compared with in a measurement; its own where there is no other."""
+    if against.method in measurement.methods:
+        return against.method
+    method = measurement.methods[name]
+    return method.base if method.modifier else next(own for own, its in measurement.methods.items() if not its.modifier)
 
 
 def measured_frame(measurements: Sequence[Measurement]) -> pd.DataFrame:
@@ -257,21 +269,24 @@ def _agreement(name: str, earlier: Measurement, later: Measurement) -> Agreement
     return Agreement(name, earlier.started, one, other, close if on_gpu else overlap)
 
 
-def _row(name: str, method: Measured, measurement: Measurement) -> dict[str, object]:
-    base, ratio, step = measurement.methods[method.base], _ratio(name, measurement), _of(method.step_ms, measurement)
+def _row(name: str, method: Measured, measurement: Measurement, against: Against) -> dict[str, object]:
+    other = reference_in(measurement, name, against)
+    base, step = measurement.methods[other], _of(method.step_ms, measurement)
+    ratio = _over(method.step_ms, base.step_ms, measurement)
     has_teacher, epochs = "teacher" in method.phases_ms, measurement.epochs
     added = _over(_sum(method, ADDED), base.step_ms, measurement) if has_teacher else NOTHING
     # Without a teacher, the extra work is in phases that the base has, too: further networks, or further parameters.
     same = _over(_sum(method, SAME_WORK), _sum(base, SAME_WORK), measurement) if has_teacher else NOTHING
     return (
         _named(name, method)
+        | {f"to_{key}": value for key, value in _named(other, base).items()}
         | asdict(ratio)
         | {
             "marks": "; ".join(method.marks),
             "step_ms": step.mean,
             "step_low": step.low,
             "step_high": step.high,
-            "step_ms_base": _of(base.step_ms, measurement).mean,
+            "step_ms_to": _of(base.step_ms, measurement).mean,
             "added": added.mean,
             "added_low": added.low,
             "added_high": added.high,

@@ -283,24 +283,33 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
 
 
-def print_costs(console: Console, measurement: Measurement) -> None:
+def print_costs(console: Console, measurement: Measurement, against: Against = DEFAULT) -> None:
     """A row a method with its step, its ratio and its memory; then the phases of its step."""
-    costs = measured_overhead(measurement)
+    costs = measured_overhead(measurement, against)
     console.print(f"\n{measurement.title}; batch {measurement.batch_size}", markup=False)
-    columns = ("method", "step (ms)", "ratio to base", "added phases", "same work", f"over {measurement.epochs} epochs")
+    columns = (
+        "method",
+        "step (ms)",
+        "against",
+        "ratio",
+        "added phases",
+        "same work",
+        f"over {measurement.epochs} epochs",
+    )
     table = Table(*columns, "arithmetic", "images/s", "peak (MiB)", box=None)
     for row in costs.to_dict("records"):
-        modified = bool(row["modifier"])
-        ratio = f"{row['mean']:.3f} [{row['low']:.3f}, {row['high']:.3f}]" if modified else ""
+        compared = row["to_method"] != row["method"]
+        ratio = f"{row['mean']:.3f} [{row['low']:.3f}, {row['high']:.3f}]" if compared else ""
         keys = ("added", "same_work", "over_training", "arithmetic")
-        rest = ("" if not modified or math.isnan(row[key]) else f"{row[key]:.3f}" for key in keys)
+        rest = ("" if not compared or math.isnan(row[key]) else f"{row[key]:.3f}" for key in keys)
         figures = f"{row['images_per_s']:.0f}", f"{row['peak_mb']:.0f}"
-        table.add_row(row["method"], f"{row['step_ms']:.2f}", ratio, *rest, *figures)
+        other = row["to_method"] if compared else ""
+        table.add_row(row["method"], f"{row['step_ms']:.2f}", other, ratio, *rest, *figures)
     console.print(table)
     console.print(f"{measurement.how}; a ratio is formed within a round", markup=False)
     console.print(
-        "with a teacher, added phases: it and distillation over the base's step; same work: forward, loss and "
-        "optimiser over the base's, 1 but for noise"
+        "with a teacher, added phases: it and distillation over the other's step; same work: forward, loss and "
+        "optimiser over the other's, 1 but for noise"
     )
     console.print(_phases(measured_phases(measurement)))
     for doubt in doubts(measurement):

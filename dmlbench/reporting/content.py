@@ -416,8 +416,8 @@ def _section(material: Material, latest: Measurement, *, alone: bool) -> Section
     parts = (f"machine {latest.environment.machine}", f"protocol {latest.protocol_hash[:6]}", *latest.methods)
     which = "" if alone else f" ({', '.join(parts)})"
     setup = Setup(without_paths(latest.title) + which, measurement_slug(latest))
-    costs, phases = named(measured_overhead(latest)), named(measured_phases(latest))
-    modified = costs[costs["modifier"] != ""]
+    costs, phases = named(measured_overhead(latest, material.against)), named(measured_phases(latest))
+    modified = _shown(costs[costs["to_name"] != costs["name"]], material.against)
     clock = turns(latest.processes)
     plots = [overhead_plot(setup, modified, material.look, clock)] if len(modified) else []
     found = agreements(material.measurements[: material.measurements.index(latest)], latest)

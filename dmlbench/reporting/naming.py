@@ -76,8 +76,11 @@ def table_metrics(metrics: Iterable[str]) -> list[str]:
 
 
 def percent(fraction: float) -> str:
-    """A fraction in percent with two decimals, `62.80`; a dash where there is none."""
-    return "–" if math.isnan(fraction) else f"{100 * fraction:.2f}".replace("-", MINUS)
+    """A fraction in percent with two decimals, `62.80`; a dash where there is none.
+
+    Bounds of an interval beyond 0 and 1 are written as these: Student's interval does not know what a share is.
+    """
+    return "–" if math.isnan(fraction) else f"{100 * min(max(fraction, 0.0), 1.0):.2f}"
 
 
 def points(fraction: float) -> str:

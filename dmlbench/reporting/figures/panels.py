@@ -100,11 +100,11 @@ def retrieval_panel(group: Group, examples: pd.DataFrame, images: Thumbnails) ->
         The figure; its data are the examples with the names of the classes.
     """
     names = pd.Series([printable(name) for name in images.class_names], dtype=object)
-    by = examples["name"].where(examples["by"] == "method", examples["base_name"])
+    by = examples["name"].where(examples["by"] == "method", examples["to_name"])
     classes = {"class_name": examples["label"].map(names), "neighbour_class": examples["neighbour_label"].map(names)}
     data = examples.assign(by=by, **classes)
     first = data.iloc[0]
-    method, base, seed = str(first["name"]), str(first["base_name"]), int(first["seed"])
+    method, base, seed = str(first["name"]), str(first["to_name"]), int(first["seed"])
     with plotting(RC):
         figure = _drawn(f"{group.title}, seed {seed}: where {method} and {base} differ", data, images)
     return Plot(
@@ -121,7 +121,7 @@ def retrieval_panel(group: Group, examples: pd.DataFrame, images: Thumbnails) ->
 
 def _drawn(title: str, data: pd.DataFrame, images: Thumbnails) -> Figure:
     """Everything on one pair of axes in inches from the upper left corner."""
-    base, method = str(data["base_name"].iloc[0]), str(data["name"].iloc[0])
+    base, method = str(data["to_name"].iloc[0]), str(data["name"].iloc[0])
     k, lines = int(data["rank"].max()), wrapped([title], PAGE)
     step = STEP * min(1, 5 / k)
     ends = {base: NEIGHBOURS, method: NEIGHBOURS + step * k + GAP}

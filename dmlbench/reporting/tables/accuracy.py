@@ -72,7 +72,10 @@ def leaderboard_table(group: Group, selection: str, board: pd.DataFrame) -> Tabl
     for row in _rows(mine, metrics[0]):
         seeds = int(row["n"])
         found = [by_metric[metric].get(row["name"]) for metric in metrics]
-        pairs = [(_bounded(own, seeds), Entry(own["letters"] or "–")) if own else (Entry("–"),) * 2 for own in found]
+        pairs = [
+            (estimate_entry(own, percent, seeds), Entry(own["letters"] or "–")) if own else (Entry("–"),) * 2
+            for own in found
+        ]
         figures = [entry for pair in pairs for entry in pair]
         rows.append((Entry(row["name"]), number(seeds, "{:.0f}".format), *figures, Entry(row["marks"])))
     return Table(
@@ -93,15 +96,6 @@ def leaderboard_table(group: Group, selection: str, board: pd.DataFrame) -> Tabl
 
 def _rows(board: pd.DataFrame, metric: str) -> list[Mapping[Hashable, Any]]:
     return list(board[board["metric"] == metric].to_dict("records"))
-
-
-def _bounded(row: Mapping[Hashable, Any], seeds: int) -> Entry:
-    return estimate_entry(within_percent(row), percent, seeds)
-
-
-def within_percent(row: Mapping[Hashable, Any]) -> Mapping[Hashable, Any]:
-    """An estimate of a share with bounds between 0 and 1: Student's interval knows of no bounds."""
-    return {**row, "low": max(row["low"], 0.0), "high": min(row["high"], 1.0)}
 
 
 def selection_table(

@@ -112,8 +112,8 @@ def evidence_notes(compared: pd.DataFrame, effect: float = EFFECT) -> list[str]:
     exact = "exact" if compared["n"].max() <= EXACT else f"exact up to {EXACT} pairs, else drawn"
     tested = [
         (
-            "Exploratory: no claim declared these comparisons before the runs. p: paired t-test, corrected by Benjamini "
-            f"and Hochberg's method for {among}: on average at most 5% of the verdicts better and worse are false."
+            "Exploratory: no claim declared these comparisons before the runs. p: paired t-test, corrected by "
+            f"Benjamini and Hochberg's method for {among}: on average at most 5% of better and worse are false."
         ),
         f"Equivalent: two one-sided t-tests, corrected alike, show a difference of less than {points(effect)} point.",
         (

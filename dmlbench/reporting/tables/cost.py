@@ -42,8 +42,8 @@ def overhead_table(group: Group, overhead: pd.DataFrame) -> Table:
 
 
 WITH_TEACHER = (
-    "With a teacher, added phases: it and distillation over the base's step; same work: forward pass, loss and "
-    "optimiser over the base's, 1 but for the machine's noise."
+    "With a teacher, added phases: it and distillation over the reference's step; same work: forward pass, loss and "
+    "optimiser over the reference's, 1 but for the machine's noise."
 )
 IDEAL = (
     "Arithmetic: ratio of the multiplications and additions, all that an ideal machine would take. Peak: weights, "
@@ -74,20 +74,25 @@ def measured_table(
     rows = []
     for row in in_order(costs).to_dict("records"):
         step = number(row["step_ms"], plain, f"[{plain(row['step_low'])}, {plain(row['step_high'])}]")
-        ratios = [Entry("")] * 5
-        if row["modifier"]:
+        ratios = [Entry("")] * 6
+        if row["to_name"] != row["name"]:
             ratio = number(row["mean"], _ratio, f"[{_ratio(row['low'])}, {_ratio(row['high'])}]")
             teacher = [Entry("")] * 2
             if not math.isnan(row["added"]):
                 added = number(row["added"], _ratio, f"[{_ratio(row['added_low'])}, {_ratio(row['added_high'])}]")
                 teacher = [added, number(row["same_work"], _ratio)]
-            ratios = [ratio, *teacher, *(number(row[name], _ratio) for name in ("over_training", "arithmetic"))]
+            ratios = [
+                Entry(row["to_name"]),
+                ratio,
+                *teacher,
+                *(number(row[name], _ratio) for name in ("over_training", "arithmetic")),
+            ]
         rest = number(row["images_per_s"], "{:.0f}".format), number(row["peak_mb"], "{:.0f}".format)
         rows.append((Entry(row["name"]), step, *ratios, *rest, Entry(row["marks"])))
     return Table(
         f"measured_{slug}",
         f"Cost of a training step, {title}",
-        ("Method", "Step (ms)", "Ratio to base", "Added phases", "Same work", f"Over {measurement.epochs} epochs",
+        ("Method", "Step (ms)", "Against", "Ratio", "Added phases", "Same work", f"Over {measurement.epochs} epochs",
          "Arithmetic", "Images/s", "Peak (MiB)", "Marks"),
         tuple(rows),
         (*_notes(measurement), *_agreement(found), *notes),
