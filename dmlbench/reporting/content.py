@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from dmlbench.analysis.claims import Judged
 from dmlbench.analysis.comparisons import primary
 from dmlbench.analysis.costs import (
     agreements,
@@ -118,7 +119,8 @@ class Material:
     """What sections are built from.
 
     `figures` is an existing folder for PNG, SVG and CSV files; without `panels` no images are shown; `measurements` are
-    those of `dmlbench overhead`; `codes` are the digests of the training code that made the results.
+    those of `dmlbench overhead`; `codes` are the digests of the training code that made the results;
+    `claims` are what was declared, and tested.
     """
 
     numbers: Numbers
@@ -128,6 +130,7 @@ class Material:
     measurements: tuple[Measurement, ...] = ()
     codes: frozenset[str] = frozenset()
     against: Against = DEFAULT
+    claims: tuple[Judged, ...] = ()
 
     @cached_property
     def look(self) -> Look:
@@ -198,10 +201,9 @@ class _Group:
         """Accuracy and differences under one choice of the epoch."""
         numbers, group = self.numbers, self.group
         heading = "Accuracy"
-        tables = [
-            leaderboard_table(group, selection, numbers.leaderboard),
-            accuracy_table(group, selection, numbers.accuracy),
-        ]
+        tables = [accuracy_table(group, selection, numbers.accuracy)]
+        if folded:  # that of the verdicts' selection begins the report
+            tables.insert(0, leaderboard_table(group, selection, numbers.leaderboard))
         # How accuracy depends on the choice is a figure of its own.
         plots = [None if folded else self._accuracy_plot(selection), self._difference_plot(selection)]
         if len(self.compared):
@@ -301,6 +303,15 @@ def _built(call: tuple[_Group, str, tuple[Any, ...]]) -> Part:
     own, name, arguments = call
     part: Part = getattr(own, name)(*arguments)
     return part
+
+
+def leaderboards(numbers: Numbers) -> list[Table]:
+    """Every group's leaderboard, under the choice of the epoch that verdicts are given by."""
+    found = []
+    for group in groups(numbers.leaderboard):
+        chosen = verdict_selection(selections_of(group.of(numbers.leaderboard)))
+        found.append(leaderboard_table(group, chosen, numbers.leaderboard))
+    return found
 
 
 def _shown(compared: pd.DataFrame, against: Against) -> pd.DataFrame:

@@ -11,8 +11,10 @@ from pathlib import Path
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
+from dmlbench.analysis.claims import Judged, judge
 from dmlbench.analysis.comparisons import primary
 from dmlbench.analysis.costs import measured_frame
+from dmlbench.analysis.estimates import verdict_selection
 from dmlbench.analysis.groups import GROUP, METHOD, Against, check_unambiguous, done, groups, without_paths
 from dmlbench.errors import Damaged, OnDamaged, UserError, counted, unknown_name, warn
 from dmlbench.reporting import sources
@@ -22,6 +24,7 @@ from dmlbench.reporting.content import (
     Section,
     cost_sections,
     group_sections,
+    leaderboards,
     mapping,
     protocol_sections,
     reproduction_section,
@@ -34,6 +37,7 @@ from dmlbench.reporting.pictures import brief_marks, csv, escape_markdown, markd
 from dmlbench.reporting.queries import Panels, Queries
 from dmlbench.reporting.sources import commands
 from dmlbench.reporting.style import PALETTE
+from dmlbench.reporting.tables.claims import claim_tables
 from dmlbench.reporting.tables.summary import (
     coverage_table,
     is_uneven,
@@ -42,11 +46,13 @@ from dmlbench.reporting.tables.summary import (
     summary_tables,
 )
 from dmlbench.reporting.tables.table import TEXT_COLUMNS, Table
+from dmlbench.results.claims import after_the_fact, declared_claims
 from dmlbench.results.environment import versions
 from dmlbench.results.frames import load_history, load_results
 from dmlbench.results.measurements import SYNTHETIC, Measurement, read_measurements
 from dmlbench.results.records import Summary
 from dmlbench.results.store import Store, read_summary
+from dmlbench.specs.study import Claim
 
 FILTERS = ("protocol", "dataset", "method")
 Only = Mapping[str, Collection[str]]
@@ -64,6 +70,7 @@ def render(
     damaged: OnDamaged = warn,
     workers: int = 1,
     against: str = "",
+    claims: Sequence[Claim] = (),
 ) -> Path:
     """Render a report; an earlier one of that name is replaced when the new one is complete.
 
@@ -78,6 +85,7 @@ def render(
         workers: Processes that draw, where there are several groups of results.
         against: The method that all others are compared with, by its name in tables [default: a modified method's
             base, and for a base the first one].
+        claims: What to test beside the claims that were declared with the runs: these are after the fact.
 
     Returns:
         The report's folder, with index.html, report.md, tables/ and figures/.
@@ -103,7 +111,8 @@ def render(
                 (folder / part).mkdir()
             summaries = _summaries(results)
             codes = sources.code_digests(summaries)
-            material = Material(numbers, queries, folder / "figures", panels, costs, codes, other)
+            judged = _judged(results_root, results, claims, left_out)
+            material = Material(numbers, queries, folder / "figures", panels, costs, codes, other, judged)
             body, origin = _body(material, specs, tell, each), _origin(name, results, summaries)
             gaps = _gaps(results, Store(results_root), only, left_out)
             files = _write_csv(folder / "tables", _tidy(material, specs, results_root))
@@ -112,6 +121,15 @@ def render(
             if panels:
                 (folder / ".gitignore").write_text(PRIVATE, encoding="utf-8")
     return target
+
+
+def _judged(root: Path, results: pd.DataFrame, claims: Sequence[Claim], left_out: "_LeftOut") -> tuple[Judged, ...]:
+    """The claims of the results folder of which the report has cells, and those that are made now."""
+    hashes = set(results["hash"])
+    declared = [own for own in declared_claims(root, left_out) if not hashes.isdisjoint(own.cells)]
+    declared += [after_the_fact(claim, results) for claim in claims]
+    chosen = verdict_selection(list(results["selection"].dropna().unique()))
+    return tuple(judge(own, results, chosen) for own in declared)
 
 
 def _read(
@@ -253,7 +271,11 @@ def _body(material: Material, specs: sources.Specs, tell: Callable[[str], None],
     return _Body(
         over_datasets=protocol_sections(material),
         sections=built,
-        summaries=summary_tables(verdicts, primary(material.numbers.pooled)),
+        summaries=[
+            *leaderboards(material.numbers),
+            *claim_tables(material.claims),
+            *summary_tables(verdicts, primary(material.numbers.pooled)),
+        ],
         costs=cost_sections(material),
         reproduction=reproduction_section(material.numbers),
         commands=commands(results, specs, material.queries.measured),

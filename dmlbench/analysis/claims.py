@@ -1,0 +1,167 @@
+"""Claims declared before the runs, each tested as one question: a gate, then every base.
+
+The gate is the modifier's main effect: for each seed the differences to the base, averaged over datasets and then over
+bases, tested by a paired t-test at .05. Only where it is not 0 does each base get a verdict. The p-values of bases are
+corrected by Holm's method with the gate as its first test (Shaffer 1986, "Modified sequentially rejective multiple
+test procedures", JASA 81): the chance of any false verdict within the claim stays below 5%. "Consistently" is an
+intersection-union test (Berger 1982, Technometrics 24): every base is better by a one-sided test at .05, and needs no
+correction, for all of them must be.
+
+Simulations of these rules, and of those that were not chosen, are in the tests.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from dmlbench.analysis.comparisons import primary, seed_pairs
+from dmlbench.analysis.estimates import seed_values
+from dmlbench.analysis.statistics import (
+    FEWEST,
+    SIGNIFICANT,
+    Estimate,
+    Evidence,
+    evidence,
+    holm,
+    simultaneous_interval,
+    t_interval,
+    verdict,
+)
+from dmlbench.results.claims import Declared
+from dmlbench.results.frames import MEAN
+
+COLUMN = ["base", "protocol", "overrides", "dataset"]
+
+
+@dataclass(frozen=True)
+class Effect:
+    """A modifier's effect on one base, or on all of them.
+
+    Attributes:
+        name: The base's, or "" for the main effect.
+        estimate: Mean difference to the base over seeds, a fraction, with its 95% t-interval.
+        evidence: Its tests, not corrected.
+        p: Of the paired t-test, corrected within the claim; 1 for a base where the gate stays closed.
+        p_equivalent: Of the equivalence test, likewise corrected.
+        low, high: The simultaneous interval of all bases; for the main effect its own.
+        verdict: As `statistics.verdict`.
+    """
+
+    name: str
+    estimate: Estimate
+    evidence: Evidence
+    p: float
+    p_equivalent: float
+    low: float
+    high: float
+    verdict: str
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What the results say of a claim.
+
+    Attributes:
+        declared: The claim.
+        selection: How the epoch was chosen.
+        main: The main effect; None where no seed has all cells.
+        bases: Each base that has results.
+        p_consistent: The largest one-sided p of any base; NaN without all bases.
+        datasets: Where it was tested.
+        missing: How many of its cells have no finished result.
+    """
+
+    declared: Declared
+    selection: str
+    main: Effect | None
+    bases: tuple[Effect, ...]
+    p_consistent: float
+    datasets: tuple[str, ...]
+    missing: int
+
+    @property
+    def consistent(self) -> bool:
+        """Whether every base is better."""
+        return self.p_consistent < SIGNIFICANT
+
+
+def judge(declared: Declared, results: pd.DataFrame, selection: str) -> Judged:
+    """Test a claim.
+
+    Args:
+        declared: The claim with the hashes of its cells.
+        results: As `load_results` returns them; rows of other cells are left out.
+        selection: How the epoch is chosen: `last`, `validation` or `best_test`.
+    """
+    claim = declared.claim
+    own = results[results["hash"].isin(declared.cells)]
+    table = differences(claim.modifier, claim.metric, own, selection)
+    bases = [base for base in claim.bases if base in set(table.columns.get_level_values("base"))]
+    missing = len(declared.cells) - own.loc[own["status"] == "done", "hash"].nunique()
+    whole = table.dropna()
+    if not len(whole) or len(bases) < len(claim.bases):
+        return Judged(declared, selection, None, (), float("nan"), _datasets(table), missing)
+    effect = claim.effect / 100
+    of_bases = pd.DataFrame({base: whole.loc[:, [base]].mean(axis="columns") for base in bases})
+    main = _main(of_bases.mean(axis="columns"), effect)
+    found = _bases(of_bases, effect, opened=main.p < SIGNIFICANT)
+    return Judged(declared, selection, main, found, _one_sided(found), _datasets(table), missing)
+
+
+def differences(modifier: str, metric: str, results: pd.DataFrame, selection: str) -> pd.DataFrame:
+    """Differences to the base: a row per seed, a column per base and dataset; NaN where a seed lacks one of the two."""
+    values = seed_values(results)
+    values = values[(values["metric"] == metric) & (values["selection"] == selection)]
+    pairs = primary(seed_pairs(values))
+    pairs = pairs[(pairs["modifier"] == modifier) & (pairs["network"] == MEAN)]
+    found = pairs.assign(difference=pairs["value"] - pairs["value_to"])
+    table = found.pivot_table(index="seed", columns=COLUMN, values="difference", aggfunc="first", sort=False)
+    return table if len(found) else pd.DataFrame(columns=pd.MultiIndex.from_tuples([], names=COLUMN))
+
+
+def _main(sample: pd.Series, effect: float) -> Effect:
+    estimate, tested = t_interval(sample), evidence(sample, effect=effect)
+    judged = verdict(estimate.n, estimate.mean, tested.p_t, tested.p_equivalent)
+    return Effect("", estimate, tested, tested.p_t, tested.p_equivalent, estimate.low, estimate.high, judged)
+
+
+def _bases(table: pd.DataFrame, effect: float, *, opened: bool) -> tuple[Effect, ...]:
+    """The effect on each base, corrected within the claim; `opened` is whether the main effect opened the gate."""
+    estimates = [t_interval(table[base]) for base in table]
+    tests = [evidence(table[base], effect=effect) for base in table]
+    p = protected_holm([own.p_t for own in tests]) if opened else [1.0 for _ in tests]
+    p_equivalent = holm([own.p_equivalent for own in tests])
+    found = []
+    for base, estimate, tested, own, same in zip(table, estimates, tests, p, p_equivalent, strict=True):
+        low, high = simultaneous_interval(estimate, len(tests))
+        judged = verdict(estimate.n, estimate.mean, own, same)
+        found.append(Effect(str(base), estimate, tested, own, same, low, high, judged))
+    return tuple(found)
+
+
+def protected_holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's corrected p-values where a test of the whole family has rejected already.
+
+    That test stands for the intersection of all m hypotheses, so that the smallest p-value needs the factor m - 1
+    instead of m, as the second has: closed testing with Bonferroni's method for every smaller intersection.
+    """
+    p = np.asarray(p_values, dtype=float)
+    order = np.argsort(p, kind="stable")
+    factors = np.minimum(len(p) - np.arange(len(p)), max(len(p) - 1, 1))
+    corrected = np.empty(len(p))
+    corrected[order] = np.minimum(np.maximum.accumulate(p[order] * factors), 1.0)
+    return [float(value) for value in corrected]
+
+
+def _one_sided(bases: Sequence[Effect]) -> float:
+    """The largest p of any base against "not better"; NaN with too few seeds."""
+    if any(base.estimate.n < FEWEST for base in bases):
+        return float("nan")
+    halves = [base.evidence.p_t / 2 for base in bases]
+    return max(half if base.estimate.mean > 0 else 1 - half for base, half in zip(bases, halves, strict=True))
+
+
+def _datasets(table: pd.DataFrame) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(map(str, table.columns.get_level_values("dataset"))))

@@ -1,0 +1,91 @@
+"""Declared claims: what each says, when it was declared, and what the results say of it."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from dmlbench.analysis.claims import Effect, Judged
+from dmlbench.analysis.estimates import SELECTIONS
+from dmlbench.analysis.groups import slug
+from dmlbench.analysis.statistics import detectable, seeds_needed
+from dmlbench.errors import counted
+from dmlbench.reporting.naming import metric_name, p_value, percent, points
+from dmlbench.reporting.tables.comparison import LABELS
+from dmlbench.reporting.tables.table import Entry, Table, estimate_entry, number
+
+RULES = (
+    "The main effect is the mean of all bases for each seed, by a paired t-test. Only where it is not 0 does a base "
+    "get a verdict; p of bases: Holm's method, with the main effect as its first test, so that any false verdict within "
+    "the claim has a probability of at most 5%. Simultaneous interval: covers the effects on all bases together with 95%."
+)
+
+
+def claim_tables(judged: Sequence[Judged]) -> list[Table]:
+    """One table per claim: its main effect, each base, and whether it holds for every base.
+
+    Args:
+        judged: As `claims.judge` gives them.
+    """
+    return [_table(own, number_) for number_, own in enumerate(judged, start=1)]
+
+
+def _table(judged: Judged, number_: int) -> Table:
+    claim = judged.declared.claim
+    where = ", ".join(judged.datasets) or "no dataset with results"
+    title = f"Claim: {claim.title} in {metric_name(claim.metric)} on {where}; {SELECTIONS[judged.selection]}"
+    rows = [_row("all bases (main effect)", judged.main)] if judged.main else []
+    rows += [_row(effect.name, effect) for effect in judged.bases]
+    if judged.bases and not math.isnan(judged.p_consistent):
+        shown = "▲ shown" if judged.consistent else "○ not shown"
+        verdict = Entry(shown, kind="better" if judged.consistent else "inconclusive")
+        blank = Entry("")
+        rows.append(
+            (
+                Entry("every base (consistently)"),
+                blank,
+                blank,
+                verdict,
+                blank,
+                number(judged.p_consistent, p_value),
+                blank,
+            )
+        )
+    return Table(
+        f"claim_{number_}_{slug(claim.modifier)}",
+        title,
+        ("Base", "Seeds", "Difference", "Verdict", "Simultaneous interval", "p", "p, sign-flip"),
+        tuple(rows),
+        tuple(_notes(judged)),
+    )
+
+
+def _row(name: str, effect: Effect) -> tuple[Entry, ...]:
+    estimate = effect.estimate
+    both = "–" if math.isnan(effect.low) else f"[{points(effect.low)}, {points(effect.high)}]"
+    return (
+        Entry(name),
+        number(estimate.n, "{:.0f}".format),
+        estimate_entry(dict(asdict(estimate).items()), points, estimate.n),
+        Entry(LABELS[effect.verdict], kind=effect.verdict),
+        Entry(both),
+        number(effect.p, p_value),
+        number(effect.evidence.p_sign_flip, p_value),
+    )
+
+
+def _notes(judged: Judged) -> list[str]:
+    claim, notes = judged.declared.claim, [f"{judged.declared.when[0].upper()}{judged.declared.when[1:]}."]
+    one = claim.effect == 1
+    effect = f"{claim.effect:g} {'point' if one else 'points'}"
+    if judged.missing:
+        notes.append(f"{counted(judged.missing, 'cell')} of {len(judged.declared.cells)} without a result so far.")
+    if judged.main is None:
+        return [*notes, "No verdict: each base needs a seed with results of all its datasets."]
+    notes.append("In points: mean of the paired differences [95% t-interval].")
+    notes.append(f"Smallest effect of interest: {effect}; equivalent: surely smaller.")
+    std, n = judged.main.estimate.std, judged.main.estimate.n
+    if std > 0:
+        found = f"{percent(detectable(std, n))} points with {n} seeds"
+        needed = f"{effect} {'needs' if one else 'need'} {seeds_needed(std, claim.effect / 100)} seeds"
+        notes.append(f"Power: a main effect of {found} is found with a probability of 80%; {needed}.")
+    return [*notes, RULES]
