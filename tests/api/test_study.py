@@ -66,7 +66,7 @@ def test_results_that_are_not_there(tmp_path):
         ({"methods": "mss"}, "unknown method 'mss'"),
         ({"datasets": ["glyfs"]}, "unknown dataset 'glyfs'"),
         ({"settings": {"training.epoch": 3}}, "unknown key 'epoch'"),
-        ({"settings": {"training.epochs": "3"}}, "training.epochs: Input should be a valid integer"),
+        ({"settings": {"training.epochs": "3"}}, "training.epochs: must be a whole number"),
         ({"keep": ["weight"]}, "unknown thing to keep 'weight'"),
         ({"address": "auto"}, "names a Ray cluster"),
         ({"system_metrics": True}, "nowhere to send them"),

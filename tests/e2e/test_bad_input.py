@@ -119,17 +119,17 @@ REFUSED_DRY = {
     ),
     "dimension": (
         ("model.embedding_dim=1000000000000",),
-        ("--set: model.embedding_dim", "less than or equal to 65536"),
+        ("--set: model.embedding_dim", "must be at most 65536"),
     ),
-    "batch": (("training.batch_size=1000000000000",), ("--set: training.batch_size", "less than or equal to 65536")),
-    "epochs": (("training.epochs=1000000000000",), ("--set: training.epochs", "less than or equal to 1000000")),
+    "batch": (("training.batch_size=1000000000000",), ("--set: training.batch_size", "must be at most 65536")),
+    "epochs": (("training.epochs=1000000000000",), ("--set: training.epochs", "must be at most 1000000")),
     "large image": (
         ("input.size=100000", "input.resize=100000"),
-        ("--set: input.size: Input should be less than or equal to 4096, not 100000",),
+        ("--set: input.size: must be at most 4096, not 100000",),
     ),
-    "ks": (("evaluation.ks=[1, 1000000000000]",), ("--set: evaluation.ks.1", "less than or equal to 1000000")),
-    "clustering": (("evaluation.clustering_runs=100000",), ("--set: evaluation.clustering_runs", "equal to 1000,")),
-    "threads": (("training.cpu_threads=100000",), ("--set: training.cpu_threads", "less than or equal to 1024")),
+    "ks": (("evaluation.ks=[1, 1000000000000]",), ("--set: evaluation.ks.1", "must be at most 1000000")),
+    "clustering": (("evaluation.clustering_runs=100000",), ("--set: evaluation.clustering_runs", "at most 1000,")),
+    "threads": (("training.cpu_threads=100000",), ("--set: training.cpu_threads", "must be at most 1024")),
     "width": (("model.kwargs.width=1000000000",), ("model.kwargs.width: must be at most 8192, not 1000000000",)),
 }
 
