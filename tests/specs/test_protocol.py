@@ -122,7 +122,7 @@ def test_the_last_setting_of_a_key_counts():
 @pytest.mark.parametrize(
     ("pair", "message"),
     [
-        ("training.epochs", "--set 'training.epochs': must be key.path=value; for example training.epochs=3"),
+        ("training.epochs", "--set 'training.epochs': must be key.path=value; for example --set training.epochs=3"),
         ("training=3", "--set 'training=3': must be key.path=value"),
         ("training..epochs=3", "--set 'training..epochs=3': must be key.path=value"),
         ("=3", "--set '=3': must be key.path=value"),
