@@ -67,6 +67,7 @@ class Study:
     results: Path
     hashes: frozenset[str] | None = None
 
+    @naming_arguments
     def __post_init__(self) -> None:
         object.__setattr__(self, "results", Path(self.results))
         store = Store(self.results)
@@ -215,6 +216,7 @@ def run_cells(
         raise KeyboardInterrupt
 
 
+@naming_arguments
 def compare(results: pd.DataFrame | str | Path, metric: str = "recall_at_1", selection: str = "last") -> pd.DataFrame:
     """Differences of modified methods to their bases, paired by seed.
 

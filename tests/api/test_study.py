@@ -56,8 +56,11 @@ def test_a_metric_or_selection_that_is_not_there(reference):
 
 
 def test_results_that_are_not_there(tmp_path):
-    with pytest.raises(dmlbench.UserError, match="no such results folder"):
-        dmlbench.Study(tmp_path / "nowhere")
+    for read in (dmlbench.Study, dmlbench.compare):
+        with pytest.raises(
+            dmlbench.UserError, match=r"no such results folder; run `dmlbench run` first, .* with results$"
+        ):
+            read(tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize(
