@@ -109,7 +109,7 @@ def _check_given(given: Mapping[str, object], taken: Mapping[str, inspect.Parame
     where = f"{part.name}: parameters"
     plain = {name: own for name, own in taken.items() if own.kind not in (own.VAR_POSITIONAL, own.VAR_KEYWORD)}
     names = [name.removesuffix("_") for name in plain if name not in (*SIZES, "features")]
-    takes = f"see {part.class_name} in {shown(part.plugin or '')}"
+    takes = f"see {part.class_name}{f' in {shown(part.plugin)}' if part.plugin else ''}"
     missing = [name for name, own in plain.items() if own.default is own.empty and name not in given]
     for name, value in given.items():
         if name not in plain and all(own.kind is not own.VAR_KEYWORD for own in taken.values()):
