@@ -14,7 +14,7 @@ import pandas as pd
 from dmlbench.analysis.comparisons import comparisons, seed_pairs, to_base
 from dmlbench.analysis.estimates import SELECTIONS, seed_values
 from dmlbench.analysis.groups import check_unambiguous
-from dmlbench.api import MOST_PROCESSES, MOST_SEED, MOST_SEEDS
+from dmlbench.api import MOST_PROCESSES, MOST_SEED, MOST_SEEDS, naming_arguments
 from dmlbench.errors import UserError, counted, unknown_name
 from dmlbench.machine import usable_cores
 from dmlbench.reporting.naming import named, plain_names
@@ -67,6 +67,7 @@ class Study:
     results: Path
     hashes: frozenset[str] | None = None
 
+    @naming_arguments
     def __post_init__(self) -> None:
         object.__setattr__(self, "results", Path(self.results))
         store = Store(self.results)
@@ -107,6 +108,7 @@ class Study:
         return frame if self.hashes is None else frame[frame["hash"].isin(self.hashes)].reset_index(drop=True)
 
 
+@naming_arguments
 def run(
     methods: str | Sequence[str],
     datasets: str | Sequence[str],
@@ -163,7 +165,7 @@ def run(
         The study of these cells.
 
     Raises:
-        UserError: for a name or setting that is not valid, before anything runs; it names the option of the command.
+        UserError: for a name or setting that is not valid, before anything runs.
         KeyboardInterrupt: after the epoch in which a stop was asked for; the same call resumes.
     """
     _check_counts(workers=workers, per_gpu=per_gpu, data_workers=data_workers)
@@ -177,8 +179,8 @@ def run(
     console = SafeConsole(quiet=True) if quiet else plain_or_wide()
     cells = plan(request, console.say)
     execution = Execution(
-        store, data, checked_device(str(device)), workers, data_workers, checked_keep(_names(keep)), per_gpu, executor,
-        checked_address(address, executor), system_metrics,
+        store, data, checked_device(str(device)), workers, data_workers, checked_keep(_names(keep, "keep")), per_gpu,
+        executor, checked_address(address, executor), system_metrics,
     )  # fmt: skip
     run_cells(console, cells, pending(cells, store, retry_failed=retry_failed), execution, tracking=tracking)
     return Study(store.root, frozenset(cell.hash for cell in cells))
@@ -214,6 +216,7 @@ def run_cells(
         raise KeyboardInterrupt
 
 
+@naming_arguments
 def compare(results: pd.DataFrame | str | Path, metric: str = "recall_at_1", selection: str = "last") -> pd.DataFrame:
     """Differences of modified methods to their bases, paired by seed.
 
@@ -250,6 +253,7 @@ def compare(results: pd.DataFrame | str | Path, metric: str = "recall_at_1", sel
     return compared.assign(to=compared["to_name"], verdict=verdicts)[COLUMNS]
 
 
+@naming_arguments
 def report(
     results: str | Path = DEFAULT_ROOT,
     folder: str | Path = "reports/report",
@@ -323,7 +327,7 @@ def _in_words(cells: Sequence[Cell], todo: Sequence[Cell], execution: Execution)
 
 
 def _some(given: str | Sequence[str], what: str) -> tuple[str, ...]:
-    names = _names(given)
+    names = _names(given, what)
     if not names:
         raise UserError(f"{what}: name at least one")
     return names
@@ -360,17 +364,17 @@ def _check_choice(name: str, given: str, valid: Sequence[str]) -> None:
         raise unknown_name(name, given, valid)
 
 
-def _names(given: str | Sequence[str]) -> tuple[str, ...]:
+def _names(given: str | Sequence[str], what: str) -> tuple[str, ...]:
     if not isinstance(given, str) and not (isinstance(given, Sequence) and all(isinstance(own, str) for own in given)):
-        raise UserError(f"must be names, in a list or with commas between, not {given!r}")
+        raise UserError(f"{what}: must be names, in a list or with commas between, not {given!r}")
     names = tuple(part.strip() for part in given.split(",")) if isinstance(given, str) else tuple(given)
     if twice := next((name for index, name in enumerate(names) if name in names[:index]), None):
-        raise UserError(f"{twice!r} is given twice")
+        raise UserError(f"{what}: {twice!r} is given twice")
     return names
 
 
 def _as_names(only: Mapping[str, Collection[str]] | None) -> dict[str, Collection[str]] | None:
-    return {key: _names(own) if isinstance(own, str) else own for key, own in only.items()} if only else None
+    return {key: _names(own, key) if isinstance(own, str) else own for key, own in only.items()} if only else None
 
 
 def _settings(given: Mapping[str, Setting]) -> tuple[str, ...]:

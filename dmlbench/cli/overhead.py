@@ -9,6 +9,7 @@ import click
 from dmlbench.api import MOST_PROCESSES
 from dmlbench.cli.options import (
     Command,
+    Whole,
     data_dir_option,
     device_option,
     methods_dir_option,
@@ -36,13 +37,13 @@ MOST_ROUNDS = 100_000
 @click.option("--synthetic", is_flag=True, help="Use random pixels of 100 classes [default].")
 @click.option(
     "--processes",
-    type=click.IntRange(1, MOST_PROCESSES),
+    type=Whole(1, MOST_PROCESSES),
     default=PROCESSES,
     show_default=True,
     help="Number of processes; they run one after the other.",
 )
 @click.option(
-    "--rounds", type=click.IntRange(10, MOST_ROUNDS), default=ROUNDS, show_default=True, help="Rounds in each process."
+    "--rounds", type=Whole(10, MOST_ROUNDS), default=ROUNDS, show_default=True, help="Rounds in each process."
 )
 @set_option()
 @data_dir_option()

@@ -9,6 +9,7 @@ from dmlbench.api import MOST_PROCESSES, MOST_SEED, MOST_SEEDS
 from dmlbench.cli.options import (
     PATH,
     Command,
+    Whole,
     data_dir_option,
     datasets_option,
     device_option,
@@ -35,13 +36,13 @@ if TYPE_CHECKING:
 @click.command("run", cls=Command)
 @methods_option()
 @datasets_option()
-@click.option("--seeds", type=click.IntRange(1, MOST_SEEDS), help="Number of seeds: 0 to N-1 [default: 6].")
+@click.option("--seeds", type=Whole(1, MOST_SEEDS), help="Number of seeds: 0 to N-1 [default: 6].")
 @click.option(
     "--seed",
     "chosen",
-    type=click.IntRange(0, MOST_SEED),
+    type=Whole(0, MOST_SEED),
     multiple=True,
-    help="A single seed, in place of --seeds. Repeatable.",
+    help="A single seed, in place of --seeds: --seed 0 --seed 5 runs these two. Repeatable.",
 )
 @protocol_option()
 @set_option()
@@ -82,7 +83,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--data-workers",
-    type=click.IntRange(0, MOST_PROCESSES),
+    type=Whole(0, MOST_PROCESSES),
     help="Loader processes per cell [default: none on a CPU, a share of the cores on a GPU].",
 )
 @device_option()
@@ -94,7 +95,9 @@ if TYPE_CHECKING:
 )
 @skip_bad_option()
 @click.option(
-    "--dry-run", is_flag=True, help="Run nothing: show the state of each cell, missing data and the expected time."
+    "--dry-run",
+    is_flag=True,
+    help="Run nothing: show cells and expected time; exit code 1 if data or weights are not on this machine.",
 )
 def command(**options: Any) -> int:  # noqa: ANN401 - click's options
     """Train and score methods on datasets over seeds.
@@ -173,11 +176,10 @@ def _dry_run(console: "SafeConsole", cells: "Sequence[Cell]", todo: "Sequence[Ce
     if not todo:
         console.print(f"0 of {counted(len(cells), 'cell')} to run")
         return 1 if damaged else 0
-    for missing in downloads:
-        console.say(f"not ready: {missing}")
-    for spec in {cell.dataset.name: cell.dataset for cell in todo}.values():
-        if problem := not_ready(spec, execution.data_dir):
-            console.say(f"not ready: {problem}")
+    datasets = {cell.dataset.name: cell.dataset for cell in todo}.values()
+    missing = [*downloads, *filter(None, (not_ready(spec, execution.data_dir) for spec in datasets))]
+    for problem in missing:
+        console.say(f"not ready: {problem}")
     seconds = matrix.expected_seconds(todo, execution.store)
     threads = max((cell.protocol.training.cpu_threads for cell in cells), default=1)
     workers = len(matrix.worker_devices(execution, threads))
@@ -187,4 +189,4 @@ def _dry_run(console: "SafeConsole", cells: "Sequence[Cell]", todo: "Sequence[Ce
     console.print(
         f"{len(todo)} of {counted(len(cells), 'cell')} to run with {workers} at a time; time from past records: {known}"
     )
-    return 1 if damaged else 0
+    return 1 if damaged or missing else 0
