@@ -93,11 +93,16 @@ def unknown_name(
     where: str | None = None,
     command: str | None = None,
     also: str | None = None,
+    meant: str | None = None,
 ) -> UserError:
-    """Build the error for a misspelt name: the nearest valid name first, then all of them, then what may help."""
+    """Build the error for a misspelt name: the nearest valid name first, then all of them, then what may help.
+
+    `meant` is the guess where no name is near.
+    """
     names = sorted(valid)
     by_lower_case = {valid_name.lower(): valid_name for valid_name in names}
     near = [by_lower_case[match] for match in difflib.get_close_matches(name.lower(), by_lower_case, n=1)]
+    near += [meant] if meant else []
     parts = [f"did you mean {near[0]!r}?"] if near else []
     more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
     parts.append(f"valid: {', '.join(names[:MOST_NAMES])}{more}" if names else "there are none")

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from dmlbench.api import naming_arguments
 from dmlbench.data.catalogue import dataset_info
 from dmlbench.data.family import Log
 from dmlbench.data.images import Split, decode, load_dataset
@@ -30,6 +31,7 @@ WEIGHTS = "weights.safetensors"
 Picture = str | Path | Image.Image | NDArray[np.uint8] | Tensor
 
 
+@naming_arguments
 def load_model(folder: str | Path, *, network: int = 1, device: str = "cpu") -> EmbeddingModel:
     """Load the network whose weights `run --keep weights` left in a cell's folder.
 
@@ -50,6 +52,7 @@ def load_model(folder: str | Path, *, network: int = 1, device: str = "cpu") -> 
     return networks[network - 1].eval()
 
 
+@naming_arguments
 def embed(
     folder: str | Path,
     images: Sequence[Picture] | str | Path,
@@ -112,6 +115,7 @@ def evaluate(
     return {name: float(value) for name, value in found.items()}
 
 
+@naming_arguments
 def evaluate_cell(
     folder: str | Path,
     *,
@@ -168,7 +172,7 @@ def read_cell(folder: Path) -> Cell:
     if not (folder / WEIGHTS).is_file():
         raise UserError(
             f"{folder / WEIGHTS}: no such file",
-            hint="run the cell with --keep weights; a finished one needs another --results",
+            hint="`dmlbench run --keep weights` leaves them; a finished cell needs another results folder",
         )
     return read_spec(folder)
 

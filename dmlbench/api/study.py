@@ -7,19 +7,21 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import pandas as pd
 
+from dmlbench.analysis.claims import Judged, judge
 from dmlbench.analysis.comparisons import comparisons, primary, seed_pairs
 from dmlbench.analysis.estimates import SELECTIONS, seed_values
 from dmlbench.analysis.groups import Against, check_against, check_unambiguous
-from dmlbench.api import MOST_PROCESSES, MOST_SEED, MOST_SEEDS
+from dmlbench.api import MOST_PROCESSES, MOST_SEED, MOST_SEEDS, naming_arguments
 from dmlbench.errors import UserError, counted, unknown_name
 from dmlbench.machine import usable_cores
 from dmlbench.reporting.naming import named, plain_names
 from dmlbench.reporting.page import render
 from dmlbench.reporting.queries import Panels
+from dmlbench.results.claims import declare, declared_claims
 from dmlbench.results.frames import load_history, load_results
 from dmlbench.results.store import DEFAULT_ROOT, Store
 from dmlbench.runner.matrix import (
@@ -38,7 +40,9 @@ from dmlbench.runner.progress import Display, SafeConsole, plain_or_wide
 from dmlbench.runner.signals import Interrupts
 from dmlbench.specs.cell import Cell
 from dmlbench.specs.protocol import whole_key
+from dmlbench.specs.study import Claim, parse_claim
 from dmlbench.specs.tuned import default_path
+from dmlbench.specs.yaml_files import validate
 
 Setting = bool | int | float | str
 Tracking = Literal["auto", "none"]
@@ -65,6 +69,7 @@ class Study:
     results: Path
     hashes: frozenset[str] | None = None
 
+    @naming_arguments
     def __post_init__(self) -> None:
         object.__setattr__(self, "results", Path(self.results))
         store = Store(self.results)
@@ -86,6 +91,12 @@ class Study:
         """Each method against its reference: see `compare`."""
         return compare(self.frame, metric, selection, against)
 
+    def claims(self, selection: str = "last") -> list[Judged]:
+        """What the results say of the claims that were declared with these cells: see `analysis.claims.judge`."""
+        hashes = set(self.frame["hash"])
+        declared = [own for own in declared_claims(self.results) if not hashes.isdisjoint(own.cells)]
+        return [judge(own, load_results(self.results), selection) for own in declared]
+
     def report(
         self,
         folder: str | Path = "reports/report",
@@ -106,6 +117,7 @@ class Study:
         return frame if self.hashes is None else frame[frame["hash"].isin(self.hashes)].reset_index(drop=True)
 
 
+@naming_arguments
 def run(
     methods: str | Sequence[str],
     datasets: str | Sequence[str],
@@ -129,6 +141,7 @@ def run(
     keep: str | Sequence[str] = (),
     skip_bad: bool = False,
     quiet: bool = False,
+    claims: Sequence[str | Mapping[str, Any]] = (),
 ) -> Study:
     """Train and score methods on datasets over seeds, as `dmlbench run` does; finished cells are never run again.
 
@@ -157,36 +170,49 @@ def run(
         keep: `weights`, `embeddings` or both.
         skip_bad: Whether images that cannot be used are left out.
         quiet: Whether nothing is printed.
+        claims: What is claimed before the runs, each as `psd:contrastive,triplet` or as a mapping with the keys
+            `modifier`, `bases` and, where it is not the default, `datasets`, `metric` and `effect` (in points). The
+            methods of a claim are run, too.
 
     Returns:
         The study of these cells.
 
     Raises:
-        UserError: for a name or setting that is not valid, before anything runs; it names the option of the command.
+        UserError: for a name or setting that is not valid, before anything runs.
         KeyboardInterrupt: after the epoch in which a stop was asked for; the same call resumes.
     """
     _check_counts(workers=workers, per_gpu=per_gpu, data_workers=data_workers)
     check_system_metrics(system_metrics=system_metrics, tracking=tracking, executor=executor)
     store, data = Store(Path(results)), data_folder(_path(data_dir))
     overlay = (default_path(store.root) if tuned is True else Path(tuned)) if tuned else None
+    claimed = _claims(claims)
     request = Request(
-        _some(methods, "methods"), _some(datasets, "datasets"), _seeds(seeds), str(protocol) if protocol else None,
-        _settings(settings or {}), _path(methods_dir), data, skip_bad, overlay,
+        with_claimed(_some(methods, "methods"), claimed), _some(datasets, "datasets"), _seeds(seeds),
+        str(protocol) if protocol else None, _settings(settings or {}), _path(methods_dir), data, skip_bad, overlay,
     )  # fmt: skip
     console = SafeConsole(quiet=True) if quiet else plain_or_wide()
     cells = plan(request, console.say)
     execution = Execution(
-        store, data, checked_device(str(device)), workers, data_workers, checked_keep(_names(keep)), per_gpu, executor,
-        checked_address(address, executor), system_metrics,
+        store, data, checked_device(str(device)), workers, data_workers, checked_keep(_names(keep, "keep")), per_gpu,
+        executor, checked_address(address, executor), system_metrics,
     )  # fmt: skip
-    run_cells(console, cells, pending(cells, store, retry_failed=retry_failed), execution, tracking=tracking)
+    todo = pending(cells, store, retry_failed=retry_failed)
+    run_cells(console, cells, todo, execution, tracking=tracking, claims=claimed)
     return Study(store.root, frozenset(cell.hash for cell in cells))
 
 
 def run_cells(
-    console: SafeConsole, cells: Sequence[Cell], todo: Sequence[Cell], execution: Execution, *, tracking: Tracking
+    console: SafeConsole,
+    cells: Sequence[Cell],
+    todo: Sequence[Cell],
+    execution: Execution,
+    *,
+    tracking: Tracking,
+    claims: Sequence[Claim] = (),
 ) -> None:
     """Run the cells that are to do, showing their progress and, unless `tracking` is `none`, logging to MLflow.
+
+    Claims are written down before the first of them runs.
 
     Raises:
         UserError: where something that a cell needs is not usable, before any of them starts.
@@ -196,6 +222,8 @@ def run_cells(
     make_ready(todo, execution, say)
     for line in (_in_words(cells, todo, execution), *notes(cells, todo, execution)):
         say(line)
+    for declared in declare(claims, cells, execution.store):
+        say(f"claim: {declared.claim.title}; {declared.when}")
     if not todo:
         return
     execution.store.plan(todo)
@@ -213,6 +241,7 @@ def run_cells(
         raise KeyboardInterrupt
 
 
+@naming_arguments
 def compare(
     results: pd.DataFrame | str | Path, metric: str = "recall_at_1", selection: str = "last", against: str = ""
 ) -> pd.DataFrame:
@@ -255,6 +284,7 @@ def compare(
     return compared.assign(to=compared["to_name"])[COLUMNS]
 
 
+@naming_arguments
 def report(
     results: str | Path = DEFAULT_ROOT,
     folder: str | Path = "reports/report",
@@ -284,6 +314,11 @@ def report(
     shown = Panels(data_folder(_path(data_dir))) if panels else None
     workers = min(usable_cores(), MOST_WORKERS)
     return render(Path(results), target.name, target.parent, kept, panels=shown, workers=workers, against=against)
+
+
+def with_claimed(methods: tuple[str, ...], claims: Sequence[Claim]) -> tuple[str, ...]:
+    """The methods of a run with those of its claims."""
+    return tuple(dict.fromkeys([*methods, *(name for claim in claims for name in claim.methods)]))
 
 
 def checked_address(address: str | None, executor: str) -> str | None:
@@ -329,8 +364,17 @@ def _in_words(cells: Sequence[Cell], todo: Sequence[Cell], execution: Execution)
     return f"{counted(len(cells), 'cell')}: {counts}; results in {execution.store.root}"
 
 
+def _claims(given: Sequence[str | Mapping[str, Any]]) -> tuple[Claim, ...]:
+    if isinstance(given, str) or not isinstance(given, Sequence):
+        raise UserError(f"claims: must be a list, not {given!r}", hint='for example claims=["psd:contrastive,triplet"]')
+    return tuple(
+        parse_claim(own, "claims") if isinstance(own, str) else validate(Claim, own, f"claims, {number}.")
+        for number, own in enumerate(given, start=1)
+    )
+
+
 def _some(given: str | Sequence[str], what: str) -> tuple[str, ...]:
-    names = _names(given)
+    names = _names(given, what)
     if not names:
         raise UserError(f"{what}: name at least one")
     return names
@@ -367,17 +411,17 @@ def _check_choice(name: str, given: str, valid: Sequence[str]) -> None:
         raise unknown_name(name, given, valid)
 
 
-def _names(given: str | Sequence[str]) -> tuple[str, ...]:
+def _names(given: str | Sequence[str], what: str) -> tuple[str, ...]:
     if not isinstance(given, str) and not (isinstance(given, Sequence) and all(isinstance(own, str) for own in given)):
-        raise UserError(f"must be names, in a list or with commas between, not {given!r}")
+        raise UserError(f"{what}: must be names, in a list or with commas between, not {given!r}")
     names = tuple(part.strip() for part in given.split(",")) if isinstance(given, str) else tuple(given)
     if twice := next((name for index, name in enumerate(names) if name in names[:index]), None):
-        raise UserError(f"{twice!r} is given twice")
+        raise UserError(f"{what}: {twice!r} is given twice")
     return names
 
 
 def _as_names(only: Mapping[str, Collection[str]] | None) -> dict[str, Collection[str]] | None:
-    return {key: _names(own) if isinstance(own, str) else own for key, own in only.items()} if only else None
+    return {key: _names(own, key) if isinstance(own, str) else own for key, own in only.items()} if only else None
 
 
 def _settings(given: Mapping[str, Setting]) -> tuple[str, ...]:

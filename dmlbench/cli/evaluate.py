@@ -1,5 +1,6 @@
 """`dmlbench evaluate`."""
 
+import inspect
 import json
 from pathlib import Path
 
@@ -48,7 +49,7 @@ def command(
     """
     from dmlbench.api.networks import evaluate_cell
 
-    metrics = evaluate_cell(
+    metrics = inspect.unwrap(evaluate_cell)(  # its errors name options here
         cell, dataset=dataset, data_dir=data_dir, skip_bad=skip_bad, device=device, embeddings=embeddings, log=_say
     )
     if as_json:

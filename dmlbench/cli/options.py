@@ -1,5 +1,7 @@
 """What all commands have in common: how options are read, and those that several share."""
 
+import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ import click
 from dmlbench.api import MOST_PROCESSES
 from dmlbench.errors import UserError
 
+PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # name of a folder that may be a dataset's
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
@@ -17,7 +20,7 @@ class Command(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Read the command line; raises click's UsageError."""
-        given, _, order = self.make_parser(ctx).parse_args(list(args))
+        given, left, order = self.make_parser(ctx).parse_args(list(args))
         for parameter in [] if ctx.resilient_parsing else self.get_params(ctx):
             values = given.get(parameter.name or "")
             if any(value == "" for value in (values if isinstance(values, list | tuple) else [values])):
@@ -25,7 +28,47 @@ class Command(click.Command):
             once = isinstance(parameter, click.Option) and not (parameter.multiple or parameter.is_eager)
             if once and (times := order.count(parameter)) > 1:
                 raise click.UsageError(f"{_label(parameter)}: is given {times} times, and takes one value", ctx)
+        study = given.get("study")  # the argument of `run`: any other word is a value with a blank in it
+        left = [study, *left] if isinstance(study, str) and not study.endswith((".yaml", ".yml")) else left
+        if left and not ctx.resilient_parsing:
+            self._check_left(ctx, args, left)
         return super().parse_args(ctx, args)
+
+    def _check_left(self, ctx: click.Context, args: list[str], left: list[str]) -> None:
+        """Raise UsageError for words behind an option's value, with what was meant: `--methods a,b` for `a b`."""
+        option, *words = args[max(0, args.index(left[0]) - 2) :][: 2 + len(left)]
+        found = next((own for own in self.get_params(ctx) if option in own.opts), None)
+        if found is None or words[1:] != left:
+            return
+        meant = (
+            f"{option} {','.join(word.strip(',') for word in words)}"
+            if found.callback in (names, _datasets) or found.name == "only"
+            else ""
+        )
+        meant = f"{option} {'='.join(words)}" if found.callback is _whole_keys else meant
+        meant = _seeds(ctx, words) if option in ("--seed", "--seeds") else meant
+        if meant:
+            raise click.UsageError(f"{option} {' '.join(words)}: no blanks in a value; {meant}", ctx)
+
+
+def _seeds(ctx: click.Context | None, numbers: list[str]) -> str:
+    """How some seeds are named: each by `--seed`, where a command has that."""
+    single = ctx is not None and any("--seed" in own.opts for own in ctx.command.params)
+    return " ".join(f"--seed {number}" for number in numbers) if single else f"--seeds {len(numbers)}"
+
+
+class Whole(click.IntRange):
+    """A whole number within bounds."""
+
+    name = "integer"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:  # noqa: ANN401
+        """The number; raises click's UsageError, which says what to type in place of a list of seeds."""
+        numbers = [number.strip() for number in value.split(",")] if isinstance(value, str) else []
+        if len(numbers) > 1 and param is not None and _label(param) in ("--seed", "--seeds"):
+            said = f"{_label(param)} {value}: --seeds is how many, from 0; {_seeds(ctx, numbers)}"
+            raise click.UsageError(said, ctx)
+        return super().convert(value, param, ctx)
 
 
 class UserPath(click.Path):
@@ -60,34 +103,61 @@ def names(_: click.Context, parameter: click.Parameter, value: str | tuple[str, 
     twice = [part for index, part in enumerate(parts) if part in parts[:index]]
     if twice:
         raise UserError(f"{label}: {twice[0]!r} is given twice")
+    if label == "--methods" and (blank := next((part for part in parts if " " in part), None)):
+        raise UserError(f"{label} {blank!r}: commas go between names", hint=f"{label} {','.join(blank.split())}")
     return tuple(parts)
 
 
-def methods_option(help_text: str = "Comma-separated methods, e.g. ms,ms+obdsd.") -> Decorator:
+def _datasets(context: click.Context, parameter: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
+    """As `names`; a path is a folder of images without its name."""
+    found = names(context, parameter, value)
+    for path in [part for part in found if "/" in part and "=" not in part and not part.endswith((".yaml", ".yml"))]:
+        there = "a folder of images needs a name" if Path(path).is_dir() else "no such folder or dataset"
+        named = Path(path).name if PLAIN.fullmatch(Path(path).name) else "NAME"
+        hint = f"{parameter.opts[0]} {shlex.quote(f'{named}={path}')}, with a folder for each class in it"
+        raise UserError(f"{parameter.opts[0]} {path}: {there}", hint=hint)
+    return found
+
+
+def methods_option(
+    help_text: str = "Comma-separated methods, e.g. ms,ms+obdsd.", *, required: bool = True
+) -> Decorator:
     """`--methods A,B+C`."""
-    return click.option("--methods", required=True, multiple=True, callback=names, help=help_text)
+    return click.option("--methods", required=required, multiple=True, callback=names, help=help_text)
 
 
-def datasets_option() -> Decorator:
+def datasets_option(*, required: bool = True) -> Decorator:
     """`--datasets X,NAME=FOLDER`."""
     help_text = "Comma-separated: dataset names, NAME=FOLDER of images, or YAML files."
-    return click.option("--datasets", required=True, multiple=True, callback=names, help=help_text)
+    return click.option("--datasets", required=required, multiple=True, callback=_datasets, help=help_text)
+
+
+def against_option() -> Decorator:
+    """`--against METHOD`."""
+    help_text = (
+        "Compare all methods with this one, by its name in tables, e.g. ms or ms{alpha=3} [default: a modified method "
+        "with its base, a base with the first base]."
+    )
+    return click.option("--against", metavar="METHOD", default="", help=help_text)
+
+
+def claim_option(help_text: str) -> Decorator:
+    """`--claim MODIFIER:BASES`."""
+    return click.option("--claim", "claims", multiple=True, metavar="MODIFIER:BASES", help=help_text)
 
 
 def workers_option() -> Decorator:
     """`--workers N`."""
     most = "the cores divided by the protocol's threads, which is the most; on GPUs --per-gpu for each"
     return click.option(
-        "--workers", type=click.IntRange(1, MOST_PROCESSES), help=f"Cells trained at the same time [default: {most}]."
+        "--workers", type=Whole(1, MOST_PROCESSES), help=f"Cells trained at the same time [default: {most}]."
     )
 
 
 def per_gpu_option() -> Decorator:
     """`--per-gpu K`."""
     help_text = "Cells trained at the same time on one GPU."
-    return click.option(
-        "--per-gpu", type=click.IntRange(1, MOST_PROCESSES), default=1, show_default=True, help=help_text
-    )
+    return click.option("--per-gpu", type=Whole(1, MOST_PROCESSES), default=1, show_default=True, help=help_text)
 
 
 def skip_bad_option() -> Decorator:

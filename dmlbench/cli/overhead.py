@@ -9,6 +9,8 @@ import click
 from dmlbench.api import MOST_PROCESSES
 from dmlbench.cli.options import (
     Command,
+    Whole,
+    against_option,
     data_dir_option,
     device_option,
     methods_dir_option,
@@ -36,15 +38,16 @@ MOST_ROUNDS = 100_000
 @click.option("--synthetic", is_flag=True, help="Use random pixels of 100 classes [default].")
 @click.option(
     "--processes",
-    type=click.IntRange(1, MOST_PROCESSES),
+    type=Whole(1, MOST_PROCESSES),
     default=PROCESSES,
     show_default=True,
     help="Number of processes; they run one after the other.",
 )
 @click.option(
-    "--rounds", type=click.IntRange(10, MOST_ROUNDS), default=ROUNDS, show_default=True, help="Rounds in each process."
+    "--rounds", type=Whole(10, MOST_ROUNDS), default=ROUNDS, show_default=True, help="Rounds in each process."
 )
 @set_option()
+@against_option()
 @data_dir_option()
 @methods_dir_option()
 @results_option()
@@ -61,6 +64,7 @@ def command(**options: Any) -> int:  # noqa: ANN401 - click's options
       dmlbench overhead --methods ms,ms+psd,ms+obdsd --protocol conv4-64 --synthetic
       dmlbench overhead --methods ms+obdsd --protocol resnet50-128 --device cuda --set training.autocast=bfloat16
     """
+    from dmlbench.analysis.groups import Against
     from dmlbench.cli.tables import print_agreement, print_costs
     from dmlbench.errors import Damaged, UserError
     from dmlbench.overhead.plan import CostRequest, plan_cost
@@ -72,8 +76,10 @@ def command(**options: Any) -> int:  # noqa: ANN401 - click's options
     if options["dataset"] and options["synthetic"]:
         raise UserError("--dataset and --synthetic exclude each other", hint="leave out one")
     console = plain_or_wide()
+    against = options["against"]
+    methods = tuple(dict.fromkeys([*options["methods"], *([against] if against else [])]))
     request = CostRequest(
-        options["methods"], options["protocol"], options["dataset"], options["settings"], options["methods_dir"],
+        methods, options["protocol"], options["dataset"], options["settings"], options["methods_dir"],
         data_folder(options["data_dir"]),
     )  # fmt: skip
     results, device = options["results"], checked_device(options["device"])
@@ -85,7 +91,7 @@ def command(**options: Any) -> int:  # noqa: ANN401 - click's options
         echo(f"left out: {found.reason}", err=True)
     measurement = _measure(console, plan, device, options["processes"], options["rounds"])
     path = write_measurement(results, measurement)
-    print_costs(console, measurement)
+    print_costs(console, measurement, Against(against))
     print_agreement(console, measurement, earlier)
     console.say(f"written to {path}; `dmlbench report` shows it")
     return 1 if left_out else 0

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from dmlbench.cli.options import PATH, Command, data_dir_option, results_option
+from dmlbench.cli.options import PATH, Command, against_option, claim_option, data_dir_option, results_option
 from dmlbench.cli.terminal import echo
 from dmlbench.errors import UserError
 
@@ -22,6 +22,8 @@ MOST_WORKERS = 4  # a report has not more to draw at a time than would pay for t
     callback=lambda _context, _parameter, pairs: _filters(pairs),
     help="Show only some: COLUMN is protocol, dataset or method, e.g. method=ms,ms+psd. Repeatable.",
 )
+@against_option()
+@claim_option("Test also this claim, which is then after the fact, e.g. psd:contrastive,triplet. Repeatable.")
 @click.option(
     "--panels",
     is_flag=True,
@@ -44,10 +46,13 @@ def command(
     panels: bool,
     data_dir: Path | None,
     tracking: str,
+    against: str,
+    claims: tuple[str, ...],
 ) -> int:
     """Render results as a self-contained page, Markdown, CSV and LaTeX tables, PNG and SVG figures.
 
-    The verdicts come first, with intervals, paired tests and step times; then all tables, figures and sources.
+    The leaderboard comes first, then declared claims and all comparisons with their verdicts; then tables, figures and
+    sources.
 
     An existing report of this name is replaced, unless a file in its folder was added or changed by hand. Results that
     cannot be read are named and left out; the exit code is then 1.
@@ -55,6 +60,7 @@ def command(
     \b
     Examples:
       dmlbench report
+      dmlbench report --against ms --claim psd:contrastive,triplet
       dmlbench report --name cub-for-me --only dataset=cub --panels --data-dir data
     """
     from dmlbench.errors import Damaged
@@ -62,6 +68,7 @@ def command(
     from dmlbench.reporting.page import render
     from dmlbench.reporting.queries import Panels
     from dmlbench.runner.matrix import data_folder
+    from dmlbench.specs.study import parse_claim
 
     if panels and tracking == "auto":
         raise UserError("--panels: MLflow is sent no images", hint="leave out --panels or --tracking auto")
@@ -74,7 +81,10 @@ def command(
         _tell(f"left out: {found.reason}")
 
     workers = min(usable_cores(), MOST_WORKERS)
-    folder = render(results, name, output, only, panels=shown, tell=_tell, damaged=leave_out, workers=workers)
+    folder = render(
+        results, name, output, only, panels=shown, tell=_tell, damaged=leave_out, workers=workers, against=against,
+        claims=[parse_claim(claim) for claim in claims],
+    )  # fmt: skip
     echo(f"{folder / 'index.html'}")
     if tracking == "auto":
         _send(folder)

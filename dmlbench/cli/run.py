@@ -9,6 +9,9 @@ from dmlbench.api import MOST_PROCESSES, MOST_SEED, MOST_SEEDS
 from dmlbench.cli.options import (
     PATH,
     Command,
+    Whole,
+    against_option,
+    claim_option,
     data_dir_option,
     datasets_option,
     device_option,
@@ -25,26 +28,36 @@ from dmlbench.cli.options import (
 from dmlbench.errors import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+    from typing import TypeVar
 
     from dmlbench.runner.matrix import Execution
     from dmlbench.runner.progress import SafeConsole
     from dmlbench.specs.cell import Cell
+    from dmlbench.specs.study import Claim, StudyFile
+
+    Given = TypeVar("Given")
 
 
 @click.command("run", cls=Command)
-@methods_option()
-@datasets_option()
-@click.option("--seeds", type=click.IntRange(1, MOST_SEEDS), help="Number of seeds: 0 to N-1 [default: 6].")
+@click.argument("study", required=False, type=PATH)
+@methods_option(required=False)
+@datasets_option(required=False)
+@click.option("--seeds", type=Whole(1, MOST_SEEDS), help="Number of seeds: 0 to N-1 [default: 6].")
 @click.option(
     "--seed",
     "chosen",
-    type=click.IntRange(0, MOST_SEED),
+    type=Whole(0, MOST_SEED),
     multiple=True,
-    help="A single seed, in place of --seeds. Repeatable.",
+    help="A single seed, in place of --seeds: --seed 0 --seed 5 runs these two. Repeatable.",
 )
 @protocol_option()
 @set_option()
+@claim_option(
+    "Declare before the runs that a modifier improves these bases, e.g. psd:contrastive,triplet; their methods are "
+    "added. Repeatable."
+)
+@against_option()
 @click.option(
     "--tuned",
     is_flag=False,
@@ -82,7 +95,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--data-workers",
-    type=click.IntRange(0, MOST_PROCESSES),
+    type=Whole(0, MOST_PROCESSES),
     help="Loader processes per cell [default: none on a CPU, a share of the cores on a GPU].",
 )
 @device_option()
@@ -94,12 +107,15 @@ if TYPE_CHECKING:
 )
 @skip_bad_option()
 @click.option(
-    "--dry-run", is_flag=True, help="Run nothing: show the state of each cell, missing data and the expected time."
+    "--dry-run",
+    is_flag=True,
+    help="Run nothing: show cells and expected time; exit code 1 if data or weights are not on this machine.",
 )
 def command(**options: Any) -> int:  # noqa: ANN401 - click's options
     """Train and score methods on datasets over seeds.
 
-    A cell is one method on one dataset with one seed; finished cells are never run again.
+    A cell is one method on one dataset with one seed; finished cells are never run again. STUDY is a YAML file with
+    the keys methods, datasets, seeds, protocol, settings and claims; what it leaves out is given as an option.
 
     Rerun the same command to resume after an interruption. Ctrl-C stops after the current epoch, a second Ctrl-C at
     once. The exit code is 1 if a cell failed or is not done, or if a result in the folder cannot be read; such a
@@ -110,17 +126,24 @@ def command(**options: Any) -> int:  # noqa: ANN401 - click's options
     \b
     Examples:
       dmlbench run --methods ms,ms+obdsd --datasets glyphs
-      dmlbench run --methods triplet --datasets omniglot-small --seeds 2 --data-dir data --set training.epochs=3
+      dmlbench run --claim psd:contrastive,triplet --datasets omniglot-small --data-dir data
+      dmlbench run study.yaml
     """
-    from dmlbench.api.study import check_system_metrics, checked_address, checked_keep, run_cells
-    from dmlbench.cli.tables import print_comparison, print_unfinished
+    from dmlbench.analysis.groups import Against
+    from dmlbench.api.study import check_system_metrics, checked_address, checked_keep, run_cells, with_claimed
+    from dmlbench.cli.tables import print_claims, print_comparison, print_unfinished
     from dmlbench.results.store import Store
     from dmlbench.runner import matrix
     from dmlbench.runner.progress import plain_or_wide
 
+    study, claims = _study(options), _claims(options)
+    methods = with_claimed(_given("--methods", options["methods"], study.methods), claims)
+    datasets = _given("--datasets", options["datasets"], study.datasets)
+    _check_some(options["study"], methods=methods, datasets=datasets)
     request = matrix.Request(
-        options["methods"], options["datasets"], _seeds(options["seeds"], options["chosen"]),
-        options["protocol"], options["settings"], options["methods_dir"],
+        methods, datasets, _seeds(options["seeds"], options["chosen"], study.seeds),
+        _given("--protocol", options["protocol"], study.protocol),
+        _given("--set", options["settings"], study.changes), options["methods_dir"],
         matrix.data_folder(options["data_dir"]), options["skip_bad"], _overlay(options["tuned"], options["results"]),
     )  # fmt: skip
     keep, device = checked_keep(options["keep"]), matrix.checked_device(options["device"])
@@ -136,8 +159,10 @@ def command(**options: Any) -> int:  # noqa: ANN401 - click's options
     )  # fmt: skip
     if options["dry_run"]:
         return _dry_run(console, cells, todo, execution)
-    run_cells(console, cells, todo, execution, tracking=options["tracking"])
-    print_comparison(console, store, cells)
+    run_cells(console, cells, todo, execution, tracking=options["tracking"], claims=claims)
+    base = next((name for name in methods if "+" not in name), "")
+    print_comparison(console, store, cells, Against(options["against"], base))
+    print_claims(console, store, cells)
     return print_unfinished(console, store, cells)
 
 
@@ -147,18 +172,47 @@ def _overlay(tuned: Path | None, results: Path) -> Path | None:
     return default_path(results) if tuned == Path() else tuned
 
 
-def _seeds(count: int | None, chosen: tuple[int, ...]) -> tuple[int, ...]:
+def _study(options: "Mapping[str, Any]") -> "StudyFile":
+    from dmlbench.specs.study import StudyFile, read_study
+
+    return read_study(options["study"]) if options["study"] else StudyFile()
+
+
+def _claims(options: "Mapping[str, Any]") -> "tuple[Claim, ...]":
+    from dmlbench.specs.study import parse_claim
+
+    return (*_study(options).claims, *map(parse_claim, options["claims"]))
+
+
+def _given(option: str, typed: "Given", stated: "Given") -> "Given":
+    """A value of the command line or of the study; raises UserError where both have one."""
+    from dmlbench.errors import UserError
+
+    if typed and stated:
+        raise UserError(f"{option}: the study has a value, too", hint="leave out one of the two")
+    return typed or stated
+
+
+def _check_some(study: Path | None, **names: tuple[str, ...]) -> None:
+    for name, given in names.items():
+        if not given:
+            hint = f"give --{name}, or `{name}:` in {study}" if study else "see `dmlbench run --help`"
+            raise click.UsageError(f"--{name}: is missing; {hint}")
+
+
+def _seeds(count: int | None, chosen: tuple[int, ...], stated: int | tuple[int, ...] | None) -> tuple[int, ...]:
     from dmlbench.errors import UserError
 
     if count is not None and chosen:
         raise UserError("--seeds and --seed exclude each other", hint="--seeds 6 runs 0 to 5, --seed 5 only the sixth")
-    return tuple(dict.fromkeys(chosen)) or tuple(range(count or 6))
+    given = _given("--seeds", count or tuple(dict.fromkeys(chosen)), stated) or 6
+    return tuple(range(given)) if isinstance(given, int) else given
 
 
 def _dry_run(console: "SafeConsole", cells: "Sequence[Cell]", todo: "Sequence[Cell]", execution: "Execution") -> int:
     from rich.table import Table
 
-    from dmlbench.cli.tables import print_damaged
+    from dmlbench.cli.tables import print_damaged, print_power
     from dmlbench.data.ready import not_ready
     from dmlbench.models.pretrained import check_networks
     from dmlbench.runner import matrix
@@ -169,15 +223,15 @@ def _dry_run(console: "SafeConsole", cells: "Sequence[Cell]", todo: "Sequence[Ce
         names_ = (cell.method.name, cell.dataset.name, cell.protocol.name)
         table.add_row(*names_, str(cell.seed), cell.hash[:8], execution.store.state(cell))
     console.print(table)
+    print_power(console, execution.store, cells)
     damaged = print_damaged(console, execution.store, cells)
     if not todo:
         console.print(f"0 of {counted(len(cells), 'cell')} to run")
         return 1 if damaged else 0
-    for missing in downloads:
-        console.say(f"not ready: {missing}")
-    for spec in {cell.dataset.name: cell.dataset for cell in todo}.values():
-        if problem := not_ready(spec, execution.data_dir):
-            console.say(f"not ready: {problem}")
+    datasets = {cell.dataset.name: cell.dataset for cell in todo}.values()
+    missing = [*downloads, *filter(None, (not_ready(spec, execution.data_dir) for spec in datasets))]
+    for problem in missing:
+        console.say(f"not ready: {problem}")
     seconds = matrix.expected_seconds(todo, execution.store)
     threads = max((cell.protocol.training.cpu_threads for cell in cells), default=1)
     workers = len(matrix.worker_devices(execution, threads))
@@ -187,4 +241,4 @@ def _dry_run(console: "SafeConsole", cells: "Sequence[Cell]", todo: "Sequence[Ce
     console.print(
         f"{len(todo)} of {counted(len(cells), 'cell')} to run with {workers} at a time; time from past records: {known}"
     )
-    return 1 if damaged else 0
+    return 1 if damaged or missing else 0

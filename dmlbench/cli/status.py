@@ -25,7 +25,7 @@ REFRESH = 2.0  # seconds
 def command(results: Path, watch: bool, as_json: bool, verify: bool) -> int:
     """Show the matrix: which cells are done, running, failed, interrupted or missing.
 
-    The exit code is 1 if a cell's files are damaged.
+    The exit code is 1 if a cell's files are damaged, and 0 otherwise, also where cells failed: --json has their states.
 
     \b
     Examples:

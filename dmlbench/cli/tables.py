@@ -3,6 +3,7 @@
 import math
 import shlex
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 import pandas as pd
@@ -11,9 +12,10 @@ from rich.console import Group as Parts
 from rich.table import Table
 from rich.text import Text
 
+from dmlbench.analysis.claims import judge
 from dmlbench.analysis.comparisons import comparisons, primary, seed_pairs
 from dmlbench.analysis.costs import agreements, doubts, measured_overhead, measured_phases, overhead, phase_order
-from dmlbench.analysis.estimates import SELECTIONS, accuracy, seed_values
+from dmlbench.analysis.estimates import SELECTIONS, accuracy, seed_values, verdict_selection
 from dmlbench.analysis.groups import (
     DEFAULT,
     Against,
@@ -24,10 +26,13 @@ from dmlbench.analysis.groups import (
     in_order,
     method_name,
 )
+from dmlbench.analysis.statistics import EFFECT, FEWEST, detectable, seeds_needed
 from dmlbench.errors import Damaged, counted, inflected
 from dmlbench.reporting.naming import named, percent, plain, points
+from dmlbench.reporting.tables.claims import claim_tables
 from dmlbench.reporting.tables.comparison import power
 from dmlbench.reporting.tables.table import about_pairs, few_seeds, mark_signs, other_machines, signed, without_base
+from dmlbench.results.claims import declared_claims
 from dmlbench.results.frames import MEAN, UNTRAINED, load_results
 from dmlbench.results.measurements import Measurement
 from dmlbench.results.records import Facts
@@ -36,6 +41,7 @@ from dmlbench.results.store import Record, Store
 from dmlbench.runner.progress import SafeConsole
 from dmlbench.specs.cell import Cell
 
+SPREAD = 0.013  # of paired differences in R@1 on omniglot-small, where nothing else is known
 COLUMNS = ("method", "R@1", "n", "against", "difference", "verdict", "MAP@R", "time")
 
 
@@ -145,6 +151,53 @@ def print_comparison(console: SafeConsole, store: Store, cells: Sequence[Cell], 
     hashes = {cell.hash for cell in cells}
     for part in comparison(results[results["hash"].isin(hashes)], against=against):
         console.print(part)
+
+
+def print_claims(console: SafeConsole, store: Store, cells: Sequence[Cell]) -> None:
+    """Print what the results say of every claim that was declared with these cells."""
+    hashes = {cell.hash for cell in cells}
+    declared = [own for own in declared_claims(store.root, lambda _: None) if not hashes.isdisjoint(own.cells)]
+    if not declared:
+        return
+    results = load_results(store.root, lambda _: None)
+    chosen = verdict_selection(list(results["selection"].dropna().unique()))
+    for found in claim_tables([judge(own, results, chosen) for own in declared]):
+        table = Table(*found.columns, title=Text(found.title, style="bold"), title_justify="left", box=None)
+        for row in found.rows:
+            table.add_row(*(Text(" ".join(filter(None, (own.text, own.interval)))) for own in row))
+        console.print(table)
+        console.print(Text("\n".join(found.notes), style="dim"))
+        console.print("")
+
+
+def print_power(console: SafeConsole, store: Store, cells: Sequence[Cell]) -> None:
+    """Say what effect the seeds of a run can show, by the spread of past differences or else a stated one."""
+    seeds = max(Counter((cell.method.name, cell.dataset.name, cell.overrides) for cell in cells).values(), default=0)
+    if seeds < FEWEST:
+        console.print(f"power: fewer than {FEWEST} seeds, so nothing can be concluded")
+        return
+    spread, source = _past_spread(store, cells)
+    found = f"{100 * detectable(spread, seeds):.1f} points with {seeds} seeds"
+    needed = f"1 point needs {seeds_needed(spread, EFFECT)}"
+    console.say(
+        f"power: one comparison finds {found} with a probability of 80%; {needed} (standard deviation of paired "
+        f"differences in R@1: {100 * spread:.2f} points, {source})"
+    )
+
+
+def _past_spread(store: Store, cells: Sequence[Cell]) -> tuple[float, str]:
+    """The median standard deviation of past paired differences in R@1 of these groups, and where it is from."""
+    wanted = {(cell.protocol.name, cell.dataset.label) for cell in cells}
+    results = load_results(store.root, lambda _: None) if store.root.is_dir() else pd.DataFrame()
+    if len(results):
+        values = seed_values(results)
+        values = values[(values["metric"] == "recall_at_1") & (values["selection"] == "last")]
+        past = comparisons(primary(seed_pairs(values)), values)
+        own = [place in wanted for place in zip(past["protocol"], past["dataset"], strict=True)]
+        stds = past.loc[own].loc[lambda rows: (rows["n"] >= FEWEST) & (rows["std"] > 0), "std"]
+        if len(stds):
+            return float(stds.median()), f"median of {counted(len(stds), 'past comparison')}"
+    return SPREAD, "that of omniglot-small; no past comparisons here"
 
 
 def print_unfinished(console: SafeConsole, store: Store, cells: Sequence[Cell]) -> int:

@@ -11,6 +11,7 @@ import click
 from dmlbench.api import MOST_SEEDS
 from dmlbench.cli.options import (
     Command,
+    Whole,
     data_dir_option,
     datasets_option,
     device_option,
@@ -39,10 +40,10 @@ MOST_TRIALS = 100_000
 @click.command("tune", cls=Command)
 @methods_option()
 @datasets_option()
-@click.option("--trials", type=click.IntRange(2, MOST_TRIALS), required=True, help="Trials per method and dataset.")
+@click.option("--trials", type=Whole(2, MOST_TRIALS), required=True, help="Trials per method and dataset.")
 @click.option(
     "--seeds",
-    type=click.IntRange(1, MOST_SEEDS),
+    type=Whole(1, MOST_SEEDS),
     default=1,
     show_default=True,
     help="Seeds per trial; a trial is scored by their mean.",

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import click
 
-from dmlbench.cli.options import Command
+from dmlbench.cli.options import Command, Whole
 from dmlbench.cli.terminal import echo
 
 # Without this the UI opens its pages for language models, for the list and for each experiment.
@@ -20,7 +20,7 @@ SERVER_OPTIONS = f"--app-dir {os.devnull} --log-level warning"
 
 
 @click.command("ui", cls=Command)
-@click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True, help="Port of the server.")
+@click.option("--port", type=Whole(1, 65535), default=5000, show_default=True, help="Port of the server.")
 @click.option(
     "--browser/--no-browser",
     default=None,

@@ -13,6 +13,8 @@ from dmlbench.cli.terminal import echo
 def command(files: tuple[Path, ...]) -> int:
     """Check method files, or all of a folder: read each, build what it names, and train it for a few steps.
 
+    Values must be within their `search`, since the first trial of `dmlbench tune` takes them.
+
     Each is trained for two epochs of two steps, with its state saved and restored between the epochs. A modifier is
     tested on the base `ms`, a miner on `triplet`. Python plugins of these files are loaded and run.
 
@@ -24,15 +26,13 @@ def command(files: tuple[Path, ...]) -> int:
     from dmlbench.errors import UserError
 
     wrong = 0
-    chosen = [file for path in files for file in _files(path)]
-    for file in chosen:
+    for file in [file for path in files for file in _files(path)]:
         try:
             echo(_validate(file))
         except UserError as error:
-            if len(chosen) == 1:
-                raise
             wrong += 1
-            echo(f"error: {error}", err=True)
+            where = "" if str(error).startswith(str(file)) else f"{file}: "
+            echo(f"error: {where}{error}", err=True)
     return 2 if wrong else 0
 
 
@@ -50,7 +50,7 @@ def _files(path: Path) -> list[Path]:
 
 def _validate(file: Path) -> str:
     from dmlbench.errors import UserError
-    from dmlbench.specs.method_loading import Folder, load_file
+    from dmlbench.specs.method_loading import Folder, check_within_searches, load_file
     from dmlbench.specs.protocol import load_protocol
     from dmlbench.specs.registry import Registry
     from dmlbench.training.check import check_method
@@ -60,6 +60,7 @@ def _validate(file: Path) -> str:
     if file.suffix not in (".yaml", ".yml"):
         raise UserError(f"{file}: not a method file", hint="give its YAML, which names a plugin beside it")
     content = load_file(file, Folder(file.parent, named_by_user=True))
+    check_within_searches(content, str(file))
     registry = Registry(file.parent)
     bases = {"loss": "", "pinned": "", "miner": "triplet+"}
     name = f"{bases.get(content.kind, 'ms+')}{content.name}"

@@ -23,18 +23,18 @@ class Section(BaseModel):
         if kind := _number(cls).get(info.field_name or ""):
             for each in value if isinstance(value, list | tuple) else (value,):
                 if isinstance(each, bool | str):
-                    raise ValueError(f"Input should be a valid {kind}")  # noqa: TRY004 - which pydantic collects
-                if kind == "integer" and isinstance(each, int | float) and abs(each) >= MOST_INT:
-                    raise ValueError("Input should be a number of 64 bits")
+                    raise ValueError(f"must be a {kind}")  # noqa: TRY004 - which pydantic collects
+                if kind == "whole number" and isinstance(each, int | float) and abs(each) >= MOST_INT:
+                    raise ValueError("must be a number of 64 bits")
         return value
 
 
 @cache
 def _number(section: type[BaseModel]) -> dict[str, str]:
-    """Fields that hold numbers alone, or tuples of them: `integer` or `number` by name."""
+    """Fields that hold numbers alone, or tuples of them: `whole number` or `number` by name."""
     kinds = {name: _types(field.annotation) - {type(None)} for name, field in section.model_fields.items()}
     return {
-        name: "integer" if float not in found else "number"
+        name: "whole number" if float not in found else "number"
         for name, found in kinds.items()
         if found and found <= {int, float}
     }

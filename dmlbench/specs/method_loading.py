@@ -52,6 +52,15 @@ def _check_searches(file: MethodFile, values: dict[str, ResolvedValue], path: Pa
         checked(file, values | together, f"{path}: search")
 
 
+def check_within_searches(file: AnyFile, where: str) -> None:
+    """Raise UserError for a value outside its own search: tuning begins with the file's values."""
+    groups = (file.parameters,) if isinstance(file, MethodFile) else (file.loss, file.distillation)
+    for name, parameter in ((name, own) for group in groups for name, own in group.items() if own.search):
+        for value in (parameter.value, *(override.value for override in parameter.overrides)):
+            if parameter.search and not parameter.search.holds(value):
+                raise UserError(f"{where}: {name}.search: {parameter.search} does not hold the value {value}")
+
+
 def checked(file: MethodFile, values: dict[str, ResolvedValue], where: str) -> dict[str, ResolvedValue]:
     """Values with the types and ranges of the registered class."""
     if file.plugin:

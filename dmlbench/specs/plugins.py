@@ -14,6 +14,11 @@ from dmlbench.specs.yaml_files import path_of
 LOADED_FOLDERS: set[str] = set()  # of plugins that this process has imported: the last one is on `sys.path`
 
 
+def shown(path: str | Path) -> str:
+    """A path for people: from the working folder where it lies below it, as users name it."""
+    return str(Path(path).relative_to(Path.cwd()) if Path(path).is_relative_to(Path.cwd()) else path)
+
+
 def plugin_path(name: str, folder: Path, method: str) -> Path:
     """The plugin file that a method file in a folder names.
 
@@ -50,7 +55,7 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise UserError(f"{path}: plugin: cannot be read ({error.strerror})") from error
+        raise UserError(f"{shown(path)}: plugin: cannot be read ({error.strerror})") from error
 
 
 def _imported(path: Path, folder: Path, contents: dict[Path, bytes]) -> Iterator[Path]:
@@ -66,7 +71,9 @@ def _imported(path: Path, folder: Path, contents: dict[Path, bytes]) -> Iterator
             names = [node.module or ""]
         elif isinstance(node, ast.ImportFrom):
             if path.parent == folder and node.level > 1:
-                raise UserError(f"{path}: plugin: imports from above its folder", hint="move what it needs into it")
+                raise UserError(
+                    f"{shown(path)}: plugin: imports from above its folder", hint="move what it needs into it"
+                )
             yield from _files((node.module or "").partition(".")[0] or [alias.name for alias in node.names], folder)
             continue
         else:

@@ -1,5 +1,6 @@
 """Protocol files: everything that is the same for all methods, resolved for one dataset."""
 
+import difflib
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -86,8 +87,10 @@ def parse_settings(pairs: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, di
         key, equals, text = pair.partition("=")
         section, *rest = key.split(".")
         deepest = 2 if section in SECTIONS else len(rest)
+        if equals and section and not rest and section not in (*SECTIONS, *METHOD_SECTIONS):
+            raise UserError(f"--set {pair!r}: not the full key", hint=_full_keys(section, text))
         if not equals or not all(rest) or not 0 < len(rest) <= deepest:
-            raise UserError(f"--set {pair!r}: must be key.path=value", hint="for example training.epochs=3")
+            raise UserError(f"--set {pair!r}: must be key.path=value", hint="for example --set training.epochs=3")
         if section not in (*SECTIONS, *METHOD_SECTIONS):
             raise unknown_name("section", section, (*SECTIONS, *METHOD_SECTIONS), where=f"--set {pair}")
         try:
@@ -104,6 +107,15 @@ def parse_settings(pairs: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, di
                 raise UserError(f"--set {pair!r}: {part} is set to a value already")
         target[rest[-1]] = value
     return protocol, method
+
+
+def _full_keys(name: str, value: str) -> str:
+    """What a key without its section may have meant."""
+    sections = {section: ProtocolSpec.model_fields[section].annotation for section in SECTIONS}
+    keys = [(section, key) for section, model in sections.items() for key in getattr(model, "model_fields", ())]
+    near = difflib.get_close_matches(name, {key for _, key in keys}, n=1, cutoff=0.8)
+    found = [f"--set {section}.{key}={value}" for section, key in keys if key in near]
+    return " or ".join(found or [f"--set {section}.{name}={value}" for section in ("loss", "modifier")])
 
 
 def _check_own_name(name: str, path: Path) -> None:

@@ -1,5 +1,6 @@
 """A study as a file: methods, datasets, seeds and what is claimed of them before the runs."""
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,7 @@ from pydantic import Field, field_validator
 from dmlbench.errors import UserError
 from dmlbench.specs.cell import Scalar
 from dmlbench.specs.dataset import Section
+from dmlbench.specs.protocol import whole_key
 from dmlbench.specs.yaml_files import read_yaml, validate
 
 Names = Annotated[tuple[str, ...], Field(min_length=1)]
@@ -77,6 +79,11 @@ class StudyFile(Section):
     settings: dict[str, Scalar] = Field(default_factory=dict)
     claims: tuple[Claim, ...] = ()
 
+    @property
+    def changes(self) -> tuple[str, ...]:
+        """The settings as `--set` takes them."""
+        return tuple(whole_key(f"{key}={json.dumps(value)}") for key, value in self.settings.items())
+
 
 def read_study(path: Path) -> StudyFile:
     """Read a study; raises UserError, naming file and line, where it is none."""
@@ -85,10 +92,10 @@ def read_study(path: Path) -> StudyFile:
     return validate(StudyFile, read_yaml(path), str(path))
 
 
-def parse_claim(text: str) -> Claim:
-    """The claim in `psd:contrastive,triplet`; raises UserError where it is none."""
+def parse_claim(text: str, where: str = "--claim") -> Claim:
+    """The claim in `psd:contrastive,triplet`; raises UserError, which begins with `where`, where it is none."""
     modifier, colon, bases = (part.strip() for part in text.partition(":"))
     names = tuple(name.strip() for name in bases.split(","))
     if not colon or not modifier or not all(names):
-        raise UserError(f"--claim {text!r}: must be MODIFIER:BASES", hint="for example --claim psd:contrastive,triplet")
-    return validate(Claim, {"modifier": modifier, "bases": names}, f"--claim {text}")
+        raise UserError(f"{where} {text!r}: must be MODIFIER:BASES", hint="for example psd:contrastive,triplet")
+    return validate(Claim, {"modifier": modifier, "bases": names}, f"{where} {text}")

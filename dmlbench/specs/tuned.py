@@ -155,7 +155,7 @@ def settings_of(path: Path, method: MethodSpec, dataset: DatasetSpec, protocol: 
 
 def _entry(path: Path, method: MethodSpec, dataset: DatasetSpec, protocol: ProtocolSpec) -> Tuned:
     named = f"{dataset.name}=FOLDER" if dataset.root else dataset.name
-    again = f"dmlbench tune --methods {method.name} --datasets {named} --trials N, with the same other options"
+    again = f"`dmlbench tune --methods {method.name} --datasets {named} --trials N`, with the same other options"
     names, identity = (protocol.name, dataset.name, method.name), identity_of(method, dataset, protocol)
     found = [entry for entry in read_tuned(path).entries if entry.key[:3] == names]
     if not found:

@@ -6,7 +6,7 @@ until it is in quotes: read as a text it would change what a file says without a
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import NoneType, UnionType
@@ -35,6 +35,34 @@ PLAIN = {  # what is no text without quotes: tag, pattern and first characters
     "int": (INT, "-+0123456789"),
     "float": (FLOAT, "-+.0123456789"),
     "merge": (re.compile("<<$"), "<"),
+}
+
+WORDS = {  # of pydantic's kinds of violations, by what they begin with
+    "missing": "is missing",
+    "int_": "must be a whole number",
+    "float_": "must be a number",
+    "finite_number": "must be a finite number",
+    "string_type": "must be a text",
+    "string_too_long": "must have at most {max_length} characters",
+    "string_pattern": "must be {form}",
+    "bool_": "must be true or false",
+    "literal_error": "must be {expected}",
+    "greater_than_equal": "must be at least {ge}",
+    "greater_than": "must be above {gt}",
+    "less_than_equal": "must be at most {le}",
+    "less_than": "must be below {lt}",
+    "dict_type": "must be a mapping of keys to values",
+    "model_type": "must be a mapping of keys to values",
+    "tuple_type": "must be a list",
+    "too_short": "needs {min_length} or more values",
+    "too_long": "takes at most {max_length} values",
+    "invalid_key": "a key must be a text",
+}
+FORMS = {  # of patterns
+    r"^[a-z0-9][a-z0-9_-]*$": "small letters, digits, _ and -",
+    r"^[a-z0-9][a-z0-9_-]*\+[a-z0-9][a-z0-9_-]*$": "BASE+MODIFIER",
+    r"^[A-Za-z0-9][A-Za-z0-9._-]*$": "letters, digits, '.', _ and -",
+    r"^[1-9]\d*(,[1-9]\d*)*$": "whole numbers with commas between, such as 512,1024",
 }
 
 
@@ -148,26 +176,40 @@ def validate(model: type[Model], content: Any, where: str) -> Model:  # noqa: AN
         raise _one_line(error, model, where) from error
 
 
+def in_words(violation: Mapping[str, Any]) -> str:
+    """What pydantic says of a value, for those who never heard of it: `must be above 0`."""
+    details, kind = violation.get("ctx", {}), violation["type"]
+    words = next((words for prefix, words in WORDS.items() if kind.startswith(prefix)), None)
+    if words is None:
+        return str(violation["msg"]).removeprefix("Value error, ")
+    plain = {name: int(own) if isinstance(own, float) and own.is_integer() else own for name, own in details.items()}
+    return words.format(**plain, form=FORMS.get(details.get("pattern"), "of another form"))
+
+
 def _one_line(error: ValidationError, model: type[BaseModel], where: str) -> UserError:
     details = error.errors(include_url=False)
     # An unknown key explains a missing one (a typo makes both), so it is named first.
     first = next((item for item in details if item["type"] == "extra_forbidden"), details[0])
-    location = first["loc"]
+    location, kind = first["loc"], first["type"]
     scalar = len(location) > 1 and location[-1] == "bool"  # the first member of `spec.Scalar`: none of them fits
-    key = ".".join(str(part) for part in (location[:-1] if scalar else location))
+    short = kind == "missing" and isinstance(location[-1], int)  # a list that ends too early
+    unnamed = scalar or short or location[-1:] in (("[key]",), ("constrained-int",))
+    key = ".".join(str(part) for part in (location[:-1] if unnamed else location))
     more = f" (and {len(details) - 1} more)" if len(details) > 1 else ""
-    if first["type"] == "extra_forbidden":
+    if kind == "extra_forbidden":
         parent = ".".join(str(part) for part in location[:-1])
-        known = _fields(model, location[:-1])
-        if known:
-            return unknown_name("key", str(location[-1]), known, where=f"{where}: {parent}" if parent else where)
+        if known := _fields(model, location[:-1]):
+            missing = [item["loc"][-1] for item in details if item["type"] == "missing"]
+            meant = str(missing[0]) if len(missing) == 1 and missing[0] in known else None
+            where = f"{where}: {parent}" if parent else where
+            return unknown_name("key", str(location[-1]), known, where=where, meant=meant)
         return UserError(f"{where}: {key}: unknown key{more}")
     if scalar:
         return UserError(f"{where}: {key}: must be a finite number, a text, true or false, not {first['input']!r}")
-    if first["type"] == "model_type" and (names := _fields(model, location)):
+    if kind == "model_type" and (names := _fields(model, location)):
         given = f"{first['input']!r}"
         return UserError(f"{where}: {key}: must be a mapping, not {given}", hint=f"valid keys: {', '.join(names)}")
-    message = first["msg"].removeprefix("Value error, ")
+    message = "a key must be a text" if "[key]" in location else "has too few values" if short else in_words(first)
     given = "" if isinstance(first["input"], dict) else f", not {first['input']!r}"
     return UserError(f"{where}: {key + ': ' if key else ''}{message}{given}{more}")
 

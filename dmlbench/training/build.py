@@ -15,9 +15,12 @@ from dmlbench.modifiers.base import Group
 from dmlbench.seeding import stream_seed
 from dmlbench.specs.cell import MOMENTUM, MethodSpec, Part, ProtocolSpec, TrainingSpec, rate_of
 from dmlbench.specs.method_loading import check_rates
+from dmlbench.specs.plugins import shown
 from dmlbench.training.device import PhaseClock
-from dmlbench.training.plugins import Transform, callable_of, component_of, construct, with_sizes
+from dmlbench.training.plugins import Transform, callable_of, component_of, construct, described, located, with_sizes
 from dmlbench.training.trainer import TrainableNetwork, Trainer
+
+CALLING = ("step", "end_epoch", "state", "restore", "modifier_weight")  # of a trainer: they call a plugin's code
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,11 @@ def build_trainer(
         for network, own in zip(networks, [extra, *([] for _ in networks[1:])], strict=True)
     ]
     training = protocol.training
-    return Trainer(trainable, modifier, PhaseClock(device), training.epochs, training.autocast)
+    trainer = Trainer(trainable, modifier, PhaseClock(device), training.epochs, training.autocast)
+    parts = [part for part in (method.loss, method.distillation) if part and part.plugin]
+    for name in CALLING if parts else ():
+        setattr(trainer, name, located(*parts)(getattr(trainer, name)))
+    return trainer
 
 
 def build_seeded_model(
@@ -88,7 +95,7 @@ def build_loss(part: Part, sizes: dict[str, int]) -> nn.Module:
     component = component_of(part)
     criterion = construct(component, with_sizes(component, part.values(), sizes), part)
     if not isinstance(criterion, nn.Module):
-        raise UserError(f"{part.plugin}: {part.class_name} must be a torch.nn.Module")
+        raise UserError(f"{shown(part.plugin or '')}: {part.class_name} must be a torch.nn.Module")
     check_rates(part.learning_rates, [name for name, _ in criterion.named_parameters()], part.name)
     return criterion
 
@@ -109,7 +116,7 @@ def build_modifier(part: Part, sizes: dict[str, int]) -> Modifier:
     weight = float(values.pop("lambda", 1.0))
     distillation = construct(component, with_sizes(component, values, sizes), part)
     if not hasattr(distillation, "tau") or not callable(getattr(distillation, "targets", None)):
-        said = f"{part.plugin}: {part.class_name} must be a dmlbench.modifiers.Modifier"
+        said = f"{shown(part.plugin or '')}: {part.class_name} must be a dmlbench.modifiers.Modifier"
         raise UserError(said, hint="or have a temperature tau and targets(teacher_embeddings)")
     try:
         return _FromTargets(weight, distillation)
@@ -144,7 +151,7 @@ class _WithHead(Modifier):
         sizes = self._sizes | {"features": context.features}
         head = construct(component, with_sizes(component, self._part.values(), sizes), self._part)
         if not isinstance(head, nn.Module):
-            raise UserError(f"{self._part.plugin}: {self._part.class_name} must be a torch.nn.Module")
+            raise UserError(f"{shown(self._part.plugin or '')}: {self._part.class_name} must be a torch.nn.Module")
         with torch.no_grad():  # in evaluation mode, so that no statistics of BatchNorm move
             found = tuple(head.eval()(torch.zeros(2, context.features)).shape)
         if found != (2, context.embedding_dim):
@@ -156,7 +163,7 @@ class _WithHead(Modifier):
 
 def _with_sampler(part: Part, sizes: dict[str, int]) -> Modifier:
     modifier = Modifier(lambda_=0.0)
-    modifier.sampler = callable_of(part, sizes)
+    modifier.sampler = located(part)(callable_of(part, sizes))
     return modifier
 
 
@@ -283,12 +290,11 @@ def _built(modifier: Modifier, context: _BuildContext, part: Part) -> tuple[list
         return networks, modifier.parameter_groups(context)
     except UserError:
         raise
-    except ValueError as error:
-        raise UserError(f"{part.name}: {error}") from error
     except Exception as error:
-        if not part.plugin:
+        if not part.plugin and not isinstance(error, ValueError):
             raise
-        raise UserError(f"{part.name}: {part.class_name}.build raises {type(error).__name__}: {error}") from error
+        what = f"{part.class_name}.build raises {described(error, part)}" if part.plugin else str(error)
+        raise UserError(f"{part.name}: {what}") from error
 
 
 def _check_networks(networks: object, part: Part, precision: str) -> None:

@@ -12,13 +12,15 @@ from dmlbench.modifiers import Modifier
 from dmlbench.seeding import stream_seed
 from dmlbench.specs.cell import MethodSpec, ProtocolSpec
 from dmlbench.training.build import TrainingSet, at_networks_rate, build_seeded_model, build_trainer
+from dmlbench.training.plugins import described
 from dmlbench.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 CLASSES, IMAGES, BATCH, EPOCHS = 4, 32, 16, 2
-KEPT = (
-    "what it keeps from step to step belongs in buffers, parameters or get_extra_state; what it draws must come from a "
-    "generator that it is given, or torch's global one"
+KEPT = "what it keeps from step to step belongs in buffers, parameters or get_extra_state"
+DRAWN = (
+    "draw from torch, NumPy's rng that a sampler is given, or the generator of a loss, a miner or context.generator(): "
+    "Python's random and NumPy's global generator are not seeded"
 )
 CLOSE = 0.8  # of a misspelt hook's name to the hook's
 
@@ -42,10 +44,17 @@ def check_method(method: MethodSpec, protocol: ProtocolSpec) -> tuple[float, lis
     protocol = protocol.model_copy(update={"training": training})
     whole, resumed = _built(method, protocol), _built(method, protocol)
     _check_hooks(whole.modifier, method.name)
-    _epoch(whole, method, protocol, 0)
+    first = _epoch(whole, method, protocol, 0)
     _pass_on(whole, resumed, method.name)
     expected, found = (_epoch(trainer, method, protocol, 1) for trainer in (whole, resumed))
     if not torch.equal(expected, found):
+        again = _built(method, protocol)
+        if not torch.equal(
+            torch.cat([first, expected]), torch.cat([_epoch(again, method, protocol, n) for n in (0, 1)])
+        ):
+            raise UserError(
+                f"{method.name}: draws numbers that nothing seeds: the same steps give other losses", hint=DRAWN
+            )
         values = f"{float(expected[-1]):.6g} and {float(found[-1]):.6g}"
         raise UserError(
             f"{method.name}: its state is not restored: an interruption changes a loss ({values})", hint=KEPT
@@ -92,7 +101,8 @@ def _epoch(trainer: Trainer, method: MethodSpec, protocol: ProtocolSpec, epoch: 
     except (KeyboardInterrupt, UserError):
         raise
     except BaseException as error:
-        raise UserError(f"{method.name}: a training step failed ({type(error).__name__}: {error})") from error
+        part = method.distillation or method.loss
+        raise UserError(f"{method.name}: a training step failed ({described(error, part)})") from error
     found = torch.stack(losses)
     if not found.isfinite().all():
         raise UserError(f"{method.name}: a training step gave the loss {float(found[-1])}")
@@ -107,13 +117,11 @@ def _pass_on(whole: Trainer, resumed: Trainer, name: str) -> None:
         file.seek(0)
         state = torch.load(file, weights_only=True)
     except Exception as error:
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise UserError(
-            f"{name}: its state cannot be saved and read back ({reason})",
+            f"{name}: its state cannot be saved and read back ({described(error)})",
             hint="a state holds tensors, numbers, texts, lists and dictionaries alone",
         ) from error
     try:
         resumed.restore(state)
     except Exception as error:
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise UserError(f"{name}: its state cannot be restored ({reason})", hint=KEPT) from error
+        raise UserError(f"{name}: its state cannot be restored ({described(error)})", hint=KEPT) from error

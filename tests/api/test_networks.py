@@ -74,7 +74,7 @@ def test_a_folder_without_weights_says_what_to_do(store, make_cell, tmp_path):
         dmlbench.load_model(tmp_path)
     cell = make_cell()
     store.plan([cell])
-    with pytest.raises(dmlbench.UserError, match="run the cell with --keep weights"):
+    with pytest.raises(dmlbench.UserError, match="`dmlbench run --keep weights` leaves them"):
         dmlbench.load_model(store.folder(cell))
 
 

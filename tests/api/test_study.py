@@ -56,8 +56,11 @@ def test_a_metric_or_selection_that_is_not_there(reference):
 
 
 def test_results_that_are_not_there(tmp_path):
-    with pytest.raises(dmlbench.UserError, match="no such results folder"):
-        dmlbench.Study(tmp_path / "nowhere")
+    for read in (dmlbench.Study, dmlbench.compare):
+        with pytest.raises(
+            dmlbench.UserError, match=r"no such results folder; run `dmlbench run` first, .* with results$"
+        ):
+            read(tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize(
@@ -65,18 +68,23 @@ def test_results_that_are_not_there(tmp_path):
     [
         ({"methods": "mss"}, "unknown method 'mss'"),
         ({"datasets": ["glyfs"]}, "unknown dataset 'glyfs'"),
-        ({"settings": {"training.epoch": 3}}, "unknown key 'epoch'"),
-        ({"settings": {"training.epochs": "3"}}, "training.epochs: Input should be a valid integer"),
-        ({"keep": ["weight"]}, "unknown thing to keep 'weight'"),
-        ({"address": "auto"}, "names a Ray cluster"),
-        ({"system_metrics": True}, "nowhere to send them"),
+        ({"settings": {"training.epoch": 3}}, "^settings: training: unknown key 'epoch'"),
+        ({"settings": {"training.epochs": "3"}}, "^settings: training.epochs: must be a whole number"),
+        ({"keep": ["weight"]}, "^keep: unknown thing to keep 'weight'"),
+        ({"address": "auto"}, "^address auto: names a Ray cluster; add executor ray"),
+        ({"protocol": "mine.yaml"}, "^protocol mine.yaml: no such file; see `dmlbench list protocols`"),
+        ({"methods_dir": "nowhere"}, "^methods_dir nowhere: no such folder"),
+        ({"tuned": True, "settings": {"loss.alpha": 3}}, "^tuned and settings of a method's values exclude each other"),
+        ({"datasets": "A B=."}, "^datasets 'A B=.': must be NAME=FOLDER"),
+        ({"datasets": "omniglot-small", "data_dir": "."}, "or leave data_dir and DMLBENCH_DATA out"),
+        ({"system_metrics": True}, "^system_metrics: with tracking none there is nowhere to send them"),
         ({"seeds": 0}, "seeds: must be a whole number from 1"),
         ({"seeds": [1, 1]}, "each given once"),
         ({"seeds": [-1]}, "seeds: must be a whole number from 0"),
         ({"seeds": []}, "seeds: must be some numbers"),
-        ({"methods": ["ms", "ms"]}, "'ms' is given twice"),
+        ({"methods": ["ms", "ms"]}, "^methods: 'ms' is given twice"),
         ({"methods": []}, "methods: name at least one"),
-        ({"methods": 3}, "must be names"),
+        ({"methods": 3}, "^methods: must be names"),
         ({"seeds": "3"}, "seeds: must be a whole number, or a list"),
         ({"seeds": None}, "seeds: must be a whole number, or a list"),
         ({"settings": ["training.epochs=2"]}, "settings: must be a mapping"),
@@ -85,8 +93,8 @@ def test_results_that_are_not_there(tmp_path):
         ({"tracking": "no"}, "unknown tracking 'no'"),
         ({"executor": "slurm"}, "unknown executor 'slurm'"),
         ({"workers": 0}, "workers: must be a whole number from 1"),
-        ({"device": "gpu"}, "unknown device 'gpu'"),
-        ({"data_dir": "nowhere"}, "no such folder"),
+        ({"device": "gpu"}, "^device: unknown device 'gpu'"),
+        ({"data_dir": "nowhere"}, "^data_dir nowhere: no such folder"),
     ],
 )
 def test_a_mistake_is_found_before_anything_runs(wrong, message, empty_folder):

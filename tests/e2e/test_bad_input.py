@@ -64,6 +64,63 @@ CASES = {
         (*RUN, "--methods", "ms", "--datasets", "glyphs", "--seeds", "2", "--seed", "1"),
         ("exclude each other",),
     ),
+    "seeds as a list": (
+        (*RUN, "--methods", "ms", "--datasets", "glyphs", "--seeds", "0,1"),
+        ("--seeds 0,1: --seeds is how many, from 0; --seed 0 --seed 1",),
+    ),
+    "a list as seed": (
+        (*RUN, "--methods", "ms", "--datasets", "glyphs", "--seed", "0", "5"),
+        ("--seed 0 5: no blanks in a value; --seed 0 --seed 5",),
+    ),
+    "seeds of tune as a list": (
+        ("tune", "--methods", "ms", "--datasets", "glyphs", "--trials", "2", "--seeds", "0,1"),
+        ("--seeds is how many, from 0; --seeds 2",),
+    ),
+    "no number of seeds": (
+        (*RUN, "--methods", "ms", "--datasets", "glyphs", "--seeds", "some"),
+        ("'--seeds': 'some' is not a valid integer;",),
+    ),
+    "methods with blanks": (
+        (*RUN, "--methods", "ms", "triplet", "psd", "--datasets", "glyphs"),
+        ("--methods ms triplet psd: no blanks in a value; --methods ms,triplet,psd",),
+    ),
+    "methods with blanks in quotes": (
+        (*RUN, "--methods", "ms triplet", "--datasets", "glyphs"),
+        ("--methods 'ms triplet': commas go between names; --methods ms,triplet",),
+    ),
+    "datasets with blanks": (
+        (*RUN, "--methods", "ms", "--datasets", "glyphs,", "cub"),
+        ("no blanks in a value; --datasets glyphs,cub",),
+    ),
+    "only with blanks": (("report", "--only", "method=ms", "psd"), ("--only method=ms,psd",)),
+    "set with a blank": (
+        (*RUN, "--methods", "ms", "--datasets", "glyphs", "--set", "training.epochs", "2"),
+        ("no blanks in a value; --set training.epochs=2",),
+    ),
+    "a word too many": (
+        (*RUN, "--methods", "ms", "--datasets", "glyphs", "--tuned", "x", "y"),
+        ("extra argument (y)",),
+    ),
+    "a folder without a name": (
+        (*RUN, "--methods", "ms", "--datasets", "./images"),
+        ("--datasets ./images: a folder of images needs a name; --datasets images=./images, with a folder for each",),
+    ),
+    "a folder that is not there": (
+        (*RUN, "--methods", "ms", "--datasets", "./my images"),
+        ("--datasets ./my images: no such folder or dataset; --datasets 'NAME=./my images', with",),
+    ),
+    "a key without its section": (
+        (*RUN, "--methods", "ms", "--datasets", "glyphs", "--set", "epoch=2"),
+        ("--set 'epoch=2': not the full key; --set training.epochs=2",),
+    ),
+    "a key of two sections": (
+        (*RUN, "--methods", "ms", "--datasets", "glyphs", "--set", "batch_size=2"),
+        ("--set training.batch_size=2 or --set evaluation.batch_size=2",),
+    ),
+    "a method's key without its section": (
+        (*RUN, "--methods", "ms", "--datasets", "glyphs", "--set", "omega=2"),
+        ("--set loss.omega=2 or --set modifier.omega=2",),
+    ),
     "unknown thing to keep": ((*RUN, "--methods", "ms", "--datasets", "glyphs", "--keep", "weight"), ("'weights'?",)),
     "no cuda": ((*RUN, "--methods", "ms", "--datasets", "glyphs", "--device", "tpu"), ("unknown device 'tpu'",)),
     "method given twice": ((*RUN, "--methods", "ms,ms", "--datasets", "glyphs"), ("given twice",)),
@@ -119,17 +176,17 @@ REFUSED_DRY = {
     ),
     "dimension": (
         ("model.embedding_dim=1000000000000",),
-        ("--set: model.embedding_dim", "less than or equal to 65536"),
+        ("--set: model.embedding_dim", "must be at most 65536"),
     ),
-    "batch": (("training.batch_size=1000000000000",), ("--set: training.batch_size", "less than or equal to 65536")),
-    "epochs": (("training.epochs=1000000000000",), ("--set: training.epochs", "less than or equal to 1000000")),
+    "batch": (("training.batch_size=1000000000000",), ("--set: training.batch_size", "must be at most 65536")),
+    "epochs": (("training.epochs=1000000000000",), ("--set: training.epochs", "must be at most 1000000")),
     "large image": (
         ("input.size=100000", "input.resize=100000"),
-        ("--set: input.size: Input should be less than or equal to 4096, not 100000",),
+        ("--set: input.size: must be at most 4096, not 100000",),
     ),
-    "ks": (("evaluation.ks=[1, 1000000000000]",), ("--set: evaluation.ks.1", "less than or equal to 1000000")),
-    "clustering": (("evaluation.clustering_runs=100000",), ("--set: evaluation.clustering_runs", "equal to 1000,")),
-    "threads": (("training.cpu_threads=100000",), ("--set: training.cpu_threads", "less than or equal to 1024")),
+    "ks": (("evaluation.ks=[1, 1000000000000]",), ("--set: evaluation.ks.1", "must be at most 1000000")),
+    "clustering": (("evaluation.clustering_runs=100000",), ("--set: evaluation.clustering_runs", "at most 1000,")),
+    "threads": (("training.cpu_threads=100000",), ("--set: training.cpu_threads", "must be at most 1024")),
     "width": (("model.kwargs.width=1000000000",), ("model.kwargs.width: must be at most 8192, not 1000000000",)),
 }
 
@@ -147,7 +204,7 @@ def test_a_dry_run_says_which_weights_are_not_here(
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     settings = ("model.backbone=torchvision:resnet18", *RGB, "model.weights=IMAGENET1K_V1")
     done = in_process(*DRY, *(part for setting in settings for part in ("--set", setting)))
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 1, done.stderr
     assert "not ready: weights IMAGENET1K_V1 of torchvision:resnet18 are not on this machine" in done.stdout
     assert "--set model.weights=FILE" in done.stdout
     assert list(tmp_path.iterdir()) == []
@@ -175,8 +232,52 @@ def test_a_strangers_result_cannot_run_code(in_process: Command, make_cell, tmp_
 def test_one_clear_line(name: str, in_process: Command, tmp_path: Path) -> None:
     arguments, expected = CASES[name]
     (tmp_path / "file").touch()
+    (tmp_path / "images").mkdir()
     _refused(in_process(*arguments), expected)
-    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "images"]
+
+
+SEARCHED = """\
+name: mine
+title: Mine
+kind: loss
+class: triplet
+paper: null
+parameters:
+  margin: {value: 0.2, source: a test, search: {low: 0.1, high: 0.5}}
+  mining: {value: distance, source: a test}
+"""
+OVERRIDDEN = "value: 0.2, overrides: [{when: {dataset: cub}, value: 0.7, source: a test}]"
+PINNED = """\
+name: ms+psd
+title: Pinned
+kind: pinned
+distillation:
+  lambda: {value: 50, source: a test, search: {low: 1, high: 9}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (SEARCHED.replace("0.2", "0.7"), "margin.search: 0.1 to 0.5 does not hold the value 0.7"),
+        (SEARCHED.replace("value: 0.2", OVERRIDDEN), "margin.search: 0.1 to 0.5 does not hold the value 0.7"),
+        (SEARCHED.replace("{low: 0.1, high: 0.5}", "{choices: [0.1, 0.3]}"), "margin.search: 0.1, 0.3 does not hold"),
+        (PINNED, "lambda.search: 1 to 9 does not hold the value 50"),
+        (SEARCHED.replace("parameters:", "values:"), "unknown key 'values'; did you mean 'parameters'?; valid: class,"),
+        (SEARCHED.replace("search:", "serach:"), "parameters.margin: unknown key 'serach'; did you mean 'search'?"),
+        (SEARCHED.replace("margin:", "margn:"), "parameters: unknown key 'margn'; did you mean 'margin'?; valid: marg"),
+        (PINNED.replace("ms+psd", "none+psd").replace("50", "5"), "'none+psd': unknown method 'none'; "),
+        (
+            SEARCHED.replace("mining:", "x: {value: 1, source: a}\n  mining:"),
+            "parameters: unknown key 'x'; valid: marg",
+        ),
+    ],
+)
+def test_validate_names_the_file_and_the_key(content: str, message: str, in_process: Command, tmp_path: Path) -> None:
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "mine.yaml").write_text(content)
+    _refused(in_process("validate", "own/mine.yaml"), (f"error: own/mine.yaml: {message}",))
 
 
 def test_system_metrics_without_the_library_that_takes_them(dmlbench: Command, tmp_path: Path) -> None:

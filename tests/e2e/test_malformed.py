@@ -140,7 +140,10 @@ def test_as_a_datasets_root(root: str, in_process: Command, tmp_path: Path) -> N
             LOSS.replace("BUILT", f"raise RuntimeError('a\\n' + {PAGE!r})").replace("STEP", ""),
             "raises RuntimeError: a nn",
         ),
-        (LOSS.replace("BUILT", "pass").replace("STEP", "sys.exit(3)"), "a training step failed (SystemExit: 3)"),
+        (
+            LOSS.replace("BUILT", "pass").replace("STEP", "sys.exit(3)"),
+            "a training step failed (SystemExit: 3 (own/mine.py line 10))",
+        ),
         ("raise SystemExit(0)", "mine.py: plugin: SystemExit: 0"),
         ("Mine = 3", "mine.py: class: 'Mine' is no class but of type int"),
         ("from helper import Mine", "mine.py: plugin: ImportError: cannot import name 'Mine' from 'helper'"),

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from dmlbench.errors import UserError
 from dmlbench.specs.cell import InputSpec, Scalar, Section
-from dmlbench.specs.method import MethodFile
+from dmlbench.specs.method import MethodFile, Name
 from dmlbench.specs.yaml_files import Dumper, parse, parse_written, path_of, read_yaml, validate
 
 
@@ -22,6 +22,10 @@ class Outer(Section):
     rows: tuple[Inner, ...] = ()
     options: dict[str, Scalar] = Field(default_factory=dict)
     rate: float = 1.0
+    title: Name = "a"
+    flag: bool = False
+    pair: tuple[int, int] = (1, 2)
+    share: float = Field(0.0, lt=1)
 
 
 @pytest.fixture
@@ -74,7 +78,10 @@ def test_a_missing_file_and_a_folder_cannot_be_read(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"iner": {}}, "f: unknown key 'iner'; did you mean 'inner'?; valid: by_name, inner, options, rate, rows"),
+        (
+            {"iner": {}},
+            "f: unknown key 'iner'; did you mean 'inner'?; valid: by_name, flag, inner, ",
+        ),
         (
             {"inner": {"width": 1, "widht": 2}},
             "f: inner: unknown key 'widht'; did you mean 'width'?; valid: alias, width",
@@ -87,15 +94,27 @@ def test_a_missing_file_and_a_folder_cannot_be_read(tmp_path):
             {"inner": {"width": 1}, "rows": [{"width": 1}, {"wide": 1}]},
             "f: rows.1: unknown key 'wide'; did you mean 'width'?; valid: alias, width",
         ),
-        ({}, "f: inner: Field required"),
-        ({"inner": {"width": "x"}, "rate": "y"}, "f: inner.width: Input should be a valid integer"),
-        ({"inner": {"width": 1, "alias": "c"}}, "f: inner.alias: Input should be 'a' or 'b', not 'c'"),
+        ({}, "f: inner: is missing"),
+        ({"inner": {"width": "x"}, "rate": "y"}, "f: inner.width: must be a whole number"),
+        ({"inner": {"width": 1, "alias": "c"}}, "f: inner.alias: must be 'a' or 'b', not 'c'"),
         (
             {"inner": {"width": 1}, "options": {"depth": [1]}},
             "f: options.depth: must be a finite number, a text, true or false, not [1]",
         ),
-        ({"inner": {"width": 1}, "rate": float("inf")}, "f: rate: Input should be a finite number, not inf"),
-        ({"inner": {"width": 1}, 3: 4}, "f: 3: Keys should be strings"),
+        ({"inner": {"width": 1}, "rate": float("inf")}, "f: rate: must be a finite number, not inf"),
+        ({"inner": {"width": 1}, "by_names": {}}, "f: unknown key 'by_names'; did you mean 'by_name'?"),
+        ({"values": {"width": 1}}, "f: unknown key 'values'; did you mean 'inner'?; valid: "),
+        ({"inner": {"width": 1.5}}, "f: inner.width: must be a whole number, not 1.5"),
+        ({"inner": {"width": 1}, "rows": 3}, "f: rows: must be a list, not 3"),
+        ({"inner": {"width": 1}, "by_name": [1]}, "f: by_name: must be a mapping of keys to values, not [1]"),
+        ({"inner": {"width": 1}, "options": {3: 4}}, "f: options.3: a key must be a text, not 3"),
+        ({"inner": {"width": 1}, "title": 3}, "f: title: must be a text, not 3"),
+        ({"inner": {"width": 1}, "title": "a b"}, "f: title: must be small letters, digits, _ and -, not 'a b'"),
+        ({"inner": {"width": 1}, "flag": "x"}, "f: flag: must be true or false, not 'x'"),
+        ({"inner": {"width": 1}, "pair": [1]}, "f: pair: has too few values, not [1]"),
+        ({"inner": {"width": 1}, "pair": [1, 2, 3]}, "f: pair: takes at most 2 values, not [1, 2, 3]"),
+        ({"inner": {"width": 1}, "share": 1}, "f: share: must be below 1, not 1"),
+        ({"inner": {"width": 1}, 3: 4}, "f: 3: a key must be a text"),
     ],
 )
 def test_one_line_with_file_and_key(content, message):
@@ -193,7 +212,7 @@ def test_a_number_is_a_number(key, value):
     if (key, value) == ("rate", 1e300):
         assert validate(Outer, content, "f").rate == 1e300
         return
-    with pytest.raises(UserError, match=rf"^f: {key}: Input should be a [a-z0-9 ]+, not {re.escape(repr(value))}$"):
+    with pytest.raises(UserError, match=rf"^f: {key}: must be a [a-z0-9 ]+, not {re.escape(repr(value))}$"):
         validate(Outer, content, "f")
 
 

@@ -152,8 +152,19 @@ def test_a_plugin_is_built_with_the_sizes_it_asks_for(plugin):
         ("Pull", "import nowhere_to_be_found", {}, "plugin.py: plugin: ModuleNotFoundError: No module named"),
         ("Pull", "class Pull(:", {}, "plugin.py: plugin: SyntaxError"),
         ("Pull", "1 / 0", {}, "plugin.py: plugin: ZeroDivisionError"),
-        ("Pull", PULL, {}, "mine: parameters: Pull does not take {'num_classes': 3} (missing a required argument"),
-        ("Pull", PULL, {"strength": 1, "speed": 2}, "mine: parameters: Pull does not take"),
+        ("Pull", PULL, {}, "mine: parameters: strength is missing; see Pull in "),
+        (
+            "Pull",
+            PULL,
+            {"strengt": 1},
+            "parameters: unknown parameter 'strengt'; did you mean 'strength'?; valid: strength; see",
+        ),
+        (
+            "Pull",
+            PULL,
+            {"speed": 1},
+            "parameters: unknown parameter 'speed'; did you mean 'strength'?; valid: strength;",
+        ),
         ("Pull", PULL, {"strength": -1}, "strength must not be negative"),
         ("Soft", PULL, {"sharpness": 1}, "plugin.py: Soft must be a torch.nn.Module"),
     ],
@@ -216,6 +227,18 @@ def test_a_text_for_a_number_names_its_parameter(text, plugin):
     with pytest.raises(UserError, match=rf"^mine: parameters: strength: must be a number, not the text '{text}'$"):
         build_loss(plugin("Strong", strong, strength=text), SIZES)
     build_loss(plugin("Strong", strong, strength=8.0), SIZES)
+
+
+@pytest.mark.parametrize("annotation", ["int", "'int'", "int | None", "Annotated[int, Gt(0)]"])
+def test_a_whole_number_is_one(annotation, plugin):
+    head = (
+        "from typing import Annotated\nfrom annotated_types import Gt\nfrom torch import nn\nclass Deep(nn.Module):\n"
+    )
+    deep = f"{head}    def __init__(self, depth: {annotation} = 1): super().__init__()\n"
+    for value in (2.5, True):
+        with pytest.raises(UserError, match=rf"^mine: parameters: depth: must be a whole number, not {value}$"):
+            build_loss(plugin("Deep", deep, depth=value), SIZES)
+    build_loss(plugin("Deep", deep, depth=2), SIZES)
 
 
 def test_a_plugin_uses_the_helpers_of_its_folder_and_no_others(tmp_path):

@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+from dmlbench.data.images import Split
+from dmlbench.data.loader import TrainingBatches
 from dmlbench.errors import UserError
 from dmlbench.specs.protocol import load_protocol
 from dmlbench.specs.registry import Registry
@@ -19,7 +21,9 @@ LOSS = HEAD + "class Mine(nn.Module):\n    def forward(self, embeddings, labels,
 
 
 @pytest.fixture
-def check(tmp_path):
+def check(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path.parent)
+
     def run(text, kind="modifier", base="ms+"):
         (tmp_path / "mine.py").write_text(text)
         (tmp_path / "mine.yaml").write_text(
@@ -73,6 +77,62 @@ def test_what_is_wrong_is_one_line(text, kind, message, check):
         check(text, kind, "" if kind == "loss" else "ms+")
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+INIT, DRAWS = "    def __init__(self):\n        ", "draws numbers that nothing seeds: the same steps give other losses"
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "line"),
+    [
+        ("class Mine(:", "loss", 1),
+        ("\nimport nowhere_to_be_found", "loss", 2),
+        (HEAD + "class Mine(nn.Module):\n" + INIT + "wrong", "loss", 7),
+        (LOSS + "wrong", "loss", 7),
+        (HEAD + "def deeper():\n    wrong\n" + LOSS.removeprefix(HEAD) + "deeper()", "loss", 6),
+        (ADDS.format("wrong"), "modifier", 7),
+        (KEEPS.format("wrong"), "modifier", 7),
+        (MODIFIER + "    def build(self, context): wrong", "modifier", 6),
+        (MODIFIER + "    def parameter_groups(self, context): wrong", "modifier", 6),
+        (MODIFIER + "    def after_epoch(self, models): wrong", "modifier", 6),
+        (HEAD + "class Mine(nn.Module):\n    def forward(self, x): wrong", "head", 6),
+        (CALLED.format(SAMPLED, "wrong"), "sampler", 3),
+        (CALLED.format("image", "wrong"), "augmentation", 3),
+    ],
+)
+def test_an_error_in_a_plugin_names_its_line(text, kind, line, check, tmp_path):
+    with pytest.raises(UserError, match=rf"Error: .* \({tmp_path.name}/mine\.py line {line}\)") as caught:
+        check(text, kind, "" if kind == "loss" else "ms+")
+    assert "\n" not in str(caught.value)
+
+
+def test_so_it_does_in_a_run_and_of_a_process_that_loads(tmp_path, make_trainer, check):
+    with pytest.raises(UserError):
+        check(LOSS + "wrong", "loss", "")
+    protocol, batch = load_protocol("conv4-64", "glyphs"), torch.zeros(224, 1, 28, 28, dtype=torch.uint8)
+    split = Split(batch, torch.arange(224) // 2, tuple(map(str, range(112))))
+    with TrainingBatches(split, protocol, 0) as batches, pytest.raises(RuntimeError, match=r"mine\.py line 7\)$"):
+        make_trainer("mine", methods_dir=tmp_path).step(next(iter(batches.epoch(0))), 0, torch.Generator())
+    with pytest.raises(UserError):
+        check(CALLED.format("image", "wrong"), "augmentation")
+    augmentation = make_trainer("ms+mine", methods_dir=tmp_path).augmentation
+    named = r"^NameError: name 'wrong' is not defined \(.*mine\.py line 3\)$"
+    loader = TrainingBatches(split, protocol, 0, data_workers=1, augmentation=augmentation)
+    with loader as batches, pytest.raises(RuntimeError, match=named):
+        next(iter(batches.epoch(0)))
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        (LOSS + "embeddings.sum() * np.random.rand()", "loss"),
+        ("import random\n" + ADDS.format("[outputs[0].ranking * random.random()]"), "modifier"),
+    ],
+)
+def test_what_nothing_seeds_is_no_fault_of_the_state(text, kind, check):
+    with pytest.raises(UserError, match=rf"{DRAWS}; .* Python's random and NumPy's") as caught:
+        check(text, kind, "" if kind == "loss" else "ms+")
+    assert "state" not in str(caught.value)
 
 
 def test_a_miner_gives_the_triplets(check):

@@ -309,7 +309,7 @@ def test_a_moving_average_of_weight_zero_is_the_base(make_averaged, make_trainer
 
 
 def test_a_momentum_is_for_a_moving_average(make_averaged, tmp_path):
-    with pytest.raises(UserError, match="momentum: Input should be less than 1"):
+    with pytest.raises(UserError, match="momentum: must be below 1"):
         make_averaged(momentum=1.0)
     (tmp_path / "psd-ema.yaml").write_text(EMA.replace("teacher: ema", "teacher: memory"))
     with pytest.raises(UserError, match="unknown key 'momentum'"):

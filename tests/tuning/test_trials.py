@@ -231,7 +231,7 @@ def test_what_cannot_be_tuned(tmp_path):
         (
             "loss.margin: ",
             "loss.margin: -",
-            "triplet on glyphs: loss: parameters: margin: Input should be greater than 0",
+            "triplet on glyphs: loss: parameters: margin: must be above 0",
         ),
         ("version: 1", "version: 2", "version"),
         ("trials: 2", "trial: 2", "unknown key 'trial'"),

@@ -33,7 +33,7 @@ def test_a_pinned_file_may_give_rates_of_the_loss(mine):
     ("old", "new", "message"),
     [
         ("lambda:", "lamda:", "unknown key 'lamda'; did you mean 'lambda'?"),
-        ("value: 10", "value: -1", "lambda: Input should be greater than or equal to 0, not -1"),
+        ("value: 10", "value: -1", "lambda: must be at least 0, not -1"),
         ("source: pinned}\n  tau", "sorce: pinned}\n  tau", "distillation.lambda: unknown key 'sorce'"),
         ("epsilon:", "epsilom:", "unknown key 'epsilom'; did you mean 'epsilon'?"),
         ("loss:\n  epsilon", "learning_rates:\n  beta", "unknown learned parameter 'beta'"),
@@ -94,11 +94,11 @@ def test_one_name_in_two_files_of_a_folder(mine):
         ("epsilon:", "epsilom:", ": parameters: unknown key 'epsilom'; did you mean 'epsilon'?"),
         ("venue:", "venu:", ": paper: unknown key 'venu'; did you mean 'venue'?"),
         ("alpha: {value: 2.0,", "alpha: {valu: 2.0,", ": parameters.alpha: unknown key 'valu'; did you mean 'value'?"),
-        ("alpha: {value: 2.0,", "alpha: {value: 0,", ": parameters: alpha: Input should be greater than 0, not 0"),
-        ("alpha: {value: 2.0,", "alpha: {value: high,", ": parameters: alpha: Input should be a valid number"),
+        ("alpha: {value: 2.0,", "alpha: {value: 0,", ": parameters: alpha: must be above 0, not 0"),
+        ("alpha: {value: 2.0,", "alpha: {value: high,", ": parameters: alpha: must be a number"),
         ("alpha: {value: 2.0,", "alpha: {value: [2],", ": parameters.alpha.value: must be a finite number, a text"),
         ("alpha: {value: 2.0,", "alpha: {value: .inf,", ": parameters.alpha.value: must be a finite number"),
-        ("kind: loss", "kind: los", ": kind: Input should be 'loss', 'distillation', 'modifier', "),
+        ("kind: loss", "kind: los", ": kind: must be 'loss', 'distillation', 'modifier', "),
         ("class: multi_", "class: mult_", ": class: unknown loss class 'mult_similarity'; did you mean 'multi_sim"),
         ("parameters:", "parameters:\n  alpha: {value: 1, source: x}", " not valid YAML (key 'alpha' stands twice)"),
         ("metric: nmi, value: 68.55", "metric: nmi, valu: 68.55", ": published.3: unknown key 'valu'"),
@@ -114,7 +114,7 @@ def test_a_mistake_in_a_file_is_one_line_with_file_and_key(mine, old, new, messa
     assert message in given
 
 
-@pytest.mark.parametrize(("rate", "message"), [("fast", "valid number"), ("-1", "greater than or equal to 0")])
+@pytest.mark.parametrize(("rate", "message"), [("fast", "must be a number"), ("-1", "must be at least 0")])
 def test_a_rate_out_of_range(mine, rate, message):
     (mine / "margin.yaml").write_text(shipped("margin").replace("value: 0.0005", f"value: {rate}"))
     given = refusal("margin", mine)
@@ -201,7 +201,7 @@ def test_a_broken_file_hides_no_other(tmp_path):
         ),
         (
             "weight: {value: 1e-3x, source: x}",
-            "weight: rate: Input should be a valid number, not '1e-3x'",
+            "weight: rate: must be a number, not '1e-3x'",
         ),
     ],
 )

@@ -33,15 +33,15 @@ def test_settings_of_another_method_are_passed_over():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"loss": {"alpha": -1}}, "--set loss: parameters: alpha: Input should be greater than 0, not -1"),
-        ({"loss": {"alpha": "high"}}, "--set loss: parameters: alpha: Input should be a valid number"),
+        ({"loss": {"alpha": -1}}, "--set loss: parameters: alpha: must be above 0, not -1"),
+        ({"loss": {"alpha": "high"}}, "--set loss: parameters: alpha: must be a number"),
         ({"loss": {"alpha": [1]}}, "--set loss.alpha: value: must be a finite number, a text, true or false, not [1]"),
         (
             {"loss": {"alpha": None}},
             "--set loss.alpha: value: must be a finite number, a text, true or false, not None",
         ),
         ({"distillation": {"tau": float("inf")}}, "--set distillation.tau: value: must be a finite number"),
-        ({"distillation": {"omega": 1}}, "--set distillation: parameters: omega: Input should be less than 1, not 1"),
+        ({"distillation": {"omega": 1}}, "--set distillation: parameters: omega: must be below 1, not 1"),
     ],
 )
 def test_settings_out_of_range_name_the_command_line(settings, message):
