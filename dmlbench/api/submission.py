@@ -1,0 +1,115 @@
+"""A results folder as a contribution: checked, and packed for a pull request into `results/`."""
+
+import re
+import tarfile
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from dmlbench.atomic import replacing
+from dmlbench.errors import Damaged, UserError, counted, inflected
+from dmlbench.results.claims import FOLDER as CLAIMS
+from dmlbench.results.measurements import FOLDER as MEASUREMENTS
+from dmlbench.results.status import problems
+from dmlbench.results.store import Record, Store, read_record
+from dmlbench.specs.tuned import default_path
+
+PACKED = ("spec.yaml", "history.csv", "summary.json")  # of a cell; logs and weights stay at home
+PRIVATE = re.compile(
+    r"(?<![\w:/.~-])(?:~|[A-Za-z]:)?[/\\][\w.-]+[/\\][^\s'\"]+"
+)  # of two folders: /3 or and/or are none
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What a results folder holds that others can use.
+
+    Attributes:
+        files: To be packed, in path order.
+        problems: What has to be mended first, one line each.
+        notes: What a reviewer will ask, one line each.
+    """
+
+    files: tuple[Path, ...]
+    problems: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def check_submission(root: Path) -> Submission:
+    """Look at all that would be packed of a results folder.
+
+    Raises:
+        UserError: where the folder cannot be read, or holds no finished cell.
+    """
+    store = Store(root)
+    store.check_readable()
+    records = [(folder, read_record(folder)) for folder in store.folders()]
+    done = [record for _, record in records if isinstance(record, Record) and record.done]
+    if not done:
+        raise UserError(f"{root}: no finished cells to submit", hint=store.next_command())
+    cells = [record.folder / name for record in done for name in PACKED]
+    others = [*sorted((root / CLAIMS).glob("*.yaml")), *sorted((root / MEASUREMENTS).glob("*.json"))]
+    tuned = [path for path in [default_path(root)] if path.is_file()]
+    files = (*cells, *others, *tuned)
+    wrong = [f"{folder}: {problem}" for folder, found in problems(store).items() for problem in found]
+    wrong += [found.reason for _, found in records if isinstance(found, Damaged)]
+    wrong += [problem for record in done for problem in _unknown(record)]
+    wrong += list(_private(files))
+    open_ = len(records) - len(done)
+    left = f"{counted(open_, 'cell')} without a finished result {inflected(open_, 'is', 'are')} left out"
+    return Submission(files, tuple(dict.fromkeys(wrong)), (*([left] if open_ else []), *_notes(done)))
+
+
+def pack(root: Path, submission: Submission, target: Path) -> Path:
+    """Write the files into a .tar.gz that unpacks into a folder of the results folder's name.
+
+    Raises:
+        UserError: where the target exists.
+    """
+    if target.exists():
+        raise UserError(f"{target}: exists already", hint="name another file with --output")
+    with replacing(target) as draft, tarfile.open(fileobj=draft, mode="w:gz") as archive:
+        for path in submission.files:
+            archive.add(path, f"{root.resolve().name}/{path.relative_to(root)}", filter=_anonymous)
+    return target
+
+
+def _anonymous(entry: tarfile.TarInfo) -> tarfile.TarInfo:
+    entry.uid = entry.gid = 0
+    entry.uname = entry.gname = ""
+    return entry
+
+
+def _unknown(record: Record) -> Iterator[str]:
+    """What of a result nobody could check later."""
+    summary, path = record.summary, record.folder / "summary.json"
+    if not summary.code.digest:
+        yield f"{path}: no digest of the training code"
+    if not summary.environment.machine:
+        yield f"{path}: no machine"
+
+
+def _private(files: tuple[Path, ...]) -> Iterator[str]:
+    """Absolute paths in what would be packed: they name a user's folders."""
+    for path in files:
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            yield f"{path}: cannot be read ({error})"
+            continue
+        if found := PRIVATE.search(text):
+            yield f"{path}: holds the absolute path {found[0]}; run with a path relative to the working folder"
+
+
+def _notes(done: list[Record]) -> Iterator[str]:
+    environments = [record.summary.environment for record in done]
+    machines = Counter(f"{own.gpu or own.cpu}, torch {own.torch}" for own in environments)
+    yield "made on " + "; ".join(f"{machine} ({counted(count, 'cell')})" for machine, count in machines.items())
+    codes = Counter(record.summary.code.digest for record in done)
+    yield "training code " + ", ".join(f"{code} ({counted(count, 'cell')})" for code, count in codes.items())
+    if dirty := sum(record.summary.code.dirty for record in done):
+        yield f"{counted(dirty, 'cell')} ran with changes that are in no commit"
+    known = [record.summary.dataset for record in done if record.summary.dataset]
+    data = {(own.name, own.fingerprint[:12]) for own in known}
+    yield "datasets " + ", ".join(f"{name} {fingerprint}" for name, fingerprint in sorted(data))
