@@ -53,6 +53,12 @@ if TYPE_CHECKING:
 )
 @protocol_option()
 @set_option()
+@click.option(
+    "--vary",
+    type=click.Choice(["init", "order", "split"]),
+    help="Let seeds decide one thing alone: the initial weights (init), batches, augmentations and mining (order), or "
+    "which classes train and which test (split). All else is as in seed 0. Same as --set training.vary=...",
+)
 @claim_option(
     "Declare before the runs that a modifier improves these bases, e.g. psd:contrastive,triplet; their methods are "
     "added. Repeatable."
@@ -143,7 +149,7 @@ def command(**options: Any) -> int:  # noqa: ANN401 - click's options
     request = matrix.Request(
         methods, datasets, _seeds(options["seeds"], options["chosen"], study.seeds),
         _given("--protocol", options["protocol"], study.protocol),
-        _given("--set", options["settings"], study.changes), options["methods_dir"],
+        _given("--set", options["settings"], study.changes) + _vary(options["vary"]), options["methods_dir"],
         matrix.data_folder(options["data_dir"]), options["skip_bad"], _overlay(options["tuned"], options["results"]),
     )  # fmt: skip
     keep, device = checked_keep(options["keep"]), matrix.checked_device(options["device"])
@@ -170,6 +176,10 @@ def _overlay(tuned: Path | None, results: Path) -> Path | None:
     from dmlbench.specs.tuned import default_path
 
     return default_path(results) if tuned == Path() else tuned
+
+
+def _vary(source: str | None) -> tuple[str, ...]:
+    return (f"training.vary={source}",) if source else ()
 
 
 def _study(options: "Mapping[str, Any]") -> "StudyFile":

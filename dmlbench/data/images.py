@@ -136,6 +136,21 @@ class Chosen:
         return self.images[int(self.indices[index])]
 
 
+@dataclass(frozen=True)
+class Joined:
+    """Images, and others after them."""
+
+    first: Images
+    second: Images
+
+    def __len__(self) -> int:
+        return len(self.first) + len(self.second)
+
+    def __getitem__(self, index: int) -> Tensor:
+        behind = index - len(self.first)
+        return self.second[behind] if behind >= 0 else self.first[index]
+
+
 def read_files(files: LabelledFiles) -> tuple[EncodedImages, list[str]]:
     """Read a side's files, into memory unless they are very large together.
 
@@ -311,6 +326,30 @@ def load_dataset(spec: DatasetSpec, data_dir: Path | None = None, log: Log = LOG
     whole = _load(spec, data_dir, log)
     train, held_out = split_classes(whole.train, spec.held_out)
     return replace(whole, train=train, test=held_out) if held_out else whole
+
+
+def split_anew(dataset: Dataset, seed: int) -> Dataset:
+    """The same classes, as many of them for training as before, but others: a shuffle of all by the seed.
+
+    Which classes are tested is a source of variance like any other; published splits are one draw of it.
+    """
+    train, test = dataset.train, dataset.test
+    classes = len(train.class_names) + len(test.class_names)
+    whole = Split(
+        _joined(train.images, test.images),
+        torch.cat([train.labels, test.labels + len(train.class_names)]),
+        (*train.class_names, *test.class_names),
+        (*train.paths, *test.paths),
+    )
+    order = stream(seed, 0, "classes that train").permutation(classes)
+    count = len(train.class_names)
+    return replace(dataset, train=_select(whole, order[:count]), test=_select(whole, order[count:]))
+
+
+def _joined(first: Images, second: Images) -> Images:
+    if isinstance(first, Tensor) and isinstance(second, Tensor):
+        return torch.cat([first, second])
+    return Joined(first, second)
 
 
 def split_classes(split: Split, fraction: float) -> tuple[Split, Split | None]:

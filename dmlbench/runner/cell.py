@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save
 
 from dmlbench.atomic import write_atomically
-from dmlbench.data.images import Dataset, Split, load_dataset, split_classes
+from dmlbench.data.images import Dataset, Split, load_dataset, split_anew, split_classes
 from dmlbench.data.loader import TrainingBatches
 from dmlbench.errors import DivergedError, StorageError, UserError
 from dmlbench.models.model import EmbeddingModel, weights_of
@@ -105,21 +105,24 @@ def _train(
     cell: Cell, writer: CellWriter, options: RunOptions, environment: Environment, emit: Emit
 ) -> dict[str, object]:
     """Train and score a cell; what its summary says of that, with `total_s` of earlier attempts."""
-    protocol, seed, begun = cell.protocol, cell.seed, time.perf_counter()
+    protocol, begun = cell.protocol, time.perf_counter()
+    init, order = cell.seed_of("init"), cell.seed_of("order")
     device = torch.device(str(environment.device))
     prepare(protocol.training, device)
     provenance.reset_peak_memory()
 
     dataset = load_dataset(cell.dataset, options.data_dir, writer.log)
+    if protocol.training.vary == "split":
+        dataset = split_anew(dataset, cell.seed)
     train, held_out = split_classes(dataset.train, protocol.validation.classes)
     splits = {"test": dataset.test} | ({"validation": held_out} if held_out else {})
     evaluators = _evaluators(splits, len(train.class_names), cell, device, options.data_workers)
 
-    model = build_seeded_model(protocol, seed, device)
+    model = build_seeded_model(protocol, init, device)
     start = provenance.weights_digest(model)
-    torch.manual_seed(stream_seed(seed, 0, "loss"))
+    torch.manual_seed(stream_seed(init, 0, "loss"))
     size = TrainingSet(len(train.class_names), len(train.labels))
-    trainer = build_trainer(cell.method, protocol, model, size, device, seed=seed)
+    trainer = build_trainer(cell.method, protocol, model, size, device, seed=init)
     past = _resume(_made_by(cell, environment, dataset, start), environment, writer, trainer)
 
     epochs = protocol.training.epochs
@@ -129,8 +132,8 @@ def _train(
     with _batches(train, cell, device, options, trainer) as batches:
         for epoch in range(past.epoch, epochs):
             writer.log(f"epoch {epoch + 1} of {epochs} begins")
-            torch.manual_seed(stream_seed(seed, epoch, "model"))  # dropout and the like, should a backbone have any
-            row = train_epoch(trainer, batches, epoch, seed, device)
+            torch.manual_seed(stream_seed(order, epoch, "model"))  # dropout and the like, should a backbone have any
+            row = train_epoch(trainer, batches, epoch, order, device)
             row |= evaluate_epoch(epoch + 1, epochs, protocol.evaluation, trainer.models, evaluators)
             record({"epoch": epoch + 1} | row)
 
@@ -155,7 +158,7 @@ def _batches(train: Split, cell: Cell, device: torch.device, options: RunOptions
     return TrainingBatches(
         train,
         cell.protocol,
-        cell.seed,
+        cell.seed_of("order"),
         device,
         options.data_workers,
         views=trainer.views,

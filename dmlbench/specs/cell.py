@@ -79,7 +79,11 @@ class InputSpec(Section):
 
 
 class TrainingSpec(Section):
-    """Optimisation. Learning rates are Adam's; `milestones` are epochs after which the rates shrink by `gamma`."""
+    """Optimisation. Learning rates are Adam's; `milestones` are epochs after which the rates shrink by `gamma`.
+
+    `vary` is what a seed decides: everything; the initial weights alone; the order alone, with augmentations and
+    mining; or the split alone, which classes train and which test. What it does not decide is as in seed 0.
+    """
 
     epochs: Count
     batch_size: Batch = 112
@@ -93,6 +97,7 @@ class TrainingSpec(Section):
     channels_last: bool = True
     cpu_threads: Threads = 1
     deterministic: bool = True
+    vary: Literal["all", "init", "order", "split"] = "all"
 
     @model_validator(mode="after")
     def _consistent(self) -> "TrainingSpec":
@@ -292,6 +297,10 @@ class Cell:
         """Name for people: `ms+obdsd on glyphs, seed 0`."""
         return f"{self.method.name} on {self.dataset.name}, seed {self.seed}"
 
+    def seed_of(self, source: Literal["init", "order", "split"]) -> int:
+        """The seed of the random streams of a source of variance: see `TrainingSpec.vary`."""
+        return self.seed if self.protocol.training.vary in ("all", source) else 0
+
     def index(self) -> dict[str, Any]:
         """The cell's index in tables: names, seed, marks and hashes.
 
@@ -345,8 +354,11 @@ def protocol_identity(protocol: ProtocolSpec) -> dict[str, Any]:
     identity = protocol.model_dump(mode="json", exclude={*PROSE})
     if protocol.model.weights_sha256:
         identity["model"].pop("weights")
-    if not protocol.evaluation.nmi_revisiting:  # else the committed reference results would have other hashes
+    # Else the committed reference results would have other hashes.
+    if not protocol.evaluation.nmi_revisiting:
         identity["evaluation"].pop("nmi_revisiting")
+    if protocol.training.vary == "all":
+        identity["training"].pop("vary")
     return identity
 
 
