@@ -24,11 +24,7 @@ CLOSE = 0.8  # of a misspelt hook's name to the hook's
 
 
 def check_method(method: MethodSpec, protocol: ProtocolSpec) -> tuple[float, list[str]]:
-    """Train a method for two epochs, once at a stretch and once interrupted.
-
-    Args:
-        method: The method.
-        protocol: Its network and its images; batch size and epochs are those of the check.
+    """Train a method for two epochs, once at a stretch and once interrupted; batch size and epochs are the check's.
 
     Returns:
         The last loss, and what the ranking loss learns at the network's rate because its file gives no other.
@@ -47,9 +43,8 @@ def check_method(method: MethodSpec, protocol: ProtocolSpec) -> tuple[float, lis
     expected, found = (_epoch(trainer, method, protocol, 1) for trainer in (whole, resumed))
     if not torch.equal(expected, found):
         values = f"{float(expected[-1]):.6g} and {float(found[-1]):.6g}"
-        raise UserError(
-            f"{method.name}: its state is not restored: an interruption changes a loss ({values})", hint=KEPT
-        )
+        what = f"{method.name}: its state is not restored: an interruption changes a loss ({values})"
+        raise UserError(what, hint=KEPT)
     return float(expected[-1]), at_networks_rate(whole.networks[0].criterion, method.loss)
 
 
@@ -68,9 +63,8 @@ def _check_hooks(modifier: Modifier | None, name: str) -> None:
         for own in [own for own in vars(cls) if not hasattr(Modifier, own)]:
             meant = [hook for hook in difflib.get_close_matches(own, hooks, cutoff=CLOSE) if hook not in vars(cls)]
             if meant:
-                raise UserError(
-                    f"{name}: {cls.__name__}.{own} is no hook and never called", hint=f"did you mean {meant[0]}"
-                )
+                what = f"{name}: {cls.__name__}.{own} is no hook and never called"
+                raise UserError(what, hint=f"did you mean {meant[0]}")
 
 
 def _epoch(trainer: Trainer, method: MethodSpec, protocol: ProtocolSpec, epoch: int) -> torch.Tensor:
@@ -107,11 +101,9 @@ def _pass_on(whole: Trainer, resumed: Trainer, name: str) -> None:
         file.seek(0)
         state = torch.load(file, weights_only=True)
     except Exception as error:
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise UserError(
-            f"{name}: its state cannot be saved and read back ({reason})",
-            hint="a state holds tensors, numbers, texts, lists and dictionaries alone",
-        ) from error
+        what = f"its state cannot be saved and read back ({f'{type(error).__name__}: {error}'.splitlines()[0]})"
+        hint = "a state holds tensors, numbers, texts, lists and dictionaries alone"
+        raise UserError(f"{name}: {what}", hint=hint) from error
     try:
         resumed.restore(state)
     except Exception as error:

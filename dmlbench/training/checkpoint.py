@@ -28,8 +28,6 @@ class Checkpoint:
     Args:
         made_by: What the numbers depend on (the cell, code, libraries, kind of machine, data, initial weights).
         epoch: Epochs trained.
-        trainer: The trainer's state.
-        rows: The history so far.
         seconds: Time spent so far.
         places: Machines and their loads that epochs were trained on, in order.
         resumed: Epochs after which training was taken up again.
@@ -57,23 +55,14 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
 
 
 def load(folder: Path, made_by: Mapping[str, str], log: Log) -> Checkpoint:
-    """The folder's last usable checkpoint, or an empty one; says why one could not be used.
-
-    Args:
-        folder: Where `save` wrote.
-        made_by: What this run's numbers depend on: a checkpoint of anything else is foreign.
-        log: Takes a line where a checkpoint was found.
-    """
-    for name in (NAME, PREVIOUS):
-        path = folder / name
-        if not path.is_file():
-            continue
+    """The folder's last usable checkpoint that is `made_by` the same, or an empty one; logs why one is not usable."""
+    for path in filter(Path.is_file, (folder / NAME, folder / PREVIOUS)):
         try:
             checkpoint = _read(path, made_by)
         except _UnusableError as error:
-            log(f"{name}: {error}; it is left out")
+            log(f"{path.name}: {error}; it is left out")
             continue
-        log(f"resumes after epoch {checkpoint.epoch}, from {name}")
+        log(f"resumes after epoch {checkpoint.epoch}, from {path.name}")
         return checkpoint
     return Checkpoint(dict(made_by))
 

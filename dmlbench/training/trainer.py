@@ -23,13 +23,9 @@ STATEFUL = ("model", "criterion", "optimizer", "scheduler")
 
 @dataclass
 class TrainableNetwork:
-    """A network with its loss and its optimiser.
+    """A network with its ranking loss and the optimiser of both; the first's also has what the modifier learns.
 
     Args:
-        model: The network.
-        criterion: Its ranking loss, with what that learns.
-        optimizer: Of both, and on the first network of what the modifier learns.
-        scheduler: Of the optimiser.
         view: Which augmentation of a batch's images it sees, counted from 0.
         period: Steps from one update of its weights to the next; gradients are averaged between.
     """
@@ -85,8 +81,6 @@ class Trainer:
     Args:
         networks: The first is the base method's own: its batches, its weights, its mining.
         modifier: What the method adds to its base; None for a base.
-        clock: Takes the time of every phase.
-        epochs: Of the training.
         precision: Of forward passes: none, bfloat16 or float16.
     """
 
@@ -138,12 +132,7 @@ class Trainer:
             model.train()
 
     def step(self, batch: Batch, epoch: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Take one step on a batch.
-
-        Args:
-            batch: Images, labels, and which images they are.
-            epoch: Counted from 0.
-            generator: The mining stream, on the embeddings' device.
+        """Take one step on a batch, in an epoch counted from 0, with the mining stream on the embeddings' device.
 
         Returns:
             Ranking loss and what the modifier adds, detached scalars on the device; of several networks their means.
