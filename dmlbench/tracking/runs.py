@@ -1,7 +1,7 @@
 """A cell's run in MLflow: begun, updated, ended; one for each cell, whichever process sends it and however often."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -181,17 +181,13 @@ def _deleted_on_error(client: "MlflowClient", run_id: str) -> Iterator[None]:
 @contextmanager
 def _alone(client: "MlflowClient", folder: Path) -> Iterator[None]:
     """While nobody else writes this cell's run, nor anything to a local database."""
-    lock = FileLock(folder / CELL_LOCK, timeout=60)
-    try:
-        lock.acquire()
-    except Timeout as error:
-        raise TrackingError(f"{folder}: another process is sending it") from error
-    except OSError:  # results that may only be read have no second writer here
-        pass
-    try:
+    with ExitStack() as held:
+        try:
+            held.enter_context(FileLock(folder / CELL_LOCK, timeout=60))
+            held.callback((folder / CELL_LOCK).unlink, missing_ok=True)
+        except Timeout as error:
+            raise TrackingError(f"{folder}: another process is sending it") from error
+        except OSError:  # results that may only be read have no second writer here
+            pass
         with store_lock(client.tracking_uri), answering():
             yield
-    finally:
-        if lock.is_locked:
-            (folder / CELL_LOCK).unlink(missing_ok=True)
-        lock.release()
