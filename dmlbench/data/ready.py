@@ -91,7 +91,10 @@ def look_at(path: Path) -> Finding:
         return Finding(sha256, 0, 0, "", "empty file")
     try:
         with Image.open(io.BytesIO(content)) as image:
-            width, height, mode, deep = image.width, image.height, image.mode, _is_deep(image)
+            width, height, mode = image.width, image.height, image.mode
+            # PIL gives 16 bits a channel in colour as if they were eight: the file's own mode, `RGB;16B`, is an
+            # argument of its decoder.
+            deep = any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
             image.load()
     except Exception as error:  # noqa: BLE001 - decoders of damaged files raise nearly anything
         return Finding(sha256, 0, 0, "", _undecodable(error))
@@ -161,14 +164,6 @@ def _looked_at(root: Path, paths: list[str], log: Log) -> list[Finding]:
             if len(found) % step == 0 and len(paths) > 10 * REPORTED_STEPS:
                 log(f"decoded {len(found)} of {len(paths)}")
     return found
-
-
-def _is_deep(image: Image.Image) -> bool:
-    """Whether a file's pixels have 16 bits a channel, of which PIL gives those in colour as if they had eight.
-
-    The mode of a file as it is, such as `RGB;16B`, is an argument of its decoder.
-    """
-    return any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
 
 
 def _undecodable(error: Exception) -> str:

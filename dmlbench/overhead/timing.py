@@ -1,11 +1,7 @@
-"""What a training step of each method costs: interleaved, in one process on one device.
+"""What a training step of each method costs, in time and memory: interleaved, in one process on one device.
 
 A step is what `Trainer.step` does with a batch that is on the device already: what a method adds is nothing that a
 data loader could hide. It is measured in the last epoch, where the weight of a teacher is highest; the first has none.
-
-The peak memory of a training step, without what else the process holds.
-
-Calls candidates in turn, so that a temporary slowdown of the machine affects all of them equally.
 """
 
 import itertools
@@ -81,16 +77,7 @@ def measure_steps(
     *,
     order: int = 0,
 ) -> dict[str, StepCost]:
-    """Measure every method's step in rounds, each method once a round, in an order shuffled for every round.
-
-    Args:
-        trainers: Trainers by name, on one device.
-        batches: Batches on that device, used in turn.
-        rounds: Rounds that count.
-        warm_up: Rounds before them that do not.
-        tell: Is called after every round.
-        order: In which orders methods take their turns: see `interleave`.
-    """
+    """Measure every method's step with the batches in turn, in rounds as of `interleave`, all on one device."""
     turns = {name: _Turn(trainer, batches) for name, trainer in trainers.items()}
     steps = math.ceil(TURN_SECONDS / min(turn.probe() for turn in turns.values()))
     kept = interleave({name: turn.taking(steps) for name, turn in turns.items()}, rounds, warm_up, tell, order=order)
@@ -158,11 +145,7 @@ def peak_bytes(trainer: Trainer, step: Callable[[], object]) -> int:
     """Memory at the height of a step: what the trainer keeps between steps, and what the step adds.
 
     On CUDA by the allocator's own count; on a CPU by torch's profiler, which sees torch's allocations alone and not
-    the workspace of a library. Batches do not count.
-
-    Args:
-        trainer: A trainer that has taken steps.
-        step: Takes one more.
+    the workspace of a library. Batches do not count. The trainer has taken steps; `step` takes one more.
     """
     device = trainer.device
     for network in trainer.networks:
@@ -220,15 +203,15 @@ def interleave(
 ) -> dict[str, list[Measured]]:
     """Call every candidate once a round, in an order shuffled for each round, and keep what the calls return.
 
-    No candidate always follows the same other one, so none always finds the caches that another left. The orders are
-    the same in every run of one `order`.
+    A temporary slowdown of the machine affects all of them equally. No candidate always follows the same other one, so
+    none always finds the caches that another left.
 
     Args:
         candidates: What to call, by name; each measures itself.
         rounds: Rounds whose measurements are kept.
         warm_up: Rounds before them whose measurements are dropped.
         tell: Is called after every round.
-        order: Which orders: another number gives others.
+        order: Which orders: another number gives others, the same in every run.
 
     Returns:
         `rounds` measurements of each candidate, in the order of the rounds: the n-th of all are of one round.

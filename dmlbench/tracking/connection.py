@@ -91,10 +91,8 @@ def _way_out(error: Exception) -> str:
     if uri.startswith(("http://", "https://")):
         return f"start the server, or {ELSEWHERE}"
     if "://" not in uri or uri.startswith("file:"):
-        new = "MLFLOW_TRACKING_URI=sqlite:///mlflow.db begins a new store"
-        return (
-            f"{new}, `mlflow migrate-filestore --source FOLDER --target sqlite:///mlflow.db` takes the old runs into it"
-        )
+        migrate = "mlflow migrate-filestore --source FOLDER --target sqlite:///mlflow.db"
+        return f"MLFLOW_TRACKING_URI=sqlite:///mlflow.db begins a new store, `{migrate}` takes the old runs into it"
     return ELSEWHERE
 
 
