@@ -261,10 +261,8 @@ def resized(crops: Crops, size: int, device: torch.device) -> Tensor:
 
 def _bounded(crop: Tensor, spec: InputSpec) -> Tensor:
     height, width = crop.shape[-2:]
-    if height * width <= LARGEST_CROP and max(height, width) <= LONGEST_SIDE:
-        return crop
-    own_channels = spec.model_copy(update={"channels": crop.shape[0]})
-    return resized_crop(crop, own_channels, mirrored=False)
+    small = height * width <= LARGEST_CROP and max(height, width) <= LONGEST_SIDE
+    return crop if small else F.resize(crop, [spec.size, spec.size], antialias=True)
 
 
 def _resized_chunk(pixels: Tensor, table: Tensor, tallest: int, widest: int, size: int) -> Tensor:

@@ -34,7 +34,7 @@ class LabelledImages:
         images: uint8 (N, C, H, W), ordered by class.
         labels: int64 (N,), contiguous from 0.
         class_names: One name per label.
-        paths: A name for each image: its path in the archive, or one like it where it is drawn.
+        paths: Of each image, relative to the dataset, with forward slashes; empty where images have no names.
     """
 
     images: NDArray[np.uint8]
@@ -45,14 +45,7 @@ class LabelledImages:
 
 @dataclass(frozen=True)
 class LabelledFiles:
-    """One side of a class-disjoint split, as image files.
-
-    Attributes:
-        root: The folder that `paths` start from.
-        paths: N relative paths with forward slashes, ordered by class.
-        labels: int64 (N,), contiguous from 0.
-        class_names: One name per label.
-    """
+    """One side of a class-disjoint split, as image files: `LabelledImages` whose `paths` start from `root`."""
 
     root: Path
     paths: tuple[str, ...]

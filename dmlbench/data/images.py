@@ -60,9 +60,6 @@ class EncodedImages:
     content: Tensor | None
     spans: NDArray[np.int64]
 
-    def __post_init__(self) -> None:
-        assert len(self.paths) == len(self.spans)  # noqa: S101 - else images would have each other's labels
-
     def __len__(self) -> int:
         return len(self.paths)
 
@@ -248,14 +245,7 @@ LOGGER = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Split:
-    """Images of one set of classes.
-
-    Attributes:
-        images: uint8 (C, H, W) each: a tensor (N, C, H, W), or files.
-        labels: int64 (N,), contiguous from 0.
-        class_names: One name per label.
-        paths: Of each image, relative to the dataset, with forward slashes; empty where images have no names.
-    """
+    """Images of one set of classes, uint8 (C, H, W) each: a tensor (N, C, H, W), or files; else as `LabelledImages`."""
 
     images: Images
     labels: Tensor

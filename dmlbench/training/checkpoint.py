@@ -59,7 +59,7 @@ def load(folder: Path, made_by: Mapping[str, str], log: Log) -> Checkpoint:
     for path in filter(Path.is_file, (folder / NAME, folder / PREVIOUS)):
         try:
             checkpoint = _read(path, made_by)
-        except _UnusableError as error:
+        except ValueError as error:
             log(f"{path.name}: {error}; it is left out")
             continue
         log(f"resumes after epoch {checkpoint.epoch}, from {path.name}")
@@ -73,11 +73,8 @@ def clear(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
 
 
-class _UnusableError(ValueError):
-    pass
-
-
 def _read(path: Path, made_by: Mapping[str, str]) -> Checkpoint:
+    """The checkpoint in a file; raises ValueError where it is not usable."""
     try:
         _check_whole(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
@@ -85,12 +82,12 @@ def _read(path: Path, made_by: Mapping[str, str]) -> Checkpoint:
         found = Checkpoint(**content) if version == VERSION else Checkpoint({})
     except Exception as error:  # a damaged file can fail in many ways; none may stop the cell
         path.unlink()  # or the next save would overwrite the one that is whole with it
-        raise _UnusableError(f"cannot be read ({type(error).__name__})") from error
+        raise ValueError(f"cannot be read ({type(error).__name__})") from error
     if version != VERSION:
-        raise _UnusableError(f"is of version {version}, not {VERSION}")
+        raise ValueError(f"is of version {version}, not {VERSION}")
     if differing := [key for key in {**made_by, **found.made_by} if made_by.get(key) != found.made_by.get(key)]:
         shown = ", ".join(f"{key} {found.made_by.get(key)}, now {made_by.get(key)}" for key in differing)
-        raise _UnusableError(f"is of another run ({shown})")
+        raise ValueError(f"is of another run ({shown})")
     return found
 
 
