@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from dmlbench.analysis.groups import BASES, MODIFIERS, Rank, rank
+from dmlbench.analysis.groups import BASES, MODIFIERS, rank
 from dmlbench.data.catalogue import dataset_info
 from dmlbench.data.family import Log
 from dmlbench.data.ready import dataset_spec, prepare
@@ -67,7 +67,8 @@ def plan_cost(request: CostRequest, log: Log) -> CostPlan:
     from_ = named, protocol
     changes = {each for method in methods for each in changed(request.settings, registry, method, from_, name)}
     variant = ", ".join(sorted(changes))
-    return CostPlan(sorted(methods, key=_place), protocol, dataset, variant, request.data_dir)
+    methods.sort(key=lambda method: (rank(method.base, BASES), rank(modifier_of(method), MODIFIERS)))
+    return CostPlan(methods, protocol, dataset, variant, request.data_dir)
 
 
 def _check_teacher(methods: list[MethodSpec], protocol: ProtocolSpec) -> None:
@@ -85,7 +86,3 @@ def _check_teacher(methods: list[MethodSpec], protocol: ProtocolSpec) -> None:
 def modifier_of(method: MethodSpec) -> str:
     """Name of its distillation, or ""."""
     return method.distillation.name if method.distillation else ""
-
-
-def _place(method: MethodSpec) -> tuple[Rank, Rank]:
-    return rank(method.base, BASES), rank(modifier_of(method), MODIFIERS)

@@ -157,7 +157,9 @@ def beside_others(summaries: Sequence[Summary]) -> list[bool]:
     Where any did, so may have the earlier attempts at a cell that was resumed: when these ran is not written down.
     Cells that took less than a second, or whose runner's load is not known, do not count.
     """
-    machines = [_machine(summary) for summary in summaries]
+    # With its instructions: records of before `machine` told generations of processors apart are still read.
+    hosts = [summary.environment for summary in summaries]
+    machines = [(host.machine, str(host.cpu_capability)) if host.machine else None for host in hosts]
     spans = [_times(summary) for summary in summaries]
     found = [False] * len(summaries)
     for machine in set(filter(None, machines)):
@@ -169,12 +171,6 @@ def beside_others(summaries: Sequence[Summary]) -> list[bool]:
         for index in here:
             found[index] = index in crowded or bool(crowded and summaries[index].resumed)
     return found
-
-
-def _machine(summary: Summary) -> tuple[str, str] | None:
-    """With its instructions: records of before `machine` told generations of processors apart are still read."""
-    environment = summary.environment
-    return (environment.machine, str(environment.cpu_capability)) if environment.machine else None
 
 
 def _times(summary: Summary) -> tuple[float, float] | None:

@@ -102,7 +102,8 @@ def write_measurement(root: Path, measurement: Measurement) -> Path:
     """
     folder = root / FOLDER
     day = re.sub(r"\D", "", measurement.started)[:14]
-    stem = "_".join(_slug(part) for part in (measurement.protocol, measurement.dataset, measurement.device, day))
+    parts = (measurement.protocol, measurement.dataset, measurement.device, day)
+    stem = "_".join(re.sub(r"[^a-z0-9.]+", "-", part.lower()).strip("-") for part in parts)
     environment = measurement.environment.as_json()
     kind = digest([measurement.variant, measurement.protocol_hash, environment, [*measurement.methods]])
     path = folder / f"{stem}_{kind[:6]}.json"
@@ -165,10 +166,6 @@ def _check(measurement: Measurement) -> None:
             0 <= number <= MOST for values in times for number in values
         ):
             raise ValueError(f"{name}: a time, size or count that is not positive, or too large")
-
-
-def _slug(text: str) -> str:
-    return re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-")
 
 
 def _rounded(value: Any) -> Any:  # noqa: ANN401 - JSON

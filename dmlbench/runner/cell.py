@@ -13,7 +13,6 @@ from safetensors.torch import save
 
 from dmlbench.atomic import write_atomically
 from dmlbench.data.images import Dataset, Split, load_dataset, split_classes
-from dmlbench.data.loader import TrainingBatches
 from dmlbench.errors import DivergedError, StorageError, UserError
 from dmlbench.models.model import EmbeddingModel, weights_of
 from dmlbench.results import environment as provenance
@@ -124,7 +123,7 @@ def _train(
     record = _Recorder(writer, trainer, past, emit, begun)
     if not writer.rows:
         record({"epoch": 0} | evaluate_epoch(0, epochs, protocol.evaluation, trainer.models, evaluators))
-    with _batches(train, cell, device, options, trainer) as batches:
+    with trainer.batches(train, protocol, seed, options.data_workers) as batches:
         for epoch in range(past.epoch, epochs):
             writer.log(f"epoch {epoch + 1} of {epochs} begins")
             torch.manual_seed(stream_seed(seed, epoch, "model"))  # dropout and the like, should a backbone have any
@@ -137,19 +136,6 @@ def _train(
     unrated = at_networks_rate(trainer.networks[0].criterion, cell.method.loss)
     trained = {"initial_weights": start, "dataset": _dataset(cell, dataset, train), "peak_memory_mb": peak}
     return trained | ({"at_networks_rate": unrated} if unrated else {}) | record.sums(environment, cell)
-
-
-def _batches(train: Split, cell: Cell, device: torch.device, options: RunOptions, trainer: Trainer) -> TrainingBatches:
-    return TrainingBatches(
-        train,
-        cell.protocol,
-        cell.seed,
-        device,
-        options.data_workers,
-        views=trainer.views,
-        sampler=trainer.sampler,
-        augmentation=trainer.augmentation,
-    )
 
 
 class _Recorder:

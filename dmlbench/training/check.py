@@ -6,7 +6,6 @@ import io
 import torch
 
 from dmlbench.data.images import Split
-from dmlbench.data.loader import TrainingBatches
 from dmlbench.errors import UserError
 from dmlbench.modifiers import Modifier
 from dmlbench.seeding import stream_seed
@@ -76,11 +75,8 @@ def _epoch(trainer: Trainer, method: MethodSpec, protocol: ProtocolSpec, epoch: 
     mining = torch.Generator().manual_seed(epoch)
     torch.manual_seed(stream_seed(0, epoch, "model"))
     try:
-        source = TrainingBatches(
-            split, protocol, 0, views=trainer.views, sampler=trainer.sampler, augmentation=trainer.augmentation
-        )
         trainer.train()
-        with source as batches:
+        with trainer.batches(split, protocol, 0) as batches:
             losses = [torch.stack(trainer.step(batch, epoch, mining)).sum() for batch in batches.epoch(epoch)]
         trainer.end_epoch()
     except (KeyboardInterrupt, UserError):

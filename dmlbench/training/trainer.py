@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dmlbench.data.loader import Augmentation, Batch
-from dmlbench.data.samplers import Sampler
+from dmlbench.data.images import Split
+from dmlbench.data.loader import Batch, TrainingBatches
 from dmlbench.models.model import EmbeddingModel
 from dmlbench.modifiers import ForwardOutput, Modifier, StepContext
 from dmlbench.modifiers.base import scalar
+from dmlbench.specs.cell import ProtocolSpec
 from dmlbench.training.device import PhaseClock, autocast
 
 STATEFUL = ("model", "criterion", "optimizer", "scheduler")
@@ -112,15 +113,10 @@ class Trainer:
         """How many augmentations of each image a step needs."""
         return self.modifier.views if self.modifier else 1
 
-    @property
-    def sampler(self) -> Sampler | None:
-        """What draws the batches in place of the protocol's sampler."""
-        return self.modifier.sampler if self.modifier else None
-
-    @property
-    def augmentation(self) -> Augmentation | None:
-        """What changes each image after the protocol's augmentation."""
-        return self.modifier.augmentation if self.modifier else None
+    def batches(self, split: Split, protocol: ProtocolSpec, seed: int, data_workers: int = 0) -> TrainingBatches:
+        """The batches of a seed as the modifier wants them, on the networks' device."""
+        own = {name: getattr(self.modifier, name, None) for name in ("sampler", "augmentation")}
+        return TrainingBatches(split, protocol, seed, self.device, data_workers, views=self.views, **own)
 
     def modifier_weight(self, epoch: int) -> float:
         """Return the weight of what the modifier adds in an epoch counted from 0; 0 without one."""
