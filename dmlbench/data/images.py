@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import PIL
@@ -23,6 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from simplejpeg import decode_jpeg, decode_jpeg_header
 from torch import Tensor
+from torch.utils.data import Subset
 
 from dmlbench.atomic import replacing
 from dmlbench.data.augment import Images
@@ -114,20 +116,6 @@ class DecodedImages:
         height, width = self.sizes[index].tolist()
         start = self.ends[index] - 3 * height * width
         return self.pixels[start : self.ends[index]].view(height, width, 3).permute(2, 0, 1)
-
-
-@dataclass(frozen=True)
-class Chosen:
-    """Some of other images."""
-
-    images: Images
-    indices: NDArray[np.int64]
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, index: int) -> Tensor:
-        return self.images[int(self.indices[index])]
 
 
 def read_files(files: LabelledFiles) -> tuple[EncodedImages, list[str]]:
@@ -333,7 +321,7 @@ def _select(split: Split, classes: np.ndarray) -> Split:
     kept = torch.from_numpy(np.sort(classes))
     mask = torch.isin(split.labels, kept)
     labels = torch.searchsorted(kept, split.labels[mask])
-    images = split.images
-    selected = images[mask] if isinstance(images, Tensor) else Chosen(images, mask.nonzero()[:, 0].numpy())
+    images: Any = split.images
+    selected = images[mask] if isinstance(images, Tensor) else Subset(images, mask.nonzero()[:, 0].tolist())
     paths = tuple(itertools.compress(split.paths, mask.tolist()))
     return Split(selected, labels, tuple(split.class_names[index] for index in kept.tolist()), paths)

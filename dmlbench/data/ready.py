@@ -274,12 +274,15 @@ def check_counts(spec: DatasetSpec, sides: tuple[Side, Side]) -> None:
     """Compare a dataset of the catalogue with its published numbers, before anything is skipped; raises UserError."""
     if spec.root is not None:
         return
-    info = dataset_info(spec.name)
-    train, test = sides
-    found = len(train.class_names), len(test.class_names), len(train.labels), len(test.labels)
+    info, found = dataset_info(spec.name), _counts(sides)
     if found != info.counts:
         what = f"expected {info.counts} training classes, test classes, training images, test images, found {found}"
         raise UserError(f"{info.name}: {what}", hint=f"obtain the release of {info.source}")
+
+
+def _counts(sides: tuple[Side, Side]) -> tuple[int, int, int, int]:
+    train, test = sides
+    return len(train.class_names), len(test.class_names), len(train.labels), len(test.labels)
 
 
 def _files(sides: tuple[Side, Side]) -> tuple[LabelledFiles, LabelledFiles]:
@@ -332,10 +335,8 @@ def check(info: DatasetInfo, data_dir: Path | None, log: Log) -> Checked:
         UserError: the dataset is not there, or not in a known layout.
     """
     sides = info.family.read(data_dir, log)
-    train, test = sides
-    counts = (len(train.class_names), len(test.class_names), len(train.labels), len(test.labels))
-    published = info.counts if info.version else None
-    singletons = int((np.bincount(test.labels) == 1).sum())
+    counts, published = _counts(sides), info.counts if info.version else None
+    singletons = int((np.bincount(sides[1].labels) == 1).sum())
     files = files_of(sides)
     if files is None:
         whole = fingerprint(*(side for side in sides if isinstance(side, LabelledImages)))

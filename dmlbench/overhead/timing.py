@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -80,7 +81,8 @@ def measure_steps(
     """Measure every method's step with the batches in turn, in rounds as of `interleave`, all on one device."""
     turns = {name: _Turn(trainer, batches) for name, trainer in trainers.items()}
     steps = math.ceil(TURN_SECONDS / min(turn.probe() for turn in turns.values()))
-    kept = interleave({name: turn.taking(steps) for name, turn in turns.items()}, rounds, warm_up, tell, order=order)
+    candidates = {name: partial(turn.take, steps) for name, turn in turns.items()}
+    kept = interleave(candidates, rounds, warm_up, tell, order=order)
     return {
         name: StepCost(
             step_ms=[1000 * measured["train"] / steps for measured in kept[name]],
@@ -113,16 +115,12 @@ class _Turn:
         """Take a step of the last epoch."""
         return self.trainer.step(next(self._batches), self.trainer.epochs - 1, self._generator)
 
-    def taking(self, steps: int) -> Callable[[], dict[str, float]]:
-        """A turn of so many steps, which gives the seconds of all of them (`train`), and of each phase."""
-
-        def turn() -> dict[str, float]:
-            with self.trainer.clock.phase("train"):
-                for _ in range(steps):
-                    self.step()
-            return self.trainer.clock.seconds()
-
-        return turn
+    def take(self, steps: int) -> dict[str, float]:
+        """Take so many steps: the seconds of all of them (`train`), and of each phase."""
+        with self.trainer.clock.phase("train"):
+            for _ in range(steps):
+                self.step()
+        return self.trainer.clock.seconds()
 
     def probe(self) -> float:
         """Seconds that a step takes, roughly."""
