@@ -1,8 +1,6 @@
-"""How lines for people are worded: one line each, safe for a terminal, with the right number.
+"""Lines for people, one each and safe for a terminal; errors that are not bugs; files that are not what they should be.
 
-Errors that are not bugs: a user's mistake, described in one line, a training that diverged, a full disk.
-
-Files that are not what they should be: each is named and left out, and never stops the rest.
+Such a file is named and left out, and never stops the rest.
 """
 
 import difflib
@@ -27,7 +25,9 @@ def printable(text: str, keep: str = "") -> str:
     if text.isascii() and text.isprintable():
         return text
     return "".join(
-        character if character in keep or unicodedata.category(character) not in ESCAPED else _escape(character)
+        character
+        if character in keep or unicodedata.category(character) not in ESCAPED
+        else character.encode("unicode_escape").decode("ascii")
         for character in text
     )
 
@@ -49,10 +49,6 @@ def counted(number: int, noun: str, plural: str = "") -> str:
 def inflected(number: int, one: str, more: str) -> str:
     """The form of a word that goes with a number: `inflected(1, "has", "have")`."""
     return one if number == 1 else more
-
-
-def _escape(character: str) -> str:
-    return character.encode("unicode_escape").decode("ascii")
 
 
 MOST_NAMES = 50  # that an error lists

@@ -1,6 +1,4 @@
-"""Published archives: verified by checksum before use, and downloaded so that a broken transfer can be resumed.
-
-Unpacks archives that nobody has to trust: plain files below one folder, of a size that was expected.
+"""Published archives: downloads that can be resumed, verified by checksum, and unpacked without trusting them.
 
 A published dataset is found anywhere below a data folder, or downloaded as one archive.
 """
@@ -10,17 +8,18 @@ import os
 import shutil
 import stat
 import tarfile
-import tempfile
 import urllib.request
 import zipfile
 import zlib
-from collections.abc import Callable, Generator, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Generator
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from http.client import HTTPException, HTTPResponse
 from lzma import LZMAError
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import IO
+from tempfile import TemporaryDirectory
+from typing import IO, Any
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
 
@@ -38,15 +37,6 @@ LARGEST = 8 << 30  # bytes of an archive whose size was not published
 MARGIN = 1.1  # sizes are published in two digits
 
 Progress = Callable[[int, int], None]  # bytes there, bytes in all (0: unknown)
-
-
-@dataclass(frozen=True)
-class _Source:
-    """What is downloaded: from where, with which checksum, and how many bytes it may have."""
-
-    url: str
-    checksum: str
-    most: int
 
 
 class NetworkError(Exception):
@@ -131,7 +121,7 @@ def fetch(
         destination.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(destination.with_name(destination.name + ".lock")):
             if not _holds(destination, checksum):
-                _download(_Source(url, checksum, most), destination, log, progress or _lines(url, log))
+                _download(url, destination, checksum, log, progress or _lines(url, log), most=most)
     except NetworkError as error:
         raise UserError(f"cannot download {url} ({error})", hint=manual) from error
     except OSError as error:
@@ -142,10 +132,9 @@ def _holds(path: Path, checksum: str) -> bool:
     return path.is_file() and file_checksum(path, checksum) == checksum
 
 
-def _download(source: _Source, destination: Path, log: Log, progress: Progress) -> None:
+def _download(url: str, destination: Path, checksum: str, log: Log, progress: Progress, *, most: int) -> None:
     """Append to the partial file; rename it after checksum and fsync."""
-    url, checksum = source.url, source.checksum
-    partial = destination.with_name(f".{destination.name}.dmlbench.part")  # NAME.part may be a browser's
+    part = destination.with_name(f".{destination.name}.dmlbench.part")  # NAME.part may be a browser's
     if destination.exists():
         if not destination.absolute().is_relative_to(cache_dir().absolute()):  # somebody's own
             hint = "move it away, and the same command downloads the published one"
@@ -153,17 +142,17 @@ def _download(source: _Source, destination: Path, log: Log, progress: Progress) 
         log(f"{destination} is not the published file, or damaged: it will be replaced")
     log(f"downloading {url} to {destination.parent}")
     try:
-        with partial.open("ab") as file:
-            expected = _receive(url, file, source.most, log, progress)
+        with part.open("ab") as file:
+            expected = _receive(url, file, most, log, progress)
             file.flush()
             os.fsync(file.fileno())
     finally:
-        size = partial.stat().st_size
+        size = part.stat().st_size
         if not size:
-            partial.unlink()
-    if max(size, expected) > source.most:
-        partial.unlink(missing_ok=True)
-        sent = f"{expected} bytes" if expected > source.most else f"more than {source.most} bytes"
+            part.unlink()
+    if max(size, expected) > most:
+        part.unlink(missing_ok=True)
+        sent = f"{expected} bytes" if expected > most else f"more than {most} bytes"
         hint = "nothing was kept: download it by hand, and pass its folder as --data-dir"
         raise UserError(f"{url}: the server sends {sent}, and the published file is smaller", hint=hint)
     if not size:
@@ -171,12 +160,12 @@ def _download(source: _Source, destination: Path, log: Log, progress: Progress) 
     if size < expected:
         hint = "what was downloaded is kept: rerun the same command to resume"
         raise UserError(f"{url}: the transfer broke after {size} of {expected} bytes", hint=hint)
-    found = file_checksum(partial, checksum)
+    found = file_checksum(part, checksum)
     if found != checksum:
-        partial.unlink()
+        part.unlink()
         hint = "nothing was kept: try again, or download it by hand and pass its folder as --data-dir"
         raise UserError(f"{url}: expected {checksum}, received {found} in {size} bytes", hint=hint)
-    partial.replace(destination)
+    part.replace(destination)
     log(f"saved {destination} ({size} bytes)")
 
 
@@ -194,7 +183,8 @@ def _receive(url: str, file: IO[bytes], most: int, log: Log, progress: Progress)
     except (OSError, HTTPException) as error:
         raise NetworkError(error) from error
     with response:
-        if start and not _continues(response, start):
+        continues = response.headers.get("Content-Range", "").startswith(f"bytes {start}-")
+        if start and not (response.status == 206 and continues):
             log("the server cannot continue: starting anew")
             file.truncate(start := 0)
         elif start:
@@ -215,10 +205,6 @@ def _read(response: HTTPResponse) -> bytes:
         raise NetworkError(error) from error
 
 
-def _continues(response: HTTPResponse, start: int) -> bool:
-    return response.status == 206 and response.headers.get("Content-Range", "").startswith(f"bytes {start}-")
-
-
 def _lines(url: str, log: Log) -> Progress:
     """A line whenever another share of the whole is there."""
     reported = 0
@@ -234,26 +220,7 @@ def _lines(url: str, log: Log) -> Progress:
 
 
 MOST_MEMBERS = 500_000
-DAMAGE = (
-    tarfile.TarError,
-    zipfile.BadZipFile,
-    zlib.error,
-    LZMAError,
-    EOFError,
-    NotImplementedError,
-    RuntimeError,
-    ValueError,
-)
-
-
-@dataclass(frozen=True)
-class Member:
-    """An entry of an archive: a file (`content` to be read once, in order), a folder, or a `kind` that is refused."""
-
-    name: str
-    kind: str
-    size: int
-    content: IO[bytes] | None = None
+DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, LZMAError, EOFError, RuntimeError, ValueError)
 
 
 def fetch_and_extract(archive: Archive, folder: Path, log: Log, progress: Progress | None = None) -> None:
@@ -265,8 +232,7 @@ def fetch_and_extract(archive: Archive, folder: Path, log: Log, progress: Progre
     file, target = folder / archive.name, folder / archive.folder
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / f".{archive.folder}.lock")
-        with lock:  # parallel callers wait for the first
+        with FileLock(folder / f".{archive.folder}.lock"):  # parallel callers wait for the first
             if target.is_dir():
                 return
             fetch(archive.url, file, archive.checksum, log, progress, most=archive.most)
@@ -275,9 +241,8 @@ def fetch_and_extract(archive: Archive, folder: Path, log: Log, progress: Progre
             log(f"unpacking {file}")
             extract(file, folder, archive.folder, archive.largest)
     except OSError as error:
-        raise UserError(
-            f"{folder}: cannot be written ({error.strerror})", hint="name another with --data-dir"
-        ) from error
+        hint = "name another with --data-dir"
+        raise UserError(f"{folder}: cannot be written ({error.strerror})", hint=hint) from error
     log(f"{target} is ready; {file.name} is no longer needed")
 
 
@@ -298,113 +263,62 @@ def extract(file: Path, folder: Path, wanted: str, largest: int) -> None:
     if target.exists():
         raise UserError(f"{target}: is there already", hint="move it away to have it unpacked again")
     try:
-        temporary = Path(tempfile.mkdtemp(dir=folder, prefix=f".{wanted}", suffix=".part"))
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error.strerror})") from error
-    try:
-        _unpack(file, temporary, largest)
-        if not (temporary / wanted).is_dir():
-            raise UserError(f"{file}: holds no folder {wanted}")
-        (temporary / wanted).rename(target)
+        with TemporaryDirectory(".part", f".{wanted}", folder, ignore_cleanup_errors=True) as name:
+            _unpack(file, Path(name), largest)
+            unpacked = Path(name, wanted)
+            if not unpacked.is_dir():
+                raise UserError(f"{file}: holds no folder {wanted}")
+            unpacked.rename(target)
     except DAMAGE as error:
         raise UserError(f"{file}: damaged ({error})", hint="delete it and download it again") from error
     except OSError as error:
         raise UserError(f"{file}: cannot be unpacked into {folder} ({error})") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _unpack(file: Path, folder: Path, largest: int) -> None:
+    """Every member is judged by its head, before any of its bytes are read."""
     total = 0
-    with _members(file) as members:
-        for number, member in enumerate(members, start=1):
-            total += member.size
+    with closing(_members(file)) as members:
+        for number, (name, kind, size, opened) in enumerate(members, start=1):
+            total += size
             if total > largest or number > MOST_MEMBERS:
                 limit = f"{largest / 2**30:.1f} GiB or {MOST_MEMBERS:,} members"
                 raise UserError(f"{file}: refused: it unpacks to more than {limit}")
-            path = folder / _safe(file, member)
-            if member.content is None:
-                path.mkdir(parents=True, exist_ok=True)
+            inside = PurePosixPath(name)
+            if inside.is_absolute() or ".." in inside.parts or "\\" in name or PureWindowsPath(name).drive:
+                raise UserError(f"{file}: refused: {name!r} points outside of the folder it is unpacked into")
+            if kind:
+                raise UserError(f"{file}: refused: {name!r} is {kind}, not a file")
+            path = folder / inside
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if opened is None:
+                path.mkdir(exist_ok=True)
             else:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                _copy(file, member, path)
+                with opened() as source, path.open("wb") as target:  # neither format reads on beyond `size`
+                    shutil.copyfileobj(source, target)
 
 
-def _safe(file: Path, member: Member) -> PurePosixPath:
-    """The member's relative path, if it is a file or a folder inside."""
-    path = PurePosixPath(member.name)
-    outside = path.is_absolute() or ".." in path.parts or "\\" in member.name or PureWindowsPath(member.name).drive
-    if outside:
-        raise UserError(f"{file}: refused: {member.name!r} points outside of the folder it is unpacked into")
-    if member.kind:
-        raise UserError(f"{file}: refused: {member.name!r} is {member.kind}, not a file")
-    return path
-
-
-def _copy(file: Path, member: Member, path: Path) -> None:
-    """Write a member's bytes, no more than it said it has."""
-    assert member.content is not None  # noqa: S101 - narrows the type: folders have none
-    left = member.size
-    with path.open("wb") as target:
-        while chunk := member.content.read(CHUNK_BYTES):
-            left -= len(chunk)
-            if left < 0:
-                raise UserError(f"{file}: refused: {member.name!r} is longer than it says")
-            target.write(chunk)
-    if left:
-        raise UserError(f"{file}: damaged: {member.name!r} is shorter than it says", hint="download it again")
-
-
-@contextmanager
-def _members(file: Path) -> Iterator[Iterator[Member]]:
-    """The archive's members in order, opened one at a time."""
+def _members(file: Path) -> Generator[tuple[str, str, int, Callable[[], Any] | None], None, None]:
+    """Name, kind ("" for a file or a folder) and size of each member, and what opens a file before the next is read."""
     if zipfile.is_zipfile(file):
-        # Closed in order: a member left open would keep the archive open.
-        with zipfile.ZipFile(file) as opened, closing(_zip_members(opened)) as members:
-            yield members
-    else:
-        # As a stream: a member is judged by its head before any of its bytes are unpacked.
-        with tarfile.open(file, "r|*") as opened_tar:
-            yield _tar_members(opened_tar)
-
-
-def _zip_members(opened: zipfile.ZipFile) -> Generator[Member, None, None]:
-    for info in opened.infolist():
-        mode = info.external_attr >> 16
-        if stat.S_ISLNK(mode):
-            yield Member(info.filename, "a link", info.file_size)
-        elif mode and not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_IFMT(mode) == 0):
-            yield Member(info.filename, "a device", info.file_size)
-        elif info.is_dir():
-            yield Member(info.filename, "", 0)
-        elif info.file_size > 0 and info.flag_bits & 1:
-            yield Member(info.filename, "encrypted", info.file_size)
-        else:
-            with opened.open(info) as content:
-                yield Member(info.filename, "", info.file_size, content)
-
-
-def _tar_members(opened: tarfile.TarFile) -> Iterator[Member]:
-    for info in opened:
-        if info.isdir():
-            yield Member(info.name, "", 0)
-        elif info.issym() or info.islnk():
-            yield Member(info.name, "a link", info.size)
-        elif not info.isreg():
-            yield Member(info.name, "a device", info.size)
-        else:
-            yield Member(info.name, "", info.size, opened.extractfile(info))
+        with zipfile.ZipFile(file) as archive:
+            for entry in archive.infolist():
+                mode = stat.S_IFMT(entry.external_attr >> 16)
+                plain = mode in (0, stat.S_IFREG, stat.S_IFDIR)
+                kind = "" if plain else "a link" if mode == stat.S_IFLNK else "a device"
+                opener = None if entry.is_dir() else partial(archive.open, entry)
+                yield entry.filename, kind, entry.file_size, opener
+        return
+    with tarfile.open(file, "r|*") as stream:
+        for info in stream:
+            plain = info.isreg() or info.isdir()
+            kind = "" if plain else "a link" if info.issym() or info.islnk() else "a device"
+            yield info.name, kind, info.size, partial(stream.extractfile, info) if info.isreg() else None
 
 
 @dataclass(frozen=True)
 class Release:
-    """Where to find it and where to get it.
-
-    Attributes:
-        name: The dataset's, for messages and commands.
-        archive: What is published.
-        marks: Files and folders that its root holds, by which it is found.
-    """
+    """A dataset's archive, and the files and folders (`marks`) by which its unpacked root is found."""
 
     name: str
     archive: Archive

@@ -1,16 +1,11 @@
-"""Sizes and channels of images, in 8 bits, as PIL and the published code keep them between transforms.
+"""Sizes and channels of images, in 8 bits, as PIL and the published code keep them between transforms; augmentation.
 
-Every output pixel is computed from its own image alone, so neither batch size, threads nor workers change a bit.
+Every output pixel is computed from its own image alone, so neither batch size, threads nor workers change a bit. No
+function draws a random number: each image's row of uniforms, drawn by its position in the epoch, decides.
 
-Training augmentation as pure functions of images and a table of uniforms.
-
-No function here draws a random number: each image's row of uniforms, drawn by its position in the epoch, decides
-what happens to it.
-
-Random crops resized on the device: one batched operation instead of a loop over images on the host.
-
-Geometry and filter are those of `geometry.resized_crop`, which rounds to 8 bits after each of its two passes; here
-both are matrix products in float32 and one rounding follows, so a pixel may differ by one grey level.
+Random crops can be resized on the device, in one batched operation. Geometry and filter are those of `resized_crop`,
+which rounds to 8 bits after each of its two passes; on the device both are matrix products in float32 and one rounding
+follows, so a pixel may differ by one grey level.
 """
 
 from dataclasses import dataclass
@@ -22,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import grid_sample
+from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as F  # noqa: N812 - the field's name for it
 
 from dmlbench.specs.cell import InputSpec
@@ -35,18 +31,13 @@ class Images(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int) -> Tensor: ...
+    def __getitem__(self, index: int, /) -> Tensor: ...
 
 
 def evaluation_geometry(images: Tensor, spec: InputSpec) -> Tensor:
     """Resize the shorter side to `resize` (bilinear, antialiased), crop the central `size`, adapt channels.
 
-    Args:
-        images: uint8 (..., C, H, W).
-        spec: `resize`, `size` and `channels`.
-
-    Returns:
-        uint8 (..., channels, size, size).
+    From uint8 (..., C, H, W) to uint8 (..., channels, size, size).
     """
     resized = F.resize(images, [spec.resize], antialias=True)
     return adapt_channels(F.center_crop(resized, [spec.size, spec.size]), spec.channels)
@@ -60,7 +51,7 @@ def evaluation_images(images: Images, spec: InputSpec) -> Tensor:
 
 
 @dataclass(frozen=True)
-class EvaluationView:
+class EvaluationView(Dataset[Tensor]):
     """Images in evaluation geometry, uint8 (channels, size, size), each made when asked for."""
 
     images: Images
@@ -74,16 +65,7 @@ class EvaluationView:
 
 
 def resized_crop(crop: Tensor, spec: InputSpec, *, mirrored: bool) -> Tensor:
-    """Resize a crop to `size` (bilinear, antialiased), perhaps mirror it, adapt channels.
-
-    Args:
-        crop: uint8 (C, h, w).
-        spec: `size` and `channels`.
-        mirrored: Left for right.
-
-    Returns:
-        uint8 (channels, size, size).
-    """
+    """Resize a crop, uint8 (C, h, w), to uint8 (channels, size, size) (bilinear, antialiased); perhaps mirror it."""
     resized = F.resize(crop, [spec.size, spec.size], antialias=True)
     return adapt_channels(resized.flip(-1) if mirrored else resized, spec.channels)
 
@@ -107,15 +89,7 @@ def adapt_channels(images: Tensor, channels: int) -> Tensor:
 
 
 def normalise(images: Tensor, spec: InputSpec) -> Tensor:
-    """What a network takes: ``(x - mean) / std`` per channel, with x in [0, 1].
-
-    Args:
-        images: (B, channels, H, W): uint8 on any device, or float32 in [0, 1].
-        spec: `mean` and `std`.
-
-    Returns:
-        float32 (B, channels, H, W).
-    """
+    """What a network takes: ``(x - mean) / std`` per channel, float32, of uint8 or of float32 x in [0, 1]."""
     mean, std = (_per_channel(values, images.device) for values in (spec.mean, spec.std))
     # In place where the memory is our own: fresh pages for every step cost more than the arithmetic.
     scaled = images.clone() if images.is_floating_point() else images.to(torch.float32).div_(255)
@@ -140,15 +114,7 @@ def uniforms_per_image(spec: InputSpec) -> int:
 
 
 def training_source(images: Images, spec: InputSpec) -> Images:
-    """What `augment` starts from: crops need the full images, all else only the evaluation geometry's result.
-
-    Args:
-        images: Any.
-        spec: Geometry and augmentation.
-
-    Returns:
-        The images unchanged for "crop", else uint8 (channels, size, size) each, made ahead where they are small.
-    """
+    """What `augment` starts from: full images for "crop", else the evaluation geometry's, made ahead where small."""
     if spec.augmentation == "crop":
         return images
     small = len(images) * spec.channels * spec.size**2 <= SOURCE_BYTES
@@ -156,16 +122,13 @@ def training_source(images: Images, spec: InputSpec) -> Images:
 
 
 def augment(source: Images, indices: NDArray[np.int64], uniforms: NDArray[np.float64], spec: InputSpec) -> Tensor:
-    """A training batch, not yet normalised.
+    """A training batch, not yet normalised: (B, channels, size, size), uint8, or for "affine" float32 in [0, 1].
 
     Args:
         source: What `training_source` gave.
         indices: (B,) positions in it.
         uniforms: (B, `uniforms_per_image`) in [0, 1).
         spec: Geometry and augmentation.
-
-    Returns:
-        (B, channels, size, size): uint8, or for "affine" float32 in [0, 1].
     """
     if spec.augmentation == "crop":
         return torch.stack(
@@ -190,15 +153,9 @@ def crops(
 
 
 def affine(images: Tensor, uniforms: NDArray[np.float64], spec: InputSpec) -> Tensor:
-    """Rotate, translate and scale about the centre: one bilinear sampling, zeros from outside.
+    """Rotate, translate and scale float32 (B, C, H, W) about the centre: one bilinear sampling, zeros from outside.
 
-    Args:
-        images: float32 (B, C, H, W).
-        uniforms: (B, 4): angle, horizontal and vertical shift, scale factor.
-        spec: `rotation` (degrees, either way), `translation` (fraction of the side, either way), `scale`.
-
-    Returns:
-        float32 (B, C, H, W).
+    The columns of `uniforms` are angle, horizontal and vertical shift, and scale factor.
     """
     height, width = images.shape[-2:]
     angle = np.deg2rad(spec.rotation) * (2 * uniforms[:, 0] - 1)
@@ -291,15 +248,9 @@ def packed(crops: list[tuple[Tensor, bool]], spec: InputSpec) -> Crops:
 
 
 def resized(crops: Crops, size: int, device: torch.device) -> Tensor:
-    """Resize (bilinear, antialiased) and mirror on a device, without making the host wait.
+    """Resize (bilinear, antialiased) and mirror on a device, without making the host wait: uint8 (B, C, size, size).
 
-    Args:
-        crops: Packed crops on the host, page-locked for CUDA.
-        size: Side of the result in pixels.
-        device: Where to do it.
-
-    Returns:
-        uint8 (B, C, size, size) on the device.
+    For CUDA the packed crops are page-locked.
     """
     pixels, table = crops.pixels.to(device, non_blocking=True), crops.table.to(device, non_blocking=True)
     largest = [chunk[:, :2].amax(dim=0).tolist() for chunk in crops.table.split(CHUNK)]
@@ -310,10 +261,8 @@ def resized(crops: Crops, size: int, device: torch.device) -> Tensor:
 
 def _bounded(crop: Tensor, spec: InputSpec) -> Tensor:
     height, width = crop.shape[-2:]
-    if height * width <= LARGEST_CROP and max(height, width) <= LONGEST_SIDE:
-        return crop
-    own_channels = spec.model_copy(update={"channels": crop.shape[0]})
-    return resized_crop(crop, own_channels, mirrored=False)
+    small = height * width <= LARGEST_CROP and max(height, width) <= LONGEST_SIDE
+    return crop if small else F.resize(crop, [spec.size, spec.size], antialias=True)
 
 
 def _resized_chunk(pixels: Tensor, table: Tensor, tallest: int, widest: int, size: int) -> Tensor:

@@ -7,16 +7,17 @@ within `train/` and `test/`, as a usual copy has them.
 
 import re
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from dmlbench.data.family import (
-    IMAGE_SUFFIXES,
     LabelledFiles,
     Log,
     below,
     cache_dir,
     check_listed,
     files_below,
+    is_image,
     labelled,
     some,
     tell_strays,
@@ -38,8 +39,10 @@ LAYOUTS = (
     "c3b158d763b6e2245038c8ad08e45376) and cars_test_annos_withlabels.mat (md5 b0a2b23655a3edd16d84508592a98d10); "
     "or cars/<001..196 or class name>/*.jpg; or train/ and test/ with such folders"
 )
-
+PLACE = f"place {LAYOUTS}"
 Row = tuple[int, str]  # class from 1, path from the root
+
+_below = partial(below, hint=PLACE)
 
 
 def prepare(data_dir: Path | None, log: Log) -> None:
@@ -49,7 +52,7 @@ def prepare(data_dir: Path | None, log: Log) -> None:
 def read(data_dir: Path | None, log: Log) -> tuple[LabelledFiles, LabelledFiles]:
     """Training and test classes, by class and then by path."""
     folder = data_dir or cache_dir()
-    hint = f"the published links are dead; place {LAYOUTS}"
+    hint = f"the published links are dead; {PLACE}"
     if not folder.is_dir():
         raise UserError(f"{folder}: no such data folder", hint=hint)
     layouts = (layout(folder, log) for layout in (_original, _split, _by_class))
@@ -80,10 +83,10 @@ def _split(folder: Path, log: Log) -> tuple[Path, list[Row]] | None:
     for name, annotations in SPLIT.items():
         lists = _below(folder, annotations)
         if not lists:
-            raise UserError(f"{folder}: holds {name}/ but not {annotations}", hint=f"place {LAYOUTS}")
+            raise UserError(f"{folder}: holds {name}/ but not {annotations}", hint=PLACE)
         images = next((path for path in _below(folder, name) if any(path.glob("[!.]*.jpg"))), None)
         if images is None:
-            raise UserError(f"{folder}: holds no images in {name}/", hint=f"place {LAYOUTS}")
+            raise UserError(f"{folder}: holds no images in {name}/", hint=PLACE)
         folders.append(images.relative_to(folder).as_posix())
         rows += _annotations(lists[0], "fname", folders[-1])
     check_listed(NAME, folder, folders, [path for _, path in rows], log)
@@ -105,7 +108,7 @@ def _by_class(folder: Path, log: Log) -> tuple[Path, list[Row]] | None:
                 incomplete = UserError(what, hint=f"missing: {some(missing)}")
             continue
         there = [(name, path) for name in known for path in files_below(root, name)]
-        rows = [(known[name], path) for name, path in there if _is_image(path)]
+        rows = [(known[name], path) for name, path in there if is_image(Path(path))]
         tell_strays(NAME, root, {path for _, path in there} - {path for _, path in rows}, log)
         return root, rows
     if incomplete:
@@ -134,10 +137,6 @@ def _letters(name: str) -> str:
 _NUMBERS = {_letters(name): number for number, name in enumerate(CLASS_NAMES, start=1)}
 
 
-def _is_image(path: str) -> bool:
-    return Path(path).suffix.lower() in IMAGE_SUFFIXES and not Path(path).name.startswith(".")
-
-
 def _annotations(path: Path, field: str, folder: str) -> Iterator[Row]:
     """Class and image of every annotation of a MATLAB file."""
     from scipy.io import loadmat
@@ -145,15 +144,9 @@ def _annotations(path: Path, field: str, folder: str) -> Iterator[Row]:
     try:
         rows = [(str(entry[field][0]), int(entry["class"][0, 0])) for entry in loadmat(path)["annotations"][0]]
     except Exception as error:  # scipy raises nearly anything for a file that is none
-        hint = f"place {LAYOUTS}"
-        raise UserError(
-            f"{path}: not the annotations of Cars196 ({type(error).__name__}: {error})", hint=hint
-        ) from error
+        what = f"{path}: not the annotations of Cars196 ({type(error).__name__}: {error})"
+        raise UserError(what, hint=PLACE) from error
     for name, label in rows:
         if not 1 <= label <= len(CLASS_NAMES):
             raise UserError(f"{path}: class {label} of {name} is not one of 1-{len(CLASS_NAMES)}")
         yield label, f"{folder}/{Path(name).name}"
-
-
-def _below(folder: Path, name: str) -> list[Path]:
-    return below(folder, name, hint=f"place {LAYOUTS}")

@@ -124,11 +124,7 @@ DATASETS: dict[str, DatasetInfo] = {
 
 
 def dataset_info(text: str, option: str = "--datasets") -> DatasetInfo:
-    """The catalogue's entry, or the folder that ``name=path`` or a YAML file declares.
-
-    Args:
-        text: As the user gave it.
-        option: Where, for messages.
+    """The catalogue's entry, or the folder that ``name=path`` or a YAML file declares, as given to an option.
 
     Raises:
         UserError: an unknown name, with the nearest valid one; a declaration that is not valid.
@@ -142,9 +138,8 @@ def dataset_info(text: str, option: str = "--datasets") -> DatasetInfo:
         return DATASETS[text]
     folder, protocol = own
     if folder.name in DATASETS:
-        raise UserError(
-            f"{option} {text}: {folder.name!r} is a dataset of the catalogue", hint="give yours another name"
-        )
+        what = f"{option} {text}: {folder.name!r} is a dataset of the catalogue"
+        raise UserError(what, hint="give yours another name")
     description = f"Images of {folder.root}, a folder for each class"
     return DatasetInfo(folder.name, folder.name, description, folder, default_protocol=protocol, files=True)
 

@@ -1,10 +1,6 @@
-"""What a dataset family's file offers, in NumPy: planning a matrix needs the catalogue but not torch.
+"""What the dataset families' files share, in NumPy: planning a matrix needs the catalogue but not torch.
 
-What a result's data were, as one SHA-256.
-
-The user's cache folder, where embedded datasets are kept and downloads land when no folder was given.
-
-Finding published layouts below a data folder, and comparing what they list with what is there.
+A split's sides and their fingerprint, the user's cache folder, and published layouts below a data folder.
 """
 
 import hashlib
@@ -38,7 +34,7 @@ class LabelledImages:
         images: uint8 (N, C, H, W), ordered by class.
         labels: int64 (N,), contiguous from 0.
         class_names: One name per label.
-        paths: A name for each image: its path in the archive, or one like it where it is drawn.
+        paths: Of each image, relative to the dataset, with forward slashes; empty where images have no names.
     """
 
     images: NDArray[np.uint8]
@@ -49,14 +45,7 @@ class LabelledImages:
 
 @dataclass(frozen=True)
 class LabelledFiles:
-    """One side of a class-disjoint split, as image files.
-
-    Attributes:
-        root: The folder that `paths` start from.
-        paths: N relative paths with forward slashes, ordered by class.
-        labels: int64 (N,), contiguous from 0.
-        class_names: One name per label.
-    """
+    """One side of a class-disjoint split, as image files: `LabelledImages` whose `paths` start from `root`."""
 
     root: Path
     paths: tuple[str, ...]
@@ -119,11 +108,7 @@ def fingerprint(*sides: LabelledImages) -> str:
 
 
 def files_fingerprint(sides: Iterable[tuple[LabelledFiles, Sequence[str]]]) -> str:
-    """SHA-256 of labels and contents, whatever the files are called and however a release lays them out.
-
-    Args:
-        sides: Each side's files and the SHA-256 of each file.
-    """
+    """SHA-256 of labels and of the files' SHA-256, whatever they are called and however a release lays them out."""
     digest = hashlib.sha256()
     for files, contents in sides:
         digest.update(f"{len(files.paths)}\n".encode())
@@ -172,6 +157,11 @@ def below(data_dir: Path, name: str, *, hint: str) -> list[Path]:
     return [path for path in found if not any(part.startswith(".") for part in path.relative_to(data_dir).parts)]
 
 
+def is_image(path: Path) -> bool:
+    """Whether a file's name is that of an image, and not hidden."""
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+
+
 def read_lines(path: Path) -> list[str]:
     """The lines of a published list; raises UserError where it is none."""
     try:
@@ -191,10 +181,8 @@ def check_listed(name: str, root: Path, folders: Iterable[str], listed: Iterable
     wanted = set(listed)
     there = {path for folder in folders for path in files_below(root, folder)}
     if missing := sorted(wanted - there):
-        hint = "the release is incomplete: extract it again"
-        raise UserError(
-            f"{name}: {len(missing)} of {len(wanted)} listed images are not in {root} ({some(missing)})", hint=hint
-        )
+        what = f"{name}: {len(missing)} of {len(wanted)} listed images are not in {root} ({some(missing)})"
+        raise UserError(what, hint="the release is incomplete: extract it again")
     tell_strays(name, root, there - wanted, log)
 
 

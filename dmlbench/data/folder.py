@@ -1,6 +1,6 @@
-"""`folder`: any `root/<class>/*.jpg`. Half of the sorted classes train, the rest test, unless a split is declared.
+"""Datasets that the user declares, by ``name=path/to/images`` or a YAML file: any `root/<class>/*.jpg`.
 
-Datasets that the user declares: ``name=path/to/images``, or a YAML file.
+Half of the sorted classes train, the rest test, unless a split is declared.
 """
 
 import re
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from dmlbench.data.family import IMAGE_SUFFIXES, LabelledFiles, Log, composed, labelled, some, tell_strays
+from dmlbench.data.family import LabelledFiles, Log, composed, is_image, labelled, some, tell_strays
 from dmlbench.errors import UserError, counted, inflected, unknown_name
 from dmlbench.specs.dataset import FolderSplit, Section
 from dmlbench.specs.yaml_files import path_of, read_yaml, validate
@@ -21,11 +21,8 @@ HALF = FolderSplit()
 class ImageFolder:
     """A dataset family of one folder.
 
-    Attributes:
-        name: The dataset's name, for messages.
-        root: Holds a folder for each class, or links to such; deeper folders, hidden files and other kinds of files
-            are ignored.
-        split: Which classes train and which test.
+    `root` holds a folder for each class, or links to such; deeper folders, hidden files and other kinds of files are
+    ignored.
     """
 
     name: str
@@ -71,9 +68,11 @@ class ImageFolder:
             if name in images:
                 what = f"{self.name}: {self.root}: two folders are called {name!r}, in two ways to write its accents"
                 raise UserError(what, hint="rename one, or bring their images together")
+            images[name] = []
             files = sorted(entry.iterdir(), key=lambda file: composed(file.name))
-            images[name] = [f"{entry.name}/{file.name}" for file in files if _is_image(file)]
-            strays += [f"{entry.name}/{file.name}" for file in files if not _is_image(file)]
+            for file in files:
+                kept = images[name] if is_image(file) and not file.is_dir() else strays
+                kept.append(f"{entry.name}/{file.name}")
         return images, strays
 
     def _sides(self, classes: list[str]) -> tuple[list[str], list[str]]:
@@ -90,11 +89,6 @@ class ImageFolder:
             hint = "each side needs two: a folder for each class, with images directly in it"
             raise UserError(f"{self.name}: {self.root}: holds {found}", hint=hint)
         return sides
-
-
-def _is_image(path: Path) -> bool:
-    hidden = path.name.startswith(".")
-    return not hidden and path.suffix.lower() in IMAGE_SUFFIXES and not path.is_dir()
 
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")

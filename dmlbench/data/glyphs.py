@@ -12,8 +12,7 @@ Only raw Philox bits and + - * / sqrt on float64 are used, elementwise: NumPy ke
 
 import hashlib
 import io
-import os
-import tempfile
+import math
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -24,6 +23,7 @@ import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 
+from dmlbench.atomic import replacing
 from dmlbench.data.family import LabelledImages, Log, cache_dir
 from dmlbench.errors import UserError
 
@@ -51,10 +51,7 @@ class Draws:
 
     def uniform(self, *shape: int) -> Floats:
         """Uniform in [0, 1)."""
-        count = 1
-        for length in shape:
-            count *= length
-        raw = np.asarray(self._bits.random_raw(count), dtype=np.uint64)
+        raw = np.asarray(self._bits.random_raw(math.prod(shape)), dtype=np.uint64)
         return ((raw >> np.uint64(11)).astype(np.float64) * 2.0**-53).reshape(shape)
 
     def bell(self, *shape: int) -> Floats:
@@ -257,7 +254,8 @@ def _made(path: Path, log: Log) -> NDArray[np.uint8]:
             again = f"{path} is damaged or of another version, drawing it again"
             log(f"glyphs: {again}" if path.exists() else f"glyphs: drawing them into {path}")
             images = _drawn()
-            _save(path, images)
+            with replacing(path) as file:
+                np.savez_compressed(file, images=images)
     return images
 
 
@@ -277,24 +275,9 @@ def _load(path: Path) -> NDArray[np.uint8] | None:
 def _drawn() -> NDArray[np.uint8]:
     images = generate()
     if _sha256(images) != SHA256:
-        raise UserError(
-            f"glyphs: version {VERSION} is sha256 {SHA256}, this machine draws {_sha256(images)}",
-            hint="results would not be comparable; please report the platform and the NumPy version",
-        )
+        what = f"glyphs: version {VERSION} is sha256 {SHA256}, this machine draws {_sha256(images)}"
+        raise UserError(what, hint="results would not be comparable; please report the platform and the NumPy version")
     return images
-
-
-def _save(path: Path, images: NDArray[np.uint8]) -> None:
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".part")
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            np.savez_compressed(file, images=images)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _sha256(images: NDArray[np.uint8]) -> str:

@@ -1,20 +1,19 @@
 """Loaded datasets: images and contiguous labels, and validation classes held out of training.
 
-Image files are decoded to 8-bit RGB, as PIL's ``convert("RGB")`` gives it: encoded in memory and decoded when asked
-for, or decoded once into a mapped cache.
+Image files are encoded in memory and decoded when asked for, or decoded once into a mapped cache.
 """
 
 import hashlib
 import io
 import itertools
 import logging
-import os
 import shutil
-import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import PIL
@@ -25,7 +24,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from simplejpeg import decode_jpeg, decode_jpeg_header
 from torch import Tensor
+from torch.utils.data import ConcatDataset, Subset
 
+from dmlbench.atomic import replacing
 from dmlbench.data.augment import Images
 from dmlbench.data.catalogue import family_of
 from dmlbench.data.family import (
@@ -61,9 +62,6 @@ class EncodedImages:
     content: Tensor | None
     spans: NDArray[np.int64]
 
-    def __post_init__(self) -> None:
-        assert len(self.paths) == len(self.spans)  # noqa: S101 - else images would have each other's labels
-
     def __len__(self) -> int:
         return len(self.paths)
 
@@ -71,10 +69,8 @@ class EncodedImages:
         try:
             return decode(self._encoded(index))
         except (OSError, SyntaxError, ValueError) as error:
-            hint = "see `dmlbench data check`, or leave it out with --skip-bad"
-            raise UserError(
-                f"{self.paths[index]}: cannot be decoded ({str(error).splitlines()[0]})", hint=hint
-            ) from error
+            what = f"{self.paths[index]}: cannot be decoded ({str(error).splitlines()[0]})"
+            raise UserError(what, hint="see `dmlbench data check`, or leave it out with --skip-bad") from error
 
     def _encoded(self, index: int) -> Tensor:
         if self.content is None:
@@ -122,35 +118,6 @@ class DecodedImages:
         return self.pixels[start : self.ends[index]].view(height, width, 3).permute(2, 0, 1)
 
 
-@dataclass(frozen=True)
-class Chosen:
-    """Some of other images."""
-
-    images: Images
-    indices: NDArray[np.int64]
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, index: int) -> Tensor:
-        return self.images[int(self.indices[index])]
-
-
-@dataclass(frozen=True)
-class Joined:
-    """Images, and others after them."""
-
-    first: Images
-    second: Images
-
-    def __len__(self) -> int:
-        return len(self.first) + len(self.second)
-
-    def __getitem__(self, index: int) -> Tensor:
-        behind = index - len(self.first)
-        return self.second[behind] if behind >= 0 else self.first[index]
-
-
 def read_files(files: LabelledFiles) -> tuple[EncodedImages, list[str]]:
     """Read a side's files, into memory unless they are very large together.
 
@@ -180,13 +147,7 @@ def read_files(files: LabelledFiles) -> tuple[EncodedImages, list[str]]:
 
 
 def decoded(images: EncodedImages, key: str, log: Log) -> EncodedImages | DecodedImages:
-    """The same images decoded, from a cache made on first use; unchanged where they are too large for it or the disk.
-
-    Args:
-        images: The encoded ones.
-        key: Names the contents; another key is another file of the cache.
-        log: Takes a line when the cache is made, or cannot be used.
-    """
+    """The images decoded, from the cache's `key`, made on first use; unchanged where too large for it or the disk."""
     if images.spans.max() * TYPICAL_COMPRESSION > DECODED_BYTES:
         return images
     try:
@@ -219,28 +180,21 @@ def _make(images: EncodedImages, folder: Path, log: Log) -> bool:
         for left in folder.parent.glob(f"{folder.name}*.part"):  # by a process that was killed: this one has the lock
             shutil.rmtree(left, ignore_errors=True)
         log(f"decoding {counted(len(images), 'image')} into {folder} ({size / 2**20:.0f} MiB)")
-        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=folder.name, suffix=".part"))
-        try:
-            _write(images, temporary)
-            temporary.rename(folder)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+        with TemporaryDirectory(".part", folder.name, folder.parent, ignore_cleanup_errors=True) as temporary:
+            _write(images, Path(temporary))
+            Path(temporary).rename(folder)
     return True
 
 
 def _write(images: EncodedImages, folder: Path) -> None:
     sizes = []
-    with (folder / "pixels.bin").open("wb") as file:
+    with replacing(folder / "pixels.bin") as file:
         for index in range(len(images)):
             image = images[index].permute(1, 2, 0)
             sizes.append(image.shape[:2])
             file.write(image.contiguous().numpy().data)
-        file.flush()
-        os.fsync(file.fileno())
-    with (folder / "sizes.npy").open("wb") as file:
+    with replacing(folder / "sizes.npy") as file:
         np.save(file, np.array(sizes, dtype=np.int64))
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _sizes(images: EncodedImages) -> NDArray[np.int64]:
@@ -257,15 +211,9 @@ SAME_AS_PIL = ("YCbCr", "RGB", "Gray")  # PIL converts CMYK by a formula of its 
 
 
 def decode(content: Tensor) -> Tensor:
-    """Decode a file's bytes; grey, palette and CMYK images become RGB, transparency is dropped.
+    """Decode a file's bytes, uint8, to uint8 (3, H, W), channels last in memory, as PIL's ``convert("RGB")`` does.
 
     libjpeg-turbo decodes JPEGs directly, bit for bit as PIL does through it and faster; PIL everything else.
-
-    Args:
-        content: uint8 (bytes,).
-
-    Returns:
-        uint8 (3, H, W), channels last in memory.
 
     Raises:
         OSError, SyntaxError or ValueError: not an image, or a truncated one.
@@ -285,14 +233,7 @@ LOGGER = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Split:
-    """Images of one set of classes.
-
-    Attributes:
-        images: uint8 (C, H, W) each: a tensor (N, C, H, W), or files.
-        labels: int64 (N,), contiguous from 0.
-        class_names: One name per label.
-        paths: Of each image, relative to the dataset, with forward slashes; empty where images have no names.
-    """
+    """Images of one set of classes, uint8 (C, H, W) each: a tensor (N, C, H, W), or files; else as `LabelledImages`."""
 
     images: Images
     labels: Tensor
@@ -311,14 +252,9 @@ class Dataset:
 
 
 def load_dataset(spec: DatasetSpec, data_dir: Path | None = None, log: Log = LOGGER.info) -> Dataset:
-    """Read a dataset: small ones into memory, files encoded or as a mapped cache of decoded pixels.
+    """Read a dataset, of a folder or the cache: small ones into memory, files encoded or as a mapped cache of pixels.
 
     Where its spec holds training classes out, they are the test side, and the test classes are in neither.
-
-    Args:
-        spec: Its name and version, as `ready.dataset_spec` gives them.
-        data_dir: The folder the user gave, None for the cache.
-        log: Takes one line per lengthy step.
 
     Raises:
         UserError: An unknown name, or files that are missing, damaged or not those of the version.
@@ -349,7 +285,8 @@ def split_anew(dataset: Dataset, seed: int) -> Dataset:
 def _joined(first: Images, second: Images) -> Images:
     if isinstance(first, Tensor) and isinstance(second, Tensor):
         return torch.cat([first, second])
-    return Joined(first, second)
+    joined: ConcatDataset[Tensor] = ConcatDataset([cast("Set[Tensor]", own) for own in (first, second)])
+    return joined
 
 
 def split_classes(split: Split, fraction: float) -> tuple[Split, Split | None]:
@@ -366,10 +303,8 @@ def split_classes(split: Split, fraction: float) -> tuple[Split, Split | None]:
     classes = len(split.class_names)
     held_out = max(2, round(fraction * classes))
     if classes - held_out < 2:
-        raise UserError(
-            f"validation: classes: holding out {held_out} of {classes} training classes leaves fewer than 2",
-            hint="choose a smaller fraction, or 0",
-        )
+        what = f"validation: classes: holding out {held_out} of {classes} training classes leaves fewer than 2"
+        raise UserError(what, hint="choose a smaller fraction, or 0")
     order = stream(0, 0, "validation classes").permutation(classes)
     return _select(split, order[held_out:]), _select(split, order[:held_out])
 
@@ -390,10 +325,8 @@ def _load_files(spec: DatasetSpec, files: tuple[LabelledFiles, LabelledFiles], l
     whole = files_fingerprint(zip(kept, digests, strict=True))
     if spec.root is not None and not whole.startswith(spec.version):
         found = f"{spec.name}: {spec.root} holds other images than version {spec.version} (now {whole[:12]})"
-        raise UserError(
-            found,
-            hint="they changed under the run, or without a trace: `dmlbench data check` looks anew; then run it again",
-        )
+        hint = "they changed under the run, or without a trace: `dmlbench data check` looks anew; then run it again"
+        raise UserError(found, hint=hint)
     # Decoders of different releases may differ by a grey level, and one's pixels must not pass for another's.
     key = f"{whole[:16]}-simplejpeg{simplejpeg.__version__}-pillow{PIL.__version__}"
     names = ("train", "test")
@@ -413,7 +346,7 @@ def _select(split: Split, classes: np.ndarray) -> Split:
     kept = torch.from_numpy(np.sort(classes))
     mask = torch.isin(split.labels, kept)
     labels = torch.searchsorted(kept, split.labels[mask])
-    images = split.images
-    selected = images[mask] if isinstance(images, Tensor) else Chosen(images, mask.nonzero()[:, 0].numpy())
+    images: Any = split.images
+    selected = images[mask] if isinstance(images, Tensor) else Subset(images, mask.nonzero()[:, 0].tolist())
     paths = tuple(itertools.compress(split.paths, mask.tolist()))
     return Split(selected, labels, tuple(split.class_names[index] for index in kept.tolist()), paths)

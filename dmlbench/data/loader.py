@@ -1,14 +1,11 @@
-"""A training batch, and how batches reach a device: on CUDA while the device works on the previous batch.
-
-Batches for training and evaluation; the number of workers never changes a bit of them.
+"""Batches for training and evaluation; the number of workers never changes a bit of them.
 
 Workers decode, crop and resize in 8 bits; the device normalises. On CUDA workers only decode and cut out, one batched
-operation resizes (`device_crops`), and the next batch is copied while the device works on this one.
+operation resizes (`augment.resized`), and the next batch is copied while the device works on this one.
 """
 
 import math
 from collections.abc import Callable, Generator, Iterable, Iterator
-from types import TracebackType
 from typing import Any, NamedTuple, Self, TypeVar
 
 import numpy as np
@@ -16,15 +13,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from torch.utils.data import Sampler as TorchSampler
 
 from dmlbench.data.augment import (
     Crops,
     EvaluationView,
-    Images,
     adapt_channels,
     augment,
-    chosen,
     crops,
     evaluation_images,
     normalise,
@@ -72,7 +66,7 @@ def ahead(
     Args:
         batches: Host batches, page-locked for CUDA.
         finish: Copies one to the device without blocking, and finishes it there; gives tensors of the device.
-        device: The device.
+        device: Where they are wanted.
     """
     if device.type != "cuda":
         yield from map(finish, batches)
@@ -144,7 +138,7 @@ class TrainingBatches:
         self._protocol = protocol
         self._seed = seed
         self._device = device
-        self._recipes = _Recipes()
+        self._recipes: list[Recipe] = []
         self._epoch: Generator[Batch, None, None] | None = None
         on_device = device.type == "cuda" and protocol.input.augmentation == "crop" and augmentation is None
         self._loader: DataLoader[HostBatch] | None = DataLoader(
@@ -173,9 +167,7 @@ class TrainingBatches:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _batches(self, loader: "DataLoader[HostBatch]", epoch: int) -> Generator[Batch, None, None]:
@@ -192,7 +184,7 @@ class TrainingBatches:
         if self._augmentation is not None:
             shape = (len(indices), self._views, indices.shape[1])
             seeds = stream(self._seed, epoch, "augmentation, plugin").integers(2**63, size=shape)
-        self._recipes.current = [
+        self._recipes[:] = [
             (own, views, None if seeds is None else seeds[step])
             for step, (own, views) in enumerate(zip(indices, np.stack(uniforms, axis=1), strict=True))
         ]
@@ -237,7 +229,7 @@ class EvaluationBatches:
         size = len(split.labels) * self._spec.channels * self._spec.size**2
         self._keep = size <= KEPT_EVALUATION_BYTES
         in_memory = isinstance(split.images, Tensor) and self._keep
-        self._images: Images = (
+        self._images: Tensor | EvaluationView = (
             self._locked(evaluation_images(split.images, self._spec))
             if in_memory
             else EvaluationView(split.images, self._spec)
@@ -249,17 +241,12 @@ class EvaluationBatches:
     def __iter__(self) -> Iterator[Tensor]:
         if isinstance(self._images, Tensor):
             return ahead(self._images.split(self._batch_size), self._finished, self._device)
-        return ahead(self._made(), self._finished, self._device)
+        return ahead(self._made(self._images), self._finished, self._device)
 
-    def _made(self) -> Iterator[Tensor]:
+    def _made(self, images: EvaluationView) -> Iterator[Tensor]:
         """Batches made from files, remembered on the first complete pass where they are small."""
-        indices = np.arange(len(self._images))
-        loader: DataLoader[Tensor] = DataLoader(
-            _Rows(self._images),
-            batch_size=None,
-            sampler=_Recipes(np.array_split(indices, range(self._batch_size, len(indices), self._batch_size))),
-            **_loader_options(self._device, self._data_workers),
-        )
+        options = _loader_options(self._device, self._data_workers)
+        loader: DataLoader[Tensor] = DataLoader(images, self._batch_size, **options)
         seen = []
         for batch in _in_one_line(loader):
             if self._keep:
@@ -328,37 +315,6 @@ def _augmented(images: Tensor, seeds: list[int], augmentation: Augmentation) -> 
     return torch.stack(changed)
 
 
-class _Rows(Dataset[Tensor]):
-    """Images by a batch of positions."""
-
-    def __init__(self, images: Images) -> None:
-        self._images = images
-
-    def __getitem__(self, indices: NDArray[np.int64]) -> Tensor:
-        return chosen(self._images, indices)
-
-
-class _Recipes(TorchSampler[Any]):
-    """Hands what the batches are made from to the loader, in order."""
-
-    def __init__(self, current: list[Any] | None = None) -> None:
-        self.current = current or []
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(self.current)
-
-    def __len__(self) -> int:
-        return len(self.current)
-
-
 def _loader_options(device: torch.device, data_workers: int) -> dict[str, Any]:
-    return {
-        "num_workers": data_workers,
-        "worker_init_fn": _one_thread,
-        "generator": torch.Generator(),  # unused, but the default would advance torch's global stream
-        "pin_memory": device.type == "cuda",
-    }
-
-
-def _one_thread(_worker: int) -> None:
-    torch.set_num_threads(1)
+    # The generator is unused, but the default would advance torch's global stream.
+    return {"num_workers": data_workers, "generator": torch.Generator(), "pin_memory": device.type == "cuda"}

@@ -74,32 +74,23 @@ def _download(archive: Archive, folder: Path, log: Log, progress: Progress | Non
 
 def _find(archive: Archive, data_dir: Path) -> Path:
     """The first intact copy at most `family.SEARCH_DEPTH` folders down; a damaged one is reported, never replaced."""
-    found = [path for path in below(data_dir, archive.name, hint=_remedy(archive)) if path.is_file()]
+    hint = f"place {URL}{archive.name} in its subfolder omniglot/, or leave --data-dir and DMLBENCH_DATA out"
+    found = [path for path in below(data_dir, archive.name, hint=hint) if path.is_file()]
     if not found:
-        raise UserError(f"{data_dir}: {archive.name} not found (sha256 {archive.sha256})", hint=_remedy(archive))
+        raise UserError(f"{data_dir}: {archive.name} not found (sha256 {archive.sha256})", hint=hint)
     checksum = f"sha256:{archive.sha256}"
     chosen = next((path for path in found if file_checksum(path) == checksum), found[0])
     verify(chosen, checksum)
     return chosen
 
 
-def _remedy(archive: Archive) -> str:
-    return f"place {URL}{archive.name} in its subfolder omniglot/, or leave --data-dir and DMLBENCH_DATA out"
-
-
 def _read_archive(path: Path, archive: Archive) -> LabelledImages:
-    images: list[NDArray[np.uint8]] = []
-    labels: list[int] = []
-    class_names: list[str] = []
-    paths: list[str] = []
     with zipfile.ZipFile(path) as opened:
-        for class_name, member in _members(opened, archive):
-            if class_name not in class_names[-1:]:
-                class_names.append(class_name)
-            images.append(_decode(opened.read(member)))
-            labels.append(len(class_names) - 1)
-            paths.append(member)
-    return LabelledImages(np.stack(images), np.array(labels, dtype=np.int64), tuple(class_names), tuple(paths))
+        class_names, paths = zip(*_members(opened, archive), strict=True)
+        images = np.stack([_decode(opened.read(member)) for member in paths])
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(class_names))}
+    labels = np.array([numbers[name] for name in class_names], dtype=np.int64)
+    return LabelledImages(images, labels, tuple(numbers), paths)
 
 
 def _members(opened: zipfile.ZipFile, archive: Archive) -> Iterator[tuple[str, str]]:

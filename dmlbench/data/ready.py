@@ -51,15 +51,7 @@ Stamp = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Finding:
-    """One image file.
-
-    Attributes:
-        sha256: Of the file.
-        width: In pixels, 0 where it is unknown.
-        height: Likewise.
-        mode: PIL's name for its pixels.
-        problem: Why it cannot be used; empty where it can.
-    """
+    """One image file: pixels are 0 where it cannot be decoded, `mode` is PIL's, `problem` why it cannot be used."""
 
     sha256: str
     width: int
@@ -75,16 +67,7 @@ class Finding:
 
 
 def inspect(sides: Sequence[LabelledFiles], log: Log, *, anew: bool = False) -> list[dict[str, Finding]]:
-    """Look at every file of a split's sides.
-
-    Args:
-        sides: Training and test files, of one root.
-        log: Takes lines of progress where files have to be decoded.
-        anew: Decode also what an earlier inspection knows.
-
-    Returns:
-        For each side its findings by path, in order.
-    """
+    """For each side of a split its findings by path, in order; `anew` decodes also what an earlier inspection knows."""
     root = sides[0].root
     kept = _Kept(root)
     paths = [path for side in sides for path in side.paths]
@@ -108,7 +91,10 @@ def look_at(path: Path) -> Finding:
         return Finding(sha256, 0, 0, "", "empty file")
     try:
         with Image.open(io.BytesIO(content)) as image:
-            width, height, mode, deep = image.width, image.height, image.mode, _is_deep(image)
+            width, height, mode = image.width, image.height, image.mode
+            # PIL gives 16 bits a channel in colour as if they were eight: the file's own mode, `RGB;16B`, is an
+            # argument of its decoder.
+            deep = any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
             image.load()
     except Exception as error:  # noqa: BLE001 - decoders of damaged files raise nearly anything
         return Finding(sha256, 0, 0, "", _undecodable(error))
@@ -180,14 +166,6 @@ def _looked_at(root: Path, paths: list[str], log: Log) -> list[Finding]:
     return found
 
 
-def _is_deep(image: Image.Image) -> bool:
-    """Whether a file's pixels have 16 bits a channel, of which PIL gives those in colour as if they had eight.
-
-    The mode of a file as it is, such as `RGB;16B`, is an argument of its decoder.
-    """
-    return any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
-
-
 def _undecodable(error: Exception) -> str:
     if isinstance(error, PIL.UnidentifiedImageError):
         return "not an image"
@@ -211,11 +189,8 @@ LISTED = 10
 def dataset_spec(info: DatasetInfo, data_dir: Path | None, log: Log, *, skip_bad: bool = False) -> DatasetSpec:
     """The part of a cell's spec that names the data and fixes their contents.
 
-    Args:
-        info: A dataset of the catalogue or a declared folder, whose version is the digest of its contents.
-        data_dir: The folder the user gave, None for the cache.
-        log: Takes lines of progress.
-        skip_bad: Leave out images that cannot be used; what is left out enters the version.
+    A declared folder's version is the digest of its contents. With `skip_bad` images that cannot be used are left out,
+    and what is left out enters the version.
 
     Raises:
         UserError: where images have to be read and cannot.
@@ -238,11 +213,7 @@ def dataset_spec(info: DatasetInfo, data_dir: Path | None, log: Log, *, skip_bad
 def prepare(spec: DatasetSpec, data_dir: Path | None, log: Log) -> None:
     """Make sure a dataset can be loaded before any cell starts: generate, fetch or verify it.
 
-    Args:
-        spec: The cells' spec of it, with what is skipped.
-        data_dir: The folder the user gave (``--data-dir`` or ``DMLBENCH_DATA``), None for neither. Nothing is
-            ever downloaded into a given folder.
-        log: Takes one line per lengthy step.
+    Nothing is ever downloaded into a folder that the user gave (``--data-dir`` or ``DMLBENCH_DATA``).
 
     Raises:
         UserError: What is missing or damaged, and what to do next.
@@ -303,15 +274,15 @@ def check_counts(spec: DatasetSpec, sides: tuple[Side, Side]) -> None:
     """Compare a dataset of the catalogue with its published numbers, before anything is skipped; raises UserError."""
     if spec.root is not None:
         return
-    info = dataset_info(spec.name)
-    train, test = sides
-    found = len(train.class_names), len(test.class_names), len(train.labels), len(test.labels)
+    info, found = dataset_info(spec.name), _counts(sides)
     if found != info.counts:
-        raise UserError(
-            f"{info.name}: expected {info.counts} training classes, test classes, training images, test images, "
-            f"found {found}",
-            hint=f"obtain the release of {info.source}",
-        )
+        what = f"expected {info.counts} training classes, test classes, training images, test images, found {found}"
+        raise UserError(f"{info.name}: {what}", hint=f"obtain the release of {info.source}")
+
+
+def _counts(sides: tuple[Side, Side]) -> tuple[int, int, int, int]:
+    train, test = sides
+    return len(train.class_names), len(test.class_names), len(train.labels), len(test.labels)
 
 
 def _files(sides: tuple[Side, Side]) -> tuple[LabelledFiles, LabelledFiles]:
@@ -364,10 +335,8 @@ def check(info: DatasetInfo, data_dir: Path | None, log: Log) -> Checked:
         UserError: the dataset is not there, or not in a known layout.
     """
     sides = info.family.read(data_dir, log)
-    train, test = sides
-    counts = (len(train.class_names), len(test.class_names), len(train.labels), len(test.labels))
-    published = info.counts if info.version else None
-    singletons = int((np.bincount(test.labels) == 1).sum())
+    counts, published = _counts(sides), info.counts if info.version else None
+    singletons = int((np.bincount(sides[1].labels) == 1).sum())
     files = files_of(sides)
     if files is None:
         whole = fingerprint(*(side for side in sides if isinstance(side, LabelledImages)))
@@ -389,11 +358,8 @@ def sizes(sides: tuple[Side, Side], log: Log) -> dict[str, dict[str, int | str]]
 
 def _sizes(side: Side, findings: dict[str, Finding] | None) -> dict[str, int | str]:
     per_class = np.bincount(side.labels)
-    row: dict[str, int | str] = {
-        "classes": len(side.class_names),
-        "images": len(side.labels),
-        "images a class": _range(per_class),
-    }
+    row: dict[str, int | str] = {"classes": len(side.class_names), "images": len(side.labels)}
+    row["images a class"] = _range(per_class)
     if isinstance(side, LabelledImages):
         height, width = side.images.shape[-2:]
         return row | {"width": str(width), "height": str(height)}

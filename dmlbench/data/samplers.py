@@ -26,15 +26,7 @@ class Sampler(Protocol):
         samples_per_class: int,
         rng: np.random.Generator,
     ) -> NDArray[np.int64]:
-        """Indices (steps, batch_size) into the N images.
-
-        Args:
-            labels: (N,), contiguous from 0.
-            steps: Of the epoch.
-            batch_size: Images of a step.
-            samples_per_class: The protocol's.
-            rng: The epoch's sampler stream: all that is drawn comes from it.
-        """
+        """Indices (steps, batch_size) into the N images, by their labels (N,); all that is drawn comes from `rng`."""
 
 
 def drawn_indices(
@@ -53,18 +45,11 @@ def drawn_indices(
 
 
 def epoch_indices(labels: NDArray[np.int64], training: TrainingSpec, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Indices of one epoch's batches.
+    """Indices (steps, batch_size) of one epoch's batches, by labels (N,), contiguous from 0.
 
     Each of ``batch_size / samples_per_class`` draws picks a class uniformly with replacement, then
-    `samples_per_class` of its images uniformly with replacement: a class may come twice, and so may an image.
-
-    Args:
-        labels: (N,), contiguous from 0.
-        training: `batch_size` and `samples_per_class`.
-        rng: The epoch's sampler stream.
-
-    Returns:
-        (steps, batch_size) indices into the N images; images of one draw are neighbours.
+    `samples_per_class` of its images uniformly with replacement: a class may come twice, and so may an image. Images
+    of one draw are neighbours.
     """
     by_class = np.argsort(labels, kind="stable")
     counts = np.bincount(labels)

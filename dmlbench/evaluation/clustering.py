@@ -6,6 +6,7 @@ from numbers import Integral
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from dmlbench.evaluation.faiss_index import import_faiss
 from dmlbench.evaluation.inputs import Array, unit_embeddings
@@ -80,16 +81,12 @@ def revisiting_nmi(embeddings: Array, labels: Array, clusters: int, seed: int = 
     k_means.niter, k_means.seed = 20, seed
     k_means.min_points_per_centroid, k_means.max_points_per_centroid = 1, 1_000_000_000  # all points, and no warning
     index = faiss.IndexFlatL2(points.shape[1])
-    threads = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(torch.get_num_threads())
-    try:
+    with threadpool_limits(torch.get_num_threads(), "openmp"):
         k_means.train(points, index)
         centroids = faiss.vector_to_array(k_means.centroids).reshape(clusters, points.shape[1])
         nearest = faiss.IndexFlatL2(points.shape[1])
         nearest.add(centroids)
         found = nearest.search(points, 1)[1][:, 0]
-    finally:
-        faiss.omp_set_num_threads(threads)
     return agreement(labels.numpy(), found)[0]
 
 
@@ -98,7 +95,6 @@ def _k_means(points: NDArray[np.float32], k: int, seed: int) -> NDArray[np.int32
     # Imported here because together they take a second.
     from sklearn.cluster import KMeans  # noqa: PLC0415
     from sklearn.exceptions import ConvergenceWarning  # noqa: PLC0415
-    from threadpoolctl import threadpool_limits  # noqa: PLC0415
 
     init = "k-means++" if k <= _MAX_CAREFUL_SEEDING else "random"
     with threadpool_limits(torch.get_num_threads()), warnings.catch_warnings():

@@ -8,6 +8,7 @@ from types import ModuleType
 from typing import Any
 
 import torch
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 # Largest k of faiss's GPU search.
@@ -42,12 +43,8 @@ class FaissIndex:
         total: int = self.cpu_index.ntotal
         count = min(count, total)
         index = self.cpu_index if self.gpu_index is None or count > GPU_MAX_NEIGHBOURS else self.gpu_index
-        threads = self.faiss.omp_get_max_threads()
-        self.faiss.omp_set_num_threads(torch.get_num_threads())
-        try:
+        with threadpool_limits(torch.get_num_threads(), "openmp"):
             similarities, neighbours = index.search(queries.float().cpu().numpy(), count)
-        finally:
-            self.faiss.omp_set_num_threads(threads)
         left_out = torch.from_numpy(similarities[:, -1]).to(self.device, torch.float64)
         if count == total:
             left_out.fill_(-torch.inf)

@@ -1,9 +1,8 @@
 """The backbones a network can have: conv4, and those of timm and torchvision, with weights of a file or by name.
 
-What `model.kwargs` may hold: what shapes the network, found by inspection of the class that is built.
-
-A backbone's library takes far more: files of weights and of pickles, addresses, caches, wrappers. Those would load
-what the hash does not know, or run code, so a key counts only where the class's own constructor has it.
+`model.kwargs` may hold what shapes the network. A backbone's library takes far more: files of weights and of pickles,
+addresses, caches, wrappers. Those would load what the hash does not know, or run code, so a key counts only where the
+constructor of the class that is built has it.
 """
 
 import difflib
@@ -108,9 +107,7 @@ def _check_timm_kwargs(name: str, spec: ModelSpec) -> None:
         with torch.random.fork_rng(devices=[]):  # the weights are drawn from the stream as it is
             network = type(timm.create_model(name))
     also = BATCHNORM if hasattr(sys.modules[entry.__module__], "resolve_bn_args") else ()
-    never = [
-        key for function in (timm.create_model, build_model_with_cfg) for key in inspect.signature(function).parameters
-    ]
+    never = {*inspect.signature(timm.create_model).parameters, *inspect.signature(build_model_with_cfg).parameters}
     check_kwargs(spec, network, also=also, never=never)
 
 
@@ -147,10 +144,8 @@ def torchvision_backbone(name: str, spec: ModelSpec, image: InputSpec, *, downlo
 def _not_built(source: str, name: str, spec: ModelSpec, error: Exception) -> UserError:
     """That a library failed: at its download where it has one, else with these arguments."""
     if spec.weights and not is_file(spec.weights):
-        return UserError(
-            f"model.weights: {source} cannot build {name} with weights {spec.weights} ({reason_of(error)})",
-            hint=OFFLINE,
-        )
+        what = f"model.weights: {source} cannot build {name} with weights {spec.weights} ({reason_of(error)})"
+        return UserError(what, hint=OFFLINE)
     given = f" with {spec.kwargs}" if spec.kwargs else ""
     return UserError(f"model: {source} cannot build {name}{given} ({reason_of(error)})")
 
@@ -175,12 +170,10 @@ class _Double(nn.Module):
 
 def _load(backbone: nn.Module, weights: str, ignore: str) -> None:
     """Load a local file strictly; only the classifier that was taken off may be left over."""
-    state = {
-        key: value.float() if value.is_floating_point() else value for key, value in read_weights(Path(weights)).items()
-    }
-    expected = backbone.state_dict()
-    wrong = [key for key in expected if key not in state and not (ignore and key.startswith(ignore))]
-    wrong += [key for key in state if key not in expected and not (ignore and key.startswith(ignore))]
+    found, expected = read_weights(Path(weights)), backbone.state_dict()
+    state = {key: value.float() if value.is_floating_point() else value for key, value in found.items()}
+    alone = [key for key in expected if key not in state] + [key for key in state if key not in expected]
+    wrong = [key for key in alone if not (ignore and key.startswith(ignore))]
     wrong += [key for key in expected if key in state and expected[key].shape != state[key].shape]
     if wrong:
         shown = ", ".join(wrong[:3]) + (f" and {len(wrong) - 3} more" if len(wrong) > 3 else "")
@@ -222,7 +215,7 @@ def check_kwargs(spec: ModelSpec, network: type, *, also: Collection[str] = (), 
     """Raise UserError for the first key of `model.kwargs` that does not shape the network, or makes it absurdly large.
 
     Args:
-        spec: The model.
+        spec: Its `kwargs` are checked.
         network: The class that is built.
         also: Keys that the library turns into parameters of its layers.
         never: Keys that the library keeps to itself, whatever the class has.

@@ -14,9 +14,8 @@ from dmlbench.models.backbones import conv4_backbone, read_weights, reason_of, t
 from dmlbench.specs.cell import InputSpec, ModelSpec
 
 BACKBONES = "conv4, timm:NAME or torchvision:NAME"
-ELSEWHERE = re.compile(
-    r"(^|:)(hf[-_]hub|local-dir):"
-)  # timm's prefixes of weights that are downloaded or read from elsewhere
+# timm's prefixes of weights that are downloaded or read from elsewhere
+ELSEWHERE = re.compile(r"(^|:)(hf[-_]hub|local-dir):")
 
 
 class EmbeddingModel(nn.Module):
@@ -53,20 +52,15 @@ class EmbeddingModel(nn.Module):
 def build_model(spec: ModelSpec, image: InputSpec, *, download: bool = True) -> EmbeddingModel:
     """Build the network; initial weights come from torch's global generator, which the caller seeds.
 
-    Args:
-        spec: The model.
-        image: What it is given.
-        download: Whether weights that a library knows by name are loaded; else they are only known to exist there.
+    Without `download`, weights that a library knows by name are only known to exist there.
 
     Raises:
         UserError: for an unknown backbone, arguments it does not take, weights that do not fit it or cannot be
             downloaded, and images that it does not take.
     """
     if ELSEWHERE.search(spec.backbone):
-        said = (
-            f"model.backbone: {spec.backbone!r} is fetched or read from elsewhere, and no hash would know its content"
-        )
-        raise UserError(said, hint=f"valid: {BACKBONES}, with --set model.weights=FILE")
+        said = f"{spec.backbone!r} is fetched or read from elsewhere, and no hash would know its content"
+        raise UserError(f"model.backbone: {said}", hint=f"valid: {BACKBONES}, with --set model.weights=FILE")
     source, _, name = spec.backbone.partition(":")
     builders: dict[str, Callable[..., nn.Module]] = {
         "conv4": conv4_backbone,
@@ -91,12 +85,7 @@ def weights_of(networks: Sequence[EmbeddingModel]) -> dict[str, Tensor]:
 
 
 def load_networks(build: Callable[[], EmbeddingModel], path: Path) -> list[EmbeddingModel]:
-    """The networks whose weights `run --keep weights` saved; raises UserError where they do not fit.
-
-    Args:
-        build: Gives a network of the cell's spec.
-        path: The file.
-    """
+    """The networks, each as `build` gives it, whose weights `run --keep weights` saved; UserError where one misfits."""
     by_network: dict[str, dict[str, Tensor]] = {}
     for name, tensor in read_weights(path).items():
         front, _, rest = name.partition(".")
@@ -105,15 +94,13 @@ def load_networks(build: Callable[[], EmbeddingModel], path: Path) -> list[Embed
     if not by_network:
         raise UserError(f"{path}: holds no weights")
     networks = [build() for _ in by_network]
+    names = sorted(by_network, key=lambda name: (len(name), name))
     try:
-        for network, (_, state) in zip(
-            networks, sorted(by_network.items(), key=lambda own: (len(own[0]), own[0])), strict=True
-        ):
-            network.load_state_dict(state)
+        for network, name in zip(networks, names, strict=True):
+            network.load_state_dict(by_network[name])
     except RuntimeError as error:
-        raise UserError(
-            f"{path}: does not fit the network of its spec ({str(error).splitlines()[-1].strip()})"
-        ) from error
+        reason = str(error).splitlines()[-1].strip()
+        raise UserError(f"{path}: does not fit the network of its spec ({reason})") from error
     return networks
 
 

@@ -31,11 +31,7 @@ def check_name(spec: ModelSpec, valid: list[str]) -> None:
 
 
 def to_download(spec: ModelSpec) -> str:
-    """What a run downloads before it starts, in words; empty where nothing is missing. Downloads nothing.
-
-    Args:
-        spec: A model whose backbone and weights are known to exist.
-    """
+    """What a run downloads before it starts, in words; empty where nothing is missing. Downloads nothing."""
     source, _, name = spec.backbone.partition(":")
     if not spec.weights or is_file(spec.weights) or source not in ("timm", "torchvision"):
         return ""
@@ -74,12 +70,8 @@ def _downloaded(url: str) -> bool:
 def check_networks(cells: Sequence[Cell], *, download: bool) -> list[str]:
     """Build every network once: a misspelt backbone or weights that do not fit are one error, not one a cell.
 
-    Args:
-        cells: Whose networks.
-        download: Whether weights that a library knows by name are downloaded where they are missing.
-
     Returns:
-        What is still to be downloaded, in words.
+        What is still to be downloaded, in words, where that is not to be done now.
 
     Raises:
         UserError: for a backbone, arguments, weights or a size of images that a run would refuse.
@@ -88,7 +80,6 @@ def check_networks(cells: Sequence[Cell], *, download: bool) -> list[str]:
     for protocol in {digest(protocol_identity(cell.protocol)): cell.protocol for cell in cells}.values():
         if _can_fail(protocol):
             from dmlbench.models.model import build_model
-            from dmlbench.models.pretrained import to_download
 
             build_model(protocol.model, protocol.input, download=download)
             missing.append(to_download(protocol.model))

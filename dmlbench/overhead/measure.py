@@ -34,12 +34,7 @@ SEED = 0
 
 @dataclass(frozen=True)
 class Effort:
-    """How much is measured.
-
-    Attributes:
-        processes: Processes, one after the other.
-        rounds: Rounds of each that count; `WARM_UP` more come before them.
-    """
+    """How much is measured: processes, one after the other, and rounds of each that count, after `WARM_UP` more."""
 
     processes: int
     rounds: int
@@ -60,14 +55,7 @@ class _Share:
 
 
 def measure(plan: CostPlan, device: str, effort: Effort, command: str, tell: Callable[[], None]) -> Measurement:
-    """Measure all methods of a plan.
-
-    Args:
-        plan: As `plan_cost` gives it.
-        device: `auto`, `cpu` or `cuda`.
-        effort: Processes and rounds.
-        command: The command line that asks for this, to be written down.
-        tell: Is called after every round.
+    """Measure all methods of a plan on a device (`auto`, `cpu` or `cuda`), for a command line that is written down.
 
     Raises:
         UserError: where the device is not there, or a process ended early.
@@ -102,9 +90,7 @@ def _measured(plan: CostPlan, name: str, costs: list[StepCost]) -> Measured:
         modifier=modifier_of(method) + suffix,
         marks=(*method.marks, *marks),
         step_ms=tuple(value for cost in costs for value in cost.step_ms),
-        phases_ms={
-            phase: tuple(value for cost in costs for value in cost.phases_ms[phase]) for phase in costs[0].phases_ms
-        },
+        phases_ms={key: tuple(value for cost in costs for value in cost.phases_ms[key]) for key in costs[0].phases_ms},
         peak_mb=max(cost.peak_mb for cost in costs),
         gflop=costs[0].gflop,
     )
@@ -122,10 +108,8 @@ def _apart(task: tuple[CostPlan, str, int, int], tell: Callable[[], None]) -> _S
             tell()
     except EOFError as error:
         process.join()
-        code = process.exitcode
-        raise UserError(
-            f"the process that measures ended early (exit code {code})", hint="see whether memory ran out"
-        ) from error
+        what = f"the process that measures ended early (exit code {process.exitcode})"
+        raise UserError(what, hint="see whether memory ran out") from error
     finally:
         process.terminate()
         process.join()
@@ -164,14 +148,12 @@ def _trainers(method: MethodSpec, plan: CostPlan, size: TrainingSet, device: tor
         build_trainer(method, plan.protocol, build_seeded_model(plan.protocol, SEED, device), size, device, seed=SEED)
         for _ in range(2)
     )
-    modifier = plain.modifier
+    trainers, modifier = {method.name: trainer}, plain.modifier
     teacher = modifier.teacher if isinstance(modifier, SelfDistillation) else None
-    if not isinstance(modifier, SelfDistillation) or not isinstance(teacher, PreviousEpoch):
-        return {method.name: trainer}
-    if not teacher.folds(plain.model):
-        return {method.name: trainer}
-    modifier.teacher = PreviousEpoch(teacher.mode, fold=False)
-    return {method.name: trainer, f"{method.name}{UNFOLDED}": plain}
+    if isinstance(modifier, SelfDistillation) and isinstance(teacher, PreviousEpoch) and teacher.folds(plain.model):
+        modifier.teacher = PreviousEpoch(teacher.mode, fold=False)
+        trainers[f"{method.name}{UNFOLDED}"] = plain
+    return trainers
 
 
 def _images(plan: CostPlan) -> Split | None:

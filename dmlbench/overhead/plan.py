@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from dmlbench.analysis.groups import BASES, MODIFIERS, Rank, rank
+from dmlbench.analysis.groups import BASES, MODIFIERS, rank
 from dmlbench.data.catalogue import dataset_info
 from dmlbench.data.family import Log
 from dmlbench.data.ready import dataset_spec, prepare
@@ -50,14 +50,13 @@ def plan_cost(request: CostRequest, log: Log) -> CostPlan:
     names = {name: None for method in request.methods for name in (registry.parts(method)[0].name, method)}
     protocol_settings, method_settings = parse_settings(request.settings)
     info = dataset_info(request.dataset, "--dataset") if request.dataset else None
-    if info is None and request.protocol is None:
-        raise UserError(
-            "--protocol: synthetic images need one", hint="for example --protocol conv4-64, or name a --dataset"
-        )
+    named, name = request.protocol or (info.default_protocol if info else ""), info.name if info else SYNTHETIC
+    if not named:
+        hint = "for example --protocol conv4-64, or name a --dataset"
+        raise UserError("--protocol: synthetic images need one", hint=hint)
     if info is None:  # what a step costs does not depend on weights, so none are fetched
         protocol_settings["model"] = {"weights": None, "weights_sha256": None} | protocol_settings.get("model", {})
-    name = info.name if info else SYNTHETIC
-    protocol = load_protocol(request.protocol or (info.default_protocol if info else ""), name, protocol_settings)
+    protocol = load_protocol(named, name, protocol_settings)
     settings = MethodSettings(method_settings["loss"], method_settings["distillation"])
     methods = [registry.resolve(method, name, protocol.name, settings, family=protocol.family) for method in names]
     check_applied(method_settings, methods)
@@ -65,21 +64,20 @@ def plan_cost(request: CostRequest, log: Log) -> CostPlan:
     dataset = dataset_spec(info, request.data_dir, log) if info else None
     if dataset:
         prepare(dataset, request.data_dir, log)
-    named = request.protocol or (info.default_protocol if info else ""), protocol
-    changes = {each for method in methods for each in changed(request.settings, registry, method, named, name)}
+    from_ = named, protocol
+    changes = {each for method in methods for each in changed(request.settings, registry, method, from_, name)}
     variant = ", ".join(sorted(changes))
-    return CostPlan(sorted(methods, key=_place), protocol, dataset, variant, request.data_dir)
+    methods.sort(key=lambda method: (rank(method.base, BASES), rank(modifier_of(method), MODIFIERS)))
+    return CostPlan(methods, protocol, dataset, variant, request.data_dir)
 
 
 def _check_teacher(methods: list[MethodSpec], protocol: ProtocolSpec) -> None:
     """A distillation that has no say costs nothing, and a table of that would mislead."""
     modified = [method for method in methods if method.distillation and method.distillation.teacher != "none"]
     if modified and protocol.training.epochs < 2:
-        raise UserError(
-            f"training.epochs={protocol.training.epochs}: the first epoch has no teacher, so {modified[0].name} would "
-            "seem to be free",
-            hint="--set training.epochs=2, or more",
-        )
+        what = f"the first epoch has no teacher, so {modified[0].name} would seem to be free"
+        epochs = f"training.epochs={protocol.training.epochs}"
+        raise UserError(f"{epochs}: {what}", hint="--set training.epochs=2, or more")
     for method in modified:
         if method.distillation and method.distillation.values().get("lambda") == 0:
             raise UserError(f"{method.name}: with distillation.lambda=0 it is its base", hint="leave out the setting")
@@ -88,7 +86,3 @@ def _check_teacher(methods: list[MethodSpec], protocol: ProtocolSpec) -> None:
 def modifier_of(method: MethodSpec) -> str:
     """Name of its distillation, or ""."""
     return method.distillation.name if method.distillation else ""
-
-
-def _place(method: MethodSpec) -> tuple[Rank, Rank]:
-    return rank(method.base, BASES), rank(modifier_of(method), MODIFIERS)

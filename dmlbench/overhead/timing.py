@@ -1,11 +1,7 @@
-"""What a training step of each method costs: interleaved, in one process on one device.
+"""What a training step of each method costs, in time and memory: interleaved, in one process on one device.
 
 A step is what `Trainer.step` does with a batch that is on the device already: what a method adds is nothing that a
 data loader could hide. It is measured in the last epoch, where the weight of a teacher is highest; the first has none.
-
-The peak memory of a training step, without what else the process holds.
-
-Calls candidates in turn, so that a temporary slowdown of the machine affects all of them equally.
 """
 
 import itertools
@@ -16,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -81,19 +78,11 @@ def measure_steps(
     *,
     order: int = 0,
 ) -> dict[str, StepCost]:
-    """Measure every method's step in rounds, each method once a round, in an order shuffled for every round.
-
-    Args:
-        trainers: Trainers by name, on one device.
-        batches: Batches on that device, used in turn.
-        rounds: Rounds that count.
-        warm_up: Rounds before them that do not.
-        tell: Is called after every round.
-        order: In which orders methods take their turns: see `interleave`.
-    """
+    """Measure every method's step with the batches in turn, in rounds as of `interleave`, all on one device."""
     turns = {name: _Turn(trainer, batches) for name, trainer in trainers.items()}
     steps = math.ceil(TURN_SECONDS / min(turn.probe() for turn in turns.values()))
-    kept = interleave({name: turn.taking(steps) for name, turn in turns.items()}, rounds, warm_up, tell, order=order)
+    candidates = {name: partial(turn.take, steps) for name, turn in turns.items()}
+    kept = interleave(candidates, rounds, warm_up, tell, order=order)
     return {
         name: StepCost(
             step_ms=[1000 * measured["train"] / steps for measured in kept[name]],
@@ -126,16 +115,12 @@ class _Turn:
         """Take a step of the last epoch."""
         return self.trainer.step(next(self._batches), self.trainer.epochs - 1, self._generator)
 
-    def taking(self, steps: int) -> Callable[[], dict[str, float]]:
-        """A turn of so many steps, which gives the seconds of all of them (`train`), and of each phase."""
-
-        def turn() -> dict[str, float]:
-            with self.trainer.clock.phase("train"):
-                for _ in range(steps):
-                    self.step()
-            return self.trainer.clock.seconds()
-
-        return turn
+    def take(self, steps: int) -> dict[str, float]:
+        """Take so many steps: the seconds of all of them (`train`), and of each phase."""
+        with self.trainer.clock.phase("train"):
+            for _ in range(steps):
+                self.step()
+        return self.trainer.clock.seconds()
 
     def probe(self) -> float:
         """Seconds that a step takes, roughly."""
@@ -158,11 +143,7 @@ def peak_bytes(trainer: Trainer, step: Callable[[], object]) -> int:
     """Memory at the height of a step: what the trainer keeps between steps, and what the step adds.
 
     On CUDA by the allocator's own count; on a CPU by torch's profiler, which sees torch's allocations alone and not
-    the workspace of a library. Batches do not count.
-
-    Args:
-        trainer: A trainer that has taken steps.
-        step: Takes one more.
+    the workspace of a library. Batches do not count. The trainer has taken steps; `step` takes one more.
     """
     device = trainer.device
     for network in trainer.networks:
@@ -220,15 +201,15 @@ def interleave(
 ) -> dict[str, list[Measured]]:
     """Call every candidate once a round, in an order shuffled for each round, and keep what the calls return.
 
-    No candidate always follows the same other one, so none always finds the caches that another left. The orders are
-    the same in every run of one `order`.
+    A temporary slowdown of the machine affects all of them equally. No candidate always follows the same other one, so
+    none always finds the caches that another left.
 
     Args:
         candidates: What to call, by name; each measures itself.
         rounds: Rounds whose measurements are kept.
         warm_up: Rounds before them whose measurements are dropped.
         tell: Is called after every round.
-        order: Which orders: another number gives others.
+        order: Which orders: another number gives others, the same in every run.
 
     Returns:
         `rounds` measurements of each candidate, in the order of the rounds: the n-th of all are of one round.

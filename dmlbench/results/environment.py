@@ -35,7 +35,9 @@ def environment(device: str) -> Environment:
     import torch
 
     gpu = _gpu(device)
-    parts = [platform.node(), cpu_model(), *_cpu_generation(), str(os.cpu_count()), gpu.get("gpu", "")]
+    # What tells processors apart that virtual machines give one name, on hosts of one name.
+    generation = [found for key in ("cpu family", "model", "stepping") if (found := _cpuinfo().get(key)) is not None]
+    parts = [platform.node(), cpu_model(), *generation, str(os.cpu_count()), gpu.get("gpu", "")]
     return Environment.model_validate({
         "machine": hashlib.sha256("|".join(parts).encode()).hexdigest()[:12],
         "device": device,
@@ -97,12 +99,7 @@ def code_digest() -> str:
 
 
 def statements_digest(package: Path, names: Sequence[str]) -> str:
-    """Sixteen hexadecimal digits over the syntax trees, without docstrings, of files and of all files in folders.
-
-    Args:
-        package: The folder that names start from.
-        names: Files and folders; the names of their files count, too.
-    """
+    """Sixteen hexadecimal digits over the names and syntax trees, without docstrings, of files and folders' files."""
     digest = hashlib.sha256()
     for entry in (package / name for name in names):
         for path in sorted(entry.rglob("*.py")) if entry.is_dir() else [entry]:
@@ -134,23 +131,16 @@ def git_state() -> dict[str, str | bool]:
     root = Path(__file__).parent.parent.parent
     if not (root / ".git").exists():
         return {}
-    commit = _git(root, "rev-parse", "HEAD")
-    changed = _git(root, "status", "--porcelain", "--untracked-files=no")
+    commit = _run("git", "-C", str(root), "rev-parse", "HEAD")
+    changed = _run("git", "-C", str(root), "status", "--porcelain", "--untracked-files=no")
     return {} if commit is None else {"commit": commit, "dirty": bool(changed)}
 
 
-@cache
 def cpu_model() -> str:
     """The processor's name."""
     if not (found := _cpuinfo()):
         return platform.processor() or platform.machine()
     return found.get("model name", platform.machine())
-
-
-def _cpu_generation() -> list[str]:
-    """What tells processors apart that virtual machines give one name, on hosts of one name."""
-    found = _cpuinfo()
-    return [found[key] for key in ("cpu family", "model", "stepping") if key in found]
 
 
 @cache
@@ -206,10 +196,6 @@ def _gpu(device: str) -> dict[str, str]:
         "cudnn": str(torch.backends.cudnn.version()),
         "driver": (driver or "unknown").splitlines()[0],
     }
-
-
-def _git(root: Path, *arguments: str) -> str | None:
-    return _run("git", "-C", str(root), *arguments)
 
 
 def _run(*command: str) -> str | None:

@@ -1,11 +1,7 @@
 """Results as pandas tables: one row a cell, selection and network, or one row a cell and epoch.
 
-What a result is made of is a column of its own: nothing is read from a name.
-
-Cells that another runner's cells ran beside: their times are of a machine that did other work, too.
-
 A runner writes down how many cells it has at a time, and knows of no other runner. Two that share a results folder on
-one machine are seen afterwards, by when their cells ran.
+one machine are seen here, by when their cells ran: their times are of a machine that did other work, too.
 """
 
 from collections.abc import Mapping, Sequence
@@ -146,11 +142,7 @@ def mark(network: str, networks: int) -> str:
 
 
 def of_kept_embeddings(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows that kept embeddings belong to: of several networks the first's.
-
-    Args:
-        rows: Rows of `load_results`, or part of it; where those of the first network were left out, none remain.
-    """
+    """The rows of `load_results` that kept embeddings belong to: of several networks the first's."""
     several = rows["networks"].astype(int) > 1
     return rows[rows["network"] == np.where(several, FIRST, MEAN)]
 
@@ -162,14 +154,12 @@ RESOLUTION = 1.0  # seconds, in which a beginning is written down
 def beside_others(summaries: Sequence[Summary]) -> list[bool]:
     """Whether each cell ran beside more cells of its machine than its own runner had at a time, on average.
 
-    Where any did, so may have the earlier attempts at a cell that was resumed: when these ran is
-    not written down.
-
-    Args:
-        summaries: Of the cells of a results folder. Left out of account are those that took less than a second, or
-            whose runner's load is not known.
+    Where any did, so may have the earlier attempts at a cell that was resumed: when these ran is not written down.
+    Cells that took less than a second, or whose runner's load is not known, do not count.
     """
-    machines = [_machine(summary) for summary in summaries]
+    # With its instructions: records of before `machine` told generations of processors apart are still read.
+    hosts = [summary.environment for summary in summaries]
+    machines = [(host.machine, str(host.cpu_capability)) if host.machine else None for host in hosts]
     spans = [_times(summary) for summary in summaries]
     found = [False] * len(summaries)
     for machine in set(filter(None, machines)):
@@ -181,12 +171,6 @@ def beside_others(summaries: Sequence[Summary]) -> list[bool]:
         for index in here:
             found[index] = index in crowded or bool(crowded and summaries[index].resumed)
     return found
-
-
-def _machine(summary: Summary) -> tuple[str, str] | None:
-    """With its instructions: records of before `machine` told generations of processors apart are still read."""
-    environment = summary.environment
-    return (environment.machine, str(environment.cpu_capability)) if environment.machine else None
 
 
 def _times(summary: Summary) -> tuple[float, float] | None:

@@ -1,11 +1,8 @@
-"""`history.csv`: what every epoch measured, a row each, in full precision.
+"""`history.csv`: what every epoch measured, a row each, in full precision; and what a result says of it.
 
-Which epoch a number comes from: the last, the one validation chose, or the best on the test classes.
-
-Published figures are the best test epoch of every metric separately. Such numbers are reported under their own
-name, beside the others and never mixed with them (Musgrave et al. 2020, arXiv 2003.08505).
-
-A history's times in sum: what a result says of its cost.
+A number is of the last epoch, the one validation chose, or the best on the test classes. Published figures are the
+best test epoch of every metric separately: such numbers have a name of their own, and are never mixed with the others
+(Musgrave et al. 2020, arXiv 2003.08505).
 """
 
 import csv
@@ -154,11 +151,8 @@ def _best(rows: Sequence[Row]) -> Chosen:
 def timing(rows: Sequence[Row], resumed: Collection[int] = ()) -> Times:
     """Sums of a history's times, and the step time as the median over epochs.
 
-    The first epoch of a process warms up: where there are others, it does not count for the step time.
-
-    Args:
-        rows: The history.
-        resumed: Epochs after which another process resumed.
+    The first epoch of a process warms up, also after one at which another process `resumed`: where there are others,
+    it does not count for the step time.
     """
     trained = [row for row in rows if row["epoch"]]
     settled = [row for row in trained if epoch_of(row) - 1 not in {0, *resumed}] or trained

@@ -18,7 +18,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
@@ -92,12 +92,7 @@ def this_host() -> tuple[str, str]:
 
 @contextmanager
 def claim(folder: Path, host: tuple[str, str] | None = None) -> Iterator[Claim | None]:
-    """Hold a folder's claim; yields None where another process has it.
-
-    Args:
-        folder: Created where it is missing.
-        host: Key and name of the host [default: this one].
-    """
+    """Hold the claim of a folder, made where it is missing; yields None where another process has it."""
     key, name = host or this_host()
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(_lock_path(folder, key), timeout=1.0)
@@ -108,10 +103,7 @@ def claim(folder: Path, host: tuple[str, str] | None = None) -> Iterator[Claim |
         return
     try:
         held = _take(folder, Owner(key, name, os.getpid()))
-        if held is None:
-            yield None
-            return
-        with held.beating():
+        with held.beating() if held else nullcontext():
             yield held
     finally:
         if (folder / "summary.json").is_file():  # a result is not run again, so nobody waits for its lock
@@ -199,8 +191,7 @@ def _create_exclusively(path: Path, owner: Owner) -> bool:
 def _bury(path: Path, dead: Owner | None, touched: int | None, owner: Owner) -> bool:
     """Remove a dead owner's claim, one host at a time: another may have done so, and claimed, since it was judged.
 
-    Returns:
-        Whether it was this process's turn.
+    Returns whether it was this process's turn.
     """
     turn = path.with_name(f"{NAME}-turn")
     try:

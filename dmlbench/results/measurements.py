@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -52,17 +51,9 @@ class Measurement:
 
     Attributes:
         started: ISO 8601, in UTC.
-        command: The command line that made it.
-        protocol: Its name.
-        variant: What `--set` changed of it, or "".
-        protocol_hash: Of all of its values.
+        variant: What `--set` changed of the protocol, or "".
         dataset: A name, or `synthetic`.
         epochs: Of the protocol: a teacher acts in all but the first.
-        batch_size: Images of a step.
-        cpu_threads: Of the protocol.
-        environment: The machine and the libraries.
-        code: Digest and state of the sources.
-        processes: How many, one after the other.
         rounds: How many of each process count.
         methods: By name; the n-th values of all are of one round.
     """
@@ -111,16 +102,15 @@ def write_measurement(root: Path, measurement: Measurement) -> Path:
     """
     folder = root / FOLDER
     day = re.sub(r"\D", "", measurement.started)[:14]
-    stem = "_".join(_slug(part) for part in (measurement.protocol, measurement.dataset, measurement.device, day))
+    parts = (measurement.protocol, measurement.dataset, measurement.device, day)
+    stem = "_".join(re.sub(r"[^a-z0-9.]+", "-", part.lower()).strip("-") for part in parts)
     environment = measurement.environment.as_json()
     kind = digest([measurement.variant, measurement.protocol_hash, environment, [*measurement.methods]])
     path = folder / f"{stem}_{kind[:6]}.json"
-    content = {"version": VERSION, **measurement.__dict__}
-    content |= {"environment": environment, "code": measurement.code.as_json()}
-    content["methods"] = {name: method.__dict__ for name, method in measurement.methods.items()}
+    content = TypeAdapter(Measurement).dump_python(measurement, mode="json", by_alias=True, exclude_unset=True)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps(_rounded(content), indent=1) + "\n")
+        write_atomically(path, json.dumps(_rounded({"version": VERSION, **content}), indent=1) + "\n")
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror})", hint="name another --results") from error
     return path
@@ -129,10 +119,7 @@ def write_measurement(root: Path, measurement: Measurement) -> Path:
 def read_measurements(root: Path, damaged: OnDamaged = warn) -> list[Measurement]:
     """Every measurement of a results folder, the oldest first.
 
-    Args:
-        root: The results folder.
-        damaged: Takes the files that are no measurement, or of a version this dmlbench does not know; they are left
-            out [default: a warning for each].
+    Files that are no measurement, or of a version this dmlbench does not know, are left out and go to `damaged`.
     """
     paths = sorted((root / FOLDER).glob("*.json"))
     found = sound((attempt(_read, path) for path in paths), damaged)
@@ -152,10 +139,9 @@ def _read(path: Path) -> Measurement:
         # By way of JSON, in which a list is a tuple also where types are strict.
         measurement = TypeAdapter(Measurement).validate_json(to_json(content), strict=True)
         _check(measurement)
-    except ValidationError as error:
-        raise UserError(f"{path}: not a readable measurement ({in_one_line(error)})", hint=MOVE) from error
     except (ValueError, OverflowError) as error:
-        raise UserError(f"{path}: not a readable measurement ({str(error)[:SHOWN]})", hint=MOVE) from error
+        reason = in_one_line(error) if isinstance(error, ValidationError) else str(error)[:SHOWN]
+        raise UserError(f"{path}: not a readable measurement ({reason})", hint=MOVE) from error
     return measurement
 
 
@@ -182,14 +168,10 @@ def _check(measurement: Measurement) -> None:
             raise ValueError(f"{name}: a time, size or count that is not positive, or too large")
 
 
-def _slug(text: str) -> str:
-    return re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-")
-
-
 def _rounded(value: Any) -> Any:  # noqa: ANN401 - JSON
     """Numbers with seven significant digits."""
     if isinstance(value, float):
         return float(f"{value:.7g}")
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         return {key: _rounded(item) for key, item in value.items()}
-    return [_rounded(item) for item in value] if isinstance(value, list | tuple) else value
+    return [_rounded(item) for item in value] if isinstance(value, list) else value

@@ -5,7 +5,7 @@ kept and never used. Types are strict and numbers bounded, so readers of a resul
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -21,11 +21,7 @@ from dmlbench.specs.overrides import Settings, changes
 VERSION = 1
 LARGEST = 2**26  # bytes of a JSON file: the largest results have less than a hundredth of it
 SHOWN = 80  # characters of a name that an error quotes
-# Columns that say which cell a row is of; then those beside them and the metrics, which cannot have such names.
-INDEX = (
-    "protocol", "overrides", "dataset", "method", "base", "base_settings", "modifier", "modifier_settings", "tuned",
-    "seed", "hash", "protocol_hash", "dataset_version", "method_hash", "base_hash", "modifier_hash",
-)  # fmt: skip
+# Columns of a table beside `INDEX` and the metrics, which cannot have such names.
 COLUMNS = (
     "status", "selection", "network", "networks", "marks", "folder", "step_ms", "train_seconds", "machine",
     "exclusive", "origin", "kind", "epoch", "error",
@@ -74,12 +70,11 @@ class Code(_Part):
 
 
 class Environment(_Part):
-    """The machine, its load and its libraries; empty where the cell failed before it was known.
+    """The machine, its load and its libraries, most of them extra keys; empty where the cell failed before.
 
     Attributes:
         machine: Identifies it without its name.
         processes: Cells that ran at a time.
-        data_workers: Loader processes of each.
         system_metrics: Whether MLflow sampled the machine meanwhile, which takes from what is timed.
         places: Where its attempts ran, of a cell that several machines trained.
     """
@@ -87,24 +82,12 @@ class Environment(_Part):
     machine: Text | None = None
     device: Text | None = None
     cpu: Text | None = None
-    cores: JsonValue = None
     system: JsonValue = None
-    python: JsonValue = None
     cpu_capability: JsonValue = None
     dmlbench: JsonValue = None
     torch: JsonValue = None
-    torchvision: JsonValue = None
-    timm: JsonValue = None
-    numpy: JsonValue = None
-    pillow: JsonValue = None
-    simplejpeg: JsonValue = None
-    scikit_learn: JsonValue = Field(default=None, validation_alias="scikit-learn", serialization_alias="scikit-learn")
-    faiss_gpu: JsonValue = Field(default=None, validation_alias="faiss-gpu", serialization_alias="faiss-gpu")
-    faiss_cpu: JsonValue = Field(default=None, validation_alias="faiss-cpu", serialization_alias="faiss-cpu")
     gpu: Text | None = None
     cuda: JsonValue = None
-    cudnn: JsonValue = None
-    driver: JsonValue = None
     processes: Annotated[int, Ge(1), Le(10**6)] | None = None
     data_workers: Annotated[int, Ge(0), Le(10**6)] | None = None
     system_metrics: int | bool | None = None
@@ -121,13 +104,10 @@ class Data(_Part):
 
     name: Name
     version: Text
-    held_out: JsonValue = None
     skipped: list[Text] = Field(default_factory=list)
     fingerprint: Name
     train_images: Count = 0
     train_classes: Count = 0
-    held_out_images: JsonValue = None
-    held_out_classes: JsonValue = None
     test_images: Count = 0
     test_classes: Count = 0
 
@@ -202,10 +182,7 @@ class Summary(_Part):
 
     @model_validator(mode="after")
     def _is_whole(self) -> "Summary":
-        if self.status == "failed":
-            needed: tuple[str, ...] = ("error",)
-        else:
-            needed = ("started", "dataset", "selections", "timing")
+        needed = ["error"] if self.status == "failed" else ["started", "dataset", "selections", "timing"]
         if lacking := [name for name in needed if not getattr(self, name)]:
             raise ValueError(f"{self.status}, and no {lacking[0]}")
         if self.selections and "recall_at_1" not in getattr(self.selections.get("last"), "metrics", ()):
@@ -255,20 +232,13 @@ class Facts:
     """What a cell is made of, as the columns `INDEX` of a table have it.
 
     Attributes:
-        protocol: Its name.
         overrides: What `--set` changed of the protocol.
-        dataset: Its name in tables.
         method: Its name, `BASE[+MODIFIER]`.
-        base: The loss's name.
         base_settings: What `--set` changed of the loss.
-        modifier: The modifier's name; "" of a base.
+        modifier: Its name; "" of a base.
         modifier_settings: What `--set` changed of the modifier.
         tuned: Whether its values are those of tuning.
-        seed: The seed.
-        hash: Of the whole spec.
-        protocol_hash: Of the protocol's values.
-        dataset_version: Of the dataset's contents.
-        method_hash: Of the method's values; `base_hash` and `modifier_hash` of those of its parts.
+        hash: Of the whole spec; the others are of the values of a part.
     """
 
     protocol: str
@@ -287,6 +257,9 @@ class Facts:
     method_hash: str
     base_hash: str
     modifier_hash: str
+
+
+INDEX = tuple(field.name for field in fields(Facts))  # columns that say which cell a row is of
 
 
 def facts(cell: Cell) -> Facts:

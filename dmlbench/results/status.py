@@ -28,12 +28,9 @@ def _problems(store: Store, folder: Path) -> list[str]:
         cell, summary = read_spec(folder), summary_as_written(folder)
     except UserError as error:
         return [str(error).removeprefix(f"{folder}/")]
-    expected = store.folder(cell)
-    wrong = (
-        []
-        if expected == folder
-        else [f"holds the spec of another cell, whose folder is {expected.relative_to(store.root)}"]
-    )
+    wrong = []
+    if (expected := store.folder(cell)) != folder:
+        wrong.append(f"holds the spec of another cell, whose folder is {expected.relative_to(store.root)}")
     if summary is None:
         return wrong
     wrong += _of_digests(folder, summary)
@@ -63,10 +60,7 @@ def _of_digests(folder: Path, summary: Summary) -> list[str]:
 def changed_files(folder: Path, summary: Summary, looked_at: Collection[str] = FILES) -> list[str]:
     """What of a result's files is not as it was when its summary was written, in words.
 
-    Args:
-        folder: The cell's.
-        summary: Its summary.
-        looked_at: The files to read: kept weights and embeddings are large.
+    Only some are `looked_at` where time matters: kept weights and embeddings are large.
     """
     files = {name: value for name, value in summary.files.items() if name in looked_at}
     there = {name for name in looked_at if (folder / name).is_file()}
@@ -94,13 +88,10 @@ STATES = ("done", "running", "failed", "interrupted", "missing", "damaged")
 
 @dataclass(frozen=True)
 class CellState:
-    """The state of a cell.
+    """The state of a cell; of a damaged one neither `cell` nor `facts` are known.
 
     Args:
-        folder: Its folder.
-        state: One of `STATES`; damaged where its files cannot be read.
-        cell: Which it is; None for a damaged one.
-        facts: What it is made of; None for a damaged one.
+        state: One of `STATES`.
         epoch: Epochs trained.
         epochs: Epochs to train; None where only the spec of a damaged cell would tell.
         seconds_left: What the epochs to come take by those that were; None where it does not run.

@@ -109,9 +109,8 @@ class Store:
         try:
             os.listdir(self.root)  # noqa: PTH208 - the plainest call that distinguishes a missing folder from an unreadable one
         except FileNotFoundError:
-            raise UserError(
-                f"{self.root}: no such results folder", hint="run `dmlbench run` first, or name it with --results"
-            ) from None
+            hint = "run `dmlbench run` first, or name it with --results"
+            raise UserError(f"{self.root}: no such results folder", hint=hint) from None
         except NotADirectoryError:
             raise UserError(f"{self.root}: not a folder", hint="name a results folder with --results") from None
         except OSError as error:
@@ -125,9 +124,8 @@ class Store:
             probe.touch()
             probe.unlink()
         except OSError as error:
-            raise UserError(
-                f"{self.root}: cannot write results here ({error.strerror})", hint="name another folder with --results"
-            ) from error
+            what = f"{self.root}: cannot write results here ({error.strerror})"
+            raise UserError(what, hint="name another folder with --results") from error
 
 
 def folder_state(folder: Path) -> State:
@@ -188,10 +186,8 @@ def summary_as_written(folder: Path) -> Summary | None:
         return None
     version = content.get("version") if isinstance(content, dict) else None
     if version != VERSION:
-        raise UserError(
-            f"{path}: results version {str(version)[:20]} is not known here (known: {VERSION})",
-            hint="use the dmlbench that wrote it, or another --results",
-        )
+        what = f"{path}: results version {str(version)[:20]} is not known here (known: {VERSION})"
+        raise UserError(what, hint="use the dmlbench that wrote it, or another --results")
     try:
         return Summary.model_validate(content)
     except ValidationError as error:
@@ -230,10 +226,8 @@ def read_spec(folder: Path) -> Cell:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:SHOWN]
         raise UserError(f"{path}: not a readable spec ({reason})", hint=AGAIN) from error
     if stated != cell.hash:
-        raise UserError(
-            f"{path}: says hash {stated}, but its values give {cell.hash}: edited by hand, or of another dmlbench",
-            hint=f"restore it, or {AGAIN}",
-        )
+        what = f"says hash {stated}, but its values give {cell.hash}: edited by hand, or of another dmlbench"
+        raise UserError(f"{path}: {what}", hint=f"restore it, or {AGAIN}")
     return cell
 
 

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO
 
 import yaml
 
@@ -55,14 +54,13 @@ class CellWriter:
 
     def append(self, row: Row) -> None:
         """Add an epoch's row to `history.csv`."""
-        self.rows.append(row)
-        with self.writing():
-            write_atomically(self.folder / HISTORY, history_text(self.rows))
+        self.resume([*self.rows, row])
 
     def log(self, line: str) -> None:
         """Add a line to `log.txt`, with the time."""
         stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        with storing(self.folder), _log_of(self.folder) as file:
+        path = self.folder / "log.txt"  # names of files that are not UTF-8 are escaped
+        with storing(self.folder), path.open("a", encoding="utf-8", errors="backslashreplace") as file:
             file.write(f"{stamp} {line.rstrip()}\n")
 
     def finish(self, summary: Mapping[str, object]) -> None:
@@ -79,11 +77,6 @@ class CellWriter:
         with storing(self.folder):
             self._check()
             yield
-
-
-def _log_of(folder: Path) -> IO[str]:
-    """A cell's log to add to; names of files that are not UTF-8 are escaped."""
-    return (folder / "log.txt").open("a", encoding="utf-8", errors="backslashreplace")
 
 
 @contextmanager

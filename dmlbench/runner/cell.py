@@ -5,6 +5,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -12,7 +13,6 @@ from safetensors.torch import save
 
 from dmlbench.atomic import write_atomically
 from dmlbench.data.images import Dataset, Split, load_dataset, split_anew, split_classes
-from dmlbench.data.loader import TrainingBatches
 from dmlbench.errors import DivergedError, StorageError, UserError
 from dmlbench.models.model import EmbeddingModel, weights_of
 from dmlbench.results import environment as provenance
@@ -39,12 +39,7 @@ Emit = Callable[[Event], None]
 def run_cell(cell: Cell, folder: Path, options: RunOptions, emit: Emit, failure_stamp: int | None = None) -> bool:
     """Run a cell into its folder, unless another process is at it or has just ended it.
 
-    Args:
-        cell: What to train.
-        folder: Where it is written.
-        options: How it is run.
-        emit: Takes what happens.
-        failure_stamp: The time stamp of an earlier failure that may be replaced.
+    An earlier failure with the given time stamp is replaced.
 
     Returns:
         Whether this process may run another cell: after an error a CUDA context can be beyond use.
@@ -115,8 +110,10 @@ def _train(
     if protocol.training.vary == "split":
         dataset = split_anew(dataset, cell.seed)
     train, held_out = split_classes(dataset.train, protocol.validation.classes)
-    splits = {"test": dataset.test} | ({"validation": held_out} if held_out else {})
-    evaluators = _evaluators(splits, len(train.class_names), cell, device, options.data_workers)
+    evaluator = partial(Evaluator, protocol=protocol, seed=cell.seed, device=device, data_workers=options.data_workers)
+    # Published NMI counts clusters by the training classes.
+    evaluators = {"test": evaluator(dataset.test, training_classes=len(train.class_names))}
+    evaluators |= {"validation": evaluator(held_out)} if held_out else {}
 
     model = build_seeded_model(protocol, init, device)
     start = provenance.weights_digest(model)
@@ -129,7 +126,7 @@ def _train(
     record = _Recorder(writer, trainer, past, emit, begun)
     if not writer.rows:
         record({"epoch": 0} | evaluate_epoch(0, epochs, protocol.evaluation, trainer.models, evaluators))
-    with _batches(train, cell, device, options, trainer) as batches:
+    with trainer.batches(train, protocol, order, options.data_workers) as batches:
         for epoch in range(past.epoch, epochs):
             writer.log(f"epoch {epoch + 1} of {epochs} begins")
             torch.manual_seed(stream_seed(order, epoch, "model"))  # dropout and the like, should a backbone have any
@@ -142,29 +139,6 @@ def _train(
     unrated = at_networks_rate(trainer.networks[0].criterion, cell.method.loss)
     trained = {"initial_weights": start, "dataset": _dataset(cell, dataset, train), "peak_memory_mb": peak}
     return trained | ({"at_networks_rate": unrated} if unrated else {}) | record.sums(environment, cell)
-
-
-def _evaluators(
-    splits: dict[str, Split], training_classes: int, cell: Cell, device: torch.device, data_workers: int
-) -> dict[str, Evaluator]:
-    classes = {"test": training_classes}  # what published NMI counts clusters by
-    return {
-        name: Evaluator(split, cell.protocol, cell.seed, device, data_workers, training_classes=classes.get(name))
-        for name, split in splits.items()
-    }
-
-
-def _batches(train: Split, cell: Cell, device: torch.device, options: RunOptions, trainer: Trainer) -> TrainingBatches:
-    return TrainingBatches(
-        train,
-        cell.protocol,
-        cell.seed_of("order"),
-        device,
-        options.data_workers,
-        views=trainer.views,
-        sampler=trainer.sampler,
-        augmentation=trainer.augmentation,
-    )
 
 
 class _Recorder:
@@ -214,10 +188,9 @@ def _resume(made_by: dict[str, str], environment: Environment, writer: CellWrite
         except Exception as error:
             checkpoint.clear(writer.folder)
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
-            raise UserError(
-                f"the method's state cannot be restored ({reason}); its checkpoint was removed",
-                hint="--retry failed begins the cell again; see docs/plugins.md on what a method keeps",
-            ) from error
+            what = f"the method's state cannot be restored ({reason}); its checkpoint was removed"
+            hint = "--retry failed begins the cell again; see docs/plugins.md on what a method keeps"
+            raise UserError(what, hint=hint) from error
         writer.resume(past.rows)
         past.resumed.append(past.epoch)
     else:

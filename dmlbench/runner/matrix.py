@@ -4,6 +4,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Literal, Protocol
@@ -88,10 +89,8 @@ def plan(request: Request, log: Log = lambda _: None) -> list[Cell]:
     for info in _distinct([dataset_info(text) for text in request.datasets]):
         named = request.protocol or info.default_protocol
         protocol = load_protocol(named, info.name, protocol_settings)
-        methods = [
-            registry.resolve(name, info.name, protocol.name, settings, family=protocol.family)
-            for name in request.methods
-        ]
+        resolve = partial(registry.resolve, family=protocol.family)
+        methods = [resolve(name, info.name, protocol.name, settings) for name in request.methods]
         changes = [changed(request.settings, registry, method, (named, protocol), info.name) for method in methods]
         dataset = dataset_spec(info, request.data_dir, log, skip_bad=request.skip_bad)
         if request.tuned:
@@ -181,9 +180,8 @@ def execute(cells: Sequence[Cell], execution: Execution, observers: Sequence[Obs
 
         share = Share(threads, execution.per_gpu, execution.workers, execution.data_workers)
         options = RunOptions(execution.data_dir, execution.device, keep=execution.keep)
-        run_ray(
-            tasks, options, share, execution.store.root, execution.address, on_event=on_event, interrupts=interrupts
-        )
+        root, address = execution.store.root, execution.address
+        run_ray(tasks, options, share, root, address, on_event=on_event, interrupts=interrupts)
         return
     devices = worker_devices(execution, threads)[: len(tasks)]
     workers = data_workers(execution, devices, threads)
@@ -283,13 +281,7 @@ def _gpu_count(*, asked_for: bool) -> int:
 
 
 def notes(cells: Sequence[Cell], todo: Sequence[Cell], execution: Execution) -> list[str]:
-    """Lines for the user about the cells of a run.
-
-    Args:
-        cells: The whole matrix.
-        todo: Its cells that have no result yet.
-        execution: How they run.
-    """
+    """Lines for the user about the cells of a run, of which those `todo` have no result yet."""
     of_cells = [*_not_kept(cells, todo, execution), *_of_other_specs(todo, execution), *without_teacher(todo)]
     return [*of_cells, *_of_fewer_workers(todo, execution)]
 

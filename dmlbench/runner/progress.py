@@ -3,7 +3,6 @@
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -33,15 +32,11 @@ class SafeConsole(Console):
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """As rich does, with what would steer the terminal as an escape; line ends are rich's own by now."""
         for text, style, control in super().render(renderable, options):
-            yield Segment(text if control else _safe(text), style, control)
+            yield Segment(text if control else printable(text, keep="\n"), style, control)
 
     def say(self, line: str) -> None:
         """Print one line, as long as it is; where a name in it has line ends, these are escapes, too."""
         self.print(printable(line), markup=False, soft_wrap=True)
-
-
-def _safe(text: str) -> str:
-    return "\n".join(map(printable, text.split("\n")))
 
 
 def plain_or_wide(*, stderr: bool = False) -> SafeConsole:
@@ -76,9 +71,7 @@ class Display:
         self.progress.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.progress.stop()
 
     def __call__(self, cell: Cell, folder: Path, event: Event) -> None:
@@ -126,8 +119,6 @@ class Display:
 
 
 def _figures(row: Row) -> str:
-    loss = row.get("train/loss")
-    recall = row.get("test/recall_at_1")
-    parts = [f"loss {loss:.3f}"] if loss is not None else []
-    parts += [f"R@1 {100 * recall:.1f}"] if recall is not None else []
-    return "  ".join(parts)
+    loss, recall = row.get("train/loss"), row.get("test/recall_at_1")
+    parts = ["" if loss is None else f"loss {loss:.3f}", "" if recall is None else f"R@1 {100 * recall:.1f}"]
+    return "  ".join(filter(None, parts))

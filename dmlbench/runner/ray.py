@@ -30,14 +30,8 @@ def run_ray(
 ) -> None:
     """Run every task on a Ray cluster and report their events as they come.
 
-    Args:
-        tasks: Cells and their folders.
-        options: How each is run.
-        share: What each takes of a node.
-        root: The results folder.
-        address: The cluster; None starts one on this machine, which listens on the loopback interface only.
-        on_event: Takes what happens.
-        interrupts: A stop that is asked for ends every task after its epoch.
+    Without an address a cluster is started on this machine, which listens on the loopback interface only. A stop that
+    is asked for ends every task after its epoch.
 
     Raises:
         UserError: where the cluster cannot be reached, or has no room for a single cell.
@@ -46,8 +40,7 @@ def run_ray(
         from dmlbench.runner.ray_driver import Driver, Node, needs
 
         interrupts.install()  # Ray has set handlers of its own
-        wanted = needs(options, share)
-        with Driver(tasks, wanted, Node(Path.cwd(), marker), on_event) as driver:
+        with Driver(tasks, needs(options, share), Node(Path.cwd(), marker), on_event) as driver:
             driver.run(interrupts)
 
 

@@ -96,14 +96,7 @@ class _Running:
 
 
 class Driver:
-    """Gives out tasks, passes on their events and takes in what they return; a context that ends what is left.
-
-    Args:
-        tasks: Cells and their folders.
-        wanted: What each takes.
-        node: Where the driver works.
-        on_event: Takes what happens.
-    """
+    """Gives out tasks, passes on their events and takes in what they return; a context that ends what is left."""
 
     def __init__(self, tasks: Sequence[Task], wanted: Needs, node: Node, on_event: OnEvent) -> None:
         self._needs, self._node, self._on_event = wanted, node, on_event
@@ -141,9 +134,8 @@ class Driver:
                 for reference in ended:
                     self._take_in(reference)
         except RayError as error:
-            raise UserError(
-                f"the Ray cluster is lost ({_cause(error)})", hint="rerun the same command to resume"
-            ) from error
+            what = f"the Ray cluster is lost ({_cause(error)})"
+            raise UserError(what, hint="rerun the same command to resume") from error
 
     def _wait(self) -> list[Any]:
         if self._running:

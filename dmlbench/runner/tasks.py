@@ -1,7 +1,4 @@
-"""How a cell is run, as against what it is.
-
-What executors share: tasks, and the failure of a cell whose process died.
-"""
+"""What executors share: how a cell is run, tasks, and the failure of a cell whose process died."""
 
 import signal
 from collections.abc import Callable
@@ -62,10 +59,7 @@ LAST_WORDS = 5  # lines of a dead worker's log that its failure quotes
 class Task:
     """A cell and the folder it writes.
 
-    Args:
-        cell: What to train.
-        folder: Its folder in the results.
-        failure: The time stamp of the failure that this run may replace; one that came since is another runner's.
+    `failure` is the time stamp of the one that this run may replace; one that came since is another runner's.
     """
 
     cell: Cell

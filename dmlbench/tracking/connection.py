@@ -1,8 +1,6 @@
-"""The way to MLflow's store, with limits that keep a dead server from holding anyone up.
+"""The way to MLflow's store: its URI, its file, the folder of artifacts, what of a URI is secret, and limits in time.
 
-Where runs and their files go: the store's URI, its file, the folder of artifacts, and what of a URI is secret.
-
-A local database whose making was interrupted: no release of MLflow opens it, and it never held a run.
+A local database whose making was interrupted is set aside: no release of MLflow opens it, and it never held a run.
 """
 
 import logging
@@ -11,7 +9,7 @@ import re
 import shlex
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -54,9 +52,6 @@ class TrackingError(RuntimeError):
 def connect(tell: Callable[[str], None] = lambda _: None) -> "MlflowClient":
     """A client on the store as MLflow itself resolves it; creates a local database once, under a lock.
 
-    Args:
-        tell: Takes a line where a database that was never whole is replaced.
-
     Raises:
         TrackingError: where the store cannot be reached, made or read.
     """
@@ -96,29 +91,21 @@ def _way_out(error: Exception) -> str:
     if uri.startswith(("http://", "https://")):
         return f"start the server, or {ELSEWHERE}"
     if "://" not in uri or uri.startswith("file:"):
-        return (
-            "MLFLOW_TRACKING_URI=sqlite:///mlflow.db begins a new store, `mlflow migrate-filestore --source FOLDER "
-            "--target sqlite:///mlflow.db` takes the old runs into it"
-        )
+        migrate = "mlflow migrate-filestore --source FOLDER --target sqlite:///mlflow.db"
+        return f"MLFLOW_TRACKING_URI=sqlite:///mlflow.db begins a new store, `{migrate}` takes the old runs into it"
     return ELSEWHERE
 
 
 @contextmanager
 def store_lock(uri: str) -> Iterator[None]:
     """One writer at a time on a local database, which several first writers break and many hold up; else nothing."""
-    database = local_database(uri)
-    if database is None:
+    with ExitStack() as held:
+        if database := local_database(uri):
+            try:
+                held.enter_context(FileLock(database.with_name(f".{database.name}.lock"), timeout=LOCK_SECONDS))
+            except OSError as error:
+                raise TrackingError(str(error), ELSEWHERE) from error
         yield
-        return
-    lock = FileLock(database.with_name(f".{database.name}.lock"), timeout=LOCK_SECONDS)
-    try:
-        lock.acquire()
-    except OSError as error:
-        raise TrackingError(str(error), ELSEWHERE) from error
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def search(client: "MlflowClient", experiment: str, filter_string: str) -> "list[Run]":
@@ -142,7 +129,7 @@ def delete(client: "MlflowClient", runs: "Iterable[Run]") -> None:
             client.delete_run(run.info.run_id)
 
 
-LIMITS = {
+LIMITS = {  # with MLflow's defaults a dead server would hold the runner for minutes
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "2",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -159,7 +146,8 @@ HIDDEN = "***"
 
 def tracking_uri() -> str:
     """The store that runs go to: MLFLOW_TRACKING_URI as it is, else MLflow's own choice for the working folder."""
-    set_limits()
+    for name, value in LIMITS.items():
+        os.environ.setdefault(name, value)
     import mlflow
     from mlflow.tracking import is_tracking_uri_set
 
@@ -196,12 +184,9 @@ def local_database(uri: str) -> Path | None:
 
 
 def artifact_location(uri: str, experiment: str) -> str | None:
-    """Where a new experiment's files go: into the working folder where a database is written to directly.
+    """Where a new experiment's files go: below the working folder for a database, None where a server decides.
 
     MLflow's own default there is a path that it takes for a URI, so that `50%25` becomes another folder.
-
-    Returns:
-        None where a server decides.
     """
     from mlflow.store.db.db_types import DATABASE_ENGINES
 
@@ -220,12 +205,6 @@ def without_credentials(uri: str) -> str:
     """A server's address for a browser, which asks for the password itself."""
     parts = urlsplit(uri)
     return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl().rstrip("/")
-
-
-def set_limits() -> None:
-    """Two seconds and one retry: with MLflow's defaults a dead server would hold the runner for minutes."""
-    for name, value in LIMITS.items():
-        os.environ.setdefault(name, value)
 
 
 def _secrets() -> list[str]:
@@ -248,12 +227,7 @@ BELONGING = ("", "-journal", "-wal", "-shm")  # SQLite's own files beside a data
 
 
 def set_aside(database: Path, tell: Callable[[str], None]) -> None:
-    """Rename a database that was never whole, so that a new one takes its place; any other is left as it is.
-
-    Args:
-        database: The file, which need not be there.
-        tell: Takes a line that says so.
-    """
+    """Rename a database that was never whole, so that a new one takes its place; any other is left as it is."""
     if not database.is_file() or not was_never_whole(database):
         return
     names = (database.with_name(f"{database.name}.unfinished{number or ''}") for number in count())

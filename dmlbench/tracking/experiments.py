@@ -35,11 +35,7 @@ FINISHED_CELLS = "tags.kind = 'cell' and attributes.status = 'FINISHED'"
 
 
 def view_tags(created: int) -> dict[str, str]:
-    """The tags of all views.
-
-    Args:
-        created: When the experiment was made, in milliseconds since 1970: the same whichever process writes the views.
-    """
+    """The tags of all views, of the time (ms) when the experiment was made: the same whichever process writes them."""
     views = {
         "methods": ("Methods, best R@1 first", _methods()),
         "epochs": ("Methods by epoch", _epochs()),
@@ -182,9 +178,8 @@ def _found_or_made(client: "MlflowClient", name: str) -> "Experiment":
     if found is None:
         try:
             tags = {"mlflow.experimentKind": "custom_model_development"}
-            return client.get_experiment(
-                client.create_experiment(name, artifact_location(client.tracking_uri, name), tags)
-            )
+            made = client.create_experiment(name, artifact_location(client.tracking_uri, name), tags)
+            return client.get_experiment(made)
         except MlflowException:  # another runner made it in between
             found = client.get_experiment_by_name(name)
             if found is None:
@@ -237,20 +232,11 @@ def _values(cell: Cell) -> list[tuple[str, str, object]]:
     ]
 
 
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
-    from mlflow.entities import Run
-
-
 def send_report(client: "MlflowClient", folder: Path) -> list[str]:
     """Log a report's folder as the run `report NAME`; an earlier report of that name is replaced once it is there.
 
-    Users look for the report in an experiment, so each experiment whose results it shows gets it; one
-    without any, for its results were never sent, gets none.
-
-    Args:
-        client: As `connect` gives it.
-        folder: The report's folder, with index.html, report.md, figures/ and tables/.
+    Users look for the report in an experiment, so each experiment whose results it shows gets it; one whose results
+    were never sent gets none.
 
     Returns:
         The names of the experiments that have it now.

@@ -22,6 +22,7 @@ from dmlbench.tracking.connection import answering, delete, local_database, sear
 from dmlbench.tracking.experiments import NOTE, PRIMARY, experiment_name
 
 if TYPE_CHECKING:
+    from mlflow import MlflowClient
     from mlflow.entities import DatasetInput, Metric, Param, Run, RunTag
 
 PARAM_LIMIT = 500  # characters MLflow keeps of a parameter
@@ -155,11 +156,7 @@ STEP = "cost/step_ms"
 
 
 def summary_metrics(cells: "Sequence[Run]", bases: "Sequence[Run]") -> dict[str, float]:
-    """Means over the seeds that finished, with half the width of their 95% interval, and the cost.
-
-    Args:
-        cells: Runs of one method's cells, one a seed.
-        bases: Runs of its base's cells; empty for a base.
+    """Means over the seeds that finished, with half the width of their 95% interval, and the cost beside the base's.
 
     Returns:
         `final/NAME`, `best_test/NAME`, `ci95/NAME` (of the final ones), `seeds` (how many the means are of),
@@ -173,13 +170,13 @@ def summary_metrics(cells: "Sequence[Run]", bases: "Sequence[Run]") -> dict[str,
     keys = sorted({key for run in done for key in run.data.metrics})
     for key in keys:
         values = [run.data.metrics[key] for run in done if key in run.data.metrics]
-        if key.startswith(("final/", "best_test/")) or (key.startswith("cost/") and key != STEP):
+        if key == STEP:
+            found[key] = log_ratio_interval(pd.Series(values), pd.Series(1.0, range(len(values)))).mean
+        elif key.startswith(("final/", "best_test/", "cost/")):
             estimate = t_interval(values)
             found[key] = estimate.mean
             if key.startswith("final/"):
                 found[f"ci95/{key.partition('/')[2]}"] = estimate.high - estimate.mean
-        elif key == STEP:
-            found[key] = log_ratio_interval(pd.Series(values), pd.Series(1.0, range(len(values)))).mean
     found |= _overhead(done, finished(bases))
     return {key: readable(value) for key, value in found.items() if not isnan(value)}
 
@@ -192,8 +189,14 @@ def finished(cells: "Sequence[Run]") -> "list[Run]":
 
 def _overhead(cells: "Sequence[Run]", bases: "Sequence[Run]") -> dict[str, float]:
     """The ratio of step times per seed, of the seeds that ran on one machine."""
-    timed = {_seed_and_machine(run): run.data.metrics[STEP] for run in bases if STEP in run.data.metrics}
-    own = {_seed_and_machine(run): run.data.metrics[STEP] for run in cells if STEP in run.data.metrics}
+    own, timed = (
+        {
+            (run.data.tags["seed"], run.data.tags.get("machine", "")): run.data.metrics[STEP]
+            for run in runs
+            if STEP in run.data.metrics
+        }
+        for runs in (cells, bases)
+    )
     shared = [key for key in own if key in timed]
     if not shared:
         return {}
@@ -202,14 +205,6 @@ def _overhead(cells: "Sequence[Run]", bases: "Sequence[Run]") -> dict[str, float
     found = {"overhead": ratio.mean, "overhead_low": ratio.low, "overhead_high": ratio.high}
     return {f"cost/{name}": value for name, value in found.items()} | {"cost/overhead_seeds": float(ratio.n)}
 
-
-def _seed_and_machine(run: "Run") -> tuple[str, str]:
-    return run.data.tags["seed"], run.data.tags.get("machine", "")
-
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
-    from mlflow.entities import Run
 
 PARENT = "mlflow.parentRunId"
 ATTEMPTS = 3  # at a group that others change meanwhile
@@ -226,13 +221,10 @@ def bring_in_order(client: "MlflowClient", experiment: str, group: str) -> None:
 
 
 def settle(client: "MlflowClient", experiment: str, group: str) -> "list[Run]":
-    """Leave one run above a group's cells, with their sum and status.
+    """Leave one run above a group's cells, with their sum and status; returns the cells' runs.
 
     Another process may do the same at the same time: each looks again after its last change, so that the last one
     has seen everything; of two runs for one method both keep the first.
-
-    Returns:
-        The cells' runs.
     """
     # A process that holds the lock of a local database is alone, and need not look again.
     alone = local_database(client.tracking_uri) is not None
@@ -335,9 +327,10 @@ def _end(client: "MlflowClient", parent: "Run", cells: "Sequence[Run]") -> bool:
     states = {run.info.status for run in cells}
     status = next((state for state in ("RUNNING", "FINISHED", "FAILED") if state in states), "KILLED")
     if status == "RUNNING":
-        if parent.info.status != status:
-            client.update_run(_id(parent), status)
-        return bool(parent.info.status != status)
+        if parent.info.status == status:
+            return False
+        client.update_run(_id(parent), status)
+        return True
     ended = max(int(run.info.end_time or 0) for run in cells)
     if (parent.info.status, parent.info.end_time) == (status, ended):
         return False

@@ -75,15 +75,12 @@ class Mirror:
                 self._failing, wait = False, AGAIN[0]
             except Exception as error:  # noqa: BLE001 - whatever a server does, results are safe on disk
                 if not self._failing:
-                    self._tell(error)
+                    words = error.brief if isinstance(error, TrackingError) else _in_words(error)
+                    self._warn(f"MLflow: {words}; results are safe, `dmlbench sync` sends them later")
                 self._failing, not_before, wait = True, time.monotonic() + wait, min(2 * wait, AGAIN[1])
 
         for folder in list(self._monitors):
             self._unwatch(folder)
-
-    def _tell(self, error: Exception) -> None:
-        words = error.brief if isinstance(error, TrackingError) else _in_words(error)
-        self._warn(f"MLflow: {words}; results are safe, `dmlbench sync` sends them later")
 
     def _gather(self, not_before: float) -> bool:
         """Collect events until something is due and may be sent; False where there will be no more of them."""

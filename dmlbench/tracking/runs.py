@@ -1,7 +1,7 @@
 """A cell's run in MLflow: begun, updated, ended; one for each cell, whichever process sends it and however often."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -47,7 +47,7 @@ def begin(client: "MlflowClient", folder: Path) -> LiveRun:
         cell = read_spec(folder)
         experiment, group = experiment_of(client, cell), methods.index_tags(cell)["group"]
         runs = _runs(client, experiment, cell.hash)
-        if any(_is_finished(run) for run in runs):
+        if any(run.info.status == "FINISHED" for run in runs):
             return LiveRun(experiment, group, None, 0)
         delete(client, runs)
         begun = int(1000 * time())
@@ -81,25 +81,19 @@ def send(client: "MlflowClient", record: Record, live: LiveRun | None = None) ->
     Returns:
         Whether anything was sent: False where a complete run of this result is there already.
     """
-    started = record.summary.started
     with _alone(client, record.folder):
         cell = read_spec(record.folder)
         experiment, index = experiment_of(client, cell), methods.index_tags(cell)
         runs = _runs(client, experiment, cell.hash)
         # A finished run stays, also one that another machine sent: the same cell again is the same number.
-        there = [
-            run
-            for run in runs
-            if (_is_finished(run) and not _is_outdated(run, record.summary))
-            or (run.info.end_time and _started(run) == started)
-        ]
+        there = [run for run in runs if _stands(run, record.summary)]
         own = None if there or live is None else next((run for run in runs if run.info.run_id == live.run_id), None)
         delete(client, [run for run in runs if run not in there and run is not own])
         if there:
             return False
         _complete(client, record, cell, experiment, live if own else None)
         # Somebody elsewhere may have sent it at the same time: the first in order stays, for both of us.
-        finished = [run for run in _runs(client, experiment, cell.hash) if _is_finished(run)]
+        finished = [run for run in _runs(client, experiment, cell.hash) if run.info.status == "FINISHED"]
         delete(client, sorted(finished, key=lambda run: str(run.info.run_id))[1:])
         bring_in_order(client, experiment, index["group"])
     return True
@@ -153,17 +147,11 @@ def _runs(client: "MlflowClient", experiment: str, cell: str) -> list["Run"]:
     return search(client, experiment, f"tags.cell = '{cell}'")
 
 
-def _is_finished(run: "Run") -> bool:
-    return bool(run.info.status == "FINISHED")
-
-
-def _is_outdated(run: "Run", summary: Summary) -> bool:
-    """Whether a cell was run again since, by other training code."""
-    return run.data.tags.get("code", "") != summary.code.digest and _started(run) < summary.started
-
-
-def _started(run: "Run") -> str:
-    return str(run.data.tags.get("started", ""))
+def _stands(run: "Run", summary: Summary) -> bool:
+    """Whether a run is of this result, or finished and not outdated: of other code, while the cell ran again since."""
+    started, code = (run.data.tags.get(key, "") for key in ("started", "code"))
+    outdated = code != summary.code.digest and started < summary.started
+    return bool((run.info.status == "FINISHED" and not outdated) or (run.info.end_time and started == summary.started))
 
 
 @contextmanager
@@ -181,17 +169,13 @@ def _deleted_on_error(client: "MlflowClient", run_id: str) -> Iterator[None]:
 @contextmanager
 def _alone(client: "MlflowClient", folder: Path) -> Iterator[None]:
     """While nobody else writes this cell's run, nor anything to a local database."""
-    lock = FileLock(folder / CELL_LOCK, timeout=60)
-    try:
-        lock.acquire()
-    except Timeout as error:
-        raise TrackingError(f"{folder}: another process is sending it") from error
-    except OSError:  # results that may only be read have no second writer here
-        pass
-    try:
+    with ExitStack() as held:
+        try:
+            held.enter_context(FileLock(folder / CELL_LOCK, timeout=60))
+            held.callback((folder / CELL_LOCK).unlink, missing_ok=True)
+        except Timeout as error:
+            raise TrackingError(f"{folder}: another process is sending it") from error
+        except OSError:  # results that may only be read have no second writer here
+            pass
         with store_lock(client.tracking_uri), answering():
             yield
-    finally:
-        if lock.is_locked:
-            (folder / CELL_LOCK).unlink(missing_ok=True)
-        lock.release()

@@ -1,7 +1,7 @@
 """Builds what a cell's spec names: networks with their losses and optimisers, the modifier, the trainer."""
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,17 +40,10 @@ def build_trainer(
     *,
     seed: int = 0,
 ) -> Trainer:
-    """Assemble a trainer.
+    """Assemble a trainer of a network that `build_seeded_model` gave, on its device.
 
-    Args:
-        method: Base and modifier.
-        protocol: Training and precision.
-        model: As `build_seeded_model` gives it.
-        train: How much there is to train on.
-        device: The network's.
-        seed: The cell's: initial weights of a modifier are a stream of it.
-
-    The base loss's own parameters come from torch's global generator, which the caller seeds.
+    The base loss's own parameters come from torch's global generator, which the caller seeds; initial weights of a
+    modifier are a stream of the cell's seed.
 
     Raises:
         UserError: where a part does not take its values.
@@ -105,8 +98,13 @@ def build_modifier(part: Part, sizes: dict[str, int]) -> Modifier:
 
     A plugin's class with `tau` and `targets` alone is made a self-distillation.
     """
-    if part.kind in ADAPTERS:
-        return ADAPTERS[part.kind](part, sizes)
+    if part.kind == "head":
+        return _WithHead(part, sizes)
+    if part.kind in ("sampler", "miner", "augmentation"):  # the base, with that attribute of a modifier
+        adapted = Modifier(lambda_=0.0)
+        own = Transform(part) if part.kind == "augmentation" else callable_of(part, sizes)
+        setattr(adapted, part.kind, located(part)(own) if part.kind == "sampler" else own)
+        return adapted
     values, component = part.values(), component_of(part)
     if part.teacher == "ema":
         values.pop(MOMENTUM, None)
@@ -133,10 +131,8 @@ def check_parts(method: MethodSpec, sizes: dict[str, int]) -> None:
 
 def _check_miner(modifier: Modifier, criterion: nn.Module, name: str) -> None:
     if modifier.miner is not None and "triplets" not in inspect.signature(type(criterion).forward).parameters:
-        example = f"triplet+{name.partition('+')[2]}"
-        raise UserError(
-            f"{name}: the base takes no triplets", hint=f"for example {example}; bases: contrastive, triplet, margin"
-        )
+        hint = f"for example triplet+{name.partition('+')[2]}; bases: contrastive, triplet, margin"
+        raise UserError(f"{name}: the base takes no triplets", hint=hint)
 
 
 class _WithHead(Modifier):
@@ -159,32 +155,6 @@ class _WithHead(Modifier):
             raise UserError(f"{self._part.name}: a head maps {expected}; for B = 2 it gives {found}")
         model.head = head.train().to(context.device)
         return [context.base]
-
-
-def _with_sampler(part: Part, sizes: dict[str, int]) -> Modifier:
-    modifier = Modifier(lambda_=0.0)
-    modifier.sampler = located(part)(callable_of(part, sizes))
-    return modifier
-
-
-def _with_miner(part: Part, sizes: dict[str, int]) -> Modifier:
-    modifier = Modifier(lambda_=0.0)
-    modifier.miner = callable_of(part, sizes)
-    return modifier
-
-
-def _with_augmentation(part: Part, _sizes: dict[str, int]) -> Modifier:
-    modifier = Modifier(lambda_=0.0)
-    modifier.augmentation = Transform(part)
-    return modifier
-
-
-ADAPTERS: dict[str, Callable[[Part, dict[str, int]], Modifier]] = {
-    "head": _WithHead,
-    "sampler": _with_sampler,
-    "miner": _with_miner,
-    "augmentation": _with_augmentation,
-}
 
 
 class _FromTargets(SelfDistillation):
@@ -275,8 +245,8 @@ def _teacher(part: Part | None) -> TeacherSettings:
     if part is None:
         return TeacherSettings("none")
     momentum = part.values().get(MOMENTUM) if part.teacher == "ema" else None
-    mode, known = part.teacher_mode, {} if momentum is None else {"momentum": float(momentum)}
-    return TeacherSettings(part.teacher, mode, **known)
+    known = {} if momentum is None else {"momentum": float(momentum)}
+    return TeacherSettings(part.teacher, part.teacher_mode, **known)
 
 
 def _built(modifier: Modifier, context: _BuildContext, part: Part) -> tuple[list[Network], list[Group]]:

@@ -6,7 +6,6 @@ import io
 import torch
 
 from dmlbench.data.images import Split
-from dmlbench.data.loader import TrainingBatches
 from dmlbench.errors import UserError
 from dmlbench.modifiers import Modifier
 from dmlbench.seeding import stream_seed
@@ -26,11 +25,7 @@ CLOSE = 0.8  # of a misspelt hook's name to the hook's
 
 
 def check_method(method: MethodSpec, protocol: ProtocolSpec) -> tuple[float, list[str]]:
-    """Train a method for two epochs, once at a stretch and once interrupted.
-
-    Args:
-        method: The method.
-        protocol: Its network and its images; batch size and epochs are those of the check.
+    """Train a method for two epochs, once at a stretch and once interrupted; batch size and epochs are the check's.
 
     Returns:
         The last loss, and what the ranking loss learns at the network's rate because its file gives no other.
@@ -56,9 +51,8 @@ def check_method(method: MethodSpec, protocol: ProtocolSpec) -> tuple[float, lis
                 f"{method.name}: draws numbers that nothing seeds: the same steps give other losses", hint=DRAWN
             )
         values = f"{float(expected[-1]):.6g} and {float(found[-1]):.6g}"
-        raise UserError(
-            f"{method.name}: its state is not restored: an interruption changes a loss ({values})", hint=KEPT
-        )
+        what = f"{method.name}: its state is not restored: an interruption changes a loss ({values})"
+        raise UserError(what, hint=KEPT)
     return float(expected[-1]), at_networks_rate(whole.networks[0].criterion, method.loss)
 
 
@@ -77,9 +71,8 @@ def _check_hooks(modifier: Modifier | None, name: str) -> None:
         for own in [own for own in vars(cls) if not hasattr(Modifier, own)]:
             meant = [hook for hook in difflib.get_close_matches(own, hooks, cutoff=CLOSE) if hook not in vars(cls)]
             if meant:
-                raise UserError(
-                    f"{name}: {cls.__name__}.{own} is no hook and never called", hint=f"did you mean {meant[0]}"
-                )
+                what = f"{name}: {cls.__name__}.{own} is no hook and never called"
+                raise UserError(what, hint=f"did you mean {meant[0]}")
 
 
 def _epoch(trainer: Trainer, method: MethodSpec, protocol: ProtocolSpec, epoch: int) -> torch.Tensor:
@@ -91,11 +84,8 @@ def _epoch(trainer: Trainer, method: MethodSpec, protocol: ProtocolSpec, epoch: 
     mining = torch.Generator().manual_seed(epoch)
     torch.manual_seed(stream_seed(0, epoch, "model"))
     try:
-        source = TrainingBatches(
-            split, protocol, 0, views=trainer.views, sampler=trainer.sampler, augmentation=trainer.augmentation
-        )
         trainer.train()
-        with source as batches:
+        with trainer.batches(split, protocol, 0) as batches:
             losses = [torch.stack(trainer.step(batch, epoch, mining)).sum() for batch in batches.epoch(epoch)]
         trainer.end_epoch()
     except (KeyboardInterrupt, UserError):
@@ -117,10 +107,8 @@ def _pass_on(whole: Trainer, resumed: Trainer, name: str) -> None:
         file.seek(0)
         state = torch.load(file, weights_only=True)
     except Exception as error:
-        raise UserError(
-            f"{name}: its state cannot be saved and read back ({described(error)})",
-            hint="a state holds tensors, numbers, texts, lists and dictionaries alone",
-        ) from error
+        what = f"{name}: its state cannot be saved and read back ({described(error)})"
+        raise UserError(what, hint="a state holds tensors, numbers, texts, lists and dictionaries alone") from error
     try:
         resumed.restore(state)
     except Exception as error:

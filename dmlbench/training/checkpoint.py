@@ -28,8 +28,6 @@ class Checkpoint:
     Args:
         made_by: What the numbers depend on (the cell, code, libraries, kind of machine, data, initial weights).
         epoch: Epochs trained.
-        trainer: The trainer's state.
-        rows: The history so far.
         seconds: Time spent so far.
         places: Machines and their loads that epochs were trained on, in order.
         resumed: Epochs after which training was taken up again.
@@ -57,23 +55,14 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
 
 
 def load(folder: Path, made_by: Mapping[str, str], log: Log) -> Checkpoint:
-    """The folder's last usable checkpoint, or an empty one; says why one could not be used.
-
-    Args:
-        folder: Where `save` wrote.
-        made_by: What this run's numbers depend on: a checkpoint of anything else is foreign.
-        log: Takes a line where a checkpoint was found.
-    """
-    for name in (NAME, PREVIOUS):
-        path = folder / name
-        if not path.is_file():
-            continue
+    """The folder's last usable checkpoint that is `made_by` the same, or an empty one; logs why one is not usable."""
+    for path in filter(Path.is_file, (folder / NAME, folder / PREVIOUS)):
         try:
             checkpoint = _read(path, made_by)
-        except _UnusableError as error:
-            log(f"{name}: {error}; it is left out")
+        except ValueError as error:
+            log(f"{path.name}: {error}; it is left out")
             continue
-        log(f"resumes after epoch {checkpoint.epoch}, from {name}")
+        log(f"resumes after epoch {checkpoint.epoch}, from {path.name}")
         return checkpoint
     return Checkpoint(dict(made_by))
 
@@ -84,11 +73,8 @@ def clear(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
 
 
-class _UnusableError(ValueError):
-    pass
-
-
 def _read(path: Path, made_by: Mapping[str, str]) -> Checkpoint:
+    """The checkpoint in a file; raises ValueError where it is not usable."""
     try:
         _check_whole(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
@@ -96,12 +82,12 @@ def _read(path: Path, made_by: Mapping[str, str]) -> Checkpoint:
         found = Checkpoint(**content) if version == VERSION else Checkpoint({})
     except Exception as error:  # a damaged file can fail in many ways; none may stop the cell
         path.unlink()  # or the next save would overwrite the one that is whole with it
-        raise _UnusableError(f"cannot be read ({type(error).__name__})") from error
+        raise ValueError(f"cannot be read ({type(error).__name__})") from error
     if version != VERSION:
-        raise _UnusableError(f"is of version {version}, not {VERSION}")
+        raise ValueError(f"is of version {version}, not {VERSION}")
     if differing := [key for key in {**made_by, **found.made_by} if made_by.get(key) != found.made_by.get(key)]:
         shown = ", ".join(f"{key} {found.made_by.get(key)}, now {made_by.get(key)}" for key in differing)
-        raise _UnusableError(f"is of another run ({shown})")
+        raise ValueError(f"is of another run ({shown})")
     return found
 
 

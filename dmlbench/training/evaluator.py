@@ -23,13 +23,7 @@ from dmlbench.training.device import autocast
 class Evaluator:
     """Embeds a split and scores it; keeps the transformed images between epochs where they are small.
 
-    Args:
-        split: What is embedded.
-        protocol: How, and what is measured.
-        seed: The cell's.
-        device: Where the network is.
-        data_workers: Processes that load images.
-        training_classes: How many the network learns, for the NMI of Roth et al. where the protocol asks for it.
+    `training_classes` counts the clusters of the NMI of Roth et al., where the protocol asks for it.
 
     Raises:
         UserError: where that NMI cannot be measured on the split.
@@ -46,11 +40,9 @@ class Evaluator:
         training_classes: int | None = None,
     ) -> None:
         if protocol.evaluation.nmi_revisiting and training_classes and training_classes > len(split.labels):
-            raise UserError(
-                f"evaluation.nmi_revisiting: needs {training_classes} clusters, the number of training classes, and "
-                f"{len(split.labels)} test images are too few",
-                hint="--set evaluation.nmi_revisiting=false",
-            )
+            needs = f"needs {training_classes} clusters, the number of training classes"
+            what = f"evaluation.nmi_revisiting: {needs}, and {len(split.labels)} test images are too few"
+            raise UserError(what, hint="--set evaluation.nmi_revisiting=false")
         self.split, self.labels = split, split.labels
         self.batches = EvaluationBatches(split, protocol, device=device, data_workers=data_workers)
         self.evaluation = protocol.evaluation

@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dmlbench.data.loader import Augmentation, Batch
-from dmlbench.data.samplers import Sampler
+from dmlbench.data.images import Split
+from dmlbench.data.loader import Batch, TrainingBatches
 from dmlbench.models.model import EmbeddingModel
 from dmlbench.modifiers import ForwardOutput, Modifier, StepContext
 from dmlbench.modifiers.base import scalar
+from dmlbench.specs.cell import ProtocolSpec
 from dmlbench.training.device import PhaseClock, autocast
 
 STATEFUL = ("model", "criterion", "optimizer", "scheduler")
@@ -23,13 +24,9 @@ STATEFUL = ("model", "criterion", "optimizer", "scheduler")
 
 @dataclass
 class TrainableNetwork:
-    """A network with its loss and its optimiser.
+    """A network with its ranking loss and the optimiser of both; the first's also has what the modifier learns.
 
     Args:
-        model: The network.
-        criterion: Its ranking loss, with what that learns.
-        optimizer: Of both, and on the first network of what the modifier learns.
-        scheduler: Of the optimiser.
         view: Which augmentation of a batch's images it sees, counted from 0.
         period: Steps from one update of its weights to the next; gradients are averaged between.
     """
@@ -85,8 +82,6 @@ class Trainer:
     Args:
         networks: The first is the base method's own: its batches, its weights, its mining.
         modifier: What the method adds to its base; None for a base.
-        clock: Takes the time of every phase.
-        epochs: Of the training.
         precision: Of forward passes: none, bfloat16 or float16.
     """
 
@@ -118,15 +113,10 @@ class Trainer:
         """How many augmentations of each image a step needs."""
         return self.modifier.views if self.modifier else 1
 
-    @property
-    def sampler(self) -> Sampler | None:
-        """What draws the batches in place of the protocol's sampler."""
-        return self.modifier.sampler if self.modifier else None
-
-    @property
-    def augmentation(self) -> Augmentation | None:
-        """What changes each image after the protocol's augmentation."""
-        return self.modifier.augmentation if self.modifier else None
+    def batches(self, split: Split, protocol: ProtocolSpec, seed: int, data_workers: int = 0) -> TrainingBatches:
+        """The batches of a seed as the modifier wants them, on the networks' device."""
+        own = {name: getattr(self.modifier, name, None) for name in ("sampler", "augmentation")}
+        return TrainingBatches(split, protocol, seed, self.device, data_workers, views=self.views, **own)
 
     def modifier_weight(self, epoch: int) -> float:
         """Return the weight of what the modifier adds in an epoch counted from 0; 0 without one."""
@@ -138,12 +128,7 @@ class Trainer:
             model.train()
 
     def step(self, batch: Batch, epoch: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Take one step on a batch.
-
-        Args:
-            batch: Images, labels, and which images they are.
-            epoch: Counted from 0.
-            generator: The mining stream, on the embeddings' device.
+        """Take one step on a batch, in an epoch counted from 0, with the mining stream on the embeddings' device.
 
         Returns:
             Ranking loss and what the modifier adds, detached scalars on the device; of several networks their means.

@@ -7,7 +7,7 @@ import torch
 from dmlbench.data import images
 from dmlbench.data.family import cache_dir
 from dmlbench.data.folder import ImageFolder
-from dmlbench.data.images import Chosen, DecodedImages, decoded, read_files
+from dmlbench.data.images import DecodedImages, decoded, read_files
 from dmlbench.errors import UserError
 
 
@@ -93,11 +93,13 @@ def test_a_cache_of_other_images_is_not_used(train):
     assert "delete it" in lines[0]
 
 
-def test_chosen_images(train):
+def test_the_files_of_some_classes(train):
     encoded, _ = read_files(train)
-    some = Chosen(encoded, np.array([4, 1]))
-    assert len(some) == 2
-    assert torch.equal(some[0], encoded[4])
+    split = images.Split(encoded, torch.from_numpy(train.labels), train.class_names, train.paths)
+    some = images._select(split, np.array([1]))
+    assert len(some.images) == 3
+    assert torch.equal(some.images[1], encoded[4])
+    assert some.paths == train.paths[3:]
 
 
 def test_an_image_that_cannot_be_decoded_is_named(train, folder):

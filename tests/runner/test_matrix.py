@@ -123,7 +123,7 @@ def test_a_methods_folder_and_a_users_protocol(tmp_path, empty_folder):
         ({"datasets": ("glyps",), "protocol": "conv4-64"}, "unknown dataset 'glyps'; did you mean 'glyphs'?"),
         ({"protocol": "conv4"}, "unknown protocol 'conv4'; did you mean 'conv4-64'?"),
         ({"settings": ("training.epoch=3",)}, "--set: training: unknown key 'epoch'"),
-        ({"settings": ("epochs=3",)}, "--set 'epochs=3': must be key.path=value"),
+        ({"settings": ("epochs=3",)}, "--set 'epochs=3': not the full key; --set training.epochs=3"),
         (
             {"settings": ("loss.margin=3",)},
             "--set loss.margin: no chosen method has this parameter; valid: alpha, base, beta, epsilon",

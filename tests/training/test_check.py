@@ -115,9 +115,8 @@ def test_so_it_does_in_a_run_and_of_a_process_that_loads(tmp_path, make_trainer,
         make_trainer("mine", methods_dir=tmp_path).step(next(iter(batches.epoch(0))), 0, torch.Generator())
     with pytest.raises(UserError):
         check(CALLED.format("image", "wrong"), "augmentation")
-    augmentation = make_trainer("ms+mine", methods_dir=tmp_path).augmentation
     named = r"^NameError: name 'wrong' is not defined \(.*mine\.py line 3\)$"
-    loader = TrainingBatches(split, protocol, 0, data_workers=1, augmentation=augmentation)
+    loader = make_trainer("ms+mine", methods_dir=tmp_path).batches(split, protocol, 0, data_workers=1)
     with loader as batches, pytest.raises(RuntimeError, match=named):
         next(iter(batches.epoch(0)))
 
