@@ -37,6 +37,7 @@ from dmlbench.data.family import (
     files_fingerprint,
     fingerprint,
 )
+from dmlbench.data.folds import fold_mask
 from dmlbench.data.ready import check_counts, files_of
 from dmlbench.errors import UserError, counted
 from dmlbench.seeding import stream
@@ -298,7 +299,8 @@ class Dataset:
 def load_dataset(spec: DatasetSpec, data_dir: Path | None = None, log: Log = LOGGER.info) -> Dataset:
     """Read a dataset: small ones into memory, files encoded or as a mapped cache of decoded pixels.
 
-    Where its spec holds training classes out, they are the test side, and the test classes are in neither.
+    Where its spec holds out training classes or a fold of them, they are the test side, and the test classes are in
+    neither.
 
     Args:
         spec: Its name and version, as `ready.dataset_spec` gives them.
@@ -309,6 +311,10 @@ def load_dataset(spec: DatasetSpec, data_dir: Path | None = None, log: Log = LOG
         UserError: An unknown name, or files that are missing, damaged or not those of the version.
     """
     whole = _load(spec, data_dir, log)
+    if spec.fold:
+        tested = fold_mask(whole.train.class_names, spec.fold)
+        train, test = (_select(whole.train, np.flatnonzero(side)) for side in (~tested, tested))
+        return replace(whole, train=train, test=test)
     train, held_out = split_classes(whole.train, spec.held_out)
     return replace(whole, train=train, test=held_out) if held_out else whole
 

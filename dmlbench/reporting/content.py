@@ -51,6 +51,7 @@ from dmlbench.reporting.figures import (
     plane_plot,
     ranks_plot,
     selection_plot,
+    trace_plot,
     turns,
 )
 from dmlbench.reporting.naming import named
@@ -58,6 +59,7 @@ from dmlbench.reporting.numbers import METRIC, Numbers
 from dmlbench.reporting.pictures import Picture, save
 from dmlbench.reporting.queries import Panels, Queries
 from dmlbench.reporting.sources import code_state, for_readers
+from dmlbench.reporting.studies import NO_FINALISTS
 from dmlbench.reporting.style import Look, Plot, limits_of
 from dmlbench.reporting.tables import (
     Table,
@@ -70,7 +72,7 @@ from dmlbench.reporting.tables import (
     reproduction_table,
     selection_table,
 )
-from dmlbench.reporting.tables.accuracy import queries_table, tuning_table
+from dmlbench.reporting.tables.accuracy import queries_table, studies_table, tuning_table
 from dmlbench.reporting.tables.comparison import Verdict, can_rank, verdicts
 from dmlbench.reporting.tables.cost import measured_table
 from dmlbench.reporting.tables.table import about_pairs, without_base
@@ -118,7 +120,8 @@ class Material:
     """What sections are built from.
 
     `figures` is an existing folder for PNG, SVG and CSV files; without `panels` no images are shown; `measurements` are
-    those of `dmlbench overhead`; `codes` are the digests of the training code that made the results.
+    those of `dmlbench overhead`; `codes` are the digests of the training code that made the results; `finalists` are
+    the rows of `studies.read_finalists`.
     """
 
     numbers: Numbers
@@ -127,6 +130,7 @@ class Material:
     panels: Panels | None = None
     measurements: tuple[Measurement, ...] = ()
     codes: frozenset[str] = frozenset()
+    finalists: pd.DataFrame = NO_FINALISTS
 
     @cached_property
     def look(self) -> Look:
@@ -228,9 +232,11 @@ class _Group:
     def _tuning(self) -> Part:
         found = _of_metric(self.group, self.numbers.tuning)
         found = found[found["selection"] == self.chosen]
-        if found.empty:
-            return Part("")
-        return Part("Tuned values beside the files'", [], [tuning_table(self.group, found)])
+        finalists = self.group.of(self.material.finalists)
+        tables = [tuning_table(self.group, found)] if len(found) else []
+        tables += [studies_table(self.group, finalists)] if len(finalists) else []
+        plots = [trace_plot(self.group, finalists, self.look)] if finalists["held_out"].notna().any() else []
+        return Part("Tuned values beside the files'", self._drawn(*plots), tables)
 
     def _selection(self) -> Part:
         numbers, group = self.numbers, self.group

@@ -122,6 +122,7 @@ class Data(_Part):
     name: Name
     version: Text
     held_out: JsonValue = None
+    fold: JsonValue = None
     skipped: list[Text] = Field(default_factory=list)
     fingerprint: Name
     train_images: Count = 0

@@ -113,7 +113,7 @@ def _train(
     dataset = load_dataset(cell.dataset, options.data_dir, writer.log)
     train, held_out = split_classes(dataset.train, protocol.validation.classes)
     splits = {"test": dataset.test} | ({"validation": held_out} if held_out else {})
-    evaluators = _evaluators(splits, len(train.class_names), cell, device, options.data_workers)
+    evaluators = _evaluators(splits, train, cell, device, options.data_workers)
 
     model = build_seeded_model(protocol, seed, device)
     start = provenance.weights_digest(model)
@@ -142,13 +142,17 @@ def _train(
 
 
 def _evaluators(
-    splits: dict[str, Split], training_classes: int, cell: Cell, device: torch.device, data_workers: int
+    splits: dict[str, Split], train: Split, cell: Cell, device: torch.device, data_workers: int
 ) -> dict[str, Evaluator]:
-    classes = {"test": training_classes}  # what published NMI counts clusters by
+    classes = {"test": len(train.class_names)}  # what published NMI counts clusters by
+    distractors = train if cell.dataset.fold else None
     return {
-        name: Evaluator(split, cell.protocol, cell.seed, device, data_workers, training_classes=classes.get(name))
+        name: Evaluator(
+            split, cell.protocol, cell.seed, device, data_workers,
+            training_classes=classes.get(name), distractors=distractors,
+        )
         for name, split in splits.items()
-    }
+    }  # fmt: skip
 
 
 def _batches(train: Split, cell: Cell, device: torch.device, options: RunOptions, trainer: Trainer) -> TrainingBatches:
