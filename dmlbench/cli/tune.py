@@ -193,23 +193,24 @@ def _print_plan(console: "SafeConsole", subjects: "Sequence[Subject]", execution
         if subject.method.distillation:
             source = "known" if subject.base_values is not None else "chosen here"
             said = f", on top of the values of {subject.method.base}, {source}"
-        console.say(
-            f"{subject.label}: searches {', '.join(key.partition('.')[2] for key in subject.searches) or 'nothing'}{said}"
-        )
+        names = ", ".join(key.partition(".")[2] for key in subject.searches) or "nothing"
+        console.say(f"{subject.label}: searches {names}{said}")
     console.say(f"scored on folds of the training classes; in {execution.store.root.parent}")
 
 
 def _print(console: "SafeConsole", found: "Tuning") -> None:
     from rich.table import Table
 
+    from dmlbench.specs.tuned import in_words
+
     table = Table(
         "method", "dataset", "study", "epochs", "MAP@R, R@1 of its files", "chosen", "won by", "values", box=None
     )
     for entry in found.entries:
         files = _scores(entry.finalists[0]) if entry.finalists else "–"
-        chosen = next((_scores(own) for own in entry.finalists if own.choice == entry.choice), "–")
+        chosen = next((_scores(own) for own in entry.finalists if own.values == entry.values), "–")
         row = (entry.method, entry.dataset, str(entry.study_seed), str(entry.epochs), files, chosen, entry.margin)
-        table.add_row(*row, entry.choice)
+        table.add_row(*row, in_words(entry.values))
     if found.entries:
         console.print(table)
     for failure in found.failures:

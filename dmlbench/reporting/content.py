@@ -59,7 +59,7 @@ from dmlbench.reporting.numbers import METRIC, Numbers
 from dmlbench.reporting.pictures import Picture, save
 from dmlbench.reporting.queries import Panels, Queries
 from dmlbench.reporting.sources import code_state, for_readers
-from dmlbench.reporting.studies import NO_FINALISTS
+from dmlbench.reporting.studies import no_finalists
 from dmlbench.reporting.style import Look, Plot, limits_of
 from dmlbench.reporting.tables import (
     Table,
@@ -130,7 +130,7 @@ class Material:
     panels: Panels | None = None
     measurements: tuple[Measurement, ...] = ()
     codes: frozenset[str] = frozenset()
-    finalists: pd.DataFrame = NO_FINALISTS
+    finalists: pd.DataFrame = field(default_factory=no_finalists)
 
     @cached_property
     def look(self) -> Look:

@@ -18,8 +18,12 @@ from dmlbench.specs.tuned import Finalist, Tuned, TunedFile, default_path, ident
 
 SCORES = ["held_out", "held_out_se", "pairs", "test", "seeds"]
 COLUMNS = [*GROUP, *METHOD, "study", "budget", "margin", "choice", "files", "chosen", "values", *SCORES]
-NO_FINALISTS = named(pd.DataFrame(columns=COLUMNS))
 METRIC = "map_at_r"
+
+
+def no_finalists() -> pd.DataFrame:
+    """What `read_finalists` returns where nothing was tuned."""
+    return named(pd.DataFrame(columns=COLUMNS))
 
 
 def read_finalists(results_root: Path, results: pd.DataFrame, specs: Specs, damaged: OnDamaged) -> pd.DataFrame:
@@ -41,12 +45,12 @@ def read_finalists(results_root: Path, results: pd.DataFrame, specs: Specs, dama
     read = attempt(read_tuned, path) if path.is_file() else TunedFile()
     if isinstance(read, Damaged):
         damaged(read)
-        return NO_FINALISTS
+        return no_finalists()
     last = done(results)
     last = last[(last["selection"] == "last") & (last["network"] == MEAN)]
     entries = [entry for entry in read.entries if isinstance(entry, Tuned)]
     rows = [row for entry in entries for row in _rows(entry, last, specs)]
-    return named(in_order(pd.DataFrame(rows, columns=COLUMNS))) if rows else NO_FINALISTS
+    return named(in_order(pd.DataFrame(rows, columns=COLUMNS))) if rows else no_finalists()
 
 
 def _rows(entry: Tuned, last: pd.DataFrame, specs: Specs) -> Iterator[dict[str, Any]]:
@@ -62,7 +66,8 @@ def _rows(entry: Tuned, last: pd.DataFrame, specs: Specs) -> Iterator[dict[str, 
         }  # fmt: skip
         finalists = entry.finalists or (entry.without_scores(),)
         for number, finalist in enumerate(finalists):
-            own = {"files": number == 0, "chosen": finalist.choice == entry.choice, "values": finalist.choice}
+            words = entry.searched(finalist)
+            own = {"files": number == 0, "chosen": words == entry.choice, "values": words}
             yield shared | own | _scores(finalist.map_at_r) | _test(finalist, cells, specs)
 
 

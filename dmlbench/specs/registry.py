@@ -166,7 +166,7 @@ class Registry:
         if settings is None or settings.tuned is None:
             return spec
         marks = tuple(mark for mark in spec.marks if not mark.startswith(OF_FILES))
-        return spec.model_copy(update={"marks": (settings.mark, *marks), "tuned": settings.tuned})
+        return spec.model_copy(update={"marks": tuple(filter(None, (settings.mark, *marks))), "tuned": settings.tuned})
 
     def searches(self, name: str) -> dict[str, Search]:
         """Where tuning looks for values: by `loss.NAME`, `loss.learning_rates.NAME` and `distillation.NAME`."""

@@ -61,11 +61,6 @@ class Entry(Section):
         return values
 
     @property
-    def choice(self) -> str:
-        """Its values in words."""
-        return in_words(self.values)
-
-    @property
     def names(self) -> tuple[str, str, str]:
         """Protocol, dataset and method."""
         return self.protocol, self.dataset, self.method
@@ -141,7 +136,7 @@ class Margin(Section):
 
     def __str__(self) -> str:
         points = f"{100 * self.difference:+.2f}".replace("-", "−")
-        return f"{points} ± {100 * self.standard_error:.2f} points MAP@R, {counted(self.pairs, 'pair')}"
+        return f"{points} ± {100 * self.standard_error:.2f} points MAP@R"
 
 
 class Finalist(Section):
@@ -156,11 +151,6 @@ class Finalist(Section):
         if len(self.map_at_r) != len(self.recall_at_1):
             raise ValueError("map_at_r and recall_at_1 need a value for each pair")
         return self
-
-    @property
-    def choice(self) -> str:
-        """Its values in words."""
-        return in_words(self.values)
 
     def is_of(self, method: MethodSpec) -> bool:
         """Whether a method has its values."""
@@ -212,11 +202,22 @@ class Tuned(Entry):
         if not self.finalists:
             return "nothing of its own to search"
         if not self.stayed:
-            return f"{self.over_files} over the files' values" if self.over_files else "the files' values diverged"
+            if self.over_files is None:
+                return "the files' values diverged"
+            return f"{self.over_files} over the files' values, {counted(self.over_files.pairs, 'pair')}"
         if self.over_runner_up is None:
             return "files' values stay, no other finalist"
         other = self.over_runner_up.model_copy(update={"difference": -self.over_runner_up.difference})
-        return f"files' values stay; the best other: {other}"
+        return f"files' values stay; the best other {other}, {counted(other.pairs, 'pair')}"
+
+    @property
+    def choice(self) -> str:
+        """What the search chose, in words; a modified method has its base's values besides."""
+        return self.searched(self)
+
+    def searched(self, of: "Tuned | Finalist") -> str:
+        """The values that were searched, in words."""
+        return in_words({key: value for key, value in of.values.items() if key in self.search})
 
     def without_scores(self) -> Finalist:
         """Its values as a finalist of no stage."""
