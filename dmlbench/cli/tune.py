@@ -60,8 +60,8 @@ def _refused(_: click.Context, parameter: click.Parameter, value: str | None) ->
     show_default=True,
     help="Repeat the study with other values, folds and seeds; it is recorded beside the others.",
 )
-@click.option("--trials", hidden=True, expose_value=False, is_eager=True, callback=_refused)
-@click.option("--seeds", hidden=True, expose_value=False, is_eager=True, callback=_refused)
+@click.option("--trials", hidden=True, expose_value=False, callback=_refused)
+@click.option("--seeds", hidden=True, expose_value=False, callback=_refused)
 @protocol_option()
 @set_option(
     "Override a value of the protocol, e.g. training.epochs=3. Those of methods are searched instead. Repeatable."

@@ -32,7 +32,8 @@ def entry(cell, study_seed=0, **changes) -> Tuned:
         "finalists": (files, Finalist(values=values, map_at_r=(0.51, 0.52), recall_at_1=(0.91, 0.9))),
         "folds": 4, "budget": 16, "epochs": 16,
         "schedule": (StageRecord(stage="final", configurations=2, epochs=2, pairs=((3, 1003), (0, 1004))),),
-        "search": {"loss.alpha": {"low": 1.0, "high": 4.0}}, "code": ("a",), "device": ("b",), "command": "dmlbench tune",
+        "search": {"loss.alpha": {"low": 1.0, "high": 4.0}}, "code": ("a",), "device": ("b",),
+        "command": "dmlbench tune",
         **identity_of(cell.method, cell.dataset, cell.protocol),
     }  # fmt: skip
     return Tuned.model_validate(own | changes)
@@ -122,7 +123,7 @@ def test_version_1_is_read_and_never_added_to(tmp_path, make_cell):
     assert isinstance(read_tuned(REFERENCE), EarlierFile)
     path = tmp_path / "tuned.yaml"
     path.write_bytes(REFERENCE.read_bytes())
-    with pytest.raises(UserError, match="is of version 1, .*; move it away, .* or take another --results"):
+    with pytest.raises(UserError, match=r"is of version 1, .*; move it away, .* or take another --results"):
         write_tuned(path, [entry(make_cell("ms"))])
     assert path.read_bytes() == REFERENCE.read_bytes()
 
