@@ -8,7 +8,7 @@ import pandas as pd
 from dmlbench.analysis.estimates import ESTIMATE
 from dmlbench.analysis.groups import GROUP, METHOD, in_order
 from dmlbench.analysis.statistics import t_interval
-from dmlbench.specs.registry import TUNED_MARK
+from dmlbench.specs.registry import SEARCHED_MARK, TUNED_MARK
 
 NOT_RECORDED = "not recorded"
 PLACE = ("protocol", "dataset", "method")
@@ -28,7 +28,7 @@ def tuned_beside_files(values: pd.DataFrame, margins: Margins = NONE) -> pd.Data
     Returns:
         One row per group, selection, metric and tuned method (`METHOD` and marks): `mean_of_files` and `mean_of_tuned`
         values over the seeds that both have, `ESTIMATE` of the differences (n is 0 where there is no run with the
-        files' values), `trials` that the values were the best of, `margin` to the next. No test: a verdict is of
+        files' values), the `budget` of the search, the `margin` by which it chose. No test: a verdict is of
         methods, not of their settings.
     """
     keys = [*GROUP, "selection", "metric", "seed", "origin", *(key for key in METHOD if key != "tuned")]
@@ -39,7 +39,7 @@ def tuned_beside_files(values: pd.DataFrame, margins: Margins = NONE) -> pd.Data
     rows = [
         dict(zip(names, key, strict=True))
         | {
-            "trials": trials_of(str(key[-1])),
+            "budget": budget_of(str(key[-1])),
             "margin": margins.get(tuple(str(key[names.index(name)]) for name in PLACE), NOT_RECORDED),
             "mean_of_files": part["files"].mean(),
             "mean_of_tuned": part["value"].mean(),
@@ -47,21 +47,21 @@ def tuned_beside_files(values: pd.DataFrame, margins: Margins = NONE) -> pd.Data
         | asdict(t_interval(part["value"] - part["files"]))
         for key, part in ((key, _shared(part)) for key, part in pairs.groupby(names, sort=False))
     ]
-    found = pd.DataFrame(rows, columns=[*names, "trials", "margin", "mean_of_files", "mean_of_tuned", *ESTIMATE])
+    found = pd.DataFrame(rows, columns=[*names, "budget", "margin", "mean_of_files", "mean_of_tuned", *ESTIMATE])
     return in_order(found) if len(found) else found
 
 
-def trials_of(marks: str) -> str:
-    """How many trials a row's values were the best of, as `8`, or `8 x 3` of three trainings; "" without tuning."""
-    found = TUNED_MARK.search(marks)
-    return found[1] if found else ""
+def budget_of(marks: str) -> str:
+    """The budget of a row's search, as `320 epochs`; of an earlier tuner `8 trials`, or `8 x 3 trials` of 3 seeds."""
+    searched, best = SEARCHED_MARK.search(marks), TUNED_MARK.search(marks)
+    return searched[1] if searched else f"{best[1]} trials" if best else ""
 
 
-def unequal_trials(values: pd.DataFrame) -> list[pd.DataFrame]:
-    """The bases whose tuned methods had different numbers of `trials`, with these methods; `values` as above."""
+def unequal_budgets(values: pd.DataFrame) -> list[pd.DataFrame]:
+    """The bases whose tuned methods had different `budget`s, with these methods; `values` as above."""
     tuned = values[values["tuned"].astype(bool)].drop_duplicates(METHOD)
-    tuned = tuned.assign(trials=tuned["marks"].map(trials_of))
-    return [part for _, part in tuned.groupby("base", sort=False) if len(set(part["trials"])) > 1]
+    tuned = tuned.assign(budget=tuned["marks"].map(budget_of))
+    return [part for _, part in tuned.groupby("base", sort=False) if len(set(part["budget"])) > 1]
 
 
 def _shared(part: pd.DataFrame) -> pd.DataFrame:

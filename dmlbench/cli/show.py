@@ -66,7 +66,7 @@ def _values(part: "Part", searches: "dict[str, Search]") -> object:
     from rich.table import Table
     from rich.text import Text
 
-    from dmlbench.specs.cell import NETWORK_RATE
+    from dmlbench.specs.cell import NETWORK_RATE, RATE
 
     table = Table("parameter", "value", "tuning searches", "source", box=None)
     for name, resolved in part.parameters.items():
@@ -74,7 +74,8 @@ def _values(part: "Part", searches: "dict[str, Search]") -> object:
         table.add_row(*map(Text, (name, str(resolved.value), str(search or ""), _source(resolved))))
     for name, resolved in part.learning_rates.items():
         value = "the network's" if resolved.value == NETWORK_RATE else str(resolved.value)
-        table.add_row(*map(Text, (f"learning rate of {name}", value, "", _source(resolved))))
+        rate = searches.get(f"{part.slot}.{RATE}{name}")
+        table.add_row(*map(Text, (f"learning rate of {name}", value, str(rate or ""), _source(resolved))))
     if part.runs_teacher:
         table.add_row("teacher's mode", part.teacher_mode, "", "the official code's is train")
     return table

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dmlbench.api import MOST_SEEDS
 from dmlbench.cli.options import (
     Command,
     Whole,
@@ -24,30 +23,46 @@ from dmlbench.cli.options import (
     skip_bad_option,
     workers_option,
 )
+from dmlbench.errors import UserError, counted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
     from dmlbench.runner.matrix import Execution
     from dmlbench.runner.progress import SafeConsole
-    from dmlbench.specs.cell import Scalar
+    from dmlbench.specs.tuned import Finalist
     from dmlbench.tuning import Subject, Trial, Tuning
 
 
-MOST_TRIALS = 100_000
+MOST_EPOCHS = 10_000_000
+MOST_STUDIES = 100_000
+
+
+def _refused(_: click.Context, parameter: click.Parameter, value: str | None) -> None:
+    """What an earlier release took; click's answer to an unknown option would not say what came in its place."""
+    if value is not None:
+        instead = "--epochs N: the total epochs of training for each method and dataset"
+        what = {"--trials": "budgets are counted in epochs", "--seeds": "the schedule decides on seeds"}
+        raise UserError(f"{parameter.opts[0]}: is no option of tune any more, {what[parameter.opts[0]]}", hint=instead)
 
 
 @click.command("tune", cls=Command)
 @methods_option()
 @datasets_option()
-@click.option("--trials", type=Whole(2, MOST_TRIALS), required=True, help="Trials per method and dataset.")
 @click.option(
-    "--seeds",
-    type=Whole(1, MOST_SEEDS),
-    default=1,
-    show_default=True,
-    help="Seeds per trial; a trial is scored by their mean.",
+    "--epochs",
+    type=Whole(1, MOST_EPOCHS),
+    help="Total epochs of training per method and dataset, e.g. 16 times those of the protocol. Required.",
 )
+@click.option(
+    "--study-seed",
+    type=Whole(0, MOST_STUDIES),
+    default=0,
+    show_default=True,
+    help="Repeat the study with other values, folds and seeds; it is recorded beside the others.",
+)
+@click.option("--trials", hidden=True, expose_value=False, callback=_refused)
+@click.option("--seeds", hidden=True, expose_value=False, callback=_refused)
 @protocol_option()
 @set_option(
     "Override a value of the protocol, e.g. training.epochs=3. Those of methods are searched instead. Repeatable."
@@ -60,43 +75,47 @@ MOST_TRIALS = 100_000
 @device_option()
 @skip_bad_option()
 def command(**options: Any) -> int:  # noqa: ANN401 - click's options
-    """Search values for every method with the same number of trials, and write the best to tuned.yaml.
+    """Search values for every method with the same budget of epochs, and write the choices to tuned.yaml.
 
-    A trial trains without a fifth of the training classes (or the share that validation.classes holds out) and is
-    scored by R@1 on these held-out classes at the last epoch. The test classes are not used. The first trial uses the
-    values of the method's files; the others draw from the ranges that the files declare under `search`. For a modified
-    method the values of its base are searched, too.
+    Each training is scored by MAP@R on a fold of the training classes that it does not train on, with the images it
+    trains on as distractors. The test classes are not used. Many configurations are trained for few epochs, the better
+    part for more, and the finalists for all epochs on several folds and seeds. The values of the method's files are
+    always a finalist, and stay unless another is better by more than one standard error of the paired difference.
 
-    Rerun the same command to resume after an interruption: the outcome is the same as without it. A larger --trials
-    adds trials to an existing search. Trials and tuned.yaml are in tuning/ in the results folder; `dmlbench run
-    --tuned` uses them.
+    A modified method is searched on top of its base's chosen values; the base is tuned first where that is still to be
+    done. Ranges are those that the method files declare under `search`.
+
+    Rerun the same command to resume after an interruption: the outcome is the same as without it. Trials and tuned.yaml
+    are in tuning/ in the results folder; `dmlbench run --tuned` uses them.
 
     \b
     Examples:
-      dmlbench tune --methods ms,ms+obdsd --datasets glyphs --trials 8
-      dmlbench tune --methods triplet,triplet+psd --datasets cub --trials 20 --seeds 3 --data-dir data
+      dmlbench tune --methods ms,ms+obdsd --datasets glyphs --epochs 192
+      dmlbench tune --methods ms --datasets glyphs --epochs 192 --study-seed 1
     """
     from dmlbench.results.store import Store
     from dmlbench.runner.matrix import Execution, checked_device, data_folder
     from dmlbench.runner.progress import plain_or_wide
-    from dmlbench.specs.tuned import FOLDER, TRIALS, default_path, read_tuned, write_tuned
+    from dmlbench.specs.tuned import FOLDER, TRIALS, default_path, read_own, write_tuned
     from dmlbench.tuning import TuningRequest, plan_tuning
 
+    if options["epochs"] is None:
+        hint = "for example --epochs 320: 16 full trainings of 20 epochs for each method and dataset"
+        raise UserError("--epochs: is required, the total epochs of training per method and dataset", hint=hint)
     console = plain_or_wide()
     request = TuningRequest(
-        options["methods"], options["datasets"], options["seeds"], options["protocol"], options["settings"],
-        options["methods_dir"], data_folder(options["data_dir"]), options["skip_bad"],
+        options["methods"], options["datasets"], options["epochs"], options["study_seed"], options["protocol"],
+        options["settings"], options["methods_dir"], data_folder(options["data_dir"]), options["skip_bad"],
     )  # fmt: skip
     device = checked_device(options["device"])
-    subjects = plan_tuning(request, console.say)
+    path = default_path(options["results"])
+    known = read_own(path)  # a damaged file is reported before the trials, not after
+    subjects = plan_tuning(request, console.say, known)
     store = Store(options["results"] / FOLDER / TRIALS)
     execution = Execution(store, request.data_dir, device, options["workers"], per_gpu=options["per_gpu"])
-    path = default_path(options["results"])
     store.check_writable()
-    if path.is_file():
-        read_tuned(path)  # a damaged file is reported before the trials, not after
     with _alone(path.parent):
-        found = _tune(console, subjects, options["trials"], execution)
+        found = _tune(console, subjects, execution)
         if found.entries:
             write_tuned(path, found.entries)
     _print(console, found)
@@ -109,8 +128,6 @@ def command(**options: Any) -> int:  # noqa: ANN401 - click's options
 @contextmanager
 def _alone(folder: Path) -> "Iterator[None]":
     from filelock import FileLock, Timeout
-
-    from dmlbench.errors import UserError
 
     lock = FileLock(folder / ".lock", timeout=0)
     try:
@@ -125,50 +142,84 @@ def _alone(folder: Path) -> "Iterator[None]":
         lock.release()
 
 
-def _tune(console: "SafeConsole", subjects: "Sequence[Subject]", trials: int, execution: "Execution") -> "Tuning":
+def _tune(console: "SafeConsole", subjects: "Sequence[Subject]", execution: "Execution") -> "Tuning":
     from dmlbench.runner import matrix
     from dmlbench.runner.matrix import without_teacher
     from dmlbench.runner.progress import Display
     from dmlbench.runner.signals import Interrupts
-    from dmlbench.tuning import tune
+    from dmlbench.specs.tuned import in_words
+    from dmlbench.tuning import Runner, tune
 
     def say(line: str) -> None:
         console.say(line)
 
     def tell(subject: "Subject", trial: "Trial") -> None:
-        score = "diverged" if trial.score is None else f"R@1 {100 * trial.score:.2f}%"
-        say(f"trial {trial.number + 1} of {trials}, {subject.label}: {score}  {_in_words(trial.values)}")
+        score = "diverged"
+        if trial.map_at_r is not None and trial.recall_at_1 is not None:
+            score = f"MAP@R {100 * trial.map_at_r:.2f}%, R@1 {100 * trial.recall_at_1:.2f}%"
+        say(f"{trial.stage} {trial.number} of {trial.of}, {subject.label}: {score}  {in_words(trial.values)}")
 
-    matrix.make_ready([cell for subject in subjects for cell in subject.cells(0, subject.values())], execution, say)
-    for note in without_teacher([subject.cells(0, subject.values())[0] for subject in subjects]):
+    cells = [
+        cell
+        for subject in subjects
+        for stage in subject.schedule.stages
+        for cell in subject.cells(subject.files(), stage.epochs, stage.pairs[:1])
+    ]
+    matrix.make_ready(cells, execution, say)
+    for note in without_teacher(cells):
         say(note)
-    say(f"{len(subjects)} x {trials} trials, scored on held-out training classes; in {execution.store.root.parent}")
+    _print_plan(console, subjects, execution)
     with Interrupts(say) as interrupts:
         words = shlex.join(["dmlbench", *sys.argv[1:]])
-        return tune(
-            subjects, trials, execution, lambda cells: Display(console, len(cells)), interrupts,
-            command=words, tell=tell,
-        )  # fmt: skip
+        return tune(subjects, Runner(execution, lambda own: Display(console, len(own)), interrupts, words, tell))
+
+
+def _print_plan(console: "SafeConsole", subjects: "Sequence[Subject]", execution: "Execution") -> None:
+    """The schedule, and what is searched with it."""
+    from rich.table import Table
+
+    schedules = {subject.protocol.training.epochs: subject.schedule for subject in subjects if subject.searches}
+    for epochs, schedule in schedules.items():
+        amount = f"{schedule.budget / epochs:.1f}".removesuffix(".0")
+        console.say(
+            f"{counted(schedule.budget, 'epoch')} for each method and dataset: {amount} full trainings of "
+            f"{counted(epochs, 'epoch')}, of which the schedule takes {schedule.cost}"
+        )
+        table = Table("stage", "configurations", "epochs each", "folds x seeds", "epochs in all", box=None)
+        for stage in schedule.stages:
+            table.add_row(*map(str, (stage.name, stage.configurations, stage.epochs, len(stage.pairs), stage.cost)))
+        console.print(table)
+    for subject in subjects:
+        said = "" if subject.asked else "; not asked for, but what is built on it takes its values"
+        if subject.method.distillation:
+            source = "known" if subject.base_values is not None else "chosen here"
+            said = f", on top of the values of {subject.method.base}, {source}"
+        names = ", ".join(key.partition(".")[2] for key in subject.searches) or "nothing"
+        console.say(f"{subject.label}: searches {names}{said}")
+    console.say(f"scored on folds of the training classes; in {execution.store.root.parent}")
 
 
 def _print(console: "SafeConsole", found: "Tuning") -> None:
     from rich.table import Table
 
+    from dmlbench.specs.tuned import in_words
+
     table = Table(
-        "method", "dataset", "trials", "R@1 of its files", "best R@1", "of trial", "won by", "values", box=None
+        "method", "dataset", "study", "epochs", "MAP@R, R@1 of its files", "chosen", "won by", "values", box=None
     )
     for entry in found.entries:
-        files = "diverged" if entry.recall_at_1_of_files is None else f"{100 * entry.recall_at_1_of_files:.2f}"
-        best = f"{100 * entry.recall_at_1:.2f}"
-        row = (entry.method, entry.dataset, str(entry.trials), files, best, str(entry.best + 1), entry.margin)
-        table.add_row(*row, _in_words(entry.values))
+        files = _scores(entry.finalists[0]) if entry.finalists else "–"
+        chosen = next((_scores(own) for own in entry.finalists if own.values == entry.values), "–")
+        row = (entry.method, entry.dataset, str(entry.study_seed), str(entry.epochs), files, chosen, entry.margin)
+        table.add_row(*row, in_words(entry.values))
     if found.entries:
         console.print(table)
-    for note in found.notes:
-        console.say(note)
     for failure in found.failures:
         console.say(f"failed: {failure}")
 
 
-def _in_words(values: "Mapping[str, Scalar]") -> str:
-    return ", ".join(f"{key.partition('.')[2]}={value}" for key, value in values.items())
+def _scores(finalist: "Finalist") -> str:
+    if not finalist.map_at_r:
+        return "diverged"
+    means = (sum(own) / len(own) for own in (finalist.map_at_r, finalist.recall_at_1))
+    return ", ".join(f"{100 * mean:.2f}" for mean in means)

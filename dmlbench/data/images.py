@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import PIL
@@ -38,6 +38,7 @@ from dmlbench.data.family import (
     files_fingerprint,
     fingerprint,
 )
+from dmlbench.data.folds import fold_mask
 from dmlbench.data.ready import check_counts, files_of
 from dmlbench.errors import UserError, counted
 from dmlbench.seeding import stream
@@ -254,12 +255,17 @@ class Dataset:
 def load_dataset(spec: DatasetSpec, data_dir: Path | None = None, log: Log = LOGGER.info) -> Dataset:
     """Read a dataset, of a folder or the cache: small ones into memory, files encoded or as a mapped cache of pixels.
 
-    Where its spec holds training classes out, they are the test side, and the test classes are in neither.
+    Where its spec holds out training classes or a fold of them, they are the test side, and the test classes are in
+    neither.
 
     Raises:
         UserError: An unknown name, or files that are missing, damaged or not those of the version.
     """
     whole = _load(spec, data_dir, log)
+    if spec.fold:
+        tested = fold_mask(whole.train.class_names, spec.fold)
+        train, test = (_select(whole.train, np.flatnonzero(side)) for side in (~tested, tested))
+        return replace(whole, train=train, test=test)
     train, held_out = split_classes(whole.train, spec.held_out)
     return replace(whole, train=train, test=held_out) if held_out else whole
 
@@ -285,7 +291,7 @@ def split_anew(dataset: Dataset, seed: int) -> Dataset:
 def _joined(first: Images, second: Images) -> Images:
     if isinstance(first, Tensor) and isinstance(second, Tensor):
         return torch.cat([first, second])
-    joined: ConcatDataset[Tensor] = ConcatDataset([cast("Set[Tensor]", own) for own in (first, second)])
+    joined: ConcatDataset[Tensor] = ConcatDataset([cast("Any", own) for own in (first, second)])
     return joined
 
 

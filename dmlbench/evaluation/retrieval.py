@@ -98,10 +98,13 @@ def retrieval_metrics(
     ks: Sequence[int] = (1, 2, 4, 8),
     backend: str = "auto",
     gallery: tuple[Array, Array] | None = None,
+    *,
+    distractors: Array | None = None,
 ) -> dict[str, float | int]:
     """Measure zero-shot retrieval by cosine similarity, each query kept out of its references by its index.
 
-    With a gallery, the embeddings are queries that search there instead, and nothing is kept out.
+    With a gallery, the embeddings are queries that search there instead, and nothing is kept out. With distractors, the
+    embeddings search among themselves and these: more negatives, and the same positives.
 
     All three metrics follow from the ranks of a query's positives, and a tie never counts in a method's
     favour: the rank of a positive is one, plus the positives before it, plus every negative that is at least
@@ -123,6 +126,7 @@ def retrieval_metrics(
         ks: The cut-offs of recall, each at least 1.
         backend: ``torch``, ``faiss`` or ``auto``, the faster of the two that are installed.
         gallery: Embeddings, (M, D), and labels, (M,), of the references; None for the embeddings themselves.
+        distractors: Embeddings, (M, D), of further references, none of which is of a query's class.
 
     Returns:
         ``recall_at_<k>`` for every k, ``map_at_r`` and ``r_precision``, in 0..1; ``queries``, how many were
@@ -135,11 +139,16 @@ def retrieval_metrics(
     if not ks or not all(isinstance(k, Integral) and k >= 1 for k in ks):
         raise ValueError(f"ks must be one or more integers >= 1, got {tuple(ks)}")
     units, classes = unit_embeddings(embeddings, labels)
+    given = len(classes)
+    if distractors is not None:
+        if gallery is not None:
+            raise ValueError("distractors go with no gallery: add them to its embeddings")
+        units, classes = _with_distractors(units, classes, distractors)
     search = Search.of(units, classes, None if gallery is None else _references(gallery, units))
     ranker = make_ranker(search, backend, depth=max(ks))
     queries = (search.positives > 0).nonzero().squeeze(1)
     if len(queries) == 0:
-        no_class = f"no class has two of the {len(classes)} embeddings"
+        no_class = f"no class has two of the {given} embeddings"
         why = no_class if gallery is None else "no query's class is in the gallery"
         raise ValueError(f"{why}, so there is nothing to retrieve")
 
@@ -158,19 +167,26 @@ def retrieval_metrics(
         "map_at_r": torch.cat(average_precisions).mean().item(),
         "r_precision": torch.cat(precisions).mean().item(),
         "queries": len(queries),
-        "singleton_queries": len(classes) - len(queries),
+        "singleton_queries": given - len(queries),
     }
 
 
-def _references(gallery: tuple[Array, Array], queries: Tensor) -> tuple[Tensor, Tensor]:
-    """A gallery's unit embeddings and labels, on the queries' device."""
+def _with_distractors(units: Tensor, classes: Tensor, distractors: Array) -> tuple[Tensor, Tensor]:
+    """The embeddings and labels with those of distractors, each alone in a class of its own: it is never a query."""
+    fresh = int(classes.max()) + 1 + torch.arange(len(distractors), device=classes.device)
+    others, own = _references((distractors, fresh), units, "distractors")
+    return torch.cat([units, others]), torch.cat([classes, own])
+
+
+def _references(gallery: tuple[Array, Array], queries: Tensor, name: str = "gallery") -> tuple[Tensor, Tensor]:
+    """A gallery's unit embeddings and labels, on the queries' device; errors begin with its `name`."""
     try:
         references, labels = unit_embeddings(*gallery, device=str(queries.device))
     except ValueError as error:
-        raise ValueError(f"gallery: {error}") from error
+        raise ValueError(f"{name}: {error}") from error
     if references.shape[1] != queries.shape[1]:
         shapes = f"{references.shape[1]} and {queries.shape[1]}"
-        raise ValueError(f"gallery: its embeddings and the queries must have one dimension, got {shapes}")
+        raise ValueError(f"{name}: its embeddings and the queries must have one dimension, got {shapes}")
     return references, labels
 
 

@@ -52,6 +52,7 @@ from dmlbench.reporting.figures import (
     plane_plot,
     ranks_plot,
     selection_plot,
+    trace_plot,
     turns,
 )
 from dmlbench.reporting.naming import named
@@ -59,6 +60,7 @@ from dmlbench.reporting.numbers import METRIC, Numbers
 from dmlbench.reporting.pictures import Picture, save
 from dmlbench.reporting.queries import Panels, Queries
 from dmlbench.reporting.sources import code_state, for_readers
+from dmlbench.reporting.studies import no_finalists
 from dmlbench.reporting.style import Look, Plot, limits_of
 from dmlbench.reporting.tables import (
     Table,
@@ -71,7 +73,7 @@ from dmlbench.reporting.tables import (
     reproduction_table,
     selection_table,
 )
-from dmlbench.reporting.tables.accuracy import leaderboard_table, queries_table, tuning_table
+from dmlbench.reporting.tables.accuracy import leaderboard_table, queries_table, studies_table, tuning_table
 from dmlbench.reporting.tables.comparison import Verdict, can_rank, verdicts
 from dmlbench.reporting.tables.cost import measured_table
 from dmlbench.reporting.tables.table import about_pairs, without_base
@@ -120,7 +122,7 @@ class Material:
 
     `figures` is an existing folder for PNG, SVG and CSV files; without `panels` no images are shown; `measurements` are
     those of `dmlbench overhead`; `codes` are the digests of the training code that made the results;
-    `claims` are what was declared, and tested.
+    `claims` are what was declared, and tested; `finalists` are the rows of `studies.read_finalists`.
     """
 
     numbers: Numbers
@@ -131,6 +133,7 @@ class Material:
     codes: frozenset[str] = frozenset()
     against: Against = DEFAULT
     claims: tuple[Judged, ...] = ()
+    finalists: pd.DataFrame = field(default_factory=no_finalists)
 
     @cached_property
     def look(self) -> Look:
@@ -238,9 +241,11 @@ class _Group:
     def _tuning(self) -> Part:
         found = _of_metric(self.group, self.numbers.tuning)
         found = found[found["selection"] == self.chosen]
-        if found.empty:
-            return Part("")
-        return Part("Tuned values beside the files'", [], [tuning_table(self.group, found)])
+        finalists = self.group.of(self.material.finalists)
+        tables = [tuning_table(self.group, found)] if len(found) else []
+        tables += [studies_table(self.group, finalists)] if len(finalists) else []
+        plots = [trace_plot(self.group, finalists, self.look)] if finalists["held_out"].notna().any() else []
+        return Part("Tuned values beside the files'", self._drawn(*plots), tables)
 
     def _selection(self) -> Part:
         numbers, group = self.numbers, self.group

@@ -36,6 +36,7 @@ from dmlbench.reporting.numbers import Numbers
 from dmlbench.reporting.pictures import brief_marks, csv, escape_markdown, markdown, short
 from dmlbench.reporting.queries import Panels, Queries
 from dmlbench.reporting.sources import commands
+from dmlbench.reporting.studies import read_finalists
 from dmlbench.reporting.style import PALETTE
 from dmlbench.reporting.tables.claims import claim_tables
 from dmlbench.reporting.tables.summary import (
@@ -112,7 +113,10 @@ def render(
             summaries = _summaries(results)
             codes = sources.code_digests(summaries)
             judged = _judged(results_root, results, claims, left_out)
-            material = Material(numbers, queries, folder / "figures", panels, costs, codes, other, judged)
+            finalists = read_finalists(results_root, results, specs, left_out)
+            material = Material(
+                numbers, queries, folder / "figures", panels, costs, codes, other, judged, finalists
+            )  # fmt: skip
             body, origin = _body(material, specs, tell, each), _origin(name, results, summaries)
             gaps = _gaps(results, Store(results_root), only, left_out)
             files = _write_csv(folder / "tables", _tidy(material, specs, results_root))
@@ -301,6 +305,7 @@ def _tidy(material: Material, specs: sources.Specs, results_root: Path) -> dict[
         "phases": numbers.phases,
         "reproduction": numbers.reproduction,
         "tuning": numbers.tuning,
+        "tuning_finalists": material.finalists,
         "queries": material.queries.evidence,
         "query_record": named(material.queries.record),
         "settings": sources.settings(cells, specs),
@@ -397,10 +402,10 @@ READING = (
         "nor refutes a paper."
     ),
     (
-        "A row {tuned} took the best of its trials on held-out training classes (its marks say of how many) and is "
-        "compared with its tuned base. Its values were chosen on one split of these classes, often by a query or two: "
-        "the table of tuned values gives the margin. Another split or seed may choose others, so no conclusion on "
-        "methods follows from such rows."
+        "A row {tuned} has values that were chosen on held-out training classes (its marks say with which budget) and "
+        "is compared with its tuned base. The table of tuned values says by how much they were chosen. Where they are "
+        "the best of trials on one split, that is often a query or two: another split or seed may choose others, so no "
+        "conclusion on methods follows from such rows."
     ),
     "A row marked “new” is of a method that stands in no paper: it is proposed here, or by whoever wrote its file.",
 )
@@ -421,6 +426,7 @@ FILES = {  # tables by name
     "phases": "where a training step's time goes",
     "reproduction": "published figures beside ours",
     "tuning": "tuned values beside those of the methods' files, by seed",
+    "tuning_finalists": "held-out scores of the finalists of every study of tuning, and test scores of their values",
     "queries": "differences within a seed with intervals over test classes, where embeddings were kept",
     "query_record": "every query that a method wins or loses, and in how many seeds",
     "settings": "every hyperparameter with the source of its value",

@@ -21,7 +21,7 @@ from dmlbench.specs.cell import Cell, Part, Scalar, differences, digest, protoco
 from dmlbench.specs.overrides import to_type
 from dmlbench.specs.protocol import own_protocols
 from dmlbench.specs.registry import REPLACED, shipped_files
-from dmlbench.specs.tuned import Tuned, TunedFile, default_path, identity_of, read_tuned
+from dmlbench.specs.tuned import BestOfTrials, Tuned, TunedFile, default_path, identity_of, read_tuned
 
 Specs = Mapping[str, Cell]
 NETWORKS_RATE = "the network's: the method's file gives no other"  # where a learning rate comes from
@@ -113,7 +113,7 @@ def tuning_margins(
     return found
 
 
-def _margin(entry: Tuned, cell: Cell) -> str:
+def _margin(entry: Tuned | BestOfTrials, cell: Cell) -> str:
     """By how much an entry's values were chosen, if it is that of a cell; else empty."""
     identity = identity_of(cell.method, cell.dataset, cell.protocol)
     same = (entry.protocol, entry.dataset, entry.method) == (cell.protocol.name, cell.dataset.name, cell.method.name)
@@ -121,7 +121,7 @@ def _margin(entry: Tuned, cell: Cell) -> str:
         identity["dataset_version"],
         identity["protocol_hash"],
     )
-    return entry.margin if same and dict(entry.values).items() <= cell.method.values().items() else ""
+    return entry.margin if same and dict(entry.values).items() <= cell.method.searchable().items() else ""
 
 
 def settings(results: pd.DataFrame, specs: Specs) -> pd.DataFrame:
@@ -243,7 +243,7 @@ class _Value:
 
 def _at_networks_rate(folder: Path, spec: Cell) -> list[_Value]:
     """What a loss learned at the network's rate, because its file gave no other."""
-    rate, summary = spec.protocol.training.learning_rate, read_summary(folder)
+    rate, summary = spec.method.network_rate(spec.protocol.training.learning_rate), read_summary(folder)
     names = summary.at_networks_rate if summary else []
     return [_Value(f"learning rate of {name}", rate, NETWORKS_RATE, published=False) for name in names]
 
@@ -279,7 +279,7 @@ def commands(results: pd.DataFrame, specs: Specs, kept: Collection[str]) -> list
     for folder in done(results)["folder"].unique():
         cell = specs[folder]
         data = cell.dataset
-        if data.held_out:  # no run makes it
+        if data.held_out or data.fold:  # no run makes it
             trials = True
             continue
         words = (f"{data.name}=FOLDER" if data.root else data.name, *(["--skip-bad"] if data.skipped else []))

@@ -104,6 +104,7 @@ class Data(_Part):
 
     name: Name
     version: Text
+    fold: JsonValue = None
     skipped: list[Text] = Field(default_factory=list)
     fingerprint: Name
     train_images: Count = 0

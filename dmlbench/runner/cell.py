@@ -111,8 +111,9 @@ def _train(
         dataset = split_anew(dataset, cell.seed)
     train, held_out = split_classes(dataset.train, protocol.validation.classes)
     evaluator = partial(Evaluator, protocol=protocol, seed=cell.seed, device=device, data_workers=options.data_workers)
-    # Published NMI counts clusters by the training classes.
-    evaluators = {"test": evaluator(dataset.test, training_classes=len(train.class_names))}
+    # Published NMI counts clusters by the training classes. A fold's queries search among the images trained on, too.
+    distractors = train if cell.dataset.fold else None
+    evaluators = {"test": evaluator(dataset.test, training_classes=len(train.class_names), distractors=distractors)}
     evaluators |= {"validation": evaluator(held_out)} if held_out else {}
 
     model = build_seeded_model(protocol, init, device)

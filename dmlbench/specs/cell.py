@@ -22,7 +22,8 @@ TeacherMode = Literal["train", "eval"]
 Scalar = bool | int | float | str
 PROSE = ("title", "description", "family")  # of a protocol: they change no number
 TUNED = "tuned"  # a part of a result's variant
-NETWORK_RATE = "network"  # in place of a learning rate
+NETWORK_RATE = "network"  # in place of a learning rate; as a loss's rate of this name, the network's own
+RATE = "learning_rates."  # begins the name of a rate where parameters are named, too
 EVAL_TEACHER = "teacher in eval mode: the official code's is in training mode"  # a mark
 TEACHER_MODE = "teacher_mode"  # a setting of a distillation beside its parameters
 MOMENTUM = "momentum"  # a parameter of a method whose teacher is `ema`
@@ -206,6 +207,10 @@ class Part(Section):
         """Parameter values by name."""
         return {name: resolved.value for name, resolved in self.parameters.items()}
 
+    def searchable(self) -> dict[str, Scalar]:
+        """What tuning may search, by name: the parameters, and rates as `learning_rates.NAME`."""
+        return self.values() | {f"{RATE}{name}": resolved.value for name, resolved in self.learning_rates.items()}
+
     def settings(self) -> dict[str, Scalar]:
         """What `--set` may change, by name: the parameters, and a teacher's mode."""
         return self.values() | ({TEACHER_MODE: self.teacher_mode} if self.runs_teacher else {})
@@ -242,7 +247,8 @@ class MethodSpec(Section):
 
     `marks` qualify it in every table.
 
-    `tuned` is the number of trials that its values were the best of, None where they are those of its files.
+    `tuned` is the budget of the search that its values are of: epochs, in results of an earlier tuner trials. None
+    where they are those of its files.
     """
 
     name: str
@@ -256,10 +262,15 @@ class MethodSpec(Section):
         """Name of the base method (`ms` for `ms+obdsd`)."""
         return self.loss.name
 
-    def values(self) -> dict[str, Scalar]:
-        """Parameter values of loss and modifier by `loss.NAME` and `distillation.NAME`."""
+    def searchable(self) -> dict[str, Scalar]:
+        """What tuning may search of loss and modifier, by `loss.NAME` and `distillation.learning_rates.NAME`."""
         parts = filter(None, (self.loss, self.distillation))
-        return {f"{part.slot}.{name}": value for part in parts for name, value in part.values().items()}
+        return {f"{part.slot}.{name}": value for part in parts for name, value in part.searchable().items()}
+
+    def network_rate(self, protocol: float) -> float:
+        """The network's learning rate: the protocol's, unless the loss's file or tuning gives another."""
+        own = self.loss.learning_rates.get(NETWORK_RATE)
+        return protocol if own is None or own.value == NETWORK_RATE else float(own.value)
 
     def identity(self) -> dict[str, Any]:
         """What enters the hash; tuning may find the files' own values, and is another result all the same."""

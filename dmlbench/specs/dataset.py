@@ -4,7 +4,15 @@ from functools import cache
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 from annotated_types import Ge, Lt
-from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    NonNegativeInt,
+    PositiveInt,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 MOST_INT = 2**63  # what other libraries hold
 
@@ -74,11 +82,27 @@ class FolderSplit(Section):
         return self
 
 
+class Fold(Section):
+    """One of several class-disjoint folds of the training classes; `study_seed` draws which classes each has."""
+
+    number: NonNegativeInt
+    folds: Annotated[int, Ge(2)]
+    study_seed: NonNegativeInt = 0
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> "Fold":
+        if self.number >= self.folds:
+            raise ValueError(f"number: must be below folds ({self.folds})")
+        return self
+
+
 class DatasetSpec(Section):
     """A dataset by name and by the version of its contents; the folder of a user's own images is not part of the hash.
 
-    `version` fixes the contents, the split and what was `skipped` (paths of images left out as unusable). With
-    `held_out`, a fraction of the TRAINING classes, replaces the test classes, so that nothing can be chosen by these.
+    `version` fixes the contents, the split and what was `skipped` (paths of images left out as unusable). With `fold`,
+    a fold of the TRAINING classes replaces the test classes, so that nothing can be chosen by these; the images that
+    are trained on are distractors in its gallery. `held_out`, a fraction of the training classes that does so without
+    distractors, is of specs that an earlier tuner wrote.
     """
 
     name: str
@@ -87,13 +111,25 @@ class DatasetSpec(Section):
     split: FolderSplit = FolderSplit()
     skipped: tuple[str, ...] = ()
     held_out: Annotated[float, Ge(0), Lt(1)] = 0.0
+    fold: Fold | None = None
+
+    @model_validator(mode="after")
+    def _one_side(self) -> "DatasetSpec":
+        if self.held_out and self.fold:
+            raise ValueError("held_out and fold exclude each other")
+        return self
 
     @property
     def label(self) -> str:
         """Its name in tables, which says if it is not evaluated on its test classes."""
+        if self.fold:
+            study = f", study {self.fold.study_seed}" if self.fold.study_seed else ""
+            fold = f"fold {self.fold.number + 1} of {self.fold.folds}"
+            return f"{self.name} (tested on {fold} of its training classes{study})"
         return f"{self.name} (tested on {self.held_out:.0%} of its training classes)" if self.held_out else self.name
 
     def identity(self) -> dict[str, Any]:
         """What enters the hash."""
         held_out = {"held_out": self.held_out} if self.held_out else {}
-        return {"name": self.name, "version": self.version} | held_out
+        fold = {"fold": self.fold.model_dump(mode="json")} if self.fold else {}
+        return {"name": self.name, "version": self.version} | held_out | fold

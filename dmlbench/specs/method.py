@@ -2,10 +2,10 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, PositiveInt, StrictInt, model_validator
+from pydantic import Field, PositiveInt, StrictInt, model_validator
 
 from dmlbench.errors import UserError
-from dmlbench.specs.cell import Kind, ResolvedValue, Scalar, Slot, TeacherMode, TeacherName, slot_of
+from dmlbench.specs.cell import NETWORK_RATE, Kind, ResolvedValue, Scalar, Slot, TeacherMode, TeacherName, slot_of
 from dmlbench.specs.dataset import Section
 from dmlbench.specs.signatures import REGISTERED, signature
 
@@ -137,15 +137,8 @@ class Parameter(Sourced):
         return best[0].resolved(context, published_for)
 
 
-def _unsearched(rates: dict[str, Parameter]) -> dict[str, Parameter]:
-    """Tuning searches parameters alone: a range for a rate would change nothing."""
-    if name := next((name for name, rate in rates.items() if rate.search), None):
-        raise ValueError(f"{name}.search: tuning searches no learning rates; search a parameter")
-    return rates
-
-
-# By the name of a parameter of the loss, or of a module of it: then of all parameters that the module has.
-LearningRates = Annotated[dict[str, Parameter], AfterValidator(_unsearched)]
+# By the name of a learned parameter, or of a module: then of all parameters that it has. `network` is the network's.
+LearningRates = dict[str, Parameter]
 
 
 class Paper(Section):
@@ -231,6 +224,8 @@ class MethodFile(Section):
                 raise ValueError(f"kind: {self.kind} is a plugin without a teacher: it needs plugin: FILE.py")
             if self.learning_rates:
                 raise ValueError("learning_rates are for losses and modifiers")
+        if self.kind != "loss" and NETWORK_RATE in self.learning_rates:
+            raise ValueError("learning_rates: network is for losses: a modified method takes its base's")
         self._check_teacher()
         return self
 
@@ -259,6 +254,15 @@ class PinnedFile(Section):
     learning_rates: LearningRates = Field(default_factory=dict)
     published_for: PublishedFor | None = None
     published: tuple[PublishedFigure, ...] = ()
+
+    @model_validator(mode="after")
+    def _searched_with_the_base(self) -> "PinnedFile":
+        of_base = {"loss": self.loss, "learning_rates": self.learning_rates}
+        for section, values in of_base.items():
+            if name := next((name for name, parameter in values.items() if parameter.search), None):
+                said = "tuning takes the base's values, and searches them in the base's file"
+                raise ValueError(f"{section}.{name}.search has no effect: {said}")
+        return self
 
 
 AnyFile = MethodFile | PinnedFile

@@ -47,6 +47,10 @@ def _check_searches(file: MethodFile, values: dict[str, ResolvedValue], path: Pa
     for name, search in searched.items():
         for end in search.ends():
             checked(file, values | {name: values[name].model_copy(update={"value": end})}, f"{path}: {name}.search")
+    for name, rate in file.learning_rates.items():
+        for end in rate.search.ends() if rate.search else ():
+            if validate(LearningRate, {"rate": end}, f"{path}: learning_rates.{name}.search").rate == 0:
+                raise UserError(f"{path}: learning_rates.{name}.search: rates are above 0", hint="raise low")
     for each in (0, -1):  # a class may bound several values together
         together = {n: values[n].model_copy(update={"value": search.ends()[each]}) for n, search in searched.items()}
         checked(file, values | together, f"{path}: search")
@@ -100,10 +104,10 @@ def resolved_rates(
 
 
 def check_rates(rates: Iterable[str], learned: Iterable[str], where: str) -> None:
-    """Raise UserError for a rate whose name is neither a learned parameter's nor that of a module which has one."""
+    """Raise UserError for a rate whose name is no learned parameter's, nor `network` or a module's that has one."""
     learned = list(learned)
     for name in rates:
-        if not any(rate_of(parameter, [name]) for parameter in learned):
+        if name != NETWORK_RATE and not any(rate_of(parameter, [name]) for parameter in learned):
             raise unknown_name("learned parameter", name, learned, where=f"{where}: learning_rates")
 
 

@@ -9,6 +9,7 @@ from typing import get_args
 from dmlbench.errors import UserError, unknown_name
 from dmlbench.specs.cell import (
     EVAL_TEACHER,
+    RATE,
     TEACHER_MODE,
     Kind,
     MethodSpec,
@@ -20,13 +21,14 @@ from dmlbench.specs.cell import (
     slot_of,
 )
 from dmlbench.specs.method import AnyFile, MethodFile, Parameter, PinnedFile, Search
-from dmlbench.specs.method_loading import Folder, checked, load_file, plugin, resolved_rates
+from dmlbench.specs.method_loading import Folder, LearningRate, checked, load_file, plugin, resolved_rates
 from dmlbench.specs.yaml_files import parse_written, read_yaml, validate
 
 UNTUNED = "untuned: nothing published"
 TRANSFERRED = "transferred from {}: published there, not for this protocol and dataset"
 UNPUBLISHED = "unpublished composition"
 TUNED_MARK = re.compile(r"tuned: best of (\d+(?: x \d+)?) trials on held-out training classes\b.*")
+SEARCHED_MARK = re.compile(r"tuned: (\d+ epochs) of search on held-out training classes\b.*")
 OF_FILES = ("untuned", "transferred")  # what marks of the files' own values begin with
 NEW = "new: in no paper"
 REPLACED = "the user's own {}, not the shipped one"
@@ -40,8 +42,8 @@ BRACES = re.compile(r"\{[^}]*\}?")
 class MethodSettings:
     """Values that replace a file's: from `--set loss.x=...` and `--set distillation.x=...`, or from tuning.
 
-    `source` says which, and `where` begins what is said of a value that is wrong. With `tuned`, they are the best of so
-    many trials, of so many `trainings` each.
+    Rates have the name `learning_rates.NAME`. `source` says where values come from, and `where` begins what is said of
+    one that is wrong. With `tuned`, they are of a search with such a budget, and `mark` qualifies their rows.
     """
 
     loss: dict[str, Scalar] = field(default_factory=dict)
@@ -49,11 +51,17 @@ class MethodSettings:
     source: str = "--set on the command line"
     where: str = "--set"
     tuned: int | None = None
-    trainings: int = 1
+    mark: str = ""
+
+
+def searched_mark(epochs: int, folds: int) -> str:
+    """The mark of tuned values, given the epochs of the search and the folds that scored it."""
+    chosen = f"chosen by MAP@R in {folds} class-disjoint folds"
+    return f"tuned: {epochs} epochs of search on held-out training classes, {chosen}: see the margin"
 
 
 def tuned_mark(budget: str) -> str:
-    """The mark of tuned values, given the trials, `8`, or with the seeds of each, `8 x 3`."""
+    """The mark of values of an earlier tuner, given the trials, `8`, or with the seeds of each, `8 x 3`."""
     seeds = budget.partition(" x ")[2]
     chosen = f"chosen on one split and {f'{seeds} seeds' if seeds else 'one seed'}"
     return f"tuned: best of {budget} trials on held-out training classes, {chosen}: see the margin"
@@ -157,17 +165,17 @@ class Registry:
         spec = self._resolved(name, context, settings or MethodSettings())
         if settings is None or settings.tuned is None:
             return spec
-        budget = str(settings.tuned) + (f" x {settings.trainings}" if settings.trainings > 1 else "")
         marks = tuple(mark for mark in spec.marks if not mark.startswith(OF_FILES))
-        return spec.model_copy(update={"marks": (tuned_mark(budget), *marks), "tuned": settings.tuned})
+        return spec.model_copy(update={"marks": tuple(filter(None, (settings.mark, *marks))), "tuned": settings.tuned})
 
     def searches(self, name: str) -> dict[str, Search]:
-        """Where tuning looks for a method's values: by `loss.NAME` and `distillation.NAME`."""
+        """Where tuning looks for values: by `loss.NAME`, `loss.learning_rates.NAME` and `distillation.NAME`."""
         pinned = self.file(name) if "+" in name and name in self._paths else None
         found: dict[str, Search] = {}
         for file in filter(None, self.parts(name)):
             overlay: dict[str, Parameter] = getattr(pinned, file.slot) if pinned else {}
-            for key, parameter in file.parameters.items():
+            rates = {f"{RATE}{key}": rate for key, rate in file.learning_rates.items()}
+            for key, parameter in (file.parameters | rates).items():
                 search = (overlay[key].search if key in overlay else None) or parameter.search
                 found |= {f"{file.slot}.{key}": search} if search else {}
         return found
@@ -270,6 +278,7 @@ class Registry:
         }
         own: dict[str, Scalar] = getattr(settings, file.slot)
         given = {name: value for name, value in own.items() if name in values}
+        rates |= _given_rates(rates, own, settings, file.slot)
         typed = checked(file, values, where)
         for name, value in given.items():
             content = {"value": value, "source": settings.source, "published": False}
@@ -291,6 +300,18 @@ class Registry:
             learning_rates=rates,
             **plugin(file, folder),
         )
+
+
+def _given_rates(
+    rates: dict[str, ResolvedValue], own: dict[str, Scalar], settings: MethodSettings, slot: Slot
+) -> dict[str, ResolvedValue]:
+    """The rates that settings give, as `learning_rates.NAME`, of those that the method has."""
+    given = {name: value for key, value in own.items() if (name := key.removeprefix(RATE)) != key and name in rates}
+    found = {}
+    for name, value in given.items():
+        rate = validate(LearningRate, {"rate": value}, f"{settings.where} {slot}.{RATE}{name}").rate
+        found[name] = ResolvedValue(value=rate, source=settings.source, published=False)
+    return found
 
 
 def _own_marks(*files: MethodFile) -> tuple[str, ...]:

@@ -1,41 +1,41 @@
-"""`tuned.yaml`: the best values that tuning found, and where they come from. `run --tuned` takes them."""
+"""`tuned.yaml`: the values that tuning chose, and where they come from. `run --tuned` takes them.
 
-from collections.abc import Sequence
+Version 2 is what `dmlbench tune` writes. Version 1, the best of trials by R@1 on one split, is only read.
+"""
+
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
 import yaml
-from pydantic import NonNegativeInt, PositiveInt, field_validator
+from pydantic import NonNegativeInt, PositiveInt, field_validator, model_validator
 
 from dmlbench.atomic import write_atomically
-from dmlbench.errors import UserError, unknown_name
+from dmlbench.errors import UserError, counted, unknown_name
 from dmlbench.specs.cell import MethodSpec, ProtocolSpec, Scalar, digest, protocol_identity
 from dmlbench.specs.dataset import DatasetSpec, Section
 from dmlbench.specs.method import Search
 from dmlbench.specs.protocol import METHOD_SECTIONS
-from dmlbench.specs.registry import MethodSettings
+from dmlbench.specs.registry import MethodSettings, searched_mark, tuned_mark
 from dmlbench.specs.yaml_files import Dumper, read_yaml, validate
 
 FOLDER, FILE = "tuning", "tuned.yaml"  # of the results folder
 TRIALS = "trials"  # of that folder: the cells of all studies
+HEAD = """\
+# Written by `dmlbench tune`, used by `dmlbench run --tuned`: values chosen by MAP@R in class-disjoint folds of the
+# training classes. The test classes took no part. map_at_r and recall_at_1 have one score for each pair of the stage
+# `final`: the number of a fold, and a seed.
+"""
 
 
-class Tuned(Section):
+class Entry(Section):
     """What tuning found for one method on one dataset under one protocol.
 
     Attributes:
-        values: The best trial's, by `loss.NAME` and `distillation.NAME`.
-        trials: How many there were; the first took the values of the method's files.
-        best: Number of the best trial, from 0.
-        recall_at_1: Its R@1 on the held-out training classes, a fraction, mean over `seeds`.
-        recall_at_1_of_files: That of the first trial; None where it diverged.
-        runner_up: That of the best other trial; None where no other had one, or it was not recorded.
-        queries: Held-out images that R@1 counts; None where that was not recorded.
+        values: What it chose, by `loss.NAME`, `loss.learning_rates.NAME` and `distillation.NAME`.
         dataset_version, protocol_hash, method_hash: What was tuned; of anything else nothing is known.
-        held_out: Fraction of the training classes that were tested on.
-        seeds: Of each trial.
         search: Where values were looked for.
-        optuna, code, device: What searched and what trained: each that any of the trials was made with.
+        code, device: What trained: each that any of the trials was made with.
         command: The last command line.
     """
 
@@ -43,19 +43,10 @@ class Tuned(Section):
     dataset: str
     protocol: str
     values: dict[str, Scalar]
-    trials: PositiveInt
-    best: NonNegativeInt
-    recall_at_1: float
-    recall_at_1_of_files: float | None
-    runner_up: float | None = None
-    queries: PositiveInt | None = None
     dataset_version: str
     protocol_hash: str
     method_hash: str
-    held_out: float
-    seeds: tuple[int, ...]
     search: dict[str, Search]
-    optuna: tuple[str, ...]
     code: tuple[str, ...]
     device: tuple[str, ...]
     command: str
@@ -70,6 +61,46 @@ class Tuned(Section):
         return values
 
     @property
+    def names(self) -> tuple[str, str, str]:
+        """Protocol, dataset and method."""
+        return self.protocol, self.dataset, self.method
+
+    def is_of(self, identity: dict[str, str]) -> bool:
+        """Whether it was found on the images and under the protocol of `identity_of`."""
+        return (self.dataset_version, self.protocol_hash) == (identity["dataset_version"], identity["protocol_hash"])
+
+
+class BestOfTrials(Entry):
+    """An entry of version 1: the best of trials by R@1 on one split of the training classes.
+
+    Attributes:
+        trials: How many there were; the first took the values of the method's files.
+        best: Number of the best trial, from 0.
+        recall_at_1: Its R@1 on the held-out training classes, a fraction, mean over `seeds`.
+        recall_at_1_of_files: That of the first trial; None where it diverged.
+        runner_up: That of the best other trial; None where no other had one, or it was not recorded.
+        queries: Held-out images that R@1 counts; None where that was not recorded.
+        held_out: Fraction of the training classes that were tested on.
+        seeds: Of each trial.
+        optuna: Releases of the library that drew the values.
+    """
+
+    trials: PositiveInt
+    best: NonNegativeInt
+    recall_at_1: float
+    recall_at_1_of_files: float | None
+    runner_up: float | None = None
+    queries: PositiveInt | None = None
+    held_out: float
+    seeds: tuple[int, ...]
+    optuna: tuple[str, ...]
+
+    @property
+    def study_seed(self) -> int:
+        """There was one study."""
+        return 0
+
+    @property
     def margin(self) -> str:
         """By how much the best trial won, such as `0.19 points, 1 of 540 queries`; empty where it was not recorded."""
         if self.runner_up is None:
@@ -82,16 +113,147 @@ class Tuned(Section):
         return f"{points}, {count} of {self.queries:,} queries"
 
     @property
-    def key(self) -> tuple[str, str, str, str]:
+    def source(self) -> str:
+        """Where its values come from."""
+        score = f"{100 * self.recall_at_1:.1f}% R@1 on held-out training classes"
+        margin = f", {self.margin} above the next trial" if self.margin else ""
+        return f"tuned: trial {self.best + 1} of {self.trials}, {score}{margin}"
+
+    def settings(self, sections: dict[str, dict[str, Scalar]], where: str) -> MethodSettings:
+        """Its values, by `sections`, as settings of a method."""
+        budget = str(self.trials) + (f" x {len(self.seeds)}" if len(self.seeds) > 1 else "")
+        return MethodSettings(
+            sections["loss"], sections["distillation"], self.source, where, tuned=self.trials, mark=tuned_mark(budget)
+        )
+
+
+class Margin(Section):
+    """A paired mean difference in MAP@R, a fraction, over (fold, seed) pairs, and its standard error."""
+
+    difference: float
+    standard_error: float
+    pairs: PositiveInt
+
+    def __str__(self) -> str:
+        points = f"{100 * self.difference:+.2f}".replace("-", "−")
+        return f"{points} ± {100 * self.standard_error:.2f} points MAP@R"
+
+
+class Finalist(Section):
+    """Values of the last stage, with MAP@R and R@1 of each (fold, seed) pair; none where a training diverged."""
+
+    values: dict[str, Scalar]
+    map_at_r: tuple[float, ...]
+    recall_at_1: tuple[float, ...]
+
+    @model_validator(mode="after")
+    def _of_the_same_pairs(self) -> "Finalist":
+        if len(self.map_at_r) != len(self.recall_at_1):
+            raise ValueError("map_at_r and recall_at_1 need a value for each pair")
+        return self
+
+    def is_of(self, method: MethodSpec) -> bool:
+        """Whether a method has its values."""
+        return self.values.items() <= method.searchable().items()
+
+
+class StageRecord(Section):
+    """A stage of a search: so many configurations were trained for so many epochs, on each (fold, seed) pair."""
+
+    stage: str
+    configurations: PositiveInt
+    epochs: PositiveInt
+    pairs: tuple[tuple[NonNegativeInt, NonNegativeInt], ...]
+
+
+class Tuned(Entry):
+    """An entry of version 2: chosen by MAP@R in class-disjoint folds of the training classes.
+
+    Attributes:
+        study_seed: Which study; it draws values, folds and the trainings' seeds.
+        stayed: Whether the files' values stayed, because no finalist was better by more than one standard error.
+        over_files: The chosen values minus the files'; None where these stayed or diverged.
+        over_runner_up: The chosen values minus those of the best other finalist; None where there is none.
+        finalists: The last stage, the files' values first; empty where nothing was searched.
+        folds: How many.
+        budget: Epochs of training that the search was given, the same for every method.
+        epochs: Epochs that it took.
+        schedule: What was trained.
+    """
+
+    study_seed: NonNegativeInt
+    stayed: bool
+    over_files: Margin | None = None
+    over_runner_up: Margin | None = None
+    finalists: tuple[Finalist, ...]
+    folds: PositiveInt
+    budget: PositiveInt
+    epochs: NonNegativeInt
+    schedule: tuple[StageRecord, ...]
+
+    @property
+    def key(self) -> tuple[str, str, str, str, int]:
         """What identifies an entry: a file holds one for each key."""
-        return self.protocol, self.dataset, self.method, self.protocol_hash
+        return *self.names, self.protocol_hash, self.study_seed
+
+    @property
+    def margin(self) -> str:
+        """By how much its values were chosen, in words."""
+        if not self.finalists:
+            return "nothing of its own to search"
+        if not self.stayed:
+            if self.over_files is None:
+                return "the files' values diverged"
+            return f"{self.over_files} over the files' values, {counted(self.over_files.pairs, 'pair')}"
+        if self.over_runner_up is None:
+            return "files' values stay, no other finalist"
+        other = self.over_runner_up.model_copy(update={"difference": -self.over_runner_up.difference})
+        return f"files' values stay; the best other {other}, {counted(other.pairs, 'pair')}"
+
+    @property
+    def choice(self) -> str:
+        """What the search chose, in words; a modified method has its base's values besides."""
+        return self.searched(self)
+
+    def searched(self, of: "Tuned | Finalist") -> str:
+        """The values that were searched, in words."""
+        return in_words({key: value for key, value in of.values.items() if key in self.search})
+
+    def without_scores(self) -> Finalist:
+        """Its values as a finalist of no stage."""
+        return Finalist(values=self.values, map_at_r=(), recall_at_1=())
+
+    @property
+    def source(self) -> str:
+        """Where its values come from."""
+        study = f", study {self.study_seed}" if self.study_seed else ""
+        return f"tuned with {self.budget} epochs in {self.folds} folds of the training classes{study}: {self.margin}"
+
+    def settings(self, sections: dict[str, dict[str, Scalar]], where: str) -> MethodSettings:
+        """Its values, by `sections`, as settings of a method."""
+        mark = searched_mark(self.budget, self.folds)
+        return MethodSettings(
+            sections["loss"], sections["distillation"], self.source, where, tuned=self.budget, mark=mark
+        )
+
+
+class EarlierFile(Section):
+    """An overlay of version 1."""
+
+    version: Literal[1] = 1
+    entries: tuple[BestOfTrials, ...] = ()
 
 
 class TunedFile(Section):
     """The overlay as a whole."""
 
-    version: Literal[1] = 1
+    version: Literal[2] = 2
     entries: tuple[Tuned, ...] = ()
+
+
+def in_words(values: Mapping[str, Scalar]) -> str:
+    """Searched values as tables name them, without their part."""
+    return ", ".join(f"{key.partition('.')[2]}={value}" for key, value in values.items())
 
 
 def default_path(results: Path) -> Path:
@@ -109,25 +271,45 @@ def identity_of(method: MethodSpec, dataset: DatasetSpec, protocol: ProtocolSpec
     }
 
 
-def read_tuned(path: Path) -> TunedFile:
-    """Read an overlay; raises UserError where there is none, or none of this version."""
+def read_tuned(path: Path) -> TunedFile | EarlierFile:
+    """Read an overlay; raises UserError where there is none, or none of a known version."""
     if not path.is_file():
         raise UserError(
             f"{path}: no such file", hint="`dmlbench tune` with the same --results writes it; or name one: --tuned FILE"
         )
-    return validate(TunedFile, read_yaml(path), str(path))
+    content = read_yaml(path)
+    version = content.get("version", EarlierFile().version)
+    if version not in (1, 2):
+        raise UserError(f"{path}: version: must be 1 or 2, not {version!r}", hint="use the dmlbench that wrote it")
+    model: type[TunedFile | EarlierFile] = EarlierFile if version == 1 else TunedFile
+    return validate(model, content, str(path))
+
+
+def read_own(path: Path) -> tuple[Tuned, ...]:
+    """The entries of an overlay that tuning may add to, none where there is no file.
+
+    Raises:
+        UserError: where it is damaged, or of version 1.
+    """
+    file = read_tuned(path) if path.is_file() else TunedFile()
+    if isinstance(file, EarlierFile):
+        raise UserError(
+            f"{path}: is of version 1, the best of trials on one split, and no entry of another search is added to it",
+            hint="move it away, where `dmlbench run --tuned FILE` still reads it, or take another --results",
+        )
+    return file.entries
 
 
 def write_tuned(path: Path, entries: Sequence[Tuned]) -> None:
-    """Write entries into an overlay, replacing those for the same method, dataset and protocol."""
-    before = read_tuned(path).entries if path.is_file() else ()
-    merged = {entry.key: entry for entry in (*before, *entries)}
+    """Write entries into an overlay, replacing those for the same method, dataset, protocol and study."""
+    merged = {entry.key: entry for entry in (*read_own(path), *entries)}
     file = TunedFile(entries=tuple(merged[key] for key in sorted(merged)))
-    content = {"version": file.version} | file.model_dump(mode="json", exclude_defaults=True)
-    head = "# Written by `dmlbench tune`, used by `dmlbench run --tuned`: the best of each method's trials on\n"
-    head += "# held-out training classes. The test classes took no part.\n"
+    found = [entry.model_dump(mode="json", exclude_defaults=True) for entry in file.entries]
+    last = ("search", "dataset_version", "protocol_hash", "method_hash", "code", "device", "command")
+    ordered = [{key: own[key] for key in sorted(own, key=lambda key: (key in last, 0))} for own in found]
+    content = {"version": file.version, "entries": ordered}
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, head + yaml.dump(content, Dumper=Dumper, sort_keys=False, width=120))
+    write_atomically(path, HEAD + yaml.dump(content, Dumper=Dumper, sort_keys=False, width=120))
 
 
 def settings_of(path: Path, method: MethodSpec, dataset: DatasetSpec, protocol: ProtocolSpec) -> MethodSettings:
@@ -137,31 +319,26 @@ def settings_of(path: Path, method: MethodSpec, dataset: DatasetSpec, protocol: 
         UserError: where the overlay has none, or they were found for something else.
     """
     entry = _entry(path, method, dataset, protocol)
-    parts = {"loss": method.loss, "distillation": method.distillation}
+    known = method.searchable()
     sections: dict[str, dict[str, Scalar]] = {kind: {} for kind in METHOD_SECTIONS}
     for key, value in entry.values.items():
         kind, _, name = key.partition(".")
-        part = parts[kind]
-        if part is None or name not in part.parameters:
-            known = [f"{own.kind}.{known}" for own in parts.values() if own for known in own.parameters]
+        if key not in known:
             raise unknown_name("value", key, known, where=f"{path}: {method.name} on {dataset.name}")
         sections[kind][name] = value
-    score = f"{100 * entry.recall_at_1:.1f}% R@1 on held-out training classes"
-    margin = f", {entry.margin} above the next trial" if entry.margin else ""
-    found = f"tuned: trial {entry.best + 1} of {entry.trials}, {score}{margin}"
-    where = f"{path}: {method.name} on {dataset.name}:"
-    return MethodSettings(sections["loss"], sections["distillation"], found, where, entry.trials, len(entry.seeds))
+    return entry.settings(sections, f"{path}: {method.name} on {dataset.name}:")
 
 
-def _entry(path: Path, method: MethodSpec, dataset: DatasetSpec, protocol: ProtocolSpec) -> Tuned:
+def _entry(path: Path, method: MethodSpec, dataset: DatasetSpec, protocol: ProtocolSpec) -> Tuned | BestOfTrials:
+    """The entry of a method; of several studies the first."""
     named = f"{dataset.name}=FOLDER" if dataset.root else dataset.name
-    again = f"`dmlbench tune --methods {method.name} --datasets {named} --trials N`, with the same other options"
+    again = f"`dmlbench tune --methods {method.name} --datasets {named} --epochs N`, with the same other options"
     names, identity = (protocol.name, dataset.name, method.name), identity_of(method, dataset, protocol)
-    found = [entry for entry in read_tuned(path).entries if entry.key[:3] == names]
+    entries = read_tuned(path).entries
+    found = [entry for entry in entries if entry.names == names]
     if not found:
         raise UserError(f"{path}: no entry for {method.name} on {dataset.name} under {protocol.name}", hint=again)
-    found.sort(key=lambda entry: entry.protocol_hash == identity["protocol_hash"])
-    entry = found[-1]
+    entry = max(found, key=lambda entry: (entry.protocol_hash == identity["protocol_hash"], -entry.study_seed))
     words = {
         "dataset_version": "other images",
         "protocol_hash": "another protocol",
@@ -174,4 +351,16 @@ def _entry(path: Path, method: MethodSpec, dataset: DatasetSpec, protocol: Proto
                 f"{path}: {method.name} on {dataset.name}: {key}: was tuned with {words[key]} ({then}, now {now})",
                 hint=options + again,
             )
+    if isinstance(entry, Tuned) and method.distillation:
+        _check_base(path, entry, [own for own in entries if isinstance(own, Tuned)], method.base, again)
     return entry
+
+
+def _check_base(path: Path, entry: Tuned, entries: Sequence[Tuned], base: str, again: str) -> None:
+    """A modifier was tuned on its base's values: with others the pair would differ by more than the modifier."""
+    own = {key: value for key, value in entry.values.items() if key.startswith("loss.")}
+    key = (entry.protocol, entry.dataset, base, entry.protocol_hash, entry.study_seed)
+    found = next((other for other in entries if other.key == key), None)
+    if found and found.values != own:
+        said = f"{path}: {entry.method} on {entry.dataset}: was tuned on other values of {base} than {base} has there"
+        raise UserError(said, hint=again)

@@ -48,6 +48,7 @@ def build_trainer(
     Raises:
         UserError: where a part does not take its values.
     """
+    protocol = _at_own_rate(method, protocol)
     context = _BuildContext(method, protocol, model, train, device=device, seed=seed)
     modifier: Modifier | None = None
     networks, extra = [context.base], list[Group]()
@@ -69,6 +70,16 @@ def build_trainer(
     for name in CALLING if parts else ():
         setattr(trainer, name, located(*parts)(getattr(trainer, name)))
     return trainer
+
+
+def _at_own_rate(method: MethodSpec, protocol: ProtocolSpec) -> ProtocolSpec:
+    """The protocol with the network's rate of a method that has its own; a head's keeps its ratio to that."""
+    training, head = protocol.training, protocol.training.head_learning_rate
+    rate = method.network_rate(training.learning_rate)
+    if rate == training.learning_rate:
+        return protocol
+    rates = {"learning_rate": rate, "head_learning_rate": head and head * rate / training.learning_rate}
+    return protocol.model_copy(update={"training": training.model_copy(update=rates)})
 
 
 def build_seeded_model(

@@ -23,7 +23,8 @@ from dmlbench.training.device import autocast
 class Evaluator:
     """Embeds a split and scores it; keeps the transformed images between epochs where they are small.
 
-    `training_classes` counts the clusters of the NMI of Roth et al., where the protocol asks for it.
+    `training_classes` counts the clusters of the NMI of Roth et al., where the protocol asks for it. `distractors` are
+    images of other classes that are in the gallery of every query, and are no queries.
 
     Raises:
         UserError: where that NMI cannot be measured on the split.
@@ -38,6 +39,7 @@ class Evaluator:
         data_workers: int = 0,
         *,
         training_classes: int | None = None,
+        distractors: Split | None = None,
     ) -> None:
         if protocol.evaluation.nmi_revisiting and training_classes and training_classes > len(split.labels):
             needs = f"needs {training_classes} clusters, the number of training classes"
@@ -45,6 +47,9 @@ class Evaluator:
             raise UserError(what, hint="--set evaluation.nmi_revisiting=false")
         self.split, self.labels = split, split.labels
         self.batches = EvaluationBatches(split, protocol, device=device, data_workers=data_workers)
+        self.others = (
+            EvaluationBatches(distractors, protocol, device=device, data_workers=data_workers) if distractors else None
+        )
         self.evaluation = protocol.evaluation
         self.autocast = protocol.training.autocast
         self.device = device
@@ -52,16 +57,24 @@ class Evaluator:
         # One clustering stream for all epochs: k-means starts must not make epochs differ.
         self.clustering_seed = stream_seed(seed, 0, "clustering") % 2**31
 
-    @torch.no_grad()
     def embed(self, model: nn.Module) -> Tensor:
         """Embeddings of the split in its order, (N, D) float32 on the model's device.
 
         Raises:
             DivergedError: where one is not finite: the weights broke after the last loss that was.
         """
+        return self._embed(model, self.batches)
+
+    def _with_distractors(self, model: nn.Module) -> Tensor:
+        """Embeddings of the split, (N, D), and after them those of the distractors, (M, D)."""
+        own = self.embed(model)
+        return own if self.others is None else torch.cat([own, self._embed(model, self.others)])
+
+    @torch.no_grad()
+    def _embed(self, model: nn.Module, batches: EvaluationBatches) -> Tensor:
         model.eval()
         with autocast(self.device, self.autocast):
-            parts = [model(images) for images in self.batches]
+            parts = [model(images) for images in batches]
         model.train()
         embeddings = torch.cat(parts)
         if broken := int((~embeddings.isfinite()).any(dim=1).sum()):
@@ -91,7 +104,7 @@ class Evaluator:
         Raises:
             DivergedError: where a metric or an embedding is not finite.
         """
-        measured = self._measure([self.embed(network) for network in networks], clustering=clustering)
+        measured = self._measure([self._with_distractors(network) for network in networks], clustering=clustering)
         if broken := [f"{name} is {value}" for name, value in measured.items() if not math.isfinite(value)]:
             raise DivergedError(broken[0])
         return measured
@@ -106,9 +119,12 @@ class Evaluator:
         return mean | {f"{network}/{name}": value for network, own in networks.items() for name, value in own.items()}
 
     def score(self, embeddings: Tensor, *, clustering: bool) -> dict[str, float]:
-        """All metrics of given embeddings of the split."""
+        """All metrics of given embeddings of the split; rows after these are distractors, and enter retrieval alone."""
         labels = self.labels.to(embeddings.device)
-        metrics = retrieval_metrics(embeddings, labels, ks=self.evaluation.ks) | geometry_metrics(embeddings, labels)
+        embeddings, others = embeddings[: len(labels)], embeddings[len(labels) :]
+        metrics = retrieval_metrics(
+            embeddings, labels, ks=self.evaluation.ks, distractors=others if len(others) else None
+        ) | geometry_metrics(embeddings, labels)
         if clustering:
             runs = self.evaluation.clustering_runs
             metrics |= clustering_metrics(embeddings, labels, seed=self.clustering_seed, runs=runs)

@@ -1,18 +1,26 @@
-"""Tuning with an equal budget: every method the same number of trials, scored on held-out training classes."""
+"""Tuning with an equal budget of epochs: values are chosen by MAP@R in class-disjoint folds of the training classes."""
 
-from dmlbench.tuning.study import Study, Trial, open_storage
-from dmlbench.tuning.subject import HELD_OUT, Subject, TuningRequest, plan_tuning
-from dmlbench.tuning.trials import STORAGE, Tuning, tune
+from dmlbench.tuning.sampling import candidates
+from dmlbench.tuning.schedule import FOLDS, Outcome, Request, Schedule, Stage, decide, halving, make_schedule
+from dmlbench.tuning.subject import SEEDS, Subject, TuningRequest, plan_tuning
+from dmlbench.tuning.trials import Runner, Trial, Tuning, tune
 
 __all__ = [
-    "HELD_OUT",
-    "STORAGE",
-    "Study",
+    "FOLDS",
+    "SEEDS",
+    "Outcome",
+    "Request",
+    "Runner",
+    "Schedule",
+    "Stage",
     "Subject",
     "Trial",
     "Tuning",
     "TuningRequest",
-    "open_storage",
+    "candidates",
+    "decide",
+    "halving",
+    "make_schedule",
     "plan_tuning",
     "tune",
 ]

@@ -1,30 +1,35 @@
-"""What is tuned, and the cells of its trials: ordinary ones, tested on held-out training classes."""
+"""What is tuned, and the cells of its search: ordinary ones, tested on a fold of the training classes."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dmlbench.data.catalogue import family_of
 from dmlbench.data.family import Log
+from dmlbench.data.folds import fold_mask
 from dmlbench.errors import UserError
 from dmlbench.runner import matrix
-from dmlbench.specs.cell import Cell, MethodSpec, ProtocolSpec, Scalar, digest, protocol_identity
-from dmlbench.specs.dataset import DatasetSpec
+from dmlbench.specs.cell import NETWORK_RATE, RATE, Cell, MethodSpec, ProtocolSpec, Scalar
+from dmlbench.specs.dataset import DatasetSpec, Fold
 from dmlbench.specs.method import Search
 from dmlbench.specs.protocol import METHOD_SECTIONS
 from dmlbench.specs.registry import MethodSettings, Registry
-from dmlbench.tuning.study import SEED
+from dmlbench.specs.tuned import Tuned, identity_of
+from dmlbench.tuning.sampling import candidates
+from dmlbench.tuning.schedule import FOLDS, Pair, Schedule, make_schedule
 
-HELD_OUT = 0.2  # of the training classes, where the protocol holds out none itself
+SEEDS = 1000  # of each study: reported runs count theirs from 0, and the first study its from here
+EPOCHS = "training.epochs"
 
 
 @dataclass(frozen=True)
 class TuningRequest:
-    """What the user asked for, as typed."""
+    """What the user asked for, as typed; `epochs` is the budget of each method on each dataset."""
 
     methods: tuple[str, ...]
     datasets: tuple[str, ...]
-    seeds: int = 1
+    epochs: int
+    study_seed: int = 0
     protocol: str | None = None
     settings: tuple[str, ...] = ()
     methods_dir: Path | None = None
@@ -36,16 +41,23 @@ class TuningRequest:
 class Subject:
     """What is tuned: a method as its files give it, on a dataset under a protocol.
 
-    A trial trains on the training classes but for a part, and is scored on that part at its last epoch.
+    Attributes:
+        searches: Where values are looked for; of a modified method those of the modifier alone.
+        schedule: What is trained.
+        base_values: What the base's own search chose; None for a base, and where that search is still to be made.
+        asked: Whether the user named it; a base that is tuned for a modified method need not be.
     """
 
     method: MethodSpec
     dataset: DatasetSpec
     protocol: ProtocolSpec
     searches: dict[str, Search]
-    seeds: tuple[int, ...]
+    schedule: Schedule
+    study_seed: int
     registry: Registry
     overrides: tuple[str, ...] = ()
+    base_values: Mapping[str, Scalar] | None = None
+    asked: bool = True
 
     @property
     def label(self) -> str:
@@ -53,111 +65,151 @@ class Subject:
         return f"{self.method.name} on {self.dataset.name}"
 
     @property
-    def held_out(self) -> float:
-        """Fraction of the training classes that trials are scored on."""
-        return self.protocol.validation.classes or HELD_OUT
+    def place(self) -> tuple[str, str, str]:
+        """Dataset, protocol and base: a method with the same place and no modifier is the base."""
+        return self.dataset.name, self.protocol.name, self.method.base
 
-    @property
-    def trial_dataset(self) -> DatasetSpec:
-        """The dataset, tested on training classes."""
-        return self.dataset.model_copy(update={"held_out": self.held_out})
-
-    @property
-    def trial_protocol(self) -> ProtocolSpec:
-        """The protocol, scored once, at its end; what it holds out is the test side of a trial already."""
-        protocol = self.protocol
-        evaluation = protocol.evaluation.model_copy(update={"every": protocol.training.epochs, "clustering": "last"})
-        validation = protocol.validation.model_copy(update={"classes": 0.0})
-        return protocol.model_copy(update={"evaluation": evaluation, "validation": validation})
-
-    @property
-    def study_name(self) -> str:
-        """Its study's: another method, dataset, protocol, range or seed is another study."""
-        identity = {
-            "method": self.method.identity(),
-            "dataset": self.trial_dataset.identity(),
-            "protocol": protocol_identity(self.trial_protocol),
-            "search": {key: search.model_dump(mode="json") for key, search in self.searches.items()},
-            "seeds": self.seeds,
-        }
-        return f"{self.protocol.name}/{self.dataset.name}/{self.method.name}/{digest(identity)[:8]}"
-
-    def values(self) -> dict[str, Scalar]:
+    def files(self) -> dict[str, Scalar]:
         """The files' own values of what is searched."""
-        parts = {"loss": self.method.loss, "distillation": self.method.distillation}
-        keys = {key: key.partition(".") for key in self.searches}
-        return {key: part.values()[name] for key, (kind, _, name) in keys.items() if (part := parts[kind])}
+        found = {key: self.method.searchable()[key] for key in self.searches}
+        network = self.protocol.training.learning_rate
+        return {key: network if RATE in key and value == NETWORK_RATE else value for key, value in found.items()}
 
-    def cells(self, number: int, values: Mapping[str, Scalar]) -> list[Cell]:
-        """A trial's trainings, one a seed."""
+    def candidates(self) -> list[dict[str, Scalar]]:
+        """Other values, in the order in which they are tried."""
+        count = self.schedule.stages[0].configurations
+        return candidates(self.searches, self.files(), count, self.study_seed) if self.searches else []
+
+    def cells(self, values: Mapping[str, Scalar], epochs: int, pairs: Sequence[Pair]) -> list[Cell]:
+        """The trainings of a configuration for so many epochs, one a pair of a fold and a seed."""
+        whole = {**(self.base_values or {}), **values}
         own = {
-            kind: {k.partition(".")[2]: v for k, v in values.items() if k.startswith(kind)} for kind in METHOD_SECTIONS
+            kind: {key.removeprefix(f"{kind}."): whole[key] for key in whole if key.startswith(f"{kind}.")}
+            for kind in METHOD_SECTIONS
         }
-        source, where = f"trial {number + 1} of tuning", f"{self.label}, search of"
-        settings = MethodSettings(own["loss"], own["distillation"], source, where)
+        settings = MethodSettings(own["loss"], own["distillation"], "a trial of tuning", f"{self.label}, search of")
         method = self.registry.resolve(
             self.method.name, self.dataset.name, self.protocol.name, settings, family=self.protocol.family
         )
-        changed = tuple(sorted((*self.overrides, *(f"{key}={value}" for key, value in values.items()))))
-        return [Cell(method, self.trial_dataset, self.trial_protocol, seed, changed) for seed in self.seeds]
+        kept = [own for own in self.overrides if not own.startswith(f"{EPOCHS}=")]
+        changed = tuple(sorted((*kept, f"{EPOCHS}={epochs}", *(f"{key}={value}" for key, value in whole.items()))))
+        protocol, first = _for_trials(self.protocol, epochs), SEEDS * (1 + self.study_seed)
+        return [
+            Cell(method, self.on_fold(fold), protocol, first + seed, changed) for fold, seed in pairs
+        ]  # fmt: skip
+
+    def on_fold(self, number: int) -> DatasetSpec:
+        """The dataset, tested on a fold of its training classes."""
+        fold = Fold(number=number, folds=FOLDS, study_seed=self.study_seed)
+        return self.dataset.model_copy(update={"fold": fold})
+
+    def is_of(self, entry: Tuned) -> bool:
+        """Whether an entry is of this search, with whatever budget."""
+        names = (self.protocol.name, self.dataset.name, self.method.name)
+        identity = identity_of(self.method, self.dataset, self.protocol)
+        same = entry.is_of(identity) and entry.method_hash == identity["method_hash"]
+        return same and entry.names == names and entry.study_seed == self.study_seed
 
 
-def plan_tuning(request: TuningRequest, log: Log) -> list[Subject]:
+def _for_trials(protocol: ProtocolSpec, epochs: int) -> ProtocolSpec:
+    """The protocol for so many epochs, scored at their end; the fold is held out in place of validation classes."""
+    training = protocol.training.model_copy(update={"epochs": epochs})
+    evaluation = protocol.evaluation.model_copy(update={"every": epochs, "clustering": "last"})
+    validation = protocol.validation.model_copy(update={"classes": 0.0})
+    return protocol.model_copy(update={"training": training, "evaluation": evaluation, "validation": validation})
+
+
+def plan_tuning(request: TuningRequest, log: Log, known: Sequence[Tuned] = ()) -> list[Subject]:
     """Resolve what is to be tuned; data are found and read where their contents are their version.
 
+    A modified method is searched on top of what its base's search chose. A base that is neither named nor among the
+    known entries of this study is planned first.
+
+    Args:
+        request: What the user asked for.
+        log: Takes a line where data are read.
+        known: What was tuned before.
+
+    Returns:
+        The searches, a base's before those of its modified methods.
+
     Raises:
-        UserError: for any name or setting that is not valid, or a method that has nothing to search.
+        UserError: for any name or setting that is not valid, a method that has nothing to search, a budget that is too
+            small, or a known base that was tuned with another one.
     """
     if own := [setting for setting in request.settings if setting.startswith(METHOD_SECTIONS)]:
         raise UserError(f"--set {own[0]}: tuning chooses the values of methods", hint="--set takes the protocol's here")
-    plain = matrix.Request(
-        request.methods, request.datasets, (0,), request.protocol, request.settings, request.methods_dir,
-        request.data_dir, request.skip_bad,
-    )  # fmt: skip
-    registry, seeds = Registry(request.methods_dir), tuple(range(SEED, SEED + request.seeds))
+    registry = Registry(request.methods_dir)
     for name in request.methods:
         if not registry.searches(name):
             raise UserError(
                 f"{name}: none of its values has a search range, so every trial would be the same",
                 hint="give one `search: {low: ..., high: ...}` in its file; see docs/plugins.md",
             )
-    subjects = [
-        Subject(
-            cell.method, cell.dataset, cell.protocol, registry.searches(cell.method.name), seeds, registry,
-            cell.overrides,
-        )
-        for cell in matrix.plan(plain, log)
-    ]  # fmt: skip
-    for subject in subjects:
-        _check_values(subject)
+    bases = tuple(dict.fromkeys(name.partition("+")[0] for name in request.methods))
+    modified = tuple(name for name in request.methods if "+" in name)
+    plain = matrix.Request(
+        (*bases, *modified), request.datasets, (0,), request.protocol, request.settings, request.methods_dir,
+        request.data_dir, request.skip_bad,
+    )  # fmt: skip
+    every = [_subject(cell, request, registry) for cell in matrix.plan(plain, log)]
+    for subject in every:
+        _check_ends(subject)
         _check_classes(subject, request.data_dir)
-    return subjects
+    planned = [subject for subject in every if not subject.method.distillation]
+    known_bases = {subject.place: entry for subject in planned if (entry := _known(subject, known))}
+    chosen = {place: entry.values for place, entry in known_bases.items()}
+    return [
+        *(subject for subject in planned if subject.asked or subject.place not in chosen),
+        *(
+            replace(subject, base_values=None if subject.method.base in request.methods else chosen.get(subject.place))
+            for subject in every
+            if subject.method.distillation
+        ),
+    ]
 
 
-def _check_values(subject: Subject) -> None:
-    """The files' values are within their ranges, and the class accepts both ends of each, also in a pinned file."""
-    own = subject.values()
-    for key, value in own.items():
-        if not subject.searches[key].holds(value):
-            raise UserError(
-                f"{subject.label}: {key}: its search ({subject.searches[key]}) does not hold {value}, the value of its "
-                "file, which the first trial takes",
-                hint="widen the search in the file",
-            )
-        for end in subject.searches[key].ends():
-            subject.cells(0, own | {key: end})
+def _subject(cell: Cell, request: TuningRequest, registry: Registry) -> Subject:
+    name = cell.method.name
+    slot = "distillation." if cell.method.distillation else "loss."
+    searches = {key: search for key, search in registry.searches(name).items() if key.startswith(slot)}
+    schedule = make_schedule(request.epochs, cell.protocol.training.epochs)
+    return Subject(
+        cell.method, cell.dataset, cell.protocol, searches, schedule, request.study_seed, registry, cell.overrides,
+        asked=name in request.methods,
+    )  # fmt: skip
+
+
+def _known(subject: Subject, known: Sequence[Tuned]) -> Tuned | None:
+    """The entry of a base that the user did not name; of another budget it would make the comparison unfair."""
+    entry = next((entry for entry in known if subject.is_of(entry)), None)
+    if subject.asked or entry is None:
+        return None
+    if entry.budget != subject.schedule.budget:
+        raise UserError(
+            f"{subject.label}: was tuned with {entry.budget} epochs, and what is built on it would be with "
+            f"{subject.schedule.budget}",
+            hint=f"give --epochs {entry.budget}, or name {subject.method.name} in --methods to tune it again",
+        )
+    return entry
+
+
+def _check_ends(subject: Subject) -> None:
+    """The class accepts both ends of each range, also in a pinned file."""
+    own = subject.files()
+    for key, search in subject.searches.items():
+        for end in search.ends():
+            subject.cells(own | {key: end}, 1, [(0, 0)])
 
 
 def _check_classes(subject: Subject, data_dir: Path | None) -> None:
-    """A folder of the user's may have too few training classes for some to be held out; published sets have not."""
+    """A folder of the user's may have too few training classes for folds; published sets have enough."""
     if subject.dataset.root is None:
         return
     train, _ = family_of(subject.dataset).read(data_dir, lambda _: None)
-    count = len(train.class_names)
-    held_out = max(2, round(subject.held_out * count))
-    if count - held_out < 2:
-        raise UserError(
-            f"{subject.dataset.name}: its {count} training classes are too few for tuning, which holds out {held_out} "
-            "of them and trains on two at least",
-            hint="train on more classes, or hold out fewer with --set validation.classes=FRACTION",
-        )
+    fold = subject.on_fold(0).fold
+    assert fold is not None  # noqa: S101 - narrows the type
+    try:
+        fold_mask(train.class_names, fold)
+    except UserError as error:
+        raise UserError(f"{subject.dataset.name}: {error}") from error

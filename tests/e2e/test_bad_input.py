@@ -56,10 +56,14 @@ CASES = {
         ("results/runs/tuning/tuned.yaml: no such file", "dmlbench tune"),
     ),
     "tune a value that is set": (
-        ("tune", "--methods", "ms", "--datasets", "glyphs", "--trials", "2", "--set", "loss.alpha=3"),
+        ("tune", "--methods", "ms", "--datasets", "glyphs", "--epochs", "192", "--set", "loss.alpha=3"),
         ("--set loss.alpha=3: tuning chooses the values of methods",),
     ),
-    "one trial": (("tune", "--methods", "ms", "--datasets", "glyphs", "--trials", "1"), ("--trials", "2<=x")),
+    "trials": (("tune", "--methods", "ms", "--datasets", "glyphs", "--trials", "8"), ("--trials: is no", "--epochs N")),
+    "too few epochs": (
+        ("tune", "--methods", "ms", "--datasets", "glyphs", "--epochs", "95"),
+        ("--epochs 95: too few", "give 96 or more"),
+    ),
     "both seeds and seed": (
         (*RUN, "--methods", "ms", "--datasets", "glyphs", "--seeds", "2", "--seed", "1"),
         ("exclude each other",),

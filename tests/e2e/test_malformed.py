@@ -60,7 +60,7 @@ COMMAND_LINES = {
     "'--seeds'": (*RUN, "--seeds", "999999999999"),
     "'--seed'": (*RUN, "--seed", str(2**63)),
     "'--workers'": (*RUN, "--workers", "999999999999"),
-    "'--trials'": ("tune", "--methods", "ms", "--datasets", "glyphs", "--trials", "999999999999"),
+    "'--epochs'": ("tune", "--methods", "ms", "--datasets", "glyphs", "--epochs", "999999999999"),
 }
 VALUES = (
     "true", "'1e9'", "1e300", DIGITS, DIGITS[:3000], "2026-13-45", "!!int x", "!!bool x", "!!timestamp 2026-99-99",

@@ -14,7 +14,7 @@ from filelock import FileLock
 from dmlbench.specs.tuned import read_tuned
 from tests.e2e.conftest import TINY, Command
 
-TUNE = ("tune", "--methods", "ms,ms+psd", "--datasets", "glyphs", "--trials", "3", *TINY)
+TUNE = ("tune", "--methods", "ms,ms+psd", "--datasets", "glyphs", "--epochs", "16", *TINY)
 RUN = ("run", "--methods", "ms,ms+psd", "--datasets", "glyphs", "--seeds", "2", *TINY, "--tracking", "none")
 ONE_EPOCH = ("--set", "training.epochs=1")
 
@@ -43,11 +43,12 @@ def test_a_killed_tuning_ends_as_an_undisturbed_one(
     files = [read_tuned(tmp_path / name / "tuning" / "tuned.yaml") for name in ("whole", "killed")]
     found = [[entry.model_copy(update={"command": ""}) for entry in file.entries] for file in files]
     assert found[0] == found[1]
-    assert [entry.trials for entry in found[0]] == [3, 3]
+    assert [(entry.method, entry.budget, entry.epochs) for entry in found[0]] == [("ms", 16, 16), ("ms+psd", 16, 16)]
+    assert "8 full trainings of 2 epochs, of which the schedule takes 16" in last.stdout
 
     looked = dmlbench("status", "--results", "killed")
     said = (
-        "killed: no cells yet; killed/tuning holds 6 trainings of `dmlbench tune`; `dmlbench run --results` fills it\n"
+        "killed: no cells yet; killed/tuning holds 16 trainings of `dmlbench tune`; `dmlbench run --results` fills it\n"
     )
     assert (looked.stdout, looked.returncode) == (said, 0)
     other = dmlbench(*RUN, "--tuned", "killed/tuning/tuned.yaml", "--set", "training.epochs=3")
@@ -77,12 +78,42 @@ def test_a_damaged_overlay_is_told_of_before_the_trials(in_process: Command, tmp
     assert not list(folder.rglob("spec.yaml"))
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--trials", "8"), "--trials: is no option of tune any more, budgets are counted in epochs; --epochs N: the"),
+        (("--epochs", "16", "--seeds", "2"), "--seeds: is no option of tune any more, the schedule decides on seeds"),
+        ((), "--epochs: is required, the total epochs of training per method and dataset; for example --epochs 320"),
+        (("--epochs", "15"), "--epochs 15: too few for a search under a protocol of 2 epochs; give 16 or more; 32 is"),
+        (("--epochs", "0"), "--epochs"),
+        (("--epochs", "16", "--study-seed", "-1"), "--study-seed"),
+    ],
+)
+def test_a_budget_that_is_none(in_process: Command, tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
+    refused = in_process("tune", "--methods", "ms", "--datasets", "glyphs", *TINY, *arguments)
+    assert refused.returncode == 2
+    assert message in refused.stderr
+    assert refused.stderr.count("\n") == 1
+    assert not list((tmp_path / "results").rglob("*")) or not list(tmp_path.rglob("spec.yaml"))
+
+
+def test_an_overlay_of_version_1_is_not_added_to(in_process: Command, tmp_path: Path) -> None:
+    folder = tmp_path / "results" / "runs" / "tuning"
+    folder.mkdir(parents=True)
+    (folder / "tuned.yaml").write_text("version: 1\n")
+    refused = in_process(*TUNE)
+    assert refused.returncode == 2
+    assert "tuned.yaml: is of version 1" in refused.stderr
+    assert "move it away" in refused.stderr
+    assert (folder / "tuned.yaml").read_text() == "version: 1\n"
+
+
 def _a_run_takes_the_values(dmlbench: Command, tmp_path: Path) -> None:
     for tuned in ((), ("--tuned",)):
         done = dmlbench(*RUN, *tuned, "--results", "whole")
         assert done.returncode == 0, done.stdout + done.stderr
     assert "ms+psd{tuned}" in done.stdout
-    assert "tuned: best of 3 trials on held-out training classes" in done.stdout
+    assert "tuned: 16 epochs of search on held-out training classes, chosen by MAP@R in 4 class-disjoint" in done.stdout
     again = dmlbench(*RUN, "--tuned", "whole/tuning/tuned.yaml", "--results", "whole")
     assert "4 there already" in again.stdout
     assert dmlbench("status", "--verify", "--results", "whole").returncode == 0
@@ -91,14 +122,22 @@ def _a_run_takes_the_values(dmlbench: Command, tmp_path: Path) -> None:
     report = tmp_path / "reports" / "tuned"
     table = pd.read_csv(report / "tables" / "tuning.csv").query("metric == 'recall_at_1' and selection == 'last'")
     assert list(table["method"]) == ["ms{tuned}", "ms+psd{tuned}"]
-    assert list(table["trials"]) == [3, 3]
+    assert list(table["budget"]) == ["16 epochs", "16 epochs"]
     assert list(table["n"]) == [2, 2]
     compared = pd.read_csv(report / "tables" / "comparisons.csv")
     assert set(zip(compared["method"], compared["to"], strict=True)) == {
         ("ms+psd", "ms"),
         ("ms+psd{tuned}", "ms{tuned}"),
     }
-    assert "--tuned tuned.yaml" in (report / "report.md").read_text()
+    text = (report / "report.md").read_text()
+    assert "--tuned tuned.yaml" in text
+    assert "What each study of tuning chose" in text
+    assert "_trace.png" in text
+    finalists = pd.read_csv(report / "tables" / "tuning_finalists.csv")
+    assert list(finalists["method"]) == ["ms", "ms", "ms+psd", "ms+psd"]
+    assert finalists["held_out"].between(0, 1).all()
+    files = finalists[finalists["files"]].set_index("method")
+    assert files.loc["ms", "seeds"] == 2  # what was run with the files' values
 
 
 def test_status_of_the_folder_around_the_results_names_them(in_process: Command, tmp_path: Path) -> None:
@@ -109,6 +148,6 @@ def test_status_of_the_folder_around_the_results_names_them(in_process: Command,
 
 @pytest.mark.slow
 def test_trials_in_which_no_teacher_acts_are_told_of(in_process: Command) -> None:
-    done = in_process("tune", "--methods", "ms+psd", "--datasets", "glyphs", "--trials", "2", *TINY, *ONE_EPOCH)
+    done = in_process("tune", "--methods", "ms+psd", "--datasets", "glyphs", "--epochs", "8", *TINY, *ONE_EPOCH)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.index("no teacher acts; ms+psd trains like its base") < done.stdout.index("trial 1 of 2")
+    assert done.stdout.index("no teacher acts; ms+psd trains like its base") < done.stdout.index("explore 1 of 4")

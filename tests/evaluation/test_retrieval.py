@@ -273,3 +273,39 @@ def test_nothing_of_a_gallery_is_left_out(backend):
 def test_a_bad_gallery_is_one_clear_line(gallery, message):
     with pytest.raises(ValueError, match=message):
         retrieval_metrics(torch.ones(4, 2), torch.zeros(4).long(), gallery=gallery)
+
+
+@settings(max_examples=60)
+@given(tied_sets(), st.integers(1, 30), st.integers(0, 2**32 - 1))
+def test_distractors_agree_with_the_naive_oracle_under_ties(tied, count, seed):
+    """To the oracle each is a class of its own, whose query is left out."""
+    embeddings, labels = tied
+    chosen = np.random.default_rng(seed).integers(0, len(embeddings), count)
+    others = torch.as_tensor(embeddings)[torch.from_numpy(chosen)].clone()  # equal to queries and to their positives
+    fresh = int(torch.as_tensor(labels).max()) + 1 + torch.arange(count)
+    together = torch.cat([torch.as_tensor(embeddings), others]), torch.cat([torch.as_tensor(labels), fresh])
+    expected = naive_retrieval(*together, ks=KS)
+    for backend in BACKENDS:
+        ours = retrieval_metrics(embeddings, labels, ks=KS, backend=backend, distractors=others)
+        for key in ("recall_at_1", "recall_at_4", "map_at_r", "r_precision"):
+            assert ours[key] == pytest.approx(expected[key], abs=1e-9), key
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_distractors_are_negatives_and_leave_r_and_the_query_out_of_it(backend):
+    embeddings, labels = torch.eye(4)[[0, 0, 1, 1]] + 0.1, torch.tensor([5, 5, 9, 9])
+    alone = retrieval_metrics(embeddings, labels, backend=backend)
+    far = retrieval_metrics(embeddings, labels, backend=backend, distractors=-torch.ones(3, 4))
+    assert alone == far  # the query finds neither itself nor a distractor that is far away
+    assert (far["queries"], far["singleton_queries"], far["map_at_r"]) == (4, 0, 1.0)
+    near = retrieval_metrics(embeddings, labels, backend=backend, distractors=embeddings[:1])
+    assert near["recall_at_1"] == 0.5  # a tie with a distractor counts against the method
+    assert near["queries"] == 4
+
+
+def test_bad_distractors_are_one_clear_line():
+    embeddings, labels = torch.rand(4, 3), torch.tensor([0, 0, 1, 1])
+    with pytest.raises(ValueError, match="distractors: its embeddings and the queries must have one dimension"):
+        retrieval_metrics(embeddings, labels, distractors=torch.rand(2, 5))
+    with pytest.raises(ValueError, match="distractors go with no gallery"):
+        retrieval_metrics(embeddings, labels, gallery=(embeddings, labels), distractors=embeddings)

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import yaml
 
 from dmlbench.errors import UserError
 from dmlbench.reporting.page import render
 from dmlbench.specs.registry import REPLACED, tuned_mark
-from dmlbench.specs.tuned import default_path, identity_of, read_tuned, write_tuned
+from dmlbench.specs.tuned import default_path, identity_of, read_tuned
 from tests.reporting.fake_results import make_cell, named_otherwise, write_cell, write_failure
 from tests.reporting.rendered import Page
 
@@ -130,16 +131,17 @@ def test_tuned_methods_and_trials(tmp_path):
         entry.model_copy(update=place | {"method": "ms+psd", "values": {"loss.alpha": 3.0}}),  # not what was run
     ]
     default_path(tmp_path).parent.mkdir()
-    write_tuned(default_path(tmp_path), ours)
+    content = {"version": 1, "entries": [own.model_dump(mode="json") for own in ours]}
+    default_path(tmp_path).write_text(yaml.safe_dump(content))
     trial = make_cell("ms", 1000)
     write_cell(tmp_path, dataclasses.replace(trial, dataset=trial.dataset.model_copy(update={"held_out": 0.2})))
     text = (render(tmp_path, "r", tmp_path / "reports") / "report.md").read_text()
     assert "| ms+psd{tuned} | ms{tuned} | 3 |" in text
     assert "| ms+psd{tuned} | ms |" not in text
     margin = r"0\.19 points, 1 of 540 queries"
-    assert re.search(rf"\| ms\{{tuned\}} \| 8 \| {margin} \| 3 \| \d\d\.\d\d \| \d\d\.\d\d \| [+−]", text)
-    assert re.search(r"\| ms\+psd\{tuned\} \| 4 \| not recorded \| 3 \|", text)
-    assert "Unequal numbers of trials (ms{tuned} 8, ms+psd{tuned} 4)" in text
+    assert re.search(rf"\| ms\{{tuned\}} \| 8 trials \| {margin} \| 3 \| \d\d\.\d\d \| \d\d\.\d\d \| [+−]", text)
+    assert re.search(r"\| ms\+psd\{tuned\} \| 4 trials \| not recorded \| 3 \|", text)
+    assert "Unequal budgets of tuning (ms{tuned} 8 trials, ms+psd{tuned} 4 trials)" in text
     assert "glyphs (tested on 20% of its training classes)" in text
     run = "dmlbench run --methods ms,ms+psd --datasets glyphs --protocol conv4-64"
     commands = [line for line in text.splitlines() if line.startswith(("dmlbench run", "# t"))]

@@ -7,6 +7,7 @@ from torch import nn
 from dmlbench.errors import UserError
 from dmlbench.specs.cell import MethodSpec, Part, ResolvedValue
 from dmlbench.specs.plugins import plugin_digest
+from dmlbench.specs.registry import Registry
 from dmlbench.training.build import (
     TrainingSet,
     at_networks_rate,
@@ -97,6 +98,18 @@ def test_the_head_may_have_its_own_rate(make_trainer):
     assert [rate for _, rate, _ in groups(trainer)] == [1e-5, 1e-3]
     head = trainer.networks[0].optimizer.param_groups[1]["params"]
     assert [id(parameter) for parameter in head] == [id(parameter) for parameter in trainer.model.head.parameters()]
+
+
+@pytest.mark.parametrize(("head", "expected"), [(None, [0.004, 0.004]), (0.03, [0.004, 0.012])])
+def test_a_method_may_have_its_own_rate_for_the_network(make_protocol, head, expected):
+    """A head's own rate keeps its ratio to the network's."""
+    protocol = make_protocol(head_learning_rate=head)
+    method = Registry().resolve("margin", "glyphs", protocol.name)
+    rates = method.loss.learning_rates | {"network": ResolvedValue(value=0.004, source="a search")}
+    method = method.model_copy(update={"loss": method.loss.model_copy(update={"learning_rates": rates})})
+    cpu = torch.device("cpu")
+    trainer = build_trainer(method, protocol, build_seeded_model(protocol, 0, cpu), TrainingSet(4, 24), cpu)
+    assert [rate for _, rate, _ in groups(trainer)] == pytest.approx([*expected, 0.0005])
 
 
 def test_every_parameter_is_optimised_once(make_trainer):

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from dmlbench.data.images import Split
 from dmlbench.errors import DivergedError
 from dmlbench.evaluation import clustering_metrics, geometry_metrics, retrieval_metrics, revisiting_nmi
 from dmlbench.models.model import build_model
@@ -44,6 +45,26 @@ def test_all_metrics_of_the_protocol(protocol, model, split):
     plain = evaluator.measure([model], clustering=False)
     assert set(metrics) - set(plain) == {"nmi", "ami", "nmi_std"}
     assert all(metrics[name] == value for name, value in plain.items())
+
+
+def test_distractors_enter_retrieval_alone(protocol, model, split):
+    """Of several networks each has its own, and the ensemble those of all of them side by side."""
+    half = split.labels < 2
+    ours, others = (Split(split.images[mask], split.labels[mask] % 2, ("a", "b")) for mask in (half, ~half))
+    torch.manual_seed(1)
+    second = build_model(protocol.model, protocol.input).train()
+    evaluator = Evaluator(ours, protocol, 0, CPU, distractors=others)
+    measured = evaluator.measure([model, second], clustering=False)
+    alone = Evaluator(ours, protocol, 0, CPU).measure([model, second], clustering=False)
+    whole = [Evaluator(split, protocol, 0, CPU).embed(network) for network in (model, second)]
+    whole.append(torch.nn.functional.normalize(torch.cat(whole, dim=1), dim=1))
+    for name, embeddings in zip(("member1", "member2", "ensemble"), whole, strict=True):
+        expected = retrieval_metrics(embeddings[half], ours.labels, ks=(1, 3), distractors=embeddings[~half])
+        assert measured[f"{name}/map_at_r"] == pytest.approx(expected["map_at_r"], abs=1e-6)
+        assert measured[f"{name}/recall_at_1"] == expected["recall_at_1"]
+        assert measured[f"{name}/spectral_decay"] == alone[f"{name}/spectral_decay"]
+    assert measured["map_at_r"] <= alone["map_at_r"]
+    assert measured["queries"] == len(ours.labels)
 
 
 def test_clustering_starts_depend_on_the_seed_alone(protocol, split):

@@ -5,6 +5,7 @@ from dmlbench.reporting.figures.curves import curve_plot, selection_plot
 from dmlbench.reporting.figures.dots import accuracy_plot, difference_plot, forest_plot, optimism_plot, ranks_plot
 from dmlbench.reporting.figures.geometry import embedding_plot, geometry_plot
 from dmlbench.reporting.figures.panels import retrieval_panel
+from dmlbench.reporting.figures.tuning import trace_plot
 
 __all__ = [
     "Setup",
@@ -21,5 +22,6 @@ __all__ = [
     "ranks_plot",
     "retrieval_panel",
     "selection_plot",
+    "trace_plot",
     "turns",
 ]

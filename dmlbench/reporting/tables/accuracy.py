@@ -7,6 +7,7 @@ Tuned values beside those of the methods' files.
 Query by query: what each seed wins and loses, and how far the difference depends on the test classes.
 """
 
+import math
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -199,7 +200,7 @@ def tuning_table(group: Group, found: pd.DataFrame) -> Table:
     """
     first = found.iloc[0]
     rows = [
-        (Entry(row["name"]), Entry(row["trials"]), Entry(row["margin"]), number(row["n"], "{:.0f}".format),
+        (Entry(row["name"]), Entry(row["budget"]), Entry(row["margin"]), number(row["n"], "{:.0f}".format),
          number(row["mean_of_files"], percent), number(row["mean_of_tuned"], percent),
          number(row["mean"], points, interval_of(row, points)), Entry(row["marks"]))
         for row in found.to_dict("records")
@@ -208,13 +209,52 @@ def tuning_table(group: Group, found: pd.DataFrame) -> Table:
     return Table(
         f"tuning_{group.slug}_{first['selection']}",
         f"Tuned values beside the files' on {group.title}; {SELECTIONS[first['selection']]}",
-        ("Method", "Trials", "Won by", "Seeds", f"{metric}, files' values", f"{metric}, tuned", "Difference", "Marks"),
+        ("Method", "Budget", "Won by", "Seeds", f"{metric}, files' values", f"{metric}, tuned", "Difference", "Marks"),
         tuple(rows),
         (
             "In percent; difference, in points: tuned minus files' values, by seed [95% t-interval]; not tested.",
-            "Trials on held-out training classes, the first with the files' values; the best counts. 8 x 3: 3 seeds.",
-            "Won by: held-out R@1 of the best trial minus that of the next. The test classes chose nothing.",
-            "All trials share one split of the training classes: another split or seed may choose other values.",
+            "The test classes chose nothing.",
+            *(note for kind, note in OF_BUDGETS.items() if found["budget"].str.endswith(kind).any()),
+        ),
+    )
+
+
+OF_BUDGETS = {  # by what they count
+    "epochs": (
+        "Budgets in epochs: chosen by MAP@R in class-disjoint folds of the training classes. Won by: the paired mean "
+        "difference over (fold, seed) pairs ± its standard error; the files' values stay where it is no larger."
+    ),
+    "trials": (
+        "Budgets in trials: the best by R@1 on one held-out split of the training classes, the first with the files' "
+        "values; 8 x 3: 3 seeds. Won by: R@1 of the best minus that of the next. Another split may choose others."
+    ),
+}
+
+
+def studies_table(group: Group, finalists: pd.DataFrame) -> Table:
+    """What each repeated study of tuning chose on one dataset, and by how much.
+
+    Args:
+        group: Protocol and dataset.
+        finalists: Rows of `studies.read_finalists` of the group.
+    """
+    rows = []
+    for _, own in finalists.groupby(["name", "study"], sort=False):
+        files, chosen = (own[own[column]] for column in ("files", "chosen"))
+        scores = (float(part["held_out"].iloc[0]) if len(part) else math.nan for part in (files, chosen))
+        first = own.iloc[0]
+        names = (Entry(first["name"]), Entry(str(first["study"]), value=float(first["study"])), Entry(first["budget"]))
+        rows.append(
+            (*names, *(number(each, percent) for each in scores), Entry(first["margin"]), Entry(first["choice"]))
+        )
+    return Table(
+        f"tuning_studies_{group.slug}",
+        f"What each study of tuning chose on {group.title}",
+        ("Method", "Study", "Budget", "Files' values", "Chosen", "Won by", "Chosen values"),
+        tuple(rows),
+        (
+            "In percent: MAP@R on held-out training classes, mean over (fold, seed) pairs; optimistic where chosen.",
+            "Studies differ in the values tried, the folds and the seeds. Rows {tuned} have the values of the first.",
         ),
     )
 

@@ -14,14 +14,14 @@ from dmlbench.analysis.comparisons import other_kinds, other_origins
 from dmlbench.analysis.groups import DEFAULT, Against, in_order
 from dmlbench.analysis.leaderboard import letters
 from dmlbench.analysis.statistics import FEWEST, smallest_p
-from dmlbench.analysis.tuning import unequal_trials
+from dmlbench.analysis.tuning import unequal_budgets
 from dmlbench.reporting.naming import named, p_value
 from dmlbench.results.frames import ENSEMBLE, MEAN
 
 # Columns of words; all others hold figures.
 TEXT_COLUMNS = {
     "Method", "Base", "Against", "Marks", "Dataset", "Metric", "Epoch", "Source", "Parameter", "Part", "Value",
-    "Not compared", "Published setting", "Verdict", "Group",
+    "Not compared", "Published setting", "Verdict", "Group", "Budget", "Chosen values",
 }  # fmt: skip
 
 
@@ -170,11 +170,11 @@ def mixed_kinds(values: pd.DataFrame, against: Against = DEFAULT) -> list[str]:
 
 
 def _unequal_budgets(values: pd.DataFrame) -> list[str]:
-    """A note where tuned methods of one base had other numbers of trials than each other."""
+    """A note where tuned methods of one base had other budgets than each other."""
     notes = []
-    for part in unequal_trials(values):
-        had = ", ".join(f"{row['name']} {row['trials']}" for row in named(part).to_dict("records"))
-        notes.append(f"Unequal numbers of trials ({had}): that alone can put one above another.")
+    for part in unequal_budgets(values):
+        had = ", ".join(f"{row['name']} {row['budget']}" for row in named(part).to_dict("records"))
+        notes.append(f"Unequal budgets of tuning ({had}): that alone can put one above another.")
     return notes
 
 

@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from dmlbench.specs.registry import REPLACED, TRANSFERRED, UNTUNED, Registry, own_folder, search_path
+from dmlbench.errors import UserError
+from dmlbench.specs.registry import REPLACED, TRANSFERRED, UNTUNED, MethodSettings, Registry, own_folder, search_path
 from tests.specs.registry.fake_methods import PINNED, PLUGIN, refusal, resolve, shipped
 
 OF_R = TRANSFERRED.format("resnet50-128")
@@ -196,8 +197,12 @@ def test_a_broken_file_hides_no_other(tmp_path):
     ("rates", "message"),
     [
         (
-            "weight: {value: 0.1, source: x, search: {low: 1, high: 2}}",
-            "weight.search: tuning searches no",
+            "weight: {value: 0.1, source: x, search: {low: -1, high: 2}}",
+            "learning_rates.weight.search: rate: Input should be greater than or equal to 0, not -1",
+        ),
+        (
+            "weight: {value: 0.1, source: x, search: {low: 0, high: 2}}",
+            "learning_rates.weight.search: rates are above 0; raise low",
         ),
         (
             "weight: {value: 1e-3x, source: x}",
@@ -208,10 +213,39 @@ def test_a_broken_file_hides_no_other(tmp_path):
 def test_a_rate_that_would_do_nothing(mine, rates, message):
     (mine / "pull.py").touch()
     (mine / "pull.yaml").write_text(PLUGIN.replace("weight: {value: 0.1, source: a test}", rates))
-    (mine / "ms+psd.yaml").write_text(PINNED + f"learning_rates:\n  {rates}\n")
     assert message in refusal("pull", mine)
-    if "search" in rates:
-        assert message in refusal("ms+psd", mine)
+
+
+@pytest.mark.parametrize("section", ["loss", "learning_rates"])
+def test_a_search_of_the_bases_values_in_a_pinned_file(mine, section):
+    given = f"{section}: {{alpha: {{value: 2.0, source: x, search: {{low: 1, high: 3}}}}}}\n"
+    (mine / "ms+psd.yaml").write_text("name: ms+psd\ntitle: x\nkind: pinned\n" + given)
+    assert f"{section}.alpha.search has no effect: tuning takes the base's values" in refusal("ms+psd", mine)
+
+
+def test_rates_are_searched_the_networks_too(mine):
+    rates = "network: {value: network, source: the protocol's, search: {low: 1e-4, high: 1e-2, log: true}}\n"
+    (mine / "margin.yaml").write_text(
+        (own_folder() / "margin.yaml").read_text().replace("learning_rates:\n", f"learning_rates:\n  {rates}", 1)
+    )
+    found = Registry(mine).searches("margin+psd")
+    assert str(found["loss.learning_rates.network"]) == "0.0001 to 0.01, logarithmic"
+    own = {"learning_rates.network": 0.003, "learning_rates.beta": 0.1}
+    plain, given = (Registry(mine).resolve("margin", "glyphs", "conv4-64", s) for s in (None, MethodSettings(own)))
+    assert (plain.network_rate(0.001), given.network_rate(0.001)) == (0.001, 0.003)
+    assert given.loss.rates() == {"beta": 0.1, "network": 0.003}
+    assert plain.identity() == Registry().resolve("margin", "glyphs", "conv4-64").identity()
+    assert given.searchable()["loss.learning_rates.network"] == 0.003
+    with pytest.raises(UserError, match=r"loss\.learning_rates\.beta: rate: Input should be greater"):
+        Registry(mine).resolve("margin", "glyphs", "conv4-64", MethodSettings({"learning_rates.beta": -1.0}))
+
+
+def test_the_networks_rate_is_a_losss(mine):
+    text = (own_folder() / "dm2.yaml").read_text().replace("kind: distillation", "kind: modifier")
+    (mine / "mine.yaml").write_text(
+        text.replace("name: dm2", "name: mine") + "learning_rates: {network: {value: 0.1, source: x}}\n"
+    )
+    assert "learning_rates: network is for losses" in refusal("ms+mine", mine)
 
 
 def test_a_distillation_has_no_learning_rates(mine):

@@ -104,7 +104,10 @@ def test_settings_are_frozen():
 
 def test_tuned_values_have_their_own_source_and_mark():
     method = Registry().resolve(
-        "ms+psd", "glyphs", "conv4-64", MethodSettings({"alpha": 3}, {"lambda": 2}, "found", tuned=8)
+        "ms+psd",
+        "glyphs",
+        "conv4-64",
+        MethodSettings({"alpha": 3}, {"lambda": 2}, "found", tuned=8, mark=tuned_mark("8")),
     )
     assert method.marks == (tuned_mark("8"),)
     assert method.tuned == 8
