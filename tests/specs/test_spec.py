@@ -77,6 +77,7 @@ CHANGED = {
     "training.channels_last": False,
     "training.cpu_threads": 2,
     "training.deterministic": False,
+    "training.vary": "init",
     "evaluation.every": 2,
     "evaluation.ks": (1, 2),
     "evaluation.clustering": "every",

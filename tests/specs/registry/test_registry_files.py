@@ -198,7 +198,7 @@ def test_a_broken_file_hides_no_other(tmp_path):
     [
         (
             "weight: {value: 0.1, source: x, search: {low: -1, high: 2}}",
-            "learning_rates.weight.search: rate: Input should be greater than or equal to 0, not -1",
+            "learning_rates.weight.search: rate: must be at least 0, not -1",
         ),
         (
             "weight: {value: 0.1, source: x, search: {low: 0, high: 2}}",
@@ -236,7 +236,7 @@ def test_rates_are_searched_the_networks_too(mine):
     assert given.loss.rates() == {"beta": 0.1, "network": 0.003}
     assert plain.identity() == Registry().resolve("margin", "glyphs", "conv4-64").identity()
     assert given.searchable()["loss.learning_rates.network"] == 0.003
-    with pytest.raises(UserError, match=r"loss\.learning_rates\.beta: rate: Input should be greater"):
+    with pytest.raises(UserError, match=r"loss\.learning_rates\.beta: rate: must be at least 0"):
         Registry(mine).resolve("margin", "glyphs", "conv4-64", MethodSettings({"learning_rates.beta": -1.0}))
 
 
