@@ -1,8 +1,4 @@
-"""The leaderboard: every method's accuracy, and a letter for each group of methods that no comparison distinguishes."""
-
-import itertools
-import string
-from collections.abc import Iterator
+"""The leaderboard: every method's accuracy, and the ranks that its comparisons with all others leave open."""
 
 import numpy as np
 import numpy.typing as npt
@@ -17,86 +13,66 @@ from dmlbench.results.frames import ENSEMBLE, MEAN, UNTRAINED
 METRICS = ("recall_at_1", "map_at_r")
 KEYS = [*GROUP, "selection", "metric"]
 Floats = npt.NDArray[np.float64]
-Booleans = npt.NDArray[np.bool_]
+Integers = npt.NDArray[np.int64]
 
 
 def leaderboard(values: pd.DataFrame) -> pd.DataFrame:
-    """Mean accuracy of every method, the best first, with the groups of methods that all comparisons leave together.
+    """Mean accuracy of every method, the best first, with the ranks that it may have.
 
     All methods of a group, selection and metric are compared with each other, paired by seed; paired t-tests are
-    corrected by Holm's method over all pairs, so that the chance of any false difference is at most 5%. Methods that
-    share a letter are not distinguished (the compact display of Piepho 2004, "An algorithm for a letter-based
-    representation of all-pairwise comparisons", JCGS 13). That two share one is no evidence that they are equal.
+    corrected by Holm's method over all pairs, so that the chance of any false difference is at most 5%. A method's rank
+    is at best one more than the number of methods that are better, at worst the number of methods that are not worse:
+    with 95% the true ranks of all methods lie within (Mogstad, Romano, Shaikh and Wilhelm 2024, "Inference for ranks",
+    Review of Economic Studies 91). Methods whose ranks overlap are not distinguished, which is no evidence that they
+    are equal.
 
     Args:
         values: As `estimates.seed_values` returns them.
 
     Returns:
-        Columns `GROUP`, selection, metric, `MARKED`, `ESTIMATE`, letters ("" with fewer than `FEWEST` seeds), for the
-        `METRICS`; ordered by the mean within each group, selection and metric.
+        Columns `GROUP`, selection, metric, `MARKED`, `ESTIMATE`, best_rank and worst_rank for the `METRICS`; ordered by
+        the mean within each group, selection and metric.
     """
     trained = values["network"].isin([MEAN, ENSEMBLE]) & values["metric"].isin(METRICS)
     rows = values[trained & (values["selection"] != UNTRAINED)]
     means = accuracy(rows).sort_values("mean", ascending=False, kind="stable")
     within = dict(iter(rows.groupby(KEYS, sort=False)))
-    frames = [own.assign(letters=_letters_of(own, within[key])) for key, own in means.groupby(KEYS, sort=False)]
-    columns = [*KEYS, *MARKED, *ESTIMATE, "letters"]
+    frames = []
+    for key, own in means.groupby(KEYS, sort=False):
+        best, worst = ranks(_by_seed(own, within[key]))
+        frames.append(own.assign(best_rank=best, worst_rank=worst))
+    columns = [*KEYS, *MARKED, *ESTIMATE, "best_rank", "worst_rank"]
     return pd.concat(frames, ignore_index=True)[columns] if frames else pd.DataFrame(columns=columns)
 
 
-def _letters_of(means: pd.DataFrame, values: pd.DataFrame) -> list[str]:
-    """The letters of the methods of `means`, in its order; `values` are their runs."""
+def _by_seed(means: pd.DataFrame, values: pd.DataFrame) -> Floats:
+    """A row per seed and origin, a column per method in the order of `means`; NaN where a method has no such run."""
     order = [tuple(row) for row in means[METHOD].itertuples(index=False, name=None)]
-    by_seed = values.pivot_table(index=["origin", "seed"], columns=METHOD, values="value", sort=False)
-    # A row per seed and origin: NaN where a method has no run of that origin, so two of other origins form no pair.
-    groups = groups_of(different(by_seed[order].to_numpy(float)))
-    signs = list(zip(letters(), groups, strict=False))
-    found = ["".join(sign for sign, group in signs if row in group) for row in range(len(order))]
-    return [own if n >= FEWEST else "" for own, n in zip(found, means["n"], strict=True)]
+    table = values.pivot_table(index=["origin", "seed"], columns=METHOD, values="value", sort=False)
+    return np.asarray(table[order], dtype=np.float64)
 
 
-def different(table: Floats) -> Booleans:
-    """(M, M): which methods differ, by paired t-tests with Holm's correction over all pairs.
+def ranks(table: Floats) -> tuple[Integers, Integers]:
+    """The best and the worst rank that each method may have, from 1.
 
     Args:
-        table: (N, M), a row per seed and a column per method; NaN where a method lacks the seed.
+        table: (N, M), a row per seed and a column per method; NaN where a method lacks the seed. Fewer than `FEWEST`
+            seeds of a pair leave it open.
     """
     count = table.shape[1]
     first, second = np.triu_indices(count, 1)
     pairs = table[:, first] - table[:, second]
     n = np.sum(~np.isnan(pairs), axis=0)
-    p = np.full(len(first), np.nan)
-    tested = n >= FEWEST
+    p, tested = np.full(len(first), np.nan), n >= FEWEST
+    sign = np.zeros(len(first))
     if tested.any():
         own = pairs[:, tested]
         mean, std = np.nanmean(own, axis=0), np.nanstd(own, axis=0, ddof=1)
         with np.errstate(divide="ignore", invalid="ignore"):  # equal differences have no spread
             t = np.abs(mean) / (std / np.sqrt(n[tested]))
         p[tested] = np.where(mean == 0, 1.0, 2 * special.stdtr(n[tested] - 1, -t))
-    found = np.zeros((count, count), dtype=bool)
-    found[first, second] = np.array(holm(p.tolist())) < SIGNIFICANT
-    return found | found.T
-
-
-def groups_of(differ: Booleans) -> list[list[int]]:
-    """The largest groups of methods without a difference between any two, in the order of their first members.
-
-    Args:
-        differ: (M, M), symmetric: which methods differ.
-    """
-    groups = [frozenset(range(len(differ)))]
-    for one, other in zip(*np.nonzero(np.triu(differ)), strict=True):
-        both = [group for group in groups if {one, other} <= group]
-        rest = [group for group in groups if group not in both]
-        halves = {frozenset(group - {left}) for group in both for left in (int(one), int(other))}
-        kept = [
-            half for half in halves if not any(half <= own for own in rest) and not any(half < own for own in halves)
-        ]
-        groups = rest + kept
-    return sorted(sorted(group) for group in groups)
-
-
-def letters() -> Iterator[str]:
-    """a, b, ..., z, aa, ab, ..."""
-    for length in itertools.count(1):
-        yield from map("".join, itertools.product(string.ascii_lowercase, repeat=length))
+        sign[tested] = np.sign(mean)
+    sign[~(np.array(holm(p.tolist())) < SIGNIFICANT)] = 0
+    better = np.zeros((count, count), dtype=int)
+    better[first, second], better[second, first] = sign > 0, sign < 0
+    return 1 + better.sum(axis=0), count - better.sum(axis=1)

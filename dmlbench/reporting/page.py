@@ -416,7 +416,7 @@ READING_COSTS = (
 )
 FILES = {  # tables by name
     "accuracy": "mean, interval and standard deviation of every metric",
-    "leaderboard": "every method's metrics, and the groups of methods that no comparison distinguishes",
+    "leaderboard": "every method's metrics, and the ranks that its comparisons leave open",
     "comparisons": "every paired difference with its interval and tests",
     "pooled": "differences pooled over datasets",
     "datasets": "interquartile means and average ranks over datasets",

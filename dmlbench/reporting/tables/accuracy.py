@@ -58,7 +58,7 @@ def accuracy_table(group: Group, selection: str, accuracy: pd.DataFrame) -> Tabl
 
 
 def leaderboard_table(group: Group, selection: str, board: pd.DataFrame) -> Table:
-    """Every method, the best first, with the groups of methods that no comparison distinguishes.
+    """Every method, the best first, with the ranks that it may have.
 
     Args:
         group: What all methods share.
@@ -74,21 +74,20 @@ def leaderboard_table(group: Group, selection: str, board: pd.DataFrame) -> Tabl
         seeds = int(row["n"])
         found = [by_metric[metric].get(row["name"]) for metric in metrics]
         pairs = [
-            (estimate_entry(own, percent, seeds), Entry(own["letters"] or "–")) if own else (Entry("–"),) * 2
-            for own in found
+            (estimate_entry(own, percent, seeds), Entry(_rank(own))) if own else (Entry("–"),) * 2 for own in found
         ]
         figures = [entry for pair in pairs for entry in pair]
         rows.append((Entry(row["name"]), number(seeds, "{:.0f}".format), *figures, Entry(row["marks"])))
     return Table(
         f"leaderboard_{group.slug}_{selection}",
         f"Leaderboard of {group.title}; {SELECTIONS[selection]}",
-        ("Method", "Seeds", *(name for metric in metrics for name in (metric_name(metric), "Group")), "Marks"),
+        ("Method", "Seeds", *(name for metric in metrics for name in (metric_name(metric), "Rank")), "Marks"),
         tuple(rows),
         (
             "In percent, the best first: mean over seeds [95% t-interval].",
             (
-                "Group: methods that share a letter are not distinguished by paired t-tests of all pairs of methods "
-                "(Holm, .05). It is no evidence that they are equal."
+                "Rank: those that paired t-tests of all pairs of methods leave open (Holm, .05). Methods whose ranks "
+                "overlap are not distinguished, which is no evidence that they are equal."
             ),
             *few_seeds(mine),
         ),
@@ -97,6 +96,11 @@ def leaderboard_table(group: Group, selection: str, board: pd.DataFrame) -> Tabl
 
 def _rows(board: pd.DataFrame, metric: str) -> list[Mapping[Hashable, Any]]:
     return list(board[board["metric"] == metric].to_dict("records"))
+
+
+def _rank(row: Mapping[Hashable, Any]) -> str:
+    best, worst = row["best_rank"], row["worst_rank"]
+    return str(best) if best == worst else f"{best}–{worst}"
 
 
 def selection_table(

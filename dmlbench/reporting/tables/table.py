@@ -3,8 +3,10 @@
 The notes below a table: what cannot be concluded, what was left out and why, and letters for marks.
 """
 
+import itertools
 import math
-from collections.abc import Callable, Hashable, Iterable, Mapping
+import string
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,7 +14,6 @@ import pandas as pd
 
 from dmlbench.analysis.comparisons import other_kinds, other_origins
 from dmlbench.analysis.groups import DEFAULT, Against, in_order
-from dmlbench.analysis.leaderboard import letters
 from dmlbench.analysis.statistics import FEWEST, smallest_p
 from dmlbench.analysis.tuning import unequal_budgets
 from dmlbench.reporting.naming import named, p_value
@@ -21,7 +22,7 @@ from dmlbench.results.frames import ENSEMBLE, MEAN
 # Columns of words; all others hold figures.
 TEXT_COLUMNS = {
     "Method", "Base", "Against", "Marks", "Dataset", "Metric", "Epoch", "Source", "Parameter", "Part", "Value",
-    "Not compared", "Published setting", "Verdict", "Group", "Budget", "Chosen values",
+    "Not compared", "Published setting", "Verdict", "Rank", "Budget", "Chosen values",
 }  # fmt: skip
 
 
@@ -181,7 +182,12 @@ def _unequal_budgets(values: pd.DataFrame) -> list[str]:
 def mark_signs(marks: Iterable[str]) -> dict[str, str]:
     """A letter for every mark, where a table has no room for them: `{"unpublished composition": "a"}`; z, aa, ab."""
     distinct = dict.fromkeys(mark for own in marks for mark in own.split("; ") if mark)
-    return dict(zip(distinct, letters(), strict=False))
+    return dict(zip(distinct, _letters(), strict=False))
+
+
+def _letters() -> Iterator[str]:
+    for length in itertools.count(1):
+        yield from map("".join, itertools.product(string.ascii_lowercase, repeat=length))
 
 
 def signed(marks: str, signs: dict[str, str]) -> str:
