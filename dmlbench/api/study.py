@@ -187,7 +187,7 @@ def run(
     overlay = (default_path(store.root) if tuned is True else Path(tuned)) if tuned else None
     claimed = _claims(claims)
     request = Request(
-        with_claimed(_some(methods, "methods"), claimed), _some(datasets, "datasets"), _seeds(seeds),
+        _some(with_claimed(_names(methods, "methods"), claimed), "methods"), _some(datasets, "datasets"), _seeds(seeds),
         str(protocol) if protocol else None, _settings(settings or {}), _path(methods_dir), data, skip_bad, overlay,
     )  # fmt: skip
     console = SafeConsole(quiet=True) if quiet else plain_or_wide()
