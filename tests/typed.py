@@ -4,6 +4,7 @@ import re
 
 import pandas as pd
 
+from dmlbench.analysis.groups import METHOD
 from dmlbench.reporting.naming import named
 from dmlbench.results.frames import MEAN
 from dmlbench.specs.overrides import Settings
@@ -51,7 +52,6 @@ def typed(frame: pd.DataFrame) -> pd.DataFrame:
         frame = frame.drop(columns="variant").assign(overrides=words)
     if "to" in frame:
         other = [parts(name) for name in frame["to"]]
-        for column, key in {"to": "method", "to_modifier": "modifier", "to_settings": "modifier_settings",
-                            "to_network": "network"}.items():  # fmt: skip
-            frame[column] = pd.Series([row[key] for row in other], frame.index, dtype=object)
+        for key in METHOD:
+            frame[f"to_{key}"] = pd.Series([row[key] for row in other], frame.index, dtype=object)
     return frame

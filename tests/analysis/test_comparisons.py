@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from dmlbench.analysis.comparisons import comparisons, other_kinds, other_origins, pooled, seed_pairs, star, to_base
+from dmlbench.analysis.comparisons import comparisons, other_kinds, other_origins, pooled, primary, seed_pairs
 from dmlbench.analysis.estimates import seed_values
-from dmlbench.analysis.groups import GROUP
-from dmlbench.analysis.statistics import holm
+from dmlbench.analysis.groups import GROUP, Against
+from dmlbench.analysis.statistics import benjamini_hochberg, verdict
 from dmlbench.reporting.naming import named
 from dmlbench.results.frames import load_results
 from tests.analysis.fake_values import values
@@ -22,7 +22,7 @@ def given(frame):
 
 
 def row(frame, method, to):
-    (found,) = frame[(frame["method"] == method) & (frame["to"] == to)].to_dict("records")
+    (found,) = frame[(frame["method"] == method) & (frame["to_method"] == to)].to_dict("records")
     return found
 
 
@@ -36,9 +36,34 @@ RUNS = {
 
 def test_methods_are_compared_with_their_base_and_modifiers_with_each_other():
     found = comparisons(*given(values(RUNS)))
-    pairs = set(found[["method", "to"]].itertuples(index=False, name=None))
-    assert pairs == {("ms+psd", "ms"), ("ms+obdsd", "ms"), ("ms+obdsd", "ms+psd")}
-    assert set(to_base(found)["to"]) == {"ms"}
+    pairs = set(found[["method", "to_method"]].itertuples(index=False, name=None))
+    assert pairs == {("ms+psd", "ms"), ("ms+obdsd", "ms"), ("ms+obdsd", "ms+psd"), ("ms", "triplet")}
+    references = primary(found).set_index("method")["to_method"].to_dict()
+    assert references == {"ms+psd": "ms", "ms+obdsd": "ms", "ms": "triplet"}
+
+
+def test_all_methods_are_compared_with_one_that_is_named():
+    frame = values(RUNS)
+    found = comparisons(seed_pairs(frame, Against("ms+psd")), frame)
+    assert set(found["method"]) == {"ms", "ms+obdsd", "triplet"}
+    assert set(found["to_method"]) == {"ms+psd"}
+    assert found["primary"].all()
+    assert row(found, "ms", "ms+psd")["mean"] == pytest.approx(-row(comparisons(*given(frame)), "ms+psd", "ms")["mean"])
+
+
+def test_the_verdict_follows_from_the_corrected_p_values():
+    found = comparisons(*given(values(RUNS)))
+    expected = [verdict(*own) for own in found[["n", "mean", "p_bh", "p_equivalent_bh"]].itertuples(index=False)]
+    assert list(found["verdict"]) == expected
+    assert row(found, "ms+obdsd", "ms")["verdict"] == "better"
+    assert row(found, "ms", "triplet")["verdict"] == "better"
+
+
+def test_simultaneous_intervals_are_bonferronis():
+    found = comparisons(*given(values(RUNS)))
+    one = row(found, "ms+psd", "ms")
+    half = stats.t.ppf(1 - 0.05 / (2 * 4), 3) * one["std"] / 2
+    assert (one["all_low"], one["all_high"]) == pytest.approx((one["mean"] - half, one["mean"] + half))
 
 
 def test_a_comparison_by_hand():
@@ -56,15 +81,15 @@ def test_a_comparison_by_hand():
 
 def test_the_family_is_all_that_stands_in_one_table():
     found = comparisons(*given(values(RUNS)))
-    assert set(found["family"]) == {3}
-    assert list(found["p_holm"]) == pytest.approx(holm(list(found["p_t"])))
+    assert set(found["family"]) == {4}
+    assert list(found["p_bh"]) == pytest.approx(benjamini_hochberg(list(found["p_t"])))
 
 
 def test_groups_and_metrics_are_families_of_their_own():
     both = pd.concat([values(RUNS), values(RUNS, dataset="e"), values(RUNS).assign(metric="map_at_r")])
     found = comparisons(*given(both))
-    assert set(found["family"]) == {3}
-    assert len(found) == 9
+    assert set(found["family"]) == {4}
+    assert len(found) == 12
 
 
 def test_two_pairs_are_not_tested_and_do_not_count_in_the_family():
@@ -73,7 +98,7 @@ def test_two_pairs_are_not_tested_and_do_not_count_in_the_family():
     few = row(found, "ms+psd", "ms")
     assert few["n"] == 2
     assert math.isnan(few["p_t"])
-    assert math.isnan(few["p_holm"])
+    assert math.isnan(few["p_bh"])
     assert row(found, "ms+obdsd", "ms")["family"] == 1
 
 
@@ -114,10 +139,6 @@ def test_pooling_joins_marks_that_differ_by_dataset():
     second = values({"ms": [0.6] * 3, "ms+psd": [0.61, 0.62, 0.63]}, dataset="b")
     one = row(pooled(*given(pd.concat([first, second]))), "ms+psd", "ms")
     assert (one["marks"], one["datasets"]) == ("untuned", 2)
-
-
-def test_no_star_without_a_test():
-    assert [star(p) for p in (0.049, 0.05, math.nan)] == ["*", "", ""]
 
 
 def test_nothing_at_all():

@@ -14,7 +14,8 @@ from tests.kept import angles
 from tests.typed import NONE, parts
 
 GROUP = Group("p", NONE, "d")
-PLACED = {"protocol": "p", "overrides": NONE, "dataset": "d"} | parts("ms+psd") | {"seed": 0}
+OTHERS = {f"to_{name}": value for name, value in parts("ms").items()}
+PLACED = {"protocol": "p", "overrides": NONE, "dataset": "d"} | parts("ms+psd") | OTHERS | {"seed": 0}
 
 
 def test_what_was_retrieved_by_hand(tmp_path):
@@ -25,8 +26,8 @@ def test_what_was_retrieved_by_hand(tmp_path):
     lost = table[table["outcome"] == "lost"]
     assert lost["query"].unique().tolist() == [0]
     # Around 0 degrees: the base has 5 and 12; the method -20 and 40.
-    assert lost[lost["by"] == "base"]["neighbour"].tolist() == [1, 2]
-    assert lost[lost["by"] == "base"]["correct"].tolist() == [True, False]
+    assert lost[lost["by"] == "reference"]["neighbour"].tolist() == [1, 2]
+    assert lost[lost["by"] == "reference"]["correct"].tolist() == [True, False]
     assert lost[lost["by"] == "method"]["neighbour"].tolist() == [4, 1]
     assert lost[lost["by"] == "method"]["neighbour_label"].tolist() == [2, 0]
     assert lost[lost["by"] == "method"]["similarity"].tolist() == pytest.approx(np.cos(np.deg2rad([20, 40])), abs=1e-6)

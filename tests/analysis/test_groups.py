@@ -2,14 +2,18 @@ import pandas as pd
 import pytest
 
 from dmlbench.analysis.groups import (
+    DEFAULT,
+    Against,
     Group,
     base_name,
+    check_against,
     check_unambiguous,
     groups,
     in_order,
     method_name,
     modifier_name,
-    paired_with_base,
+    paired,
+    references,
     slug,
     without_paths,
 )
@@ -85,8 +89,8 @@ def test_other_values_under_the_same_names_are_never_mixed(other):
 def test_pairs_share_seed_and_keys():
     rows = frame(("ms", {"x": 1.0}), ("ms", {"x": 2.0, "seed": 1}), ("ms+psd", {"x": 5.0, "seed": 1}),
                  ("ms+psd", {"x": 9.0, "seed": 2}), ("ms{alpha=3}+psd", {"x": 7.0, "seed": 1}))  # fmt: skip
-    pairs = paired_with_base(rows, ["protocol", "overrides", "dataset"], ["x"])
-    assert pairs[["seed", "x", "x_base"]].to_numpy().tolist() == [[1, 5.0, 2.0]]
+    pairs = paired(rows, [], ["x"], DEFAULT)
+    assert pairs[["seed", "x", "x_to"]].to_numpy().tolist() == [[1, 5.0, 2.0]]
 
 
 def test_slugs_are_plain_and_keep_names_apart():
@@ -119,5 +123,40 @@ def test_paths_are_cut_to_their_last_part(text, clean):
 def test_tuned_methods_are_compared_with_their_tuned_base():
     names = "ms", "ms{tuned}", "ms+psd{tuned}", "ms+dm2{ensemble}{tuned}"
     rows = frame(*((name, {"x": float(place)}) for place, name in enumerate(names)))
-    pairs = paired_with_base(rows, ["dataset"], ["x"])
-    assert pairs[["x", "x_base"]].to_numpy().tolist() == [[2, 1], [3, 1]]
+    pairs = paired(rows, [], ["x"], DEFAULT)
+    assert pairs[["x", "x_to"]].to_numpy().tolist() == [[2, 1], [3, 1]]
+
+
+def of(names, against=DEFAULT):
+    """The reference of each of some methods of one group."""
+    found = references(frame(*((name, {}) for name in names)), against)
+    other = {name.removeprefix("to_"): found[name] for name in found if name.startswith("to_")}
+    return dict(zip(map(method_name, found.to_dict("records")),
+                    map(method_name, pd.DataFrame(other).to_dict("records")), strict=True))  # fmt: skip
+
+
+def test_a_modified_method_has_its_base_and_a_base_the_first_one():
+    names = (
+        "triplet",
+        "ms",
+        "ms{alpha=3}",
+        "ms{alpha=3}+psd",
+        "ms+psd",
+        "triplet+dm2",
+        "triplet+dm2{ensemble}",
+        "mine",
+    )
+    assert of(names) == {
+        "ms+psd": "ms", "ms{alpha=3}": "ms", "ms{alpha=3}+psd": "ms{alpha=3}", "ms": "triplet", "x": "triplet",
+        "triplet+dm2": "triplet", "triplet+dm2{ensemble}": "triplet",
+    }  # fmt: skip
+    assert of(("ms", "mine"), Against(base="mine")) == {"ms": "mine"}
+    assert of(("ms+psd", "mine")) == {}
+
+
+def test_all_methods_have_the_one_that_is_named():
+    assert of(("ms", "ms+psd", "triplet"), Against("ms+psd")) == {"ms": "ms+psd", "triplet": "ms+psd"}
+    rows = frame(("ms", {}), ("ms+psd", {}))
+    check_against(rows, Against("ms+psd"))
+    with pytest.raises(UserError, match="--against: unknown method 'mss'; did you mean 'ms'"):
+        check_against(rows, Against("mss"))

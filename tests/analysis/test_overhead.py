@@ -16,8 +16,9 @@ def cell(method, seed, step_ms, machine="m1", **changes):
 def test_ratio_per_seed_to_the_own_base():
     rows = [cell("ms", 0, 10.0), cell("ms", 1, 20.0), cell("triplet", 0, 1.0)]
     rows += [cell("ms+psd", 0, 20.0), cell("ms+psd", 1, 160.0)]
-    (found,) = overhead(pd.DataFrame(rows)).to_dict("records")
-    assert (found["method"], found["base"], found["n"], found["other_machine"]) == ("ms+psd", "ms", 2, 0)
+    base, found = overhead(pd.DataFrame(rows)).to_dict("records")
+    assert (base["method"], base["to_method"], base["n"]) == ("ms", "triplet", 1)
+    assert (found["method"], found["to_method"], found["n"], found["other_machine"]) == ("ms+psd", "ms", 2, 0)
     assert found["mean"] == pytest.approx(4.0)  # geometric mean of 2 and 8
     assert found["step_ms"] == pytest.approx(math.sqrt(20 * 160))
 

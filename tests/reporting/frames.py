@@ -29,4 +29,4 @@ def compared(pairs, values):
 
 
 def differences(values):
-    return comparisons.to_base(compared(comparisons.seed_pairs(values), values))
+    return comparisons.primary(compared(comparisons.seed_pairs(values), values))

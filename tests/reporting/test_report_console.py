@@ -3,8 +3,9 @@ import io
 import pytest
 from rich.console import Console
 
-from dmlbench.analysis.comparisons import comparisons, seed_pairs, to_base
+from dmlbench.analysis.comparisons import comparisons, primary, seed_pairs
 from dmlbench.analysis.estimates import seed_values
+from dmlbench.analysis.groups import Against
 from dmlbench.cli.tables import comparison
 from dmlbench.errors import UserError
 from dmlbench.results.frames import load_results
@@ -28,7 +29,8 @@ def test_every_group_has_a_table_and_says_how_to_read_it(results):
 
 
 def test_a_row_has_accuracy_difference_and_step_time(results):
-    line = next(line for line in printed(load_results(results)).splitlines() if line.startswith("ms+psd (a)"))
+    lines = printed(load_results(results), width=140).splitlines()
+    line = next(line for line in lines if line.startswith("ms+psd (a)"))
     assert "63.05 [62.30,63.80]" in line
     assert "+0.59 [−0.04,+1.23]" in line
     assert line.endswith("1.29×")
@@ -48,11 +50,11 @@ def test_runs_that_did_not_start_alike_form_no_pair(tmp_path):
         write_cell(tmp_path, make_cell("ms", seed), initial_weights="aa" if seed else "bb")
         write_cell(tmp_path, make_cell("ms+psd", seed), initial_weights="aa")
     text = printed(load_results(tmp_path))
-    assert "Seeds that form no pair, for the base's run had other initial weights, other images or another" in text
+    assert "Seeds that form no pair, for the reference's run had other initial weights, other images or another" in text
     assert "ms+psd (1)" in text
     values = seed_values(load_results(tmp_path))
     values = values[values["metric"] == "recall_at_1"]
-    assert set(comparisons(to_base(seed_pairs(values)), values)["n"]) == {2}
+    assert set(comparisons(primary(seed_pairs(values)), values)["n"]) == {2}
 
 
 def test_names_in_brackets_are_no_markup(tmp_path):
@@ -72,10 +74,23 @@ def test_two_results_of_one_cell_are_an_error(tmp_path):
         comparison(load_results(tmp_path))
 
 
-def test_a_star_is_drawn_where_the_difference_holds(results):
+def test_a_verdict_stands_where_the_difference_does(results):
     text = printed(load_results(results), width=140)
-    lines = [line for line in text.splitlines() if "+obdsd" in line]
+    lines = [line for line in text.splitlines() if line.startswith("ms+obdsd")]
     assert lines
-    assert all("*" in line for line in lines)
-    assert "*: p below .05 (paired t-test, Holm over this table)" in text
-    assert not any("*" in line for line in text.splitlines() if line.startswith("proxyanchor "))
+    assert all("better" in line for line in lines)
+    assert "verdict: exploratory (paired t-test; equivalent within 1 point; Benjamini and Hochberg" in text
+    assert "Power: at the median standard deviation" in text
+
+
+def test_two_bases_are_compared(tmp_path):
+    for seed in range(3):
+        for name in ("ms", "triplet"):
+            write_cell(tmp_path, make_cell(name, seed))
+    results = load_results(tmp_path)
+    compared = [line for line in printed(results, width=140).splitlines() if line.startswith("ms ")]
+    assert "triplet" in compared[0]
+    named = [line for line in printed(results, 140, against=Against("ms")).splitlines() if line.startswith("triplet ")]
+    assert " ms " in named[0]
+    with pytest.raises(UserError, match="--against: unknown method 'mss'"):
+        comparison(results, against=Against("mss"))

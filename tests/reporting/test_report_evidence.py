@@ -15,24 +15,25 @@ from tests.reporting.frames import compared as compared_by
 from tests.typed import NONE, shown
 
 
-def test_evidence_has_a_star_only_where_the_corrected_p_is_small(values):
+def test_evidence_has_a_verdict_by_the_corrected_p(values):
     table = tables.evidence_table(GLYPHS, "last", "recall_at_1", compared_by(seed_pairs(values), values))
     rows = {(row[0].text, row[1].text): row for row in table.rows}
     assert list(rows) == [
         ("ms+psd", "ms"),
         ("ms+obdsd", "ms"),
         ("ms+obdsd", "ms+psd"),
+        ("proxyanchor", "ms"),
         ("proxyanchor+psd", "proxyanchor"),
     ]
-    assert rows["ms+obdsd", "ms"][3].text.endswith("*")
-    assert not rows["ms+psd", "ms"][3].text.endswith("*")
-    assert any("the 4 comparisons of this table" in note for note in table.notes)
+    assert rows["ms+obdsd", "ms"][4].text == "▲ better"
+    assert rows["ms+psd", "ms"][4].text == "○ inconclusive"
+    assert any("the 5 comparisons of this table" in note for note in table.notes)
     assert any("reach: .063 with 5 pairs. Six pairs are the fewest" in note for note in table.notes)
     found = compared_by(seed_pairs(GLYPHS.of(values)), values)
-    found = pick(found, selection="last", metric="recall_at_1").set_index(["method", "to"])
+    found = pick(found, selection="last", metric="recall_at_1").set_index(["method", "to_method"])
     for pair, row in rows.items():
-        expected = found.loc[pair, ["p_holm", "p_sign_flip", "effect_size", "probability_of_improvement"]]
-        assert [entry.value for entry in row[4:8]] == pytest.approx(expected.tolist())
+        expected = found.loc[pair, ["p_bh", "p_sign_flip", "effect_size", "probability_of_improvement"]]
+        assert [entry.value for entry in row[6:10]] == pytest.approx(expected.tolist())
 
 
 def test_one_seed_is_not_tested(tmp_path):
@@ -41,8 +42,8 @@ def test_one_seed_is_not_tested(tmp_path):
     runs = estimates.seed_values(load_results(tmp_path))
     found = compared_by(seed_pairs(runs), runs)
     table = tables.evidence_table(GLYPHS, "last", "recall_at_1", found)
-    assert [entry.text for entry in table.rows[0][4:8]] == ["–", "–", "–", "–"]
-    assert "*" not in "".join(entry.text for entry in table.rows[0])
+    assert [entry.text for entry in table.rows[0][6:10]] == ["–", "–", "–", "–"]
+    assert table.rows[0][4].text == "? too few seeds"
     assert "Too few pairs for any test." in table.notes
     assert table.notes[-1] == "Fewer than 3 pairs, so nothing can be concluded from: ms+psd against ms (1)."
 
@@ -51,9 +52,11 @@ def compared(*pairs):
     """Comparisons as evidence tables take them: (method, other, pairs, p)."""
     rows = [
         {"protocol": "p", "variant": "", "dataset": "d", "selection": "last", "metric": "recall_at_1", "method": method,
-         "base": "ms", "modifier": method.partition("+")[2], "to": to, "to_modifier": to.partition("+")[2], "marks": "",
-         "mean": 0.01, "low": 0.0, "high": 0.02, "n": n, "p_t": p, "p_holm": p, "p_sign_flip": p, "effect_size": 1.0,
-         "probability_of_improvement": 0.5, "family": sum(own[2] >= 3 for own in pairs)}
+         "base": "ms", "modifier": method.partition("+")[2], "to": to, "primary": "+" not in to, "marks": "",
+         "mean": 0.01, "low": 0.0, "high": 0.02, "n": n, "p_t": p, "p_bh": p, "p_sign_flip": p, "effect_size": 1.0,
+         "std": 0.01, "verdict": "inconclusive" if n >= 3 else "", "all_low": -0.01, "all_high": 0.03,
+         "probability_of_improvement": 0.5, "improvement_low": 0.2, "improvement_high": 0.8,
+         "family": sum(own[2] >= 3 for own in pairs)}
         for method, to, n, p in pairs
     ]  # fmt: skip
     return shown(pd.DataFrame(rows))
@@ -70,7 +73,7 @@ def test_six_pairs_need_no_excuse():
     rows = compared(("ms+psd", "ms", 6, 0.5))
     notes = " ".join(tables.evidence_table(Group("p", NONE, "d"), "last", "recall_at_1", rows).notes)
     assert "reach: .031 with 6 pairs." in notes
-    assert "corrected by Holm's method for one comparison, which leaves it as it is; *: below .05." in notes
+    assert "corrected by Benjamini and Hochberg's method for one comparison, which leaves it as it is" in notes
     assert "Six pairs are the fewest" not in notes
     assert "sign-flip: exact, two-sided" in notes
     many = " ".join(tables.evidence_table(Group("p", NONE, "d"), "last", "recall_at_1", rows.assign(n=20)).notes)
@@ -90,8 +93,8 @@ def ranked(seeds, friedman=0.01, datasets=6):
 @pytest.mark.parametrize(
     ("means", "said"),
     [
-        (ranked(6), "Friedman's test tells some apart (p .010): average ranks differ where they lie 1.35 apart"),
-        (ranked(6, friedman=0.3), "Friedman's test (p .300) does not tell any of them apart."),
+        (ranked(6), "Friedman's test shows differences (p .010): average ranks differ where they lie 1.35 apart"),
+        (ranked(6, friedman=0.3), "Friedman's test (p .300) shows no difference."),
         (ranked(2), "Fewer than 3 seeds of a dataset, so nothing can be concluded."),
         (ranked(6, datasets=5), "Fewer than 6 datasets: ranks show an order, no evidence."),
     ],

@@ -21,7 +21,10 @@ def estimates(*methods, n=3):
             "high": 0.61 if n > 1 else np.nan,
             "n": n,
             "selection": "last",
-            "p_holm": 0.2,
+            "to": name.partition("+")[0],
+            "verdict": "inconclusive",
+            "all_low": 0.58,
+            "all_high": 0.62,
         }
         for name in methods
     ]
@@ -91,7 +94,7 @@ def test_the_star_of_a_verdict_stands_on_no_line_of_its_own():
 
 
 def test_overhead_bars_start_at_one():
-    ratios = estimates("ms+psd").assign(mean=1.3, low=1.2, high=1.4, step_ms=52.0, step_ms_base=40.0)
+    ratios = estimates("ms+psd").assign(mean=1.3, low=1.2, high=1.4, step_ms=52.0, step_ms_to=40.0)
     (bar,) = overhead_plot(GROUP, ratios, LOOK).figure.axes[0].patches
     assert (bar.get_x(), bar.get_width()) == pytest.approx((1, 0.3))
 

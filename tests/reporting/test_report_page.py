@@ -100,10 +100,12 @@ def test_every_figure_has_its_data(report, page):
     assert page.words.count("Data of this figure") == len(figures)
 
 
-def test_the_report_begins_with_its_verdicts(report):
+def test_the_report_begins_with_the_leaderboard_and_the_verdicts(report):
     text = (report / "report.md").read_text()
-    assert text.index("## In short") < text.index("| ms+obdsd | ▲ +2.70") < text.index("## How to read this")
-    assert "- **▲ higher** ms+obdsd against ms: +" in text
+    places = [text.index(words) for words in ("## In short", "**Leaderboard of ", "| ms+obdsd | ms | ▲ +2.70")]
+    assert places == sorted(places)
+    assert places[-1] < text.index("## How to read this")
+    assert "- **▲ better** ms+obdsd against ms: +" in text
     assert "1 or 3 or 5 seeds each, 1 failed, 1 planned and not finished" in text
 
 

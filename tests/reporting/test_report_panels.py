@@ -48,12 +48,12 @@ def examples(*outcomes, by="ms+psd", k=5):
                     "wins": 4,
                     "losses": 1,
                     "seeds": 5,
-                    "by": "method" if name == by else "base",
+                    "by": "method" if name == by else "reference",
                 }
                 | {"rank": rank, "neighbour": 10 + rank, "neighbour_label": query if right else 3, "correct": right}
                 for rank in range(1, k + 1)
             ]
-    return shown(pd.DataFrame(rows).assign(protocol="p", overrides=NONE, dataset="birds", method=by, seed=2))
+    return shown(pd.DataFrame(rows).assign(protocol="p", overrides=NONE, dataset="birds", method=by, to="ms", seed=2))
 
 
 def images(side=28):

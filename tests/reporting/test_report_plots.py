@@ -26,8 +26,8 @@ def estimates(*methods, **changes):
     rows = []
     for place, name in enumerate(methods):
         base, _, modifier = name.partition("+")
-        names = {"method": name, "base": base, "modifier": modifier, "to": base, "to_modifier": "", "marks": ""}
-        tests = {"n": 6, "p_t": 0.01, "p_holm": 0.02, "p_sign_flip": 0.03125}
+        names = {"method": name, "base": base, "modifier": modifier, "to": base, "marks": ""}
+        tests = {"n": 6, "p_t": 0.01, "p_bh": 0.02, "p_sign_flip": 0.03125, "verdict": "better"}
         row = names | tests | {"metric": "recall_at_1", "selection": "last", "mean": 0.01 * (place + 1)} | changes
         rows.append(row | {"low": row["mean"] - 0.005, "high": row["mean"] + 0.005})
     return shown(pd.DataFrame(rows))
@@ -144,10 +144,10 @@ def test_optimism_is_drawn_from_the_seeds():
 
 
 def test_a_forest_has_a_row_per_dataset_and_one_for_all():
-    each = pd.concat([estimates("ms+psd", dataset=name, mean=mean, p_holm=p)
-                      for name, mean, p in (("cub", 0.01, 0.01), ("cars", -0.02, 0.2))])  # fmt: skip
-    pooled = estimates("ms+psd", mean=-0.005, p_holm=0.5, datasets=2)
-    plot = forest_plot("p", "p", each, pooled, LOOK)
+    found = ("cub", 0.01, "better"), ("cars", -0.02, "inconclusive")
+    each = [estimates("ms+psd", dataset=name, mean=mean, verdict=verdict) for name, mean, verdict in found]
+    pooled = estimates("ms+psd", mean=-0.005, verdict="inconclusive", datasets=2)
+    plot = forest_plot("p", "p", pd.concat(each), pooled, LOOK)
     axes = plot.figure.axes[0]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["ms+psd", "cub*", "cars", "2 datasets"]
     diamonds = [line for line in lines(axes, "D") if line.get_color() == INK]

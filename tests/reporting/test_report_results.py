@@ -167,7 +167,7 @@ def test_a_methods_settings_are_compared_with_the_plain_base(tmp_path):
         write_cell(tmp_path, make_cell("ms+psd", seed))
         write_cell(tmp_path, make_cell("ms+psd", seed, tau=2.0, overrides=("distillation.tau=2",)))
     text = (render(tmp_path, "r", tmp_path / "reports") / "report.md").read_text()
-    assert "| ms+psd{tau=2} | 3 | +" in text
+    assert "| ms+psd{tau=2} | ms | 3 | +" in text
     assert "--set distillation.tau=2" in text
 
 

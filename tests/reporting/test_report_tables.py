@@ -143,7 +143,7 @@ def test_a_method_without_its_base_is_named(tmp_path):
     found = estimates.seed_values(load_results(tmp_path))
     table = tables.difference_table(GLYPHS, "last", differences(found), accuracy(found))
     assert table.rows == ()
-    assert table.notes[-1] == "No result of the base with the same seed among these, so no difference for: ms+psd."
+    assert table.notes[-1] == "No result of the reference with the same seed among these, so no difference for: ms+psd."
 
 
 def test_overhead_table_says_what_it_is_and_what_it_left_out(tmp_path):

@@ -1,9 +1,10 @@
 import pytest
 
-from dmlbench.analysis.comparisons import to_base
+from dmlbench.analysis.comparisons import primary
 from dmlbench.analysis.groups import Group
+from dmlbench.analysis.statistics import verdict
 from dmlbench.reporting.numbers import Numbers
-from dmlbench.reporting.tables.comparison import kind_of, verdicts
+from dmlbench.reporting.tables.comparison import verdicts
 from dmlbench.reporting.tables.summary import summary_tables
 from dmlbench.results.frames import load_history, load_results
 from tests.reporting.fake_results import make_cell, write_cell
@@ -14,31 +15,37 @@ from tests.typed import NONE, settings
 def given(root, group=GLYPHS):
     numbers = Numbers.of(load_results(root), load_history(root))
     compared = numbers.comparisons
-    shown = compared[
-        (compared["selection"] == "last") & (compared["metric"] == "recall_at_1") & (compared["to_modifier"] == "")
-    ]
+    shown = primary(compared)
+    shown = shown[(shown["selection"] == "last") & (shown["metric"] == "recall_at_1") & (shown["modifier"] != "")]
     return verdicts(group, shown, numbers.overhead)
 
 
 def pooled_of(root):
-    return to_base(Numbers.of(load_results(root), load_history(root)).pooled)
+    return primary(Numbers.of(load_results(root), load_history(root)).pooled)
 
 
 @pytest.mark.parametrize(
-    ("n", "p", "mean", "kind"),
-    [(2, float("nan"), 0.1, "few"), (6, 0.01, 0.1, "higher"), (6, 0.01, -0.1, "lower"), (6, 0.05, 0.1, "open")],
+    ("n", "p", "p_equivalent", "mean", "kind"),
+    [
+        (2, float("nan"), float("nan"), 0.1, ""),
+        (6, 0.01, 0.9, 0.1, "better"),
+        (6, 0.01, 0.9, -0.1, "worse"),
+        (6, 0.05, 0.05, 0.1, "inconclusive"),
+        (6, 0.9, 0.01, 0.001, "equivalent"),
+        (6, 0.01, 0.01, 0.001, "equivalent"),  # surely not 0, and surely smaller than what is of interest
+    ],
 )
-def test_what_the_numbers_say(n, p, mean, kind):
-    assert kind_of(n, p, mean) == kind
+def test_what_the_numbers_say(n, p, p_equivalent, mean, kind):
+    assert verdict(n, mean, p, p_equivalent) == kind
 
 
 def test_a_verdict_holds_difference_interval_tests_and_price(results):
     found = {verdict.sentence.partition(" ")[0]: verdict for verdict in given(results)}
     sentence = found["ms+obdsd"].sentence
-    assert found["ms+obdsd"].label == "▲ higher"
+    assert found["ms+obdsd"].label == "▲ better"
     assert "ms+obdsd against ms: +" in sentence
     assert "points R@1 [+" in sentence
-    assert "5 pairs, p .014, sign-flip" in sentence  # Holm's, not the t-test's own .003
+    assert "5 pairs, p .011, sign-flip" in sentence  # Benjamini and Hochberg's, not the t-test's own .003
     assert "sign-flip .063 (the smallest it can reach)" in sentence
     assert "training step 1.34×" in sentence
     assert sentence.endswith("Untuned: nothing published.")
@@ -62,19 +69,21 @@ def test_the_summary_has_a_row_per_method_and_a_column_per_dataset(results):
     found = {group: given(results, group) for group in (GLYPHS, Group("conv4-64", NONE, "omniglot-small"))}
     found[Group("conv4-64", settings("training.epochs=9"), "glyphs")] = []  # bases alone
     (table,) = summary_tables(found, pooled_of(results))
-    assert table.columns == ("Method", "glyphs", "omniglot-small", "Together", "Step time", "Marks")
+    assert table.columns == ("Method", "Against", "glyphs", "omniglot-small", "Together", "Step time", "Marks")
     rows = {row[0].text: row for row in table.rows}
     assert list(rows) == ["ms+psd", "ms+obdsd", "proxyanchor+psd"]
-    assert (rows["ms+obdsd"][1].text, rows["ms+obdsd"][1].kind) == ("▲ +2.70", "higher")
-    assert rows["ms+obdsd"][1].interval == "[+1.49, +3.90]"
-    assert rows["proxyanchor+psd"][2].text.startswith("? ")  # one seed
+    assert (rows["ms+obdsd"][2].text, rows["ms+obdsd"][2].kind) == ("▲ +2.70", "better")
+    assert rows["ms+obdsd"][1].text == "ms"
+    assert rows["ms+obdsd"][2].interval == "[+1.49, +3.90]"
+    assert rows["proxyanchor+psd"][3].text.startswith("? ")  # one seed
     whole = pick(pooled_of(results), method="ms+obdsd", selection="last", metric="recall_at_1", overrides=NONE)
-    assert rows["ms+obdsd"][3].value == pytest.approx(whole["mean"].iloc[0])
-    assert rows["ms+obdsd"][3].kind == "higher"
-    assert rows["proxyanchor+psd"][3].kind == "few"  # one seed on one of the two
-    assert rows["ms+obdsd"][4].text == "1.34–1.35×"
+    assert rows["ms+obdsd"][4].value == pytest.approx(whole["mean"].iloc[0])
+    assert rows["ms+obdsd"][4].kind == "better"
+    assert rows["proxyanchor+psd"][4].kind == ""  # one seed on one of the two
+    assert rows["ms+obdsd"][5].text == "1.34–1.35×"
     assert table.notes[0] == (
-        "▲ higher, ▼ lower, ○ not told apart, ? too few seeds: by the paired t-test with Holm's correction, at .05."
+        "▲ better, ▼ worse, = equivalent, ○ inconclusive, ? too few seeds. Exploratory: paired t-tests, Benjamini and "
+        "Hochberg's correction, at .05."
     )
 
 
@@ -83,5 +92,5 @@ def test_a_dataset_without_the_method_is_a_dash(tmp_path):
         write_cell(tmp_path, make_cell(name, 0, dataset))
     found = {group: given(tmp_path, group) for group in (GLYPHS, Group("conv4-64", NONE, "cub"))}
     (table,) = summary_tables(found, pooled_of(tmp_path))
-    assert table.columns[1:3] == ("cub", "glyphs")
-    assert table.rows[0][1].text == "–"
+    assert table.columns[2:4] == ("cub", "glyphs")
+    assert table.rows[0][2].text == "–"
