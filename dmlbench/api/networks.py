@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from torch import Tensor
 from dmlbench.api import naming_arguments
 from dmlbench.data.catalogue import dataset_info
 from dmlbench.data.family import Log
-from dmlbench.data.images import Split, decode, load_dataset
+from dmlbench.data.images import Split, decode, load_of_cell
 from dmlbench.data.ready import dataset_spec, prepare
 from dmlbench.errors import DivergedError, UserError
 from dmlbench.evaluation import clustering_metrics, geometry_metrics, retrieval_metrics
@@ -153,7 +153,7 @@ def evaluate_cell(
     where = resolve_device(checked_device(device))
     prepare_process(cell.protocol.training, where)
     networks = _networks(path, cell, where)
-    test = load_dataset(spec, given, log).test
+    test = load_of_cell(replace(cell, dataset=spec), given, log).test
     evaluator = Evaluator(test, cell.protocol, cell.seed, where, training_classes=_training_classes(path))
     try:
         metrics = evaluator.measure(networks, clustering=True)

@@ -185,17 +185,13 @@ def run(
     check_system_metrics(system_metrics=system_metrics, tracking=tracking, executor=executor)
     store, data = Store(Path(results)), data_folder(_path(data_dir))
     overlay = (default_path(store.root) if tuned is True else Path(tuned)) if tuned else None
-    claimed = _claims(claims)
-    request = Request(
-        _some(with_claimed(_names(methods, "methods"), claimed), "methods"), _some(datasets, "datasets"), _seeds(seeds),
-        str(protocol) if protocol else None, _settings(settings or {}), _path(methods_dir), data, skip_bad, overlay,
-    )  # fmt: skip
+    asked = _some(with_claimed(_names(methods, "methods"), claimed := _claims(claims)), "methods")
+    request = Request(asked, _some(datasets, "datasets"), _seeds(seeds), str(protocol) if protocol else None,
+                      _settings(settings or {}), _path(methods_dir), data, skip_bad, overlay)  # fmt: skip
     console = SafeConsole(quiet=True) if quiet else plain_or_wide()
-    cells = plan(request, console.say)
-    execution = Execution(
-        store, data, checked_device(str(device)), workers, data_workers, checked_keep(_names(keep, "keep")), per_gpu,
-        executor, checked_address(address, executor), system_metrics,
-    )  # fmt: skip
+    cells, kept = plan(request, console.say), checked_keep(_names(keep, "keep"))
+    execution = Execution(store, data, checked_device(str(device)), workers, data_workers, kept, per_gpu, executor,
+                          checked_address(address, executor), system_metrics)  # fmt: skip
     todo = pending(cells, store, retry_failed=retry_failed)
     run_cells(console, cells, todo, execution, tracking=tracking, claims=claimed)
     return Study(store.root, frozenset(cell.hash for cell in cells))

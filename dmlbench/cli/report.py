@@ -59,7 +59,6 @@ def command(
 
     \b
     Examples:
-      dmlbench report
       dmlbench report --against ms --claim psd:contrastive,triplet
       dmlbench report --name cub-for-me --only dataset=cub --panels --data-dir data
     """

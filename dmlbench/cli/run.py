@@ -132,8 +132,7 @@ def command(**options: Any) -> int:  # noqa: ANN401 - click's options
     \b
     Examples:
       dmlbench run --methods ms,ms+obdsd --datasets glyphs
-      dmlbench run --claim psd:contrastive,triplet --datasets omniglot-small --data-dir data
-      dmlbench run study.yaml
+      dmlbench run study.yaml --data-dir data
     """
     from dmlbench.analysis.groups import Against
     from dmlbench.api.study import check_system_metrics, checked_address, checked_keep, run_cells, with_claimed
@@ -206,8 +205,8 @@ def _given(option: str, typed: "Given", stated: "Given") -> "Given":
 def _check_some(study: Path | None, **names: tuple[str, ...]) -> None:
     for name, given in names.items():
         if not given:
-            hint = f"give --{name}, or `{name}:` in {study}" if study else "see `dmlbench run --help`"
-            raise click.UsageError(f"--{name}: is missing; {hint}")
+            in_study = f", and `{name}:` in {study}" if study else ""
+            raise click.UsageError(f"Missing option '--{name}'{in_study}")
 
 
 def _seeds(count: int | None, chosen: tuple[int, ...], stated: int | tuple[int, ...] | None) -> tuple[int, ...]:

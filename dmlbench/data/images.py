@@ -42,6 +42,7 @@ from dmlbench.data.folds import fold_mask
 from dmlbench.data.ready import check_counts, files_of
 from dmlbench.errors import UserError, counted
 from dmlbench.seeding import stream
+from dmlbench.specs.cell import Cell
 from dmlbench.specs.dataset import DatasetSpec
 
 IN_MEMORY_BYTES = 16 << 30
@@ -268,6 +269,12 @@ def load_dataset(spec: DatasetSpec, data_dir: Path | None = None, log: Log = LOG
         return replace(whole, train=train, test=test)
     train, held_out = split_classes(whole.train, spec.held_out)
     return replace(whole, train=train, test=held_out) if held_out else whole
+
+
+def load_of_cell(cell: Cell, data_dir: Path | None = None, log: Log = LOGGER.info) -> Dataset:
+    """A cell's dataset: see `load_dataset`; split by the cell's seed where its protocol varies the split."""
+    dataset = load_dataset(cell.dataset, data_dir, log)
+    return split_anew(dataset, cell.seed) if cell.protocol.training.vary == "split" else dataset
 
 
 def split_anew(dataset: Dataset, seed: int) -> Dataset:

@@ -139,17 +139,15 @@ def retrieval_metrics(
     if not ks or not all(isinstance(k, Integral) and k >= 1 for k in ks):
         raise ValueError(f"ks must be one or more integers >= 1, got {tuple(ks)}")
     units, classes = unit_embeddings(embeddings, labels)
-    given = len(classes)
+    if distractors is not None and gallery is not None:
+        raise ValueError("distractors go with no gallery: add them to its embeddings")
     if distractors is not None:
-        if gallery is not None:
-            raise ValueError("distractors go with no gallery: add them to its embeddings")
         units, classes = _with_distractors(units, classes, distractors)
     search = Search.of(units, classes, None if gallery is None else _references(gallery, units))
     ranker = make_ranker(search, backend, depth=max(ks))
     queries = (search.positives > 0).nonzero().squeeze(1)
     if len(queries) == 0:
-        no_class = f"no class has two of the {given} embeddings"
-        why = no_class if gallery is None else "no query's class is in the gallery"
+        why = "no query's class is in the gallery" if gallery else f"no class has two of the {len(labels)} embeddings"
         raise ValueError(f"{why}, so there is nothing to retrieve")
 
     first_ranks, precisions, average_precisions = [], [], []
@@ -167,7 +165,7 @@ def retrieval_metrics(
         "map_at_r": torch.cat(average_precisions).mean().item(),
         "r_precision": torch.cat(precisions).mean().item(),
         "queries": len(queries),
-        "singleton_queries": given - len(queries),
+        "singleton_queries": len(labels) - len(queries),
     }
 
 

@@ -101,8 +101,7 @@ def render(
     sources.check_one_spec(results, specs)  # first: it can say what differs
     check_unambiguous(results)
     with mapping(workers if len(groups(done(results))) > 1 else 1) as each:
-        margins = sources.tuning_margins(results_root, results, specs, left_out)
-        other = Against(against)
+        margins, other = sources.tuning_margins(results_root, results, specs, left_out), Against(against)
         numbers = Numbers.of(results, history, sources.other_images(results, specs), margins, other)
         queries = Queries.of(results, tell, left_out, other)
         if panels:
@@ -111,12 +110,9 @@ def render(
             for part in ("figures", "tables"):
                 (folder / part).mkdir()
             summaries = _summaries(results)
-            codes = sources.code_digests(summaries)
-            judged = _judged(results_root, results, claims, left_out)
-            finalists = read_finalists(results_root, results, specs, left_out)
-            material = Material(
-                numbers, queries, folder / "figures", panels, costs, codes, other, judged, finalists
-            )  # fmt: skip
+            tested = _judged(results_root, results, claims, left_out)
+            material = Material(numbers, queries, folder / "figures", panels, costs, sources.code_digests(summaries),
+                other, tested, read_finalists(results_root, results, specs, left_out))  # fmt: skip
             body, origin = _body(material, specs, tell, each), _origin(name, results, summaries)
             gaps = _gaps(results, Store(results_root), only, left_out)
             files = _write_csv(folder / "tables", _tidy(material, specs, results_root))

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save
 
 from dmlbench.atomic import write_atomically
-from dmlbench.data.images import Dataset, Split, load_dataset, split_anew, split_classes
+from dmlbench.data.images import Dataset, Split, load_of_cell, split_classes
 from dmlbench.errors import DivergedError, StorageError, UserError
 from dmlbench.models.model import EmbeddingModel, weights_of
 from dmlbench.results import environment as provenance
@@ -100,15 +100,12 @@ def _train(
     cell: Cell, writer: CellWriter, options: RunOptions, environment: Environment, emit: Emit
 ) -> dict[str, object]:
     """Train and score a cell; what its summary says of that, with `total_s` of earlier attempts."""
-    protocol, begun = cell.protocol, time.perf_counter()
+    protocol, begun, device = cell.protocol, time.perf_counter(), torch.device(str(environment.device))
     init, order = cell.seed_of("init"), cell.seed_of("order")
-    device = torch.device(str(environment.device))
     prepare(protocol.training, device)
     provenance.reset_peak_memory()
 
-    dataset = load_dataset(cell.dataset, options.data_dir, writer.log)
-    if protocol.training.vary == "split":
-        dataset = split_anew(dataset, cell.seed)
+    dataset = load_of_cell(cell, options.data_dir, writer.log)
     train, held_out = split_classes(dataset.train, protocol.validation.classes)
     evaluator = partial(Evaluator, protocol=protocol, seed=cell.seed, device=device, data_workers=options.data_workers)
     # Published NMI counts clusters by the training classes. A fold's queries search among the images trained on, too.

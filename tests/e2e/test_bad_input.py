@@ -77,8 +77,8 @@ CASES = {
         ("--seed 0 5: no blanks in a value; --seed 0 --seed 5",),
     ),
     "seeds of tune as a list": (
-        ("tune", "--methods", "ms", "--datasets", "glyphs", "--trials", "2", "--seeds", "0,1"),
-        ("--seeds is how many, from 0; --seeds 2",),
+        ("tune", "--methods", "ms", "--datasets", "glyphs", "--seeds", "0,1"),
+        ("--seeds", "no option of tune any more"),
     ),
     "no number of seeds": (
         (*RUN, "--methods", "ms", "--datasets", "glyphs", "--seeds", "some"),
@@ -103,7 +103,7 @@ CASES = {
     ),
     "a word too many": (
         (*RUN, "--methods", "ms", "--datasets", "glyphs", "--tuned", "x", "y"),
-        ("extra argument (y)",),
+        ("y: no such study file",),
     ),
     "a folder without a name": (
         (*RUN, "--methods", "ms", "--datasets", "./images"),

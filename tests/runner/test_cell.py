@@ -26,7 +26,7 @@ def small(monkeypatch, make_cell):
     labels = torch.arange(4).repeat_interleave(6)
     images = torch.randint(0, 255, (24, 1, 16, 16), generator=generator).to(torch.uint8)
     split = Split(images, labels, tuple("abcd"))
-    monkeypatch.setattr(module, "load_dataset", lambda *_: Dataset("small", split, split, "f00d"))
+    monkeypatch.setattr(module, "load_of_cell", lambda *_: Dataset("small", split, split, "f00d"))
     monkeypatch.setattr(module.provenance, "git_state", dict)
     return make_cell("ms+psd", epochs=3, batch_size=8)
 
