@@ -76,7 +76,7 @@ class StudyFile(Section):
     datasets: tuple[str, ...] = ()
     seeds: Annotated[int, Ge(1)] | tuple[Annotated[int, Ge(0)], ...] | None = None
     protocol: str | None = None
-    settings: dict[str, Scalar] = Field(default_factory=dict)
+    settings: dict[str, Scalar | tuple[Scalar, ...]] = Field(default_factory=dict)
     claims: tuple[Claim, ...] = ()
 
     @property

@@ -203,7 +203,7 @@ def test_a_trained_cell_keeps_what_its_recall_was_measured_on(tmp_path, monkeypa
     labels = torch.arange(6).repeat_interleave(5)
     images = torch.randint(0, 255, (30, 1, 16, 16), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
     split = Split(images, labels, tuple("abcdef"), tuple(f"{k // 5}/{k}.png" for k in range(30)))
-    monkeypatch.setattr(cell_module, "load_dataset", lambda *_: Dataset("small", split, split, "f00d"))
+    monkeypatch.setattr(cell_module, "load_of_cell", lambda *_: Dataset("small", split, split, "f00d"))
     monkeypatch.setattr(cell_module.provenance, "git_state", dict)
     run_cell(make_cell(batch_size=8), tmp_path, RunOptions(device="cpu", keep=("embeddings",)), lambda _: None)
     summary = read_summary(tmp_path)

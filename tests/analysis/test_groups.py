@@ -147,7 +147,7 @@ def test_a_modified_method_has_its_base_and_a_base_the_first_one():
         "mine",
     )
     assert of(names) == {
-        "ms+psd": "ms", "ms{alpha=3}": "ms", "ms{alpha=3}+psd": "ms{alpha=3}", "ms": "triplet", "x": "triplet",
+        "ms+psd": "ms", "ms{alpha=3}": "ms", "ms{alpha=3}+psd": "ms{alpha=3}", "ms": "triplet", "mine": "triplet",
         "triplet+dm2": "triplet", "triplet+dm2{ensemble}": "triplet",
     }  # fmt: skip
     assert of(("ms", "mine"), Against(base="mine")) == {"ms": "mine"}

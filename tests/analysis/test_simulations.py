@@ -75,6 +75,17 @@ def test_equivalence_keeps_its_level_at_the_smallest_effect_of_interest():
     assert np.mean(equal) > 0.9
 
 
+def test_equivalence_within_a_claim_is_wrong_in_a_twentieth_for_the_bases_and_in_a_tenth_at_all():
+    """The worst case: every effect is just the smallest of interest, so that no equivalence is true."""
+    bases, whole = [], []
+    for study in studies([3.0] * 4, 6):
+        each = holm([evidence(own, effect=3.0).p_equivalent for own in study.T])
+        bases.append(min(each) < 0.05)
+        whole.append(bases[-1] or evidence(study.mean(axis=1), effect=3.0).p_equivalent < 0.05)
+    assert np.mean(bases) <= 0.065
+    assert np.mean(whole) <= 0.115
+
+
 def test_false_discoveries_are_a_twentieth_at_most():
     effects, shares = np.array([0.0] * 10 + [2.0] * 10), []
     for study in studies(effects, 6, count=400):

@@ -103,7 +103,7 @@ def test_an_interrupted_example_ends_with_the_same_numbers(
     cell = Cell(Registry(folder).resolve(name, "glyphs", cell.protocol.name), cell.dataset, cell.protocol, 0)
     prepare(cell.dataset, tmp_path, lambda _: None)
     dataset = load_dataset(cell.dataset, tmp_path, lambda _: None)
-    monkeypatch.setattr(module, "load_dataset", lambda *_: dataset)
+    monkeypatch.setattr(module, "load_of_cell", lambda *_: dataset)
 
     def stop(event: Event) -> None:
         if isinstance(event, Epoch) and event.epoch == 1:

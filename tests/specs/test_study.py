@@ -58,3 +58,9 @@ def test_what_is_wrong_with_a_study_file(text, said, tmp_path):
 def test_a_study_that_is_not_there(tmp_path):
     with pytest.raises(UserError, match="no such study file"):
         read_study(tmp_path / "none.yaml")
+
+
+def test_settings_may_be_lists(tmp_path):
+    path = tmp_path / "study.yaml"
+    path.write_text("settings: {training.milestones: [1, 2]}\n")
+    assert read_study(path).changes == ("training.milestones=[1, 2]",)

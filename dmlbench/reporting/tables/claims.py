@@ -14,10 +14,10 @@ from dmlbench.reporting.tables.comparison import LABELS
 from dmlbench.reporting.tables.table import Entry, Table, estimate_entry, number
 
 RULES = (
-    "The main effect is the mean of all bases for each seed, by a paired t-test. Only where it is not 0 does a base "
-    "get a verdict. p of bases: Holm's method with the main effect as its first test, so that the probability of any "
-    "false verdict within the claim is at most 5%. Simultaneous interval: covers the effects on all bases together "
-    "with 95%."
+    "The main effect is the mean of all bases for each seed, by a paired t-test. Only where it is not 0 can a base be "
+    "better or worse. p of bases: Holm's method with the main effect as its first test, so that the probability of any "
+    "false better or worse within the claim is at most 5%. Equivalence is tested apart: of the main effect at 5%, and "
+    "of the bases at 5% together. Simultaneous interval: covers the effects on all bases together with 95%."
 )
 
 
