@@ -23,7 +23,7 @@ from dmlbench.reporting.page import render
 from dmlbench.reporting.queries import Panels
 from dmlbench.results.claims import declare, declared_claims
 from dmlbench.results.frames import load_history, load_results
-from dmlbench.results.store import DEFAULT_ROOT, Store
+from dmlbench.results.store import DEFAULT_ROOT, Roots, Store
 from dmlbench.runner.matrix import (
     Execution,
     Observer,
@@ -94,7 +94,7 @@ class Study:
     def claims(self, selection: str = "last") -> list[Judged]:
         """What the results say of the claims that were declared with these cells: see `analysis.claims.judge`."""
         hashes = set(self.frame["hash"])
-        declared = [own for own in declared_claims(self.results) if not hashes.isdisjoint(own.cells)]
+        declared = [own for own in declared_claims([self.results]) if not hashes.isdisjoint(own.cells)]
         return [judge(own, load_results(self.results), selection) for own in declared]
 
     def report(
@@ -239,12 +239,15 @@ def run_cells(
 
 @naming_arguments
 def compare(
-    results: pd.DataFrame | str | Path, metric: str = "recall_at_1", selection: str = "last", against: str = ""
+    results: pd.DataFrame | str | Path | Sequence[str | Path],
+    metric: str = "recall_at_1",
+    selection: str = "last",
+    against: str = "",
 ) -> pd.DataFrame:
     """Differences of methods to their references, paired by seed.
 
     Args:
-        results: As `load_results` returns them, or part of it; or the results folder.
+        results: As `load_results` returns them, or part of it; or the results folder, or a list of several.
         metric: A column of it, such as `recall_at_1` or `map_at_r`.
         selection: How the epoch was chosen: `last`, `validation` or `best_test`.
         against: The method that all others are compared with, by its `name` [default: a modified method's base, and
@@ -282,7 +285,7 @@ def compare(
 
 @naming_arguments
 def report(
-    results: str | Path = DEFAULT_ROOT,
+    results: str | Path | Sequence[str | Path] = DEFAULT_ROOT,
     folder: str | Path = "reports/report",
     *,
     only: Mapping[str, Collection[str]] | None = None,
@@ -293,7 +296,7 @@ def report(
     """Render results as a page, Markdown, tables and figures, as `dmlbench report` does.
 
     Args:
-        results: The results folder.
+        results: The results folder, or a list of several that are read as one.
         folder: Where the report goes; an earlier one there is replaced, anything else is left alone.
         only: Names to keep, by `protocol`, `dataset` or `method`.
         panels: Whether to show images that methods win and lose (of cells that kept their embeddings).
@@ -309,7 +312,7 @@ def report(
     target, kept = Path(folder), _as_names(only)
     shown = Panels(data_folder(_path(data_dir))) if panels else None
     workers = min(usable_cores(), MOST_WORKERS)
-    return render(Path(results), target.name, target.parent, kept, panels=shown, workers=workers, against=against)
+    return render(Roots.of(results), target.name, target.parent, kept, panels=shown, workers=workers, against=against)
 
 
 def with_claimed(methods: tuple[str, ...], claims: Sequence[Claim]) -> tuple[str, ...]:

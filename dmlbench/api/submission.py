@@ -2,7 +2,6 @@
 
 import re
 import tarfile
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 from dmlbench.atomic import replacing
 from dmlbench.errors import Damaged, UserError, counted, inflected
 from dmlbench.results.claims import FOLDER as CLAIMS
+from dmlbench.results.environment import made_by
 from dmlbench.results.measurements import FOLDER as MEASUREMENTS
 from dmlbench.results.status import problems
 from dmlbench.results.store import Record, Store, read_record
@@ -103,11 +103,7 @@ def _private(files: tuple[Path, ...]) -> Iterator[str]:
 
 
 def _notes(done: list[Record]) -> Iterator[str]:
-    environments = [record.summary.environment for record in done]
-    machines = Counter(f"{own.gpu or own.cpu}, torch {own.torch}" for own in environments)
-    yield "made on " + "; ".join(f"{machine} ({counted(count, 'cell')})" for machine, count in machines.items())
-    codes = Counter(record.summary.code.digest for record in done)
-    yield "training code " + ", ".join(f"{code} ({counted(count, 'cell')})" for code, count in codes.items())
+    yield from made_by([record.summary for record in done])
     if dirty := sum(record.summary.code.dirty for record in done):
         yield f"{counted(dirty, 'cell')} ran with changes that are in no commit"
     known = [record.summary.dataset for record in done if record.summary.dataset]

@@ -172,6 +172,13 @@ def results_option() -> Decorator:
     return click.option("--results", type=PATH, default=Path("results/runs"), show_default=True, help=help_text)
 
 
+def results_folders_option() -> Decorator:
+    """`--results DIR`, repeatable."""
+    help_text = "Folder with results. Repeatable."
+    default = (Path("results/runs"),)
+    return click.option("--results", type=PATH, multiple=True, default=default, show_default=True, help=help_text)
+
+
 def data_dir_option() -> Decorator:
     """`--data-dir DIR`."""
     help_text = "Folder with the datasets [default: $DMLBENCH_DATA, else the user's cache folder]."

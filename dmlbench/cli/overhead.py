@@ -86,7 +86,7 @@ def command(**options: Any) -> int:  # noqa: ANN401 - click's options
     plan = plan_cost(request, console.say)
     Store(results).check_writable()
     left_out: list[Damaged] = []
-    earlier = read_measurements(results, left_out.append)
+    earlier = read_measurements([results], left_out.append)
     for found in left_out:  # before the measurement, not after
         echo(f"left out: {found.reason}", err=True)
     measurement = _measure(console, plan, device, options["processes"], options["rounds"])

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from dmlbench.cli.options import PATH, Command, against_option, claim_option, data_dir_option, results_option
+from dmlbench.cli.options import PATH, Command, against_option, claim_option, data_dir_option, results_folders_option
 from dmlbench.cli.terminal import echo
 from dmlbench.errors import UserError
 
@@ -12,7 +12,7 @@ MOST_WORKERS = 4  # a report has not more to draw at a time than would pay for t
 
 
 @click.command("report", cls=Command)
-@results_option()
+@results_folders_option()
 @click.option("--name", default="report", show_default=True, help="Name of the report, and of its folder.")
 @click.option("--output", type=PATH, default=Path("reports"), show_default=True, help="Folder for reports.")
 @click.option(
@@ -39,7 +39,7 @@ MOST_WORKERS = 4  # a report has not more to draw at a time than would pay for t
 )
 def command(
     *,
-    results: Path,
+    results: tuple[Path, ...],
     name: str,
     output: Path,
     only: dict[str, tuple[str, ...]],
@@ -54,12 +54,15 @@ def command(
     The leaderboard comes first, then declared claims and all comparisons with their verdicts; then tables, figures and
     sources.
 
+    Several --results are read as one: a cell counts once, and cells that contradict each other are named.
+
     An existing report of this name is replaced, unless a file in its folder was added or changed by hand. Results that
     cannot be read are named and left out; the exit code is then 1.
 
     \b
     Examples:
       dmlbench report --against ms --claim psd:contrastive,triplet
+      dmlbench report --results results/runs --results results/their-lab --name both
       dmlbench report --name cub-for-me --only dataset=cub --panels --data-dir data
     """
     from dmlbench.errors import Damaged

@@ -7,23 +7,28 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dmlbench.cli.options import Command, results_option
+from dmlbench.cli.options import Command, results_folders_option
 from dmlbench.errors import counted, inflected
 
 if TYPE_CHECKING:
-    from dmlbench.results.store import Store
+    from collections.abc import Collection
+
+    from dmlbench.errors import Damaged
+    from dmlbench.results.store import Roots, Store
     from dmlbench.runner.progress import SafeConsole
 
 REFRESH = 2.0  # seconds
 
 
 @click.command("status", cls=Command)
-@results_option()
+@results_folders_option()
 @click.option("--watch", is_flag=True, help="Update the display until all cells are done or failed.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list, for scripts.")
 @click.option("--verify", is_flag=True, help="Check every result against its spec, hash and history.")
-def command(results: Path, watch: bool, as_json: bool, verify: bool) -> int:
+def command(results: tuple[Path, ...], watch: bool, as_json: bool, verify: bool) -> int:
     """Show the matrix: which cells are done, running, failed, interrupted or missing.
+
+    Several --results are read as one matrix, in which a cell counts once; then machines and training code are shown.
 
     The exit code is 1 if a cell's files are damaged, and 0 otherwise, also where cells failed: --json has their states.
 
@@ -33,26 +38,27 @@ def command(results: Path, watch: bool, as_json: bool, verify: bool) -> int:
       dmlbench status --verify --results results/reference
     """
     from dmlbench.errors import UserError
-    from dmlbench.results.store import Store
+    from dmlbench.results.store import Roots
     from dmlbench.runner.progress import plain_or_wide
 
-    store, console = Store(results), plain_or_wide()
-    store.check_readable()
+    roots, console = Roots.of(results), plain_or_wide()
+    for store in roots.stores:
+        store.check_readable()
     if sum((watch, as_json, verify)) > 1:
         raise UserError("--watch, --json and --verify exclude each other", hint="choose one")
     if as_json:
-        rows = _rows(store)
+        rows = _rows(roots)
         click.echo(json.dumps(rows, indent=1))
         return 1 if any(row["state"] == "damaged" for row in rows) else 0
     if verify:
-        return _verify(console, store)
+        return max(_verify(console, store) for store in roots.stores)
     if watch:
-        _watch(console, store)
+        _watch(console, roots)
         return 0
-    return _show(console, store)
+    return _show(console, roots)
 
 
-def _rows(store: "Store") -> list[dict[str, object]]:
+def _rows(roots: "Roots") -> list[dict[str, object]]:
     from dmlbench.results.status import overview
 
     names = ("protocol", "variant", "dataset", "method", "seed", "hash")
@@ -61,18 +67,19 @@ def _rows(store: "Store") -> list[dict[str, object]]:
         {"folder": str(cell.folder)}
         | {key: getattr(cell.cell, key, None) for key in names}
         | {key: getattr(cell, key) for key in measured}
-        for cell in overview(store)
+        for cell in overview(roots)
     ]
 
 
-def _show(console: "SafeConsole", store: "Store") -> int:
+def _show(console: "SafeConsole", roots: "Roots") -> int:
     from rich.text import Text
 
     from dmlbench.cli.tables import counts, tables
     from dmlbench.results.status import overview
 
-    cells = overview(store)
+    cells = overview(roots)
     if not cells:
+        store = roots.stores[0]
         console.say(f"{store.root}: no cells yet; {_trials(store)}{store.next_command()}")
         return 0
     console.print(counts(cells))
@@ -83,7 +90,23 @@ def _show(console: "SafeConsole", store: "Store") -> int:
     if other := sum(cell.code not in (None, code_digest()) for cell in cells):
         many = f"{counted(other, 'result')} {inflected(other, 'was', 'were')}"
         console.print(f"note: {many} made by other training code than this dmlbench's", markup=False)
-    return 1 if any(cell.state == "damaged" for cell in cells) else 0
+    damaged = {cell.folder for cell in cells if cell.state == "damaged"}
+    left_out = _show_origins(console, roots, damaged) if len(roots.paths) > 1 else 0
+    return 1 if damaged or left_out else 0
+
+
+def _show_origins(console: "SafeConsole", roots: "Roots", damaged: "Collection[Path]") -> int:
+    """Where the results of several folders were made; how many are left out, but for the damaged ones."""
+    from dmlbench.results.environment import made_by
+
+    left_out: list[Damaged] = []
+    records = roots.records(left_out.append)
+    for line in made_by([record.summary for record in records if record.done]):
+        console.say(line)
+    conflicts = [found for found in left_out if found.path not in damaged]
+    for found in conflicts:
+        console.say(f"left out: {found.reason}")
+    return len(conflicts)
 
 
 def _trials(store: "Store") -> str:
@@ -96,7 +119,7 @@ def _trials(store: "Store") -> str:
     return f"{folder} holds {counted(count, 'training')} of `dmlbench tune`; " if count else ""
 
 
-def _watch(console: "SafeConsole", store: "Store") -> None:
+def _watch(console: "SafeConsole", roots: "Roots") -> None:
     import time
 
     from rich.console import Group
@@ -108,14 +131,14 @@ def _watch(console: "SafeConsole", store: "Store") -> None:
 
     if not console.is_terminal:
         raise UserError("--watch: needs a terminal", hint="--json is for scripts")
-    cells = overview(store)
+    cells = overview(roots)
     with suppress(KeyboardInterrupt), Live(console=console, auto_refresh=False) as live:  # how it is meant to end
         while True:
             live.update(Group(counts(cells), tables(cells)), refresh=True)
             if all(cell.state in ("done", "failed", "damaged") for cell in cells):
                 return
             time.sleep(REFRESH)
-            cells = overview(store)
+            cells = overview(roots)
 
 
 def _verify(console: "SafeConsole", store: "Store") -> int:

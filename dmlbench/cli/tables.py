@@ -156,7 +156,7 @@ def print_comparison(console: SafeConsole, store: Store, cells: Sequence[Cell], 
 def print_claims(console: SafeConsole, store: Store, cells: Sequence[Cell]) -> None:
     """Print what the results say of every claim that was declared with these cells."""
     hashes = {cell.hash for cell in cells}
-    declared = [own for own in declared_claims(store.root, lambda _: None) if not hashes.isdisjoint(own.cells)]
+    declared = [own for own in declared_claims([store.root], lambda _: None) if not hashes.isdisjoint(own.cells)]
     if not declared:
         return
     results = load_results(store.root, lambda _: None)

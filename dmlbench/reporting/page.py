@@ -52,7 +52,7 @@ from dmlbench.results.environment import versions
 from dmlbench.results.frames import load_history, load_results
 from dmlbench.results.measurements import SYNTHETIC, Measurement, read_measurements
 from dmlbench.results.records import Summary
-from dmlbench.results.store import Store, read_summary
+from dmlbench.results.store import Roots, read_summary
 from dmlbench.specs.study import Claim
 
 FILTERS = ("protocol", "dataset", "method")
@@ -61,7 +61,7 @@ PRIVATE = "# This report shows images of a dataset, so git leaves it out.\n*\n"
 
 
 def render(
-    results_root: Path,
+    results_folders: Path | Sequence[Path] | Roots,
     name: str,
     output: Path = Path("reports"),
     only: Only | None = None,
@@ -76,7 +76,7 @@ def render(
     """Render a report; an earlier one of that name is replaced when the new one is complete.
 
     Args:
-        results_root: The folder given to `dmlbench run --results`.
+        results_folders: The folder given to `dmlbench run --results`, or several that are read as one.
         name: Name of the report's folder below `output`.
         output: Where reports go.
         only: Names to keep, by `protocol`, `dataset` or `method`; a column that is not given keeps all.
@@ -95,13 +95,15 @@ def render(
         UserError: where there is nothing to report, results contradict each other, or the folder cannot be written.
     """
     target = check_target(output, name)
-    left_out = _LeftOut(results_root, damaged)
-    results, history, specs, costs = _read(results_root, only, left_out)
+    roots = Roots.of(results_folders)
+    left_out = _LeftOut(roots, damaged)
+    results, history, specs, costs = _read(roots, only, left_out)
     tell(f"{counted(results['folder'].nunique(), 'cell')} read")
     sources.check_one_spec(results, specs)  # first: it can say what differs
     check_unambiguous(results)
+    tuned = sources.read_studies(roots.paths, left_out)
     with mapping(workers if len(groups(done(results))) > 1 else 1) as each:
-        margins, other = sources.tuning_margins(results_root, results, specs, left_out), Against(against)
+        margins, other = sources.tuning_margins(tuned, results, specs), Against(against)
         numbers = Numbers.of(results, history, sources.other_images(results, specs), margins, other)
         queries = Queries.of(results, tell, left_out, other)
         if panels:
@@ -110,12 +112,12 @@ def render(
             for part in ("figures", "tables"):
                 (folder / part).mkdir()
             summaries = _summaries(results)
-            tested = _judged(results_root, results, claims, left_out)
+            tested = _judged(roots, results, claims, left_out)
             material = Material(numbers, queries, folder / "figures", panels, costs, sources.code_digests(summaries),
-                other, tested, read_finalists(results_root, results, specs, left_out))  # fmt: skip
+                other, tested, read_finalists(tuned, results, specs))  # fmt: skip
             body, origin = _body(material, specs, tell, each), _origin(name, results, summaries)
-            gaps = _gaps(results, Store(results_root), only, left_out)
-            files = _write_csv(folder / "tables", _tidy(material, specs, results_root))
+            gaps = _gaps(results, roots, only, left_out)
+            files = _write_csv(folder / "tables", _tidy(material, specs, roots))
             _write_latex(folder / "tables", body)
             _write_pages(folder, origin, body, gaps, files)
             if panels:
@@ -123,24 +125,24 @@ def render(
     return target
 
 
-def _judged(root: Path, results: pd.DataFrame, claims: Sequence[Claim], left_out: "_LeftOut") -> tuple[Judged, ...]:
+def _judged(roots: Roots, results: pd.DataFrame, claims: Sequence[Claim], left_out: "_LeftOut") -> tuple[Judged, ...]:
     """The claims of the results folder of which the report has cells, and those that are made now."""
     hashes = set(results["hash"])
-    declared = [own for own in declared_claims(root, left_out) if not hashes.isdisjoint(own.cells)]
+    declared = [own for own in declared_claims(roots.paths, left_out) if not hashes.isdisjoint(own.cells)]
     declared += [after_the_fact(claim, results) for claim in claims]
     chosen = verdict_selection(list(results["selection"].dropna().unique()))
     return tuple(judge(own, results, chosen) for own in declared)
 
 
 def _read(
-    root: Path, only: Only | None, left_out: "_LeftOut"
+    roots: Roots, only: Only | None, left_out: "_LeftOut"
 ) -> tuple[pd.DataFrame, pd.DataFrame, sources.Specs, tuple[Measurement, ...]]:
     """Results and their histories, their specs, and the measurements: of the sound ones those asked for."""
-    results, measurements = load_results(root, left_out), read_measurements(root, left_out)
+    results, measurements = load_results(roots, left_out), read_measurements(roots.paths, left_out)
     _check_any(results, measurements, left_out)
     results = _kept(results, only, also=measured_frame(measurements))
     costs = _kept_measurements(measurements, only, set(results["protocol"]))
-    history, specs = load_history(root, left_out), sources.read_specs(results, left_out)
+    history, specs = load_history(roots, left_out), sources.read_specs(results, left_out)
     results = results[~results["folder"].isin(left_out.paths)]
     _check_any(results, costs, left_out)
     return results, history, specs, costs
@@ -149,8 +151,8 @@ def _read(
 class _LeftOut:
     """Collects what cannot be read, each path once, and passes it on."""
 
-    def __init__(self, root: Path, tell: OnDamaged) -> None:
-        self.root, self._tell = root, tell
+    def __init__(self, roots: Roots, tell: OnDamaged) -> None:
+        self.roots, self._tell = roots, tell
         self._found: dict[Path, Damaged] = {}
 
     def __call__(self, found: Damaged) -> None:
@@ -165,18 +167,20 @@ class _LeftOut:
 
     def in_words(self) -> list[sources.Missing]:
         """For the report: by the path in the results folder."""
-        found = {path.relative_to(self.root).as_posix(): found.reason for path, found in self._found.items()}
-        return [sources.Missing(path, _of_reader(reason, self.root)) for path, reason in sorted(found.items())]
+        found = {self.roots.label(path): found.reason for path, found in self._found.items()}
+        return [sources.Missing(path, _of_reader(reason, self.roots)) for path, reason in sorted(found.items())]
 
 
 def _check_any(results: pd.DataFrame, measurements: Sequence[Measurement], left_out: _LeftOut) -> None:
     if results.empty and not measurements:
-        hint = "what is there cannot be read" if left_out.paths else Store(left_out.root).next_command()
-        raise UserError(f"{left_out.root}: no finished results", hint=hint)
+        hint = "what is there cannot be read" if left_out.paths else left_out.roots.stores[0].next_command()
+        raise UserError(f"{left_out.roots.title}: no finished results", hint=hint)
 
 
-def _of_reader(reason: str, root: Path) -> str:
-    return without_paths(reason.replace(f"{root}/", ""))
+def _of_reader(reason: str, roots: Roots) -> str:
+    for root, name in roots.names.items():
+        reason = reason.replace(f"{root}/", "" if len(roots.paths) == 1 else f"{name}/")
+    return without_paths(reason)
 
 
 def _kept(
@@ -284,10 +288,10 @@ def _body(material: Material, specs: sources.Specs, tell: Callable[[str], None],
     )
 
 
-def _tidy(material: Material, specs: sources.Specs, results_root: Path) -> dict[str, pd.DataFrame]:
+def _tidy(material: Material, specs: sources.Specs, roots: Roots) -> dict[str, pd.DataFrame]:
     """Every table of numbers by the name of its file."""
     numbers, cells = material.numbers, material.numbers.results
-    relative = [Path(path).relative_to(results_root).as_posix() for path in cells["folder"]]
+    relative = [roots.label(Path(path)) for path in cells["folder"]]
     errors = [without_paths(error) if isinstance(error, str) else error for error in cells["error"]]
     tables = {
         "accuracy": numbers.accuracy,
@@ -347,8 +351,8 @@ def _origin(name: str, results: pd.DataFrame, summaries: Sequence[Summary]) -> _
     )
 
 
-def _gaps(results: pd.DataFrame, store: Store, only: Only | None, left_out: "_LeftOut") -> _Gaps:
-    begun = _kept(sources.unfinished(store, left_out), only, known=True)
+def _gaps(results: pd.DataFrame, roots: Roots, only: Only | None, left_out: "_LeftOut") -> _Gaps:
+    begun = _kept(sources.unfinished(roots, left_out), only, known=True)
     coverage = coverage_table(named(results), named(begun))
     failed, unfinished = sources.failed(results), sources.in_words(begun)
     return _Gaps(failed, unfinished, left_out.in_words(), coverage, is_uneven(coverage))

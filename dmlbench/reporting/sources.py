@@ -16,12 +16,12 @@ from dmlbench.errors import Damaged, OnDamaged, UserError, attempt, counted, sou
 from dmlbench.reporting.naming import named
 from dmlbench.results.frames import MEAN
 from dmlbench.results.records import INDEX, Code, Environment, Summary, facts, one_wording
-from dmlbench.results.store import Store, folder_state, read_spec, read_summary
+from dmlbench.results.store import Roots, folder_state, read_spec, read_summary
 from dmlbench.specs.cell import Cell, Part, Scalar, differences, digest, protocol_identity
 from dmlbench.specs.overrides import to_type
 from dmlbench.specs.protocol import own_protocols
 from dmlbench.specs.registry import REPLACED, shipped_files
-from dmlbench.specs.tuned import BestOfTrials, Tuned, TunedFile, default_path, identity_of, read_tuned
+from dmlbench.specs.tuned import BestOfTrials, Tuned, default_path, identity_of, read_tuned
 
 Specs = Mapping[str, Cell]
 NETWORKS_RATE = "the network's: the method's file gives no other"  # where a learning rate comes from
@@ -92,23 +92,30 @@ def other_images(results: pd.DataFrame, specs: Specs) -> dict[Group, str]:
     return found
 
 
+def read_studies(roots: Iterable[Path], damaged: OnDamaged) -> list[Tuned | BestOfTrials]:
+    """What tuning found, of each results folder's tuned.yaml; `damaged` takes the files that cannot be read."""
+    paths = [path for path in map(default_path, roots) if path.is_file()]
+    found: list[Tuned | BestOfTrials] = []
+    for entries in sound((attempt(_entries, path) for path in paths), damaged):
+        found += [entry for entry in entries if entry not in found]
+    return found
+
+
+def _entries(path: Path) -> list[Tuned | BestOfTrials]:
+    return [*read_tuned(path).entries]
+
+
 def tuning_margins(
-    results_root: Path, results: pd.DataFrame, specs: Specs, damaged: OnDamaged
+    entries: Sequence[Tuned | BestOfTrials], results: pd.DataFrame, specs: Specs
 ) -> dict[tuple[str, ...], str]:
-    """By how much tuned values were chosen, in words, by protocol, dataset and method; from the folder's tuned.yaml.
+    """By how much tuned values were chosen, in words, by protocol, dataset and method.
 
     An entry that was found for something else, or has other values than a cell was trained with, says nothing of it.
-    A file that cannot be read is given to `damaged`.
     """
-    path = default_path(results_root)
-    read = attempt(read_tuned, path) if path.is_file() else TunedFile()
-    if isinstance(read, Damaged):
-        damaged(read)
-        return {}
     found: dict[tuple[str, ...], str] = {}
     for cell in done(results).drop_duplicates("folder").to_dict("records"):
         spec = specs[cell["folder"]]
-        if spec.method.tuned and (margin := next(filter(None, (_margin(entry, spec) for entry in read.entries)), "")):
+        if spec.method.tuned and (margin := next(filter(None, (_margin(entry, spec) for entry in entries)), "")):
             found[cell["protocol"], cell["dataset"], cell["method"]] = margin
     return found
 
@@ -195,17 +202,18 @@ def failed(results: pd.DataFrame) -> list[Missing]:
     return [_missing(own, without_paths(str(own["error"] or "no message"))) for own in open_]
 
 
-def unfinished(store: Store, damaged: OnDamaged = warn) -> pd.DataFrame:
+def unfinished(roots: Roots, damaged: OnDamaged = warn) -> pd.DataFrame:
     """Cells that were planned and have no result: the columns of `load_results` that say what they are, and `state`.
 
     `damaged` takes those whose spec cannot be read.
     """
-    states = {folder: folder_state(folder) for folder in store.folders()}
+    states = {folder: folder_state(folder) for store in roots.stores for folder in store.folders()}
     read = ((folder, attempt(read_spec, folder)) for folder, state in states.items() if state != "damaged")
     specs = list(sound((spec if isinstance(spec, Damaged) else (folder, spec) for folder, spec in read), damaged))
+    ended = {spec.hash for folder, spec in specs if states[folder] in ("done", "failed")}
     found = zip((states[folder] for folder, _ in specs), one_wording(facts(spec) for _, spec in specs), strict=True)
-    rows = [own.__dict__ | {"network": MEAN, "state": state} for state, own in found if state not in ("done", "failed")]
-    return pd.DataFrame(rows, columns=[*INDEX, "network", "state"])
+    rows = [own.__dict__ | {"network": MEAN, "state": state} for state, own in found if own.hash not in ended]
+    return pd.DataFrame(rows, columns=[*INDEX, "network", "state"]).drop_duplicates("hash")
 
 
 def in_words(begun: pd.DataFrame) -> list[Missing]:

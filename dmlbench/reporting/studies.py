@@ -2,19 +2,17 @@
 
 from collections.abc import Iterator, Sequence
 from math import sqrt
-from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
 import pandas as pd
 
 from dmlbench.analysis.groups import GROUP, METHOD, done, in_order
-from dmlbench.errors import Damaged, OnDamaged, attempt
 from dmlbench.reporting.naming import named
 from dmlbench.reporting.sources import Specs
 from dmlbench.results.frames import MEAN
 from dmlbench.specs.overrides import Settings
-from dmlbench.specs.tuned import Finalist, Tuned, TunedFile, default_path, identity_of, read_tuned
+from dmlbench.specs.tuned import BestOfTrials, Finalist, Tuned, identity_of
 
 SCORES = ["held_out", "held_out_se", "pairs", "test", "seeds"]
 COLUMNS = [*GROUP, *METHOD, "study", "budget", "margin", "choice", "files", "chosen", "values", *SCORES]
@@ -26,14 +24,13 @@ def no_finalists() -> pd.DataFrame:
     return named(pd.DataFrame(columns=COLUMNS))
 
 
-def read_finalists(results_root: Path, results: pd.DataFrame, specs: Specs, damaged: OnDamaged) -> pd.DataFrame:
-    """Finalists of the studies in a results folder's tuned.yaml, of methods and protocols that have results.
+def read_finalists(studies: Sequence[Tuned | BestOfTrials], results: pd.DataFrame, specs: Specs) -> pd.DataFrame:
+    """Finalists of studies, of methods and protocols that have results.
 
     Args:
-        results_root: The folder.
+        studies: As `read_studies` gives them.
         results: As `load_results` returns them.
         specs: Of each finished cell, by folder.
-        damaged: Takes a file that cannot be read.
 
     Returns:
         One row per group, method, study and finalist: `held_out`, mean MAP@R on held-out training classes with its
@@ -41,14 +38,9 @@ def read_finalists(results_root: Path, results: pd.DataFrame, specs: Specs, dama
         `seeds` that ran with its values, tuned or not; whether these are the `files`', and `chosen`; of the study
         `budget`, `margin` and `choice` in words. A study without a search has a row without scores.
     """
-    path = default_path(results_root)
-    read = attempt(read_tuned, path) if path.is_file() else TunedFile()
-    if isinstance(read, Damaged):
-        damaged(read)
-        return no_finalists()
     last = done(results)
     last = last[(last["selection"] == "last") & (last["network"] == MEAN)]
-    entries = [entry for entry in read.entries if isinstance(entry, Tuned)]
+    entries = [entry for entry in studies if isinstance(entry, Tuned)]
     rows = [row for entry in entries for row in _rows(entry, last, specs)]
     return named(in_order(pd.DataFrame(rows, columns=COLUMNS))) if rows else no_finalists()
 

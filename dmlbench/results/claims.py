@@ -89,12 +89,32 @@ def after_the_fact(claim: Claim, results: pd.DataFrame) -> Declared:
     return Declared(claim=claim, declared=now, cells=hashes, begun=len(hashes))
 
 
-def declared_claims(root: Path, damaged: OnDamaged = warn) -> list[Declared]:
-    """The claims of a results folder, the oldest first; `damaged` takes the files that cannot be read."""
-    paths = sorted((root / FOLDER).glob("*.yaml"))
-    return sorted(
-        sound((attempt(_read, path) for path in paths), damaged), key=lambda own: (own.declared, own.claim.title)
-    )
+def declared_claims(roots: Sequence[Path], damaged: OnDamaged = warn) -> list[Declared]:
+    """The claims of results folders, the oldest first; `damaged` takes the files that cannot be read.
+
+    A claim that several folders make for different cells, such as the seeds of two machines, is one claim.
+    """
+    found: list[Declared] = []
+    for root in roots:
+        earlier, paths = found, sorted((root / FOLDER).glob("*.yaml"))
+        for own in sound((attempt(_read, path) for path in paths), damaged):
+            same = next((other for other in earlier if _joins(own, other)), None)
+            found = [*(other for other in found if other is not same), _joined(own, same) if same else own]
+    return sorted(found, key=lambda own: (own.declared, own.claim.title))
+
+
+def _joins(own: Declared, other: Declared) -> bool:
+    cells = set(own.cells)
+    return own.claim == other.claim and (cells.isdisjoint(other.cells) or cells == set(other.cells))
+
+
+def _joined(own: Declared, other: Declared) -> Declared:
+    """Two declarations as one: of the same cells the earlier, of different cells declared when the later was."""
+    if set(own.cells) == set(other.cells):
+        return min(own, other, key=lambda one: one.declared)
+    cells = tuple(sorted({*own.cells, *other.cells}))
+    declared = max(own.declared, other.declared)
+    return own.model_copy(update={"cells": cells, "declared": declared, "begun": own.begun + other.begun})
 
 
 def _read(path: Path) -> Declared:

@@ -6,13 +6,15 @@ import importlib.metadata
 import os
 import platform
 import subprocess
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dmlbench.results.records import Code, Environment
+from dmlbench.errors import counted
+from dmlbench.results.records import Code, Environment, Summary
 
 if TYPE_CHECKING:
     from torch import nn
@@ -56,6 +58,17 @@ def kind_of_machine(environment: Environment) -> dict[str, str]:
     known = environment.as_json()
     keys = ("gpu", "cuda", "cudnn") if environment.device_kind == "cuda" else ("cpu", "cpu_capability")
     return {key: str(known.get(key)) for key in (*keys, "python", *versions())}
+
+
+def made_by(summaries: Sequence[Summary]) -> list[str]:
+    """For people: on which machines and by which training code results were made, with their numbers."""
+    environments = [summary.environment for summary in summaries]
+    machines = Counter(f"{own.gpu or own.cpu}, torch {own.torch}" for own in environments)
+    codes = Counter(summary.code.digest or "unknown" for summary in summaries)
+    return [
+        "made on " + "; ".join(f"{machine} ({counted(count, 'cell')})" for machine, count in machines.items()),
+        "training code " + ", ".join(f"{code} ({counted(count, 'cell')})" for code, count in codes.items()),
+    ]
 
 
 def machine_and_load(environment: Environment) -> str:

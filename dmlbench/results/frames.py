@@ -4,7 +4,7 @@ A runner writes down how many cells it has at a time, and knows of no other runn
 one machine are seen here, by when their cells ran: their times are of a machine that did other work, too.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -16,18 +16,21 @@ from dmlbench.errors import Damaged, OnDamaged, attempt, sound, warn
 from dmlbench.results.environment import kind_of_machine, machine_and_load
 from dmlbench.results.history import read_history
 from dmlbench.results.records import COLUMNS, INDEX, Facts, Selection, Summary, facts, one_wording
-from dmlbench.results.store import DEFAULT_ROOT, Record, Store, read_spec
+from dmlbench.results.store import DEFAULT_ROOT, Record, Roots, read_spec
 
 MEAN, FIRST, ENSEMBLE = "mean", "1", "ensemble"  # networks; a single one is its own mean, and the first the base's
 NUMBERED = "member"  # before a network's number, in the names of metrics on disk
 UNTRAINED = "untrained"
 
 
-def load_results(path: str | Path = DEFAULT_ROOT, damaged: OnDamaged = warn) -> pd.DataFrame:
-    """Load a results folder.
+Paths = str | Path | Iterable[str | Path] | Roots
+
+
+def load_results(path: Paths = DEFAULT_ROOT, damaged: OnDamaged = warn) -> pd.DataFrame:
+    """Load a results folder, or several as one: a cell that several hold counts once.
 
     Args:
-        path: The folder given to `dmlbench run --results`.
+        path: The folder given to `dmlbench run --results`, or a list of such folders.
         damaged: Takes the results that cannot be read or are of an unknown version, which are left out [default: a
             warning for each].
 
@@ -55,7 +58,7 @@ def load_results(path: str | Path = DEFAULT_ROOT, damaged: OnDamaged = warn) -> 
     return pd.DataFrame(rows) if rows else pd.DataFrame(columns=[*INDEX, *COLUMNS])
 
 
-def load_history(path: str | Path = DEFAULT_ROOT, damaged: OnDamaged = warn) -> pd.DataFrame:
+def load_history(path: Paths = DEFAULT_ROOT, damaged: OnDamaged = warn) -> pd.DataFrame:
     """Load every cell's `history.csv`: one row per cell and epoch, with the columns of `Facts` in front.
 
     Args:
@@ -74,11 +77,12 @@ def load_history(path: str | Path = DEFAULT_ROOT, damaged: OnDamaged = warn) -> 
     return pd.concat([repeated, measured.astype(types)], axis="columns")
 
 
-def _read(path: str | Path, damaged: OnDamaged) -> list[tuple[Record, Facts]]:
+def _read(path: Paths, damaged: OnDamaged) -> list[tuple[Record, Facts]]:
     """Every sound result with what it is made of."""
-    store = Store(Path(path))
-    store.check_readable()
-    records = [(record, attempt(read_spec, record.folder)) for record in store.records(damaged)]
+    roots = Roots.of(path)
+    for store in roots.stores:
+        store.check_readable()
+    records = [(record, attempt(read_spec, record.folder)) for record in roots.records(damaged)]
     pairs = sound((spec if isinstance(spec, Damaged) else (record, spec) for record, spec in records), damaged)
     kept = [(record, facts(spec)) for record, spec in pairs]
     return list(zip([record for record, _ in kept], one_wording(own for _, own in kept), strict=True))

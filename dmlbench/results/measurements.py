@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -116,13 +117,15 @@ def write_measurement(root: Path, measurement: Measurement) -> Path:
     return path
 
 
-def read_measurements(root: Path, damaged: OnDamaged = warn) -> list[Measurement]:
-    """Every measurement of a results folder, the oldest first.
+def read_measurements(roots: Iterable[Path], damaged: OnDamaged = warn) -> list[Measurement]:
+    """Every measurement of results folders, the oldest first; one that several hold is there once.
 
     Files that are no measurement, or of a version this dmlbench does not know, are left out and go to `damaged`.
     """
-    paths = sorted((root / FOLDER).glob("*.json"))
-    found = sound((attempt(_read, path) for path in paths), damaged)
+    paths = [path for root in roots for path in sorted((root / FOLDER).glob("*.json"))]
+    found: list[Measurement] = []
+    for measurement in sound((attempt(_read, path) for path in paths), damaged):
+        found += [measurement] if measurement not in found else []
     return sorted(found, key=lambda measurement: _time(measurement.started))
 
 

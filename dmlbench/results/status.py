@@ -12,7 +12,7 @@ from dmlbench.errors import UserError
 from dmlbench.results.history import HISTORY, Row, read_history, selections, timing
 from dmlbench.results.locks import holder
 from dmlbench.results.records import Facts, Index, Summary, facts, one_wording, read_json
-from dmlbench.results.store import AGAIN, LATER, Store, folder_state, read_spec, read_summary, summary_as_written
+from dmlbench.results.store import AGAIN, LATER, Roots, Store, folder_state, read_spec, read_summary, summary_as_written
 from dmlbench.results.writer import FILES, SPEC, file_digest
 from dmlbench.specs.cell import Cell, digest
 
@@ -114,9 +114,18 @@ class CellState:
     code: str | None = None
 
 
-def overview(store: Store) -> list[CellState]:
-    """Every cell that was ever planned, in path order; a damaged one is a state, not an error."""
-    found = [_look(folder) for folder in store.folders()]
+def overview(roots: Roots) -> list[CellState]:
+    """Every cell that was ever planned, in path order; a damaged one is a state, not an error.
+
+    Of a cell that several folders hold, the state that has come furthest counts, and of equal ones the first.
+    """
+    every = [_look(folder) for store in roots.stores for folder in store.folders()]
+    best: dict[str, CellState] = {}
+    for own in every:
+        key = own.facts.hash if own.facts else str(own.folder)
+        if key not in best or STATES.index(own.state) < STATES.index(best[key].state):
+            best[key] = own
+    found = list(best.values())
     worded = iter(one_wording(cell.facts for cell in found if cell.facts))
     return [replace(cell, facts=next(worded)) if cell.facts else cell for cell in found]
 

@@ -6,7 +6,7 @@ written when a run is planned, so the folders with a spec alone are the cells th
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -18,6 +18,7 @@ from dmlbench.atomic import write_atomically
 from dmlbench.errors import Damaged, OnDamaged, UserError, attempt, sound, warn
 from dmlbench.results.history import HISTORY
 from dmlbench.results.locks import holder
+from dmlbench.results.measurements import FOLDER as MEASUREMENTS
 from dmlbench.results.records import SHOWN, VERSION, Index, Summary, in_one_line, read_json
 from dmlbench.results.writer import SPEC, spec_text, storing
 from dmlbench.specs.cell import TEACHER_MODE, Cell
@@ -126,6 +127,80 @@ class Store:
         except OSError as error:
             what = f"{self.root}: cannot write results here ({error.strerror})"
             raise UserError(what, hint="name another folder with --results") from error
+
+
+@dataclass(frozen=True)
+class Roots:
+    """Results folders that are read as one: of yours, of other machines, of other people.
+
+    Cells are the same where their hashes are. Each counts once.
+    """
+
+    paths: tuple[Path, ...]
+
+    @classmethod
+    def of(cls, given: "str | Path | Iterable[str | Path] | Roots") -> "Roots":
+        """One folder, or several.
+
+        Raises:
+            UserError: for none, for one that is given twice, and for several of which one holds nothing.
+        """
+        if isinstance(given, Roots):
+            return given
+        paths = tuple(map(Path, [given] if isinstance(given, str | Path) else given))
+        if not paths:
+            raise UserError("--results: name at least one folder")
+        for number, path in enumerate(paths):
+            if any(path.resolve() == other.resolve() for other in paths[:number]):
+                raise UserError(f"--results {path}: is given twice")
+        roots = cls(paths)
+        for store in roots.stores if len(paths) > 1 else ():
+            store.check_readable()
+            if not store.folders() and not any((store.root / MEASUREMENTS).glob("*.json")):
+                raise UserError(f"{store.root}: no cells yet", hint=store.next_command())
+        return roots
+
+    @property
+    def stores(self) -> list[Store]:
+        """A store for each."""
+        return [Store(path) for path in self.paths]
+
+    @property
+    def title(self) -> str:
+        """For people: their paths."""
+        return ", ".join(map(str, self.paths))
+
+    def label(self, path: Path) -> str:
+        """A path below one of them as readers elsewhere know it; of several it begins with the folder's name."""
+        root = next(root for root in self.paths if path.is_relative_to(root))
+        inner = path.relative_to(root).as_posix()
+        return inner if len(self.paths) == 1 else f"{self.names[root]}/{inner}"
+
+    @property
+    def names(self) -> dict[Path, str]:
+        """Each folder's name, the second of a name with a number."""
+        found: dict[Path, str] = {}
+        for path in self.paths:
+            name, number = path.resolve().name, 2
+            while name in found.values():
+                name, number = f"{path.resolve().name}-{number}", number + 1
+            found[path] = name
+        return found
+
+    def records(self, damaged: OnDamaged = warn) -> list[Record]:
+        """Every result, once each, in path order; the first folder's where several hold a cell, but done before failed.
+
+        `damaged` takes the results that cannot be read, and those that have other metrics than the one that counts.
+        """
+        found: dict[str, Record] = {}
+        for record in (record for store in self.stores for record in store.records(damaged)):
+            first = found.setdefault(record.summary.cell.hash, record)
+            if record.done and not first.done:
+                found[record.summary.cell.hash] = record
+            elif record is not first and record.done and record.summary.selections != first.summary.selections:
+                what = f"{record.folder}: has other metrics than the same cell in {first.folder}, which counts"
+                damaged(Damaged(record.folder, f"{what}; it comes first among --results"))
+        return list(found.values())
 
 
 def folder_state(folder: Path) -> State:

@@ -17,7 +17,7 @@ from dmlbench.errors import Damaged
 from dmlbench.reporting.sources import code_states, datasets, environments
 from dmlbench.results.frames import load_history, load_results
 from dmlbench.results.status import overview
-from dmlbench.results.store import Record, Store, read_record
+from dmlbench.results.store import Record, Roots, Store, read_record
 from dmlbench.specs.tuned import default_path
 from dmlbench.tracking.methods import final_metrics, final_tags, metrics
 from tests.e2e.conftest import Command
@@ -231,7 +231,7 @@ def use(root: Path, results: Any) -> None:
     assert accuracy(seed_values(results))["n"].min() >= 1
     assert comparison(results)
     assert len(load_history(root, lambda _: None)) >= 1
-    assert len(overview(Store(root))) == 2
+    assert len(overview(Roots.of(root))) == 2
     records = [record for record in Store(root).records(lambda _: None) if isinstance(record, Record)]
     done = [record.summary for record in records if record.done]
     assert environments(done)

@@ -51,7 +51,8 @@ def test_a_killed_tuning_ends_as_an_undisturbed_one(
     assert (looked.stdout, looked.returncode) == (said, 0)
     other = dmlbench(*RUN, "--tuned", "killed/tuning/tuned.yaml", "--set", "training.epochs=3")
     assert other.returncode == 2
-    assert f"give the options of `dmlbench {' '.join(TUNE)} --results killed`, or `dmlbench tune --methods ms" in other.stderr
+    options = f"the options of `dmlbench {' '.join(TUNE)} --results killed`"
+    assert f"give {options}, or `dmlbench tune --methods ms" in other.stderr
 
     _a_run_takes_the_values(dmlbench, tmp_path)
 

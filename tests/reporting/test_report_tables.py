@@ -13,7 +13,7 @@ from dmlbench.reporting.sources import unfinished
 from dmlbench.reporting.tables.summary import coverage_table, settings_tables
 from dmlbench.reporting.tables.table import estimate_entry, mark_signs, signed
 from dmlbench.results.frames import load_results
-from dmlbench.results.store import Store
+from dmlbench.results.store import Roots
 from tests.reporting.fake_results import history, make_cell, write_cell
 from tests.reporting.frames import GLYPHS, accuracy, differences, optimism, pick
 from tests.typed import NONE, methods
@@ -189,7 +189,7 @@ def test_published_figures_stand_beside_ours(values):
 
 
 def test_the_matrix_shows_what_is_missing(results, arranged):
-    table = coverage_table(named(arranged), named(unfinished(Store(results))))
+    table = coverage_table(named(arranged), named(unfinished(Roots.of(results))))
     rows = {row[0].text: [entry.text for entry in row[1:]] for row in table.rows}
     assert table.columns[1:] == (
         "conv4-64 on glyphs", "conv4-64 on omniglot-small",

@@ -1,7 +1,6 @@
 """Declared claims on disk."""
 
 from dmlbench.results.claims import declare, declared_claims
-from dmlbench.results.store import Store
 from dmlbench.specs.study import Claim
 from tests.begun import begin
 
@@ -20,7 +19,7 @@ def test_a_claim_is_of_its_methods_cells_and_keeps_its_time(store, make_cell):
     begin(store, make_cell("ms")).append({"epoch": 0})
     (again,) = declare([CLAIM], cells(make_cell), store)
     assert again == first
-    assert declared_claims(store.root) == [first]
+    assert declared_claims([store.root]) == [first]
 
 
 def test_a_claim_after_a_cell_has_begun_is_after_the_fact(store, make_cell):
@@ -36,16 +35,16 @@ def test_more_seeds_are_another_claim_beside_the_first(store, make_cell):
     for cell in cells(make_cell, 1):
         begin(store, cell).append({"epoch": 0})
     declare([CLAIM], cells(make_cell, 2), store)
-    assert sorted(own.begun for own in declared_claims(store.root)) == [0, 2]
+    assert sorted(own.begun for own in declared_claims([store.root])) == [0, 2]
 
 
 def test_a_damaged_claim_is_named_and_left_out(store, make_cell):
     declare([CLAIM], cells(make_cell), store)
     (store.root / "claims" / "psd-other.yaml").write_text("version: 7\n")
     damaged = []
-    assert len(declared_claims(store.root, damaged.append)) == 1
+    assert len(declared_claims([store.root], damaged.append)) == 1
     assert "psd-other.yaml" in damaged[0].reason
 
 
 def test_a_folder_without_claims(tmp_path):
-    assert declared_claims(Store(tmp_path).root) == []
+    assert declared_claims([tmp_path]) == []

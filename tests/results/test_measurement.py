@@ -19,7 +19,7 @@ def test_what_is_written_is_read_back(tmp_path):
     path = write_measurement(tmp_path, measurement)
     assert path.parent == tmp_path / FOLDER
     assert re.fullmatch(r"conv4-64_synthetic_fast-co_20260102030405_[0-9a-f]{6}\.json", path.name)
-    (back,) = read_measurements(tmp_path)
+    (back,) = read_measurements([tmp_path])
     assert replace(back, methods={}) == replace(measurement, methods={})
     for name, method in measurement.methods.items():
         assert back.methods[name].step_ms == pytest.approx(method.step_ms, abs=1e-4)
@@ -35,12 +35,12 @@ def test_measurements_of_one_second_do_not_meet(tmp_path):
 def test_the_oldest_comes_first(tmp_path):
     for day in ("2026-03-01", "2026-01-01", "2026-02-01"):
         write_measurement(tmp_path, make_measurement(started=f"{day}T00:00:00+00:00"))
-    assert [one.started[:7] for one in read_measurements(tmp_path)] == ["2026-01", "2026-02", "2026-03"]
+    assert [one.started[:7] for one in read_measurements([tmp_path])] == ["2026-01", "2026-02", "2026-03"]
 
 
 def test_a_folder_without_measurements_has_none(tmp_path):
-    assert read_measurements(tmp_path) == []
-    assert read_measurements(tmp_path / "absent") == []
+    assert read_measurements([tmp_path]) == []
+    assert read_measurements([tmp_path / "absent"]) == []
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_a_damaged_file_is_one_line(tmp_path, change, message):
     path.write_text(change(path.read_text()))
     other = write_measurement(tmp_path, make_measurement(started="2026-02-02T03:04:05+00:00"))
     found = []
-    assert len(read_measurements(tmp_path, found.append)) == 1
+    assert len(read_measurements([tmp_path], found.append)) == 1
     assert [one.path for one in found] == [path]
     assert message in found[0].reason
     assert str(path) in found[0].reason

@@ -3,7 +3,7 @@ from dataclasses import replace
 from dmlbench.results import status as verification
 from dmlbench.results.locks import claim, this_host
 from dmlbench.results.status import overview
-from dmlbench.results.store import Store
+from dmlbench.results.store import Roots, Store
 from dmlbench.results.writer import CellWriter, file_digest
 from tests.begun import ended
 
@@ -32,7 +32,7 @@ def test_every_state_of_a_cell(store, make_cell):
     write(store, cells[5]).folder.joinpath("summary.json").write_text("{")
     with claim(store.folder(cells[1])) as claimed:
         assert claimed
-        found = overview(store)
+        found = overview(Roots.of(store.root))
     assert [cell.state for cell in found] == ["done", "running", "failed", "interrupted", "missing", "damaged"]
     done, running, failed, interrupted, missing, damaged = found
     assert (done.epoch, done.epochs, done.recall_at_1, done.code) == (9, 9, 0.5, "abcd")
@@ -48,7 +48,7 @@ def test_every_state_of_a_cell(store, make_cell):
 def test_a_result_whose_files_changed_is_damaged(store, make_cell):
     writer = write(store, make_cell(), 3, status="done")
     (writer.folder / "history.csv").write_text("epoch\n0\n")
-    (found,) = overview(store)
+    (found,) = overview(Roots.of(store.root))
     assert found.state == "damaged"
     assert found.why == f"{writer.folder}: history.csv is not as it was written"
 
@@ -62,7 +62,7 @@ def test_large_kept_files_are_not_read_for_a_look(store, make_cell, monkeypatch)
     writer.finish(ended(cell))
     read = []
     monkeypatch.setattr(verification, "file_digest", lambda path: (read.append(path.name), file_digest(path))[1])
-    assert [found.state for found in overview(store)] == ["done"]
+    assert [found.state for found in overview(Roots.of(store.root))] == ["done"]
     assert sorted(read) == ["history.csv", "spec.yaml"]
 
 
@@ -70,7 +70,7 @@ def test_the_time_left_is_unknown_before_the_first_epoch_ends(store, make_cell):
     cell = make_cell(epochs=9)
     write(store, cell, 1)
     with claim(store.folder(cell)):
-        (found,) = overview(store)
+        (found,) = overview(Roots.of(store.root))
     assert (found.state, found.epoch, found.seconds_left) == ("running", 0, None)
 
 
@@ -78,7 +78,19 @@ def test_equal_values_are_one_group_however_they_were_set(store, make_cell):
     """An earlier release recorded what was typed, also where it is the default."""
     for seed, typed in enumerate([(), ("loss.alpha=2.0",), ("training.batch_size=112",)]):
         write(store, replace(make_cell(seed=seed), overrides=typed), 4, status="done")
-    cells = overview(store)
+    cells = overview(Roots.of(store.root))
     assert len({cell.cell.variant for cell in cells if cell.cell}) == 3  # as recorded
     made_of = {replace(cell.facts, seed=0, hash="") for cell in cells if cell.facts}
     assert len(made_of) == 1
+
+
+def test_of_a_cell_in_two_folders_the_state_that_came_furthest_counts(store, tmp_path, make_cell):
+    other = Store(tmp_path / "theirs")
+    write(store, make_cell(), 2)
+    write(other, make_cell(), 4, status="done")
+    write(other, make_cell(seed=1))
+    cells = overview(Roots.of([store.root, other.root]))
+    assert [(cell.state, cell.folder.is_relative_to(other.root)) for cell in cells] == [
+        ("done", True),
+        ("missing", True),
+    ]

@@ -6,7 +6,7 @@ import pytest
 
 from dmlbench.results.history import selections, timing
 from dmlbench.results.status import overview, problems
-from dmlbench.results.store import Store
+from dmlbench.results.store import Roots, Store
 from dmlbench.results.writer import CellWriter
 from tests.begun import ended
 
@@ -137,7 +137,7 @@ def test_a_history_cut_at_any_byte(store, finished):
     for length in range(len(whole)):
         (finished / "history.csv").write_bytes(whole[:length])
         assert finding(store, finished)
-        (cell,) = overview(store)
+        (cell,) = overview(Roots.of(store.root))
         assert cell.state in ("done", "damaged")
 
 
