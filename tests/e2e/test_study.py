@@ -1,0 +1,90 @@
+"""Studies through the real command line: a study file, declared claims, any two methods, two machines in one report."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from dmlbench.results.frames import load_results
+from tests.e2e.conftest import TINY, Command
+from tests.e2e.test_commands import METHOD, PLUGIN
+from tests.e2e.test_foreign_machines import images
+
+STUDY = {
+    "methods": ["ms", "ms+psd"],
+    "datasets": ["toy=here/toy"],
+    "seeds": [0, 1],
+    "protocol": "conv4-64",
+    "settings": {"training.batch_size": 8, "training.epochs": 2},
+    "claims": [{"modifier": "psd", "bases": ["ms", "triplet"]}],
+}
+SETTINGS = ("--protocol", "conv4-64", "--set", "training.batch_size=8", "--set", "training.epochs=2")
+CLASSES = ("a", "b", "c", "d")
+
+
+@pytest.mark.slow
+def test_a_study_of_two_machines_is_one_report(dmlbench: Command, tmp_path: Path) -> None:
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    images(ours / "here" / "toy", CLASSES)
+    shutil.copytree(ours / "here", theirs / "elsewhere")
+    (ours / "study.yaml").write_text(yaml.dump(STUDY))
+    done = dmlbench("run", "study.yaml", "--tracking", "none", cwd=ours)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "8 cells: 0 there already, 8 to run" in done.stdout  # triplet and triplet+psd come with the claim
+    assert "claim: psd improves ms, triplet; declared " in done.stdout
+    assert "all bases (main effect)" in done.stdout
+    arguments = ("--methods", "ms,ms+psd", "--datasets", "toy=elsewhere/toy", *SETTINGS, "--seed", "2", "--seed", "3")
+    done = dmlbench("run", *arguments, "--claim", "psd:ms,triplet", "--tracking", "none", cwd=theirs)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+    both = ("--results", "ours/results/runs", "--results", "theirs/results/runs")
+    page = dmlbench("report", *both, "--against", "triplet", "--name", "both")
+    assert page.returncode == 0, page.stderr
+    tables = tmp_path / "reports" / "both" / "tables"
+    board = pd.read_csv(tables / "leaderboard.csv").query("metric == 'recall_at_1' and selection == 'last'")
+    assert dict(zip(board["method"], board["n"], strict=True)) == dict.fromkeys(
+        ("ms", "ms+psd", "triplet", "triplet+psd"), 4
+    )
+    compared = pd.read_csv(tables / "comparisons.csv").query("metric == 'recall_at_1' and selection == 'last'")
+    assert {("ms", "triplet"), ("ms+psd", "triplet"), ("triplet+psd", "triplet")} <= set(
+        zip(compared["method"], compared["to"], strict=True)
+    )
+    text = (tables.parent / "report.md").read_text()
+    assert text.count("psd improves ms, triplet") == 1
+    assert "before its first cell" in text
+    assert str(tmp_path) not in text + (tables / "cells.csv").read_text()
+    assert {path.split("/")[0] for path in pd.read_csv(tables / "cells.csv")["folder"]} == {"runs", "runs-2"}
+
+    shown = dmlbench("status", *both)
+    assert shown.returncode == 0
+    assert "16 done" in shown.stdout
+    assert "(16 cells)" in shown.stdout
+    states = json.loads(dmlbench("status", *both, "--json").stdout)
+    assert sorted(cell["seed"] for cell in states if cell["method"] == "ms") == [0, 1, 2, 3]
+    table = load_results([ours / "results" / "runs", theirs / "results" / "runs"])
+    assert table.groupby(["protocol", "overrides", "dataset"], sort=False).ngroups == 1
+
+    twice = dmlbench("report", *both, *both[:2])
+    assert (twice.returncode, twice.stderr) == (2, "error: --results ours/results/runs: is given twice\n")
+
+
+@pytest.mark.slow
+def test_a_loss_of_ones_own_is_compared_with_a_shipped_one(dmlbench: Command, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "pull.yaml").write_text(METHOD)
+    (tmp_path / "mine" / "pull.py").write_text(PLUGIN)
+    own = ("--methods-dir", "mine", "--datasets", "glyphs", "--seeds", "3", *TINY, "--tracking", "none")
+    done = dmlbench("run", "--methods", "ms,pull", *own)
+    assert done.returncode == 0, done.stdout + done.stderr
+    row = next(line for line in done.stdout.splitlines() if line.startswith("pull  "))
+    assert " ms " in row
+    assert "worse" in row  # pulled together by one loss, never pushed apart
+    page = dmlbench("report", "--name", "mine")
+    assert page.returncode == 0, page.stderr
+    text = (tmp_path / "reports" / "mine" / "report.md").read_text()
+    assert text.index("eaderboard") < text.index("pull against ms: ")
+    other = dmlbench("run", "--methods", "ms,pull", *own, "--against", "triplet")
+    assert other.returncode == 2
