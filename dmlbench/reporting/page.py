@@ -390,8 +390,8 @@ READING = (
     ),
     "The untrained network is the reference: what a method learned is what it adds to that row.",
     (
-        "A row marked “transferred from” ran with values that were published for another protocol or dataset. Results "
-        "of earlier releases lack this mark."
+        "A row's marks say where its values come from: “published here” for this protocol and dataset, “transferred "
+        "from” another protocol or dataset, tuned, or new. Without any of them that was not recorded."
     ),
     (
         "A row {teacher_mode=eval} had its teacher's BatchNorm use running statistics. In the official code it uses "

@@ -5,6 +5,7 @@ one machine are seen here, by when their cells ran: their times are of a machine
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from dmlbench.results.environment import kind_of_machine, machine_and_load
 from dmlbench.results.history import read_history
 from dmlbench.results.records import COLUMNS, INDEX, Facts, Selection, Summary, facts, one_wording
 from dmlbench.results.store import DEFAULT_ROOT, Record, Roots, read_spec
+from dmlbench.specs.cell import Cell
+from dmlbench.specs.overrides import with_origins
 
 MEAN, FIRST, ENSEMBLE = "mean", "1", "ensemble"  # networks; a single one is its own mean, and the first the base's
 NUMBERED = "member"  # before a network's number, in the names of metrics on disk
@@ -84,8 +87,14 @@ def _read(path: Paths, damaged: OnDamaged) -> list[tuple[Record, Facts]]:
         store.check_readable()
     records = [(record, attempt(read_spec, record.folder)) for record in roots.records(damaged)]
     pairs = sound((spec if isinstance(spec, Damaged) else (record, spec) for record, spec in records), damaged)
-    kept = [(record, facts(spec)) for record, spec in pairs]
+    kept = [(_with_origins(record, spec), facts(spec)) for record, spec in pairs]
     return list(zip([record for record, _ in kept], one_wording(own for _, own in kept), strict=True))
+
+
+def _with_origins(record: Record, spec: Cell) -> Record:
+    cell = record.summary.cell
+    told = cell.model_copy(update={"marks": with_origins(cell.marks, spec)})
+    return replace(record, summary=record.summary.model_copy(update={"cell": told}))
 
 
 def result_rows(record: Record, own: Facts, *, exclusive: bool = True) -> list[dict[str, object]]:

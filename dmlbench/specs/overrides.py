@@ -13,7 +13,7 @@ from typing import Any
 from dmlbench.errors import UserError
 from dmlbench.specs.cell import TEACHER_MODE, Cell, MethodSpec, ProtocolSpec
 from dmlbench.specs.protocol import METHOD_SECTIONS, is_file_of_weights, own_protocols, resolve_protocol
-from dmlbench.specs.registry import REPLACED, Registry, own_folder, shipped_files
+from dmlbench.specs.registry import OF_FILES, REPLACED, Registry, own_folder, shipped_files
 from dmlbench.specs.yaml_files import parse
 
 Typed = tuple[Any, bool]  # a value, and whether its model decides between 2 and 2.0
@@ -64,6 +64,21 @@ def changes(cell: Cell) -> Changes:
 
 
 EVAL_MODE = f"{TEACHER_MODE}=eval"
+ORIGINS = ("published here", "transferred", "new")  # what marks begin with that releases of before did not write
+
+
+def with_origins(marks: Sequence[str], cell: Cell) -> list[str]:
+    """A result's marks with where its values come from, which earlier releases did not record of all.
+
+    There the shipped files tell, where the cell has their values; else nothing is added.
+    """
+    if cell.method.tuned is not None or any(mark.startswith(ORIGINS) for mark in marks):
+        return list(marks)
+    today = _shipped_like(cell)
+    if today is None or today.searchable() != cell.method.searchable():
+        return list(marks)
+    of_files = (mark for mark in today.marks if mark.startswith(OF_FILES))
+    return [*of_files, *(mark for mark in marks if not mark.startswith(OF_FILES))]
 
 
 def to_type(cell: Cell) -> tuple[str, ...]:
@@ -88,10 +103,16 @@ def _shipped_value(key: str, cell: Cell) -> Typed | None:
     if key.partition(".")[0] not in METHOD_SECTIONS:
         shipped = _shipped_protocol(protocol.name, dataset)
         return _value(key, shipped, method) if shipped else None
+    default = _shipped_like(cell)
+    return _value(key, protocol, default) if default else None
+
+
+def _shipped_like(cell: Cell) -> MethodSpec | None:
+    """The shipped method of a cell's names; None where it is of a user's own."""
+    method = cell.method
     if any(REPLACED.format(name) in method.marks for name in (*method.name.split("+"), method.name)):
         return None
-    default = _shipped_method(method.name, dataset, protocol.name, protocol.family)
-    return _value(key, protocol, default) if default else None
+    return _shipped_method(method.name, cell.dataset.name, cell.protocol.name, cell.protocol.family)
 
 
 @cache

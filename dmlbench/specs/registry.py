@@ -24,12 +24,13 @@ from dmlbench.specs.method import AnyFile, MethodFile, Parameter, PinnedFile, Se
 from dmlbench.specs.method_loading import Folder, LearningRate, checked, load_file, plugin, resolved_rates
 from dmlbench.specs.yaml_files import parse_written, read_yaml, validate
 
+PUBLISHED = "published here: by a paper or its code, for this protocol and dataset"
 UNTUNED = "untuned: nothing published"
 TRANSFERRED = "transferred from {}: published there, not for this protocol and dataset"
 UNPUBLISHED = "unpublished composition"
 TUNED_MARK = re.compile(r"tuned: best of (\d+(?: x \d+)?) trials on held-out training classes\b.*")
 SEARCHED_MARK = re.compile(r"tuned: (\d+ epochs) of search on held-out training classes\b.*")
-OF_FILES = ("untuned", "transferred")  # what marks of the files' own values begin with
+OF_FILES = ("published here", "untuned", "transferred")  # what marks of the files' own values begin with
 NEW = "new: in no paper"
 REPLACED = "the user's own {}, not the shipped one"
 LIST = "dmlbench list methods"
@@ -187,11 +188,13 @@ class Registry:
         extra = pinned if isinstance(pinned, PinnedFile) else None
         loss = self._resolve_part(base, context, settings, extra)
         if modifier is None:
-            marks = _own_marks(base) + _marks(loss) + self._replacing(base.name)
+            marks = _own_marks(base) + _marks(loss, known=not _new(base)) + self._replacing(base.name)
             return MethodSpec(name=name, loss=loss, marks=marks)
         distillation = self._resolve_part(modifier, context, settings, extra)
         composed = extra is None and base.name not in modifier.published_with and not _new(base, modifier)
-        marks = _own_marks(base, modifier) + _marks(loss, distillation) + ((UNPUBLISHED,) if composed else ())
+        known = not composed and not _new(base, modifier)
+        marks = _own_marks(base, modifier) + _marks(loss, distillation, known=known)
+        marks += (UNPUBLISHED,) if composed else ()
         marks += self._replacing(base.name, modifier.name, *([extra.name] if extra else []))
         return MethodSpec(name=name, loss=loss, distillation=distillation, marks=marks)
 
@@ -323,13 +326,14 @@ def _new(*files: MethodFile) -> tuple[str, ...]:
     return () if all(file.paper for file in files) else (NEW,)
 
 
-def _marks(*parts: Part) -> tuple[str, ...]:
-    """Where values come from that were not published for this protocol and dataset, learning rates too."""
+def _marks(*parts: Part, known: bool) -> tuple[str, ...]:
+    """Where values come from, learning rates too; `known` is whether the method is in a paper."""
     values = [value for part in parts for value in (*part.parameters.values(), *part.learning_rates.values())]
     untuned = any(not value.published and not value.transferred_from for value in values)
     origins = dict.fromkeys(protocol for value in values for protocol in value.transferred_from[:1])
     evaluates = any(part.runs_teacher and part.teacher_mode == "eval" for part in parts)
     marks = {
+        PUBLISHED: known and bool(values) and not untuned and not origins,
         UNTUNED: untuned,
         TRANSFERRED.format(", ".join(origins)): bool(origins),
         EVAL_TEACHER: evaluates,

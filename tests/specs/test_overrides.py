@@ -1,9 +1,14 @@
+from dataclasses import replace
+
 import pytest
 import yaml
 
 from dmlbench.overhead.plan import CostRequest, plan_cost
 from dmlbench.runner.matrix import Request, plan
+from dmlbench.specs.overrides import with_origins
+from dmlbench.specs.registry import TRANSFERRED, UNTUNED
 
+OF_R = TRANSFERRED.format("resnet50-128")
 WEIGHTS = "mobilenetv1_imagenet.safetensors"  # as the protocol names them
 
 
@@ -90,3 +95,25 @@ def test_what_is_measured_has_the_same_words():
 def test_an_older_spec_keeps_its_words(make_cell):
     text = yaml.safe_dump(make_cell().to_dict() | {"overrides": ["loss.alpha=2.0"]})
     assert type(make_cell()).from_dict(yaml.safe_load(text)).index()["variant"] == "loss.alpha=2.0"
+
+
+@pytest.mark.parametrize(
+    ("method", "recorded", "told"),
+    [
+        ("ms", [], [OF_R]),
+        ("ms+psd", [UNTUNED, "a note"], [UNTUNED, OF_R, "a note"]),
+        ("ms+independent", ["new: in no paper"], ["new: in no paper"]),
+    ],
+)
+def test_where_an_older_results_values_come_from_is_what_the_shipped_files_say(method, recorded, told):
+    (cell,) = plan(Request((method,), ("glyphs",), (0,), "conv4-64"))
+    assert with_origins(recorded, cell) == told
+    assert with_origins(told, cell) == told
+
+
+def test_nothing_is_said_of_values_that_are_not_the_shipped_files():
+    (cell,) = plan(Request(("ms",), ("glyphs",), (0,), "conv4-64", ("loss.alpha=3",)))
+    assert with_origins([], cell) == []
+    (shipped,) = plan(Request(("ms",), ("glyphs",), (0,), "conv4-64"))
+    tuned = replace(shipped, method=shipped.method.model_copy(update={"tuned": 8}))
+    assert with_origins(["tuned: so"], tuned) == ["tuned: so"]

@@ -2,7 +2,7 @@ import pytest
 
 from dmlbench.errors import UserError
 from dmlbench.specs.cell import EVAL_TEACHER
-from dmlbench.specs.registry import NEW, TRANSFERRED, UNPUBLISHED, UNTUNED, Registry, own_folder
+from dmlbench.specs.registry import NEW, PUBLISHED, TRANSFERRED, UNPUBLISHED, UNTUNED, Registry, own_folder
 from tests.specs.registry.fake_methods import refusal, resolve
 
 BASES = ("contrastive", "margin", "ms", "proxyanchor", "triplet")
@@ -47,7 +47,7 @@ def test_ms_obdsd_resolves_to_the_official_settings(setting):
     method = resolve("ms+obdsd", dataset=dataset, protocol=protocol)
     assert method.distillation.values() == OFFICIAL[setting]
     assert method.loss.values() == {"alpha": 2.0, "beta": 40.0, "base": 0.5, "epsilon": 0.1}
-    assert method.marks == ()
+    assert method.marks == (PUBLISHED,)
     sources = {value.source for value in method.distillation.parameters.values()}
     assert all("official code" in source and "parser default" not in source for source in sources)
 
@@ -94,7 +94,7 @@ ELSEWHERE = [
 @pytest.mark.parametrize(("name", "dataset", "protocol"), PUBLISHED_HERE)
 def test_a_value_is_published_for_the_protocol_it_was_published_with(name, dataset, protocol):
     method = resolve(name, None, dataset, protocol)
-    assert method.marks == ()
+    assert method.marks == (PUBLISHED,)
     values = [*method.loss.parameters.values(), *method.loss.learning_rates.values()]
     assert all(value.published and not value.transferred_from for value in values)
 
@@ -113,7 +113,7 @@ def test_a_learning_rate_has_an_origin_as_any_value():
 def test_a_protocol_may_declare_whose_family_it_is_of():
     registry = Registry()
     assert registry.resolve("ms+obdsd", "cub", "mine").marks == (OF_R,)
-    assert registry.resolve("ms+obdsd", "cub", "mine", family="resnet50-128").marks == ()
+    assert registry.resolve("ms+obdsd", "cub", "mine", family="resnet50-128").marks == (PUBLISHED,)
 
 
 def test_a_teacher_in_eval_mode_is_marked():
