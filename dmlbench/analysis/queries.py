@@ -194,8 +194,8 @@ def query_record(pairs: Sequence[QueryPair]) -> pd.DataFrame:
 
 
 def class_bootstrap(
-    treated: Booleans,
-    control: Booleans,
+    treated: Booleans | Floats,
+    control: Booleans | Floats,
     labels: Integers,
     *,
     resamples: int = 10_000,
@@ -210,16 +210,16 @@ def class_bootstrap(
     per class are drawn in blocks, and a whole matrix of indices would take a gigabyte for 11,316 classes.
 
     Args:
-        treated: (Q,) whether the method hits each query.
-        control: (Q,) whether its reference hits it.
+        treated: (Q,) whether the method hits each query, or how often over seeds, a fraction.
+        control: (Q,) that of its reference.
         labels: (Q,) classes of the queries.
         resamples: How often to draw.
         seed: Of the draws; methods compared on the same classes share them.
         confidence: Coverage, between 0 and 1; with few classes the true one is lower.
 
     Returns:
-        The mean difference over queries, treated minus control, as a fraction; `n` counts classes. One class has no
-        interval.
+        The mean difference over queries, treated minus control, as a fraction; `n` counts classes, `std` is that of
+        the draws. One class has neither interval nor `std`.
     """
     difference = treated.astype(float) - control.astype(float)
     _, index = np.unique(labels, return_inverse=True)
@@ -232,8 +232,9 @@ def class_bootstrap(
     for begin in range(0, resamples, at_once):
         counts = rng.multinomial(classes, np.full(classes, 1 / classes), size=min(at_once, resamples - begin))
         means.append((counts @ sums) / (counts @ sizes))
-    low, high = np.quantile(np.concatenate(means), [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Estimate(mean, float(low), float(high), classes)
+    drawn = np.concatenate(means)
+    low, high = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Estimate(mean, float(low), float(high), classes, float(drawn.std()))
 
 
 CHOSEN = ["outcome", "query", "label", "wins", "losses", "seeds"]

@@ -37,6 +37,7 @@ from dmlbench.analysis.costs import (
 )
 from dmlbench.analysis.estimates import SELECTIONS, selections_of, verdict_selection
 from dmlbench.analysis.groups import DEFAULT, METHOD, Against, Group, groups, in_order, slug, without_paths
+from dmlbench.analysis.variance import variances
 from dmlbench.errors import counted
 from dmlbench.reporting.figures import (
     Setup,
@@ -73,7 +74,13 @@ from dmlbench.reporting.tables import (
     reproduction_table,
     selection_table,
 )
-from dmlbench.reporting.tables.accuracy import leaderboard_table, queries_table, studies_table, tuning_table
+from dmlbench.reporting.tables.accuracy import (
+    leaderboard_table,
+    queries_table,
+    studies_table,
+    tuning_table,
+    variance_table,
+)
 from dmlbench.reporting.tables.comparison import Verdict, can_rank, verdicts
 from dmlbench.reporting.tables.cost import measured_table
 from dmlbench.reporting.tables.table import about_pairs, without_base
@@ -134,6 +141,12 @@ class Material:
     against: Against = DEFAULT
     claims: tuple[Judged, ...] = ()
     finalists: pd.DataFrame = field(default_factory=no_finalists)
+
+    @cached_property
+    def variances(self) -> pd.DataFrame:
+        """Standard deviations by source: see `variance.variances`."""
+        numbers, chosen = self.numbers, self.finalists[self.finalists["chosen"].astype(bool)]
+        return named(variances(numbers.seeds, numbers.comparisons, self.queries.over_classes, chosen))
 
     @cached_property
     def look(self) -> Look:
@@ -310,13 +323,23 @@ def _built(call: tuple[_Group, str, tuple[Any, ...]]) -> Part:
     return part
 
 
-def leaderboards(numbers: Numbers) -> list[Table]:
-    """Every group's leaderboard, under the choice of the epoch that verdicts are given by."""
+def leaderboards(numbers: Numbers, over_classes: pd.DataFrame | None = None) -> list[Table]:
+    """Every group's leaderboard, under the choice of the epoch that verdicts are given by.
+
+    Args:
+        numbers: Of the report.
+        over_classes: Rows of `variance.over_test_classes`.
+    """
     found = []
     for group in groups(numbers.leaderboard):
         chosen = verdict_selection(selections_of(group.of(numbers.leaderboard)))
-        found.append(leaderboard_table(group, chosen, numbers.leaderboard))
+        found.append(leaderboard_table(group, chosen, numbers.leaderboard, over_classes))
     return found
+
+
+def variance_tables(material: Material) -> list[Table]:
+    """Sources of variance, in every group where one was varied alone."""
+    return [variance_table(group, material.variances) for group in groups(material.variances)]
 
 
 def _shown(compared: pd.DataFrame, against: Against) -> pd.DataFrame:

@@ -28,6 +28,7 @@ from dmlbench.reporting.content import (
     mapping,
     protocol_sections,
     reproduction_section,
+    variance_tables,
 )
 from dmlbench.reporting.folder import PAGE, check_target, replacing
 from dmlbench.reporting.latex import latex
@@ -276,9 +277,10 @@ def _body(material: Material, specs: sources.Specs, tell: Callable[[str], None],
         over_datasets=protocol_sections(material),
         sections=built,
         summaries=[
-            *leaderboards(material.numbers),
+            *leaderboards(material.numbers, material.queries.over_classes),
             *claim_tables(material.claims),
             *summary_tables(verdicts, primary(material.numbers.pooled)),
+            *variance_tables(material),
         ],
         costs=cost_sections(material),
         reproduction=reproduction_section(material.numbers),
@@ -306,6 +308,8 @@ def _tidy(material: Material, specs: sources.Specs, roots: Roots) -> dict[str, p
         "reproduction": numbers.reproduction,
         "tuning": numbers.tuning,
         "tuning_finalists": material.finalists,
+        "variance": material.variances,
+        "over_classes": material.queries.over_classes,
         "queries": material.queries.evidence,
         "query_record": named(material.queries.record),
         "settings": sources.settings(cells, specs),
@@ -427,6 +431,8 @@ FILES = {  # tables by name
     "reproduction": "published figures beside ours",
     "tuning": "tuned values beside those of the methods' files, by seed",
     "tuning_finalists": "held-out scores of the finalists of every study of tuning, and test scores of their values",
+    "variance": "standard deviations by source: seed, initial weights, order, split, test classes, tuning",
+    "over_classes": "R@1 with its interval over test classes, where embeddings were kept",
     "queries": "differences within a seed with intervals over test classes, where embeddings were kept",
     "query_record": "every query that a method wins or loses, and in how many seeds",
     "settings": "every hyperparameter with the source of its value",

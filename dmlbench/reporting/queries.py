@@ -17,6 +17,7 @@ from dmlbench.analysis.queries import (
     query_record,
     retrieved,
 )
+from dmlbench.analysis.variance import over_test_classes
 from dmlbench.errors import OnDamaged, UserError, counted, warn
 from dmlbench.reporting.figures import retrieval_panel
 from dmlbench.reporting.figures.panels import thumbnails
@@ -39,6 +40,7 @@ class Queries:
     pairs: list[QueryPair]
     evidence: pd.DataFrame
     record: pd.DataFrame
+    over_classes: pd.DataFrame
 
     @classmethod
     def of(
@@ -53,7 +55,8 @@ class Queries:
         if measured:
             tell(f"comparing query by query: {counted(len(measured), 'cell')} kept their embeddings")
         pairs = query_pairs(results, measured, against)
-        return cls(measured, pairs, named(query_evidence(pairs)), query_record(pairs))
+        over_classes = named(over_test_classes(results, measured))
+        return cls(measured, pairs, named(query_evidence(pairs)), query_record(pairs), over_classes)
 
     def check_images(self, panels: Panels) -> None:
         """Raise UserError where there is nothing to show, or a dataset's images are not there or are others."""

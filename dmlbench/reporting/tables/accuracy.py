@@ -17,7 +17,8 @@ import pandas as pd
 from dmlbench.analysis.estimates import SELECTIONS, selections_of
 from dmlbench.analysis.groups import Group
 from dmlbench.analysis.leaderboard import METRICS
-from dmlbench.reporting.naming import metric_name, percent, points, table_metrics
+from dmlbench.analysis.variance import DIFFERENCE, SOURCES
+from dmlbench.reporting.naming import metric_name, percent, plain, points, table_metrics
 from dmlbench.reporting.tables.table import (
     Entry,
     Table,
@@ -57,16 +58,21 @@ def accuracy_table(group: Group, selection: str, accuracy: pd.DataFrame) -> Tabl
     )
 
 
-def leaderboard_table(group: Group, selection: str, board: pd.DataFrame) -> Table:
+def leaderboard_table(
+    group: Group, selection: str, board: pd.DataFrame, over_classes: pd.DataFrame | None = None
+) -> Table:
     """Every method, the best first, with the ranks that it may have.
 
     Args:
         group: What all methods share.
         selection: A key of `SELECTIONS`.
         board: Rows of `leaderboard.leaderboard`; those of other groups and selections are left out.
+        over_classes: Rows of `variance.over_test_classes`, of the last epoch; those of other groups are left out.
     """
     mine = group.of(board)
     mine = mine[mine["selection"] == selection]
+    kept = group.of(over_classes) if over_classes is not None and selection == "last" else mine.iloc[:0]
+    classes = {row["name"]: row for row in kept.to_dict("records")}
     metrics = [metric for metric in METRICS if metric in set(mine["metric"])]
     by_metric = {metric: {row["name"]: row for row in _rows(mine, metric)} for metric in metrics}
     rows = []
@@ -77,11 +83,19 @@ def leaderboard_table(group: Group, selection: str, board: pd.DataFrame) -> Tabl
             (estimate_entry(own, percent, seeds), Entry(_rank(own))) if own else (Entry("–"),) * 2 for own in found
         ]
         figures = [entry for pair in pairs for entry in pair]
+        own = classes.get(row["name"])
+        figures += [Entry(interval_of(own, percent), value=own["low"]) if own else Entry("–")] if classes else []
         rows.append((Entry(row["name"]), number(seeds, "{:.0f}".format), *figures, Entry(row["marks"])))
     return Table(
         f"leaderboard_{group.slug}_{selection}",
         f"Leaderboard of {group.title}; {SELECTIONS[selection]}",
-        ("Method", "Seeds", *(name for metric in metrics for name in (metric_name(metric), "Rank")), "Marks"),
+        (
+            "Method",
+            "Seeds",
+            *(name for metric in metrics for name in (metric_name(metric), "Rank")),
+            *(["R@1 over classes"] if classes else []),
+            "Marks",
+        ),
         tuple(rows),
         (
             "In percent, the best first: mean over seeds [95% t-interval].",
@@ -89,9 +103,16 @@ def leaderboard_table(group: Group, selection: str, board: pd.DataFrame) -> Tabl
                 "Rank: those that paired t-tests of all pairs of methods leave open (Holm, .05). Methods whose ranks "
                 "overlap are not distinguished, which is no evidence that they are equal."
             ),
+            *([OVER_CLASSES] if classes else []),
             *few_seeds(mine),
         ),
     )
+
+
+OVER_CLASSES = (
+    "R@1 over classes: the 95% percentile bootstrap interval of the same mean over test classes, where embeddings were "
+    "kept: how far it would move with other classes of the same kind."
+)
 
 
 def _rows(board: pd.DataFrame, metric: str) -> list[Mapping[Hashable, Any]]:
@@ -261,6 +282,42 @@ def studies_table(group: Group, finalists: pd.DataFrame) -> Table:
             "Studies differ in the values tried, the folds and the seeds. Rows {tuned} have the values of the first.",
         ),
     )
+
+
+def variance_table(group: Group, found: pd.DataFrame) -> Table:
+    """Standard deviations by source.
+
+    Args:
+        group: What all methods share.
+        found: Rows of `variance.variances`; those of other groups are left out.
+    """
+    rows = []
+    for part in by_method(group.of(found)):
+        for source, title in SOURCES.items():
+            own = part[part["source"] == source]
+            if len(own):
+                by_metric = {row["metric"]: row for row in own.to_dict("records")}
+                name, n = Entry(part["name"].iloc[0]), number(own["n"].max(), "{:.0f}".format)
+                stds = (_std(by_metric.get(metric)) for metric in (*METRICS, DIFFERENCE))
+                rows.append((name, Entry(title), n, *stds))
+    return Table(
+        f"variance_{group.slug}",
+        f"Sources of variance of {group.title}; last epoch",
+        ("Method", "Varied", "n", *map(metric_name, METRICS), "R@1, difference"),
+        tuple(rows),
+        (
+            "Standard deviation in points [95% interval, chi-squared]. Difference: to the reference, paired.",
+            "n: seeds; test classes, of which the bootstrap draws; studies of tuning, each with the values it chose.",
+            "What is not varied is as in seed 0 (run --vary).",
+        ),
+    )
+
+
+def _std(row: Mapping[Hashable, Any] | None) -> Entry:
+    if row is None:
+        return Entry("")
+    interval = "" if pd.isna(row["low"]) else f"[{plain(100 * row['low'])}, {plain(100 * row['high'])}]"
+    return number(100 * row["std"], plain, interval)
 
 
 def queries_table(group: Group, evidence: pd.DataFrame) -> Table:

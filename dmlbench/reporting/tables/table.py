@@ -22,7 +22,7 @@ from dmlbench.results.frames import ENSEMBLE, MEAN
 # Columns of words; all others hold figures.
 TEXT_COLUMNS = {
     "Method", "Base", "Against", "Marks", "Dataset", "Metric", "Epoch", "Source", "Parameter", "Part", "Value",
-    "Not compared", "Published setting", "Verdict", "Rank", "Budget", "Chosen values",
+    "Not compared", "Published setting", "Verdict", "Varied", "Rank", "Budget", "Chosen values",
 }  # fmt: skip
 
 
