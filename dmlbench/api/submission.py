@@ -16,6 +16,9 @@ from dmlbench.results.store import Record, Store, read_record
 from dmlbench.specs.tuned import default_path
 
 PACKED = ("spec.yaml", "history.csv", "summary.json")  # of a cell; logs and weights stay at home
+SUFFIX = ".tar.gz"
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+TAKEN = ("runs", "reference")  # folders of results/: what users run is ignored by git, the other is ours
 PRIVATE = re.compile(
     r"(?<![\w:/.~-])(?:~|[A-Za-z]:)?[/\\][\w.-]+[/\\][^\s'\"]+"
 )  # of two folders: /3 or and/or are none
@@ -62,16 +65,20 @@ def check_submission(root: Path) -> Submission:
 
 
 def pack(root: Path, submission: Submission, target: Path) -> Path:
-    """Write the files into a .tar.gz that unpacks into a folder of the results folder's name.
+    """Write the files into `NAME.tar.gz`, which unpacks into a folder NAME.
 
     Raises:
-        UserError: where the target exists.
+        UserError: where the target exists, has no such name, or one that git ignores in `results/`.
     """
+    name = target.name.removesuffix(SUFFIX)
+    if not target.name.endswith(SUFFIX) or not NAME.fullmatch(name) or name in TAKEN:
+        hint = "its name becomes that of your folder in results/: letters, digits, dots and dashes"
+        raise UserError(f"--output {target}: must be NAME{SUFFIX}, and NAME not {' or '.join(TAKEN)}", hint=hint)
     if target.exists():
         raise UserError(f"{target}: exists already", hint="name another file with --output")
     with replacing(target) as draft, tarfile.open(fileobj=draft, mode="w:gz") as archive:
         for path in submission.files:
-            archive.add(path, f"{root.resolve().name}/{path.relative_to(root)}", filter=_anonymous)
+            archive.add(path, f"{name}/{path.relative_to(root).as_posix()}", filter=_anonymous)
     return target
 
 

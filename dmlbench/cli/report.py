@@ -61,9 +61,8 @@ def command(
 
     \b
     Examples:
-      dmlbench report --against ms --claim psd:contrastive,triplet
-      dmlbench report --results results/runs --results results/their-lab --name both
-      dmlbench report --name cub-for-me --only dataset=cub --panels --data-dir data
+      dmlbench report --name cub --only dataset=cub --against ms --claim psd:contrastive,triplet
+      dmlbench report --name both --results results/runs --results their-lab
     """
     from dmlbench.errors import Damaged
     from dmlbench.machine import usable_cores

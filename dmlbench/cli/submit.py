@@ -11,7 +11,9 @@ from dmlbench.errors import counted
 
 @click.command("submit", cls=Command)
 @results_option()
-@click.option("--output", type=PATH, help="The archive [default: NAME-of-the-results-folder.tar.gz].")
+@click.option(
+    "--output", type=PATH, help="The archive, NAME.tar.gz; it unpacks into a folder NAME. Required without --check."
+)
 @click.option("--check", is_flag=True, help="Check only, and pack nothing.")
 def command(results: Path, output: Path | None, check: bool) -> int:
     """Check a results folder, and pack it for a pull request.
@@ -30,6 +32,8 @@ def command(results: Path, output: Path | None, check: bool) -> int:
 
     if check and output:
         raise UserError("--check and --output exclude each other", hint="leave out one")
+    if not check and not output:
+        raise UserError("--output: is required", hint="for example --output my-lab.tar.gz, or --check to check only")
     found = check_submission(results)
     for problem in found.problems:
         echo(f"error: {problem}", err=True)
@@ -38,9 +42,9 @@ def command(results: Path, output: Path | None, check: bool) -> int:
     if found.problems:
         echo(f"{counted(len(found.problems), 'problem')}: nothing is packed", err=True)
         return 1
-    if check:
+    if not output:
         echo(f"{counted(len(found.files), 'file')} can be submitted")
         return 0
-    target = pack(results, found, output or Path(f"{results.resolve().name}.tar.gz"))
+    target = pack(results, found, output)
     echo(f"{counted(len(found.files), 'file')} in {target}; unpack it in results/ of a clone, and open a pull request")
     return 0

@@ -24,7 +24,7 @@ from dmlbench.specs.method import AnyFile, MethodFile, Parameter, PinnedFile, Se
 from dmlbench.specs.method_loading import Folder, LearningRate, checked, load_file, plugin, resolved_rates
 from dmlbench.specs.yaml_files import parse_written, read_yaml, validate
 
-PUBLISHED = "published here: by a paper or its code, for this protocol and dataset"
+PUBLISHED = "published here: for this protocol and dataset, as the method's file says"
 UNTUNED = "untuned: nothing published"
 TRANSFERRED = "transferred from {}: published there, not for this protocol and dataset"
 UNPUBLISHED = "unpublished composition"

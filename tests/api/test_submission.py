@@ -40,6 +40,7 @@ def test_what_is_packed_are_specs_histories_summaries_and_claims(store, make_cel
         members = packed.getmembers()
     assert {Path(member.name).name for member in members} >= {"spec.yaml", "history.csv", "summary.json"}
     assert len(members) == 2 * 3 + 1
+    assert {member.name.split("/")[0] for member in members} == {"mine"}
     assert any("/claims/psd-" in member.name for member in members)
     assert not any("log.txt" in member.name for member in members)
     assert {(member.uid, member.uname) for member in members} == {(0, "")}
@@ -53,6 +54,14 @@ def test_an_archive_is_never_overwritten(store, make_cell, tmp_path):
     with pytest.raises(UserError, match="exists already"):
         pack(store.root, check_submission(store.root), target)
     assert target.read_text() == "something else"
+
+
+@pytest.mark.parametrize("name", ["mine.zip", "runs.tar.gz", "reference.tar.gz", ".tar.gz", "my lab.tar.gz"])
+def test_an_archive_is_named_as_its_folder_in_results_will_be(store, make_cell, tmp_path, name):
+    finish(store, make_cell())
+    with pytest.raises(UserError, match=r"must be NAME\.tar\.gz, and NAME not runs or reference"):
+        pack(store.root, check_submission(store.root), tmp_path / name)
+    assert not list(tmp_path.glob("*.gz"))
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,9 @@
 """Studies through the real command line: a study file, declared claims, any two methods, two machines in one report."""
 
 import json
+import re
 import shutil
+import subprocess
 from pathlib import Path
 
 import pandas as pd
@@ -67,6 +69,15 @@ def test_a_study_of_two_machines_is_one_report(dmlbench: Command, tmp_path: Path
     table = load_results([ours / "results" / "runs", theirs / "results" / "runs"])
     assert table.groupby(["protocol", "overrides", "dataset"], sort=False).ngroups == 1
 
+    assert dmlbench("submit", "--check", *both[2:]).returncode == 0
+    packed = dmlbench("submit", "--output", "their-lab.tar.gz", *both[2:])
+    assert packed.returncode == 0, packed.stderr
+    (tmp_path / "results").mkdir()
+    subprocess.run(["tar", "-xzf", "their-lab.tar.gz", "-C", "results"], cwd=tmp_path, check=True)
+    merged = dmlbench("status", *both[:2], "--results", "results/their-lab")
+    assert (merged.returncode, "16 done" in merged.stdout) == (0, True)
+    assert dmlbench("submit").stderr.startswith("error: --output: is required; for example --output my-lab.tar.gz")
+
     twice = dmlbench("report", *both, *both[:2])
     assert (twice.returncode, twice.stderr) == (2, "error: --results ours/results/runs: is given twice\n")
 
@@ -79,7 +90,7 @@ def test_a_loss_of_ones_own_is_compared_with_a_shipped_one(dmlbench: Command, tm
     own = ("--methods-dir", "mine", "--datasets", "glyphs", "--seeds", "3", *TINY, "--tracking", "none")
     done = dmlbench("run", "--methods", "ms,pull", *own)
     assert done.returncode == 0, done.stdout + done.stderr
-    row = next(line for line in done.stdout.splitlines() if line.startswith("pull  "))
+    row = next(line for line in done.stdout.splitlines() if re.match(r"pull \(b\) +\d", line))
     assert " ms " in row
     assert "worse" in row  # pulled together by one loss, never pushed apart
     page = dmlbench("report", "--name", "mine")
