@@ -55,8 +55,8 @@ def variances(
     """
     rows = [*_of_seeds(values, comparisons), *_of_classes(over_classes), *_of_studies(chosen)]
     found = pd.DataFrame(rows, columns=[*GROUP, *METHOD, *SPREAD])
-    apart = set(found.loc[found["source"] != SEEDS, GROUP].itertuples(index=False, name=None))
-    return found[[key in apart for key in found[GROUP].itertuples(index=False, name=None)]].reset_index(drop=True)
+    apart = found.loc[found["source"] != SEEDS, GROUP].drop_duplicates()
+    return found.merge(apart, on=GROUP)
 
 
 def _of_seeds(values: pd.DataFrame, comparisons: pd.DataFrame) -> Iterator[dict[str, Any]]:

@@ -159,8 +159,8 @@ def timing(rows: Sequence[Row], resumed: Collection[int] = ()) -> Times:
     phases = [key for key in trained[0] if key.startswith("time/") and key.endswith("_s")]
     totals = {key.removeprefix("time/"): sum(float(row[key] or 0) for row in rows if key in row) for key in phases}
     return {
-        "step_ms": median(float(row["time/step_ms"] or 0) for row in settled),
-        "train_s": totals.pop("train_s"),
-        "evaluation_s": totals.pop("evaluation_s"),
+        "step_ms": median(float(row.get("time/step_ms") or 0) for row in settled),
+        "train_s": totals.pop("train_s", 0.0),
+        "evaluation_s": totals.pop("evaluation_s", 0.0),
         "phases": totals,
     }

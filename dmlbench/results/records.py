@@ -17,6 +17,7 @@ from pydantic_core import from_json
 from dmlbench.errors import UserError
 from dmlbench.specs.cell import Cell, digest
 from dmlbench.specs.overrides import Settings, changes
+from dmlbench.specs.yaml_files import in_words
 
 VERSION = 1
 LARGEST = 2**26  # bytes of a JSON file: the largest results have less than a hundredth of it
@@ -224,7 +225,7 @@ def in_one_line(error: ValidationError) -> str:
     """The first violation: its key and what is wrong, without the value, which can be of any length."""
     first = error.errors(include_url=False, include_input=False)[0]
     key = ".".join(str(part) for part in first["loc"] if part != "[key]")[:SHOWN]
-    message = first["msg"].removeprefix("Value error, ")[:SHOWN]
+    message = in_words(first)[:SHOWN]
     return f"{key}: {message}" if key else message
 
 

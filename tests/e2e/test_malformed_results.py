@@ -164,7 +164,7 @@ def test_tune_names_a_damaged_trial_and_goes_on_with_the_others(in_process: Comm
     done = in_process(*tune, *tiny)
     assert done.returncode == 1, done.stderr
     assert "failed: ms on glyphs" in done.stdout
-    assert "summary.json: not a summary (cell: Field required)" in done.stdout
+    assert "summary.json: not a summary (cell: is missing)" in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
     default_path(tmp_path / "runs").write_text("- a")
     refused = in_process("run", "--methods", "ms", "--datasets", "glyphs", "--results", "runs", "--tuned")

@@ -90,7 +90,7 @@ def test_what_the_disk_refuses_names_the_folder(store, make_cell, monkeypatch):
     [
         ('{"version": 99, "status": "done"}', "results version 99 is not known here (known: 1)"),
         ('{"status": "done"}', "results version None is not known here"),
-        ('{"version": 1}', "not a summary (cell: Field required)"),
+        ('{"version": 1}', "not a summary (cell: is missing)"),
         ('{"version": 1, "status": "done", "cell": 3}', "not a summary (cell: "),
         ("[]", "results version None is not known here"),
         ('{"version": 1, "stat', "damaged JSON"),
