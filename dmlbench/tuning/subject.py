@@ -112,8 +112,13 @@ class Subject:
 
 
 def _for_trials(protocol: ProtocolSpec, epochs: int) -> ProtocolSpec:
-    """The protocol for so many epochs, scored at their end; the fold is held out in place of validation classes."""
-    training = protocol.training.model_copy(update={"epochs": epochs})
+    """The protocol for so many epochs, scored at their end; the fold is held out in place of validation classes.
+
+    Milestones keep their shares of the training.
+    """
+    share = epochs / protocol.training.epochs
+    milestones = tuple(dict.fromkeys(max(1, round(share * own)) for own in protocol.training.milestones))
+    training = protocol.training.model_copy(update={"epochs": epochs, "milestones": milestones})
     evaluation = protocol.evaluation.model_copy(update={"every": epochs, "clustering": "last"})
     validation = protocol.validation.model_copy(update={"classes": 0.0})
     return protocol.model_copy(update={"training": training, "evaluation": evaluation, "validation": validation})

@@ -182,6 +182,12 @@ def test_what_trials_are_trained_and_scored_on(trainings, tmp_path):
         assert cell.index()["dataset"].startswith("glyphs (tested on fold ")
 
 
+def test_short_trainings_lower_the_learning_rate_at_the_same_shares(trainings, tmp_path):
+    run(tmp_path, ("triplet",), 128, settings=("training.epochs=8", "training.milestones=[3, 6, 7]"))
+    training = [cell.protocol.training for cell in trainings.cells]
+    assert {(own.epochs, own.milestones) for own in training} == {(2, (1, 2)), (4, (2, 3, 4)), (8, (3, 6, 7))}
+
+
 def test_another_study_tries_other_values_on_other_folds_with_other_seeds(trainings, tmp_path):
     path = default_path(tmp_path)
     for study_seed in (1, 0):
