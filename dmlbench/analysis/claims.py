@@ -6,8 +6,10 @@ corrected by Holm's method with the gate as its first test (Shaffer 1986, "Modif
 test procedures", JASA 81): the chance of any false better or worse within the claim is at most 5%. Equivalence is
 corrected apart: over the bases by Holm's method, at 5%, and for the main effect not at all, at another 5%; where every
 effect is just the smallest of interest, some false equivalence comes in up to 10% of claims. "Consistently" is an
-intersection-union test (Berger 1982, Technometrics 24): every base is better by a one-sided test at .05, and needs no
-correction, for all of them must be.
+intersection-union test (Berger 1982, Technometrics 24) behind the same gate: the main effect is above 0, and every base
+is better by a one-sided test at .05, which needs no correction, for all of them must be.
+
+A verdict needs every base on every dataset that was declared.
 
 Simulations of these rules, and of those that were not chosen, are in the tests.
 """
@@ -19,7 +21,7 @@ import numpy as np
 import pandas as pd
 
 from dmlbench.analysis.comparisons import primary, seed_pairs
-from dmlbench.analysis.estimates import seed_values
+from dmlbench.analysis.estimates import seed_values, verdict_selection
 from dmlbench.analysis.statistics import (
     FEWEST,
     SIGNIFICANT,
@@ -45,7 +47,8 @@ class Effect:
         name: The base's, or "" for the main effect.
         estimate: Mean difference to the base over seeds, a fraction, with its 95% t-interval.
         evidence: Its tests, not corrected.
-        p: Of the paired t-test, corrected within the claim; 1 for a base where the gate stays closed.
+        p: Of the paired t-test, corrected within the claim; NaN for bases that are not tested, because the gate stayed
+            closed.
         p_equivalent: Of the equivalence test, likewise corrected.
         low, high: The simultaneous interval of all bases; for the main effect its own.
         verdict: As `statistics.verdict`.
@@ -70,9 +73,10 @@ class Judged:
         selection: How the epoch was chosen.
         main: The main effect; None where no seed has all cells.
         bases: Each base that has results.
-        p_consistent: The largest one-sided p of any base; NaN without all bases.
-        datasets: Where it was tested.
+        p_consistent: The largest one-sided p of any base; NaN without all bases, and of a single one.
+        datasets: Where it is tested.
         missing: How many of its cells have no finished result.
+        absent: Bases and datasets without any result, in words.
     """
 
     declared: Declared
@@ -82,34 +86,46 @@ class Judged:
     p_consistent: float
     datasets: tuple[str, ...]
     missing: int
+    absent: tuple[str, ...] = ()
 
     @property
     def consistent(self) -> bool:
-        """Whether every base is better."""
-        return self.p_consistent < SIGNIFICANT
+        """Whether every base is better: behind the gate, so that the claim keeps its level."""
+        main = self.main
+        return main is not None and main.estimate.mean > 0 and max(main.p, self.p_consistent) < SIGNIFICANT
+
+    @property
+    def apart(self) -> tuple[str, ...]:
+        """Bases whose simultaneous interval excludes 0 though the main effect opens no gate for them."""
+        if self.main is None or self.main.p < SIGNIFICANT:
+            return ()
+        return tuple(base.name for base in self.bases if base.low > 0 or base.high < 0)
 
 
-def judge(declared: Declared, results: pd.DataFrame, selection: str) -> Judged:
+def judge(declared: Declared, results: pd.DataFrame, selection: str = "") -> Judged:
     """Test a claim.
 
     Args:
         declared: The claim with the hashes of its cells.
-        results: As `load_results` returns them; rows of other cells are left out.
-        selection: How the epoch is chosen: `last`, `validation` or `best_test`.
+        results: As `load_results` returns them, not filtered; rows of other cells are left out.
+        selection: How the epoch is chosen: `last`, `validation` or `best_test` [default: as verdicts are given].
     """
     claim = declared.claim
     own = results[results["hash"].isin(declared.cells)]
-    table = differences(claim.modifier, claim.metric, own, selection)
-    bases = [base for base in claim.bases if base in set(table.columns.get_level_values("base"))]
+    chosen = selection or verdict_selection(list(own["selection"].dropna().unique()))
+    table = differences(claim.modifier, claim.metric, own, chosen)
+    there = set(zip(*(table.columns.get_level_values(name) for name in ("base", "dataset")), strict=True))
+    datasets = declared.datasets or tuple(dict.fromkeys(map(str, own["dataset"])))
+    absent = tuple(f"{base} on {name}" for base in claim.bases for name in datasets if (base, name) not in there)
     missing = len(declared.cells) - own.loc[own["status"] == "done", "hash"].nunique()
     whole = table.dropna()
-    if not len(whole) or len(bases) < len(claim.bases):
-        return Judged(declared, selection, None, (), float("nan"), _datasets(table), missing)
+    if not len(whole) or absent:
+        return Judged(declared, chosen, None, (), float("nan"), datasets, missing, absent)
     effect = claim.effect / 100
-    of_bases = pd.DataFrame({base: whole.loc[:, [base]].mean(axis="columns") for base in bases})
+    of_bases = pd.DataFrame({base: whole.loc[:, [base]].mean(axis="columns") for base in claim.bases})
     main = _main(of_bases.mean(axis="columns"), effect)
-    found = _bases(of_bases, effect, opened=main.p < SIGNIFICANT)
-    return Judged(declared, selection, main, found, _one_sided(found), _datasets(table), missing)
+    found = _bases(of_bases, effect, gate=main.p)
+    return Judged(declared, chosen, main, found, _one_sided(found), datasets, missing)
 
 
 def differences(modifier: str, metric: str, results: pd.DataFrame, selection: str) -> pd.DataFrame:
@@ -129,11 +145,16 @@ def _main(sample: pd.Series, effect: float) -> Effect:
     return Effect("", estimate, tested, tested.p_t, tested.p_equivalent, estimate.low, estimate.high, judged)
 
 
-def _bases(table: pd.DataFrame, effect: float, *, opened: bool) -> tuple[Effect, ...]:
-    """The effect on each base, corrected within the claim; `opened` is whether the main effect opened the gate."""
+def _bases(table: pd.DataFrame, effect: float, gate: float) -> tuple[Effect, ...]:
+    """The effect on each base, corrected within the claim; `gate` is the p of the main effect."""
     estimates = [t_interval(table[base]) for base in table]
     tests = [evidence(table[base], effect=effect) for base in table]
-    p = protected_holm([own.p_t for own in tests]) if opened else [1.0 for _ in tests]
+    if len(tests) == 1:
+        p = [gate]
+    elif gate < SIGNIFICANT:
+        p = [max(gate, own) for own in protected_holm([own.p_t for own in tests])]
+    else:
+        p = [float("nan") for _ in tests]
     p_equivalent = holm([own.p_equivalent for own in tests])
     found = []
     for base, estimate, tested, own, same in zip(table, estimates, tests, p, p_equivalent, strict=True):
@@ -158,12 +179,8 @@ def protected_holm(p_values: Sequence[float]) -> list[float]:
 
 
 def _one_sided(bases: Sequence[Effect]) -> float:
-    """The largest p of any base against "not better"; NaN with too few seeds."""
-    if any(base.estimate.n < FEWEST for base in bases):
+    """The largest p of any base against "not better"; NaN with too few seeds, and for a single base."""
+    if len(bases) < 2 or any(base.estimate.n < FEWEST for base in bases):
         return float("nan")
     halves = [base.evidence.p_t / 2 for base in bases]
     return max(half if base.estimate.mean > 0 else 1 - half for base, half in zip(bases, halves, strict=True))
-
-
-def _datasets(table: pd.DataFrame) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(map(str, table.columns.get_level_values("dataset"))))

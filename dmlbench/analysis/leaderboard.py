@@ -7,7 +7,7 @@ from scipy import special
 
 from dmlbench.analysis.estimates import ESTIMATE, MARKED, accuracy
 from dmlbench.analysis.groups import GROUP, METHOD
-from dmlbench.analysis.statistics import FEWEST, SIGNIFICANT, holm
+from dmlbench.analysis.statistics import EFFECT, EQUAL, FEWEST, ROUNDING, SIGNIFICANT, holm
 from dmlbench.results.frames import ENSEMBLE, MEAN, UNTRAINED
 
 METRICS = ("recall_at_1", "map_at_r")
@@ -68,9 +68,13 @@ def ranks(table: Floats) -> tuple[Integers, Integers]:
     if tested.any():
         own = pairs[:, tested]
         mean, std = np.nanmean(own, axis=0), np.nanstd(own, axis=0, ddof=1)
-        with np.errstate(divide="ignore", invalid="ignore"):  # equal differences have no spread
+        with np.errstate(divide="ignore", invalid="ignore"):
             t = np.abs(mean) / (std / np.sqrt(n[tested]))
-        p[tested] = np.where(mean == 0, 1.0, 2 * special.stdtr(n[tested] - 1, -t))
+            p[tested] = 2 * special.stdtr(n[tested] - 1, -t)
+        # Differences that are equal have no spread to divide by: see `statistics.evidence`.
+        rounding = ROUNDING * EFFECT
+        equal = np.nanmax(own, axis=0) - np.nanmin(own, axis=0) <= np.maximum(EQUAL * np.abs(mean), rounding)
+        p[tested] = np.where(equal, np.where(np.abs(mean) <= rounding, 1.0, 0.5 ** (n[tested] - 1)), p[tested])
         sign[tested] = np.sign(mean)
     sign[~(np.array(holm(p.tolist())) < SIGNIFICANT)] = 0
     better = np.zeros((count, count), dtype=int)

@@ -20,6 +20,7 @@ BOOTSTRAPS = 2000
 # Values this close, relative to the largest, are equal but for rounding: a metric errs by some 1e-15, and a count of
 # queries moves by one in less than a million.
 EQUAL = 1e-9
+ROUNDING = 1e-10  # of the smallest effect of interest: a difference below is 0 but for rounding
 COUNTED = 1e-6  # how far a count of queries, computed from a fraction, may be from a whole number
 NAN = float("nan")
 
@@ -174,12 +175,14 @@ def evidence(differences: Iterable[float], units: float = NAN, effect: float = E
         effect: The smallest effect of interest, in the unit of the differences.
     """
     sample = _sample(differences)
+    rounding = ROUNDING * effect
+    sample = np.where(np.abs(sample) <= rounding, 0.0, sample)
     n = len(sample)
     smallest = smallest_p(n)
     if n < FEWEST:
         return Evidence(NAN, NAN, NAN, smallest, NAN)
     mean = float(sample.mean())
-    if np.ptp(sample) <= EQUAL * np.abs(sample).max():
+    if np.ptp(sample) <= max(EQUAL * np.abs(sample).max(), rounding):
         p = _sign_flip(np.full(n, mean), units)
         return Evidence(p, smallest if abs(mean) < effect else 1.0, p, smallest, NAN)
     std = float(sample.std(ddof=1))

@@ -21,7 +21,7 @@ from dmlbench.machine import usable_cores
 from dmlbench.reporting.naming import named, plain_names
 from dmlbench.reporting.page import render
 from dmlbench.reporting.queries import Panels
-from dmlbench.results.claims import declare, declared_claims
+from dmlbench.results.claims import check_claims, declare, declared_claims
 from dmlbench.results.frames import load_history, load_results
 from dmlbench.results.store import DEFAULT_ROOT, Roots, Store
 from dmlbench.runner.matrix import (
@@ -91,7 +91,7 @@ class Study:
         """Each method against its reference: see `compare`."""
         return compare(self.frame, metric, selection, against)
 
-    def claims(self, selection: str = "last") -> list[Judged]:
+    def claims(self, selection: str = "") -> list[Judged]:
         """What the results say of the claims that were declared with these cells: see `analysis.claims.judge`."""
         hashes = set(self.frame["hash"])
         declared = [own for own in declared_claims([self.results]) if not hashes.isdisjoint(own.cells)]
@@ -215,6 +215,7 @@ def run_cells(
         KeyboardInterrupt: after the epoch in which a stop was asked for.
     """
     say = console.say
+    check_claims(claims, cells)
     make_ready(todo, execution, say)
     for line in (_in_words(cells, todo, execution), *notes(cells, todo, execution)):
         say(line)
@@ -279,7 +280,7 @@ def compare(
     values = values[(values["metric"] == metric) & (values["selection"] == selection)]
     other = Against(against)
     check_against(values, other)
-    compared = named(comparisons(primary(seed_pairs(values, other)), values))
+    compared = named(primary(comparisons(seed_pairs(values, other), values)))
     return compared.assign(to=compared["to_name"])[COLUMNS]
 
 

@@ -15,7 +15,7 @@ from rich.text import Text
 from dmlbench.analysis.claims import judge
 from dmlbench.analysis.comparisons import comparisons, primary, seed_pairs
 from dmlbench.analysis.costs import agreements, doubts, measured_overhead, measured_phases, overhead, phase_order
-from dmlbench.analysis.estimates import SELECTIONS, accuracy, seed_values, verdict_selection
+from dmlbench.analysis.estimates import SELECTIONS, accuracy, seed_values
 from dmlbench.analysis.groups import (
     DEFAULT,
     Against,
@@ -63,8 +63,8 @@ def comparison(results: pd.DataFrame, selection: str = "last", against: Against 
     check_against(results, against)
     values = named(seed_values(results))
     values = values[values["selection"].isin([UNTRAINED, selection])]
-    pairs = primary(seed_pairs(values, against))
-    means, paired, times = map(named, (accuracy(values), comparisons(pairs, values), overhead(results, against)))
+    compared = primary(comparisons(seed_pairs(values, against), values))
+    means, paired, times = map(named, (accuracy(values), compared, overhead(results, against)))
     return [
         part
         for group in groups(values)
@@ -99,7 +99,7 @@ def _group(
     notes = [
         f"{SELECTIONS[selection].capitalize()}. R@1 and MAP@R in %; n: seeds; [low, high]: 95% t-interval over seeds.",
         "difference: R@1 minus that of the method it is compared with, paired by seed, in points.",
-        "verdict: exploratory (paired t-test; equivalent within 1 point; Benjamini and Hochberg over this table).",
+        f"verdict: exploratory (paired t-test; equivalent within 1 point; Benjamini and Hochberg{_family(paired)}).",
     ]
     notes += power(paired[paired["metric"] == "recall_at_1"])
     notes += (
@@ -109,6 +109,12 @@ def _group(
     notes += [*few_seeds(means[means["name"] != UNTRAINED]), *without_base(means, paired)]
     notes += [*unpaired, *other_machines(times)]
     return [table, Text("\n".join(notes), style="dim"), Text("")]
+
+
+def _family(paired: pd.DataFrame) -> str:
+    """Modifiers of one base are compared with each other, too: a report shows it."""
+    tested = paired.loc[paired["metric"] == "recall_at_1", "family"]
+    return f" over {counted(int(tested.max()), 'comparison')}" if len(tested) and tested.max() else ""
 
 
 def _cells(method: str, letters: str, means: pd.DataFrame, paired: pd.DataFrame, times: pd.DataFrame) -> list[str]:
@@ -160,8 +166,7 @@ def print_claims(console: SafeConsole, store: Store, cells: Sequence[Cell]) -> N
     if not declared:
         return
     results = load_results(store.root, lambda _: None)
-    chosen = verdict_selection(list(results["selection"].dropna().unique()))
-    for found in claim_tables([judge(own, results, chosen) for own in declared]):
+    for found in claim_tables([judge(own, results) for own in declared]):
         table = Table(*found.columns, title=Text(found.title, style="bold"), title_justify="left", box=None)
         for row in found.rows:
             table.add_row(*(Text(" ".join(filter(None, (own.text, own.interval)))) for own in row))

@@ -14,7 +14,6 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from dmlbench.analysis.claims import Judged, judge
 from dmlbench.analysis.comparisons import primary
 from dmlbench.analysis.costs import measured_frame
-from dmlbench.analysis.estimates import verdict_selection
 from dmlbench.analysis.groups import GROUP, METHOD, Against, check_unambiguous, done, groups, without_paths
 from dmlbench.errors import Damaged, OnDamaged, UserError, counted, unknown_name, warn
 from dmlbench.reporting import sources
@@ -98,7 +97,7 @@ def render(
     target = check_target(output, name)
     roots = Roots.of(results_folders)
     left_out = _LeftOut(roots, damaged)
-    results, history, specs, costs = _read(roots, only, left_out)
+    results, history, specs, costs, every = _read(roots, only, left_out)
     tell(f"{counted(results['folder'].nunique(), 'cell')} read")
     sources.check_one_spec(results, specs)  # first: it can say what differs
     check_unambiguous(results)
@@ -113,7 +112,7 @@ def render(
             for part in ("figures", "tables"):
                 (folder / part).mkdir()
             summaries = _summaries(results)
-            tested = _judged(roots, results, claims, left_out)
+            tested = _judged(roots, (results, every), claims, left_out)
             material = Material(numbers, queries, folder / "figures", panels, costs, sources.code_digests(summaries),
                 other, tested, read_finalists(tuned, results, specs))  # fmt: skip
             body, origin = _body(material, specs, tell, each), _origin(name, results, summaries)
@@ -126,27 +125,32 @@ def render(
     return target
 
 
-def _judged(roots: Roots, results: pd.DataFrame, claims: Sequence[Claim], left_out: "_LeftOut") -> tuple[Judged, ...]:
-    """The claims of the results folder of which the report has cells, and those that are made now."""
+def _judged(
+    roots: Roots, shown: tuple[pd.DataFrame, pd.DataFrame], claims: Sequence[Claim], left_out: "_LeftOut"
+) -> tuple[Judged, ...]:
+    """The claims of the results folder of which the report has cells, and those that are made now.
+
+    `shown` is what the report has, and all there is: a declared claim is of all its cells, whatever a report shows.
+    """
+    results, every = shown
     hashes = set(results["hash"])
     declared = [own for own in declared_claims(roots.paths, left_out) if not hashes.isdisjoint(own.cells)]
     declared += [after_the_fact(claim, results) for claim in claims]
-    chosen = verdict_selection(list(results["selection"].dropna().unique()))
-    return tuple(judge(own, results, chosen) for own in declared)
+    return tuple(judge(own, every) for own in declared)
 
 
 def _read(
     roots: Roots, only: Only | None, left_out: "_LeftOut"
-) -> tuple[pd.DataFrame, pd.DataFrame, sources.Specs, tuple[Measurement, ...]]:
-    """Results and their histories, their specs, and the measurements: of the sound ones those asked for."""
-    results, measurements = load_results(roots, left_out), read_measurements(roots.paths, left_out)
-    _check_any(results, measurements, left_out)
-    results = _kept(results, only, also=measured_frame(measurements))
+) -> tuple[pd.DataFrame, pd.DataFrame, sources.Specs, tuple[Measurement, ...], pd.DataFrame]:
+    """Results, their histories, specs and measurements: of the sound ones those asked for; and all results."""
+    every, measurements = load_results(roots, left_out), read_measurements(roots.paths, left_out)
+    _check_any(every, measurements, left_out)
+    results = _kept(every, only, also=measured_frame(measurements))
     costs = _kept_measurements(measurements, only, set(results["protocol"]))
     history, specs = load_history(roots, left_out), sources.read_specs(results, left_out)
     results = results[~results["folder"].isin(left_out.paths)]
     _check_any(results, costs, left_out)
-    return results, history, specs, costs
+    return results, history, specs, costs, every
 
 
 class _LeftOut:

@@ -1,6 +1,8 @@
 """Declared claims: `claims/` of a results folder, a YAML file a claim, written before its first cell runs."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -10,8 +12,8 @@ import yaml
 from pydantic import NonNegativeInt
 
 from dmlbench.atomic import write_atomically
-from dmlbench.errors import OnDamaged, attempt, sound, warn
-from dmlbench.results.store import Store
+from dmlbench.errors import Damaged, OnDamaged, attempt, sound, unknown_name, warn
+from dmlbench.results.store import Record, Store, read_record, read_spec
 from dmlbench.specs.cell import Cell, digest
 from dmlbench.specs.dataset import Section
 from dmlbench.specs.study import Claim
@@ -27,6 +29,7 @@ class Declared(Section):
         claim: What is claimed.
         declared: When, ISO 8601 in UTC.
         cells: Hashes of the cells that decide it.
+        datasets: Theirs.
         begun: How many of them had begun by then: with any, the claim is after the fact.
     """
 
@@ -34,6 +37,7 @@ class Declared(Section):
     claim: Claim
     declared: str
     cells: tuple[str, ...]
+    datasets: tuple[str, ...] = ()
     begun: NonNegativeInt
 
     @property
@@ -49,6 +53,14 @@ def cells_of(claim: Claim, cells: Sequence[Cell]) -> list[Cell]:
     """The cells that decide a claim, of those of a run."""
     datasets = set(claim.datasets) or {cell.dataset.name for cell in cells}
     return [cell for cell in cells if cell.method.name in claim.methods and cell.dataset.name in datasets]
+
+
+def check_claims(claims: Sequence[Claim], cells: Sequence[Cell]) -> None:
+    """Raise UserError for a claim on a dataset that the run does not have: nothing would ever decide it."""
+    known = {cell.dataset.name for cell in cells}
+    for claim in claims:
+        if unknown := [name for name in claim.datasets if name not in known]:
+            raise unknown_name("dataset", unknown[0], sorted(known), where=f"claim {claim.title}: datasets")
 
 
 def declare(claims: Sequence[Claim], cells: Sequence[Cell], store: Store) -> list[Declared]:
@@ -68,7 +80,8 @@ def declare(claims: Sequence[Claim], cells: Sequence[Cell], store: Store) -> lis
         if not path.is_file():
             begun = sum(store.state(cell) != "missing" for cell in own)
             now = datetime.now(UTC).isoformat(timespec="seconds")
-            _write(path, Declared(claim=claim, declared=now, cells=hashes, begun=begun))
+            datasets = tuple(dict.fromkeys(cell.dataset.label for cell in own))
+            _write(path, Declared(claim=claim, declared=now, cells=hashes, datasets=datasets, begun=begun))
         found.append(_read(path))
     return found
 
@@ -86,35 +99,86 @@ def after_the_fact(claim: Claim, results: pd.DataFrame) -> Declared:
         own = own[own["dataset"].isin(claim.datasets)]
     hashes = tuple(sorted(own["hash"].unique()))
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    return Declared(claim=claim, declared=now, cells=hashes, begun=len(hashes))
+    datasets = tuple(map(str, own["dataset"].unique()))
+    return Declared(claim=claim, declared=now, cells=hashes, datasets=datasets, begun=len(hashes))
 
 
 def declared_claims(roots: Sequence[Path], damaged: OnDamaged = warn) -> list[Declared]:
     """The claims of results folders, the oldest first; `damaged` takes the files that cannot be read.
 
-    A claim that several folders make for different cells, such as the seeds of two machines, is one claim.
+    A claim that several folders make for other seeds of the same methods, datasets and protocol is one claim, which was
+    declared when the last of them was. Cells of any folder that had begun by then make it one after the fact: who has
+    seen some of the results has chosen to go on.
     """
-    found: list[Declared] = []
-    for root in roots:
-        earlier, paths = found, sorted((root / FOLDER).glob("*.yaml"))
-        for own in sound((attempt(_read, path) for path in paths), damaged):
-            same = next((other for other in earlier if _joins(own, other)), None)
-            found = [*(other for other in found if other is not same), _joined(own, same) if same else own]
+    each = [
+        list(sound((attempt(_read, path) for path in sorted((root / FOLDER).glob("*.yaml"))), damaged))
+        for root in roots
+    ]
+    found = each[0] if len(roots) == 1 else _merged(each, _cells(roots))
     return sorted(found, key=lambda own: (own.declared, own.claim.title))
 
 
-def _joins(own: Declared, other: Declared) -> bool:
+@dataclass(frozen=True)
+class _Known:
+    """What is known of a cell: what it is but for its seed, and when it first began, in seconds; infinite if not."""
+
+    kind: tuple[str, ...]
+    started: float
+
+
+def _cells(roots: Sequence[Path]) -> dict[str, _Known]:
+    """Every readable cell of several folders."""
+    found: dict[str, _Known] = {}
+    for folder in (folder for root in roots for folder in Store(root).folders()):
+        record, spec = read_record(folder), attempt(read_spec, folder)
+        if isinstance(spec, Damaged):
+            continue
+        index = spec.index()
+        kind = tuple(str(index[key]) for key in ("protocol_hash", "dataset", "method", "variant"))
+        started = (
+            _seconds(record.summary.started) if isinstance(record, Record) and record.summary.started else math.inf
+        )
+        found[spec.hash] = _Known(kind, min(started, found[spec.hash].started if spec.hash in found else math.inf))
+    return found
+
+
+def _seconds(time: str) -> float:
+    return datetime.fromisoformat(time).timestamp()
+
+
+def _merged(each: Sequence[Sequence[Declared]], known: Mapping[str, _Known]) -> list[Declared]:
+    """The claims of several folders: what is a copy, or a part, of another is that one."""
+    found: list[Declared] = []
+    for folder in each:
+        before = len(found)  # claims of one folder stay apart
+        for own in folder:
+            place = next((place for place in range(before) if _joins(own, found[place], known)), None)
+            if place is None:
+                found.append(own)
+            else:
+                found[place] = _joined(found[place], own)
+    return [own.model_copy(update={"begun": max(own.begun, _begun(own, known))}) for own in found]
+
+
+def _begun(own: Declared, known: Mapping[str, _Known]) -> int:
+    declared = _seconds(own.declared)
+    return sum(known[cell].started < declared for cell in own.cells if cell in known)
+
+
+def _joins(own: Declared, other: Declared, known: Mapping[str, _Known]) -> bool:
+    kinds = [{known[cell].kind for cell in one.cells if cell in known} for one in (own, other)]
     cells = set(own.cells)
-    return own.claim == other.claim and (cells.isdisjoint(other.cells) or cells == set(other.cells))
+    apart, part = cells.isdisjoint(other.cells), cells <= set(other.cells)
+    return own.claim == other.claim and (part or (apart and kinds[0] == kinds[1]))
 
 
-def _joined(own: Declared, other: Declared) -> Declared:
+def _joined(other: Declared, own: Declared) -> Declared:
     """Two declarations as one: of the same cells the earlier, of different cells declared when the later was."""
-    if set(own.cells) == set(other.cells):
-        return min(own, other, key=lambda one: one.declared)
+    if set(own.cells) <= set(other.cells):
+        return min(own, other, key=lambda one: (-len(one.cells), one.declared))
     cells = tuple(sorted({*own.cells, *other.cells}))
     declared = max(own.declared, other.declared)
-    return own.model_copy(update={"cells": cells, "declared": declared, "begun": own.begun + other.begun})
+    return other.model_copy(update={"cells": cells, "declared": declared, "begun": own.begun + other.begun})
 
 
 def _read(path: Path) -> Declared:

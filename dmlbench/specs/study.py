@@ -79,6 +79,13 @@ class StudyFile(Section):
     settings: dict[str, Scalar | tuple[Scalar, ...]] = Field(default_factory=dict)
     claims: tuple[Claim, ...] = ()
 
+    @field_validator("seeds")
+    @classmethod
+    def _some_once(cls, seeds: int | tuple[int, ...] | None) -> int | tuple[int, ...] | None:
+        if isinstance(seeds, tuple) and (not seeds or len(set(seeds)) < len(seeds)):
+            raise ValueError("must be some seeds, each given once")
+        return seeds
+
     @property
     def changes(self) -> tuple[str, ...]:
         """The settings as `--set` takes them."""

@@ -14,10 +14,11 @@ from dmlbench.reporting.tables.comparison import LABELS
 from dmlbench.reporting.tables.table import Entry, Table, estimate_entry, number
 
 RULES = (
-    "The main effect is the mean of all bases for each seed, by a paired t-test. Only where it is not 0 can a base be "
-    "better or worse. p of bases: Holm's method with the main effect as its first test, so that the probability of any "
-    "false better or worse within the claim is at most 5%. Equivalence is tested apart: of the main effect at 5%, and "
-    "of the bases at 5% together. Simultaneous interval: covers the effects on all bases together with 95%."
+    "The main effect is the mean of all bases for each seed, by a paired t-test. Only where it is not 0 are bases "
+    "tested for better or worse. p of bases: Holm's method with the main effect as its first test, so that the "
+    "probability of any false better, worse or shown within the claim is at most 5%. Equivalence is tested apart: of "
+    "the main effect at 5%, and of the bases at 5% together. Simultaneous interval: covers the effects on all bases "
+    "together with 95%."
 )
 
 
@@ -27,17 +28,23 @@ def claim_tables(judged: Sequence[Judged]) -> list[Table]:
     Args:
         judged: As `claims.judge` gives them.
     """
-    return [_table(own, number_) for number_, own in enumerate(judged, start=1)]
+    return [_table(own, number_, _others(own, judged)) for number_, own in enumerate(judged, start=1)]
 
 
-def _table(judged: Judged, number_: int) -> Table:
+def _others(own: Judged, judged: Sequence[Judged]) -> int:
+    """How many other claims are decided by some of the same cells."""
+    cells = set(own.declared.cells)
+    return sum(other is not own and not cells.isdisjoint(other.declared.cells) for other in judged)
+
+
+def _table(judged: Judged, number_: int, others: int) -> Table:
     claim = judged.declared.claim
     where = ", ".join(judged.datasets) or "no dataset with results"
     title = f"Claim: {claim.title} in {metric_name(claim.metric)} on {where}; {SELECTIONS[judged.selection]}"
     rows = [_row("all bases (main effect)", judged.main)] if judged.main else []
     rows += [_row(effect.name, effect) for effect in judged.bases]
     if judged.bases and not math.isnan(judged.p_consistent):
-        shown = "▲ shown" if judged.consistent else "○ not shown"
+        shown = f"▲ shown{_by_less(judged)}" if judged.consistent else "○ not shown"
         verdict = Entry(shown, kind="better" if judged.consistent else "inconclusive")
         blank = Entry("")
         rows.append(
@@ -56,8 +63,16 @@ def _table(judged: Judged, number_: int) -> Table:
         title,
         ("Base", "Seeds", "Difference", "Verdict", "Simultaneous interval", "p", "p, sign-flip"),
         tuple(rows),
-        tuple(_notes(judged)),
+        (*_notes(judged), *([FAMILY.format(counted(others, "other claim"))] if others else [])),
     )
+
+
+FAMILY = "{} on some of the same cells: each has its own 5%, and several are more likely to find something."
+
+
+def _by_less(judged: Judged) -> str:
+    """Better may be by less than matters."""
+    return ", by less than the smallest effect" if any(own.verdict == "equivalent" for own in judged.bases) else ""
 
 
 def _row(name: str, effect: Effect) -> tuple[Entry, ...]:
@@ -81,7 +96,13 @@ def _notes(judged: Judged) -> list[str]:
     if judged.missing:
         notes.append(f"{counted(judged.missing, 'cell')} of {len(judged.declared.cells)} without a result so far.")
     if judged.main is None:
-        return [*notes, "No verdict: each base needs a seed with results of all its datasets."]
+        absent = f" None of {', '.join(judged.absent)}." if judged.absent else ""
+        return [*notes, f"No verdict: every base needs a seed with results on every dataset.{absent}"]
+    if judged.apart:
+        notes.append(
+            f"The bases differ: the simultaneous interval of {', '.join(judged.apart)} excludes 0, which the mean over "
+            "bases hides. A claim tests the mean first, so that is no verdict of it."
+        )
     notes.append("In points: mean of the paired differences [95% t-interval].")
     notes.append(f"Smallest effect of interest: {effect}; equivalent: surely smaller.")
     std, n = judged.main.estimate.std, judged.main.estimate.n
