@@ -18,9 +18,9 @@ from dmlbench.analysis.leaderboard import METRICS
 from dmlbench.analysis.queries import Measured, class_bootstrap
 from dmlbench.analysis.statistics import FEWEST
 from dmlbench.results.frames import of_kept_embeddings
+from dmlbench.specs.cell import VARY
 from dmlbench.specs.overrides import Settings
 
-VARY = "training.vary="
 SEEDS, CLASSES, TUNING = "all", "classes", "tuning"
 SOURCES = {  # in their order: names for people
     SEEDS: "seed (initial weights and order)",

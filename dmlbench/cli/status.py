@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
     from dmlbench.errors import Damaged
-    from dmlbench.results.store import Roots, Store
+    from dmlbench.results.store import Record, Roots, Store
     from dmlbench.runner.progress import SafeConsole
 
 REFRESH = 2.0  # seconds
@@ -49,7 +49,11 @@ def command(results: tuple[Path, ...], watch: bool, as_json: bool, verify: bool)
     if as_json:
         rows = _rows(roots)
         click.echo(json.dumps(rows, indent=1))
-        return 1 if any(row["state"] == "damaged" for row in rows) else 0
+        damaged = {Path(str(row["folder"])) for row in rows if row["state"] == "damaged"}
+        left_out = _left_out(roots, damaged)[1]
+        for found in left_out:
+            click.echo(f"left out: {found.reason}", err=True)
+        return 1 if damaged or left_out else 0
     if verify:
         return max(_verify(console, store) for store in roots.stores)
     if watch:
@@ -99,14 +103,21 @@ def _show_origins(console: "SafeConsole", roots: "Roots", damaged: "Collection[P
     """Where the results of several folders were made; how many are left out, but for the damaged ones."""
     from dmlbench.results.environment import made_by
 
-    left_out: list[Damaged] = []
-    records = roots.records(left_out.append)
+    records, left_out = _left_out(roots, damaged)
     for line in made_by([record.summary for record in records if record.done]):
         console.say(line)
-    conflicts = [found for found in left_out if found.path not in damaged]
-    for found in conflicts:
+    for found in left_out:
         console.say(f"left out: {found.reason}")
-    return len(conflicts)
+    return len(left_out)
+
+
+def _left_out(roots: "Roots", damaged: "Collection[Path]") -> "tuple[list[Record], list[Damaged]]":
+    """The results that count, and those of several folders that do not, but for the damaged ones."""
+    if len(roots.paths) == 1:
+        return [], []
+    left_out: list[Damaged] = []
+    records = roots.records(left_out.append)
+    return records, [found for found in left_out if found.path not in damaged]
 
 
 def _trials(store: "Store") -> str:

@@ -3,6 +3,7 @@
 import shlex
 import sys
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -163,7 +164,7 @@ def _tune(console: "SafeConsole", subjects: "Sequence[Subject]", execution: "Exe
         cell
         for subject in subjects
         for stage in subject.schedule.stages
-        for cell in subject.cells(subject.files(), stage.epochs, stage.pairs[:1])
+        for cell in subject.cells(subject.files(), replace(stage, pairs=stage.pairs[:1]))
     ]
     matrix.make_ready(cells, execution, say)
     for note in without_teacher(cells):

@@ -41,7 +41,7 @@ def fold_mask(class_names: Sequence[str], fold: Fold) -> NDArray[np.bool_]:
 def _assigned(superclasses: Sequence[str], fold: Fold) -> NDArray[np.int64]:
     """The fold of each class, (C,), such that a superclass is in one."""
     names, group, sizes = np.unique(np.array(superclasses, dtype=object), return_inverse=True, return_counts=True)
-    draw = stream(fold.study_seed, 0, "tuning folds")
+    draw = stream(fold.study_seed, fold.partition, "tuning folds")
     shuffled = draw.permutation(len(names))
     filled, place = np.zeros(fold.folds, dtype=np.int64), np.zeros(len(names), dtype=np.int64)
     for each in shuffled[np.argsort(-sizes[shuffled], kind="stable")]:

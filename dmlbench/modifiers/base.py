@@ -144,10 +144,11 @@ class StepContext:
     ) -> Tensor:
         """Return a ranking loss (a scalar) of embeddings (B, D) of the batch, with all that its `forward` asks for."""
         generator = self.generator() if generator is None else generator
-        asked = {name: getattr(self, name) for name in _asked(criterion.__class__.forward)}
+        given = {"indices": self.indices, "epoch": self.epoch, "epochs": self.epochs, "generator": generator}
+        asked = {name: given[name] for name in _asked(criterion.__class__.forward)}
         if self.miner is not None:
             asked["triplets"] = self.miner(embeddings.detach(), self.labels, generator)
-        return scalar(criterion(embeddings, self.labels, generator=generator, **asked))
+        return scalar(criterion(embeddings, self.labels, **asked))
 
     def phase(self, name: str) -> AbstractContextManager[None]:
         """Count the time of a `with` block as that of a phase: `teacher`, or `distillation`, the default of a loss."""
@@ -170,7 +171,7 @@ def scalar(loss: Tensor) -> Tensor:
 def _asked(forward: Callable[..., Any]) -> tuple[str, ...]:
     """What a ranking loss may ask for by the names of its parameters, such as a schedule for `epoch`."""
     parameters = inspect.signature(forward).parameters
-    return tuple(name for name in ("indices", "epoch", "epochs") if name in parameters)
+    return tuple(name for name in ("indices", "epoch", "epochs", "generator") if name in parameters)
 
 
 class Modifier(nn.Module):

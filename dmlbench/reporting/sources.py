@@ -4,7 +4,7 @@ The command lines that make a report's numbers again.
 """
 
 import shlex
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -93,12 +93,24 @@ def other_images(results: pd.DataFrame, specs: Specs) -> dict[Group, str]:
 
 
 def read_studies(roots: Iterable[Path], damaged: OnDamaged) -> list[Tuned | BestOfTrials]:
-    """What tuning found, of each results folder's tuned.yaml; `damaged` takes the files that cannot be read."""
-    paths = [path for path in map(default_path, roots) if path.is_file()]
-    found: list[Tuned | BestOfTrials] = []
-    for entries in sound((attempt(_entries, path) for path in paths), damaged):
-        found += [entry for entry in entries if entry not in found]
-    return found
+    """What tuning found, of each results folder's tuned.yaml; `damaged` takes the files that cannot be read.
+
+    Of a study that several folders hold the first counts; one that chose other values there is given to `damaged`.
+    """
+    found: dict[Hashable, Tuned | BestOfTrials] = {}
+    for path in (path for path in map(default_path, roots) if path.is_file()):
+        for entry in (own for entries in sound([attempt(_entries, path)], damaged) for own in entries):
+            first = found.setdefault(_study(entry), entry)
+            if dict(first.values) != dict(entry.values):
+                what = f"{path}: {entry.method} on {entry.dataset}, study {entry.study_seed}"
+                damaged(
+                    Damaged(path, f"{what}: chose other values than the same study in another --results, which counts")
+                )
+    return list(found.values())
+
+
+def _study(entry: Tuned | BestOfTrials) -> Hashable:
+    return entry.key if isinstance(entry, Tuned) else (*entry.names, entry.protocol_hash)
 
 
 def _entries(path: Path) -> list[Tuned | BestOfTrials]:

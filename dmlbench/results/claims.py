@@ -169,7 +169,8 @@ def _joins(own: Declared, other: Declared, known: Mapping[str, _Known]) -> bool:
     kinds = [{known[cell].kind for cell in one.cells if cell in known} for one in (own, other)]
     cells = set(own.cells)
     apart, part = cells.isdisjoint(other.cells), cells <= set(other.cells)
-    return own.claim == other.claim and (part or (apart and kinds[0] == kinds[1]))
+    alike = kinds[0] <= kinds[1] or kinds[1] <= kinds[0]  # a cell that was deleted says nothing
+    return own.claim == other.claim and (part or (apart and alike))
 
 
 def _joined(other: Declared, own: Declared) -> Declared:

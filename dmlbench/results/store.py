@@ -6,7 +6,7 @@ written when a run is planned, so the folders with a spec alone are the cells th
 """
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from dmlbench.atomic import write_atomically
 from dmlbench.errors import Damaged, OnDamaged, UserError, attempt, sound, warn
-from dmlbench.results.history import HISTORY
+from dmlbench.results.history import HISTORY, read_history
 from dmlbench.results.locks import holder
 from dmlbench.results.measurements import FOLDER as MEASUREMENTS
 from dmlbench.results.records import SHOWN, VERSION, Index, Summary, in_one_line, read_json
@@ -172,8 +172,9 @@ class Roots:
 
     def label(self, path: Path) -> str:
         """A path below one of them as readers elsewhere know it; of several it begins with the folder's name."""
-        root = next(root for root in self.paths if path.is_relative_to(root))
-        inner = path.relative_to(root).as_posix()
+        around = [root for root in self.paths if path.resolve().is_relative_to(root.resolve())]
+        root = max(around, key=lambda one: len(one.resolve().parts))  # one may lie in another
+        inner = path.resolve().relative_to(root.resolve()).as_posix()
         return inner if len(self.paths) == 1 else f"{self.names[root]}/{inner}"
 
     @property
@@ -188,19 +189,35 @@ class Roots:
         return found
 
     def records(self, damaged: OnDamaged = warn) -> list[Record]:
-        """Every result, once each, in path order; the first folder's where several hold a cell, but done before failed.
+        """Every result, once each, in path order.
 
+        Of several folders that hold a cell the first counts in which it is done and its spec and history can be read.
         `damaged` takes the results that cannot be read, and those that have other metrics than the one that counts.
         """
-        found: dict[str, Record] = {}
+        found: dict[str, list[Record]] = {}
         for record in (record for store in self.stores for record in store.records(damaged)):
-            first = found.setdefault(record.summary.cell.hash, record)
-            if record.done and not first.done:
-                found[record.summary.cell.hash] = record
-            elif record is not first and record.done and record.summary.selections != first.summary.selections:
-                what = f"{record.folder}: has other metrics than the same cell in {first.folder}, which counts"
-                damaged(Damaged(record.folder, f"{what}; it comes first among --results"))
-        return list(found.values())
+            found.setdefault(record.summary.cell.hash, []).append(record)
+        return [copies[0] if len(copies) == 1 else _one_of(copies, damaged) for copies in found.values()]
+
+
+def _one_of(copies: Sequence[Record], damaged: OnDamaged) -> Record:
+    """The result of a cell that counts, of several."""
+    flaws = [next(filter(None, (_flaw(read, record) for read in (read_spec, read_history))), None) for record in copies]
+    whole = [record for record, flaw in zip(copies, flaws, strict=True) if flaw is None] or list(copies)
+    first = next((record for record in whole if record.done), whole[0])
+    for flaw in flaws:
+        if flaw is not None:
+            damaged(flaw)
+    for record in whole:
+        if record.done and record.summary.selections != first.summary.selections:
+            what = f"{record.folder}: has other metrics than the same cell in {first.folder}, which counts"
+            damaged(Damaged(record.folder, f"{what}; it comes first among --results"))
+    return first
+
+
+def _flaw(read: Callable[[Path], object], record: Record) -> Damaged | None:
+    found = attempt(read, record.folder)
+    return found if isinstance(found, Damaged) else None
 
 
 def folder_state(folder: Path) -> State:

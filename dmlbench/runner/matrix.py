@@ -25,7 +25,7 @@ from dmlbench.specs.cell import Cell, MethodSpec, ProtocolSpec, differences, dig
 from dmlbench.specs.dataset import DatasetSpec
 from dmlbench.specs.overrides import changed
 from dmlbench.specs.protocol import load_protocol, parse_settings
-from dmlbench.specs.registry import MethodSettings, Registry
+from dmlbench.specs.registry import MethodSettings, Registry, under_settings
 from dmlbench.specs.tuned import settings_of
 from dmlbench.specs.yaml_files import path_of
 
@@ -92,6 +92,7 @@ def plan(request: Request, log: Log = lambda _: None) -> list[Cell]:
         resolve = partial(registry.resolve, family=protocol.family)
         methods = [resolve(name, info.name, protocol.name, settings) for name in request.methods]
         changes = [changed(request.settings, registry, method, (named, protocol), info.name) for method in methods]
+        methods = [under_settings(own, protocol.name, keys) for own, keys in zip(methods, changes, strict=True)]
         dataset = dataset_spec(info, request.data_dir, log, skip_bad=request.skip_bad)
         if request.tuned:
             methods = [_tuned(registry, request.tuned, method, dataset, protocol) for method in methods]

@@ -20,6 +20,7 @@ from dmlbench.specs.dataset import DatasetSpec, Section
 TeacherName = Literal["previous-epoch", "ema", "memory", "none"]
 TeacherMode = Literal["train", "eval"]
 Scalar = bool | int | float | str
+VARY = "training.vary="  # what `--vary` sets
 PROSE = ("title", "description", "family")  # of a protocol: they change no number
 TUNED = "tuned"  # a part of a result's variant
 NETWORK_RATE = "network"  # in place of a learning rate; as a loss's rate of this name, the network's own
@@ -154,14 +155,15 @@ class ProtocolSpec(Section):
 class ResolvedValue(Section):
     """A hyperparameter's value and where it comes from.
 
-    `published` says that it was published for this very protocol and dataset; where it was for another protocol or
-    dataset, `transferred_from` names the protocols.
+    `published` says that it was published for this very protocol and dataset, or, with `anywhere`, without a statement
+    for which; where it was for another protocol or dataset, `transferred_from` names the protocols.
     """
 
     value: Scalar
     source: str
     published: bool = True
     transferred_from: tuple[str, ...] = ()
+    anywhere: bool = False
 
 
 def rate_of(parameter: str, rates: Iterable[str]) -> str | None:

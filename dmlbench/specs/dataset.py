@@ -83,11 +83,15 @@ class FolderSplit(Section):
 
 
 class Fold(Section):
-    """One of several class-disjoint folds of the training classes; `study_seed` draws which classes each has."""
+    """One of several class-disjoint folds of the training classes; `study_seed` draws which classes each has.
+
+    `partition` numbers independent draws of a study.
+    """
 
     number: NonNegativeInt
     folds: Annotated[int, Ge(2)]
     study_seed: NonNegativeInt = 0
+    partition: NonNegativeInt = 0
 
     @model_validator(mode="after")
     def _one_of_them(self) -> "Fold":
@@ -124,12 +128,14 @@ class DatasetSpec(Section):
         """Its name in tables, which says if it is not evaluated on its test classes."""
         if self.fold:
             study = f", study {self.fold.study_seed}" if self.fold.study_seed else ""
+            again = f", partition {self.fold.partition + 1}" if self.fold.partition else ""
             fold = f"fold {self.fold.number + 1} of {self.fold.folds}"
-            return f"{self.name} (tested on {fold} of its training classes{study})"
+            return f"{self.name} (tested on {fold} of its training classes{again}{study})"
         return f"{self.name} (tested on {self.held_out:.0%} of its training classes)" if self.held_out else self.name
 
     def identity(self) -> dict[str, Any]:
         """What enters the hash."""
         held_out = {"held_out": self.held_out} if self.held_out else {}
-        fold = {"fold": self.fold.model_dump(mode="json")} if self.fold else {}
+        unset = set() if self.fold and self.fold.partition else {"partition"}
+        fold = {"fold": self.fold.model_dump(mode="json", exclude=unset)} if self.fold else {}
         return {"name": self.name, "version": self.version} | held_out | fold

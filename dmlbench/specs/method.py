@@ -61,7 +61,10 @@ class Sourced(Section):
         uses = self.published_for or published_for
         here = self.published and (uses is None or uses.holds(context))
         elsewhere = uses.protocols if uses and self.published and not here else ()
-        return ResolvedValue(value=self.value, source=self.source, published=here, transferred_from=elsewhere)
+        anywhere = self.published and uses is None
+        return ResolvedValue(
+            value=self.value, source=self.source, published=here, transferred_from=elsewhere, anywhere=anywhere
+        )
 
 
 class Override(Sourced):

@@ -13,7 +13,7 @@ from typing import Any
 from dmlbench.errors import UserError
 from dmlbench.specs.cell import TEACHER_MODE, Cell, MethodSpec, ProtocolSpec
 from dmlbench.specs.protocol import METHOD_SECTIONS, is_file_of_weights, own_protocols, resolve_protocol
-from dmlbench.specs.registry import OF_FILES, REPLACED, Registry, own_folder, shipped_files
+from dmlbench.specs.registry import OF_FILES, REPLACED, Registry, own_folder, shipped_files, under_settings
 from dmlbench.specs.yaml_files import parse
 
 Typed = tuple[Any, bool]  # a value, and whether its model decides between 2 and 2.0
@@ -64,7 +64,7 @@ def changes(cell: Cell) -> Changes:
 
 
 EVAL_MODE = f"{TEACHER_MODE}=eval"
-ORIGINS = ("published here", "transferred", "new")  # what marks begin with that releases of before did not write
+ORIGINS = ("published", "transferred", "new")  # what marks begin with that releases of before did not write
 
 
 def with_origins(marks: Sequence[str], cell: Cell) -> list[str]:
@@ -75,6 +75,7 @@ def with_origins(marks: Sequence[str], cell: Cell) -> list[str]:
     if cell.method.tuned is not None or any(mark.startswith(ORIGINS) for mark in marks):
         return list(marks)
     today = _shipped_like(cell)
+    today = today and under_settings(today, cell.protocol.name, cell.overrides)
     if today is None or today.searchable() != cell.method.searchable():
         return list(marks)
     of_files = (mark for mark in today.marks if mark.startswith(OF_FILES))

@@ -1,6 +1,7 @@
 """Finds method files, and composes and resolves names such as `ms+obdsd` into a MethodSpec."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -11,6 +12,7 @@ from dmlbench.specs.cell import (
     EVAL_TEACHER,
     RATE,
     TEACHER_MODE,
+    VARY,
     Kind,
     MethodSpec,
     Part,
@@ -24,13 +26,14 @@ from dmlbench.specs.method import AnyFile, MethodFile, Parameter, PinnedFile, Se
 from dmlbench.specs.method_loading import Folder, LearningRate, checked, load_file, plugin, resolved_rates
 from dmlbench.specs.yaml_files import parse_written, read_yaml, validate
 
-PUBLISHED = "published here: for this protocol and dataset, as the method's file says"
+PUBLISHED = "published here: for this protocol and dataset"
+DEFINITION = "published: part of the method's definition, whatever the protocol and dataset"
 UNTUNED = "untuned: nothing published"
 TRANSFERRED = "transferred from {}: published there, not for this protocol and dataset"
 UNPUBLISHED = "unpublished composition"
 TUNED_MARK = re.compile(r"tuned: best of (\d+(?: x \d+)?) trials on held-out training classes\b.*")
 SEARCHED_MARK = re.compile(r"tuned: (\d+ epochs) of search on held-out training classes\b.*")
-OF_FILES = ("published here", "untuned", "transferred")  # what marks of the files' own values begin with
+OF_FILES = ("published", "untuned", "transferred")  # what marks of the files' own values begin with
 NEW = "new: in no paper"
 REPLACED = "the user's own {}, not the shipped one"
 LIST = "dmlbench list methods"
@@ -56,8 +59,8 @@ class MethodSettings:
 
 
 def searched_mark(epochs: int, folds: int) -> str:
-    """The mark of tuned values, given the epochs of the search and the folds that scored it."""
-    chosen = f"chosen by MAP@R in {folds} class-disjoint folds"
+    """The mark of tuned values, given the epochs of the search and the folds that decided it."""
+    chosen = f"chosen by MAP@R on {folds} class-disjoint folds"
     return f"tuned: {epochs} epochs of search on held-out training classes, {chosen}: see the margin"
 
 
@@ -333,12 +336,23 @@ def _marks(*parts: Part, known: bool) -> tuple[str, ...]:
     origins = dict.fromkeys(protocol for value in values for protocol in value.transferred_from[:1])
     evaluates = any(part.runs_teacher and part.teacher_mode == "eval" for part in parts)
     marks = {
-        PUBLISHED: known and bool(values) and not untuned and not origins,
+        (DEFINITION if any(value.anywhere for value in values) else PUBLISHED): (
+            known and bool(values) and not untuned and not origins
+        ),
         UNTUNED: untuned,
         TRANSFERRED.format(", ".join(origins)): bool(origins),
         EVAL_TEACHER: evaluates,
     }
     return tuple(mark for mark, applies in marks.items() if applies)
+
+
+def under_settings(method: MethodSpec, protocol: str, changed: Iterable[str]) -> MethodSpec:
+    """A method under a protocol of which settings changed how it trains: what was published was so without them."""
+    trains = any(key.startswith(("model.", "input.", "training.")) and not key.startswith(VARY) for key in changed)
+    if not trains or PUBLISHED not in method.marks:
+        return method
+    other = TRANSFERRED.format(f"{protocol} without --set")
+    return method.model_copy(update={"marks": tuple(other if own == PUBLISHED else own for own in method.marks)})
 
 
 def _teacher_mode(file: MethodFile, given: dict[str, Scalar], where: str) -> TeacherMode:

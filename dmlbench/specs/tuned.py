@@ -164,6 +164,7 @@ class StageRecord(Section):
     configurations: PositiveInt
     epochs: PositiveInt
     pairs: tuple[tuple[NonNegativeInt, NonNegativeInt], ...]
+    partition: NonNegativeInt = 0
 
 
 class Tuned(Entry):
@@ -224,14 +225,19 @@ class Tuned(Entry):
         return Finalist(values=self.values, map_at_r=(), recall_at_1=())
 
     @property
+    def decided(self) -> int:
+        """How many folds the finalists were scored on."""
+        return len({fold for fold, _ in self.schedule[-1].pairs}) if self.schedule else self.folds
+
+    @property
     def source(self) -> str:
         """Where its values come from."""
         study = f", study {self.study_seed}" if self.study_seed else ""
-        return f"tuned with {self.budget} epochs in {self.folds} folds of the training classes{study}: {self.margin}"
+        return f"tuned with {self.budget} epochs, on {self.decided} folds of the training classes{study}: {self.margin}"
 
     def settings(self, sections: dict[str, dict[str, Scalar]], where: str) -> MethodSettings:
         """Its values, by `sections`, as settings of a method."""
-        mark = searched_mark(self.budget, self.folds)
+        mark = searched_mark(self.budget, self.decided)
         return MethodSettings(
             sections["loss"], sections["distillation"], self.source, where, tuned=self.budget, mark=mark
         )
@@ -357,10 +363,16 @@ def _entry(path: Path, method: MethodSpec, dataset: DatasetSpec, protocol: Proto
 
 
 def _check_base(path: Path, entry: Tuned, entries: Sequence[Tuned], base: str, again: str) -> None:
-    """A modifier was tuned on its base's values: with others the pair would differ by more than the modifier."""
+    """A modifier was tuned on its base's values: with others the pair would differ by more than the modifier.
+
+    What counts is the entry that a run of the base takes, whichever study it is of.
+    """
     own = {key: value for key, value in entry.values.items() if key.startswith("loss.")}
-    key = (entry.protocol, entry.dataset, base, entry.protocol_hash, entry.study_seed)
-    found = next((other for other in entries if other.key == key), None)
+    names = (entry.protocol, entry.dataset, base, entry.protocol_hash)
+    found = min(
+        (other for other in entries if other.key[:-1] == names), key=lambda other: other.study_seed, default=None
+    )
     if found and found.values != own:
-        said = f"{path}: {entry.method} on {entry.dataset}: was tuned on other values of {base} than {base} has there"
-        raise UserError(said, hint=again)
+        study = f" in study {found.study_seed}" if found.study_seed != entry.study_seed else ""
+        said = f"was tuned on other values of {base} than {base} has there{study}"
+        raise UserError(f"{path}: {entry.method} on {entry.dataset}: {said}", hint=again)

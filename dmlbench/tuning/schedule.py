@@ -1,8 +1,9 @@
 """Successive halving on epochs, and the decision at its end: functions of scores alone.
 
 Many configurations are trained for few epochs on one fold; the better part of them for more epochs on two other folds;
-and the best of these, with the values of the method's files, for all epochs on all folds with new seeds. A
-configuration that goes on begins anew with more epochs. (Jamieson and Talwalkar, AISTATS 2016, is the scheme.)
+and the best of these, with the values of the method's files, for all epochs on the folds of another partition with new
+seeds: on the folds that found it, a finalist would have an advantage over the files' values. A configuration that goes
+on begins anew with more epochs. (Jamieson and Talwalkar, AISTATS 2016, is the scheme.)
 """
 
 from collections.abc import Generator, Mapping, Sequence
@@ -31,6 +32,7 @@ class Stage:
     configurations: int
     epochs: int
     pairs: tuple[Pair, ...]
+    partition: int = 0
 
     @property
     def cost(self) -> int:
@@ -70,7 +72,7 @@ def make_schedule(budget: int, epochs: int, folds: int = FOLDS) -> Schedule:
         )
     full = budget // 2 // epochs
     finalists = min(max(full // folds, FINALISTS[0]), FINALISTS[1])
-    final = Stage("final", finalists, epochs, _pairs(3, full // finalists, folds))
+    final = Stage("final", finalists, epochs, _pairs(3, full // finalists, folds), partition=1)
     rest = budget - final.cost
     # A teacher is the network of the epoch before: in a single epoch none acts.
     short, longer = (min(epochs, max(2, epochs // part)) for part in (4, 2))

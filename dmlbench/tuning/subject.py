@@ -16,7 +16,7 @@ from dmlbench.specs.protocol import METHOD_SECTIONS
 from dmlbench.specs.registry import MethodSettings, Registry
 from dmlbench.specs.tuned import Tuned, identity_of
 from dmlbench.tuning.sampling import candidates
-from dmlbench.tuning.schedule import FOLDS, Pair, Schedule, make_schedule
+from dmlbench.tuning.schedule import FOLDS, Schedule, Stage, make_schedule
 
 SEEDS = 1000  # of each study: reported runs count theirs from 0, and the first study its from here
 EPOCHS = "training.epochs"
@@ -80,8 +80,8 @@ class Subject:
         count = self.schedule.stages[0].configurations
         return candidates(self.searches, self.files(), count, self.study_seed) if self.searches else []
 
-    def cells(self, values: Mapping[str, Scalar], epochs: int, pairs: Sequence[Pair]) -> list[Cell]:
-        """The trainings of a configuration for so many epochs, one a pair of a fold and a seed."""
+    def cells(self, values: Mapping[str, Scalar], stage: Stage) -> list[Cell]:
+        """The trainings of a configuration in a stage, one a pair of a fold and a seed."""
         whole = {**(self.base_values or {}), **values}
         own = {
             kind: {key.removeprefix(f"{kind}."): whole[key] for key in whole if key.startswith(f"{kind}.")}
@@ -92,15 +92,18 @@ class Subject:
             self.method.name, self.dataset.name, self.protocol.name, settings, family=self.protocol.family
         )
         kept = [own for own in self.overrides if not own.startswith(f"{EPOCHS}=")]
-        changed = tuple(sorted((*kept, f"{EPOCHS}={epochs}", *(f"{key}={value}" for key, value in whole.items()))))
-        protocol, first = _for_trials(self.protocol, epochs), SEEDS * (1 + self.study_seed)
+        changed = tuple(
+            sorted((*kept, f"{EPOCHS}={stage.epochs}", *(f"{key}={value}" for key, value in whole.items())))
+        )
+        protocol, first = _for_trials(self.protocol, stage.epochs), SEEDS * (1 + self.study_seed)
         return [
-            Cell(method, self.on_fold(fold), protocol, first + seed, changed) for fold, seed in pairs
+            Cell(method, self.on_fold(fold, stage.partition), protocol, first + seed, changed)
+            for fold, seed in stage.pairs
         ]  # fmt: skip
 
-    def on_fold(self, number: int) -> DatasetSpec:
+    def on_fold(self, number: int, partition: int = 0) -> DatasetSpec:
         """The dataset, tested on a fold of its training classes."""
-        fold = Fold(number=number, folds=FOLDS, study_seed=self.study_seed)
+        fold = Fold(number=number, folds=FOLDS, study_seed=self.study_seed, partition=partition)
         return self.dataset.model_copy(update={"fold": fold})
 
     def is_of(self, entry: Tuned) -> bool:
@@ -204,7 +207,7 @@ def _check_ends(subject: Subject) -> None:
     own = subject.files()
     for key, search in subject.searches.items():
         for end in search.ends():
-            subject.cells(own | {key: end}, 1, [(0, 0)])
+            subject.cells(own | {key: end}, Stage("ends", 1, 1, ((0, 0),)))
 
 
 def _check_classes(subject: Subject, data_dir: Path | None) -> None:

@@ -121,8 +121,7 @@ def _end(subject: Subject, outcome: Outcome, runner: Runner, found: Tuning) -> N
 
 
 def _cells(subject: Subject, request: Request) -> list[list[Cell]]:
-    stage = request.stage
-    return [subject.cells(values, stage.epochs, stage.pairs) for values in request.configurations]
+    return [subject.cells(values, request.stage) for values in request.configurations]
 
 
 def _run(cells: Sequence[Cell], runner: Runner) -> None:
@@ -220,8 +219,9 @@ def _stage(subject: Subject, request: Request) -> StageRecord:
     first = SEEDS * (1 + subject.study_seed)
     pairs = tuple((fold, first + seed) for fold, seed in request.stage.pairs)
     return StageRecord(
-        stage=request.stage.name, configurations=len(request.configurations), epochs=request.stage.epochs, pairs=pairs
-    )
+        stage=request.stage.name, configurations=len(request.configurations), epochs=request.stage.epochs, pairs=pairs,
+        partition=request.stage.partition,
+    )  # fmt: skip
 
 
 def _rounded(scores: Sequence[float]) -> tuple[float, ...]:

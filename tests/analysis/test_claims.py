@@ -1,5 +1,7 @@
 """Claims by hand: a gate, then every base."""
 
+import math
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -29,7 +31,8 @@ def results(gains=GAINS, datasets=("d",)):
 def declared(frame, missing=0, **changes):
     claim = Claim(**{"modifier": "psd", "bases": ("ms", "triplet")} | changes)
     cells = (*frame["hash"], *(f"missing{number}" for number in range(missing)))
-    return Declared(claim=claim, declared="2026-01-02T03:04:05+00:00", cells=cells, begun=0)
+    datasets = tuple(frame["dataset"].unique())
+    return Declared(claim=claim, declared="2026-01-02T03:04:05+00:00", cells=cells, datasets=datasets, begun=0)
 
 
 def test_the_main_effect_is_the_mean_over_bases_of_each_seed():
@@ -42,7 +45,8 @@ def test_the_main_effect_is_the_mean_over_bases_of_each_seed():
     assert [base.name for base in found.bases] == ["ms", "triplet"]
     # Of two bases neither needs a factor: the main effect has rejected that both are 0.
     for base in found.bases:
-        assert base.p == pytest.approx(stats.ttest_1samp(GAINS[base.name], 0).pvalue)
+        own = stats.ttest_1samp(GAINS[base.name], 0).pvalue
+        assert base.p == pytest.approx(max(own, found.main.p))  # none is surer than the gate
     assert found.consistent
     assert found.p_consistent == pytest.approx(max(base.evidence.p_t for base in found.bases) / 2)
     assert (found.missing, found.datasets) == (0, ("d",))
@@ -52,9 +56,42 @@ def test_a_closed_gate_gives_no_base_a_verdict():
     frame = results({"ms": GAINS["ms"], "triplet": [-value for value in GAINS["ms"]]})
     found = judge(declared(frame), frame, "last")
     assert found.main.verdict in ("equivalent", "inconclusive")
-    assert [base.p for base in found.bases] == [1.0, 1.0]
+    assert np.isnan([base.p for base in found.bases]).all()  # not tested
+    assert found.apart == ("ms", "triplet")  # opposite effects, which their mean hides
     assert [base.verdict for base in found.bases] == ["inconclusive", "inconclusive"]
     assert not found.consistent
+
+
+def test_a_single_base_is_the_main_effect():
+    frame = results({"ms": GAINS["ms"]})
+    found = judge(declared(frame, bases=("ms",)), frame, "last")
+    assert found.bases[0].p == found.main.p
+    assert math.isnan(found.p_consistent)
+    assert not found.consistent
+
+
+def test_consistently_needs_the_main_effect():
+    """Behind the gate, one-sided tests need no level of their own."""
+    gains = [0.002, 0.004, -0.001, 0.003, 0.0005, 0.001]
+    frame = results({"ms": gains, "triplet": gains})
+    found = judge(declared(frame), frame, "last")
+    assert found.p_consistent < 0.05 < found.main.p
+    assert not found.consistent
+
+
+def test_every_base_needs_every_declared_dataset():
+    frame = results(datasets=("d", "e"))
+    lacking = frame[~((frame["base"] == "triplet") & (frame["dataset"] == "e"))]
+    found = judge(declared(frame), lacking, "last")
+    assert (found.main, found.absent, found.datasets) == (None, ("triplet on e",), ("d", "e"))
+    gone = judge(declared(frame), frame[frame["dataset"] == "d"], "last")
+    assert (gone.main, gone.absent) == (None, ("ms on e", "triplet on e"))
+
+
+def test_the_epoch_is_chosen_as_in_its_own_cells():
+    frame = results()
+    other = frame.assign(hash="other", selection="validation")
+    assert judge(declared(frame), pd.concat([frame, other])).selection == "last"
 
 
 def test_datasets_weigh_alike_within_a_base():

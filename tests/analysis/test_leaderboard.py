@@ -32,9 +32,16 @@ def test_two_seeds_leave_every_rank_open():
 
 
 def test_equal_methods_are_not_distinguished_and_constant_differences_are():
-    constant = np.array([[0.5, 0.5, 0.6]] * 4)
-    best, worst = ranks(constant)
+    best, worst = ranks(np.array([[0.5, 0.5, 0.6]] * 9))
     assert (best.tolist(), worst.tolist()) == ([2, 2, 1], [3, 3, 1])
+
+
+@pytest.mark.parametrize("other", [0.069, 0.07])
+def test_equal_differences_of_few_seeds_say_no_more_than_their_signs(other):
+    """Without spread a t-test would be infinitely sure; rounding alone is no difference."""
+    table = np.array([[0.07, other], [0.071, other + 0.001], [0.073, other + 0.003]])
+    assert [own.tolist() for own in ranks(table)] == [[1, 1], [2, 2]]
+    assert [own.tolist() for own in ranks(np.array([[0.1 + 0.2, 0.3]] * 12))] == [[1, 1], [2, 2]]
 
 
 def test_runs_of_another_origin_form_no_pair():

@@ -10,6 +10,7 @@ from dmlbench.results.frames import load_history, load_results
 from dmlbench.results.measurements import read_measurements, write_measurement
 from dmlbench.results.store import Roots, Store
 from dmlbench.specs.study import parse_claim
+from tests.begun import begin, ended
 from tests.fake_measurements import make_measurement
 from tests.results.test_results import ROWS, failure, write
 
@@ -89,30 +90,69 @@ def test_paths_are_named_for_readers_elsewhere(mine, theirs):
     assert both.label(theirs / "tiny" / "x") == "runs-2/tiny/x"
 
 
+CLAIM = parse_claim("psd:ms,margin")
+
+
+def claimed(root, make_cell, *seeds, **changes):
+    """Declare the claim for these seeds, and plan its cells."""
+    cells = [make_cell(name, seed=seed, **changes) for name in CLAIM.methods for seed in seeds]
+    root.mkdir(parents=True, exist_ok=True)
+    declare([CLAIM], cells, Store(root))
+    Store(root).plan(cells)
+
+
 def test_a_claim_of_two_machines_is_one(mine, theirs, make_cell):
-    claim = parse_claim("psd:ms,margin")
-    names = ("ms", "margin", "ms+psd", "margin+psd")
-    for root, seeds in ((mine, (0, 1)), (theirs, (2, 3))):
-        root.mkdir(parents=True)
-        declare([claim], [make_cell(name, seed=seed) for name in names for seed in seeds], Store(root))
+    claimed(mine, make_cell, 0, 1)
+    claimed(theirs, make_cell, 2, 3)
     (found,) = declared_claims([mine, theirs])
     assert len(found.cells) == 16
     assert (found.begun, found.when.endswith("before its first cell")) == (0, True)
     assert len(declared_claims([mine])[0].cells) == 8
-    shutil.copytree(mine, mine.parent / "copy")
-    assert declared_claims([mine, mine.parent / "copy"]) == declared_claims([mine])
+    copy = shutil.copytree(mine, mine.parent / "copy")
+    assert declared_claims([mine, copy]) == declared_claims([mine])
+    assert declared_claims([mine, theirs, copy]) == [found]
+
+
+@pytest.mark.parametrize("changes", [{"dataset": "omniglot-small"}, {"batch_size": 56}])
+def test_claims_on_something_else_stay_apart(mine, theirs, make_cell, changes):
+    claimed(mine, make_cell, 0, 1)
+    claimed(theirs, make_cell, 2, 3, **changes)
+    assert [len(found.cells) for found in declared_claims([mine, theirs])] == [8, 8]
+
+
+def test_a_claim_that_goes_on_where_another_was_seen_is_after_the_fact(mine, theirs, make_cell):
+    """Each was declared before its own cells, but the second when those of the first had begun."""
+    claimed(mine, make_cell, 0, 1)
+    for name in CLAIM.methods:
+        finish(mine, make_cell(name), started="2026-01-02T03:04:05+00:00")
+    claimed(theirs, make_cell, 2, 3)
+    (found,) = declared_claims([mine, theirs])
+    assert found.when.startswith("after the fact: ")
+    assert found.when.endswith("when 4 of its 16 cells had begun")
+    assert declared_claims([mine])[0].begun == 0
+
+
+def test_the_earliest_beginning_of_a_cell_counts(mine, theirs, make_cell):
+    """The same cell ran elsewhere before the claim on it was declared here."""
+    finish(mine, make_cell(), started="2026-01-02T03:04:05+00:00")
+    claimed(theirs, make_cell, 0)
+    assert declared_claims([theirs])[0].begun == 0
+    assert [found.begun for found in declared_claims([mine, theirs])] == [1]
 
 
 def test_a_claim_that_was_late_on_one_machine_is_late(mine, theirs, make_cell):
-    claim = parse_claim("psd:ms,margin")
-    names = ("ms", "margin", "ms+psd", "margin+psd")
     write(theirs, make_cell(seed=1))
-    for seed, root in enumerate((mine, theirs)):
-        root.mkdir(parents=True, exist_ok=True)
-        declare([claim], [make_cell(name, seed=seed) for name in names], Store(root))
+    claimed(mine, make_cell, 0)
+    claimed(theirs, make_cell, 1)
     (found,) = declared_claims([mine, theirs])
     assert found.when.startswith("after the fact: ")
     assert found.when.endswith("when 1 of its 8 cells had begun")
+
+
+def finish(root, cell, **changes):
+    writer = begin(Store(root), cell)
+    writer.append(ROWS[0])
+    writer.finish(ended(cell, **changes))
 
 
 def test_a_measurement_that_both_hold_is_there_once(mine, theirs):
