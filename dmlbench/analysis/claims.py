@@ -92,7 +92,8 @@ class Judged:
     def consistent(self) -> bool:
         """Whether every base is better: behind the gate, so that the claim keeps its level."""
         main = self.main
-        return main is not None and main.estimate.mean > 0 and max(main.p, self.p_consistent) < SIGNIFICANT
+        opened = main is not None and main.estimate.mean > 0 and main.p < SIGNIFICANT
+        return opened and self.p_consistent < SIGNIFICANT
 
     @property
     def apart(self) -> tuple[str, ...]:

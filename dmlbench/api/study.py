@@ -21,7 +21,7 @@ from dmlbench.machine import usable_cores
 from dmlbench.reporting.naming import named, plain_names
 from dmlbench.reporting.page import render
 from dmlbench.reporting.queries import Panels
-from dmlbench.results.claims import check_claims, declare, declared_claims
+from dmlbench.results.claims import check_claims, check_names, declare, declared_claims
 from dmlbench.results.frames import load_history, load_results
 from dmlbench.results.store import DEFAULT_ROOT, Roots, Store
 from dmlbench.runner.matrix import (
@@ -40,6 +40,7 @@ from dmlbench.runner.progress import Display, SafeConsole, plain_or_wide
 from dmlbench.runner.signals import Interrupts
 from dmlbench.specs.cell import Cell
 from dmlbench.specs.protocol import whole_key
+from dmlbench.specs.registry import Registry
 from dmlbench.specs.study import Claim, parse_claim
 from dmlbench.specs.tuned import default_path
 from dmlbench.specs.yaml_files import validate
@@ -185,7 +186,7 @@ def run(
     check_system_metrics(system_metrics=system_metrics, tracking=tracking, executor=executor)
     store, data = Store(Path(results)), data_folder(_path(data_dir))
     overlay = (default_path(store.root) if tuned is True else Path(tuned)) if tuned else None
-    asked = _some(with_claimed(_names(methods, "methods"), claimed := _claims(claims)), "methods")
+    asked = _some(with_claimed(_names(methods, "methods"), claimed := _claims(claims), _path(methods_dir)), "methods")
     request = Request(asked, _some(datasets, "datasets"), _seeds(seeds), str(protocol) if protocol else None,
                       _settings(settings or {}), _path(methods_dir), data, skip_bad, overlay)  # fmt: skip
     console = SafeConsole(quiet=True) if quiet else plain_or_wide()
@@ -316,8 +317,12 @@ def report(
     return render(Roots.of(results), target.name, target.parent, kept, panels=shown, workers=workers, against=against)
 
 
-def with_claimed(methods: tuple[str, ...], claims: Sequence[Claim]) -> tuple[str, ...]:
-    """The methods of a run with those of its claims."""
+def with_claimed(methods: tuple[str, ...], claims: Sequence[Claim], methods_dir: Path | None = None) -> tuple[str, ...]:
+    """The methods of a run with those of its claims; raises UserError for a base or a modifier that is none."""
+    if claims:
+        registry = Registry(methods_dir)
+        for claim in claims:
+            check_names(claim, registry.bases(), registry.modifiers())
     return tuple(dict.fromkeys([*methods, *(name for claim in claims for name in claim.methods)]))
 
 

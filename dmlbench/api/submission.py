@@ -7,12 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dmlbench.atomic import replacing
-from dmlbench.errors import Damaged, UserError, counted, inflected
+from dmlbench.errors import Damaged, UserError, attempt, counted, inflected
+from dmlbench.reporting.sources import read_studies
 from dmlbench.results.claims import FOLDER as CLAIMS
+from dmlbench.results.claims import declared_claims
 from dmlbench.results.environment import made_by
 from dmlbench.results.measurements import FOLDER as MEASUREMENTS
+from dmlbench.results.measurements import read_measurements
 from dmlbench.results.status import problems
-from dmlbench.results.store import Record, Store, read_record
+from dmlbench.results.store import Record, Store, read_record, read_spec
+from dmlbench.specs.cell import Cell
 from dmlbench.specs.tuned import default_path
 
 PACKED = ("spec.yaml", "history.csv", "summary.json")  # of a cell; logs and weights stay at home
@@ -58,10 +62,16 @@ def check_submission(root: Path) -> Submission:
     wrong = [f"{folder}: {problem}" for folder, found in problems(store).items() for problem in found]
     wrong += [found.reason for _, found in records if isinstance(found, Damaged)]
     wrong += [problem for record in done for problem in _unknown(record)]
+    left_out: list[Damaged] = []
+    for read in (declared_claims, read_measurements, read_studies):
+        read([root], left_out.append)
+    wrong += [found.reason for found in left_out]
     wrong += list(_private(files))
+    plugins = {shown for record in done for shown in _plugins(record)}
     open_ = len(records) - len(done)
     left = f"{counted(open_, 'cell')} without a finished result {inflected(open_, 'is', 'are')} left out"
-    return Submission(files, tuple(dict.fromkeys(wrong)), (*([left] if open_ else []), *_notes(done)))
+    own = [f"code of your own, to be added to the pull request: {', '.join(sorted(plugins))}"] if plugins else []
+    return Submission(files, tuple(dict.fromkeys(wrong)), (*([left] if open_ else []), *_notes(done), *own))
 
 
 def pack(root: Path, submission: Submission, target: Path) -> Path:
@@ -95,6 +105,14 @@ def _unknown(record: Record) -> Iterator[str]:
         yield f"{path}: no digest of the training code"
     if not summary.environment.machine:
         yield f"{path}: no machine"
+
+
+def _plugins(record: Record) -> Iterator[str]:
+    spec = attempt(read_spec, record.folder)
+    if isinstance(spec, Cell):
+        for part in filter(None, (spec.method.loss, spec.method.distillation)):
+            if part.plugin:
+                yield f"{part.name} ({part.plugin}, SHA-256 {(part.plugin_sha256 or '')[:8]})"
 
 
 def _private(files: tuple[Path, ...]) -> Iterator[str]:

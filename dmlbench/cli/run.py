@@ -137,12 +137,13 @@ def command(**options: Any) -> int:  # noqa: ANN401 - click's options
     from dmlbench.analysis.groups import Against
     from dmlbench.api.study import check_system_metrics, checked_address, checked_keep, run_cells, with_claimed
     from dmlbench.cli.tables import print_claims, print_comparison, print_unfinished
+    from dmlbench.results.claims import check_claims, in_advance
     from dmlbench.results.store import Store
     from dmlbench.runner import matrix
     from dmlbench.runner.progress import plain_or_wide
 
     study, claims = _study(options), _claims(options)
-    methods = with_claimed(_given("--methods", options["methods"], study.methods), claims)
+    methods = with_claimed(_given("--methods", options["methods"], study.methods), claims, options["methods_dir"])
     datasets = _given("--datasets", options["datasets"], study.datasets)
     _check_some(options["study"], methods=methods, datasets=datasets)
     request = matrix.Request(
@@ -162,7 +163,11 @@ def command(**options: Any) -> int:  # noqa: ANN401 - click's options
         options["per_gpu"], options["executor"], checked_address(options["address"], options["executor"]),
         options["system_metrics"],
     )  # fmt: skip
+    check_claims(claims, cells)
+    _check_against(options["against"], cells)
     if options["dry_run"]:
+        for line in in_advance(claims, cells, store):
+            console.say(f"claim: {line}")
         return _dry_run(console, cells, todo, execution)
     run_cells(console, cells, todo, execution, tracking=options["tracking"], claims=claims)
     base = next((name for name in methods if "+" not in name), "")
@@ -175,6 +180,18 @@ def _overlay(tuned: Path | None, results: Path) -> Path | None:
     from dmlbench.specs.tuned import default_path
 
     return default_path(results) if tuned == Path() else tuned
+
+
+def _check_against(against: str, cells: "Sequence[Cell]") -> None:
+    """Before anything runs; a network of several that is named has the name of its method before the brace."""
+    from dmlbench.analysis.groups import method_name
+    from dmlbench.errors import unknown_name
+    from dmlbench.results.frames import MEAN
+    from dmlbench.results.records import facts
+
+    known = {method_name(vars(facts(cell)) | {"network": MEAN}) for cell in cells}
+    if against and against not in known and not any(against.startswith(f"{name}{{") for name in known):
+        raise unknown_name("method of this run", against, sorted(known), where="--against")
 
 
 def _vary(source: str | None) -> tuple[str, ...]:

@@ -182,12 +182,10 @@ def print_power(console: SafeConsole, store: Store, cells: Sequence[Cell]) -> No
         console.print(f"power: fewer than {FEWEST} seeds, so nothing can be concluded")
         return
     spread, source = _past_spread(store, cells)
-    found = f"{100 * detectable(spread, seeds):.1f} points with {seeds} seeds"
-    needed = f"1 point needs {seeds_needed(spread, EFFECT)}"
-    console.say(
-        f"power: one comparison finds {found} with a probability of 80%; {needed} (standard deviation of paired "
-        f"differences in R@1: {100 * spread:.2f} points, {source})"
-    )
+    difference = f"a true difference of {100 * detectable(spread, seeds):.1f} points"
+    needed = f"1 point needs {seeds_needed(spread, EFFECT)} seeds"
+    from_ = f"standard deviation of paired differences in R@1: {100 * spread:.2f} points, {source}"
+    console.say(f"power: with {seeds} seeds {difference} is found in 80% of studies, {needed} ({from_})")
 
 
 def _past_spread(store: Store, cells: Sequence[Cell]) -> tuple[float, str]:

@@ -47,7 +47,7 @@ from dmlbench.reporting.tables.summary import (
     summary_tables,
 )
 from dmlbench.reporting.tables.table import TEXT_COLUMNS, Table
-from dmlbench.results.claims import after_the_fact, declared_claims
+from dmlbench.results.claims import after_the_fact, check_names, declared_claims
 from dmlbench.results.environment import versions
 from dmlbench.results.frames import load_history, load_results
 from dmlbench.results.measurements import SYNTHETIC, Measurement, read_measurements
@@ -135,6 +135,8 @@ def _judged(
     results, every = shown
     hashes = set(results["hash"])
     declared = [own for own in declared_claims(roots.paths, left_out) if not hashes.isdisjoint(own.cells)]
+    for claim in claims:
+        check_names(claim, sorted(set(every["base"])), sorted({*every["modifier"]} - {""}))
     declared += [after_the_fact(claim, results) for claim in claims]
     return tuple(judge(own, every) for own in declared)
 

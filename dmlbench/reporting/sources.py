@@ -17,7 +17,7 @@ from dmlbench.reporting.naming import named
 from dmlbench.results.frames import MEAN
 from dmlbench.results.records import INDEX, Code, Environment, Summary, facts, one_wording
 from dmlbench.results.store import Roots, folder_state, read_spec, read_summary
-from dmlbench.specs.cell import Cell, Part, Scalar, differences, digest, protocol_identity
+from dmlbench.specs.cell import Cell, Part, ResolvedValue, Scalar, differences, digest, protocol_identity
 from dmlbench.specs.overrides import to_type
 from dmlbench.specs.protocol import own_protocols
 from dmlbench.specs.registry import REPLACED, shipped_files
@@ -66,7 +66,7 @@ def group_facts(group: Group, results: pd.DataFrame, specs: Specs) -> str:
     data = summary.dataset if summary else None
     classes = training.batch_size // training.samples_per_class
     said = [
-        protocol.title,
+        protocol.title + (" (but for what the heading says)" if group.overrides else ""),
         f"{counted(training.epochs, 'epoch')} in batches of {classes} × {training.samples_per_class}",
         f"{protocol.model.embedding_dim}-d embedding",
     ]
@@ -77,6 +77,8 @@ def group_facts(group: Group, results: pd.DataFrame, specs: Specs) -> str:
         said.append(f"{data.test_images:,} test images of {data.test_classes:,} other classes")
     if data and data.skipped:
         said.append(f"{len(data.skipped)} unusable images left out")
+    if (varied := training.vary) != "all":
+        said.append(f"seeds decide the {varied} alone, with all else as in seed 0: intervals and verdicts are of that")
     return without_paths("; ".join(said)) + "."
 
 
@@ -258,19 +260,25 @@ class _Value:
     parameter: str
     value: Scalar
     source: str
-    published: bool
+    published: str  # "yes", "no", or for what it was
 
 
 def _at_networks_rate(folder: Path, spec: Cell) -> list[_Value]:
     """What a loss learned at the network's rate, because its file gave no other."""
     rate, summary = spec.method.network_rate(spec.protocol.training.learning_rate), read_summary(folder)
     names = summary.at_networks_rate if summary else []
-    return [_Value(f"learning rate of {name}", rate, NETWORKS_RATE, published=False) for name in names]
+    return [_Value(f"learning rate of {name}", rate, NETWORKS_RATE, published="no") for name in names]
 
 
 def _values(part: Part) -> list[_Value]:
     rates = {f"learning rate of {name}": value for name, value in part.learning_rates.items()}
-    return [_Value(name, own.value, own.source, own.published) for name, own in (part.parameters | rates).items()]
+    return [_Value(name, own.value, own.source, _published(own)) for name, own in (part.parameters | rates).items()]
+
+
+def _published(value: ResolvedValue) -> str:
+    if value.transferred_from:
+        return f"for {', '.join(value.transferred_from)}"
+    return "yes" if value.published else "no"
 
 
 @dataclass(frozen=True, order=True)

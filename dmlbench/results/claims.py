@@ -1,7 +1,7 @@
 """Declared claims: `claims/` of a results folder, a YAML file a claim, written before its first cell runs."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -53,6 +53,27 @@ def cells_of(claim: Claim, cells: Sequence[Cell]) -> list[Cell]:
     """The cells that decide a claim, of those of a run."""
     datasets = set(claim.datasets) or {cell.dataset.name for cell in cells}
     return [cell for cell in cells if cell.method.name in claim.methods and cell.dataset.name in datasets]
+
+
+def check_names(claim: Claim, bases: Collection[str], modifiers: Collection[str]) -> None:
+    """Raise UserError for a base or a modifier that is not among the known ones."""
+    where = f"claim {claim.modifier}:{','.join(claim.bases)}"
+    if claim.modifier not in modifiers:
+        raise unknown_name("modifier", claim.modifier, sorted(modifiers), where=where)
+    for base in claim.bases:
+        if base not in bases:
+            raise unknown_name("base", base, sorted(bases), where=where)
+
+
+def in_advance(claims: Sequence[Claim], cells: Sequence[Cell], store: Store) -> list[str]:
+    """What `declare` would write of each claim, in words."""
+    found = []
+    for claim in claims:
+        own = cells_of(claim, cells)
+        begun = sum(store.state(cell) != "missing" for cell in own)
+        when = f"after the fact: {begun} of its {len(own)} cells have begun" if begun else "before its first cell"
+        found.append(f"{claim.title}: would be declared {when}, unless it was before")
+    return found
 
 
 def check_claims(claims: Sequence[Claim], cells: Sequence[Cell]) -> None:

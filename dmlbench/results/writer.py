@@ -14,6 +14,7 @@ from dmlbench.errors import StorageError
 from dmlbench.results.history import HISTORY, Row, history_text
 from dmlbench.results.records import VERSION
 from dmlbench.specs.cell import Cell, digest
+from dmlbench.specs.plugins import shown
 from dmlbench.specs.yaml_files import Dumper
 
 SPEC = "spec.yaml"
@@ -89,8 +90,12 @@ def storing(folder: Path) -> Iterator[None]:
 
 
 def spec_text(cell: Cell) -> str:
-    """The cell as `spec.yaml` holds it."""
-    return yaml.dump(cell.to_dict(), Dumper=Dumper, sort_keys=False, allow_unicode=True)
+    """The cell as `spec.yaml` holds it: plugins by their path from the working folder, where they lie below it."""
+    content = cell.to_dict()
+    for part in filter(None, (content["method"]["loss"], content["method"]["distillation"])):
+        if part.get("plugin"):
+            part["plugin"] = shown(part["plugin"])
+    return yaml.dump(content, Dumper=Dumper, sort_keys=False, allow_unicode=True)
 
 
 def file_digest(path: Path) -> str:

@@ -123,14 +123,21 @@ class Registry:
         """What is wrong with the files that are not valid, one line each."""
         return [str(file) for file in self._read().values() if isinstance(file, UserError)]
 
+    def bases(self) -> list[str]:
+        """Every loss."""
+        files = self.files().values()
+        return [file.name for file in files if isinstance(file, MethodFile) and file.kind == "loss"]
+
+    def modifiers(self) -> list[str]:
+        """Every modifier."""
+        files = self.files().values()
+        return [file.name for file in files if isinstance(file, MethodFile) and file.kind != "loss"]
+
     def names(self) -> list[str]:
         """Every method that can be run: bases, and each base with each modifier."""
-        files = self.files().values()
-        bases = [file.name for file in files if isinstance(file, MethodFile) and file.kind == "loss"]
-        modifiers = [f.name for f in files if isinstance(f, MethodFile) and f.kind != "loss"]
-        pinned = [file.name for file in files if isinstance(file, PinnedFile)]
-        composed = [f"{base}+{modifier}" for base in bases for modifier in modifiers]
-        return sorted({*bases, *composed, *pinned})
+        pinned = [file.name for file in self.files().values() if isinstance(file, PinnedFile)]
+        composed = [f"{base}+{modifier}" for base in self.bases() for modifier in self.modifiers()]
+        return sorted({*self.bases(), *composed, *pinned})
 
     def datasets(self) -> set[str]:
         """Datasets that the files speak of, in overrides and published figures."""

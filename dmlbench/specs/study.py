@@ -25,7 +25,7 @@ class Claim(Section):
         modifier: Its name, such as `psd`.
         bases: The losses that it is claimed to improve.
         datasets: Where; empty for all datasets of the study.
-        metric: What is compared.
+        metric: What is compared: `recall_at_1`, `map_at_r` or `r_precision`.
         effect: The smallest effect of interest, in points: a smaller difference is `equivalent`.
     """
 
@@ -39,14 +39,14 @@ class Claim(Section):
     @classmethod
     def _once(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         if twice := next((name for index, name in enumerate(names) if name in names[:index]), None):
-            raise ValueError(f"{twice!r} is given twice")
+            raise ValueError(f"must each be given once ({twice!r} is twice)")
         return names
 
     @field_validator("metric")
     @classmethod
     def _known(cls, metric: str) -> str:
         if metric not in METRICS:
-            raise ValueError(f"{metric!r} is no metric of a claim; valid: {', '.join(METRICS)}")
+            raise ValueError(f"must be one of {', '.join(METRICS)}")
         return metric
 
     @property
@@ -78,6 +78,20 @@ class StudyFile(Section):
     protocol: str | None = None
     settings: dict[str, Scalar | tuple[Scalar, ...]] = Field(default_factory=dict)
     claims: tuple[Claim, ...] = ()
+
+    @field_validator("methods", "datasets", mode="before")
+    @classmethod
+    def _as_typed(cls, names: object) -> object:
+        """As on the command line: `ms,triplet`."""
+        return [name.strip() for name in names.split(",")] if isinstance(names, str) else names
+
+    @field_validator("claims", mode="before")
+    @classmethod
+    def _in_short(cls, claims: object) -> object:
+        """As on the command line: `psd:ms,triplet`."""
+        if not isinstance(claims, list):
+            return claims
+        return [parse_claim(own, "claims").model_dump() if isinstance(own, str) else own for own in claims]
 
     @field_validator("seeds")
     @classmethod

@@ -46,7 +46,7 @@ def described(error: BaseException, part: Part | None = None) -> str:
     what = one_line(f"{type(error).__name__}: {said}" if said else type(error).__name__)
     lines = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
     lines += [(error.filename or "", error.lineno)] if isinstance(error, SyntaxError) else []
-    folder = Path(part.plugin).parent if part and part.plugin else None
+    folder = Path(part.plugin).resolve().parent if part and part.plugin else None
     own = [(file, line) for file, line in lines if folder and _is_own(Path(file), folder)]
     return f"{what} ({shown(own[-1][0])} line {own[-1][1]})" if own else what
 
@@ -141,7 +141,7 @@ def _parameters(component: Any) -> Mapping[str, inspect.Parameter]:  # noqa: ANN
 
 def plugin_class(part: Part) -> Any:  # noqa: ANN401 - a class from the user's file
     """Load the class from a file in a folder that the user named with --methods-dir; raises UserError."""
-    path = Path(part.plugin or "")
+    path = Path(part.plugin or "").resolve()
     module = _module(path, part)
     if not hasattr(module, part.class_name):
         own = [name for name, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__]

@@ -112,7 +112,7 @@ def _a_run_takes_the_values(dmlbench: Command, tmp_path: Path) -> None:
         done = dmlbench(*RUN, *tuned, "--results", "whole")
         assert done.returncode == 0, done.stdout + done.stderr
     assert "ms+psd{tuned}" in done.stdout
-    assert "tuned: 16 epochs of search on held-out training classes, chosen by MAP@R in 4 class-disjoint" in done.stdout
+    assert "tuned: 16 epochs of search on held-out training classes, chosen by MAP@R on 2 class-disjoint" in done.stdout
     again = dmlbench(*RUN, "--tuned", "whole/tuning/tuned.yaml", "--results", "whole")
     assert "4 there already" in again.stdout
     assert dmlbench("status", "--verify", "--results", "whole").returncode == 0

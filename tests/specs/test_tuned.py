@@ -62,7 +62,7 @@ def test_a_run_takes_the_first_study(tmp_path, make_cell):
     write_tuned(path, [entry(cell, 2, values={"loss.alpha": 3.5}), entry(cell, 1)])
     found = settings_of(path, cell.method, cell.dataset, cell.protocol)
     assert (found.loss, found.tuned) == ({"alpha": 3.0}, 16)
-    assert found.mark.startswith("tuned: 16 epochs of search on held-out training classes, chosen by MAP@R in 4")
+    assert found.mark.startswith("tuned: 16 epochs of search on held-out training classes, chosen by MAP@R on 2")
     assert found.source == (
         "tuned with 16 epochs in 4 folds of the training classes, study 1: +1.23 ± 0.40 points MAP@R over the files' "
         "values, 2 pairs"

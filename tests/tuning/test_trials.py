@@ -256,7 +256,7 @@ def test_what_tuning_found_is_what_runs_tuned(trainings, tmp_path):
         assert cell.method.tuned == BUDGET
         assert searched_mark(BUDGET, 4) in cell.method.marks
         assert not any(mark.startswith(("untuned", "transferred")) for mark in cell.method.marks)
-        assert cell.method.loss.parameters["margin"].source.startswith("tuned with 192 epochs in 4 folds")
+        assert cell.method.loss.parameters["margin"].source.startswith("tuned with 192 epochs, on 4 folds")
         assert cell.index()["variant"] == "tuned"
 
 

@@ -100,8 +100,8 @@ def leaderboard_table(
         (
             "In percent, the best first: mean over seeds [95% t-interval].",
             (
-                "Rank: those that paired t-tests of all pairs of methods leave open (Holm, .05). Methods whose ranks "
-                "overlap are not distinguished, which is no evidence that they are equal."
+                "Rank 1–3: the comparisons (paired t-tests of all pairs, Holm, .05) do not decide which of them it is, "
+                "which is no evidence that methods are equal."
             ),
             *([OVER_CLASSES] if classes else []),
             *few_seeds(mine),
@@ -307,7 +307,7 @@ def variance_table(group: Group, found: pd.DataFrame) -> Table:
         tuple(rows),
         (
             "Standard deviation in points [95% interval, chi-squared]. Difference: to the reference, paired.",
-            "n: seeds; test classes, of which the bootstrap draws; studies of tuning, each with the values it chose.",
+            "n: number of seeds, of test classes (which a bootstrap draws), or of studies of tuning.",
             "What is not varied is as in seed 0 (run --vary).",
         ),
     )

@@ -41,7 +41,8 @@ def _table(judged: Judged, number_: int, others: int) -> Table:
     claim = judged.declared.claim
     where = ", ".join(judged.datasets) or "no dataset with results"
     title = f"Claim: {claim.title} in {metric_name(claim.metric)} on {where}; {SELECTIONS[judged.selection]}"
-    rows = [_row("all bases (main effect)", judged.main)] if judged.main else []
+    several = len(claim.bases) > 1
+    rows = [_row("all bases (main effect)", judged.main)] if judged.main and several else []
     rows += [_row(effect.name, effect) for effect in judged.bases]
     if judged.bases and not math.isnan(judged.p_consistent):
         shown = f"▲ shown{_by_less(judged)}" if judged.consistent else "○ not shown"
@@ -104,10 +105,10 @@ def _notes(judged: Judged) -> list[str]:
             "bases hides. A claim tests the mean first, so that is no verdict of it."
         )
     notes.append("In points: mean of the paired differences [95% t-interval].")
-    notes.append(f"Smallest effect of interest: {effect}; equivalent: surely smaller.")
+    notes.append(f"Equivalent: shown to be smaller than {effect}, the smallest effect of interest.")
     std, n = judged.main.estimate.std, judged.main.estimate.n
     if std > 0:
-        found = f"{percent(detectable(std, n))} points with {n} seeds"
+        found = f"with {n} seeds a main effect of {percent(detectable(std, n))} points is found in 80% of studies"
         needed = f"{effect} {'needs' if one else 'need'} {seeds_needed(std, claim.effect / 100)} seeds"
-        notes.append(f"Power: a main effect of {found} is found with a probability of 80%; {needed}.")
-    return [*notes, RULES]
+        notes.append(f"Power: {found}, {needed}.")
+    return [*notes, RULES if len(claim.bases) > 1 else "p: paired t-test."]

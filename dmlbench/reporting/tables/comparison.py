@@ -110,16 +110,15 @@ def evidence_notes(compared: pd.DataFrame, effect: float = EFFECT) -> list[str]:
     if family != len(compared):
         among = f"the {family} of the {len(compared)} comparisons that have {FEWEST} pairs or more"
     exact = "exact" if compared["n"].max() <= EXACT else f"exact up to {EXACT} pairs, else drawn"
+    together = f"Simultaneous interval: covers all {family} differences together with 95% (Bonferroni). "
+    together = together if family > 1 else ""
     tested = [
         (
-            "Exploratory: no claim declared these comparisons before the runs. p: paired t-test, corrected by "
-            f"Benjamini and Hochberg's method for {among}: on average at most 5% of better and worse are false."
+            "Exploratory: claims have their tables. p: paired t-test, corrected by Benjamini and Hochberg's method for "
+            f"{among}: on average at most 5% of better and worse are false."
         ),
         f"Equivalent: two one-sided t-tests, corrected alike, show a difference of less than {points(effect)} point.",
-        (
-            f"Simultaneous interval: covers all {family} differences together with 95% (Bonferroni). p, sign-flip: "
-            f"{exact}, two-sided, not corrected."
-        ),
+        f"{together}p, sign-flip: {exact}, two-sided, not corrected.",
     ]
     return [
         "In percentage points: mean of the differences per seed [paired 95% t-interval of this one comparison].",
@@ -128,6 +127,11 @@ def evidence_notes(compared: pd.DataFrame, effect: float = EFFECT) -> list[str]:
         *reach(compared),
         HOW_TO_READ,
     ]
+
+
+def effect_in_words(effect: float) -> str:
+    """`1 point needs`, `2 points need`."""
+    return f"{100 * effect:g} {'point needs' if 100 * effect == 1 else 'points need'}"
 
 
 def power(compared: pd.DataFrame, effect: float = EFFECT) -> list[str]:
@@ -142,13 +146,10 @@ def power(compared: pd.DataFrame, effect: float = EFFECT) -> list[str]:
     if not spread > 0:
         return []
     n = int(tested["n"].median())
-    found = f"{points(detectable(spread, n))} points with {n} pairs"
-    needed = f"{points(effect)} point needs {seeds_needed(spread, effect)} pairs"
+    found = f"with {n} seeds a true difference of {percent(detectable(spread, n))} points is found in 80% of studies"
+    needed = f"{effect_in_words(effect)} {seeds_needed(spread, effect)} seeds"
     return [
-        (
-            f"Power: at the median standard deviation of these differences, {percent(spread)} points, one comparison "
-            f"finds {found} with a probability of 80%; {needed}."
-        )
+        f"Power: {found}, {needed} (at the median standard deviation of these differences, {percent(spread)} points)."
     ]
 
 

@@ -160,7 +160,7 @@ def _method(method: str, part: pd.DataFrame) -> Table:
     keys = ["part", "implementation", "parameter", "value", "source", "published"]
     rows = [
         (Entry(row["parameter"]), Entry(row["part"]), Entry(without_paths(str(row["value"]))), Entry(where),
-         Entry(row["source"]), Entry("yes" if row["published"] else "no"))
+         Entry(row["source"]), Entry(row["published"]))
         for row, where in _shared(part, keys)
     ]  # fmt: skip
     kinds = part.loc[part["implementation"] != "", ["part", "implementation"]].drop_duplicates()
