@@ -136,7 +136,7 @@ def against_option() -> Decorator:
     """`--against METHOD`."""
     help_text = (
         "Compare all methods with this one, by its name in tables, e.g. ms or ms{alpha=3} [default: a modified method "
-        "with its base, a base with the first base]."
+        "with its base, a base with the first base: of --methods in `run`, else of `dmlbench list methods`]."
     )
     return click.option("--against", metavar="METHOD", default="", help=help_text)
 

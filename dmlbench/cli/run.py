@@ -137,7 +137,7 @@ def command(**options: Any) -> int:  # noqa: ANN401 - click's options
     from dmlbench.analysis.groups import Against
     from dmlbench.api.study import check_system_metrics, checked_address, checked_keep, run_cells, with_claimed
     from dmlbench.cli.tables import print_claims, print_comparison, print_unfinished
-    from dmlbench.results.claims import check_claims, in_advance
+    from dmlbench.results.claims import check_claims
     from dmlbench.results.store import Store
     from dmlbench.runner import matrix
     from dmlbench.runner.progress import plain_or_wide
@@ -166,9 +166,7 @@ def command(**options: Any) -> int:  # noqa: ANN401 - click's options
     check_claims(claims, cells)
     _check_against(options["against"], cells)
     if options["dry_run"]:
-        for line in in_advance(claims, cells, store):
-            console.say(f"claim: {line}")
-        return _dry_run(console, cells, todo, execution)
+        return _dry_run(console, cells, todo, execution, claims)
     run_cells(console, cells, todo, execution, tracking=options["tracking"], claims=claims)
     base = next((name for name in methods if "+" not in name), "")
     print_comparison(console, store, cells, Against(options["against"], base))
@@ -235,14 +233,23 @@ def _seeds(count: int | None, chosen: tuple[int, ...], stated: int | tuple[int, 
     return tuple(range(given)) if isinstance(given, int) else given
 
 
-def _dry_run(console: "SafeConsole", cells: "Sequence[Cell]", todo: "Sequence[Cell]", execution: "Execution") -> int:
+def _dry_run(
+    console: "SafeConsole",
+    cells: "Sequence[Cell]",
+    todo: "Sequence[Cell]",
+    execution: "Execution",
+    claims: "Sequence[Claim]",
+) -> int:
     from rich.table import Table
 
     from dmlbench.cli.tables import print_damaged, print_power
     from dmlbench.data.ready import not_ready
     from dmlbench.models.pretrained import check_networks
+    from dmlbench.results.claims import in_advance
     from dmlbench.runner import matrix
 
+    for line in in_advance(claims, cells, execution.store):
+        console.say(f"claim: {line}")
     downloads = check_networks(todo, download=False)
     table = Table("method", "dataset", "protocol", "seed", "cell", "state", box=None)
     for cell in cells:

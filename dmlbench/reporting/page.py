@@ -99,8 +99,6 @@ def render(
     left_out = _LeftOut(roots, damaged)
     results, history, specs, costs, every = _read(roots, only, left_out)
     tell(f"{counted(results['folder'].nunique(), 'cell')} read")
-    sources.check_one_spec(results, specs)  # first: it can say what differs
-    check_unambiguous(results)
     tuned = sources.read_studies(roots.paths, left_out)
     with mapping(workers if len(groups(done(results))) > 1 else 1) as each:
         margins, other = sources.tuning_margins(tuned, results, specs), Against(against)
@@ -152,6 +150,8 @@ def _read(
     history, specs = load_history(roots, left_out), sources.read_specs(results, left_out)
     results = results[~results["folder"].isin(left_out.paths)]
     _check_any(results, costs, left_out)
+    sources.check_one_spec(results, specs)  # first: it can say what differs
+    check_unambiguous(results)
     return results, history, specs, costs, every
 
 

@@ -1,6 +1,7 @@
 """A results folder as a contribution: what is checked, and what is packed."""
 
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,22 @@ def test_an_archive_is_named_as_its_folder_in_results_will_be(store, make_cell, 
 def test_what_nobody_could_check_is_a_problem(store, make_cell, changes, said):
     finish(store, make_cell(), **changes)
     assert said in of_problems(store)
+
+
+@pytest.mark.parametrize("path", ["claims/mine.yaml", "overhead/mine.json", "tuning/tuned.yaml"])
+def test_what_a_report_would_leave_out_is_a_problem(store, make_cell, path):
+    finish(store, make_cell())
+    (store.root / path).parent.mkdir()
+    (store.root / path).write_text("{")
+    assert path in of_problems(store)
+
+
+def test_code_of_ones_own_is_named(store, make_cell):
+    cell = make_cell()
+    loss = cell.method.loss.model_copy(update={"name": "mine", "plugin": "mine/loss.py", "plugin_sha256": 64 * "a"})
+    finish(store, replace(cell, method=cell.method.model_copy(update={"loss": loss})))
+    own = "code of your own, to be added to the pull request: mine (mine/loss.py, SHA-256 aaaaaaaa)"
+    assert own in check_submission(store.root).notes
 
 
 def test_an_edited_summary_is_a_problem(store, make_cell):

@@ -62,6 +62,13 @@ def test_another_study_has_other_folds_and_another_first_one():
     assert len({folds(names, study_seed=seed)[0].sum() for seed in range(20)}) == 4
 
 
+def test_partitions_of_a_study_are_drawn_apart():
+    names = [f"class{number}" for number in range(100)]
+    one, other = (fold_mask(names, Fold(number=0, folds=4, partition=part)) for part in (0, 1))
+    assert one.sum() == other.sum()
+    assert not np.array_equal(one, other)
+
+
 def test_too_few_classes():
     with pytest.raises(UserError, match="7 training classes are too few for 4 folds of at least 2 classes; train on 8"):
         folds([f"class{k}" for k in range(7)])
@@ -86,6 +93,9 @@ def test_what_a_fold_changes_of_a_dataset():
     assert one.identity() != other.identity()
     assert one.label == "glyphs (tested on fold 1 of 4 of its training classes)"
     assert other.label == "glyphs (tested on fold 2 of 4 of its training classes, study 1)"
+    again = plain.model_copy(update={"fold": Fold(number=0, folds=4, partition=1)})
+    assert again.identity() != one.identity()
+    assert again.label == "glyphs (tested on fold 1 of 4 of its training classes, partition 2)"
     assert DatasetSpec.model_validate(one.model_dump(mode="json")) == one
     with pytest.raises(ValueError, match="must be below folds"):
         Fold(number=4, folds=4)

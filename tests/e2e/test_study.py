@@ -56,7 +56,12 @@ def test_a_study_of_two_machines_is_one_report(dmlbench: Command, tmp_path: Path
     )
     text = (tables.parent / "report.md").read_text()
     assert text.count("psd improves ms, triplet") == 1
+    assert re.search(r"After the fact: declared \d.* UTC, when 8 of its 16 cells had begun", text)  # ours, seen by then
+    alone = dmlbench("report", *both[:2], "--name", "alone", "--only", "method=ms")
+    assert alone.returncode == 0, alone.stderr
+    text = (tmp_path / "reports" / "alone" / "report.md").read_text()
     assert "before its first cell" in text
+    assert "| all bases (main effect) | 2 |" in text  # a claim is of all its cells, whatever a report shows
     assert str(tmp_path) not in text + (tables / "cells.csv").read_text()
     assert {path.split("/")[0] for path in pd.read_csv(tables / "cells.csv")["folder"]} == {"runs", "runs-2"}
 
@@ -80,6 +85,59 @@ def test_a_study_of_two_machines_is_one_report(dmlbench: Command, tmp_path: Path
 
     twice = dmlbench("report", *both, *both[:2])
     assert (twice.returncode, twice.stderr) == (2, "error: --results ours/results/runs: is given twice\n")
+
+
+README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_study_of_the_readme(in_process: Command, tmp_path: Path) -> None:
+    text = README.split("`study.yaml`:\n\n```yaml\n")[1].split("```")[0]
+    (tmp_path / "study.yaml").write_text(text)
+    done = in_process("run", "study.yaml", "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert "claim: psd improves ms, triplet: would be declared before its first cell" in done.stdout
+    assert "claim: dm2 improves triplet: would be declared before its first cell" in done.stdout
+    assert "30 cells to run" in done.stdout or "30 of 30 cells to run" in done.stdout, done.stdout
+    assert "power: with 6 seeds a true difference of " in done.stdout
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--claim", "pds:ms"), "claim pds:ms: unknown modifier 'pds'"),
+        (("--claim", "psd:ms,tripet"), "claim psd:ms,tripet: unknown base 'tripet'"),
+        (("--claim", "psd"), "--claim 'psd': must be MODIFIER:BASES"),
+        (("--against", "tripet"), "--against: unknown method of this run 'tripet'"),
+        (("--against", "triplet"), "--against: unknown method of this run 'triplet'"),
+    ],
+)
+def test_what_could_never_be_answered_is_refused_before_anything_runs(
+    in_process: Command, tmp_path: Path, arguments: tuple[str, ...], said: str
+) -> None:
+    refused = in_process("run", "--methods", "ms,ms+psd", "--datasets", "glyphs", *TINY, *arguments)
+    assert refused.returncode == 2
+    assert said in refused.stderr
+    assert refused.stderr.count("\n") == 1
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("seeds: [0, 0, 1]", "seeds: must be some seeds, each given once"),
+        ("seeds: []", "seeds: must be some seeds, each given once"),
+        ("claims: [{modifier: psd, bases: [ms], datasets: [cub]}]", "datasets: unknown dataset 'cub'; valid: glyphs"),
+        ("claims: [{modifier: psd, bases: [ms], metric: recal_at_1}]", "must be one of recall_at_1, map_at_r, r_prec"),
+        ("claim: [psd:ms]", "unknown key 'claim'"),
+    ],
+)
+def test_a_study_that_is_none(in_process: Command, tmp_path: Path, content: str, said: str) -> None:
+    (tmp_path / "study.yaml").write_text(f"methods: ms,ms+psd\ndatasets: glyphs\n{content}\n")
+    refused = in_process("run", "study.yaml", *TINY, "--tracking", "none")
+    assert refused.returncode == 2
+    assert said in refused.stderr
+    assert not (tmp_path / "results").exists()
 
 
 @pytest.mark.slow

@@ -80,7 +80,7 @@ def test_a_verdict_stands_where_the_difference_does(results):
     assert lines
     assert all("better" in line for line in lines)
     assert "verdict: exploratory (paired t-test; equivalent within 1 point; Benjamini and Hochberg" in text
-    assert "Power: at the median standard deviation" in text
+    assert "is found in 80% of studies" in text
 
 
 def test_two_bases_are_compared(tmp_path):

@@ -1,6 +1,7 @@
 """Several results folders are read as one."""
 
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -81,6 +82,25 @@ def test_folders_that_cannot_be_merged(mine, theirs, make_cell):
         load_results([mine, theirs])
     with pytest.raises(UserError, match=r"no cells yet; name .*theirs/runs with --results"):
         load_results([mine, theirs.parent])
+
+
+@pytest.mark.parametrize("name", ["spec.yaml", "history.csv"])
+def test_a_damaged_copy_does_not_hide_the_sound_one(mine, theirs, make_cell, name):
+    folder = write(mine, make_cell())
+    shutil.copytree(mine, theirs)
+    (folder / name).write_text("{")
+    for load in (load_results, load_history):
+        found = []
+        assert len(load([mine, theirs], found.append)) == len(load(theirs))
+        assert [own.path for own in found] == [folder]
+
+
+def test_of_several_a_path_is_of_the_innermost_folder(tmp_path, monkeypatch):
+    (tmp_path / "runs").mkdir()
+    monkeypatch.chdir(tmp_path)
+    both = Roots((Path(), Path("runs")))
+    assert both.label(tmp_path / "runs" / "x") == "runs/x"
+    assert both.label(Path("x")) == f"{tmp_path.name}/x"
 
 
 def test_paths_are_named_for_readers_elsewhere(mine, theirs):

@@ -64,7 +64,7 @@ def test_a_run_takes_the_first_study(tmp_path, make_cell):
     assert (found.loss, found.tuned) == ({"alpha": 3.0}, 16)
     assert found.mark.startswith("tuned: 16 epochs of search on held-out training classes, chosen by MAP@R on 2")
     assert found.source == (
-        "tuned with 16 epochs in 4 folds of the training classes, study 1: +1.23 ± 0.40 points MAP@R over the files' "
+        "tuned with 16 epochs, on 2 folds of the training classes, study 1: +1.23 ± 0.40 points MAP@R over the files' "
         "values, 2 pairs"
     )
 
@@ -79,6 +79,17 @@ def test_a_modifier_that_was_tuned_on_other_values_of_its_base(tmp_path, make_ce
     write_tuned(path, [entry(base, values={"loss.alpha": 3.5})])
     with pytest.raises(UserError, match=r"ms\+psd on glyphs: was tuned on other values of ms than ms has there"):
         settings_of(path, cell.method, cell.dataset, cell.protocol)
+
+
+def test_a_modifier_of_another_study_than_the_base_that_a_run_takes(tmp_path, make_cell):
+    """A run takes the first study of each: the pair must share the base's values, whichever studies these are."""
+    path, cell, base = tmp_path / "tuned.yaml", make_cell("ms+psd"), make_cell("ms")
+    own = entry(cell, 1, values={"loss.alpha": 2.0, "distillation.tau": 2.0})
+    write_tuned(path, [own, entry(base, 0), entry(base, 1, values={"loss.alpha": 2.0})])
+    with pytest.raises(UserError, match="was tuned on other values of ms than ms has there in study 0"):
+        settings_of(path, cell.method, cell.dataset, cell.protocol)
+    write_tuned(path, [entry(base, 0, values={"loss.alpha": 2.0})])
+    assert settings_of(path, cell.method, cell.dataset, cell.protocol).loss == {"alpha": 2.0}
 
 
 @pytest.mark.parametrize(

@@ -175,6 +175,9 @@ def test_what_trials_are_trained_and_scored_on(trainings, tmp_path):
     assert lengths == {(2, 2), (4, 4), (8, 8)}
     final = {(cell.dataset.fold.number, cell.seed) for cell in trainings.cells if cell.protocol.training.epochs == 8}
     assert final == {(3, 1003), (0, 1004), (1, 1005), (2, 1006)}
+    # What found the finalists does not decide among them.
+    partitions = {(cell.protocol.training.epochs, cell.dataset.fold.partition) for cell in trainings.cells}
+    assert partitions == {(2, 0), (4, 0), (8, 1)}
     assert len({cell.hash for cell in trainings.cells}) == len(trainings.cells) == CELLS
     for cell in trainings.cells:
         assert f"loss.margin={cell.method.loss.values()['margin']}" in cell.overrides

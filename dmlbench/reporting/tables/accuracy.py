@@ -97,18 +97,17 @@ def leaderboard_table(
             "Marks",
         ),
         tuple(rows),
-        (
-            "In percent, the best first: mean over seeds [95% t-interval].",
-            (
-                "Rank 1–3: the comparisons (paired t-tests of all pairs, Holm, .05) do not decide which of them it is, "
-                "which is no evidence that methods are equal."
-            ),
-            *([OVER_CLASSES] if classes else []),
-            *few_seeds(mine),
-        ),
+        (*BOARD, *([OVER_CLASSES] if classes else []), *few_seeds(mine)),
     )
 
 
+BOARD = (
+    "In percent, the best first: mean over seeds [95% t-interval].",
+    (
+        "Rank 1–3: the comparisons (paired t-tests of all pairs, Holm, .05) do not decide which of them it is, which is no "
+        "evidence that methods are equal."
+    ),
+)
 OVER_CLASSES = (
     "R@1 over classes: the 95% percentile bootstrap interval of the same mean over test classes, where embeddings were "
     "kept: how far it would move with other classes of the same kind."

@@ -1,8 +1,10 @@
 import pytest
 
 from dmlbench.errors import UserError
-from dmlbench.specs.cell import EVAL_TEACHER
-from dmlbench.specs.registry import NEW, PUBLISHED, TRANSFERRED, UNPUBLISHED, UNTUNED, Registry, own_folder
+from dmlbench.runner import matrix
+from dmlbench.runner.matrix import Request, plan
+from dmlbench.specs.cell import EVAL_TEACHER, DatasetSpec
+from dmlbench.specs.registry import DEFINITION, NEW, PUBLISHED, TRANSFERRED, UNPUBLISHED, UNTUNED, Registry, own_folder
 from tests.specs.registry.fake_methods import refusal, resolve
 
 BASES = ("contrastive", "margin", "ms", "proxyanchor", "triplet")
@@ -76,6 +78,18 @@ def test_margin_psd_is_an_unpublished_composition():
     assert resolve("ms+psd", None, "cub", "resnet50-128").marks == (UNTUNED,)
 
 
+OWN = """\
+name: mine
+title: A loss of mine
+kind: loss
+class: multi_similarity
+paper: {title: Mine, authors: I, venue: Here}
+parameters:
+  alpha: {value: 2.0, source: the paper}
+  beta: {value: 40.0, source: the paper}
+  base: {value: 0.5, source: the paper}
+  epsilon: {value: 0.1, source: the paper}
+"""
 PUBLISHED_HERE = [
     ("margin", "cub", "resnet50-128"), ("ms", "sop", "resnet50-512"), ("ms+obdsd", "cub", "resnet50-512"),
     ("margin+s2sd", "sop", "resnet50-128"),
@@ -114,6 +128,31 @@ def test_a_protocol_may_declare_whose_family_it_is_of():
     registry = Registry()
     assert registry.resolve("ms+obdsd", "cub", "mine").marks == (OF_R,)
     assert registry.resolve("ms+obdsd", "cub", "mine", family="resnet50-128").marks == (PUBLISHED,)
+
+
+def test_what_is_published_without_a_use_is_the_methods_definition(tmp_path):
+    (tmp_path / "mine.yaml").write_text(OWN)
+    assert Registry(tmp_path).resolve("mine", "cub", "resnet50-128").marks == (DEFINITION,)
+    (tmp_path / "mine.yaml").write_text(OWN + "published_for: {protocols: [resnet50-128], datasets: [cub]}\n")
+    assert Registry(tmp_path).resolve("mine", "cub", "resnet50-128").marks == (PUBLISHED,)
+    assert Registry(tmp_path).resolve("mine", "cars", "resnet50-128").marks == (OF_R,)
+
+
+@pytest.mark.parametrize(
+    ("setting", "mark"),
+    [
+        ((), PUBLISHED),
+        (("evaluation.every=2",), PUBLISHED),
+        (("training.vary=init",), PUBLISHED),
+        (("training.epochs=2",), TRANSFERRED.format("resnet50-128 without --set")),
+        (("model.embedding_dim=16",), TRANSFERRED.format("resnet50-128 without --set")),
+    ],
+)
+def test_under_another_training_nothing_is_published_here(setting, mark, monkeypatch, empty_folder):
+    spec = DatasetSpec(name="cub", version="1")
+    monkeypatch.setattr(matrix, "dataset_spec", lambda *_, **__: spec)
+    (cell,) = plan(Request(("ms",), ("cub",), (0,), "resnet50-128", setting))
+    assert cell.method.marks == (mark,)
 
 
 def test_a_teacher_in_eval_mode_is_marked():
