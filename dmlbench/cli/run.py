@@ -246,15 +246,14 @@ def _dry_run(
     from dmlbench.data.ready import not_ready
     from dmlbench.models.pretrained import check_networks
     from dmlbench.results.claims import in_advance
-    from dmlbench.runner import matrix
 
     for line in in_advance(claims, cells, execution.store):
         console.say(f"claim: {line}")
     downloads = check_networks(todo, download=False)
     table = Table("method", "dataset", "protocol", "seed", "cell", "state", box=None)
     for cell in cells:
-        names_ = (cell.method.name, cell.dataset.name, cell.protocol.name)
-        table.add_row(*names_, str(cell.seed), cell.hash[:8], execution.store.state(cell))
+        own = (cell.method.name, cell.dataset.name, cell.protocol.name, str(cell.seed), cell.hash[:8])
+        table.add_row(*own, execution.store.state(cell))
     console.print(table)
     print_power(console, execution.store, cells)
     damaged = print_damaged(console, execution.store, cells)
@@ -265,13 +264,17 @@ def _dry_run(
     missing = [*downloads, *filter(None, (not_ready(spec, execution.data_dir) for spec in datasets))]
     for problem in missing:
         console.say(f"not ready: {problem}")
+    console.print(f"{len(todo)} of {counted(len(cells), 'cell')} to run {_time(cells, todo, execution)}")
+    return 1 if damaged or missing else 0
+
+
+def _time(cells: "Sequence[Cell]", todo: "Sequence[Cell]", execution: "Execution") -> str:
+    from dmlbench.runner import matrix
+
     seconds = matrix.expected_seconds(todo, execution.store)
     threads = max((cell.protocol.training.cpu_threads for cell in cells), default=1)
     workers = len(matrix.worker_devices(execution, threads))
     known = "unknown (no past records of this protocol and dataset)"
     if seconds is not None:
         known = f"about {max(seconds / workers, seconds / len(todo)) / 60:.1f} minutes"
-    console.print(
-        f"{len(todo)} of {counted(len(cells), 'cell')} to run with {workers} at a time; time from past records: {known}"
-    )
-    return 1 if damaged or missing else 0
+    return f"with {workers} at a time; time from past records: {known}"

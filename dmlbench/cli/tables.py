@@ -185,7 +185,7 @@ def print_power(console: SafeConsole, store: Store, cells: Sequence[Cell]) -> No
     difference = f"a true difference of {100 * detectable(spread, seeds):.1f} points"
     needed = f"1 point needs {seeds_needed(spread, EFFECT)} seeds"
     from_ = f"standard deviation of paired differences in R@1: {100 * spread:.2f} points, {source}"
-    console.say(f"power: with {seeds} seeds {difference} is found in 80% of studies, {needed} ({from_})")
+    console.say(f"power: with {seeds} seeds {difference} is found in 80% of studies; {needed} ({from_})")
 
 
 def _past_spread(store: Store, cells: Sequence[Cell]) -> tuple[float, str]:

@@ -18,7 +18,7 @@ from dmlbench.results.frames import MEAN
 from dmlbench.results.records import INDEX, Code, Environment, Summary, facts, one_wording
 from dmlbench.results.store import Roots, folder_state, read_spec, read_summary
 from dmlbench.specs.cell import Cell, Part, ResolvedValue, Scalar, differences, digest, protocol_identity
-from dmlbench.specs.overrides import to_type
+from dmlbench.specs.overrides import sourced, to_type
 from dmlbench.specs.protocol import own_protocols
 from dmlbench.specs.registry import REPLACED, shipped_files
 from dmlbench.specs.tuned import BestOfTrials, Tuned, default_path, identity_of, read_tuned
@@ -151,9 +151,12 @@ def settings(results: pd.DataFrame, specs: Specs) -> pd.DataFrame:
     cells = done(results).assign(network=MEAN).drop_duplicates([*GROUP, *METHOD])
     for cell in named(in_order(cells)).to_dict("records"):
         spec = specs[cell["folder"]]
-        for part in filter(None, (spec.method.loss, spec.method.distillation)):
+        told = sourced(spec, spec.method.marks)
+        for part, same in ((spec.method.loss, told.loss), (spec.method.distillation, told.distillation)):
+            if part is None or same is None:
+                continue
             own = {key: cell[key] for key in (*GROUP, "name")} | {"part": part.name, "implementation": part.variant}
-            rows += [own | asdict(value) for value in _values(part)]
+            rows += [own | asdict(value) for value in _values(part, same)]
             if part.kind == "loss":
                 rows += [own | asdict(value) for value in _at_networks_rate(Path(cell["folder"]), spec)]
     columns = [*GROUP, "name", "part", "implementation", "parameter", "value", "source", "published"]
@@ -270,9 +273,14 @@ def _at_networks_rate(folder: Path, spec: Cell) -> list[_Value]:
     return [_Value(f"learning rate of {name}", rate, NETWORKS_RATE, published="no") for name in names]
 
 
-def _values(part: Part) -> list[_Value]:
-    rates = {f"learning rate of {name}": value for name, value in part.learning_rates.items()}
-    return [_Value(name, own.value, own.source, _published(own)) for name, own in (part.parameters | rates).items()]
+def _values(part: Part, told: Part) -> list[_Value]:
+    """Values with their sources; `told` says for what they were published."""
+    known = _named(told)
+    return [_Value(name, own.value, own.source, _published(known[name])) for name, own in _named(part).items()]
+
+
+def _named(part: Part) -> dict[str, ResolvedValue]:
+    return part.parameters | {f"learning rate of {name}": value for name, value in part.learning_rates.items()}
 
 
 def _published(value: ResolvedValue) -> str:

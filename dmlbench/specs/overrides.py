@@ -63,6 +63,21 @@ def changes(cell: Cell) -> Changes:
     return Changes(protocol, loss, distillation)
 
 
+def sourced(cell: Cell, marks: Sequence[str]) -> MethodSpec:
+    """A cell's method with where its values come from: the shipped one, where its spec is too old to say it.
+
+    Args:
+        cell: The cell.
+        marks: Of its result.
+    """
+    if cell.method.tuned is not None or any(mark.startswith(ORIGINS) for mark in marks):
+        return cell.method
+    today = _shipped_like(cell)
+    if today is None or today.searchable() != cell.method.searchable():
+        return cell.method
+    return under_settings(today, cell.protocol.name, cell.overrides)
+
+
 EVAL_MODE = f"{TEACHER_MODE}=eval"
 ORIGINS = ("published", "transferred", "new")  # what marks begin with that releases of before did not write
 
@@ -72,11 +87,8 @@ def with_origins(marks: Sequence[str], cell: Cell) -> list[str]:
 
     There the shipped files tell, where the cell has their values; else nothing is added.
     """
-    if cell.method.tuned is not None or any(mark.startswith(ORIGINS) for mark in marks):
-        return list(marks)
-    today = _shipped_like(cell)
-    today = today and under_settings(today, cell.protocol.name, cell.overrides)
-    if today is None or today.searchable() != cell.method.searchable():
+    today = sourced(cell, marks)
+    if today is cell.method:
         return list(marks)
     of_files = (mark for mark in today.marks if mark.startswith(OF_FILES))
     return [*of_files, *(mark for mark in marks if not mark.startswith(OF_FILES))]

@@ -104,8 +104,8 @@ def leaderboard_table(
 BOARD = (
     "In percent, the best first: mean over seeds [95% t-interval].",
     (
-        "Rank 1–3: the comparisons (paired t-tests of all pairs, Holm, .05) do not decide which of them it is, which is no "
-        "evidence that methods are equal."
+        "Rank 1–3: the comparisons (paired t-tests of all pairs, Holm, .05) do not decide which of them it is. That is "
+        "no evidence that methods are equal."
     ),
 )
 OVER_CLASSES = (

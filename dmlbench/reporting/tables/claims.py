@@ -110,5 +110,5 @@ def _notes(judged: Judged) -> list[str]:
     if std > 0:
         found = f"with {n} seeds a main effect of {percent(detectable(std, n))} points is found in 80% of studies"
         needed = f"{effect} {'needs' if one else 'need'} {seeds_needed(std, claim.effect / 100)} seeds"
-        notes.append(f"Power: {found}, {needed}.")
+        notes.append(f"Power: {found}; {needed}.")
     return [*notes, RULES if len(claim.bases) > 1 else "p: paired t-test."]

@@ -149,7 +149,7 @@ def power(compared: pd.DataFrame, effect: float = EFFECT) -> list[str]:
     found = f"with {n} seeds a true difference of {percent(detectable(spread, n))} points is found in 80% of studies"
     needed = f"{effect_in_words(effect)} {seeds_needed(spread, effect)} seeds"
     return [
-        f"Power: {found}, {needed} (at the median standard deviation of these differences, {percent(spread)} points)."
+        f"Power: {found}; {needed} (at the median standard deviation of these differences, {percent(spread)} points)."
     ]
 
 
