@@ -135,7 +135,7 @@ def declared_claims(roots: Sequence[Path], damaged: OnDamaged = warn) -> list[De
         list(sound((attempt(_read, path) for path in sorted((root / FOLDER).glob("*.yaml"))), damaged))
         for root in roots
     ]
-    found = each[0] if len(roots) == 1 else _merged(each, _cells(roots))
+    found = _merged(each, _cells(roots)) if len(roots) > 1 and any(each) else each[0]
     return sorted(found, key=lambda own: (own.declared, own.claim.title))
 
 
