@@ -9,17 +9,8 @@ import pytest
 from hypothesis import settings
 
 from dmlbench.results.store import Store
-from dmlbench.specs.cell import (
-    Cell,
-    DatasetSpec,
-    InputSpec,
-    MethodSpec,
-    ModelSpec,
-    Part,
-    ProtocolSpec,
-    ResolvedValue,
-    TrainingSpec,
-)
+from dmlbench.specs.cell import Cell, DatasetSpec, MethodSpec, Part, ResolvedValue
+from dmlbench.specs.protocol_spec import InputSpec, ModelSpec, ProtocolSpec, TrainingSpec
 
 # A deadline is an assertion on time, and machines that run tests are shared.
 settings.register_profile("shared machine", deadline=None)

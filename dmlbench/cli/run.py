@@ -244,12 +244,12 @@ def _dry_run(
 
     from dmlbench.cli.tables import print_damaged, print_power
     from dmlbench.data.ready import not_ready
-    from dmlbench.models.pretrained import check_networks
     from dmlbench.results.claims import in_advance
+    from dmlbench.runner.matrix import check_protocols
 
     for line in in_advance(claims, cells, execution.store):
         console.say(f"claim: {line}")
-    downloads = check_networks(todo, download=False)
+    downloads = check_protocols(todo, download=False)
     table = Table("method", "dataset", "protocol", "seed", "cell", "state", box=None)
     for cell in cells:
         own = (cell.method.name, cell.dataset.name, cell.protocol.name, str(cell.seed), cell.hash[:8])

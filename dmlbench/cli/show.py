@@ -29,8 +29,8 @@ def command(
       dmlbench show ms+obdsd --dataset cub --protocol resnet50-512
     """
     from dmlbench.runner.progress import plain_or_wide
-    from dmlbench.specs.cell import PROSE
     from dmlbench.specs.protocol import load_protocol, parse_settings
+    from dmlbench.specs.protocol_spec import PROSE
     from dmlbench.specs.registry import MethodSettings, Registry
 
     registry = Registry(methods_dir)

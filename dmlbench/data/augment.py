@@ -8,9 +8,10 @@ which rounds to 8 bits after each of its two passes; on the device both are matr
 follows, so a pixel may differ by one grey level.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -18,9 +19,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import grid_sample
 from torch.utils.data import Dataset
+from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as F  # noqa: N812 - the field's name for it
 
-from dmlbench.specs.cell import InputSpec
+from dmlbench.errors import UserError, unknown_name
+from dmlbench.specs.protocol_spec import InputSpec
 
 CHUNK_IMAGES = 256
 LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601
@@ -35,11 +38,11 @@ class Images(Protocol):
 
 
 def evaluation_geometry(images: Tensor, spec: InputSpec) -> Tensor:
-    """Resize the shorter side to `resize` (bilinear, antialiased), crop the central `size`, adapt channels.
+    """Resize the shorter side to `resize` (antialiased), crop the central `size`, adapt channels.
 
     From uint8 (..., C, H, W) to uint8 (..., channels, size, size).
     """
-    resized = F.resize(images, [spec.resize], antialias=True)
+    resized = F.resize(images, [spec.resize], InterpolationMode(spec.interpolation), antialias=True)
     return adapt_channels(F.center_crop(resized, [spec.size, spec.size]), spec.channels)
 
 
@@ -65,8 +68,8 @@ class EvaluationView(Dataset[Tensor]):
 
 
 def resized_crop(crop: Tensor, spec: InputSpec, *, mirrored: bool) -> Tensor:
-    """Resize a crop, uint8 (C, h, w), to uint8 (channels, size, size) (bilinear, antialiased); perhaps mirror it."""
-    resized = F.resize(crop, [spec.size, spec.size], antialias=True)
+    """Resize a crop, uint8 (C, h, w), to uint8 (channels, size, size) (antialiased); perhaps mirror it."""
+    resized = F.resize(crop, [spec.size, spec.size], InterpolationMode(spec.interpolation), antialias=True)
     return adapt_channels(resized.flip(-1) if mirrored else resized, spec.channels)
 
 
@@ -105,7 +108,7 @@ def _per_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
 CROP_TRIES = 10
 SOURCE_BYTES = 2 << 30
 
-_UNIFORMS = {"affine": 4, "crop": 2 * CROP_TRIES + 3, "none": 0}
+_UNIFORMS = {"affine": 4, "crop": 2 * CROP_TRIES + 3, "none": 0, "transforms": 1}
 
 
 def uniforms_per_image(spec: InputSpec) -> int:
@@ -114,8 +117,8 @@ def uniforms_per_image(spec: InputSpec) -> int:
 
 
 def training_source(images: Images, spec: InputSpec) -> Images:
-    """What `augment` starts from: full images for "crop", else the evaluation geometry's, made ahead where small."""
-    if spec.augmentation == "crop":
+    """What `augment` starts from: full images, or for "affine" and "none" the evaluation geometry's, ahead if small."""
+    if spec.augmentation in ("crop", "transforms"):
         return images
     small = len(images) * spec.channels * spec.size**2 <= SOURCE_BYTES
     return evaluation_images(images, spec) if small else EvaluationView(images, spec)
@@ -123,6 +126,8 @@ def training_source(images: Images, spec: InputSpec) -> Images:
 
 def augment(source: Images, indices: NDArray[np.int64], uniforms: NDArray[np.float64], spec: InputSpec) -> Tensor:
     """A training batch, not yet normalised: (B, channels, size, size), uint8, or for "affine" float32 in [0, 1].
+
+    For "transforms" it is one or the other.
 
     Args:
         source: What `training_source` gave.
@@ -134,8 +139,56 @@ def augment(source: Images, indices: NDArray[np.int64], uniforms: NDArray[np.flo
         return torch.stack(
             [resized_crop(crop, spec, mirrored=flip) for crop, flip in crops(source, indices, uniforms, spec)]
         )
+    if spec.augmentation == "transforms":
+        return transformed(source, indices, uniforms, spec)
     batch = chosen(source, indices)
     return affine(batch.to(torch.float32) / 255, uniforms, spec) if spec.augmentation == "affine" else batch
+
+
+def transformed(images: Images, indices: NDArray[np.int64], uniforms: NDArray[np.float64], spec: InputSpec) -> Tensor:
+    """A batch through the protocol's `transforms`, each image under a seed of its own: (B, channels, size, size).
+
+    Raises:
+        UserError: where they give another shape, or neither uint8 nor float32.
+    """
+    pipeline, changed = transforms(spec), []
+    with torch.random.fork_rng(devices=[]):
+        for index, seed in zip(indices.tolist(), (uniforms[:, 0] * 2**53).astype(np.int64).tolist(), strict=True):
+            torch.manual_seed(seed)
+            image = pipeline(adapt_channels(images[index], spec.channels))
+            if image.shape != (spec.channels, spec.size, spec.size) or image.dtype not in (torch.uint8, torch.float32):
+                expected = f"uint8 or float32 {(spec.channels, spec.size, spec.size)}"
+                given = f"{image.dtype} {tuple(image.shape)}"
+                raise UserError(f"input.transforms: must give {expected}, and give {given}")
+            changed.append(image)
+    return torch.stack(changed)
+
+
+def transforms(spec: InputSpec) -> v2.Transform:
+    """The protocol's `transforms` as one, built of torchvision.transforms.v2.
+
+    Raises:
+        UserError: for a name that torchvision does not have, or arguments that it does not take.
+    """
+    return v2.Compose([_transform(name, given) for item in spec.transforms for name, given in item.items()])
+
+
+def _transform(name: str, given: Mapping[str, Any]) -> v2.Transform:
+    """A transform by its class's name; `interpolation` is a word, and `transforms` are others, given alike."""
+    known = {key for key, value in vars(v2).items() if isinstance(value, type) and issubclass(value, v2.Transform)}
+    if name not in known:
+        raise unknown_name("transform", name, sorted(known), where="input.transforms")
+    arguments = dict(given)
+    try:
+        if "interpolation" in arguments:
+            arguments["interpolation"] = InterpolationMode(arguments["interpolation"])
+        if "transforms" in arguments:
+            arguments["transforms"] = [_transform(*own) for item in arguments["transforms"] for own in item.items()]
+        built: v2.Transform = getattr(v2, name)(**arguments)
+    except (TypeError, ValueError, AttributeError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"input.transforms: {name} does not take {dict(given)} ({reason})") from error
+    return built
 
 
 def crops(

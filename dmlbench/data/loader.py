@@ -31,7 +31,7 @@ from dmlbench.data.images import Split
 from dmlbench.data.samplers import Sampler, drawn_indices, epoch_indices, epoch_steps
 from dmlbench.errors import UserError
 from dmlbench.seeding import stream
-from dmlbench.specs.cell import InputSpec, ProtocolSpec
+from dmlbench.specs.protocol_spec import InputSpec, ProtocolSpec
 
 
 class Batch(NamedTuple):
@@ -132,15 +132,16 @@ class TrainingBatches:
         augmentation: Augmentation | None = None,
     ) -> None:
         self._views, self._sampler, self._augmentation = views, sampler, augmentation
-        self.steps = epoch_steps(len(split.labels), protocol.training)
         # A copy: handing the split to spawned workers moves its memory away from under a NumPy view.
         self._labels = split.labels.numpy().copy()
+        self.steps = epoch_steps(int(self._labels.max()) + 1, len(self._labels), protocol.training)
         self._protocol = protocol
         self._seed = seed
         self._device = device
         self._recipes: list[Recipe] = []
         self._epoch: Generator[Batch, None, None] | None = None
-        on_device = device.type == "cuda" and protocol.input.augmentation == "crop" and augmentation is None
+        crops_alone = protocol.input.augmentation == "crop" and augmentation is None
+        on_device = device.type == "cuda" and crops_alone and protocol.input.interpolation == "bilinear"
         self._loader: DataLoader[HostBatch] | None = DataLoader(
             _BatchMaker(split, protocol.input, augmentation, resize_on_device=on_device),
             batch_size=None,  # a recipe is a whole batch

@@ -1,4 +1,12 @@
-"""The batches of Roth et al. 2020 (arXiv 2002.08473): classes and images drawn with replacement."""
+"""Which images make the batches of an epoch: the samplers of published protocols, and a user's.
+
+- `replacement`: classes, then images of them, both with replacement (Roth et al. 2020, arXiv 2002.08473).
+- `class-balanced`: every class once an epoch, with images of it that differ where it has enough (Ermolov et al. 2022,
+  arXiv 2203.10833: `UniqueClassSempler` of the official code).
+- `m-per-class`: images are dealt into groups of one class, and each batch takes groups of classes that differ (Wang et
+  al. 2020, arXiv 1912.06798: `RandomIdentitySampler` of the official code of XBM).
+- `shuffle`: images in random order (Kim et al. 2020, arXiv 2003.13911). The rest that fills no batch is left out.
+"""
 
 from typing import Protocol
 
@@ -6,12 +14,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmlbench.errors import UserError
-from dmlbench.specs.cell import TrainingSpec
+from dmlbench.specs.protocol_spec import TrainingSpec
 
 
-def epoch_steps(images: int, training: TrainingSpec) -> int:
-    """Steps of an epoch: ``images // batch_size``, at least 1."""
-    return max(1, images // training.batch_size)
+def epoch_steps(classes: int, images: int, training: TrainingSpec) -> int:
+    """Batches of an epoch, at least 1: once through what the sampler draws from, unless the protocol says how many.
+
+    That is all images, or for `class-balanced` `samples_per_class` of each class.
+    """
+    if training.steps_per_epoch:
+        return training.steps_per_epoch
+    drawn = classes * training.samples_per_class if training.sampler == "class-balanced" else images
+    return max(1, drawn // training.batch_size)
 
 
 class Sampler(Protocol):
@@ -33,7 +47,7 @@ def drawn_indices(
     sampler: Sampler, labels: NDArray[np.int64], training: TrainingSpec, rng: np.random.Generator
 ) -> NDArray[np.int64]:
     """Indices of one epoch's batches by a user's sampler; raises UserError where they are not as `Sampler` says."""
-    shape = epoch_steps(len(labels), training), training.batch_size
+    shape = epoch_steps(int(labels.max()) + 1, len(labels), training), training.batch_size
     sizes = {"batch_size": training.batch_size, "samples_per_class": training.samples_per_class}
     indices = np.asarray(sampler(labels=labels.copy(), steps=shape[0], rng=rng, **sizes))
     if indices.shape != shape or indices.dtype.kind not in "iu":
@@ -45,18 +59,80 @@ def drawn_indices(
 
 
 def epoch_indices(labels: NDArray[np.int64], training: TrainingSpec, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Indices (steps, batch_size) of one epoch's batches, by labels (N,), contiguous from 0.
+    """Indices (steps, batch_size) of one epoch's batches by the protocol's sampler; labels (N,) contiguous from 0.
 
-    Each of ``batch_size / samples_per_class`` draws picks a class uniformly with replacement, then
-    `samples_per_class` of its images uniformly with replacement: a class may come twice, and so may an image. Images
-    of one draw are neighbours.
+    Images of one class are neighbours, `samples_per_class` of them, but for `shuffle`.
+
+    Raises:
+        UserError: where a batch needs more classes, or more images, than there are.
     """
+    steps = epoch_steps(int(labels.max()) + 1, len(labels), training)
+    draws = training.batch_size // training.samples_per_class
+    if training.sampler == "replacement":
+        return _with_replacement(labels, steps, draws, training.samples_per_class, rng)
+    by_class = np.split(np.argsort(labels, kind="stable"), np.cumsum(np.bincount(labels))[:-1])
+    there, what = (len(labels), "images") if training.sampler == "shuffle" else (len(by_class), "classes")
+    if there < draws:
+        said = f"training.batch_size: sampler {training.sampler} needs {draws} {what} a batch, and there are {there}"
+        raise UserError(said, hint=f"give at most {there * training.samples_per_class}")
+    passes = {"class-balanced": _class_balanced, "m-per-class": _m_per_class, "shuffle": _shuffled}[training.sampler]
+    batches: list[NDArray[np.int64]] = []
+    while len(batches) < steps:
+        batches += passes(by_class, draws, training.samples_per_class, rng)
+    return np.stack(batches[:steps])
+
+
+def _with_replacement(
+    labels: NDArray[np.int64], steps: int, draws: int, per_class: int, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """A class may come twice in a batch, and so may an image."""
     by_class = np.argsort(labels, kind="stable")
     counts = np.bincount(labels)
     starts = np.cumsum(counts) - counts
-    steps = epoch_steps(len(labels), training)
-    draws = training.batch_size // training.samples_per_class
     classes = rng.integers(len(counts), size=(steps, draws, 1))
-    within = rng.integers(counts[classes], size=(steps, draws, training.samples_per_class))
-    drawn: NDArray[np.int64] = by_class[starts[classes] + within].reshape(steps, training.batch_size)
+    within = rng.integers(counts[classes], size=(steps, draws, per_class))
+    drawn: NDArray[np.int64] = by_class[starts[classes] + within].reshape(steps, draws * per_class)
     return drawn
+
+
+def _class_balanced(
+    by_class: list[NDArray[np.int64]], draws: int, per_class: int, rng: np.random.Generator
+) -> list[NDArray[np.int64]]:
+    """The batches of one pass over all classes."""
+    chosen = [
+        rng.choice(by_class[own], per_class, replace=len(by_class[own]) < per_class)
+        for own in rng.permutation(len(by_class))
+    ]
+    return [np.concatenate(chosen[start : start + draws]) for start in range(0, len(chosen) - draws + 1, draws)]
+
+
+def _m_per_class(
+    by_class: list[NDArray[np.int64]], draws: int, per_class: int, rng: np.random.Generator
+) -> list[NDArray[np.int64]]:
+    """The batches of one pass over the images, until too few classes have groups left; a class's last group is filled.
+
+    The more groups a class has left, the likelier it is drawn.
+    """
+    groups = [_dealt(own, per_class, rng) for own in by_class]
+    left = np.array([len(own) for own in groups])
+    batches = []
+    while np.count_nonzero(left) >= draws:
+        classes = rng.choice(len(left), draws, replace=False, p=left / left.sum())
+        left[classes] -= 1
+        batches.append(np.concatenate([groups[own][left[own]] for own in classes]))
+    return batches
+
+
+def _dealt(images: NDArray[np.int64], per_class: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """The images of a class in random order, (groups, per_class); the last group is filled with images drawn again."""
+    again = rng.choice(images, -len(images) % per_class)
+    return rng.permutation(np.concatenate([images, again])).reshape(-1, per_class)
+
+
+def _shuffled(
+    by_class: list[NDArray[np.int64]], draws: int, per_class: int, rng: np.random.Generator
+) -> list[NDArray[np.int64]]:
+    """The batches of one pass over the images in random order."""
+    order = rng.permutation(sum(map(len, by_class)))
+    size = draws * per_class
+    return [order[start : start + size] for start in range(0, len(order) - size + 1, size)]

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from dmlbench.errors import UserError
 from dmlbench.models.pretrained import OFFLINE, check_name, is_file
-from dmlbench.specs.cell import InputSpec, ModelSpec
+from dmlbench.specs.protocol_spec import InputSpec, ModelSpec
 
 TIMM_NAME = re.compile(r"\w+(\.[\w-]+)?")
 BATCHNORM = ("bn_eps", "bn_momentum")  # of timm's EfficientNets: parameters of their layers
@@ -37,6 +37,21 @@ class AverageMaxPool(nn.Module):
         """Pool a feature map."""
         flat = features.flatten(2)
         return (flat.mean(2) + flat.amax(2))[:, :, None, None]
+
+
+class MaxPool(nn.Module):
+    """Global maximum pooling, (B, C, H, W) -> (B, C, 1, 1), by a reduction: see `AverageMaxPool`."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Pool a feature map."""
+        return features.flatten(2).amax(2)[:, :, None, None]
+
+
+POOLS: dict[str, Callable[[], nn.Module]] = {
+    "average": lambda: nn.AdaptiveAvgPool2d(1),
+    "average+max": AverageMaxPool,
+    "max": MaxPool,
+}
 
 
 class Conv4(nn.Module):
@@ -61,7 +76,9 @@ def _block(channels: int, width: int) -> nn.Sequential:
 
 def conv4_backbone(_: str, spec: ModelSpec, image: InputSpec, *, download: bool) -> nn.Module:  # noqa: ARG001 - all alike
     """Build conv4; raises UserError, as the other two do."""
-    pool = AverageMaxPool() if spec.pooling == "average+max" else nn.AdaptiveAvgPool2d(1)
+    if spec.pooling == "token":
+        raise UserError("model.pooling: conv4 has no class token", hint=f"valid: {', '.join(POOLS)}")
+    pool = POOLS[spec.pooling]()
     if image.size < 16:
         raise UserError(f"input.size: conv4 halves the image four times and needs 16 px, not {image.size}")
     check_name(spec, [])
@@ -84,7 +101,7 @@ def timm_backbone(name: str, spec: ModelSpec, image: InputSpec, *, download: boo
     check_name(spec, ["pretrained"])
     if spec.kwargs:
         _check_timm_kwargs(name, spec)
-    pooled = "avg" if spec.pooling == "average" else "avgmax"
+    pooled = {"average": "avg", "average+max": "avgmax"}.get(spec.pooling, spec.pooling)
     kwargs: dict[str, Any] = {"num_classes": 0, "in_chans": image.channels, "global_pool": pooled, **spec.kwargs}
     try:
         backbone: nn.Module = timm.create_model(name, pretrained=download and spec.weights == "pretrained", **kwargs)
@@ -134,11 +151,18 @@ def torchvision_backbone(name: str, spec: ModelSpec, image: InputSpec, *, downlo
     if local:
         _load(backbone, local, ignore=f"{classifier}.")
     setattr(backbone, classifier, nn.Identity())
-    if spec.pooling == "average+max":
+    _pool_of_torchvision(backbone, name, spec)
+    return backbone
+
+
+def _pool_of_torchvision(backbone: nn.Module, name: str, spec: ModelSpec) -> None:
+    if spec.pooling == "token":
+        if not isinstance(getattr(backbone, "class_token", None), nn.Parameter):
+            raise UserError(f"model.pooling: torchvision:{name} has no class token", hint=f"valid: {', '.join(POOLS)}")
+    elif spec.pooling != "average":
         if not isinstance(getattr(backbone, "avgpool", None), nn.AdaptiveAvgPool2d):
             raise UserError(f"model.pooling: torchvision:{name} does not end in average pooling", hint="use average")
-        backbone.avgpool = AverageMaxPool()
-    return backbone
+        backbone.avgpool = POOLS[spec.pooling]()
 
 
 def _not_built(source: str, name: str, spec: ModelSpec, error: Exception) -> UserError:

@@ -1,8 +1,9 @@
-"""The network: a backbone (conv4, timm or torchvision), pooling, and a linear embedding head, L2-normalised."""
+"""The network: a backbone (conv4, timm or torchvision), pooling, and an embedding head, L2-normalised."""
 
 import copy
 import re
 from collections.abc import Callable, Sequence
+from fnmatch import fnmatchcase as fnmatch
 from pathlib import Path
 
 import torch
@@ -11,9 +12,10 @@ from torch.nn import functional
 
 from dmlbench.errors import UserError
 from dmlbench.models.backbones import conv4_backbone, read_weights, reason_of, timm_backbone, torchvision_backbone
-from dmlbench.specs.cell import InputSpec, ModelSpec
+from dmlbench.specs.protocol_spec import InputSpec, ModelSpec
 
 BACKBONES = "conv4, timm:NAME or torchvision:NAME"
+WRAPPED = "0."  # begins the names of a network of timm whose pooled features are doubled
 # timm's prefixes of weights that are downloaded or read from elsewhere
 ELSEWHERE = re.compile(r"(^|:)(hf[-_]hub|local-dir):")
 
@@ -23,12 +25,16 @@ class EmbeddingModel(nn.Module):
 
     With `freeze_batchnorm`, running statistics are frozen while scale and shift are still learned
     (Roth et al. 2020).
+
+    Attributes:
+        features: F, the backbone's features of an image.
     """
 
-    def __init__(self, backbone: nn.Module, features: int, embedding_dim: int, *, freeze_batchnorm: bool) -> None:
+    def __init__(self, backbone: nn.Module, features: int, head: nn.Module, *, freeze_batchnorm: bool) -> None:
         super().__init__()
         self.backbone = backbone
-        self.head = nn.Linear(features, embedding_dim)
+        self.features = features
+        self.head = head
         self.freeze_batchnorm = freeze_batchnorm
 
     def forward(self, images: Tensor) -> Tensor:
@@ -71,7 +77,39 @@ def build_model(spec: ModelSpec, image: InputSpec, *, download: bool = True) -> 
         raise UserError(f"model.backbone: unknown backbone {spec.backbone!r}", hint=f"valid: {BACKBONES}")
     backbone = builders[source](name, spec, image, download=download)
     features = _feature_count(spec.backbone, backbone, image)
-    return EmbeddingModel(backbone, features, spec.embedding_dim, freeze_batchnorm=spec.freeze_batchnorm)
+    _freeze(backbone, spec)
+    return EmbeddingModel(backbone, features, _head(spec, features), freeze_batchnorm=spec.freeze_batchnorm)
+
+
+def _head(spec: ModelSpec, features: int) -> nn.Module:
+    if spec.head == "none":
+        if spec.embedding_dim != features:
+            said = f"with head: none, {spec.backbone} gives {features} features, not {spec.embedding_dim}"
+            raise UserError(f"model.embedding_dim: {said}", hint=f"--set model.embedding_dim={features}")
+        return nn.Identity()
+    linear = nn.Linear(features, spec.embedding_dim)
+    if spec.head_init != "default":
+        if spec.head_init == "kaiming":
+            nn.init.kaiming_normal_(linear.weight, mode="fan_out")
+        else:
+            nn.init.orthogonal_(linear.weight)
+        nn.init.zeros_(linear.bias)
+    normed = spec.head == "layernorm+linear"
+    return nn.Sequential(nn.LayerNorm(features, elementwise_affine=False), linear) if normed else linear
+
+
+def _freeze(backbone: nn.Module, spec: ModelSpec) -> None:
+    """Let what the protocol names learn nothing: parameters, or modules with all that is in them."""
+    # Pooling may have wrapped a library's network, whose names people know.
+    named = {name.removeprefix(WRAPPED): own for name, own in backbone.named_parameters()}
+    for pattern in spec.frozen:
+        found = [own for name, own in named.items() if fnmatch(name, pattern) or fnmatch(name, f"{pattern}.*")]
+        if not found:
+            valid = ", ".join(dict.fromkeys(name.partition(".")[0] for name in named))
+            said = f"no parameter or module of {spec.backbone} has this name"
+            raise UserError(f"model.frozen: {pattern!r}: {said}", hint=f"its parts: {valid}")
+        for own in found:
+            own.requires_grad_(False)
 
 
 def weights_of(networks: Sequence[EmbeddingModel]) -> dict[str, Tensor]:

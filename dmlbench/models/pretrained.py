@@ -8,7 +8,8 @@ from pathlib import Path
 from urllib.parse import urlparse
 
 from dmlbench.errors import UserError
-from dmlbench.specs.cell import Cell, ModelSpec, ProtocolSpec, digest, protocol_identity
+from dmlbench.specs.cell import Cell, digest
+from dmlbench.specs.protocol_spec import ModelSpec, ProtocolSpec, protocol_identity
 
 FILES = (".safetensors", ".pth")
 OFFLINE = "without internet, --set model.weights=FILE"
@@ -89,4 +90,5 @@ def check_networks(cells: Sequence[Cell], *, download: bool) -> list[str]:
 def _can_fail(protocol: ProtocolSpec) -> bool:
     """A plain conv4 cannot and is spared: it would be the only reason to import torch where cells are planned."""
     model = protocol.model
-    return bool(model.backbone != "conv4" or model.kwargs or model.weights or protocol.input.size < 16)
+    plain = ModelSpec(backbone="conv4", embedding_dim=model.embedding_dim, freeze_batchnorm=model.freeze_batchnorm)
+    return model != plain.model_copy(update={"head_init": model.head_init}) or protocol.input.size < 16

@@ -23,7 +23,8 @@ from dmlbench.overhead.timing import BATCHES, SYNTHETIC_SET, StepCost, measure_s
 from dmlbench.results import environment as provenance
 from dmlbench.results.measurements import SYNTHETIC, UNFOLDED, UNFOLDED_MARK, Measured, Measurement
 from dmlbench.results.records import Code, Environment
-from dmlbench.specs.cell import MethodSpec, digest, protocol_identity
+from dmlbench.specs.cell import MethodSpec, digest
+from dmlbench.specs.protocol_spec import protocol_identity
 from dmlbench.training.build import TrainingSet, build_seeded_model, build_trainer
 from dmlbench.training.device import prepare, resolve_device
 from dmlbench.training.trainer import Trainer

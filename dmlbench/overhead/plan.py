@@ -10,10 +10,11 @@ from dmlbench.data.ready import dataset_spec, prepare
 from dmlbench.errors import UserError
 from dmlbench.results.measurements import SYNTHETIC
 from dmlbench.runner.matrix import check_applied
-from dmlbench.specs.cell import MethodSpec, ProtocolSpec
+from dmlbench.specs.cell import MethodSpec
 from dmlbench.specs.dataset import DatasetSpec
 from dmlbench.specs.overrides import changed
 from dmlbench.specs.protocol import load_protocol, parse_settings
+from dmlbench.specs.protocol_spec import ProtocolSpec
 from dmlbench.specs.registry import MethodSettings, Registry
 
 

@@ -23,7 +23,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from dmlbench.data.loader import Batch
-from dmlbench.specs.cell import ProtocolSpec
+from dmlbench.specs.protocol_spec import ProtocolSpec
 from dmlbench.training.build import TrainingSet
 from dmlbench.training.device import PHASES
 from dmlbench.training.trainer import Trainer

@@ -17,9 +17,10 @@ from dmlbench.reporting.naming import named
 from dmlbench.results.frames import MEAN
 from dmlbench.results.records import INDEX, Code, Environment, Summary, facts, one_wording
 from dmlbench.results.store import Roots, folder_state, read_spec, read_summary
-from dmlbench.specs.cell import Cell, Part, ResolvedValue, Scalar, differences, digest, protocol_identity
+from dmlbench.specs.cell import Cell, Part, ResolvedValue, differences, digest
 from dmlbench.specs.overrides import sourced, to_type
 from dmlbench.specs.protocol import own_protocols
+from dmlbench.specs.protocol_spec import Scalar, protocol_identity
 from dmlbench.specs.registry import REPLACED, shipped_files
 from dmlbench.specs.tuned import BestOfTrials, Tuned, default_path, identity_of, read_tuned
 

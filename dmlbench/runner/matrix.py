@@ -21,10 +21,11 @@ from dmlbench.results.store import Record, State, Store, ended_at, read_record, 
 from dmlbench.runner.local import run_local
 from dmlbench.runner.signals import Interrupts
 from dmlbench.runner.tasks import MOST_DATA_WORKERS, RunOptions, Share, Task
-from dmlbench.specs.cell import Cell, MethodSpec, ProtocolSpec, differences, digest
+from dmlbench.specs.cell import Cell, MethodSpec, differences, digest
 from dmlbench.specs.dataset import DatasetSpec
 from dmlbench.specs.overrides import changed
 from dmlbench.specs.protocol import load_protocol, parse_settings
+from dmlbench.specs.protocol_spec import ProtocolSpec
 from dmlbench.specs.registry import MethodSettings, Registry, under_settings
 from dmlbench.specs.tuned import settings_of
 from dmlbench.specs.yaml_files import path_of
@@ -161,10 +162,23 @@ def make_ready(cells: Sequence[Cell], execution: Execution, log: Callable[[str],
     """
     for spec in {cell.dataset.name: cell.dataset for cell in cells}.values():
         prepare(spec, execution.data_dir, log)
-    check_networks(cells, download=True)
+    check_protocols(cells, download=True)
     _check_plugins({digest(cell.method.identity()): cell for cell in cells}.values())
     if cells:
         execution.store.check_writable()
+
+
+def check_protocols(cells: Sequence[Cell], *, download: bool) -> list[str]:
+    """Build what protocols name, once each; returns what is still to be downloaded: see `check_networks`.
+
+    Raises:
+        UserError: for a network or transforms that a run would refuse.
+    """
+    for image in (cell.protocol.input for cell in cells if cell.protocol.input.transforms):
+        from dmlbench.data.augment import transforms
+
+        transforms(image)
+    return check_networks(cells, download=download)
 
 
 def execute(cells: Sequence[Cell], execution: Execution, observers: Sequence[Observer], interrupts: Interrupts) -> None:

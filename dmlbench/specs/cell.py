@@ -10,146 +10,25 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from annotated_types import Ge, Gt, Le, Lt
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveInt
 
 from dmlbench.specs.dataset import DatasetSpec, Section
+from dmlbench.specs.protocol_spec import ProtocolSpec, Scalar, protocol_identity
 
 TeacherName = Literal["previous-epoch", "ema", "memory", "none"]
 TeacherMode = Literal["train", "eval"]
-Scalar = bool | int | float | str
 VARY = "training.vary="  # what `--vary` sets
-PROSE = ("title", "description", "family")  # of a protocol: they change no number
 TUNED = "tuned"  # a part of a result's variant
 NETWORK_RATE = "network"  # in place of a learning rate; as a loss's rate of this name, the network's own
+TIMES = "x"  # begins a learning rate as a multiple of the network's: x100
 RATE = "learning_rates."  # begins the name of a rate where parameters are named, too
 EVAL_TEACHER = "teacher in eval mode: the official code's is in training mode"  # a mark
 TEACHER_MODE = "teacher_mode"  # a setting of a distillation beside its parameters
 MOMENTUM = "momentum"  # a parameter of a method whose teacher is `ema`
 Kind = Literal["loss", "distillation", "modifier", "sampler", "head", "augmentation", "miner"]
 Slot = Literal["loss", "distillation"]
-# Above these nobody trains, and a mistyped number would take minutes or all memory before it fails.
-Count = Annotated[int, Gt(0), Le(1_000_000)]
-Dimension = Annotated[int, Gt(0), Le(65_536)]
-Batch = Annotated[int, Gt(0), Le(65_536)]
-Pixels = Annotated[int, Gt(0), Le(4096)]
-Threads = Annotated[int, Gt(0), Le(1024)]
-Fraction = Annotated[float, Ge(0), Lt(1)]
-
-
-class ModelSpec(Section):
-    """The network: a backbone, pooling and a linear embedding head, L2-normalised."""
-
-    backbone: str
-    kwargs: dict[str, Scalar] = Field(default_factory=dict)
-    weights: str | None = None
-    weights_sha256: str | None = None
-    pooling: Literal["average", "average+max"] = "average"
-    embedding_dim: Dimension
-    freeze_batchnorm: bool = False
-
-
-class InputSpec(Section):
-    """Image geometry, normalisation and augmentation. Sizes in pixels, rotation in degrees."""
-
-    channels: Literal[1, 3] = 3
-    size: Pixels
-    resize: Pixels
-    mean: tuple[float, ...]
-    std: tuple[PositiveFloat, ...]
-    augmentation: Literal["crop", "affine", "none"]
-    flip: bool = False
-    crop_scale: tuple[PositiveFloat, PositiveFloat] = (0.08, 1.0)
-    crop_ratio: tuple[PositiveFloat, PositiveFloat] = (3 / 4, 4 / 3)
-    rotation: NonNegativeFloat = 0.0
-    translation: Fraction = 0.0
-    scale: tuple[PositiveFloat, PositiveFloat] = (1.0, 1.0)
-
-    @model_validator(mode="after")
-    def _consistent(self) -> "InputSpec":
-        if not len(self.mean) == len(self.std) == self.channels:
-            raise ValueError(f"mean and std need one value per channel ({self.channels})")
-        if self.resize < self.size:
-            raise ValueError("resize (the shorter side before the centre crop) must be at least size")
-        for name in ("crop_scale", "crop_ratio", "scale"):
-            low, high = getattr(self, name)
-            if low > high:
-                raise ValueError(f"{name} is [low, high]")
-        return self
-
-
-class TrainingSpec(Section):
-    """Optimisation. Learning rates are Adam's; `milestones` are epochs after which the rates shrink by `gamma`.
-
-    `vary` is what a seed decides: everything; the initial weights alone; the order alone, with augmentations and
-    mining; or the split alone, which classes train and which test. What it does not decide is as in seed 0.
-    """
-
-    epochs: Count
-    batch_size: Batch = 112
-    samples_per_class: Batch = 2
-    learning_rate: PositiveFloat
-    head_learning_rate: PositiveFloat | None = None
-    weight_decay: NonNegativeFloat = 4e-4
-    milestones: tuple[Count, ...] = ()
-    gamma: Annotated[float, Gt(0), Le(1)] = 1.0
-    autocast: Literal["none", "bfloat16", "float16"] = "none"
-    channels_last: bool = True
-    cpu_threads: Threads = 1
-    deterministic: bool = True
-    vary: Literal["all", "init", "order", "split"] = "all"
-
-    @model_validator(mode="after")
-    def _consistent(self) -> "TrainingSpec":
-        if self.batch_size % self.samples_per_class:
-            sizes = f"batch_size ({self.batch_size}) must be a multiple of samples_per_class"
-            raise ValueError(f"{sizes} ({self.samples_per_class})")
-        return self
-
-
-class EvaluationSpec(Section):
-    """What is measured on the test classes, and how often. `every` counts epochs; the last is always measured.
-
-    `nmi_revisiting` adds NMI as Roth et al. 2020 measure it, which is what their published figures are.
-    """
-
-    every: Count = 1
-    ks: tuple[Count, ...] = (1, 2, 4, 8)
-    clustering: Literal["last", "every"] = "last"
-    clustering_runs: Annotated[int, Gt(0), Le(1000)] = 3
-    batch_size: Batch = 256
-    nmi_revisiting: bool = False
-
-    @model_validator(mode="after")
-    def _consistent(self) -> "EvaluationSpec":
-        if 1 not in self.ks:
-            raise ValueError("ks must hold 1: recall_at_1 is what epochs are selected by")
-        return self
-
-
-class ValidationSpec(Section):
-    """Training classes held out for choosing an epoch, as a fraction; 0 holds none out."""
-
-    classes: Fraction = 0.0
-
-
-class ProtocolSpec(Section):
-    """Everything that is the same for all methods.
-
-    `family` names the protocol whose published values count as published for this one, too.
-    """
-
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-    title: str
-    description: str = ""
-    family: str | None = None
-    model: ModelSpec
-    input: InputSpec
-    training: TrainingSpec
-    evaluation: EvaluationSpec = EvaluationSpec()
-    validation: ValidationSpec = ValidationSpec()
 
 
 class ResolvedValue(Section):
@@ -169,6 +48,13 @@ class ResolvedValue(Section):
 def rate_of(parameter: str, rates: Iterable[str]) -> str | None:
     """Which rate holds for a parameter: its own, else that of the innermost module which has one; None for none."""
     return max((name for name in rates if f"{parameter}.".startswith(f"{name}.")), key=len, default=None)
+
+
+def absolute_rate(value: Scalar, network: float) -> float:
+    """A learning rate as a number: `network` is the network's, `x100` a hundred times that."""
+    if isinstance(value, str):
+        return network if value == NETWORK_RATE else network * float(value.removeprefix(TIMES))
+    return float(value)
 
 
 def slot_of(kind: Kind) -> Slot:
@@ -224,7 +110,7 @@ class Part(Section):
         """
         stated = {name: resolved.value for name, resolved in self.learning_rates.items()}
         return {
-            name: float(value) if value != NETWORK_RATE else NETWORK_RATE
+            name: value if isinstance(value, str) else float(value)
             for name, value in stated.items()
             if value != NETWORK_RATE or rate_of(name, [other for other in stated if other != name])
         }
@@ -232,8 +118,7 @@ class Part(Section):
     def rate(self, parameter: str, network: float) -> float:
         """The learning rate of a learned parameter; `network` is the network's."""
         rates = self.rates()
-        value = rates.get(rate_of(parameter, rates) or "", NETWORK_RATE)
-        return network if isinstance(value, str) else value
+        return absolute_rate(rates.get(rate_of(parameter, rates) or "", NETWORK_RATE), network)
 
     def identity(self) -> dict[str, Any]:
         """What enters the hash: values, not where they come from."""
@@ -360,19 +245,6 @@ class Cell:
             seed=int(data["seed"]),
             overrides=tuple(data["overrides"]),
         )
-
-
-def protocol_identity(protocol: ProtocolSpec) -> dict[str, Any]:
-    """The protocol without its prose; a local weights file counts by content, not by path."""
-    identity = protocol.model_dump(mode="json", exclude={*PROSE})
-    if protocol.model.weights_sha256:
-        identity["model"].pop("weights")
-    # Else the committed reference results would have other hashes.
-    if not protocol.evaluation.nmi_revisiting:
-        identity["evaluation"].pop("nmi_revisiting")
-    if protocol.training.vary == "all":
-        identity["training"].pop("vary")
-    return identity
 
 
 def digest(content: Any) -> str:  # noqa: ANN401 - any JSON content

@@ -5,8 +5,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PositiveInt, StrictInt, model_validator
 
 from dmlbench.errors import UserError
-from dmlbench.specs.cell import NETWORK_RATE, Kind, ResolvedValue, Scalar, Slot, TeacherMode, TeacherName, slot_of
+from dmlbench.specs.cell import NETWORK_RATE, Kind, ResolvedValue, Slot, TeacherMode, TeacherName, slot_of
 from dmlbench.specs.dataset import Section
+from dmlbench.specs.protocol_spec import Scalar
 from dmlbench.specs.signatures import REGISTERED, signature
 
 # A name is a folder's, and of two such with a + between them.

@@ -1,5 +1,6 @@
 """Reads a method file, and checks its values against the class that they are for, without torch."""
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,12 +9,15 @@ from types import MappingProxyType
 from pydantic import NonNegativeFloat
 
 from dmlbench.errors import UserError, unknown_name
-from dmlbench.specs.cell import NETWORK_RATE, ResolvedValue, rate_of
+from dmlbench.specs.cell import NETWORK_RATE, TIMES, ResolvedValue, rate_of
 from dmlbench.specs.dataset import Section
 from dmlbench.specs.method import AnyFile, MethodFile, Parameter, PinnedFile, PublishedFor, file_model
 from dmlbench.specs.plugins import plugin_digest, plugin_path
+from dmlbench.specs.protocol_spec import Scalar
 from dmlbench.specs.signatures import REGISTERED, signature, with_momentum
 from dmlbench.specs.yaml_files import read_yaml, validate
+
+MULTIPLE = re.compile(rf"{TIMES}\d+(\.\d+)?")  # of the network's rate
 
 
 @dataclass(frozen=True)
@@ -87,8 +91,8 @@ def resolved_rates(
 ) -> dict[str, ResolvedValue]:
     """Learning rates of a loss's own parameters; a plugin's are known once it is built, and checked there.
 
-    `stated` has what rates were published with that are not the file's own. A rate is a number, or `network` for the
-    network's.
+    `stated` has what rates were published with that are not the file's own. A rate is a number, `network` for the
+    network's, or `x100` for a multiple of that.
     """
     if not file.plugin:
         known = REGISTERED[file.slot].keys() & {file.class_name}
@@ -96,11 +100,17 @@ def resolved_rates(
     resolved = {}
     for name, parameter in rates.items():
         found = parameter.resolve(context, f"{where}: {name}", stated.get(name, file.published_for))
-        if found.value != NETWORK_RATE:
+        absolute = not _is_relative(found.value) or (name == NETWORK_RATE and found.value != NETWORK_RATE)
+        if absolute:
             rate = validate(LearningRate, {"rate": found.value}, f"{where}: learning_rates.{name}").rate
             found = found.model_copy(update={"value": rate})
         resolved[name] = found
     return resolved
+
+
+def _is_relative(rate: Scalar) -> bool:
+    """Whether a rate is `network`, or a multiple of the network's such as `x100`."""
+    return isinstance(rate, str) and (rate == NETWORK_RATE or MULTIPLE.fullmatch(rate) is not None)
 
 
 def check_rates(rates: Iterable[str], learned: Iterable[str], where: str) -> None:

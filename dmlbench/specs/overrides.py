@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from dmlbench.errors import UserError
-from dmlbench.specs.cell import TEACHER_MODE, Cell, MethodSpec, ProtocolSpec
+from dmlbench.specs.cell import TEACHER_MODE, Cell, MethodSpec
 from dmlbench.specs.protocol import METHOD_SECTIONS, is_file_of_weights, own_protocols, resolve_protocol
+from dmlbench.specs.protocol_spec import ProtocolSpec
 from dmlbench.specs.registry import OF_FILES, REPLACED, Registry, own_folder, shipped_files, under_settings
 from dmlbench.specs.yaml_files import parse
 

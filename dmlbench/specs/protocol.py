@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from dmlbench.errors import UserError, unknown_name
-from dmlbench.specs.cell import ProtocolSpec, Scalar
+from dmlbench.specs.protocol_spec import ProtocolSpec, Scalar
 from dmlbench.specs.yaml_files import parse, path_of, read_yaml, validate
 
 SECTIONS = ("model", "input", "training", "evaluation", "validation")

@@ -17,13 +17,13 @@ from dmlbench.specs.cell import (
     MethodSpec,
     Part,
     ResolvedValue,
-    Scalar,
     Slot,
     TeacherMode,
     slot_of,
 )
 from dmlbench.specs.method import AnyFile, MethodFile, Parameter, PinnedFile, Search
 from dmlbench.specs.method_loading import Folder, LearningRate, checked, load_file, plugin, resolved_rates
+from dmlbench.specs.protocol_spec import Scalar
 from dmlbench.specs.yaml_files import parse_written, read_yaml, validate
 
 PUBLISHED = "published here: for this protocol and dataset"

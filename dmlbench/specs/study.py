@@ -8,9 +8,9 @@ from annotated_types import Ge, Gt, Le
 from pydantic import Field, field_validator
 
 from dmlbench.errors import UserError
-from dmlbench.specs.cell import Scalar
 from dmlbench.specs.dataset import Section
 from dmlbench.specs.protocol import whole_key
+from dmlbench.specs.protocol_spec import Scalar
 from dmlbench.specs.yaml_files import read_yaml, validate
 
 Names = Annotated[tuple[str, ...], Field(min_length=1)]

@@ -12,10 +12,11 @@ from pydantic import NonNegativeInt, PositiveInt, field_validator, model_validat
 
 from dmlbench.atomic import write_atomically
 from dmlbench.errors import UserError, counted, unknown_name
-from dmlbench.specs.cell import MethodSpec, ProtocolSpec, Scalar, digest, protocol_identity
+from dmlbench.specs.cell import MethodSpec, digest
 from dmlbench.specs.dataset import DatasetSpec, Section
 from dmlbench.specs.method import Search
 from dmlbench.specs.protocol import METHOD_SECTIONS
+from dmlbench.specs.protocol_spec import ProtocolSpec, Scalar, protocol_identity
 from dmlbench.specs.registry import MethodSettings, searched_mark, tuned_mark
 from dmlbench.specs.yaml_files import Dumper, read_yaml, validate
 

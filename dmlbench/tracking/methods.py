@@ -17,7 +17,8 @@ from dmlbench.results.frames import MEAN
 from dmlbench.results.history import read_history
 from dmlbench.results.records import Data, facts
 from dmlbench.results.store import Record
-from dmlbench.specs.cell import PROSE, Cell, digest
+from dmlbench.specs.cell import Cell, digest
+from dmlbench.specs.protocol_spec import PROSE
 from dmlbench.tracking.connection import answering, delete, local_database, search, store_lock
 from dmlbench.tracking.experiments import NOTE, PRIMARY, experiment_name
 

@@ -8,15 +8,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dmlbench.data.samplers import epoch_steps
 from dmlbench.errors import UserError
 from dmlbench.models.model import EmbeddingModel, build_model
 from dmlbench.modifiers import BuildContext, Modifier, Network, SelfDistillation, TeacherSettings
 from dmlbench.modifiers.base import Group
 from dmlbench.seeding import stream_seed
-from dmlbench.specs.cell import MOMENTUM, MethodSpec, Part, ProtocolSpec, TrainingSpec, rate_of
+from dmlbench.specs.cell import MOMENTUM, MethodSpec, Part, rate_of
 from dmlbench.specs.method_loading import check_rates
 from dmlbench.specs.plugins import shown
+from dmlbench.specs.protocol_spec import ProtocolSpec, TrainingSpec
 from dmlbench.training.device import PhaseClock
+from dmlbench.training.optimisation import Clipping, Schedule
 from dmlbench.training.plugins import Transform, callable_of, component_of, construct, described, located, with_sizes
 from dmlbench.training.trainer import TrainableNetwork, Trainer
 
@@ -60,6 +63,7 @@ def build_trainer(
                 name = f"{method.distillation.name}: {method.distillation.class_name}.__init__"
                 raise UserError(f"{name} must call super().__init__(lambda_) first")
             networks, extra = _built(modifier, context, method.distillation)
+    _check_warmup(protocol.training, train)
     trainable = [
         _trainable(network, protocol.training, [*context.criterion_groups(network.criterion), *own])
         for network, own in zip(networks, [extra, *([] for _ in networks[1:])], strict=True)
@@ -221,7 +225,7 @@ class _BuildContext:
         self._method, self._protocol, self._seed = method, protocol, seed
         self.name = method.name
         self.classes, self.images, self.device = train.classes, train.images, device
-        self.embedding_dim, self.features = protocol.model.embedding_dim, model.head.in_features
+        self.embedding_dim, self.features = protocol.model.embedding_dim, model.features
         self.epochs, self.learning_rate = protocol.training.epochs, protocol.training.learning_rate
         self.precision: str = protocol.training.autocast
         self.teacher = _teacher(method.distillation)
@@ -240,11 +244,11 @@ class _BuildContext:
         return build_loss(self._method.loss, self.sizes | {"embedding_dim": embedding_dim}).to(self.device)
 
     def criterion_groups(self, criterion: nn.Module) -> list[Group]:
-        """As in Roth et al.'s code, weight decay leaves what a loss learns alone."""
-        rates = self._method.loss
+        """As in Roth et al.'s code, weight decay leaves what a loss learns alone unless the protocol says otherwise."""
+        rates, decay = self._method.loss, self._protocol.training.loss_weight_decay
         return [
-            {"params": [parameter], "lr": rates.rate(name, self.learning_rate), "weight_decay": 0.0}
-            for name, parameter in criterion.named_parameters()
+            {"name": name, "params": [own], "lr": rates.rate(name, self.learning_rate), "weight_decay": decay}
+            for name, own in criterion.named_parameters()
         ]
 
     def rate(self, parameter: str) -> float:
@@ -287,16 +291,55 @@ def _check_networks(networks: object, part: Part, precision: str) -> None:
         raise UserError(f"{part.name}: {said}", hint="--set training.autocast=bfloat16")
 
 
+def _check_warmup(training: TrainingSpec, train: TrainingSet) -> None:
+    steps = training.epochs * epoch_steps(train.classes, train.images, training)
+    if training.warmup and training.warmup.steps and training.warmup.steps >= steps:
+        raise UserError(f"training.warmup.steps: {training.warmup.steps} is not below the {steps} of this training")
+
+
 def _trainable(network: Network, training: TrainingSpec, extra: Iterable[Group]) -> TrainableNetwork:
     """A network with its optimiser, which also learns the `extra` groups of parameters."""
-    head_rate = training.head_learning_rate or training.learning_rate
     model: Any = network.model
+    _check_micro_batches(model, training)
+    decay, head_decay = training.weight_decay, training.head_weight_decay
     own = [
-        {"params": list(part.parameters()), "lr": rate, "weight_decay": training.weight_decay}
-        for part, rate in ((model.backbone, training.learning_rate), (model.head, head_rate))
+        {"name": "backbone", "params": list(model.backbone.parameters()), "weight_decay": decay},
+        {
+            "name": "head",
+            "params": list(model.head.parameters()),
+            "lr": training.head_learning_rate or training.learning_rate,
+            "weight_decay": decay if head_decay is None else head_decay,
+        },
     ]
-    device = next(model.parameters()).device
+    groups = [group for group in (*own, *extra) if group["params"]]
+    optimizer = _optimizer(groups, training, next(model.parameters()).device)
+    return TrainableNetwork(
+        model,
+        network.criterion,
+        optimizer,
+        Schedule(optimizer, training),
+        Clipping(training.clip_norm, training.clip_value),
+        view=network.view,
+        period=network.period * training.accumulate,
+        micro_batch_size=training.micro_batch_size,
+        frozen_epochs=(training.warmup.epochs or 0) if training.warmup and training.warmup.frozen == "backbone" else 0,
+    )
+
+
+def _optimizer(groups: list[Group], training: TrainingSpec, device: torch.device) -> torch.optim.Optimizer:
     # Fused takes 0.4 of the default's time on a CPU (tests/benchmarks/test_step_speed.py); not measured on CUDA.
-    optimizer = torch.optim.Adam([*own, *extra], fused=True if device.type == "cpu" else None)
-    scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, list(training.milestones), gamma=training.gamma)
-    return TrainableNetwork(model, network.criterion, optimizer, scheduler, network.view, network.period)
+    options: dict[str, Any] = {"lr": training.learning_rate, "fused": True if device.type == "cpu" else None}
+    if training.optimizer == "sgd":
+        return torch.optim.SGD(groups, momentum=training.momentum, nesterov=training.nesterov, **options)
+    if training.eps is not None:
+        options["eps"] = training.eps
+    kind = torch.optim.AdamW if training.optimizer == "adamw" else torch.optim.Adam
+    return kind(groups, **options)
+
+
+def _check_micro_batches(model: EmbeddingModel, training: TrainingSpec) -> None:
+    """A BatchNorm that uses the batch's statistics would have those of a micro-batch, and count each of them twice."""
+    live = [module for module in model.train().modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    if training.micro_batch_size and any(module.training for module in live):
+        said = "the network's BatchNorm would use the statistics of a micro-batch"
+        raise UserError(f"training.micro_batch_size: {said}", hint="--set model.freeze_batchnorm=true")

@@ -9,7 +9,8 @@ from dmlbench.data.images import Split
 from dmlbench.errors import UserError
 from dmlbench.modifiers import Modifier
 from dmlbench.seeding import stream_seed
-from dmlbench.specs.cell import MethodSpec, ProtocolSpec
+from dmlbench.specs.cell import MethodSpec
+from dmlbench.specs.protocol_spec import ProtocolSpec
 from dmlbench.training.build import TrainingSet, at_networks_rate, build_seeded_model, build_trainer
 from dmlbench.training.plugins import described
 from dmlbench.training.trainer import Trainer

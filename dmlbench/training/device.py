@@ -14,7 +14,7 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from dmlbench.errors import UserError
-from dmlbench.specs.cell import TrainingSpec
+from dmlbench.specs.protocol_spec import TrainingSpec
 
 AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 

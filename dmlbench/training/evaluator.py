@@ -16,7 +16,7 @@ from dmlbench.data.loader import EvaluationBatches
 from dmlbench.errors import DivergedError, UserError
 from dmlbench.evaluation import clustering_metrics, geometry_metrics, retrieval_metrics, revisiting_nmi
 from dmlbench.seeding import stream_seed
-from dmlbench.specs.cell import ProtocolSpec
+from dmlbench.specs.protocol_spec import ProtocolSpec
 from dmlbench.training.device import autocast
 
 

@@ -10,7 +10,7 @@ from dmlbench.data.loader import Batch, TrainingBatches
 from dmlbench.errors import DivergedError
 from dmlbench.results.history import Row
 from dmlbench.seeding import stream_seed
-from dmlbench.specs.cell import EvaluationSpec
+from dmlbench.specs.protocol_spec import EvaluationSpec
 from dmlbench.training.device import PHASES
 from dmlbench.training.evaluator import Evaluator, timed
 from dmlbench.training.trainer import Trainer

@@ -1,7 +1,6 @@
 """What a training step is: forward pass, ranking loss, modifier, backward pass, optimiser."""
 
 import ctypes
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -10,14 +9,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from dmlbench.data.images import Split
 from dmlbench.data.loader import Batch, TrainingBatches
 from dmlbench.models.model import EmbeddingModel
 from dmlbench.modifiers import ForwardOutput, Modifier, StepContext
 from dmlbench.modifiers.base import scalar
-from dmlbench.specs.cell import ProtocolSpec
+from dmlbench.specs.protocol_spec import ProtocolSpec
 from dmlbench.training.device import PhaseClock, autocast
+from dmlbench.training.optimisation import Clipping, Schedule
 
 STATEFUL = ("model", "criterion", "optimizer", "scheduler")
 
@@ -29,33 +30,53 @@ class TrainableNetwork:
     Args:
         view: Which augmentation of a batch's images it sees, counted from 0.
         period: Steps from one update of its weights to the next; gradients are averaged between.
+        micro_batch_size: Images in one forward pass of the backbone; None for the whole batch.
+        frozen_epochs: Epochs at the beginning in which the backbone learns nothing.
     """
 
     model: EmbeddingModel
     criterion: nn.Module
     optimizer: torch.optim.Optimizer
-    scheduler: torch.optim.lr_scheduler.LRScheduler
+    scheduler: Schedule
+    clipping: Clipping
     view: int = 0
     period: int = 1
+    micro_batch_size: int | None = None
+    frozen_epochs: int = 0
     taken: int = 0  # steps since its weights changed
+    _frozen: list[nn.Parameter] = field(default_factory=list)  # what rests now, and learns later
 
-    def begin_step(self) -> None:
-        """Free gradients that were used, before activations need the memory."""
+    def begin_step(self, epoch: int) -> None:
+        """Free gradients that were used, before activations need the memory; `epoch` counts from 0."""
         if self.taken == 0:
             self.optimizer.zero_grad(set_to_none=True)
+        if epoch < self.frozen_epochs and not self._frozen:
+            self._frozen = [own for own in self.model.backbone.parameters() if own.requires_grad]
+            self._learn(learn=False)
+        elif epoch >= self.frozen_epochs and self._frozen:
+            self._learn(learn=True)
+            self._frozen = []
+
+    def _learn(self, *, learn: bool) -> None:
+        for parameter in self._frozen:
+            parameter.requires_grad_(learn)
+
+    def features(self, images: Tensor) -> Tensor:
+        """Pooled features (B, F) of images (B, C, H, W)."""
+        backbone = self.model.backbone
+        if self.micro_batch_size is None:
+            features: Tensor = backbone(images)
+            return features
+        parts = images.split(self.micro_batch_size)
+        return torch.cat([checkpoint(backbone, part, use_reentrant=False) for part in parts])
 
     def end_step(self, scaler: torch.amp.GradScaler) -> None:
         """Count a step, and update the weights where one is due."""
         self.taken = (self.taken + 1) % self.period
         if self.taken == 0:
+            self.clipping.apply(self.optimizer, scaler)
             scaler.step(self.optimizer)
-
-    def end_epoch(self) -> None:
-        """Advance the schedule."""
-        with warnings.catch_warnings():
-            # In an epoch of few steps a slow network may not have updated yet, which torch takes for a mistake.
-            warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
-            self.scheduler.step()
+            self.scheduler.end_step()
 
     def state(self) -> dict[str, Any]:
         """Return all that its next epoch depends on, gradients that wait for their update too."""
@@ -135,7 +156,7 @@ class Trainer:
         """
         context = self._context(batch, epoch, generator.get_state())
         for network in self.networks:
-            network.begin_step()
+            network.begin_step(epoch)
         outputs = self._forward(batch, context, generator)
         added = self._modifier_loss(outputs, context)
         with self.clock.phase("backward"):
@@ -155,7 +176,7 @@ class Trainer:
     def end_epoch(self) -> None:
         """Advance the schedules and let the modifier take what it needs from the epoch."""
         for network in self.networks:
-            network.end_epoch()
+            network.scheduler.end_epoch()
         if self.modifier is not None:
             self.modifier.after_epoch(self.models)
 
@@ -194,7 +215,7 @@ class Trainer:
             for number, network in enumerate(self.networks):
                 # Dropout and the like draw from torch's global stream, which is the first network's, as the base's.
                 with torch.random.fork_rng(self._devices, enabled=number > 0):
-                    features = network.model.backbone(batch.view(network.view))
+                    features = network.features(batch.view(network.view))
                     embedded.append((features, network.model.embed(features)))
         with self.clock.phase("loss"):
             # The first network mines as the base does; the others from the same beginning.

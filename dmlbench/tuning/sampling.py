@@ -8,8 +8,8 @@ import math
 from collections.abc import Iterator, Mapping
 
 from dmlbench.seeding import stream
-from dmlbench.specs.cell import Scalar
 from dmlbench.specs.method import Search
+from dmlbench.specs.protocol_spec import Scalar
 
 DIGITS = 4  # of a value that is tried: it can be read, and a library that rounds otherwise changes nothing
 ATTEMPTS = 50  # points looked at for each value wanted: few choices may hold fewer

@@ -12,7 +12,7 @@ from math import sqrt
 from statistics import fmean, stdev
 
 from dmlbench.errors import UserError, counted
-from dmlbench.specs.cell import Scalar
+from dmlbench.specs.protocol_spec import Scalar
 from dmlbench.specs.tuned import Margin
 
 FOLDS = 4  # as many as Musgrave, Belongie and Lim (ECCV 2020) tune with

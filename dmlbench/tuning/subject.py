@@ -9,10 +9,11 @@ from dmlbench.data.family import Log
 from dmlbench.data.folds import fold_mask
 from dmlbench.errors import UserError
 from dmlbench.runner import matrix
-from dmlbench.specs.cell import NETWORK_RATE, RATE, Cell, MethodSpec, ProtocolSpec, Scalar
+from dmlbench.specs.cell import RATE, Cell, MethodSpec, absolute_rate
 from dmlbench.specs.dataset import DatasetSpec, Fold
 from dmlbench.specs.method import Search
 from dmlbench.specs.protocol import METHOD_SECTIONS
+from dmlbench.specs.protocol_spec import ProtocolSpec, Scalar
 from dmlbench.specs.registry import MethodSettings, Registry
 from dmlbench.specs.tuned import Tuned, identity_of
 from dmlbench.tuning.sampling import candidates
@@ -73,7 +74,7 @@ class Subject:
         """The files' own values of what is searched."""
         found = {key: self.method.searchable()[key] for key in self.searches}
         network = self.protocol.training.learning_rate
-        return {key: network if RATE in key and value == NETWORK_RATE else value for key, value in found.items()}
+        return {key: absolute_rate(value, network) if RATE in key else value for key, value in found.items()}
 
     def candidates(self) -> list[dict[str, Scalar]]:
         """Other values, in the order in which they are tried."""
@@ -117,11 +118,13 @@ class Subject:
 def _for_trials(protocol: ProtocolSpec, epochs: int) -> ProtocolSpec:
     """The protocol for so many epochs, scored at their end; the fold is held out in place of validation classes.
 
-    Milestones keep their shares of the training.
+    Milestones, steps of the schedule and a warm-up keep their shares of the training.
     """
-    share = epochs / protocol.training.epochs
-    milestones = tuple(dict.fromkeys(max(1, round(share * own)) for own in protocol.training.milestones))
-    training = protocol.training.model_copy(update={"epochs": epochs, "milestones": milestones})
+    training, share = protocol.training, epochs / protocol.training.epochs
+    milestones = tuple(dict.fromkeys(max(1, round(share * own)) for own in training.milestones))
+    step_size = training.step_size and max(1, round(share * training.step_size))
+    changed = {"epochs": epochs, "milestones": milestones, "step_size": step_size}
+    training = training.model_copy(update=changed | {"warmup": training.warmup and training.warmup.shortened(share)})
     evaluation = protocol.evaluation.model_copy(update={"every": epochs, "clustering": "last"})
     validation = protocol.validation.model_copy(update={"classes": 0.0})
     return protocol.model_copy(update={"training": training, "evaluation": evaluation, "validation": validation})

@@ -13,7 +13,8 @@ from dmlbench.errors import Damaged
 from dmlbench.results.store import Record
 from dmlbench.runner import matrix
 from dmlbench.runner.signals import Interrupts
-from dmlbench.specs.cell import Cell, Scalar
+from dmlbench.specs.cell import Cell
+from dmlbench.specs.protocol_spec import Scalar
 from dmlbench.specs.tuned import Finalist, StageRecord, Tuned, identity_of
 from dmlbench.tuning.schedule import FOLDS, Outcome, Request, Scores, Values, halving
 from dmlbench.tuning.subject import SEEDS, Subject

@@ -10,7 +10,8 @@ from PIL import Image
 from dmlbench.data import catalogue, glyphs, omniglot
 from dmlbench.data.archives import file_checksum
 from dmlbench.data.images import Split, load_dataset
-from dmlbench.specs.cell import DatasetSpec, InputSpec, ModelSpec, ProtocolSpec, TrainingSpec
+from dmlbench.specs.cell import DatasetSpec
+from dmlbench.specs.protocol_spec import InputSpec, ModelSpec, ProtocolSpec, TrainingSpec
 
 REAL_OMNIGLOT = Path(__file__).resolve().parents[3] / "shared" / "data"
 SIDE = 105

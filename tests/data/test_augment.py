@@ -16,7 +16,7 @@ from dmlbench.data.augment import (
     training_source,
     uniforms_per_image,
 )
-from dmlbench.specs.cell import InputSpec
+from dmlbench.specs.protocol_spec import InputSpec
 
 
 def spec(**settings):

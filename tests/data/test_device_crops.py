@@ -7,7 +7,7 @@ import torch
 from dmlbench.data import augment as device_crops
 from dmlbench.data.augment import augment, crops, packed, resized, uniforms_per_image
 from dmlbench.data.images import decode
-from dmlbench.specs.cell import InputSpec
+from dmlbench.specs.protocol_spec import InputSpec
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))]
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data" / "cub50" / "images"

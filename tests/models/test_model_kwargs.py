@@ -7,7 +7,7 @@ from torchvision import models as torchvision_models
 
 from dmlbench.models.model import build_model
 from dmlbench.models.pretrained import to_download
-from dmlbench.specs.cell import ModelSpec
+from dmlbench.specs.protocol_spec import ModelSpec
 from tests.models.test_models import TIMM, TORCHVISION, Trap, build, image_spec, refusal
 
 

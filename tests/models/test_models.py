@@ -11,7 +11,7 @@ from torchvision import models as torchvision_models
 from dmlbench.errors import UserError
 from dmlbench.models.backbones import AverageMaxPool, read_weights
 from dmlbench.models.model import build_model, load_networks, weights_of
-from dmlbench.specs.cell import InputSpec, ModelSpec
+from dmlbench.specs.protocol_spec import InputSpec, ModelSpec
 
 TIMM, TORCHVISION = "timm:test_resnet", "torchvision:shufflenet_v2_x0_5"
 MOBILENET = Path(__file__).parents[3] / "shared" / "weights" / "mobilenetv1_075_imagenet.safetensors"

@@ -10,17 +10,8 @@ import numpy as np
 from dmlbench.results.history import selections
 from dmlbench.results.store import Store
 from dmlbench.results.writer import CellWriter
-from dmlbench.specs.cell import (
-    Cell,
-    DatasetSpec,
-    InputSpec,
-    MethodSpec,
-    ModelSpec,
-    Part,
-    ProtocolSpec,
-    ResolvedValue,
-    TrainingSpec,
-)
+from dmlbench.specs.cell import Cell, DatasetSpec, MethodSpec, Part, ResolvedValue
+from dmlbench.specs.protocol_spec import InputSpec, ModelSpec, ProtocolSpec, TrainingSpec
 from dmlbench.specs.registry import UNPUBLISHED, UNTUNED
 
 LEVEL = {"contrastive": 0.585, "triplet": 0.60, "margin": 0.615, "ms": 0.62, "proxyanchor": 0.606}

@@ -34,7 +34,17 @@ def refusal(name="conv4-64", dataset="glyphs", *pairs) -> str:
 
 
 def test_the_shipped_protocols_carry_their_files_names():
-    assert set(own_protocols()) == {"conv4-64", "mobilenetv1-112", "resnet50-128", "resnet50-512"}
+    assert set(own_protocols()) == {
+        "conv4-64",
+        "mobilenetv1-112",
+        "resnet50-128",
+        "resnet50-512",
+        "proxyanchor-resnet50-512",
+        "nonisotropic-resnet50-128",
+        "xbm-resnet50-128",
+        "hyp-vit-s16",
+        "hyp-vit-s16-dino",
+    }
     for name in own_protocols():
         weights = {"model": {"weights": None}} if name == "mobilenetv1-112" else None  # the user's own
         assert load_protocol(name, "glyphs", weights).name == name
@@ -138,7 +148,19 @@ def test_the_last_setting_of_a_key_counts():
         ("evaluation.ks=[2, 4]", "--set: evaluation: ks must hold 1"),
         ("model.kwargs=3", "--set: model: kwargs: must be a mapping, not 3"),
         ("model.kwargs.width=[1]", "--set: model.kwargs.width: must be a finite number"),
-        ("model.pooling=max", "--set: model.pooling: must be 'average' or 'average+max', not 'max'"),
+        ("model.pooling=median", "--set: model.pooling: must be 'average', 'average+max', 'max' or 'token', not"),
+        ("model.frozen=[a b]", "--set: model.frozen"),
+        ("training.sampler=shuffle", "--set: training: samples_per_class must be 1 with sampler: shuffle"),
+        ("training.micro_batch_size=112", "--set: training: micro_batch_size has no effect: it must be below"),
+        ("training.momentum=0.9", "--set: training: momentum and nesterov are for optimizer: sgd, not adam"),
+        ("training.schedule=step", "--set: training: schedule: step and step_size need each other"),
+        ("training.gamma=0.5", "--set: training: gamma has no effect without milestones or step_size"),
+        ("training.warmup.start=0.1", "--set: training.warmup: needs epochs or steps, and not both"),
+        ("training.warmup={epochs: 3}", "--set: training.warmup: has no effect with start: 1 and frozen: none"),
+        ("training.warmup={steps: 3, frozen: backbone}", "--set: training.warmup: frozen: backbone needs epochs"),
+        ("training.warmup={epochs: 12, start: 0.1}", "--set: training: warmup.epochs (12) must be below epochs (12)"),
+        ("input.augmentation=transforms", "--set: input: augmentation: transforms and a list of transforms need each"),
+        ("input.transforms=[{Resize: {size: 8}}]", "--set: input: augmentation: transforms and a list of transforms"),
         ("validation.classes=1", "--set: validation.classes: must be below 1, not 1"),
     ],
 )
@@ -163,7 +185,7 @@ def test_weights_that_the_user_brings_are_asked_for():
 
 def test_unknown_protocols():
     assert refusal("conv4").startswith(
-        "unknown protocol 'conv4'; did you mean 'conv4-64'?; valid: conv4-64, mobilenetv1-112"
+        "unknown protocol 'conv4'; did you mean 'conv4-64'?; valid: conv4-64, hyp-vit-s16"
     )
     assert refusal("nowhere.yaml") == "--protocol nowhere.yaml: no such file; see `dmlbench list protocols`"
     assert protocol_path("conv4-64").name == "conv4-64.yaml"
@@ -211,3 +233,57 @@ def test_a_stated_digest_is_checked(mine, tmp_path):
     assert load_protocol(path, "cub").model.weights_sha256 == found
     path = mine(MINE.replace("WEIGHTS", stated.replace("DIGEST", "a" * 64)))
     assert refusal(path, "cub").startswith(f"{tmp_path / 'net.pth'}: expected sha256 {'a' * 64}")
+
+
+@pytest.mark.parametrize(
+    ("pairs", "message"),
+    [
+        (
+            ("training.accumulate=2", "training.autocast=float16"),
+            "training: accumulate needs autocast: none or",
+        ),
+        (("training.clip_norm=1", "training.clip_value=1"), "training: clip_norm and clip_value exclude each other"),
+        (("training.optimizer=sgd", "training.nesterov=true"), "training: nesterov needs a momentum above 0"),
+        (("training.optimizer=sgd", "training.eps=1e-3"), "training: eps is for optimizer: adam and adamw, not sgd"),
+        (("training.schedule=cosine", "training.milestones=[3]"), "training: milestones are for schedule: multistep"),
+        (("model.head=none", "model.head_init=kaiming"), "model: head_init has no effect with head: none"),
+        (("model.head=none", "training.head_learning_rate=1"), "training.head_learning_rate has no effect with"),
+        (
+            ("model.head=none", "training.warmup={epochs: 1, frozen: backbone}"),
+            "training.warmup.frozen: with",
+        ),
+        (
+            ("input.augmentation=transforms", "input.transforms=[{Resize: {size: 8}}]", "input.flip=true"),
+            "input: flip has no effect with augmentation: transforms",
+        ),
+    ],
+)
+def test_settings_that_contradict_each_other(pairs, message):
+    assert message in refusal("conv4-64", "glyphs", *pairs)
+
+
+def test_the_protocols_of_the_literature():
+    """What tells them apart, by their official codes."""
+    cub, cars = (load_protocol("proxyanchor-resnet50-512", name).training for name in ("cub", "cars"))
+    assert (cub.optimizer, cub.learning_rate, cub.weight_decay, cub.loss_weight_decay) == ("adamw", 1e-4, 1e-4, 1e-4)
+    assert (cub.epochs, cub.step_size, cars.step_size, cub.gamma, cub.clip_value) == (60, 5, 10, 0.5, 10)
+    assert (cub.warmup.epochs, cub.warmup.frozen, cub.sampler, cub.batch_size) == (5, "backbone", "shuffle", 120)
+    sop = load_protocol("proxyanchor-resnet50-512", "sop")
+    assert (sop.training.warmup.epochs, sop.training.warmup.frozen, sop.model.freeze_batchnorm) == (
+        1,
+        "backbone",
+        False,
+    )
+    nonisotropic = load_protocol("nonisotropic-resnet50-128", "cub")
+    same = load_protocol("resnet50-128", "cub")
+    assert nonisotropic.model == same.model
+    assert nonisotropic.input == same.input
+    assert nonisotropic.training == same.training.model_copy(update={"epochs": 100, "batch_size": 90})
+    xbm = load_protocol("xbm-resnet50-128", "sop").training
+    assert xbm.epochs * xbm.steps_per_epoch == 35_000
+    hyp = {name: load_protocol("hyp-vit-s16", name) for name in ("cub", "cars", "sop", "inshop")}
+    sizes = [(own.training.epochs, own.training.batch_size, own.training.samples_per_class) for own in hyp.values()]
+    assert sizes == [(50, 900, 9), (300, 882, 9), (200, 900, 2), (400, 900, 2)]
+    assert all(own.evaluation.every == own.training.epochs for own in hyp.values())
+    assert [own.input.resize for own in hyp.values()] == [256, 224, 224, 224]
+    assert load_protocol("hyp-vit-s16-dino", "cub").training.learning_rate == 1e-5

@@ -6,8 +6,9 @@ import yaml
 from pydantic import Field
 
 from dmlbench.errors import UserError
-from dmlbench.specs.cell import InputSpec, Scalar, Section
+from dmlbench.specs.cell import Section
 from dmlbench.specs.method import MethodFile, Name
+from dmlbench.specs.protocol_spec import InputSpec, Scalar
 from dmlbench.specs.yaml_files import Dumper, parse, parse_written, path_of, read_yaml, validate
 
 

@@ -6,8 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dmlbench.runner.tasks import RunOptions
-from dmlbench.specs.cell import EVAL_TEACHER, Cell, DatasetSpec, MethodSpec, ResolvedValue, protocol_identity
+from dmlbench.specs.cell import EVAL_TEACHER, Cell, DatasetSpec, MethodSpec, ResolvedValue
 from dmlbench.specs.protocol import load_protocol
+from dmlbench.specs.protocol_spec import WarmupSpec, protocol_identity
 from dmlbench.specs.registry import MethodSettings, Registry
 
 TEXT = """\
@@ -78,6 +79,26 @@ CHANGED = {
     "training.cpu_threads": 2,
     "training.deterministic": False,
     "training.vary": "init",
+    "training.steps_per_epoch": 100,
+    "training.sampler": "m-per-class",
+    "training.accumulate": 2,
+    "training.micro_batch_size": 8,
+    "training.optimizer": "adamw",
+    "training.eps": 1e-3,
+    "training.momentum": 0.9,
+    "training.nesterov": True,
+    "training.head_weight_decay": 1e-3,
+    "training.loss_weight_decay": 1e-4,
+    "training.schedule": "cosine",
+    "training.step_size": 5,
+    "training.warmup": WarmupSpec(epochs=1, frozen="backbone"),
+    "training.clip_norm": 3.0,
+    "training.clip_value": 10.0,
+    "model.head": "layernorm+linear",
+    "model.head_init": "kaiming",
+    "model.frozen": ("blocks",),
+    "input.interpolation": "bicubic",
+    "input.transforms": ({"RandomHorizontalFlip": {}},),
     "evaluation.every": 2,
     "evaluation.ks": (1, 2),
     "evaluation.clustering": "every",

@@ -3,7 +3,15 @@ import dataclasses
 import pytest
 from pydantic import ValidationError
 
-from dmlbench.specs.cell import EvaluationSpec, InputSpec, ModelSpec, Part, ProtocolSpec, TrainingSpec, ValidationSpec
+from dmlbench.specs.cell import Part
+from dmlbench.specs.protocol_spec import (
+    EvaluationSpec,
+    InputSpec,
+    ModelSpec,
+    ProtocolSpec,
+    TrainingSpec,
+    ValidationSpec,
+)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from dmlbench.data.images import Split
 from dmlbench.data.loader import Batch, TrainingBatches
 from dmlbench.modifiers import StepContext
 from dmlbench.seeding import stream_seed
-from dmlbench.specs.cell import InputSpec, ModelSpec, ProtocolSpec, TrainingSpec
+from dmlbench.specs.protocol_spec import InputSpec, ModelSpec, ProtocolSpec, TrainingSpec
 from dmlbench.specs.registry import MethodSettings, Registry
 from dmlbench.training.build import TrainingSet, build_seeded_model, build_trainer
 from dmlbench.training.loop import train_epoch

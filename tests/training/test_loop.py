@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from dmlbench.errors import DivergedError
-from dmlbench.specs.cell import EvaluationSpec
+from dmlbench.specs.protocol_spec import EvaluationSpec
 from dmlbench.training.device import PHASES
 from dmlbench.training.loop import evaluate_epoch
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from dmlbench.data.loader import Batch
-from dmlbench.specs.cell import InputSpec, ModelSpec, ProtocolSpec, TrainingSpec
+from dmlbench.specs.protocol_spec import InputSpec, ModelSpec, ProtocolSpec, TrainingSpec
 from dmlbench.specs.registry import MethodSettings, Registry
 from dmlbench.training.build import TrainingSet, build_seeded_model, build_trainer
 

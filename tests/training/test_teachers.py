@@ -9,7 +9,7 @@ from dmlbench.errors import UserError
 from dmlbench.models.model import build_model
 from dmlbench.modifiers import StepContext, distillation_loss, obdsd_targets, psd_targets
 from dmlbench.modifiers.teachers import Memory, PreviousEpoch, folded
-from dmlbench.specs.cell import InputSpec, ModelSpec
+from dmlbench.specs.protocol_spec import InputSpec, ModelSpec
 from dmlbench.specs.registry import Registry
 from tests.training.conftest import step_context
 
