@@ -149,19 +149,33 @@ def transformed(images: Images, indices: NDArray[np.int64], uniforms: NDArray[np
     """A batch through the protocol's `transforms`, each image under a seed of its own: (B, channels, size, size).
 
     Raises:
-        UserError: where they give another shape, or neither uint8 nor float32.
+        UserError: where a transform fails, or they give another shape, or neither uint8 nor float32.
     """
     pipeline, changed = transforms(spec), []
     with torch.random.fork_rng(devices=[]):
         for index, seed in zip(indices.tolist(), (uniforms[:, 0] * 2**53).astype(np.int64).tolist(), strict=True):
             torch.manual_seed(seed)
-            image = pipeline(adapt_channels(images[index], spec.channels))
-            if image.shape != (spec.channels, spec.size, spec.size) or image.dtype not in (torch.uint8, torch.float32):
-                expected = f"uint8 or float32 {(spec.channels, spec.size, spec.size)}"
-                given = f"{image.dtype} {tuple(image.shape)}"
-                raise UserError(f"input.transforms: must give {expected}, and give {given}")
-            changed.append(image)
+            changed.append(_through(pipeline, images[index], spec))
     return torch.stack(changed)
+
+
+def _through(pipeline: v2.Transform, image: Tensor, spec: InputSpec) -> Tensor:
+    try:
+        changed: Tensor = pipeline(adapt_channels(image, spec.channels))
+    except Exception as error:  # whatever a transform raises
+        raise UserError(f"input.transforms: fail on an image ({str(error).splitlines()[0]})") from error
+    expected = (spec.channels, spec.size, spec.size)
+    if changed.shape != expected or changed.dtype not in (torch.uint8, torch.float32):
+        given = f"{changed.dtype} {tuple(changed.shape)}"
+        raise UserError(f"input.transforms: must give uint8 or float32 {expected}, and give {given}")
+    return changed
+
+
+def check_transforms(spec: InputSpec) -> None:
+    """Run the protocol's `transforms` once, on an image of noise; raises UserError as `transformed` does."""
+    with torch.random.fork_rng(devices=[]):
+        side = 2 * spec.resize
+        _through(transforms(spec), torch.randint(256, (spec.channels, side, side), dtype=torch.uint8), spec)
 
 
 def transforms(spec: InputSpec) -> v2.Transform:
@@ -176,6 +190,7 @@ def transforms(spec: InputSpec) -> v2.Transform:
 def _transform(name: str, given: Mapping[str, Any]) -> v2.Transform:
     """A transform by its class's name; `interpolation` is a word, and `transforms` are others, given alike."""
     known = {key for key, value in vars(v2).items() if isinstance(value, type) and issubclass(value, v2.Transform)}
+    known -= {"Transform", "Lambda"}  # a function is no data
     if name not in known:
         raise unknown_name("transform", name, sorted(known), where="input.transforms")
     arguments = dict(given)

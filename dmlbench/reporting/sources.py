@@ -20,7 +20,7 @@ from dmlbench.results.store import Roots, folder_state, read_spec, read_summary
 from dmlbench.specs.cell import Cell, Part, ResolvedValue, differences, digest
 from dmlbench.specs.overrides import sourced, to_type
 from dmlbench.specs.protocol import own_protocols
-from dmlbench.specs.protocol_spec import Scalar, protocol_identity
+from dmlbench.specs.protocol_spec import Scalar, TrainingSpec, protocol_identity
 from dmlbench.specs.registry import REPLACED, shipped_files
 from dmlbench.specs.tuned import BestOfTrials, Tuned, default_path, identity_of, read_tuned
 
@@ -65,10 +65,9 @@ def group_facts(group: Group, results: pd.DataFrame, specs: Specs) -> str:
     protocol = specs[folder].protocol
     training, summary = protocol.training, read_summary(Path(folder))
     data = summary.dataset if summary else None
-    classes = training.batch_size // training.samples_per_class
     said = [
         protocol.title + (" (but for what the heading says)" if group.overrides else ""),
-        f"{counted(training.epochs, 'epoch')} in batches of {classes} × {training.samples_per_class}",
+        f"{_length(training)} in batches of {_batch(training)}",
         f"{protocol.model.embedding_dim}-d embedding",
     ]
     if protocol.validation.classes:
@@ -81,6 +80,17 @@ def group_facts(group: Group, results: pd.DataFrame, specs: Specs) -> str:
     if (varied := training.vary) != "all":
         said.append(f"seeds decide the {varied} alone, with all else as in seed 0: intervals and verdicts are of that")
     return without_paths("; ".join(said)) + "."
+
+
+def _length(training: TrainingSpec) -> str:
+    epochs = counted(training.epochs, "epoch")
+    return f"{epochs} of {counted(training.steps_per_epoch, 'step')}" if training.steps_per_epoch else epochs
+
+
+def _batch(training: TrainingSpec) -> str:
+    if training.samples_per_class == 1:
+        return f"{training.batch_size}"
+    return f"{training.batch_size // training.samples_per_class} × {training.samples_per_class}"
 
 
 def other_images(results: pd.DataFrame, specs: Specs) -> dict[Group, str]:

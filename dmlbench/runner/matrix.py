@@ -175,9 +175,9 @@ def check_protocols(cells: Sequence[Cell], *, download: bool) -> list[str]:
         UserError: for a network or transforms that a run would refuse.
     """
     for image in (cell.protocol.input for cell in cells if cell.protocol.input.transforms):
-        from dmlbench.data.augment import transforms
+        from dmlbench.data.augment import check_transforms
 
-        transforms(image)
+        check_transforms(image)
     return check_networks(cells, download=download)
 
 

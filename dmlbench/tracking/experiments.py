@@ -29,6 +29,7 @@ RANKING = (PRIMARY, "ci95/recall_at_1", "final/map_at_r", "final/nmi", "cost/ove
 COST = ("cost/step_ms", "cost/total_min")
 BY_EPOCH = ("test/recall_at_1", "test/map_at_r", "train/loss")
 AT_THE_END = (PRIMARY, "final/map_at_r", "final/nmi", "cost/step_ms", "cost/total_min")
+OPTIMIZERS = {"adam": "Adam", "adamw": "AdamW", "sgd": "SGD"}
 WIDE = 130  # pixels that the longest names take
 # Running and failed cells have fewer epochs than the others: a mean with them would change its seeds on the way.
 FINISHED_CELLS = "tags.kind = 'cell' and attributes.status = 'FINISHED'"
@@ -226,7 +227,7 @@ def _values(cell: Cell) -> list[tuple[str, str, object]]:
         ("input.size", "images", f"{image.size} px, augmentation: {image.augmentation}"),
         ("training.epochs", "epochs", training.epochs),
         ("training.batch_size", "batch", f"{training.batch_size}, {training.samples_per_class} a class"),
-        ("training.learning_rate", "learning rate (Adam)", training.learning_rate),
+        ("training.learning_rate", f"learning rate ({OPTIMIZERS[training.optimizer]})", training.learning_rate),
         ("training.weight_decay", "weight decay", training.weight_decay),
         ("validation.classes", "training classes held out", f"{cell.protocol.validation.classes:.0%}"),
     ]
