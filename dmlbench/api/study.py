@@ -45,7 +45,7 @@ from dmlbench.specs.study import Claim, parse_claim
 from dmlbench.specs.tuned import default_path
 from dmlbench.specs.yaml_files import validate
 
-Setting = bool | int | float | str
+Setting = bool | int | float | str | Sequence[object] | Mapping[str, object] | None
 Tracking = Literal["auto", "none"]
 KEPT = ("weights", "embeddings")
 MOST_WORKERS = 4  # of a report: more processes would take longer to start than they save

@@ -55,6 +55,10 @@ def save(state: dict[str, torch.Tensor], path: Path) -> str:
         (TIMM, 96, {"pooling": "average+max"}),
         (TORCHVISION, 1024, {}),
         ("torchvision:resnet18", 512, {"pooling": "average+max"}),
+        ("conv4", 64, {"pooling": "max"}),
+        (TIMM, 96, {"pooling": "max"}),
+        ("torchvision:resnet18", 512, {"pooling": "max", "head_init": "kaiming"}),
+        ("conv4", 64, {"head_init": "orthogonal"}),
     ],
 )
 def test_embeddings_have_unit_length(backbone, features, settings):
@@ -293,3 +297,85 @@ def test_looking_at_training_mode_changes_no_weight_statistic_or_stream():
     found = built.backbone.state_dict()
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+
+
+@pytest.mark.parametrize("backbone", ["conv4", TIMM, "torchvision:resnet18"])
+def test_maximum_pooling_is_the_sum_less_the_average(backbone):
+    average, both, most = (
+        build(backbone, pooling=pooling, seed=3).eval().backbone(images())
+        for pooling in ("average", "average+max", "max")
+    )
+    assert torch.allclose(most, both - average, atol=1e-5)
+
+
+def test_the_class_token():
+    """Of a transformer of timm the first of the normed tokens, which is not their average."""
+    kwargs = {"embed_dim": 24, "depth": 1, "num_heads": 2}
+    model = build("timm:vit_small_patch16_224", size=224, pooling="token", kwargs=kwargs).eval()
+    tokens = model.backbone.forward_features(images(size=224))
+    assert torch.equal(model.backbone(images(size=224)), tokens[:, 0])
+
+
+@pytest.mark.parametrize(
+    ("backbone", "message"),
+    [
+        ("conv4", "model.pooling: conv4 has no class token; valid: average, average+max, max"),
+        ("torchvision:resnet18", "model.pooling: torchvision:resnet18 has no class token"),
+        (TIMM, "model: timm cannot build test_resnet"),
+    ],
+)
+def test_networks_without_a_class_token(backbone, message):
+    assert refusal(backbone, pooling="token").startswith(message)
+
+
+def test_the_initial_weights_of_the_head():
+    """As nn.init's, with a bias of 0; of the default head the bias is drawn."""
+    kaiming, orthogonal = (build(head_init=kind).head for kind in ("kaiming", "orthogonal"))
+    assert torch.allclose(orthogonal.weight @ orthogonal.weight.T, torch.eye(8), atol=1e-5)
+    assert float(kaiming.weight.std()) == pytest.approx((2 / 8) ** 0.5, rel=0.15)  # fan-out: 8 outputs
+    assert not kaiming.bias.any()
+    assert not orthogonal.bias.any()
+    assert build().head.bias.all()
+
+
+def test_a_layer_norm_before_the_head_has_no_parameters():
+    plain, normed = build(), build(head="layernorm+linear")
+    assert torch.equal(plain.head.weight, normed.head[1].weight)
+    assert len(list(normed.head.parameters())) == 2
+    features = normed.backbone(images())
+    unit = nn.functional.layer_norm(features, features.shape[1:])
+    assert torch.equal(normed.embed(features), plain.embed(unit))
+
+
+def test_no_head_gives_the_backbones_features():
+    model = build(kwargs={"width": 8}, head="none")
+    features = model.backbone(images())
+    assert torch.allclose(model.embed(features), nn.functional.normalize(features), atol=1e-6)
+    said = "model.embedding_dim: with head: none, conv4 gives 64 features, not 8; --set model.embedding_dim=64"
+    assert refusal(head="none") == said
+
+
+@pytest.mark.parametrize(
+    ("pattern", "frozen"),
+    [
+        ("blocks.0", {"blocks.0.0.weight", "blocks.0.0.bias", "blocks.0.1.weight", "blocks.0.1.bias"}),
+        ("blocks.*.0.weight", {f"blocks.{number}.0.weight" for number in range(4)}),
+        ("blocks.[12].1.bias", {"blocks.1.1.bias", "blocks.2.1.bias"}),
+    ],
+)
+def test_frozen_parts(pattern, frozen):
+    named = build(frozen=(pattern,)).backbone.named_parameters()
+    assert {name for name, parameter in named if not parameter.requires_grad} == frozen
+
+
+def test_frozen_parts_of_a_wrapped_network():
+    """timm's average+max has a module around it, which nobody knows of."""
+    named = build(TIMM, pooling="average+max", frozen=("conv1",)).backbone.named_parameters()
+    frozen = [name for name, parameter in named if not parameter.requires_grad]
+    assert frozen
+    assert all("conv1" in name for name in frozen)
+
+
+def test_frozen_parts_that_do_not_exist():
+    said = refusal(frozen=("layer4",))
+    assert said == "model.frozen: 'layer4': no parameter or module of conv4 has this name; its parts: blocks"
