@@ -332,7 +332,7 @@ def test_the_initial_weights_of_the_head():
     """As nn.init's, with a bias of 0; of the default head the bias is drawn."""
     kaiming, orthogonal = (build(head_init=kind).head for kind in ("kaiming", "orthogonal"))
     assert torch.allclose(orthogonal.weight @ orthogonal.weight.T, torch.eye(8), atol=1e-5)
-    assert float(kaiming.weight.std()) == pytest.approx((2 / 8) ** 0.5, rel=0.15)  # fan-out: 8 outputs
+    assert float(kaiming.weight.detach().std()) == pytest.approx((2 / 8) ** 0.5, rel=0.15)  # fan-out: 8 outputs
     assert not kaiming.bias.any()
     assert not orthogonal.bias.any()
     assert build().head.bias.all()
