@@ -13,9 +13,9 @@ CPU = torch.device("cpu")
 class _Looped(torch.optim.Adam):
     """One parameter after the other, whatever is asked for."""
 
-    def __init__(self, groups, *, fused):
+    def __init__(self, groups, *, lr, fused):
         assert fused
-        super().__init__(groups, foreach=False)
+        super().__init__(groups, lr=lr, foreach=False)
 
 
 @pytest.fixture
