@@ -32,7 +32,7 @@ from dmlbench.specs.protocol_spec import (
         (TrainingSpec, {"autocast": "float8"}, "'none', 'bfloat16' or 'float16'"),
         (EvaluationSpec, {"ks": (2, 4)}, "ks must hold 1"),
         (ValidationSpec, {"classes": 1.0}, "less than 1"),
-        (ModelSpec, {"pooling": "median"}, "'average', 'average+max', 'max' or 'token'"),
+        (ModelSpec, {"pooling": "median"}, "'average', 'average.max', 'max' or 'token'"),
     ],
 )
 def test_values_out_of_range_are_refused(section, settings, message):
