@@ -42,7 +42,7 @@ class ArcFaceLoss(nn.Module):
         num_classes: int,
         embedding_dim: int,
         margin: Annotated[float, Ge(0), Lt(3.14)] = 0.5,
-        scale: Annotated[float, Gt(0)] = 64.0,
+        scale: Annotated[float, Gt(0)] = 16.0,
     ) -> None:
         super().__init__()
         check_sizes(num_classes, embedding_dim)

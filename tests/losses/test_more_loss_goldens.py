@@ -4,7 +4,7 @@ A file holds the parameters, the results and, under `NAME/source`, repository, c
 those of `losses_*.npz`.
 """
 
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +31,7 @@ TOLERANCE = 1e-5
 OF_PROXIES = {
     "normalised_softmax": NormalisedSoftmaxLoss,
     "cosface": CosFaceLoss,
-    "arcface": ArcFaceLoss,
+    "arcface": partial(ArcFaceLoss, scale=64),
     "proxy_nca_pp": ProxyNCAPlusPlusLoss,
 }
 OF_PAIRS = {
@@ -57,7 +57,7 @@ def load(batch):
 
 
 def build(name, golden):
-    """The loss with its default settings, which the official runs had, and with the recorded parameters."""
+    """The loss with the settings of the recorded run and its parameters."""
     proxies = torch.from_numpy(golden["proxies"])
     if name in OF_PROXIES:
         loss = OF_PROXIES[name](*proxies.shape)
