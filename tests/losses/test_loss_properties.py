@@ -45,6 +45,7 @@ BUILD = {
     "supcon": SupConLoss,
     "nt_xent": NTXentLoss,
     "circle": CircleLoss,
+    "circle_batch": lambda: CircleLoss(over="batch"),
     "smooth_ap": SmoothAPLoss,
     "recall_at_k": RecallAtKLoss,
     "sphere_pair": SpherePairLoss,
@@ -177,7 +178,7 @@ def test_gradient_is_finite_at_antipodes(name):
     assert gradient.isfinite().all()
 
 
-@pytest.mark.parametrize("name", [name for name in BUILD if name != "circle"])
+@pytest.mark.parametrize("name", [name for name in BUILD if "circle" not in name])
 def test_gradient_is_the_derivative(name):
     embeddings, labels = make_batch(seed=1)
     loss = build(name).double()
@@ -187,18 +188,23 @@ def test_gradient_is_the_derivative(name):
     assert torch.autograd.gradcheck(lambda x, *_: loss(x, labels, *given), leaves, fast_mode=True)
 
 
-def test_circle_s_weights_get_no_gradient():
+@pytest.mark.parametrize("over", ["anchor", "batch"])
+def test_circle_s_weights_get_no_gradient(over):
     embeddings, labels = make_batch(seed=1)
-    value, gradient = run(CircleLoss(m=0.3, gamma=10), embeddings.double(), labels)
-    leaf = embeddings.double().requires_grad_()
-    pairs = [(i, j) for j in range(len(labels)) for i in range(j)]
-    similarity = {pair: leaf[pair[0]] @ leaf[pair[1]] for pair in pairs}
-    totals = {True: 0.0, False: 0.0}
-    for (i, j), s in similarity.items():
-        same, held = bool(labels[i] == labels[j]), s.item()
-        logit = -10 * max(1.3 - held, 0) * (s - 0.7) if same else 10 * max(held + 0.3, 0) * (s - 0.3)
-        totals[same] = totals[same] + logit.exp()
-    expected = (1 + totals[True] * totals[False]).log()
+    value, gradient = run(CircleLoss(m=0.3, gamma=10, over=over), embeddings.double(), labels)
+    leaf, rows = embeddings.double().requires_grad_(), range(len(labels))
+    anchors = [[(i, j) for j in rows if j != i] for i in rows]
+    losses = []
+    for pairs in anchors if over == "anchor" else [[(i, j) for i in rows for j in rows if i < j]]:
+        totals = {True: 0.0, False: 0.0}
+        for i, j in pairs:
+            s, same = leaf[i] @ leaf[j], bool(labels[i] == labels[j])
+            held = s.item()
+            logit = -10 * max(1.3 - held, 0) * (s - 0.7) if same else 10 * max(held + 0.3, 0) * (s - 0.3)
+            totals[same] = totals[same] + logit.exp()
+        if isinstance(totals[True], torch.Tensor):  # an anchor alone in its class has no loss
+            losses.append((1 + totals[True] * totals[False]).log())
+    expected = torch.stack(losses).mean()
     torch.testing.assert_close(value, expected.detach())
     torch.testing.assert_close(gradient, torch.autograd.grad(expected, leaf)[0])
 
@@ -260,6 +266,7 @@ def test_satisfied_batch_leaves_the_mined_losses_at_zero(name):
         (lambda: SoftTripleLoss(3, 4, tau=-1), "tau must be a finite number >= 0, got -1"),
         (lambda: SupConLoss(temperature=-1), "temperature must be a finite number > 0, got -1"),
         (lambda: NTXentLoss(temperature=float("inf")), "temperature must be a finite number > 0, got inf"),
+        (lambda: CircleLoss(over="class"), "over must be one of 'anchor', 'batch', got 'class'"),
         (lambda: CircleLoss(gamma=0), "gamma must be a finite number > 0, got 0"),
         (lambda: SmoothAPLoss(temperature=0), "temperature must be a finite number > 0, got 0"),
         (lambda: RecallAtKLoss(ks="1,,2"), "ks must be whole numbers above 0, with commas, got '1,,2'"),
@@ -309,6 +316,7 @@ SHARP = {
     "supcon": lambda: SupConLoss(temperature=1e-3),
     "nt_xent": lambda: NTXentLoss(temperature=2e-4),  # the smallest that is published
     "circle": lambda: CircleLoss(gamma=5000),
+    "circle_batch": lambda: CircleLoss(gamma=5000, over="batch"),
     "smooth_ap": lambda: SmoothAPLoss(temperature=1e-4),
     "recall_at_k": lambda: RecallAtKLoss(temperature=1e-4, k_temperature=1e-2),
     "sphere_pair": lambda: SpherePairLoss(temperature=0.025),

@@ -37,7 +37,7 @@ OF_PROXIES = {
 OF_PAIRS = {
     "supcon": SupConLoss,
     "nt_xent": NTXentLoss,
-    "circle": CircleLoss,
+    "circle": partial(CircleLoss, over="batch"),
     "smooth_ap": SmoothAPLoss,
     "recall_at_k": RecallAtKLoss,
     "sphere_pair": SpherePairLoss,
