@@ -95,6 +95,6 @@ class SoftTripleLoss(nn.Module):
         """Return the regulariser of unit centres (num_classes * K, embedding_dim)."""
         by_class = centres.unflatten(0, (-1, self.centres_per_class))
         # The official constant under the root keeps the gradient finite where two centres are the same.
-        distances = (2 + 1e-5 - 2 * by_class @ by_class.mT).sqrt()
+        distances = (2 + 1e-5 - 2 * by_class @ by_class.transpose(1, 2)).sqrt()
         pairs = len(centres) * (self.centres_per_class - 1)
         return distances.triu(diagonal=1).sum() / pairs
