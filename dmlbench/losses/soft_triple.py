@@ -96,5 +96,5 @@ class SoftTripleLoss(nn.Module):
         by_class = centres.unflatten(0, (-1, self.centres_per_class))
         # The official constant under the root keeps the gradient finite where two centres are the same.
         distances = (2 + 1e-5 - 2 * by_class @ by_class.transpose(1, 2)).sqrt()
-        pairs = len(centres) * (self.centres_per_class - 1)
-        return distances.triu(diagonal=1).sum() / pairs
+        spread: Tensor = distances.triu(diagonal=1).sum() / (len(centres) * (self.centres_per_class - 1))
+        return spread
