@@ -83,18 +83,20 @@ class SoftTripleLoss(nn.Module):
         check_dimensions(embeddings, self.centres)
         with torch.autocast(embeddings.device.type, enabled=False):
             centres = functional.normalize(self.centres.to(embeddings.dtype))
-            similarity = (embeddings @ centres.T).unflatten(1, (-1, self.centres_per_class))
-            weights = (similarity / self.gamma).softmax(dim=2)
-            logits = (weights * similarity).sum(dim=2) * self.scale
+            centres = centres.unflatten(0, (-1, self.centres_per_class))
+            # Sorted by their place in the class: a softmax over places takes half the time of one over neighbours.
+            by_place = centres.transpose(0, 1).flatten(0, 1)
+            sharpened = ((embeddings / self.gamma) @ by_place.T).unflatten(1, (self.centres_per_class, -1))
+            logits = (sharpened.softmax(dim=1) * sharpened).sum(dim=1) * (self.gamma * self.scale)
             loss = class_cross_entropy(add_to_own_(logits, labels, -self.scale * self.margin), labels)
             if self.tau > 0 and self.centres_per_class > 1:
                 loss = loss + self.tau * self._spread(centres)
             return loss
 
     def _spread(self, centres: Tensor) -> Tensor:
-        """Return the regulariser of unit centres (num_classes * K, embedding_dim)."""
-        by_class = centres.unflatten(0, (-1, self.centres_per_class))
+        """Return the regulariser of unit centres (num_classes, K, embedding_dim)."""
         # The official constant under the root keeps the gradient finite where two centres are the same.
-        distances = (2 + 1e-5 - 2 * by_class @ by_class.transpose(1, 2)).sqrt()
-        spread: Tensor = distances.triu(diagonal=1).sum() / (len(centres) * (self.centres_per_class - 1))
+        distances = (2 + 1e-5 - 2 * centres @ centres.transpose(1, 2)).sqrt()
+        number = self.centres.shape[0] * (self.centres_per_class - 1)
+        spread: Tensor = distances.triu(diagonal=1).sum() / number
         return spread

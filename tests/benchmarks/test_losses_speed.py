@@ -5,6 +5,8 @@
 Mined losses run against its DistanceWeightedMiner and against its default of all pairs or triplets.
 """
 
+from functools import partial
+
 import pytest
 import torch
 from pytorch_metric_learning import distances, losses, miners
@@ -108,7 +110,7 @@ OF_PROXIES = {
     "cosface": (CosFaceLoss, losses.CosFaceLoss),
     "arcface": (ArcFaceLoss, losses.ArcFaceLoss),
     "proxy_nca_pp": (ProxyNCAPlusPlusLoss, losses.ProxyNCALoss),
-    "soft_triple, PML without regulariser": (SoftTripleLoss, losses.SoftTripleLoss),
+    "soft_triple, both without regulariser": (partial(SoftTripleLoss, tau=0.0), losses.SoftTripleLoss),
 }
 
 
