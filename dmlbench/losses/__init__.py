@@ -8,16 +8,38 @@ is not finite makes the loss NaN, and a label without a proxy or boundary is a V
 nothing to see, and PyTorch's own assertion on CUDA.
 """
 
+from dmlbench.losses.arcface import ArcFaceLoss
+from dmlbench.losses.circle import CircleLoss
 from dmlbench.losses.contrastive import ContrastiveLoss
+from dmlbench.losses.cosface import CosFaceLoss
 from dmlbench.losses.margin import MarginLoss
 from dmlbench.losses.multi_similarity import MultiSimilarityLoss
+from dmlbench.losses.normalised_softmax import NormalisedSoftmaxLoss
+from dmlbench.losses.nt_xent import NTXentLoss
 from dmlbench.losses.proxy_anchor import ProxyAnchorLoss
+from dmlbench.losses.proxy_nca_pp import ProxyNCAPlusPlusLoss
+from dmlbench.losses.recall_at_k import RecallAtKLoss
+from dmlbench.losses.smooth_ap import SmoothAPLoss
+from dmlbench.losses.soft_triple import SoftTripleLoss
+from dmlbench.losses.sphere_pair import SpherePairLoss
+from dmlbench.losses.supcon import SupConLoss
 from dmlbench.losses.triplet import TripletLoss
 
 __all__ = [
+    "ArcFaceLoss",
+    "CircleLoss",
     "ContrastiveLoss",
+    "CosFaceLoss",
     "MarginLoss",
     "MultiSimilarityLoss",
+    "NTXentLoss",
+    "NormalisedSoftmaxLoss",
     "ProxyAnchorLoss",
+    "ProxyNCAPlusPlusLoss",
+    "RecallAtKLoss",
+    "SmoothAPLoss",
+    "SoftTripleLoss",
+    "SpherePairLoss",
+    "SupConLoss",
     "TripletLoss",
 ]

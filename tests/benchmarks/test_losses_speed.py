@@ -5,12 +5,29 @@
 Mined losses run against its DistanceWeightedMiner and against its default of all pairs or triplets.
 """
 
+from functools import partial
+
 import pytest
 import torch
 from pytorch_metric_learning import distances, losses, miners
 from torch.nn.functional import normalize
 
-from dmlbench.losses import ContrastiveLoss, MarginLoss, MultiSimilarityLoss, ProxyAnchorLoss, TripletLoss
+from dmlbench.losses import (
+    ArcFaceLoss,
+    CircleLoss,
+    ContrastiveLoss,
+    CosFaceLoss,
+    MarginLoss,
+    MultiSimilarityLoss,
+    NormalisedSoftmaxLoss,
+    NTXentLoss,
+    ProxyAnchorLoss,
+    ProxyNCAPlusPlusLoss,
+    SmoothAPLoss,
+    SoftTripleLoss,
+    SupConLoss,
+    TripletLoss,
+)
 from dmlbench.modifiers import distillation_loss, obdsd_targets
 from tests.benchmarks.by_turns import time_by_turns
 
@@ -87,10 +104,21 @@ def test_triplet_losses(compare, name, mining):
     )
 
 
+OF_PROXIES = {
+    "proxy_anchor": (ProxyAnchorLoss, losses.ProxyAnchorLoss),
+    "normalised_softmax": (NormalisedSoftmaxLoss, losses.NormalizedSoftmaxLoss),
+    "cosface": (CosFaceLoss, losses.CosFaceLoss),
+    "arcface": (ArcFaceLoss, losses.ArcFaceLoss),
+    "proxy_nca_pp": (ProxyNCAPlusPlusLoss, losses.ProxyNCALoss),
+    "soft_triple, both without regulariser": (partial(SoftTripleLoss, tau=0.0), losses.SoftTripleLoss),
+}
+
+
 @pytest.mark.parametrize("classes", [100, 11_318])
-def test_proxy_anchor(compare, classes):
+@pytest.mark.parametrize("name", OF_PROXIES)
+def test_losses_of_proxies(compare, name, classes):
     _, labels = make_batch(classes)
-    ours, theirs = ProxyAnchorLoss(classes, DIMENSION), losses.ProxyAnchorLoss(classes, DIMENSION)
+    ours, theirs = (kind(classes, DIMENSION) for kind in OF_PROXIES[name])
 
     def afresh(loss):
         def call(embeddings):
@@ -100,7 +128,21 @@ def test_proxy_anchor(compare, classes):
         return call
 
     rounds = 100 if classes == 100 else 20
-    compare(f"proxy_anchor, {classes:,} classes", afresh(ours), afresh(theirs), 1.0, rounds)
+    compare(f"{name}, {classes:,} classes", afresh(ours), afresh(theirs), 1.0, rounds)
+
+
+@pytest.mark.parametrize(
+    ("name", "ours", "theirs"),
+    [
+        ("supcon", SupConLoss(), losses.SupConLoss()),
+        ("nt_xent", NTXentLoss(), losses.NTXentLoss()),
+        ("circle", CircleLoss(), losses.CircleLoss()),
+        ("smooth_ap", SmoothAPLoss(), losses.SmoothAPLoss()),
+    ],
+)
+def test_losses_of_pairs(compare, name, ours, theirs):
+    _, labels = make_batch()
+    compare(name, lambda e: ours(e, labels), lambda e: theirs(e, labels), 1.0, 20 if name == "smooth_ap" else 100)
 
 
 def test_distillation(compare):

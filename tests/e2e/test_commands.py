@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from dmlbench.cli.main import COMMANDS
+from dmlbench.specs.registry import Registry
 from tests.e2e.conftest import TINY, Command
 
 METHOD = """\
@@ -49,7 +50,7 @@ def test_without_a_command_the_overview_is_shown(dmlbench: Command) -> None:
 
 def test_list(dmlbench: Command) -> None:
     methods = dmlbench("list", "methods").stdout
-    assert len(methods.splitlines()) == 56
+    assert len(methods.splitlines()) == 1 + len(Registry().names())
     assert "proxyanchor+obdsd" in methods
     assert "2,720" in dmlbench("list", "datasets").stdout
     protocols = dmlbench("list", "protocols").stdout

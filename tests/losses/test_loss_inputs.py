@@ -6,7 +6,8 @@ import torch
 from tests.losses.test_loss_properties import (
     CLASSES,
     DIMENSION,
-    TRIPLET_LOSSES,
+    PAIR_LOSSES,
+    PROXY_LOSSES,
     build,
     every_loss,
     every_triplet_loss,
@@ -38,14 +39,14 @@ def test_a_broken_embedding_is_no_loss_of_zero(name, broken, place):
     assert build(name)(embeddings, labels, generator=seeded(0)).isnan()
 
 
-@pytest.mark.parametrize("name", [*TRIPLET_LOSSES, "multi_similarity"])
+@pytest.mark.parametrize("name", PAIR_LOSSES)
 def test_a_broken_embedding_without_pairs_is_no_loss_of_zero(name):
     embeddings = torch.full((3, DIMENSION), torch.nan)
     assert build(name)(embeddings, torch.arange(3), generator=seeded(0)).isnan()
 
 
-@pytest.mark.parametrize("name", ["margin", "proxy_anchor"])
-@pytest.mark.parametrize("label", [-1, CLASSES])
+@pytest.mark.parametrize("name", ["margin", *PROXY_LOSSES])
+@pytest.mark.parametrize("label", [-1, CLASSES, -100])
 def test_labels_out_of_range(name, label):
     embeddings, labels = make_batch(size=24)
     labels[5] = label
@@ -86,10 +87,11 @@ def test_bad_batches_are_one_clear_line(name, change, message):
     assert "\n" not in str(caught.value)
 
 
-def test_dimensions_of_the_proxies():
+@pytest.mark.parametrize("name", PROXY_LOSSES)
+def test_dimensions_of_the_proxies(name):
     embeddings, labels = make_batch()
     with pytest.raises(ValueError, match=f"embeddings must have {DIMENSION} dimensions, got {DIMENSION - 1}"):
-        build("proxy_anchor")(embeddings[:, 1:], labels)
+        build(name)(embeddings[:, 1:], labels)
 
 
 @every_triplet_loss

@@ -3,12 +3,29 @@
 Both start from unnormalised vectors, so the gradients agree although its losses normalise once more.
 """
 
+import math
+
 import pytest
 import torch
 from pytorch_metric_learning import distances, losses, miners, reducers
 from torch.nn.functional import normalize
 
-from dmlbench.losses import ContrastiveLoss, MarginLoss, MultiSimilarityLoss, ProxyAnchorLoss, TripletLoss
+from dmlbench.losses import (
+    ArcFaceLoss,
+    CircleLoss,
+    ContrastiveLoss,
+    CosFaceLoss,
+    MarginLoss,
+    MultiSimilarityLoss,
+    NormalisedSoftmaxLoss,
+    NTXentLoss,
+    ProxyAnchorLoss,
+    ProxyNCAPlusPlusLoss,
+    SmoothAPLoss,
+    SoftTripleLoss,
+    SupConLoss,
+    TripletLoss,
+)
 from dmlbench.losses.mining import distance_weighted_triplets
 
 SEEDS = (0, 1, 2)
@@ -102,4 +119,64 @@ def test_proxy_anchor(seed):
     assert_same(
         value_and_gradients(lambda e: ours(e, labels), vectors, ours.proxies),
         value_and_gradients(lambda e: theirs(e, labels), vectors, theirs.proxies),
+    )
+
+
+OF_PROXIES = {
+    "normalised_softmax": (NormalisedSoftmaxLoss(25, 16), losses.NormalizedSoftmaxLoss(25, 16)),
+    "cosface": (CosFaceLoss(25, 16), losses.CosFaceLoss(25, 16)),
+    "arcface": (ArcFaceLoss(25, 16, margin=1.5, scale=64), losses.ArcFaceLoss(25, 16, margin=math.degrees(1.5))),
+    "proxy_nca_pp": (ProxyNCAPlusPlusLoss(25, 16), losses.ProxyNCALoss(25, 16, softmax_scale=9)),
+    "soft_triple": (SoftTripleLoss(25, 16, tau=0), losses.SoftTripleLoss(25, 16)),
+}
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("name", OF_PROXIES)
+def test_losses_of_proxies(name, seed):
+    vectors, labels, _ = make_batch(seed)
+    ours, theirs = OF_PROXIES[name]
+    (mine,), (its,) = ours.parameters(), theirs.parameters()
+    torch.manual_seed(seed)
+    mine.data.normal_()
+    mine.data[labels[0]] = -vectors[0]  # an angle beyond pi with the margin
+    transposed = its.shape != mine.shape
+    its.data.copy_(mine.data.T if transposed else mine.data)
+    value, gradient, of_its = value_and_gradients(lambda e: theirs(e, labels), vectors, its)
+    assert_same(
+        value_and_gradients(lambda e: ours(e, labels), vectors, mine),
+        (value, gradient, of_its.T if transposed else of_its),
+    )
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        (SupConLoss(temperature=0.1, base_temperature=0.1), losses.SupConLoss(temperature=0.1)),
+        (NTXentLoss(), losses.NTXentLoss(temperature=0.07)),
+        (NTXentLoss(temperature=0.02), losses.NTXentLoss(temperature=0.02)),
+        (CircleLoss(), losses.CircleLoss(m=0.4, gamma=80)),
+    ],
+)
+def test_losses_of_pairs(ours, theirs, seed):
+    vectors, labels, _ = make_batch(seed)
+    alone = (labels[:, None] == labels).sum(dim=1) == 1
+    # Its mean is over the anchors that have a positive, SupCon's official one over all.
+    scale = (~alone).sum() / len(labels) if isinstance(ours, SupConLoss) else 1
+    assert_same(
+        value_and_gradients(lambda e: ours(e, labels), vectors),
+        value_and_gradients(lambda e: scale * theirs(e, labels), vectors),
+    )
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_smooth_ap(seed):
+    # It takes classes of one size, one after the other, and mistakes that size for their number: so the two are equal.
+    labels = torch.arange(6).repeat_interleave(6)
+    vectors = torch.randn(36, 16, generator=torch.Generator().manual_seed(seed))
+    theirs = losses.SmoothAPLoss(temperature=0.01)
+    assert_same(
+        value_and_gradients(lambda e: SmoothAPLoss()(e, labels), vectors),
+        value_and_gradients(lambda e: theirs(e, labels), vectors),
     )

@@ -9,7 +9,24 @@ from hypothesis import strategies as st
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.functional import normalize
 
-from dmlbench.losses import ContrastiveLoss, MarginLoss, MultiSimilarityLoss, ProxyAnchorLoss, TripletLoss
+from dmlbench.losses import (
+    ArcFaceLoss,
+    CircleLoss,
+    ContrastiveLoss,
+    CosFaceLoss,
+    MarginLoss,
+    MultiSimilarityLoss,
+    NormalisedSoftmaxLoss,
+    NTXentLoss,
+    ProxyAnchorLoss,
+    ProxyNCAPlusPlusLoss,
+    RecallAtKLoss,
+    SmoothAPLoss,
+    SoftTripleLoss,
+    SpherePairLoss,
+    SupConLoss,
+    TripletLoss,
+)
 
 CLASSES, DIMENSION = 6, 64
 TRIPLET_LOSSES = ("contrastive", "triplet", "margin", "semihard")
@@ -20,7 +37,21 @@ BUILD = {
     "margin": lambda: MarginLoss(CLASSES),
     "multi_similarity": MultiSimilarityLoss,
     "proxy_anchor": lambda: ProxyAnchorLoss(CLASSES, DIMENSION),
+    "normalised_softmax": lambda: NormalisedSoftmaxLoss(CLASSES, DIMENSION),
+    "cosface": lambda: CosFaceLoss(CLASSES, DIMENSION),
+    "arcface": lambda: ArcFaceLoss(CLASSES, DIMENSION),
+    "proxy_nca_pp": lambda: ProxyNCAPlusPlusLoss(CLASSES, DIMENSION),
+    "soft_triple": lambda: SoftTripleLoss(CLASSES, DIMENSION, centres_per_class=3),
+    "supcon": SupConLoss,
+    "nt_xent": NTXentLoss,
+    "circle": CircleLoss,
+    "circle_batch": lambda: CircleLoss(over="batch"),
+    "smooth_ap": SmoothAPLoss,
+    "recall_at_k": RecallAtKLoss,
+    "sphere_pair": SpherePairLoss,
 }
+PROXY_LOSSES = ("proxy_anchor", "normalised_softmax", "cosface", "arcface", "proxy_nca_pp", "soft_triple")
+PAIR_LOSSES = tuple(name for name in BUILD if name not in PROXY_LOSSES)
 every_loss = pytest.mark.parametrize("name", BUILD)
 every_triplet_loss = pytest.mark.parametrize("name", TRIPLET_LOSSES)
 few_examples = settings(max_examples=15)
@@ -61,8 +92,8 @@ def run(loss, embeddings, labels, *args, **kwargs):
 
 
 def test_every_loss_takes_a_generator():
-    for loss in (ContrastiveLoss, TripletLoss, MarginLoss, MultiSimilarityLoss, ProxyAnchorLoss):
-        assert inspect.signature(loss.forward).parameters["generator"].default is None
+    for make in BUILD.values():
+        assert inspect.signature(make().forward).parameters["generator"].default is None
 
 
 @every_loss
@@ -71,6 +102,8 @@ def test_every_loss_takes_a_generator():
 def test_order_of_the_batch_does_not_matter(name, seed, size):
     embeddings, labels = make_batch(seed, size)
     order = torch.randperm(size, generator=seeded(seed + 1))
+    if name == "sphere_pair":  # the order within a class says which negatives a pair has, as officially
+        order[labels[order].argsort(stable=True)] = labels.argsort(stable=True)
     loss, given, moved = build(name), [], []
     if name in TRIPLET_LOSSES:
         triplets = make_triplets(labels, seed)
@@ -91,8 +124,11 @@ def test_batch_without_a_valid_pair(name, seed, labels):
     labels = torch.tensor(labels)
     embeddings = normalize(torch.randn(len(labels), DIMENSION, generator=seeded(seed)))
     value, gradient = run(build(name), embeddings, labels, generator=seeded(seed))
-    if name == "proxy_anchor":  # its pairs are with the proxies, so there always are some
+    if name in PROXY_LOSSES:  # their pairs are with the proxies, so there always are some
         assert value.isfinite()
+        assert gradient.isfinite().all()
+    elif name == "supcon" and len(labels) > labels.max() + 3:  # positives compete with each other, also without others
+        assert value > 0
         assert gradient.isfinite().all()
     else:
         assert value == 0
@@ -142,7 +178,7 @@ def test_gradient_is_finite_at_antipodes(name):
     assert gradient.isfinite().all()
 
 
-@every_loss
+@pytest.mark.parametrize("name", [name for name in BUILD if "circle" not in name])
 def test_gradient_is_the_derivative(name):
     embeddings, labels = make_batch(seed=1)
     loss = build(name).double()
@@ -150,6 +186,27 @@ def test_gradient_is_the_derivative(name):
     leaf = embeddings.double().requires_grad_()
     leaves = (leaf, *loss.parameters())
     assert torch.autograd.gradcheck(lambda x, *_: loss(x, labels, *given), leaves, fast_mode=True)
+
+
+@pytest.mark.parametrize("over", ["anchor", "batch"])
+def test_circle_s_weights_get_no_gradient(over):
+    embeddings, labels = make_batch(seed=1)
+    value, gradient = run(CircleLoss(m=0.3, gamma=10, over=over), embeddings.double(), labels)
+    leaf, rows = embeddings.double().requires_grad_(), range(len(labels))
+    anchors = [[(i, j) for j in rows if j != i] for i in rows]
+    losses = []
+    for pairs in anchors if over == "anchor" else [[(i, j) for i in rows for j in rows if i < j]]:
+        totals = {True: 0.0, False: 0.0}
+        for i, j in pairs:
+            s, same = leaf[i] @ leaf[j], bool(labels[i] == labels[j])
+            held = s.item()
+            logit = -10 * max(1.3 - held, 0) * (s - 0.7) if same else 10 * max(held + 0.3, 0) * (s - 0.3)
+            totals[same] = totals[same] + logit.exp()
+        if isinstance(totals[True], torch.Tensor):  # an anchor alone in its class has no loss
+            losses.append((1 + totals[True] * totals[False]).log())
+    expected = torch.stack(losses).mean()
+    torch.testing.assert_close(value, expected.detach())
+    torch.testing.assert_close(gradient, torch.autograd.grad(expected, leaf)[0])
 
 
 @every_triplet_loss
@@ -198,6 +255,23 @@ def test_satisfied_batch_leaves_the_mined_losses_at_zero(name):
         (lambda: ProxyAnchorLoss(3, 0), "embedding_dim must be a whole number > 0, got 0"),
         (lambda: ProxyAnchorLoss(3, 4, alpha=80), r"alpha \* \(1 \+ delta\) must be at most 80, got 88"),
         (lambda: ProxyAnchorLoss(3, 4, delta=-0.1), "delta must be a finite number >= 0, got -0.1"),
+        (lambda: NormalisedSoftmaxLoss(0, 4), "num_classes must be a whole number > 0, got 0"),
+        (lambda: NormalisedSoftmaxLoss(3, 4, temperature=0), "temperature must be a finite number > 0, got 0"),
+        (lambda: CosFaceLoss(3, 4, margin=-0.1), "margin must be a finite number >= 0, got -0.1"),
+        (lambda: CosFaceLoss(3, 4, scale=0), "scale must be a finite number > 0, got 0"),
+        (lambda: ArcFaceLoss(3, 4, margin=28.6), "margin is in radians and must be below 3.14, got 28.6"),
+        (lambda: ProxyNCAPlusPlusLoss(3, 4, scale=-3), "scale must be a finite number > 0, got -3"),
+        (lambda: SoftTripleLoss(3, 4, centres_per_class=0), "centres_per_class must be a whole number > 0, got 0"),
+        (lambda: SoftTripleLoss(3, 4, gamma=0), "gamma must be a finite number > 0, got 0"),
+        (lambda: SoftTripleLoss(3, 4, tau=-1), "tau must be a finite number >= 0, got -1"),
+        (lambda: SupConLoss(temperature=-1), "temperature must be a finite number > 0, got -1"),
+        (lambda: NTXentLoss(temperature=float("inf")), "temperature must be a finite number > 0, got inf"),
+        (lambda: CircleLoss(over="class"), "over must be one of 'anchor', 'batch', got 'class'"),
+        (lambda: CircleLoss(gamma=0), "gamma must be a finite number > 0, got 0"),
+        (lambda: SmoothAPLoss(temperature=0), "temperature must be a finite number > 0, got 0"),
+        (lambda: RecallAtKLoss(ks="1,,2"), "ks must be whole numbers above 0, with commas, got '1,,2'"),
+        (lambda: RecallAtKLoss(k_temperature=0), "k_temperature must be a finite number > 0, got 0"),
+        (lambda: SpherePairLoss(temperature=0.01), "temperature must be at least 0.025, got 0.01"),
     ],
 )
 def test_constructor_names_the_valid_values(build_wrong, message):
@@ -231,6 +305,56 @@ def test_proxy_anchor_stays_finite_at_its_sharpest():
         value, gradient = run(loss, embeddings, labels)
         assert value.isfinite()
         assert gradient.isfinite().all()
+
+
+SHARP = {
+    "normalised_softmax": lambda: NormalisedSoftmaxLoss(CLASSES, DIMENSION, temperature=1e-3),
+    "cosface": lambda: CosFaceLoss(CLASSES, DIMENSION, margin=1.0, scale=500),
+    "arcface": lambda: ArcFaceLoss(CLASSES, DIMENSION, margin=3.0, scale=500),
+    "proxy_nca_pp": lambda: ProxyNCAPlusPlusLoss(CLASSES, DIMENSION, scale=20),
+    "soft_triple": lambda: SoftTripleLoss(CLASSES, DIMENSION, centres_per_class=2, scale=500, gamma=1e-3),
+    "supcon": lambda: SupConLoss(temperature=1e-3),
+    "nt_xent": lambda: NTXentLoss(temperature=2e-4),  # the smallest that is published
+    "circle": lambda: CircleLoss(gamma=5000),
+    "circle_batch": lambda: CircleLoss(gamma=5000, over="batch"),
+    "smooth_ap": lambda: SmoothAPLoss(temperature=1e-4),
+    "recall_at_k": lambda: RecallAtKLoss(temperature=1e-4, k_temperature=1e-2),
+    "sphere_pair": lambda: SpherePairLoss(temperature=0.025),
+}
+
+
+@pytest.mark.parametrize("name", SHARP)
+@pytest.mark.parametrize("worst", [True, False])
+def test_sharpest_settings_stay_finite(name, worst):
+    loss = SHARP[name]()
+    for parameter in loss.parameters():  # each class's proxy, or its two centres, is a vector of its own
+        parameter.data[:] = torch.eye(CLASSES, DIMENSION).repeat_interleave(len(parameter) // CLASSES, dim=0)
+    labels = torch.arange(CLASSES).repeat_interleave(4)
+    # At worst half of a class coincides with another class, and all are opposite to a proxy.
+    embeddings = -torch.eye(CLASSES, DIMENSION)[labels.roll(2)] if worst else torch.eye(CLASSES, DIMENSION)[labels]
+    value, gradient = run(loss, embeddings, labels)
+    assert value.isfinite()
+    assert gradient.isfinite().all()
+    for parameter in loss.parameters():
+        assert parameter.grad.isfinite().all()
+
+
+def test_soft_triple_of_one_centre_without_margin_is_a_normalised_softmax():
+    softmax = NormalisedSoftmaxLoss(CLASSES, DIMENSION)
+    triple = SoftTripleLoss(CLASSES, DIMENSION, centres_per_class=1, margin=0)
+    triple.centres.data.copy_(softmax.proxies.data)
+    batch = make_batch()
+    for ours, theirs in zip(run(triple, *batch), run(softmax, *batch), strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_perfect_batch_has_an_average_precision_of_one_and_the_query_takes_a_rank_of_recall():
+    labels = torch.arange(CLASSES).repeat(2)
+    embeddings = torch.eye(CLASSES, DIMENSION)[labels]
+    assert SmoothAPLoss()(embeddings, labels) == pytest.approx(0, abs=1e-6)
+    # The query and its duplicate tie, so the positive's rank is 1.5 and not 1.
+    expected = 1 - torch.tensor([k - 1.5 for k in (1, 4)]).sigmoid().mean()
+    torch.testing.assert_close(RecallAtKLoss(ks="1,4")(embeddings, labels), expected)
 
 
 def test_learned_parameters():

@@ -25,7 +25,10 @@ LOSSES = {name: class_of(entry) for name, entry in REGISTERED["loss"].items()}
 MODIFIERS = {name: class_of(entry) for name, entry in REGISTERED["distillation"].items()}
 CLASSES = LOSSES | MODIFIERS
 SCHEMAS = {name: signature(slot, name).parameters for slot, names in REGISTERED.items() for name in names}
-PARTS = ("contrastive", "triplet", "margin", "ms", "proxyanchor", "psd", "obdsd")
+PARTS = (
+    "contrastive", "triplet", "margin", "ms", "proxyanchor", "normsoftmax", "cosface", "arcface", "proxyncapp",
+    "softtriple", "supcon", "ntxent", "circle", "smoothap", "recallatk", "spherepair", "psd", "obdsd",
+)  # fmt: skip
 OUT_OF_RANGE = [
     ("contrastive", "positive_margin", -0.1),
     ("contrastive", "negative_margin", 0.0),
@@ -41,6 +44,28 @@ OUT_OF_RANGE = [
     ("proxy_anchor", "alpha", 0.0),
     ("proxy_anchor", "alpha", 80.0),  # with delta .1 its exponents would overflow
     ("proxy_anchor", "delta", -0.1),
+    ("normalised_softmax", "temperature", 0.0),
+    ("cosface", "margin", -0.1),
+    ("cosface", "scale", 0.0),
+    ("arcface", "margin", 28.6),  # degrees
+    ("arcface", "margin", -0.1),
+    ("arcface", "scale", -1.0),
+    ("proxy_nca_pp", "scale", 0.0),
+    ("soft_triple", "centres_per_class", 0),
+    ("soft_triple", "scale", 0.0),
+    ("soft_triple", "gamma", 0.0),
+    ("soft_triple", "tau", -0.1),
+    ("soft_triple", "margin", -0.1),
+    ("supcon", "temperature", 0.0),
+    ("supcon", "base_temperature", 0.0),
+    ("nt_xent", "temperature", 0.0),
+    ("circle", "m", -0.1),
+    ("circle", "gamma", 0.0),
+    ("smooth_ap", "temperature", 0.0),
+    ("recall_at_k", "ks", "1,,2"),
+    ("recall_at_k", "temperature", 0.0),
+    ("recall_at_k", "k_temperature", 0.0),
+    ("sphere_pair", "temperature", 0.02),
     ("psd", "tau", 0.0),
     ("obdsd", "tau", -1.0),
     ("obdsd", "omega", 1.0),
