@@ -20,6 +20,7 @@ from dmlbench.specs.dataset import Section
 REGISTERED: dict[str, dict[str, str]] = {
     "loss": {
         "contrastive": "dmlbench.losses.contrastive:ContrastiveLoss",
+        "cosine_contrastive": "dmlbench.losses.cosine_contrastive:CosineContrastiveLoss",
         "triplet": "dmlbench.losses.triplet:TripletLoss",
         "margin": "dmlbench.losses.margin:MarginLoss",
         "multi_similarity": "dmlbench.losses.multi_similarity:MultiSimilarityLoss",
