@@ -18,16 +18,16 @@ class CosineContrastiveLoss(nn.Module):
     computes it.
 
     Args:
-        margin: Similarity up to which a negative costs nothing, in [-1, 1).
+        margin: Similarity up to which a negative costs nothing, in [0, 1).
 
     Raises:
         ValueError: If the margin is out of range.
     """
 
-    def __init__(self, margin: Annotated[float, Ge(-1), Lt(1)] = 0.5) -> None:
+    def __init__(self, margin: Annotated[float, Ge(0), Lt(1)] = 0.5) -> None:
         super().__init__()
-        if not -1 <= margin < 1:
-            raise ValueError(f"margin must lie in [-1, 1), got {margin}")
+        if not 0 <= margin < 1:
+            raise ValueError(f"margin must lie in [0, 1), got {margin}")
         self.margin = margin
 
     def forward(

@@ -246,6 +246,12 @@ def has_teacher(name: object) -> bool:
     return name in REGISTERED["distillation"] and signature("distillation", str(name)).has_teacher
 
 
+def takes_references(file: MethodFile) -> bool:
+    """Whether a shipped loss takes references to form pairs with, or a shipped modifier gives them."""
+    known = file.class_name in REGISTERED[file.slot]
+    return known and signature(file.slot, file.class_name).references
+
+
 class PinnedFile(Section):
     """A composition with values of its own, such as `ms+obdsd.yaml`; what it leaves out comes from the parts."""
 

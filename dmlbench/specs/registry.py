@@ -22,7 +22,7 @@ from dmlbench.specs.cell import (
     TeacherMode,
     slot_of,
 )
-from dmlbench.specs.method import AnyFile, MethodFile, Parameter, PinnedFile, Search
+from dmlbench.specs.method import AnyFile, MethodFile, Parameter, PinnedFile, Search, takes_references
 from dmlbench.specs.method_loading import Folder, LearningRate, checked, load_file, plugin, resolved_rates
 from dmlbench.specs.yaml_files import parse_written, read_yaml, validate
 
@@ -36,6 +36,7 @@ SEARCHED_MARK = re.compile(r"tuned: (\d+ epochs) of search on held-out training 
 OF_FILES = ("published", "untuned", "transferred")  # what marks of the files' own values begin with
 NEW = "new: in no paper"
 REPLACED = "the user's own {}, not the shipped one"
+NO_REFERENCES = "{}: the base takes no references, embeddings of other batches"
 LIST = "dmlbench list methods"
 MODIFIER_KINDS = tuple(kind for kind in get_args(Kind) if kind != "loss")
 PLAIN = re.compile(r"[a-z0-9_-]{1,100}")
@@ -134,10 +135,12 @@ class Registry:
         return [file.name for file in files if isinstance(file, MethodFile) and file.kind != "loss"]
 
     def names(self) -> list[str]:
-        """Every method that can be run: bases, and each base with each modifier."""
-        pinned = [file.name for file in self.files().values() if isinstance(file, PinnedFile)]
-        composed = [f"{base}+{modifier}" for base in self.bases() for modifier in self.modifiers()]
-        return sorted({*self.bases(), *composed, *pinned})
+        """Every method that can be run: bases, and each base with each modifier that it goes with."""
+        files = {name: file for name, file in self.files().items() if isinstance(file, MethodFile)}
+        pinned = self.files().keys() - files
+        bases, modifiers = self.bases(), self.modifiers()
+        pairs = [(base, modifier) for base in bases for modifier in modifiers if fits(files[base], files[modifier])]
+        return sorted({*bases, *pinned, *(f"{base}+{modifier}" for base, modifier in pairs)})
 
     def datasets(self) -> set[str]:
         """Datasets that the files speak of, in overrides and published figures."""
@@ -231,6 +234,9 @@ class Registry:
                 f"{name!r}: {modifier_name!r} is a base and cannot follow a +",
                 hint=f"modifiers: {', '.join(sorted(modifiers))}",
             )
+        if not fits(base, modifier):
+            hint = f"bases: {', '.join(other for other in self.bases() if fits(self._part(other, name), modifier))}"
+            raise UserError(NO_REFERENCES.format(name), hint=hint)
         return base, modifier
 
     def _replacing(self, *names: str) -> tuple[str, ...]:
@@ -313,6 +319,13 @@ class Registry:
             learning_rates=rates,
             **plugin(file, folder),
         )
+
+
+def fits(base: MethodFile, modifier: MethodFile) -> bool:
+    """Whether a base's loss takes what a modifier gives it; of plugins that is known once they are built."""
+    if base.plugin or modifier.plugin:
+        return True
+    return takes_references(base) or not takes_references(modifier)
 
 
 def _given_rates(
