@@ -38,7 +38,7 @@ def test_a_broken_embedding_is_no_loss_of_zero(name, broken, place):
     assert build(name)(embeddings, labels, generator=seeded(0)).isnan()
 
 
-@pytest.mark.parametrize("name", [*TRIPLET_LOSSES, "multi_similarity"])
+@pytest.mark.parametrize("name", [*TRIPLET_LOSSES, "multi_similarity", "cosine_contrastive"])
 def test_a_broken_embedding_without_pairs_is_no_loss_of_zero(name):
     embeddings = torch.full((3, DIMENSION), torch.nan)
     assert build(name)(embeddings, torch.arange(3), generator=seeded(0)).isnan()

@@ -9,7 +9,14 @@ from hypothesis import strategies as st
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.functional import normalize
 
-from dmlbench.losses import ContrastiveLoss, MarginLoss, MultiSimilarityLoss, ProxyAnchorLoss, TripletLoss
+from dmlbench.losses import (
+    ContrastiveLoss,
+    CosineContrastiveLoss,
+    MarginLoss,
+    MultiSimilarityLoss,
+    ProxyAnchorLoss,
+    TripletLoss,
+)
 
 CLASSES, DIMENSION = 6, 64
 TRIPLET_LOSSES = ("contrastive", "triplet", "margin", "semihard")
@@ -19,6 +26,7 @@ BUILD = {
     "semihard": lambda: TripletLoss(mining="semihard"),
     "margin": lambda: MarginLoss(CLASSES),
     "multi_similarity": MultiSimilarityLoss,
+    "cosine_contrastive": CosineContrastiveLoss,
     "proxy_anchor": lambda: ProxyAnchorLoss(CLASSES, DIMENSION),
 }
 every_loss = pytest.mark.parametrize("name", BUILD)
@@ -91,7 +99,7 @@ def test_batch_without_a_valid_pair(name, seed, labels):
     labels = torch.tensor(labels)
     embeddings = normalize(torch.randn(len(labels), DIMENSION, generator=seeded(seed)))
     value, gradient = run(build(name), embeddings, labels, generator=seeded(seed))
-    if name == "proxy_anchor":  # its pairs are with the proxies, so there always are some
+    if name in ("proxy_anchor", "cosine_contrastive"):  # one has pairs with proxies, the other single pairs
         assert value.isfinite()
         assert gradient.isfinite().all()
     else:
@@ -172,7 +180,7 @@ def test_nothing_depends_on_the_data_s_values(name):
     assert embeddings.grad.shape == (16, DIMENSION)
 
 
-@pytest.mark.parametrize("name", [*TRIPLET_LOSSES, "multi_similarity"])
+@pytest.mark.parametrize("name", [*TRIPLET_LOSSES, "multi_similarity", "cosine_contrastive"])
 def test_satisfied_batch_leaves_the_mined_losses_at_zero(name):
     labels = torch.arange(CLASSES).repeat(3)
     value, gradient = run(build(name), torch.eye(CLASSES, DIMENSION)[labels], labels, generator=seeded(0))
@@ -194,6 +202,7 @@ def test_satisfied_batch_leaves_the_mined_losses_at_zero(name):
         (lambda: MarginLoss(0), "num_classes must be a whole number > 0, got 0"),
         (lambda: MarginLoss(3, beta=-1), "beta must be a finite number > 0, got -1"),
         (lambda: MultiSimilarityLoss(alpha=0), "alpha must be a finite number > 0, got 0"),
+        (lambda: CosineContrastiveLoss(margin=1), r"margin must lie in \[0, 1\), got 1"),
         (lambda: MultiSimilarityLoss(epsilon=-1), "epsilon must be a finite number >= 0, got -1"),
         (lambda: ProxyAnchorLoss(3, 0), "embedding_dim must be a whole number > 0, got 0"),
         (lambda: ProxyAnchorLoss(3, 4, alpha=80), r"alpha \* \(1 \+ delta\) must be at most 80, got 88"),
