@@ -157,7 +157,8 @@ class Paper(Section):
 class PublishedFigure(Section):
     """A published result, with everything needed to know what it may be compared with.
 
-    `values` are those of the file's parameters that make the published variant: with others it is another method.
+    `seeds` is null where it is not known how many it is the mean of. `values` are those of the file's parameters that
+    make the published variant: with others it is another method.
     """
 
     dataset: str
@@ -165,11 +166,18 @@ class PublishedFigure(Section):
     metric: str
     value: float
     std: float | None = None
-    seeds: PositiveInt
+    seeds: PositiveInt | None
     selection: Literal["last", "validation", "best-test", "unknown"]
     source: str
     base: str | None = None
     values: dict[str, Scalar] = Field(default_factory=dict)
+
+
+def not_known(figure: PublishedFigure) -> str:
+    """What of a figure is not known that a comparison needs; empty where all is."""
+    if figure.selection == "unknown":
+        return "how the epoch was chosen is not known"
+    return "" if figure.seeds else "of how many seeds it is the mean is not known"
 
 
 class MethodFile(Section):
@@ -201,6 +209,12 @@ class MethodFile(Section):
     def slot(self) -> Slot:
         """Which part of a method the file fills."""
         return slot_of(self.kind)
+
+    def computes(self, figure: PublishedFigure) -> bool:
+        """Whether the file's own values are those that a figure of it was published with."""
+        context = {"dataset": figure.dataset, "protocol": figure.protocol, "base": figure.base or self.name}
+        wanted = figure.values.items()
+        return all(self.parameters[name].resolve(context, self.name).value == value for name, value in wanted)
 
     @model_validator(mode="before")
     @classmethod

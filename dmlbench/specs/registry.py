@@ -136,11 +136,11 @@ class Registry:
 
     def names(self) -> list[str]:
         """Every method that can be run: bases, and each base with each modifier that it goes with."""
-        files = {name: file for name, file in self.files().items() if isinstance(file, MethodFile)}
-        pinned = self.files().keys() - files
-        bases, modifiers = self.bases(), self.modifiers()
-        pairs = [(base, modifier) for base in bases for modifier in modifiers if fits(files[base], files[modifier])]
-        return sorted({*bases, *pinned, *(f"{base}+{modifier}" for base, modifier in pairs)})
+        files = self.files()
+        parts = [file for file in files.values() if isinstance(file, MethodFile)]
+        bases, modifiers = ([file for file in parts if (file.slot == "loss") == wanted] for wanted in (True, False))
+        composed = {f"{base.name}+{own.name}" for base in bases for own in modifiers if fits(base, own)}
+        return sorted(files.keys() - {file.name for file in modifiers} | composed)
 
     def datasets(self) -> set[str]:
         """Datasets that the files speak of, in overrides and published figures."""
