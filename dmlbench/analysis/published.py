@@ -10,7 +10,7 @@ from dmlbench.analysis.estimates import MARKED
 from dmlbench.analysis.groups import GROUP, Group, without_paths
 from dmlbench.analysis.statistics import Estimate, welch_difference
 from dmlbench.results.frames import MEAN
-from dmlbench.specs.method import MethodFile, PublishedFigure, not_known
+from dmlbench.specs.method import OTHER_NMI, MethodFile, PublishedFigure, not_known
 from dmlbench.specs.method_loading import Folder, load_file
 from dmlbench.specs.registry import REPLACED, own_folder, shipped_files
 
@@ -19,8 +19,6 @@ THEIRS = ["published", "published_std", "published_seeds", "published_protocol",
 DIFFERENCE = ["difference", "difference_low", "difference_high"]
 COLUMNS = [*GROUP, *MARKED, "metric", "selection", *OURS, *THEIRS, *DIFFERENCE, "not_comparable"]
 NONE: Mapping[Group, str] = {}
-# Published NMI is that of the paper's own k-means; ours is another one, unless it was asked for.
-OTHER_NMI = "NMI by another k-means; ours by --set evaluation.nmi_revisiting=true"
 OF_METRIC = {"nmi": ("nmi_revisiting", "nmi")}
 WITHOUT_EFFECT = "evaluation.nmi_revisiting="  # on what is trained
 SELECTION = {"best-test": "best_test", "last": "last", "validation": "validation", "unknown": "best_test"}

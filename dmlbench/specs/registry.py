@@ -184,7 +184,7 @@ class Registry:
 
     def searches(self, name: str) -> dict[str, Search]:
         """Where tuning looks for values: by `loss.NAME`, `loss.learning_rates.NAME` and `distillation.NAME`."""
-        pinned = self.file(name) if "+" in name and name in self._paths else None
+        pinned = self.pinned(name)
         found: dict[str, Search] = {}
         for file in filter(None, self.parts(name)):
             overlay: dict[str, Parameter] = getattr(pinned, file.slot) if pinned else {}
@@ -196,9 +196,7 @@ class Registry:
 
     def _resolved(self, name: str, where: dict[str, str], settings: MethodSettings) -> MethodSpec:
         base, modifier = self.parts(name)
-        context = where | {"base": base.name}
-        pinned = self.file(name) if name in self._paths and modifier else None
-        extra = pinned if isinstance(pinned, PinnedFile) else None
+        context, extra = where | {"base": base.name}, self.pinned(name)
         loss = self._resolve_part(base, context, settings, extra)
         if modifier is None:
             marks = _own_marks(base) + _marks(loss, known=not _new(base)) + self._replacing(base.name)
@@ -238,6 +236,11 @@ class Registry:
             hint = f"bases: {', '.join(other for other in self.bases() if fits(self._part(other, name), modifier))}"
             raise UserError(NO_REFERENCES.format(name), hint=hint)
         return base, modifier
+
+    def pinned(self, name: str) -> PinnedFile | None:
+        """The file of a composition with values of its own, where there is one."""
+        file = self.file(name) if "+" in name and name in self._paths else None
+        return file if isinstance(file, PinnedFile) else None
 
     def _replacing(self, *names: str) -> tuple[str, ...]:
         """A mark for each file that replaces a shipped method of its name: its numbers are not that method's."""

@@ -66,7 +66,7 @@ def test_the_wheel_brings_methods_protocols_templates_and_types(tmp_path: Path) 
     environment = os.environ | {"PYTHONPATH": str(site)}
     code = "import dmlbench; from dmlbench.cli.main import main; print(dmlbench.__file__); main()"
     listed = subprocess.run(
-        [sys.executable, "-c", code, "list", "methods"],
+        [sys.executable, "-c", code, "list", "methods", "--json"],
         cwd=tmp_path,
         env=environment,
         capture_output=True,
