@@ -21,7 +21,9 @@ def test_readme_names_the_two_commands() -> None:
     assert 'pip install -e ".[test]" && pytest' in text
 
 
-@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "docs/plugins.md", "tests/benchmarks/README.md"])
+@pytest.mark.parametrize(
+    "document", ["README.md", "CONTRIBUTING.md", "docs/plugins.md", "docs/published.md", "tests/benchmarks/README.md"]
+)
 def test_links_lead_somewhere(document: str) -> None:
     path = ROOT / document
     for target in re.findall(r"\]\(([^)\s]+)\)", path.read_text()):
