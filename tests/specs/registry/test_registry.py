@@ -1,9 +1,12 @@
+from pathlib import Path
+
 import pytest
 
 from dmlbench.errors import UserError
 from dmlbench.runner import matrix
 from dmlbench.runner.matrix import Request, plan
 from dmlbench.specs.cell import EVAL_TEACHER, DatasetSpec
+from dmlbench.specs.protocol import own_protocols
 from dmlbench.specs.registry import DEFINITION, NEW, PUBLISHED, TRANSFERRED, UNPUBLISHED, UNTUNED, Registry, own_folder
 from tests.specs.registry.fake_methods import refusal, resolve
 
@@ -13,7 +16,7 @@ AVERAGED = ("+ema", "+psd-ema", "+obdsd-ema")
 MODIFIERS = ("+psd", "+obdsd", "+psd-mem", "+obdsd-mem", "+s2sd", "+xbm", "+rkd", "+lsd", *AVERAGED, *COHORTS)
 WITHOUT_REFERENCES = ("proxyanchor",)  # what `+xbm` cannot modify
 OF_R, OF_P = TRANSFERRED.format("resnet50-128"), TRANSFERRED.format("proxyanchor-resnet50-512")
-RKD_MARK = "adaptation: the paper's teacher was trained before; here it is the network of the epoch before"
+RKD_MARK = "adaptation: the paper's teacher was trained before, ours is the network of the epoch before"
 SFORA_MARK = "a public repository's, with no paper: CausalityHQ/sfora"
 PARSER_DEFAULTS = {"lambda": 75.0, "omega": 0.99, "tau": 1.0, "tau_diffusion": 1.0}
 OFFICIAL = {  # facts: official settings of the OBD-SD code
@@ -234,6 +237,18 @@ def test_learned_parameters_have_their_published_rates():
     assert resolve("proxyanchor+psd").loss.rates() == {"proxies": 0.01}
     assert resolve("margin").loss.rates() == {"beta": 0.0005}
     assert resolve("ms").loss.rates() == {}
+
+
+def test_protocols_of_figures_are_shipped_or_explained():
+    """A figure's protocol that users cannot run is in the table of docs/published.md."""
+    text = (Path(__file__).parents[3] / "docs" / "published.md").read_text()
+    named = {figure.protocol for file in Registry().files().values() for figure in file.published}
+    assert {name for name in named - own_protocols().keys() if f"`{name}`" not in text} == set()
+
+
+def test_a_mark_is_one_mark():
+    """Tables keep marks in one text, with semicolons between."""
+    assert not [file.name for file in Registry().files().values() if ";" in (getattr(file, "mark", None) or "")]
 
 
 def test_published_figures_speak_of_these_datasets():
