@@ -87,9 +87,10 @@ def _method(name: str, files: "Mapping[str, AnyFile]") -> Row:
 
 def _has_figures(name: str, files: "Mapping[str, AnyFile]") -> bool:
     """Whether figures are published of a base alone, or of it with a modifier."""
-    base, plus, modifier = name.partition("+")
-    own = name in files and bool(files[name].published)
-    return own or bool(plus and any(figure.base == base for figure in files[modifier].published))
+    base, _, modifier = name.partition("+")
+    own = files[name].published if name in files else ()
+    of_modifier = files[modifier].published if modifier in files else ()  # a file of a composition may name no other
+    return bool(own) or any(figure.base == base for figure in of_modifier)
 
 
 def _grid_and_titles(methods_dir: Path | None, width: int) -> "list[RenderableType]":

@@ -70,6 +70,20 @@ def test_the_bases_random_streams_stay(name, settings, make_trainer, batch):
     assert all(torch.equal(one, other) for one, other in zip(*ends, strict=True))
 
 
+@pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler")  # float16 skips steps until its scale fits
+@pytest.mark.parametrize("autocast", ["bfloat16", "float16"])
+@every_method
+def test_half_precision_stays_finite(name, settings, autocast, make_trainer, train):
+    trainer = make_trainer(name, settings=settings, autocast=autocast)
+    rows = train(trainer, range(3))
+    assert all(torch.isfinite(torch.tensor(row["train/loss"])) for row in rows)
+    assert all(tensor.isfinite().all() for tensor in state(trainer).values())
+    if settings:
+        embeddings, _ = trainer.modifier.held()
+        assert embeddings.dtype == torch.float32
+        torch.testing.assert_close(embeddings.norm(dim=1), torch.ones(len(embeddings)))
+
+
 @pytest.mark.parametrize("base", PAIRED)
 def test_the_memory_has_the_batch_and_those_before_it(base, make_trainer, batch, mining):
     """The loss added is the base's own of the batch with what was embedded so far, from the step after `start`."""
