@@ -10,7 +10,7 @@ from dmlbench.analysis.estimates import MARKED
 from dmlbench.analysis.groups import GROUP, Group, without_paths
 from dmlbench.analysis.statistics import Estimate, welch_difference
 from dmlbench.results.frames import MEAN
-from dmlbench.specs.method import MethodFile, PublishedFigure
+from dmlbench.specs.method import OTHER_NMI, MethodFile, PublishedFigure, not_known
 from dmlbench.specs.method_loading import Folder, load_file
 from dmlbench.specs.registry import REPLACED, own_folder, shipped_files
 
@@ -19,8 +19,6 @@ THEIRS = ["published", "published_std", "published_seeds", "published_protocol",
 DIFFERENCE = ["difference", "difference_low", "difference_high"]
 COLUMNS = [*GROUP, *MARKED, "metric", "selection", *OURS, *THEIRS, *DIFFERENCE, "not_comparable"]
 NONE: Mapping[Group, str] = {}
-# Published NMI is that of the paper's own k-means; ours is another one, unless it was asked for.
-OTHER_NMI = "NMI by another k-means; ours by --set evaluation.nmi_revisiting=true"
 OF_METRIC = {"nmi": ("nmi_revisiting", "nmi")}
 WITHOUT_EFFECT = "evaluation.nmi_revisiting="  # on what is trained
 SELECTION = {"best-test": "best_test", "last": "last", "validation": "validation", "unknown": "best_test"}
@@ -65,16 +63,9 @@ def _figures() -> Iterator[tuple[str, PublishedFigure]]:
         file = load_file(path, Folder(own_folder()))
         modifier = isinstance(file, MethodFile) and file.kind != "loss"
         for figure in file.published:
-            if isinstance(file, MethodFile) and not _is_of_this_variant(file, figure):
+            if isinstance(file, MethodFile) and not file.computes(figure):
                 continue
             yield (f"{figure.base}+{name}" if modifier else name), figure
-
-
-def _is_of_this_variant(file: MethodFile, figure: PublishedFigure) -> bool:
-    """Whether the file's own values are those that the figure was published with."""
-    context = {"dataset": figure.dataset, "protocol": figure.protocol, "base": figure.base or file.name}
-    wanted = dict(figure.values)
-    return all(file.parameters[name].resolve(context, file.name).value == value for name, value in wanted.items())
 
 
 def _row(own: Mapping[Hashable, Any], figure: PublishedFigure, other_images: Mapping[Group, str]) -> dict[str, object]:
@@ -82,18 +73,19 @@ def _row(own: Mapping[Hashable, Any], figure: PublishedFigure, other_images: Map
     theirs = {
         "published": figure.value / 100,
         "published_std": spread,
-        "published_seeds": figure.seeds,
+        "published_seeds": figure.seeds or float("nan"),
         "published_protocol": figure.protocol,
         "published_selection": figure.selection,
         "source": figure.source,
     }
+    seeds = figure.seeds or 1
     group = Group(own["protocol"], own["overrides"], own["dataset"])
     reason = other_images.get(group) or _why_not(own, figure)
     found = dict.fromkeys(DIFFERENCE, float("nan"))
     if not reason:
         estimate = Estimate(own["mean"], own["low"], own["high"], own["n"], own["std"])
-        sample_std = spread * (figure.seeds / max(figure.seeds - 1, 1)) ** 0.5
-        difference = asdict(welch_difference(estimate, figure.value / 100, sample_std, figure.seeds))
+        sample_std = spread * (seeds / max(seeds - 1, 1)) ** 0.5
+        difference = asdict(welch_difference(estimate, figure.value / 100, sample_std, seeds))
         found = dict(zip(DIFFERENCE, (difference[name] for name in ("mean", "low", "high")), strict=True))
     return (
         {key: own[key] for key in (*GROUP, *MARKED, "metric", "selection", *OURS)}
@@ -113,4 +105,4 @@ def _why_not(own: Mapping[Hashable, Any], figure: PublishedFigure) -> str:
         return OTHER_NMI
     if REPLACED.partition("{")[0] in own["marks"]:
         return "the user's own method file"
-    return "" if figure.selection != "unknown" else "how the epoch was chosen is not known"
+    return not_known(figure)

@@ -21,13 +21,14 @@ if TYPE_CHECKING:
 def command(
     method: str, dataset: str, protocol: str | None, settings: tuple[str, ...], methods_dir: Path | None
 ) -> None:
-    """Show a method's resolved values for one dataset, and where each comes from.
+    """Show a method's resolved values for one dataset, where each comes from, and what was published otherwise.
 
     \b
     Examples:
       dmlbench show ms+obdsd
       dmlbench show ms+obdsd --dataset cub --protocol resnet50-512
     """
+    from dmlbench.cli.published import Shown, published
     from dmlbench.runner.progress import plain_or_wide
     from dmlbench.specs.protocol import load_protocol, parse_settings
     from dmlbench.specs.protocol_spec import PROSE
@@ -55,6 +56,8 @@ def command(
                 f"\n{part.title} ({part.kind}, class {part.class_name})\nvariant: {part.variant}", markup=False
             )
             console.print(_values(part, registry.searches(method)))
+    for shown in published(registry, Shown(resolved, dataset, spec, changed=bool(settings))):
+        console.print(shown)
     import yaml
 
     console.print(f"\nprotocol {spec.name}: {spec.title}", markup=False)

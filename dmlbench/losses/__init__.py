@@ -6,12 +6,16 @@ Embeddings are L2-normalised rows (N, D), labels integers (N,), both on one devi
 a ValueError. Nothing in a forward pass waits for the device, and shapes never depend on the data: so an embedding that
 is not finite makes the loss NaN, and a label without a proxy or boundary is a ValueError on a CPU, where it costs
 nothing to see, and PyTorch's own assertion on CUDA.
+
+Losses of pairs also take `references=` and `reference_labels=`, such as a memory of earlier batches: then the batch's
+embeddings form pairs with these, and none with each other.
 """
 
 from dmlbench.losses.arcface import ArcFaceLoss
 from dmlbench.losses.circle import CircleLoss
 from dmlbench.losses.contrastive import ContrastiveLoss
 from dmlbench.losses.cosface import CosFaceLoss
+from dmlbench.losses.cosine_contrastive import CosineContrastiveLoss
 from dmlbench.losses.margin import MarginLoss
 from dmlbench.losses.multi_similarity import MultiSimilarityLoss
 from dmlbench.losses.normalised_softmax import NormalisedSoftmaxLoss
@@ -30,6 +34,7 @@ __all__ = [
     "CircleLoss",
     "ContrastiveLoss",
     "CosFaceLoss",
+    "CosineContrastiveLoss",
     "MarginLoss",
     "MultiSimilarityLoss",
     "NTXentLoss",

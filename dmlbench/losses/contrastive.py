@@ -12,9 +12,10 @@ from dmlbench.losses.batch import (
     check_non_negative,
     check_positive,
     checked,
+    checked_references,
     masked_mean,
     nan_where_broken,
-    rows_of,
+    triplet_rows,
 )
 from dmlbench.losses.mining import distance_weighted_triplets, given_triplets
 
@@ -56,6 +57,9 @@ class ContrastiveLoss(nn.Module):
         labels: Tensor,
         triplets: Tensor | None = None,
         generator: torch.Generator | None = None,
+        *,
+        references: Tensor | None = None,
+        reference_labels: Tensor | None = None,
     ) -> Tensor:
         """Return the loss, a scalar.
 
@@ -64,17 +68,20 @@ class ContrastiveLoss(nn.Module):
             labels: Integer tensor (N,).
             triplets: int64 tensor (n, 3) of rows (anchor, positive, negative), in place of mining.
             generator: Randomness of the mining, on the embeddings' device.
+            references: L2-normalised float tensor (M, D): positives and negatives are of these, anchors of the batch.
+            reference_labels: Integer tensor (M,) of the references.
 
         Raises:
             ValueError: If a shape, type or device is wrong, or an index out of range (on a CPU).
         """
         embeddings, labels = checked(embeddings, labels)
+        others = checked_references(embeddings, references, reference_labels)
         with torch.autocast(embeddings.device.type, enabled=False):
             if triplets is None:
-                triplets, valid = distance_weighted_triplets(embeddings, labels, generator)
+                triplets, valid = distance_weighted_triplets(embeddings, labels, generator, references=others)
             else:
                 triplets, valid = given_triplets(triplets, embeddings)
-            anchor, positive, negative = rows_of(embeddings, triplets, "triplets").unbind(1)
+            anchor, positive, negative = triplet_rows(triplets, embeddings, others)
             # A norm, unlike a root of a sum, has a finite gradient at duplicates; as officially, 1e-6 is added to
             # every difference.
             too_far = functional.pairwise_distance(anchor, positive) - self.positive_margin

@@ -6,7 +6,16 @@ import torch
 from annotated_types import Gt
 from torch import Tensor, nn
 
-from dmlbench.losses.batch import check_choice, check_count, check_positive, checked, nan_where_broken, rows_of
+from dmlbench.losses.batch import (
+    check_choice,
+    check_count,
+    check_positive,
+    checked,
+    checked_references,
+    nan_where_broken,
+    rows_of,
+    triplet_rows,
+)
 from dmlbench.losses.mining import distance_weighted_triplets, given_triplets
 
 
@@ -56,6 +65,9 @@ class MarginLoss(nn.Module):
         labels: Tensor,
         triplets: Tensor | None = None,
         generator: torch.Generator | None = None,
+        *,
+        references: Tensor | None = None,
+        reference_labels: Tensor | None = None,
     ) -> Tensor:
         """Return the loss, a scalar.
 
@@ -64,17 +76,20 @@ class MarginLoss(nn.Module):
             labels: Integer tensor (N,) in [0, num_classes).
             triplets: int64 tensor (n, 3) of rows (anchor, positive, negative), in place of mining.
             generator: Randomness of the mining, on the embeddings' device.
+            references: L2-normalised float tensor (M, D): positives and negatives are of these, anchors of the batch.
+            reference_labels: Integer tensor (M,) of the references.
 
         Raises:
             ValueError: If a shape, type or device is wrong, or an index out of range (on a CPU).
         """
         embeddings, labels = checked(embeddings, labels)
+        others = checked_references(embeddings, references, reference_labels)
         with torch.autocast(embeddings.device.type, enabled=False):
             if triplets is None:
-                triplets, valid = distance_weighted_triplets(embeddings, labels, generator)
+                triplets, valid = distance_weighted_triplets(embeddings, labels, generator, references=others)
             else:
                 triplets, valid = given_triplets(triplets, embeddings)
-            anchor, positive, negative = rows_of(embeddings, triplets, "triplets").unbind(1)
+            anchor, positive, negative = triplet_rows(triplets, embeddings, others)
             beta = rows_of(self.beta[:, None], labels[triplets[:, 0]], "labels").squeeze(1)
             inside = (_distance(anchor, positive) - beta + self.margin).relu()
             outside = (beta - _distance(anchor, negative) + self.margin).relu()

@@ -12,7 +12,7 @@ disjoint entries of the same draw, so the two choices are independent.
 import torch
 from torch import Tensor
 
-from dmlbench.losses.batch import check_positive, checked, pair_masks
+from dmlbench.losses.batch import References, check_positive, checked, pair_masks, reference_masks
 
 
 @torch.no_grad()
@@ -46,7 +46,11 @@ def distance_weighted_probabilities(embeddings: Tensor, labels: Tensor, lower_cu
 
 @torch.no_grad()
 def distance_weighted_triplets(
-    embeddings: Tensor, labels: Tensor, generator: torch.Generator | None = None, lower_cutoff: float = 0.5
+    embeddings: Tensor,
+    labels: Tensor,
+    generator: torch.Generator | None = None,
+    lower_cutoff: float = 0.5,
+    references: References | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Draw for every anchor a uniform positive and a distance-weighted negative (Wu et al. 2017).
 
@@ -55,6 +59,7 @@ def distance_weighted_triplets(
         labels: Integer tensor (N,).
         generator: Source of randomness on the embeddings' device; None is the global one.
         lower_cutoff: As in `distance_weighted_probabilities`.
+        references: Where positives and negatives are drawn from in place of the batch.
 
     Returns:
         Triplets (N, 3) int64 and their validity (N,) bool.
@@ -63,9 +68,9 @@ def distance_weighted_triplets(
         ValueError: If the cut-off is outside (0, 2), or shapes, types or devices are wrong.
     """
     embeddings, labels = checked(embeddings, labels)
-    positive, negative = pair_masks(labels)
-    uniform = _uniform(embeddings, generator)
-    log_weights = _log_inverse_density(_distances(embeddings), embeddings.shape[1], lower_cutoff)
+    positive, negative = _masks(embeddings, labels, references)
+    uniform = _uniform(positive, generator)
+    log_weights = _log_inverse_density(_distances(embeddings, references), embeddings.shape[1], lower_cutoff)
     keys = log_weights - uniform.log().neg().log()
     chosen = keys.masked_fill(~negative, -torch.inf).argmax(dim=1)
     return _triplets(_uniform_choice(uniform, positive), chosen, positive, negative)
@@ -73,7 +78,11 @@ def distance_weighted_triplets(
 
 @torch.no_grad()
 def semihard_triplets(
-    embeddings: Tensor, labels: Tensor, margin: float, generator: torch.Generator | None = None
+    embeddings: Tensor,
+    labels: Tensor,
+    margin: float,
+    generator: torch.Generator | None = None,
+    references: References | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Draw for every anchor a uniform positive and a uniform semi-hard negative.
 
@@ -85,6 +94,7 @@ def semihard_triplets(
         labels: Integer tensor (N,).
         margin: Width of the semi-hard band, a distance.
         generator: Source of randomness on the embeddings' device; None is the global one.
+        references: Where positives and negatives are drawn from in place of the batch.
 
     Returns:
         Triplets (N, 3) int64 and their validity (N,) bool.
@@ -94,10 +104,10 @@ def semihard_triplets(
     """
     check_positive("margin", margin)
     embeddings, labels = checked(embeddings, labels)
-    positive, negative = pair_masks(labels)
-    uniform = _uniform(embeddings, generator)
+    positive, negative = _masks(embeddings, labels, references)
+    uniform = _uniform(positive, generator)
     chosen_positive = _uniform_choice(uniform, positive)
-    distances = _distances(embeddings)
+    distances = _distances(embeddings, references)
     to_positive = distances.gather(1, chosen_positive[:, None])
     semihard = (distances > to_positive) & (distances < to_positive + margin)
     # Keys in [1, 2) beat the others' [0, 1): semi-hard negatives first, any negative where there is none.
@@ -128,8 +138,17 @@ def given_triplets(triplets: Tensor, embeddings: Tensor) -> tuple[Tensor, Tensor
     return triplets, torch.ones(len(triplets), dtype=torch.bool, device=triplets.device)
 
 
-def _distances(embeddings: Tensor) -> Tensor:
+def _masks(embeddings: Tensor, labels: Tensor, references: References | None) -> tuple[Tensor, Tensor]:
+    if references is None:
+        return pair_masks(labels)
+    return reference_masks(embeddings @ references.embeddings.T, labels, references)
+
+
+def _distances(embeddings: Tensor, references: References | None = None) -> Tensor:
     # No gradient passes here, so the fast Gram form will do.
+    if references is not None:
+        norms, others = (each.square().sum(1) for each in (embeddings, references.embeddings))
+        return (norms[:, None] + others - 2 * embeddings @ references.embeddings.T).clamp_(min=0).sqrt_()
     gram = embeddings @ embeddings.T
     norms = gram.diagonal()
     return (norms[:, None] + norms - 2 * gram).clamp_(min=0).sqrt_()
@@ -145,9 +164,8 @@ def _log_inverse_density(distances: Tensor, dimension: int, lower_cutoff: float)
     return near - (1 - 0.25 * distances.square()).log() * ((dimension - 3) / 2)
 
 
-def _uniform(embeddings: Tensor, generator: torch.Generator | None) -> Tensor:
-    size = len(embeddings)
-    return torch.rand(size, size, generator=generator, device=embeddings.device)
+def _uniform(mask: Tensor, generator: torch.Generator | None) -> Tensor:
+    return torch.rand(*mask.shape, generator=generator, device=mask.device)
 
 
 def _uniform_choice(keys: Tensor, mask: Tensor) -> Tensor:

@@ -7,7 +7,16 @@ from annotated_types import Ge, Gt
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dmlbench.losses.batch import check_non_negative, check_positive, checked, masked_mean, nan_where_broken, pair_masks
+from dmlbench.losses.batch import (
+    check_non_negative,
+    check_positive,
+    checked,
+    checked_references,
+    masked_mean,
+    nan_where_broken,
+    pair_masks,
+    reference_masks,
+)
 
 
 class MultiSimilarityLoss(nn.Module):
@@ -51,6 +60,9 @@ class MultiSimilarityLoss(nn.Module):
         embeddings: Tensor,
         labels: Tensor,
         generator: torch.Generator | None = None,  # noqa: ARG002 - every loss is called alike
+        *,
+        references: Tensor | None = None,
+        reference_labels: Tensor | None = None,
     ) -> Tensor:
         """Return the loss, a scalar.
 
@@ -58,21 +70,25 @@ class MultiSimilarityLoss(nn.Module):
             embeddings: L2-normalised float tensor (N, D).
             labels: Integer tensor (N,).
             generator: Unused: this mining draws nothing.
+            references: L2-normalised float tensor (M, D): the batch forms pairs with these in place of itself.
+            reference_labels: Integer tensor (M,) of the references.
 
         Raises:
             ValueError: If a shape, type or device is wrong, or an index out of range (on a CPU).
         """
         embeddings, labels = checked(embeddings, labels)
+        others = checked_references(embeddings, references, reference_labels)
         with torch.autocast(embeddings.device.type, enabled=False):
-            similarity = embeddings @ embeddings.T
-            positive, negative, active = self._mine(similarity.detach(), *pair_masks(labels))
-            centred = similarity - self.base
-            loss = _log_one_plus_sum_exp(centred * -self.alpha, positive) / self.alpha
-            loss = loss + _log_one_plus_sum_exp(centred * self.beta, negative) / self.beta
+            similarity = embeddings @ (embeddings if others is None else others.embeddings).T
+            masks = pair_masks(labels) if others is None else reference_masks(similarity.detach(), labels, others)
+            positive, negative, active = self._mine(similarity.detach(), *masks)
+            centred, log_sum = similarity - self.base, _log_one_plus_sum_exp if others is None else _with_one_more
+            loss = log_sum(centred * -self.alpha, positive) / self.alpha
+            loss = loss + log_sum(centred * self.beta, negative) / self.beta
             return nan_where_broken(masked_mean(loss, active), embeddings)
 
     def _mine(self, similarity: Tensor, positive: Tensor, negative: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the kept positive and negative pairs (N, N) and the anchors that keep any (N,)."""
+        """Return the kept positive and negative pairs (N, M) and the anchors that keep any (N,)."""
         hardest_positive = torch.where(positive, similarity, torch.inf).amin(dim=1, keepdim=True)
         hardest_negative = torch.where(negative, similarity, -torch.inf).amax(dim=1, keepdim=True)
         kept_positive = positive & (similarity < hardest_negative + self.epsilon)
@@ -88,3 +104,9 @@ def _log_one_plus_sum_exp(logits: Tensor, mask: Tensor) -> Tensor:
     floor = torch.full_like(logits, -torch.inf).fill_diagonal_(0)
     itself = torch.arange(len(logits), device=logits.device)
     return functional.cross_entropy(torch.where(mask, logits, floor), itself, reduction="none")
+
+
+def _with_one_more(logits: Tensor, mask: Tensor) -> Tensor:
+    """Return the same (N,) of logits (N, M) to references, of which each may be in a pair: a column of 0 is the one."""
+    pairs = functional.pad(torch.where(mask, logits, -torch.inf), (1, 0))
+    return functional.cross_entropy(pairs, logits.new_zeros(len(logits), dtype=torch.int64), reduction="none")

@@ -6,7 +6,15 @@ import torch
 from annotated_types import Gt
 from torch import Tensor, nn
 
-from dmlbench.losses.batch import check_choice, check_positive, checked, masked_mean, nan_where_broken, rows_of
+from dmlbench.losses.batch import (
+    check_choice,
+    check_positive,
+    checked,
+    checked_references,
+    masked_mean,
+    nan_where_broken,
+    triplet_rows,
+)
 from dmlbench.losses.mining import distance_weighted_triplets, given_triplets, semihard_triplets
 
 
@@ -41,6 +49,9 @@ class TripletLoss(nn.Module):
         labels: Tensor,
         triplets: Tensor | None = None,
         generator: torch.Generator | None = None,
+        *,
+        references: Tensor | None = None,
+        reference_labels: Tensor | None = None,
     ) -> Tensor:
         """Return the loss, a scalar.
 
@@ -49,18 +60,21 @@ class TripletLoss(nn.Module):
             labels: Integer tensor (N,).
             triplets: int64 tensor (n, 3) of rows (anchor, positive, negative), in place of mining.
             generator: Randomness of the mining, on the embeddings' device.
+            references: L2-normalised float tensor (M, D): positives and negatives are of these, anchors of the batch.
+            reference_labels: Integer tensor (M,) of the references.
 
         Raises:
             ValueError: If a shape, type or device is wrong, or an index out of range (on a CPU).
         """
         embeddings, labels = checked(embeddings, labels)
+        others = checked_references(embeddings, references, reference_labels)
         with torch.autocast(embeddings.device.type, enabled=False):
             if triplets is not None:
                 triplets, valid = given_triplets(triplets, embeddings)
             elif self.mining == "semihard":
-                triplets, valid = semihard_triplets(embeddings, labels, self.margin, generator)
+                triplets, valid = semihard_triplets(embeddings, labels, self.margin, generator, references=others)
             else:
-                triplets, valid = distance_weighted_triplets(embeddings, labels, generator)
-            anchor, positive, negative = rows_of(embeddings, triplets, "triplets").unbind(1)
+                triplets, valid = distance_weighted_triplets(embeddings, labels, generator, references=others)
+            anchor, positive, negative = triplet_rows(triplets, embeddings, others)
             gap = (anchor - positive).square().sum(1) - (anchor - negative).square().sum(1)
             return nan_where_broken(masked_mean((gap + self.margin).relu(), valid), embeddings)

@@ -114,6 +114,7 @@ class StepContext:
         epoch: Counted from 0.
         epochs: Of the training.
         models: The networks in training.
+        criteria: Their ranking losses.
         mining: State of the mining stream at the beginning of the step.
         miner: Gives (n, 3) triplets in place of the ranking loss's own mining, where the method has one.
         clock: Takes the time of a phase: use `phase`.
@@ -132,6 +133,7 @@ class StepContext:
     precision: Callable[[], AbstractContextManager[Any]]
     miner: Miner | None = None
     others: tuple[Tensor, ...] = ()
+    criteria: Sequence[nn.Module] = ()
 
     def generator(self) -> torch.Generator:
         """Return a fresh generator on the device: the mining stream from the step's beginning, once more."""
@@ -140,14 +142,27 @@ class StepContext:
         return generator
 
     def ranking_loss(
-        self, criterion: nn.Module, embeddings: Tensor, generator: torch.Generator | None = None
+        self,
+        criterion: nn.Module,
+        embeddings: Tensor,
+        generator: torch.Generator | None = None,
+        references: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
-        """Return a ranking loss (a scalar) of embeddings (B, D) of the batch, with all that its `forward` asks for."""
+        """Return a ranking loss (a scalar) of embeddings (B, D) of the batch, with all that its `forward` asks for.
+
+        Args:
+            criterion: The ranking loss.
+            embeddings: Of unit length.
+            generator: The mining's randomness; by default the mining stream from the step's beginning.
+            references: Embeddings (M, D) and labels (M,) that the batch forms pairs with in place of itself.
+        """
         generator = self.generator() if generator is None else generator
         given = {"indices": self.indices, "epoch": self.epoch, "epochs": self.epochs, "generator": generator}
-        asked = {name: given[name] for name in _asked(criterion.__class__.forward)}
+        asked: dict[str, Any] = {name: given[name] for name in _asked(criterion.__class__.forward)}
         if self.miner is not None:
             asked["triplets"] = self.miner(embeddings.detach(), self.labels, generator)
+        if references is not None:
+            asked["references"], asked["reference_labels"] = references
         return scalar(criterion(embeddings, self.labels, **asked))
 
     def phase(self, name: str) -> AbstractContextManager[None]:
@@ -188,8 +203,10 @@ class Modifier(nn.Module):
         sampler: Draws the batches of an epoch in place of the protocol's sampler; None keeps that.
         augmentation: Changes each image after the protocol's augmentation; None changes nothing.
         miner: Gives triplets in place of the ranking loss's own mining; None keeps that.
+        references: Whether it gives the base's loss `references`, embeddings that the batch forms pairs with.
     """
 
+    references: bool = False
     views: int = 1
     sampler: Callable[..., Any] | None = None
     augmentation: Callable[[Tensor], Tensor] | None = None

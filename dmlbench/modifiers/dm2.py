@@ -12,10 +12,9 @@ from typing import Annotated
 import torch
 from annotated_types import Ge
 from torch import Tensor
-from torch.nn import functional
 
 from dmlbench.modifiers.base import BuildContext, ForwardOutput, Modifier, Network, StepContext
-from dmlbench.modifiers.teachers import similarities
+from dmlbench.modifiers.rkd import potential, relative_distances
 
 MOST_NETWORKS = 64  # a mistyped number would take all memory before it fails
 
@@ -94,47 +93,3 @@ class DM2(Modifier):
             torch.stack([potential(mine, other.detach()) for other in relations if other is not mine]).mean()
             for mine in relations
         ]
-
-
-def relational_loss(embeddings: Tensor, targets: Tensor) -> Tensor:
-    """Return RKD's distance potential: the smooth L1 distance of two relative distance matrices (CVPR 2019, eq. 5).
-
-    Args:
-        embeddings: The student's float tensor (N, D).
-        targets: Embeddings (N, D') of the same images, to learn from; they get no gradient.
-
-    Returns:
-        A differentiable scalar, 0 where all distances of one are those of the other times one factor.
-
-    Raises:
-        ValueError: If a shape is wrong.
-    """
-    student, teacher = relative_distances(embeddings), relative_distances(targets).detach()
-    if len(embeddings) != len(targets):
-        raise ValueError(f"both need an embedding for each image, got {len(embeddings)} and {len(targets)}")
-    if embeddings.device != targets.device:
-        raise ValueError(f"both must be on one device, got {embeddings.device} and {targets.device}")
-    return potential(student, teacher)
-
-
-def relative_distances(embeddings: Tensor) -> Tensor:
-    """Return the Euclidean distances (N, N) of embeddings (N, D) over the mean of those that are not 0.
-
-    Raises:
-        ValueError: If the embeddings are no float tensor (N, D) with N >= 1.
-    """
-    products = similarities(embeddings)
-    norms = products.diagonal()
-    squared = norms[:, None] + norms - 2 * products
-    # What rounding leaves of the distance of equal embeddings is none, and at 0 a root has no gradient.
-    tiny = 8 * torch.finfo(squared.dtype).eps * norms.detach().mean().clamp(min=torch.finfo(squared.dtype).tiny)
-    # Asked this way round, NaN counts as apart and reaches the loss.
-    apart = (~(squared <= tiny)).fill_diagonal_(fill_value=False)
-    distances = torch.where(apart, torch.where(apart, squared, 1.0).sqrt(), 0.0)
-    mean = distances.sum() / apart.sum().clamp(min=1)
-    return distances / torch.where(mean == 0, 1.0, mean)
-
-
-def potential(relations: Tensor, targets: Tensor) -> Tensor:
-    """Return the smooth L1 distance, averaged over all entries, of `relative_distances` (N, N) to others."""
-    return functional.smooth_l1_loss(relations, targets)

@@ -1,4 +1,4 @@
-"""Self-distillation: the student learns from a teacher's similarities, and who the teacher is."""
+"""Distillation: the student learns from a teacher's embeddings of the same images, and who the teacher is."""
 
 import copy
 import math
@@ -34,7 +34,58 @@ class Teacher(Protocol):
         """Take from the student what the next epoch needs."""
 
 
-class SelfDistillation(Modifier):
+class Distillation(Modifier):
+    """The student learns from a teacher, the one that the method file asks for. A subclass gives the `divergence`.
+
+    Args:
+        lambda_: The weight; with 0 there is no teacher, and the method is its base bit for bit.
+    """
+
+    def __init__(self, lambda_: float) -> None:
+        super().__init__(lambda_)
+        self.teacher: Teacher | None = None
+
+    def divergence(self, embeddings: Tensor, teacher_embeddings: Tensor) -> Tensor:
+        """Return how far the student's embeddings (N, D) are from the teacher's of the same images, a scalar."""
+        raise NotImplementedError
+
+    def build(self, context: BuildContext) -> list[Network]:
+        """Make the teacher that the method file asks for."""
+        asked = context.teacher
+        if self.lambda_ and asked.name == "memory":
+            self.teacher = Memory(context.images, context.embedding_dim).to(context.device)
+        elif self.lambda_ and asked.name == "ema":
+            self.teacher = MovingAverage(context.base.model, asked.momentum, asked.mode)
+        elif self.lambda_:
+            self.teacher = PreviousEpoch(asked.mode)
+        return [context.base]
+
+    def loss(self, outputs: Sequence[ForwardOutput], context: StepContext) -> Sequence[Tensor] | None:
+        """Return the weighted divergence of the student from its teacher; None while there is none."""
+        weight, own = self.weight(context.epoch, context.epochs), outputs[0].embeddings
+        if self.teacher is None or not weight:
+            return None
+        with context.phase("teacher"), torch.no_grad(), context.autocast():
+            teacher = self.teacher.embeddings(context, own.detach())
+        return None if teacher is None else [weight * self.divergence(own, teacher)]
+
+    def after_step(self, outputs: Sequence[ForwardOutput], context: StepContext) -> None:
+        """Let the teacher take what it needs of a step."""
+        if self.teacher is not None:
+            with context.phase("teacher"), torch.no_grad():
+                self.teacher.after_step(context, outputs[0].embeddings)
+
+    def after_epoch(self, models: Sequence[nn.Module]) -> None:
+        """Let the teacher take what it needs of the student."""
+        if self.teacher is not None:
+            self.teacher.after_epoch(models[0])
+
+    def after_restore(self, models: Sequence[nn.Module]) -> None:
+        """The student at the end of the previous epoch is the network that was just restored."""
+        self.after_epoch(models)
+
+
+class SelfDistillation(Distillation):
     """The student's similarities within a batch are drawn to targets made of a teacher's.
 
     The weight is epoch / epochs * lambda with the epoch counted from 0 (Zeng et al., arXiv 2211.07566, official code),
@@ -52,50 +103,18 @@ class SelfDistillation(Modifier):
         super().__init__(lambda_)
         check_temperature("tau", tau)
         self.tau = tau
-        self.teacher: Teacher | None = None
 
     def targets(self, teacher_embeddings: Tensor) -> Tensor:
         """Return targets (N, N), rows summing to 1, of the teacher's embeddings (N, D)."""
         raise NotImplementedError
 
-    def build(self, context: BuildContext) -> list[Network]:
-        """Make the teacher that the method file asks for."""
-        asked = context.teacher
-        if self.lambda_ and asked.name == "memory":
-            self.teacher = Memory(context.images, context.embedding_dim).to(context.device)
-        elif self.lambda_ and asked.name == "ema":
-            self.teacher = MovingAverage(context.base.model, asked.momentum, asked.mode)
-        elif self.lambda_:
-            self.teacher = PreviousEpoch(asked.mode)
-        return [context.base]
-
     def weight(self, epoch: int, epochs: int) -> float:
         """Return a weight that grows linearly from 0."""
         return self.lambda_ * epoch / epochs
 
-    def loss(self, outputs: Sequence[ForwardOutput], context: StepContext) -> Sequence[Tensor] | None:
-        """Return the divergence of the student's similarities from the targets."""
-        weight, own = self.weight(context.epoch, context.epochs), outputs[0].embeddings
-        if self.teacher is None or not weight:
-            return None
-        with context.phase("teacher"), torch.no_grad(), context.autocast():
-            teacher = self.teacher.embeddings(context, own.detach())
-        return None if teacher is None else [weight * distillation_loss(own, self.targets(teacher), self.tau)]
-
-    def after_step(self, outputs: Sequence[ForwardOutput], context: StepContext) -> None:
-        """Let the teacher take what it needs of a step."""
-        if self.teacher is not None:
-            with context.phase("teacher"), torch.no_grad():
-                self.teacher.after_step(context, outputs[0].embeddings)
-
-    def after_epoch(self, models: Sequence[nn.Module]) -> None:
-        """Let the teacher take what it needs of the student."""
-        if self.teacher is not None:
-            self.teacher.after_epoch(models[0])
-
-    def after_restore(self, models: Sequence[nn.Module]) -> None:
-        """The student at the end of the previous epoch is the network that was just restored."""
-        self.after_epoch(models)
+    def divergence(self, embeddings: Tensor, teacher_embeddings: Tensor) -> Tensor:
+        """Return `distillation_loss` of the student's similarities to the targets."""
+        return distillation_loss(embeddings, self.targets(teacher_embeddings), self.tau)
 
 
 class PreviousEpoch:

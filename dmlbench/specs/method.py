@@ -12,6 +12,8 @@ from dmlbench.specs.signatures import REGISTERED, signature
 
 # A name is a folder's, and of two such with a + between them.
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=100)]
+# Published NMI is that of the paper's own k-means; ours is another one, unless it was asked for.
+OTHER_NMI = "NMI by another k-means; ours by --set evaluation.nmi_revisiting=true"
 PinnedName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*\+[a-z0-9][a-z0-9_-]*$", max_length=201)]
 
 
@@ -158,7 +160,8 @@ class Paper(Section):
 class PublishedFigure(Section):
     """A published result, with everything needed to know what it may be compared with.
 
-    `values` are those of the file's parameters that make the published variant: with others it is another method.
+    `seeds` is null where it is not known how many it is the mean of. `values` are those of the file's parameters that
+    make the published variant: with others it is another method.
     """
 
     dataset: str
@@ -166,11 +169,18 @@ class PublishedFigure(Section):
     metric: str
     value: float
     std: float | None = None
-    seeds: PositiveInt
+    seeds: PositiveInt | None
     selection: Literal["last", "validation", "best-test", "unknown"]
     source: str
     base: str | None = None
     values: dict[str, Scalar] = Field(default_factory=dict)
+
+
+def not_known(figure: PublishedFigure) -> str:
+    """What of a figure is not known that a comparison needs; empty where all is."""
+    if figure.selection == "unknown":
+        return "how the epoch was chosen is not known"
+    return "" if figure.seeds else "of how many seeds it is the mean is not known"
 
 
 class MethodFile(Section):
@@ -202,6 +212,12 @@ class MethodFile(Section):
     def slot(self) -> Slot:
         """Which part of a method the file fills."""
         return slot_of(self.kind)
+
+    def computes(self, figure: PublishedFigure) -> bool:
+        """Whether the file's own values are those that a figure of it was published with."""
+        context = {"dataset": figure.dataset, "protocol": figure.protocol, "base": figure.base or self.name}
+        wanted = figure.values.items()
+        return all(self.parameters[name].resolve(context, self.name).value == value for name, value in wanted)
 
     @model_validator(mode="before")
     @classmethod
@@ -245,6 +261,12 @@ class MethodFile(Section):
 def has_teacher(name: object) -> bool:
     """Whether a shipped modifier's class learns from a teacher."""
     return name in REGISTERED["distillation"] and signature("distillation", str(name)).has_teacher
+
+
+def takes_references(file: MethodFile) -> bool:
+    """Whether a shipped loss takes references to form pairs with, or a shipped modifier gives them."""
+    known = file.class_name in REGISTERED[file.slot]
+    return known and signature(file.slot, file.class_name).references
 
 
 class PinnedFile(Section):

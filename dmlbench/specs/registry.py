@@ -21,7 +21,7 @@ from dmlbench.specs.cell import (
     TeacherMode,
     slot_of,
 )
-from dmlbench.specs.method import AnyFile, MethodFile, Parameter, PinnedFile, Search
+from dmlbench.specs.method import AnyFile, MethodFile, Parameter, PinnedFile, Search, takes_references
 from dmlbench.specs.method_loading import Folder, LearningRate, checked, load_file, plugin, resolved_rates
 from dmlbench.specs.protocol_spec import Scalar
 from dmlbench.specs.yaml_files import parse_written, read_yaml, validate
@@ -36,6 +36,7 @@ SEARCHED_MARK = re.compile(r"tuned: (\d+ epochs) of search on held-out training 
 OF_FILES = ("published", "untuned", "transferred")  # what marks of the files' own values begin with
 NEW = "new: in no paper"
 REPLACED = "the user's own {}, not the shipped one"
+NO_REFERENCES = "{}: the base takes no references, embeddings of other batches"
 LIST = "dmlbench list methods"
 MODIFIER_KINDS = tuple(kind for kind in get_args(Kind) if kind != "loss")
 PLAIN = re.compile(r"[a-z0-9_-]{1,100}")
@@ -134,10 +135,12 @@ class Registry:
         return [file.name for file in files if isinstance(file, MethodFile) and file.kind != "loss"]
 
     def names(self) -> list[str]:
-        """Every method that can be run: bases, and each base with each modifier."""
-        pinned = [file.name for file in self.files().values() if isinstance(file, PinnedFile)]
-        composed = [f"{base}+{modifier}" for base in self.bases() for modifier in self.modifiers()]
-        return sorted({*self.bases(), *composed, *pinned})
+        """Every method that can be run: bases, and each base with each modifier that it goes with."""
+        files = self.files()
+        parts = [file for file in files.values() if isinstance(file, MethodFile)]
+        bases, modifiers = ([file for file in parts if (file.slot == "loss") == wanted] for wanted in (True, False))
+        composed = {f"{base.name}+{own.name}" for base in bases for own in modifiers if fits(base, own)}
+        return sorted(files.keys() - {file.name for file in modifiers} | composed)
 
     def datasets(self) -> set[str]:
         """Datasets that the files speak of, in overrides and published figures."""
@@ -181,7 +184,7 @@ class Registry:
 
     def searches(self, name: str) -> dict[str, Search]:
         """Where tuning looks for values: by `loss.NAME`, `loss.learning_rates.NAME` and `distillation.NAME`."""
-        pinned = self.file(name) if "+" in name and name in self._paths else None
+        pinned = self.pinned(name)
         found: dict[str, Search] = {}
         for file in filter(None, self.parts(name)):
             overlay: dict[str, Parameter] = getattr(pinned, file.slot) if pinned else {}
@@ -193,9 +196,7 @@ class Registry:
 
     def _resolved(self, name: str, where: dict[str, str], settings: MethodSettings) -> MethodSpec:
         base, modifier = self.parts(name)
-        context = where | {"base": base.name}
-        pinned = self.file(name) if name in self._paths and modifier else None
-        extra = pinned if isinstance(pinned, PinnedFile) else None
+        context, extra = where | {"base": base.name}, self.pinned(name)
         loss = self._resolve_part(base, context, settings, extra)
         if modifier is None:
             marks = _own_marks(base) + _marks(loss, known=not _new(base)) + self._replacing(base.name)
@@ -231,7 +232,15 @@ class Registry:
                 f"{name!r}: {modifier_name!r} is a base and cannot follow a +",
                 hint=f"modifiers: {', '.join(sorted(modifiers))}",
             )
+        if not fits(base, modifier):
+            hint = f"bases: {', '.join(other for other in self.bases() if fits(self._part(other, name), modifier))}"
+            raise UserError(NO_REFERENCES.format(name), hint=hint)
         return base, modifier
+
+    def pinned(self, name: str) -> PinnedFile | None:
+        """The file of a composition with values of its own, where there is one."""
+        file = self.file(name) if "+" in name and name in self._paths else None
+        return file if isinstance(file, PinnedFile) else None
 
     def _replacing(self, *names: str) -> tuple[str, ...]:
         """A mark for each file that replaces a shipped method of its name: its numbers are not that method's."""
@@ -313,6 +322,13 @@ class Registry:
             learning_rates=rates,
             **plugin(file, folder),
         )
+
+
+def fits(base: MethodFile, modifier: MethodFile) -> bool:
+    """Whether a base's loss takes what a modifier gives it; of plugins that is known once they are built."""
+    if base.plugin or modifier.plugin:
+        return True
+    return takes_references(base) or not takes_references(modifier)
 
 
 def _given_rates(

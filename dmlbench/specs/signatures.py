@@ -20,6 +20,7 @@ from dmlbench.specs.dataset import Section
 REGISTERED: dict[str, dict[str, str]] = {
     "loss": {
         "contrastive": "dmlbench.losses.contrastive:ContrastiveLoss",
+        "cosine_contrastive": "dmlbench.losses.cosine_contrastive:CosineContrastiveLoss",
         "triplet": "dmlbench.losses.triplet:TripletLoss",
         "margin": "dmlbench.losses.margin:MarginLoss",
         "multi_similarity": "dmlbench.losses.multi_similarity:MultiSimilarityLoss",
@@ -41,8 +42,12 @@ REGISTERED: dict[str, dict[str, str]] = {
         "obdsd": "dmlbench.modifiers.obdsd:OBDSD",
         "s2sd": "dmlbench.modifiers.s2sd:S2SD",
         "dm2": "dmlbench.modifiers.dm2:DM2",
+        "xbm": "dmlbench.modifiers.xbm:XBM",
+        "rkd": "dmlbench.modifiers.rkd:RKD",
+        "ema": "dmlbench.modifiers.ema:EMA",
     },
 }
+TEACHERS = ("Distillation", "SelfDistillation")  # classes whose subclasses learn from a teacher
 SIZES = ("num_classes", "embedding_dim")  # given to constructors that ask for them, and never by a file
 NAMES: dict[str, Any] = {  # what annotations are written with
     **{kind.__name__: kind for kind in (bool, int, float, str, Ge, Gt, Le, Lt, StringConstraints)},
@@ -59,11 +64,13 @@ class Signature:
         parameters: The model of its values; a constructor's `lambda_` is `lambda` in a file.
         learned: Names of the parameters that it learns beside the network.
         has_teacher: Whether it learns from a teacher.
+        references: Whether a loss takes references, or a modifier asks the loss to.
     """
 
     parameters: type[Section]
     learned: tuple[str, ...]
     has_teacher: bool
+    references: bool
 
 
 @cache
@@ -89,7 +96,8 @@ def signature(slot: str, name: str) -> Signature:
     return Signature(
         parameters=_model(class_name, constructor, known.get("AT_MOST", {})),
         learned=tuple(known.get("LEARNED", ())),
-        has_teacher=any(isinstance(base, ast.Name) and base.id == "SelfDistillation" for base in found.bases),
+        has_teacher=any(isinstance(base, ast.Name) and base.id in TEACHERS for base in found.bases),
+        references=_references(found),
     )
 
 
@@ -98,6 +106,12 @@ def with_momentum(parameters: type[Section]) -> type[Section]:
     """The model of values of a method whose teacher is a moving average."""
     fields: dict[str, Any] = {MOMENTUM: (Annotated[float, Ge(0), Lt(1)], ...)}
     return create_model(parameters.__name__, __base__=parameters, **fields)
+
+
+def _references(component: ast.ClassDef) -> bool:
+    forward = [node for node in component.body if isinstance(node, ast.FunctionDef) and node.name == "forward"]
+    taken = {argument.arg for node in forward for argument in (*node.args.args, *node.args.kwonlyargs)}
+    return "references" in taken or any(name == "references" for name, _ in _assigned(component))
 
 
 def _model(name: str, constructor: ast.FunctionDef, at_most: dict[str, float]) -> type[Section]:

@@ -18,6 +18,7 @@ from dmlbench.specs.cell import MOMENTUM, MethodSpec, Part, rate_of
 from dmlbench.specs.method_loading import check_rates
 from dmlbench.specs.plugins import shown
 from dmlbench.specs.protocol_spec import ProtocolSpec, TrainingSpec
+from dmlbench.specs.registry import NO_REFERENCES
 from dmlbench.training.device import PhaseClock
 from dmlbench.training.optimisation import Clipping, Schedule
 from dmlbench.training.plugins import Transform, callable_of, component_of, construct, described, located, with_sizes
@@ -141,13 +142,17 @@ def check_parts(method: MethodSpec, sizes: dict[str, int]) -> None:
     """Build the parts of a method once, before anything is trained; raises UserError for a mistake in one of them."""
     criterion = build_loss(method.loss, sizes)
     if method.distillation is not None:
-        _check_miner(build_modifier(method.distillation, sizes), criterion, method.name)
+        _check_base(build_modifier(method.distillation, sizes), criterion, method.name)
 
 
-def _check_miner(modifier: Modifier, criterion: nn.Module, name: str) -> None:
-    if modifier.miner is not None and "triplets" not in inspect.signature(type(criterion).forward).parameters:
+def _check_base(modifier: Modifier, criterion: nn.Module, name: str) -> None:
+    """Raise UserError where the base does not take what the modifier gives its loss."""
+    taken = inspect.signature(type(criterion).forward).parameters
+    if modifier.miner is not None and "triplets" not in taken:
         hint = f"for example triplet+{name.partition('+')[2]}; bases: contrastive, triplet, margin"
         raise UserError(f"{name}: the base takes no triplets", hint=hint)
+    if modifier.references and "references" not in taken:
+        raise UserError(NO_REFERENCES.format(name), hint=f"for example ms+{name.partition('+')[2]}")
 
 
 class _WithHead(Modifier):
@@ -266,7 +271,7 @@ def _teacher(part: Part | None) -> TeacherSettings:
 
 def _built(modifier: Modifier, context: _BuildContext, part: Part) -> tuple[list[Network], list[Group]]:
     """The networks of a modifier, and what it learns itself; whatever its hooks raise is one line."""
-    _check_miner(modifier, context.base.criterion, context.name)
+    _check_base(modifier, context.base.criterion, context.name)
     try:
         networks = modifier.build(context)
         _check_networks(networks, part, context.precision)

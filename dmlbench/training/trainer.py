@@ -202,6 +202,7 @@ class Trainer:
             epoch=epoch,
             epochs=self.epochs,
             models=self.models,
+            criteria=[network.criterion for network in self.networks],
             mining=mining,
             clock=self.clock.phase,
             precision=partial(autocast, self.device, self.precision),

@@ -21,7 +21,7 @@ TEXT = (Path(__file__).parents[2] / "docs" / "plugins.md").read_text(encoding="u
 FILE = re.compile(r"`([\w./-]+\.(?:yaml|py))`[^`]*?:\n\n```(?:yaml|python)\n(.*?)```", re.DOTALL)
 COMMANDS = re.compile(r"```sh\n(.*?)```", re.DOTALL)
 METHODS = (
-    "ms", "ranked", "annealed", "ms+sharp", "ms+spread", "ms+xbm", "ms+rival", "ms+mlp", "ms+balanced", "ms+erase",
+    "ms", "ranked", "annealed", "ms+sharp", "ms+spread", "ms+recent", "ms+rival", "ms+mlp", "ms+balanced", "ms+erase",
     "triplet", "triplet+hardest",
 )  # fmt: skip
 
@@ -52,7 +52,7 @@ def test_the_pages_commands_work(folder: Path, dmlbench: Command, tmp_path: Path
         done = dmlbench(*command, *(("--tracking", "none", *TINY) if command[0] == "run" else ()))
         assert done.returncode == 0, done.stdout + done.stderr
         assert command[0] != "validate" or done.stdout.count(": valid; ") == len([*folder.glob("*.yaml")])
-    assert {key.split("/")[1] for key in metric_columns(tmp_path / "results" / "runs")} == {"ms", "ms+xbm"}
+    assert {key.split("/")[1] for key in metric_columns(tmp_path / "results" / "runs")} == {"ms", "ms+recent"}
 
 
 @pytest.mark.slow
@@ -64,7 +64,7 @@ def test_every_example_trains_beside_its_base(folder: Path, dmlbench: Command, t
     assert {key.split("/")[1] for key in found} == {*METHODS}
     assert len({str(rows) for rows in found.values()}) == len(METHODS)  # each is a method of its own
     untrained = {key.split("/")[1]: rows[1] for key, rows in found.items()}
-    assert untrained["ms+xbm"] == untrained["ms+balanced"] == untrained["ms"] != untrained["ms+mlp"]
+    assert untrained["ms+recent"] == untrained["ms+balanced"] == untrained["ms"] != untrained["ms+mlp"]
     cell = next((tmp_path / "results" / "runs").glob("*/*/ms+mlp/seed0-*"))
     scored = dmlbench("evaluate", cell)
     assert scored.returncode == 0, scored.stderr
@@ -75,7 +75,7 @@ def test_every_example_trains_beside_its_base(folder: Path, dmlbench: Command, t
 def test_plugins_run_from_python_with_the_same_numbers(
     folder: Path, dmlbench: Command, tmp_path: Path, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    methods = ("ms", "ms+spread", "ms+xbm", "annealed", "ms+balanced", "ms+mlp")
+    methods = ("ms", "ms+spread", "ms+recent", "annealed", "ms+balanced", "ms+mlp")
     monkeypatch.setenv("XDG_CACHE_HOME", environment["XDG_CACHE_HOME"])
     settings = dict(text.split("=") for text in TINY[1::2])
     study = package.run(
@@ -95,7 +95,7 @@ def test_plugins_run_from_python_with_the_same_numbers(
     assert metric_columns(tmp_path / "python") == metric_columns(tmp_path / "command")
 
 
-@pytest.mark.parametrize("name", ["ms+xbm", "annealed", "ms+erase", "ms+balanced", "ms+mlp", "ms+rival"])
+@pytest.mark.parametrize("name", ["ms+recent", "annealed", "ms+erase", "ms+balanced", "ms+mlp", "ms+rival"])
 def test_an_interrupted_example_ends_with_the_same_numbers(
     name: str, folder: Path, tmp_path: Path, make_cell, monkeypatch: pytest.MonkeyPatch
 ) -> None:

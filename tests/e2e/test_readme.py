@@ -22,7 +22,15 @@ def test_readme_names_the_two_commands() -> None:
 
 
 @pytest.mark.parametrize(
-    "document", ["README.md", "CONTRIBUTING.md", "docs/plugins.md", "docs/protocols.md", "tests/benchmarks/README.md"]
+    "document",
+    [
+        "README.md",
+        "CONTRIBUTING.md",
+        "docs/plugins.md",
+        "docs/protocols.md",
+        "docs/published.md",
+        "tests/benchmarks/README.md",
+    ],
 )
 def test_links_lead_somewhere(document: str) -> None:
     path = ROOT / document
@@ -68,7 +76,7 @@ def test_the_wheel_brings_methods_protocols_templates_and_types(tmp_path: Path) 
     environment = os.environ | {"PYTHONPATH": str(site)}
     code = "import dmlbench; from dmlbench.cli.main import main; print(dmlbench.__file__); main()"
     listed = subprocess.run(
-        [sys.executable, "-c", code, "list", "methods"],
+        [sys.executable, "-c", code, "list", "methods", "--json"],
         cwd=tmp_path,
         env=environment,
         capture_output=True,

@@ -14,6 +14,7 @@ from dmlbench.losses import (
     CircleLoss,
     ContrastiveLoss,
     CosFaceLoss,
+    CosineContrastiveLoss,
     MarginLoss,
     MultiSimilarityLoss,
     NormalisedSoftmaxLoss,
@@ -36,6 +37,7 @@ BUILD = {
     "semihard": lambda: TripletLoss(mining="semihard"),
     "margin": lambda: MarginLoss(CLASSES),
     "multi_similarity": MultiSimilarityLoss,
+    "cosine_contrastive": CosineContrastiveLoss,
     "proxy_anchor": lambda: ProxyAnchorLoss(CLASSES, DIMENSION),
     "normalised_softmax": lambda: NormalisedSoftmaxLoss(CLASSES, DIMENSION),
     "cosface": lambda: CosFaceLoss(CLASSES, DIMENSION),
@@ -124,7 +126,7 @@ def test_batch_without_a_valid_pair(name, seed, labels):
     labels = torch.tensor(labels)
     embeddings = normalize(torch.randn(len(labels), DIMENSION, generator=seeded(seed)))
     value, gradient = run(build(name), embeddings, labels, generator=seeded(seed))
-    if name in PROXY_LOSSES:  # their pairs are with the proxies, so there always are some
+    if name in (*PROXY_LOSSES, "cosine_contrastive"):  # those have pairs with proxies, this one single pairs
         assert value.isfinite()
         assert gradient.isfinite().all()
     elif name == "supcon" and len(labels) > labels.max() + 3:  # positives compete with each other, also without others
@@ -229,7 +231,7 @@ def test_nothing_depends_on_the_data_s_values(name):
     assert embeddings.grad.shape == (16, DIMENSION)
 
 
-@pytest.mark.parametrize("name", [*TRIPLET_LOSSES, "multi_similarity"])
+@pytest.mark.parametrize("name", [*TRIPLET_LOSSES, "multi_similarity", "cosine_contrastive"])
 def test_satisfied_batch_leaves_the_mined_losses_at_zero(name):
     labels = torch.arange(CLASSES).repeat(3)
     value, gradient = run(build(name), torch.eye(CLASSES, DIMENSION)[labels], labels, generator=seeded(0))
@@ -251,6 +253,7 @@ def test_satisfied_batch_leaves_the_mined_losses_at_zero(name):
         (lambda: MarginLoss(0), "num_classes must be a whole number > 0, got 0"),
         (lambda: MarginLoss(3, beta=-1), "beta must be a finite number > 0, got -1"),
         (lambda: MultiSimilarityLoss(alpha=0), "alpha must be a finite number > 0, got 0"),
+        (lambda: CosineContrastiveLoss(margin=1), r"margin must lie in \[0, 1\), got 1"),
         (lambda: MultiSimilarityLoss(epsilon=-1), "epsilon must be a finite number >= 0, got -1"),
         (lambda: ProxyAnchorLoss(3, 0), "embedding_dim must be a whole number > 0, got 0"),
         (lambda: ProxyAnchorLoss(3, 4, alpha=80), r"alpha \* \(1 \+ delta\) must be at most 80, got 88"),

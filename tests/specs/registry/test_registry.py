@@ -1,19 +1,26 @@
+from pathlib import Path
+
 import pytest
 
 from dmlbench.errors import UserError
 from dmlbench.runner import matrix
 from dmlbench.runner.matrix import Request, plan
 from dmlbench.specs.cell import EVAL_TEACHER, DatasetSpec
+from dmlbench.specs.protocol import own_protocols
 from dmlbench.specs.registry import DEFINITION, NEW, PUBLISHED, TRANSFERRED, UNPUBLISHED, UNTUNED, Registry, own_folder
 from tests.specs.registry.fake_methods import refusal, resolve
 
+WITH_REFERENCES = ("contrastive", "cosinecontrastive", "margin", "ms", "triplet")  # what `+xbm` can modify
 BASES = (
-    "arcface", "circle", "contrastive", "cosface", "margin", "ms", "normsoftmax", "ntxent", "proxyanchor", "proxyncapp",
-    "recallatk", "smoothap", "softtriple", "spherepair", "supcon", "triplet",
+    *WITH_REFERENCES, "arcface", "circle", "cosface", "normsoftmax", "ntxent", "proxyanchor", "proxyncapp", "recallatk",
+    "smoothap", "softtriple", "spherepair", "supcon",
 )  # fmt: skip
 COHORTS = ("+dm2", "+dm2-model", "+dm2-temporal", "+dm2-view", "+independent")
-MODIFIERS = ("+psd", "+obdsd", "+psd-mem", "+obdsd-mem", "+s2sd", *COHORTS)
+AVERAGED = ("+ema", "+psd-ema", "+obdsd-ema")
+MODIFIERS = ("+psd", "+obdsd", "+psd-mem", "+obdsd-mem", "+s2sd", "+xbm", "+rkd", "+lsd", *AVERAGED, *COHORTS)
 OF_R, OF_P = TRANSFERRED.format("resnet50-128"), TRANSFERRED.format("proxyanchor-resnet50-512")
+RKD_MARK = "adaptation: the paper's teacher was trained before, ours is the network of the epoch before"
+SFORA_MARK = "a public repository's, with no paper: CausalityHQ/sfora"
 PARSER_DEFAULTS = {"lambda": 75.0, "omega": 0.99, "tau": 1.0, "tau_diffusion": 1.0}
 OFFICIAL = {  # facts: official settings of the OBD-SD code
     ("cub", "resnet50-128"): {"lambda": 1000.0, "omega": 0.3, "tau": 1.0, "tau_diffusion": 1.0},
@@ -27,8 +34,9 @@ OFFICIAL = {  # facts: official settings of the OBD-SD code
 
 def test_every_base_ships_with_every_modifier():
     names = Registry().names()
-    assert names == sorted(f"{base}{modifier}" for base in BASES for modifier in ("", *MODIFIERS))
-    for name in (*BASES, *(f"{base}{modifier}" for base in ("ms", "margin") for modifier in MODIFIERS)):
+    composed = {f"{base}{modifier}" for base in BASES for modifier in ("", *MODIFIERS)}
+    assert names == sorted(composed - {f"{base}+xbm" for base in set(BASES) - {*WITH_REFERENCES}})
+    for name in names:
         method = resolve(name)
         assert method.name == name
         assert method.base == name.partition("+")[0]
@@ -41,7 +49,7 @@ def test_every_base_ships_with_every_modifier():
 def test_who_teaches_fits_the_class(name, old, new, mine):
     text = (own_folder() / f"{name}.yaml").read_text()
     (mine / f"{name}.yaml").write_text(text.replace(old, new))
-    with pytest.raises(UserError, match="teacher: none is for the classes dm2, s2sd"):
+    with pytest.raises(UserError, match="teacher: none is for the classes dm2, ema, s2sd, xbm, and"):
         resolve(f"ms+{name}", mine)
 
 
@@ -189,6 +197,45 @@ def test_a_memory_has_the_settings_of_what_it_replaces():
             assert (official.teacher, memory.teacher) == ("previous-epoch", "memory")
 
 
+def test_a_base_that_takes_no_references_has_no_memory():
+    text = refusal("proxyanchor+xbm")
+    assert text.startswith("proxyanchor+xbm: the base takes no references")
+    assert text.endswith("bases: contrastive, cosinecontrastive, margin, ms, triplet")
+
+
+@pytest.mark.parametrize(
+    ("name", "dataset", "protocol", "values", "marks"),
+    [
+        # Official code of LSD: its README's command, and the parser's default.
+        ("triplet+lsd", "cub", "resnet50-128", {"lambda": 50.0, "tau": 1.0}, (PUBLISHED,)),
+        ("triplet+lsd", "cars", "resnet50-128", {"lambda": 200.0, "tau": 1.0}, (UNTUNED,)),
+        # Official code of XBM: its sample run; what is ours where so many steps are never taken.
+        ("cosinecontrastive+xbm", "cub", "xbm-resnet50-128", {"lambda": 1.0, "size": 55000, "start": 1000},
+         (PUBLISHED,)),
+        ("ms+xbm", "glyphs", "conv4-64", {"lambda": 1.0, "size": 2000, "start": 40},
+         (UNTUNED, TRANSFERRED.format("resnet50-128, xbm-resnet50-128"))),
+        # Official code of RKD: scripts of CUB, Cars and SOP.
+        ("ms+rkd", "cub", "resnet50-128", {"lambda": 1.0, "angle": 2.0}, (RKD_MARK, UNTUNED, UNPUBLISHED)),
+        # CausalityHQ/sfora.
+        ("proxyanchor+ema", "cub", "resnet50-128", {"lambda": 1.0, "tau": 0.1, "momentum": 0.999},
+         (NEW, SFORA_MARK, TRANSFERRED.format("proxyanchor-resnet50-512, sfora-resnet50-512"))),
+    ],
+)  # fmt: skip
+def test_later_modifiers_have_the_values_of_their_official_codes(name, dataset, protocol, values, marks):
+    method = resolve(name, None, dataset, protocol)
+    assert method.distillation.values() == values
+    assert method.marks == marks
+
+
+def test_averages_have_the_settings_of_what_they_replace():
+    for dataset, protocol in (("cub", "resnet50-128"), ("cars", "resnet50-512"), ("sop", "resnet50-128")):
+        for name in ("psd", "obdsd"):
+            official, own = (resolve(f"ms+{n}", None, dataset, protocol).distillation for n in (name, f"{name}-ema"))
+            assert own.values() == official.values() | {"momentum": 0.999}
+            assert (official.teacher, own.teacher, own.teacher_mode) == ("previous-epoch", "ema", "train")
+            assert not any(value.published for value in own.parameters.values())
+
+
 def test_learned_parameters_have_their_published_rates():
     assert resolve("proxyanchor+psd").loss.rates() == {"proxies": 0.01}
     assert resolve("margin").loss.rates() == {"beta": 0.0005}
@@ -197,6 +244,18 @@ def test_learned_parameters_have_their_published_rates():
     assert resolve("normsoftmax").loss.rates() == {}  # the network's
     for name in ("ms", "supcon", "ntxent", "circle", "smoothap", "recallatk", "spherepair"):
         assert resolve(name).loss.rates() == {}
+
+
+def test_protocols_of_figures_are_shipped_or_explained():
+    """A figure's protocol that users cannot run is in the table of docs/published.md."""
+    text = (Path(__file__).parents[3] / "docs" / "published.md").read_text()
+    named = {figure.protocol for file in Registry().files().values() for figure in file.published}
+    assert {name for name in named - own_protocols().keys() if f"`{name}`" not in text} == set()
+
+
+def test_a_mark_is_one_mark():
+    """Tables keep marks in one text, with semicolons between."""
+    assert not [file.name for file in Registry().files().values() if ";" in (getattr(file, "mark", None) or "")]
 
 
 def test_published_figures_speak_of_these_datasets():
@@ -234,7 +293,7 @@ def test_shipped_methods_can_be_searched(name):
     own = [key for key in searches if key.startswith("distillation.")]
     assert bool(own) == ("+" in name and name != "ms+independent")
     method = resolve(name)
-    values = {f"{part.kind}.{key}": value for part in filter(None, (method.loss, method.distillation))
+    values = {f"{part.slot}.{key}": value for part in filter(None, (method.loss, method.distillation))
               for key, value in part.values().items()}  # fmt: skip
     values |= {f"loss.learning_rates.{key}": rate for key, rate in method.loss.rates().items()}
     assert all(search.holds(values[key]) for key, search in searches.items())
