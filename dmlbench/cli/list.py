@@ -56,10 +56,13 @@ def _datasets() -> "Table":
     table = Table("name", "title", "training classes / images", "test classes / images", "protocol", box=None)
     for info in DATASETS.values():
         train, test = f"{info.train_classes:,} / {info.train_images:,}", f"{info.test_classes:,} / {info.test_images:,}"
-        table.add_row(info.name, info.title, train, test, info.default_protocol)
+        queries = f" ({info.query_images:,} queries)" if info.query_images else ""
+        table.add_row(info.name, info.title, train, test + queries, info.default_protocol)
     table.add_row(
         "NAME=FOLDER", "Your own: a folder for each class", "half of the classes", "the rest", DEFAULT_PROTOCOL
     )
+    table.add_row("", "Or train/, test/; or train/, query/, gallery/, with such folders", "", "", "")
+    table.add_row("NAME=FILE.csv", "Your own: path, label and split of each image", "as listed", "", DEFAULT_PROTOCOL)
     return table
 
 

@@ -101,7 +101,10 @@ class Environment(_Part):
 
 
 class Data(_Part):
-    """What was trained and tested on; classes held out for validation count as neither."""
+    """What was trained and tested on; classes held out for validation count as neither.
+
+    Where test images are queries and a gallery, `query_images` of them are queries; it is 0 where each is both.
+    """
 
     name: Name
     version: Text
@@ -111,6 +114,7 @@ class Data(_Part):
     train_images: Count = 0
     train_classes: Count = 0
     test_images: Count = 0
+    query_images: Count = 0
     test_classes: Count = 0
 
 
