@@ -49,6 +49,7 @@ from dmlbench.reporting.tables.summary import (
 from dmlbench.reporting.tables.table import TEXT_COLUMNS, Table
 from dmlbench.results.claims import after_the_fact, check_names, declared_claims
 from dmlbench.results.environment import versions
+from dmlbench.results.evaluated import STATUS as EVALUATED
 from dmlbench.results.frames import load_history, load_results
 from dmlbench.results.measurements import SYNTHETIC, Measurement, read_measurements
 from dmlbench.results.records import Summary
@@ -97,12 +98,13 @@ def render(
     target = check_target(output, name)
     roots = Roots.of(results_folders)
     left_out = _LeftOut(roots, damaged)
-    results, history, specs, costs, every = _read(roots, only, left_out)
+    results, history, specs, costs, every, evaluated = _read(roots, only, left_out)
     tell(f"{counted(results['folder'].nunique(), 'cell')} read")
     tuned = sources.read_studies(roots.paths, left_out)
     with mapping(workers if len(groups(done(results))) > 1 else 1) as each:
         margins, other = sources.tuning_margins(tuned, results, specs), Against(against)
-        numbers = Numbers.of(results, history, sources.other_images(results, specs), margins, other)
+        images = sources.other_images(results, specs)
+        numbers = Numbers.of(results, history, images, margins, other, evaluated=evaluated)
         queries = Queries.of(results, tell, left_out, other)
         if panels:
             queries.check_images(panels)
@@ -113,7 +115,10 @@ def render(
             tested = _judged(roots, (results, every), claims, left_out)
             material = Material(numbers, queries, folder / "figures", panels, costs, sources.code_digests(summaries),
                 other, tested, read_finalists(tuned, results, specs))  # fmt: skip
-            body, origin = _body(material, specs, tell, each), _origin(name, results, summaries)
+            body, origin = (
+                _body(material, specs, tell, each),
+                _origin(name, results, summaries, boards=len(evaluated) > 0),
+            )
             gaps = _gaps(results, roots, only, left_out)
             files = _write_csv(folder / "tables", _tidy(material, specs, roots))
             _write_latex(folder / "tables", body)
@@ -141,18 +146,34 @@ def _judged(
 
 def _read(
     roots: Roots, only: Only | None, left_out: "_LeftOut"
-) -> tuple[pd.DataFrame, pd.DataFrame, sources.Specs, tuple[Measurement, ...], pd.DataFrame]:
-    """Results, their histories, specs and measurements: of the sound ones those asked for; and all results."""
+) -> tuple[pd.DataFrame, pd.DataFrame, sources.Specs, tuple[Measurement, ...], pd.DataFrame, pd.DataFrame]:
+    """Results, their histories, specs and measurements: of the sound ones those asked for; and all results.
+
+    Last come the rows of what was not trained here, which none of the others has.
+    """
     every, measurements = load_results(roots, left_out), read_measurements(roots.paths, left_out)
     _check_any(every, measurements, left_out)
     results = _kept(every, only, also=measured_frame(measurements))
+    every, results, evaluated = every[every["status"] != EVALUATED], *_apart(results, left_out)
     costs = _kept_measurements(measurements, only, set(results["protocol"]))
     history, specs = load_history(roots, left_out), sources.read_specs(results, left_out)
     results = results[~results["folder"].isin(left_out.paths)]
-    _check_any(results, costs, left_out)
+    if evaluated.empty:
+        _check_any(results, costs, left_out)
     sources.check_one_spec(results, specs)  # first: it can say what differs
     check_unambiguous(results)
-    return results, history, specs, costs, every
+    return results, history, specs, costs, every, evaluated
+
+
+def _apart(results: pd.DataFrame, left_out: "_LeftOut") -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Results of cells, and what was not trained here; of the latter none may have a trained method's name."""
+    is_evaluated = results["status"] == EVALUATED
+    cells, evaluated = results[~is_evaluated], results[is_evaluated]
+    trained = set(named(done(cells))[[*GROUP, "name"]].itertuples(index=False, name=None))
+    taken = [key in trained for key in evaluated[[*GROUP, "method"]].itertuples(index=False, name=None)]
+    for path in evaluated.loc[taken, "folder"]:
+        left_out(Damaged(Path(path), f"{path}: has the name of a method that was trained here; rename it"))
+    return cells, evaluated[[not own for own in taken]]
 
 
 class _LeftOut:
@@ -313,6 +334,7 @@ def _tidy(material: Material, specs: sources.Specs, roots: Roots) -> dict[str, p
         "phases": numbers.phases,
         "reproduction": numbers.reproduction,
         "tuning": numbers.tuning,
+        "evaluated": numbers.evaluated.drop(columns=["folder"]).dropna(axis="columns", how="all"),
         "tuning_finalists": material.finalists,
         "variance": material.variances,
         "over_classes": material.queries.over_classes,
@@ -344,7 +366,7 @@ def _summaries(results: pd.DataFrame) -> list[Summary]:
     return [summary for path in folders if (summary := read_summary(Path(path)))]
 
 
-def _origin(name: str, results: pd.DataFrame, summaries: Sequence[Summary]) -> _Origin:
+def _origin(name: str, results: pd.DataFrame, summaries: Sequence[Summary], *, boards: bool) -> _Origin:
     finished = done(results).drop_duplicates("folder")
     days = sorted(summary.started[:10] for summary in summaries)
     counts = finished.groupby([*GROUP, *METHOD])["seed"].nunique()
@@ -354,7 +376,7 @@ def _origin(name: str, results: pd.DataFrame, summaries: Sequence[Summary]) -> _
         methods=len(finished.drop_duplicates(METHOD)),
         seeds=sorted(set(counts)),
         days=list(dict.fromkeys([days[0], days[-1]])) if days else [],
-        reading=READING if len(results) else READING_COSTS,
+        reading=READING if len(results) or boards else READING_COSTS,
         environments=sources.environments(summaries),
         datasets=sources.datasets(summaries),
         codes=sources.code_states(summaries),
@@ -435,6 +457,7 @@ FILES = {  # tables by name
     "measured": "what `dmlbench overhead` measured, every measurement",
     "phases": "where a training step's time goes",
     "reproduction": "published figures beside ours",
+    "evaluated": "every metric of what was not trained here",
     "tuning": "tuned values beside those of the methods' files, by seed",
     "tuning_finalists": "held-out scores of the finalists of every study of tuning, and test scores of their values",
     "variance": "standard deviations by source: seed, initial weights, order, split, test classes, tuning",
