@@ -67,7 +67,7 @@ def _with_evaluated(board: pd.DataFrame, evaluated: pd.DataFrame) -> pd.DataFram
     ranks = {"best_rank": "Int64", "worst_rank": "Int64"}
     whole = pd.concat([own.astype(ranks) for own in (board, added) if len(own)], ignore_index=True)
     place = {key: number for number, key in enumerate(whole[KEYS].drop_duplicates().itertuples(index=False, name=None))}
-    first = [place[key] for key in whole[KEYS].itertuples(index=False, name=None)]
+    first = np.array([place[key] for key in whole[KEYS].itertuples(index=False, name=None)])
     order = np.lexsort((np.arange(len(whole)), -whole["mean"].to_numpy(dtype=float), first))
     return whole.iloc[order].reset_index(drop=True)
 

@@ -3,8 +3,12 @@
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from dmlbench.api import naming_arguments
 from dmlbench.api.given import Given, read_given
@@ -21,6 +25,7 @@ from dmlbench.results.evaluated import Evaluated, check_name, new_file, now, wri
 from dmlbench.results.store import Store
 from dmlbench.runner.matrix import checked_device, data_folder
 from dmlbench.specs.cell import EvaluationSpec, ModelSpec, ProtocolSpec
+from dmlbench.specs.dataset import DatasetSpec
 from dmlbench.specs.protocol import resolve_protocol
 from dmlbench.specs.registry import Registry
 from dmlbench.training.build import build_seeded_model
@@ -30,6 +35,8 @@ from dmlbench.training.evaluator import Evaluator
 
 FIRST_WEIGHTS = "IMAGENET1K_V1"  # what `pretrained` means of torchvision: its DEFAULT changes between releases
 SHOWN = 12  # digits of a digest
+TOGETHER = "--results and --name go together"
+Metrics = dict[str, float]
 
 
 @naming_arguments
@@ -63,13 +70,16 @@ def evaluate_file(
         UserError: for a file that is none, numbers that are not the dataset's, or a row that cannot be written.
     """
     given = read_given(Path(embeddings), None if labels is None else Path(labels))
+    if (results is None) != (name is None):
+        raise UserError(TOGETHER)
     if dataset is None and (results or protocol):
         option = "--results" if results else "--protocol"
         raise UserError(f"{option}: needs --dataset", hint="the one whose test classes these are")
     info = dataset_info(dataset, "--dataset") if dataset else None
     spec = resolve_protocol(protocol or info.default_protocol, info.name) if info else None
+    folder = data_folder(None if data_dir is None else Path(data_dir))
     if info:
-        _check_counts(info, given, None if data_dir is None else Path(data_dir))
+        _check_counts(info, given, folder)
     file = _file(results, name, spec.name, info.name) if info and spec else None
     wanted = tuple(ks) if ks else spec.evaluation.ks if spec else EvaluationSpec().ks
     queries, gallery = given.sides
@@ -77,42 +87,61 @@ def evaluate_file(
         metrics = evaluate(*queries, ks=wanted, gallery=gallery)
     except ValueError as error:
         raise UserError(f"--embeddings {given.path}: {error}") from error
-    if file and name and info and spec:
-        found = dataset_spec(info, data_folder(None if data_dir is None else Path(data_dir)), lambda _: None)
+    if file and info:
+        data = dataset_spec(info, folder, lambda _: None)
         about = f"embeddings, {given.embeddings.shape[1]}-d, SHA-256 {given.sha256[:SHOWN]}"
-        asking = 0 if given.queries is None else int(given.queries.sum())
-        counts = {
-            "test_images": len(given.labels),
-            "query_images": asking,
-            "test_classes": len(set(given.labels.tolist())),
-        }
-        row = Evaluated(
-            name=name, what="embeddings", about=about, sha256=given.sha256, protocol=spec.name, dataset=info.name,
-            dataset_version=found.version, metrics=metrics, made=now(), dmlbench=versions()["dmlbench"], **counts,
-        )  # fmt: skip
-        write_evaluated(file, row)
+        _write(file, ("embeddings", about, given.sha256), data, given, metrics)
     return metrics
+
+
+class _Tested(Protocol):
+    """Test images of any kind, by their labels and which are queries."""
+
+    @property
+    def labels(self) -> Tensor | NDArray[np.int64]:
+        """The class of each, (N,)."""
+
+    @property
+    def queries(self) -> Tensor | NDArray[np.bool_] | None:
+        """Which are queries, (N,); None where each is both."""
+
+
+def _write(
+    file: Path,
+    what: tuple[Literal["embeddings", "network"], str, str],
+    data: DatasetSpec,
+    test: _Tested,
+    metrics: Metrics,
+) -> None:
+    """Write a row: what it is, in words, and its digest; the file's own name and folders say the rest."""
+    labels, asking = np.asarray(test.labels), 0 if test.queries is None else int(test.queries.sum())
+    kind, about, sha256 = what
+    row = Evaluated(
+        name=file.stem, what=kind, about=about, sha256=sha256, protocol=file.parent.parent.name, dataset=data.name,
+        dataset_version=data.version, test_images=len(labels), query_images=asking,
+        test_classes=len(np.unique(labels)), metrics=metrics, made=now(), dmlbench=versions()["dmlbench"],
+    )  # fmt: skip
+    write_evaluated(file, row)
+
+
+def _check_counts(info: DatasetInfo, given: Given, folder: Path | None) -> None:
+    """Raise UserError where embeddings cannot be of a dataset's test images."""
+    asking = 0 if given.queries is None else int(given.queries.sum())
+    found = len(given.labels), len(np.unique(given.labels)), asking
+    for what, own, other in zip(("test images", "test classes", "queries"), found, tested(info, folder), strict=True):
+        if own != other:
+            raise UserError(f"--embeddings {given.path}: has {own} {what}, and {info.name} has {other}")
 
 
 def _file(results: str | Path | None, name: str | None, protocol: str, dataset: str) -> Path | None:
     """Where a row goes, which is not there yet; None where none is asked for."""
     if (results is None) != (name is None):
-        raise UserError("--results and --name go together")
+        raise UserError(TOGETHER)
     if results is None or name is None:
         return None
     check_name(name, Registry().names())
     Store(Path(results)).check_writable()
     return new_file(Path(results), protocol, dataset, name)
-
-
-def _check_counts(info: DatasetInfo, given: Given, data_dir: Path | None) -> None:
-    """Raise UserError where embeddings cannot be of a dataset's test images."""
-    expected = tested(info, data_folder(data_dir))
-    asking = 0 if given.queries is None else int(given.queries.sum())
-    found = len(given.labels), len(set(given.labels.tolist())), asking
-    for what, own, other in zip(("test images", "test classes", "queries"), found, expected, strict=True):
-        if own != other:
-            raise UserError(f"--embeddings {given.path}: has {own} {what}, and {info.name} has {other}")
 
 
 @naming_arguments
@@ -167,15 +196,8 @@ def evaluate_network(
         metrics = scored.measure([network], clustering=True)
     except DivergedError as error:
         raise UserError(f"--model {model}: {error}") from error
-    if file and name:
-        asking = 0 if test.queries is None else int(test.queries.sum())
-        counts = {"test_images": len(test.labels), "query_images": asking, "test_classes": len(test.class_names)}
-        row = Evaluated(
-            name=name, what="network", about=_about(spec.model), sha256=spec.model.weights_sha256 or "",
-            protocol=spec.name, dataset=info.name, dataset_version=data.version, metrics=metrics, made=now(),
-            dmlbench=versions()["dmlbench"], **counts,
-        )  # fmt: skip
-        write_evaluated(file, row)
+    if file:
+        _write(file, ("network", _about(spec.model), spec.model.weights_sha256 or ""), data, test, metrics)
     return metrics
 
 

@@ -110,14 +110,17 @@ def _of_cell(cell: Path, options: dict[str, Any]) -> Metrics:
     from dmlbench.api.networks import evaluate_cell
 
     wanted = {key: options[key] for key in ("dataset", "data_dir", "skip_bad", "device", "embeddings")}
-    return inspect.unwrap(evaluate_cell)(cell, **wanted, log=_say)  # its errors name options here
+    found: Metrics = inspect.unwrap(evaluate_cell)(cell, **wanted, log=_say)  # its errors name options here
+    return found
 
 
 def _of_file(options: dict[str, Any]) -> Metrics:
     from dmlbench.api.untrained import evaluate_file
 
     wanted = {key: options[key] for key in ("dataset", "protocol", "data_dir", "results", "name")}
-    return inspect.unwrap(evaluate_file)(options["embeddings"], options["labels"], ks=_ks(options["ks"]), **wanted)
+    score, ks = inspect.unwrap(evaluate_file), _ks(options["ks"])
+    found: Metrics = score(options["embeddings"], options["labels"], ks=ks, **wanted)
+    return found
 
 
 def _of_network(options: dict[str, Any]) -> dict[str, Metrics]:

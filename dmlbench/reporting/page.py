@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
@@ -98,13 +99,12 @@ def render(
     target = check_target(output, name)
     roots = Roots.of(results_folders)
     left_out = _LeftOut(roots, damaged)
-    results, history, specs, costs, every, evaluated = _read(roots, only, left_out)
+    results, history, specs, costs, every, given = _read(roots, only, left_out)
     tell(f"{counted(results['folder'].nunique(), 'cell')} read")
     tuned = sources.read_studies(roots.paths, left_out)
     with mapping(workers if len(groups(done(results))) > 1 else 1) as each:
         margins, other = sources.tuning_margins(tuned, results, specs), Against(against)
-        images = sources.other_images(results, specs)
-        numbers = Numbers.of(results, history, images, margins, other, evaluated=evaluated)
+        numbers = Numbers.of(results, history, sources.other_images(results, specs), margins, other, evaluated=given)
         queries = Queries.of(results, tell, left_out, other)
         if panels:
             queries.check_images(panels)
@@ -115,10 +115,7 @@ def render(
             tested = _judged(roots, (results, every), claims, left_out)
             material = Material(numbers, queries, folder / "figures", panels, costs, sources.code_digests(summaries),
                 other, tested, read_finalists(tuned, results, specs))  # fmt: skip
-            body, origin = (
-                _body(material, specs, tell, each),
-                _origin(name, results, summaries, boards=len(evaluated) > 0),
-            )
+            body, origin = _body(material, specs, tell, each), _origin(name, results, summaries, given)
             gaps = _gaps(results, roots, only, left_out)
             files = _write_csv(folder / "tables", _tidy(material, specs, roots))
             _write_latex(folder / "tables", body)
@@ -166,14 +163,24 @@ def _read(
 
 
 def _apart(results: pd.DataFrame, left_out: "_LeftOut") -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Results of cells, and what was not trained here; of the latter none may have a trained method's name."""
+    """Results of cells, and what was not trained here, but for what could not be in one table with the cells."""
     is_evaluated = results["status"] == EVALUATED
     cells, evaluated = results[~is_evaluated], results[is_evaluated]
-    trained = set(named(done(cells))[[*GROUP, "name"]].itertuples(index=False, name=None))
-    taken = [key in trained for key in evaluated[[*GROUP, "method"]].itertuples(index=False, name=None)]
-    for path in evaluated.loc[taken, "folder"]:
-        left_out(Damaged(Path(path), f"{path}: has the name of a method that was trained here; rename it"))
-    return cells, evaluated[[not own for own in taken]]
+    trained = named(done(cells))
+    names = set(trained[[*GROUP, "name"]].itertuples(index=False, name=None))
+    versions_of = {key: set(own["dataset_version"]) for key, own in trained.groupby(GROUP, sort=False)}
+    kept = []
+    for row in evaluated.to_dict("records"):
+        key, path = tuple(row[column] for column in GROUP), row["folder"]
+        why = ""
+        if (*key, row["method"]) in names:
+            why = "has the name of a method that was trained here; rename it"
+        elif row["dataset_version"] not in versions_of.get(key, {row["dataset_version"]}):
+            why = f"is of other images of {row['dataset']} than the cells here"
+        if why:
+            left_out(Damaged(Path(path), f"{path}: {why}"))
+        kept.append(not why)
+    return cells, evaluated[np.array(kept, dtype=bool)]
 
 
 class _LeftOut:
@@ -334,7 +341,7 @@ def _tidy(material: Material, specs: sources.Specs, roots: Roots) -> dict[str, p
         "phases": numbers.phases,
         "reproduction": numbers.reproduction,
         "tuning": numbers.tuning,
-        "evaluated": numbers.evaluated.drop(columns=["folder"]).dropna(axis="columns", how="all"),
+        "evaluated": numbers.evaluated.drop(columns=["folder", "seed", "hash"]).dropna(axis="columns", how="all"),
         "tuning_finalists": material.finalists,
         "variance": material.variances,
         "over_classes": material.queries.over_classes,
@@ -366,7 +373,7 @@ def _summaries(results: pd.DataFrame) -> list[Summary]:
     return [summary for path in folders if (summary := read_summary(Path(path)))]
 
 
-def _origin(name: str, results: pd.DataFrame, summaries: Sequence[Summary], *, boards: bool) -> _Origin:
+def _origin(name: str, results: pd.DataFrame, summaries: Sequence[Summary], evaluated: pd.DataFrame) -> _Origin:
     finished = done(results).drop_duplicates("folder")
     days = sorted(summary.started[:10] for summary in summaries)
     counts = finished.groupby([*GROUP, *METHOD])["seed"].nunique()
@@ -376,7 +383,7 @@ def _origin(name: str, results: pd.DataFrame, summaries: Sequence[Summary], *, b
         methods=len(finished.drop_duplicates(METHOD)),
         seeds=sorted(set(counts)),
         days=list(dict.fromkeys([days[0], days[-1]])) if days else [],
-        reading=READING if len(results) or boards else READING_COSTS,
+        reading=READING if len(results) or len(evaluated) else READING_COSTS,
         environments=sources.environments(summaries),
         datasets=sources.datasets(summaries),
         codes=sources.code_states(summaries),
