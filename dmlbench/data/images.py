@@ -285,15 +285,10 @@ def load_of_cell(cell: Cell, data_dir: Path | None = None, log: Log = LOGGER.inf
 def split_anew(dataset: Dataset, seed: int) -> Dataset:
     """The same classes, as many of them for training as before, but others: a shuffle of all by the seed.
 
-    Which classes are tested is a source of variance like any other; published splits are one draw of it.
-
-    Raises:
-        UserError: where the test images are queries and a gallery, which no training class has.
+    Which classes are tested is a source of variance like any other; published splits are one draw of it. Test images
+    that are queries and a gallery have none: see `ready.check_exchangeable`.
     """
     train, test = dataset.train, dataset.test
-    if test.queries is not None:
-        what = f"training.vary=split: {dataset.name} tests queries on a gallery, and its training classes have neither"
-        raise UserError(what, hint="vary init or order")
     classes = len(train.class_names) + len(test.class_names)
     whole = Split(
         _joined(train.images, test.images),

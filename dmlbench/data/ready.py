@@ -243,6 +243,13 @@ def prepare(spec: DatasetSpec, data_dir: Path | None, log: Log) -> None:
         log(f"{spec.name}: {found} in train and in test alike ({some(list(both[0]))})")
 
 
+def check_exchangeable(spec: DatasetSpec, data_dir: Path | None) -> None:
+    """Raise UserError where test classes cannot be exchanged with training classes, which have no gallery."""
+    if _roles(family_of(spec).read(data_dir, lambda _: None)[1]):
+        what = f"training.vary=split: {spec.name} tests queries on a gallery, and its training classes have neither"
+        raise UserError(what, hint="vary init or order")
+
+
 def too_little(sides: Sequence[LabelledFiles]) -> str:
     """Why nothing could be learned or measured on these sides; empty where it can."""
     train, test = sides

@@ -7,9 +7,9 @@ import pytest
 
 from dmlbench.data.catalogue import dataset_info, family_of
 from dmlbench.data.folder import ImageFolder
-from dmlbench.data.images import load_dataset, split_anew
+from dmlbench.data.images import load_dataset
 from dmlbench.data.listed import ListedImages
-from dmlbench.data.ready import check, dataset_spec, prepare, sizes
+from dmlbench.data.ready import check, check_exchangeable, dataset_spec, prepare, sizes
 from dmlbench.errors import UserError
 from dmlbench.specs.dataset import DatasetSpec, Fold, FolderSplit
 
@@ -124,7 +124,7 @@ def test_folds_of_the_training_classes_have_no_gallery_of_their_own(listed, tmp_
     assert dataset.test.queries is None
     assert len(dataset.test.labels) == 6
     with pytest.raises(UserError, match=r"training\.vary=split: birds tests queries on a gallery"):
-        split_anew(load_dataset(spec_of(f"birds={listed}")), 0)
+        check_exchangeable(spec, None)
 
 
 def test_images_left_out_keep_the_roles_of_the_others(listed):

@@ -99,3 +99,10 @@ def test_validation_of_the_split_is_one_line(in_process: Command, birds: Path) -
     assert refused.returncode == 2
     assert "1 class of birds in train are tested as well (crow); a class either trains or is tested" in refused.stderr
     assert len(refused.stderr.splitlines()) == 1
+
+
+def test_a_gallery_cannot_be_split_anew(in_process: Command, birds: Path, tmp_path: Path) -> None:
+    refused = in_process(*RUN, "--methods", "ms", "--vary", "split")
+    assert refused.returncode == 2
+    assert "training.vary=split: birds tests queries on a gallery" in refused.stderr.splitlines()[-1]
+    assert not (tmp_path / "results").exists()

@@ -254,6 +254,16 @@ def test_a_gallery_agrees_with_brute_force_under_ties(queries, references):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+def test_official_figures_of_a_gallery(backend):
+    """Recall that Proxy-Anchor's code for In-Shop (code/utils.py, evaluate_cos_Inshop) gives, where nothing ties."""
+    golden = np.load(GOLDENS / "gallery_900x16.npz")
+    ks = [int(k) for k in golden["ks"]]
+    gallery = golden["gallery"], golden["gallery_labels"]
+    ours = retrieval_metrics(golden["queries"], golden["query_labels"], ks, backend, gallery=gallery)
+    assert [ours[f"recall_at_{k}"] for k in ks] == pytest.approx(golden["recall"].tolist(), abs=1e-6)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_nothing_of_a_gallery_is_left_out(backend):
     """Queries that search a gallery of themselves find themselves."""
     embeddings, labels = blobs(300, 16, 200)
