@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from dmlbench.analysis.embeddings import read_embeddings
     from dmlbench.api.networks import embed, evaluate, evaluate_cell, load_model
     from dmlbench.api.study import Study, compare, report, run
+    from dmlbench.api.untrained import evaluate_file, evaluate_network
     from dmlbench.errors import UserError
     from dmlbench.results.frames import load_history, load_results
 
@@ -23,6 +24,8 @@ __all__ = [
     "embed",
     "evaluate",
     "evaluate_cell",
+    "evaluate_file",
+    "evaluate_network",
     "load_history",
     "load_model",
     "load_results",
@@ -34,6 +37,7 @@ __all__ = [
 MODULES = {
     "api.study": ("Study", "compare", "report", "run"),
     "api.networks": ("embed", "evaluate", "evaluate_cell", "load_model"),
+    "api.untrained": ("evaluate_file", "evaluate_network"),
     "analysis.embeddings": ("read_embeddings",),
     "results.frames": ("load_history", "load_results"),
     "errors": ("UserError",),

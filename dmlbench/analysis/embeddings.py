@@ -42,12 +42,14 @@ class Embeddings:
         labels: (N,) int64.
         paths: N paths of the images, relative to the dataset; empty where the file does not say.
         class_names: The class of each image; empty where the file does not say.
+        queries: (N,) which images are queries, that search among the others; None where each searches all others.
     """
 
     vectors: Floats
     labels: Integers
     paths: tuple[str, ...] = ()
     class_names: tuple[str, ...] = ()
+    queries: Booleans | None = None
 
 
 @dataclass(frozen=True)
@@ -55,8 +57,8 @@ class Nearest:
     """Cosine similarities of every query to the nearest of its own class and to the nearest of the others.
 
     Attributes:
-        positive: (N,) float64; -inf for a query alone in its class.
-        negative: (N,) float64; -inf where there is no other class.
+        positive: (N,) float64; -inf for a query that has nothing to find, and for an image of a gallery.
+        negative: (N,) float64; -inf where there is no other class, and for an image of a gallery.
     """
 
     positive: Floats
@@ -64,7 +66,7 @@ class Nearest:
 
     @property
     def queries(self) -> Booleans:
-        """(N,): the queries that R@1 counts; one alone in its class has nothing to find."""
+        """(N,): the queries that R@1 counts: those that have something to find."""
         return np.isfinite(self.positive)
 
     @property
@@ -142,6 +144,8 @@ def nearest(embeddings: Embeddings) -> Nearest:
 
     Exact, in float64, a tile of the similarity matrix at a time: memory grows with N x D, never with N^2.
     """
+    if embeddings.queries is not None:
+        return _nearest_in_gallery(embeddings, embeddings.queries)
     # Classes become runs of rows, so that few tiles hold positives and need a mask.
     order = np.argsort(embeddings.labels, kind="stable")
     vectors, labels = np.ascontiguousarray(embeddings.vectors[order]), embeddings.labels[order]
@@ -160,8 +164,23 @@ def nearest(embeddings: Embeddings) -> Nearest:
     return Nearest(positive, negative)
 
 
+def _nearest_in_gallery(embeddings: Embeddings, queries: Booleans) -> Nearest:
+    """`nearest` where the queries search among the other images alone."""
+    asking, gallery = np.flatnonzero(queries), np.flatnonzero(~queries)
+    vectors, labels = embeddings.vectors, embeddings.labels
+    best = np.full((2, len(labels)), -np.inf)
+    for rows in (asking[begin : begin + TILE] for begin in range(0, len(asking), TILE)):
+        for columns in (gallery[begin : begin + TILE] for begin in range(0, len(gallery), TILE)):
+            similarities = vectors[rows] @ vectors[columns].T
+            same = labels[rows, None] == labels[columns]
+            for kind, wanted in enumerate((same, ~same)):
+                found = np.where(wanted, similarities, -np.inf).max(axis=1)
+                best[kind, rows] = np.maximum(best[kind, rows], found)
+    return Nearest(best[0], best[1])
+
+
 def neighbours(embeddings: Embeddings, queries: Integers, k: int = 5) -> tuple[Integers, Floats]:
-    """Find the k nearest references of some queries, each left out by its index.
+    """Find the k nearest references of some queries, each left out by its index, or all of a gallery.
 
     Among equals negatives come first, as they do in R@1, then the earlier reference. Memory grows with Q x N.
 
@@ -177,8 +196,12 @@ def neighbours(embeddings: Embeddings, queries: Integers, k: int = 5) -> tuple[I
     positive = embeddings.labels[queries, None] == embeddings.labels
     sought = np.where(positive, similarities - TIE, similarities)
     sought[np.arange(len(queries)), queries] = -np.inf
+    references = len(embeddings.labels) - 1
+    if embeddings.queries is not None:
+        sought[:, embeddings.queries] = -np.inf
+        references = int((~embeddings.queries).sum())
     positions = np.broadcast_to(np.arange(len(embeddings.labels)), sought.shape)
-    found = np.lexsort((positions, positive, -sought))[:, : min(k, len(embeddings.labels) - 1)]
+    found = np.lexsort((positions, positive, -sought))[:, : min(k, references)]
     return found, np.take_along_axis(similarities, found, axis=1)
 
 
@@ -211,7 +234,15 @@ def _checked(tensors: Mapping[str, NDArray[np.generic]]) -> Embeddings:
         wide /= np.where(extreme, largest, 1.0)
         lengths = np.linalg.norm(wide, axis=1, keepdims=True)
     wide /= np.maximum(lengths, SMALLEST)
-    return Embeddings(wide, labels.astype(np.int64))
+    return Embeddings(wide, labels.astype(np.int64), queries=_roles(tensors.get("queries"), len(labels)))
+
+
+def _roles(queries: NDArray[np.generic] | None, count: int) -> Booleans | None:
+    if queries is None:
+        return None
+    if queries.shape != (count,) or queries.dtype != np.bool_ or queries.all() or not queries.any():
+        raise ValueError(f"queries of the shape {queries.shape} and type {queries.dtype}, or all of them or none")
+    return queries.astype(np.bool_)
 
 
 def _update(best: Floats, similarities: Floats, labels: Integers, rows: slice, columns: slice) -> None:

@@ -16,7 +16,7 @@ Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
 
-def leaderboard(values: pd.DataFrame) -> pd.DataFrame:
+def leaderboard(values: pd.DataFrame, evaluated: pd.DataFrame | None = None) -> pd.DataFrame:
     """Mean accuracy of every method, the best first, with the ranks that it may have.
 
     All methods of a group, selection and metric are compared with each other, paired by seed; paired t-tests are
@@ -28,6 +28,8 @@ def leaderboard(values: pd.DataFrame) -> pd.DataFrame:
 
     Args:
         values: As `estimates.seed_values` returns them.
+        evaluated: Rows of `load_results` of what was not trained here. Each is there under every selection of its
+            group, `last` where nothing else is; it has no seeds (n is 0), and so neither interval nor rank.
 
     Returns:
         Columns `GROUP`, selection, metric, `MARKED`, `ESTIMATE`, best_rank and worst_rank for the `METRICS`; ordered by
@@ -42,7 +44,32 @@ def leaderboard(values: pd.DataFrame) -> pd.DataFrame:
         best, worst = ranks(_by_seed(own, within[key]))
         frames.append(own.assign(best_rank=best, worst_rank=worst))
     columns = [*KEYS, *MARKED, *ESTIMATE, "best_rank", "worst_rank"]
-    return pd.concat(frames, ignore_index=True)[columns] if frames else pd.DataFrame(columns=columns)
+    board = pd.concat(frames, ignore_index=True)[columns] if frames else pd.DataFrame(columns=columns)
+    return board if evaluated is None or evaluated.empty else _with_evaluated(board, evaluated)[columns]
+
+
+def _with_evaluated(board: pd.DataFrame, evaluated: pd.DataFrame) -> pd.DataFrame:
+    """A leaderboard with the rows of what was not trained here at their place."""
+    rows = []
+    for row in evaluated.to_dict("records"):
+        group = tuple(row[key] for key in GROUP)
+        own = [key == group for key in board[GROUP].itertuples(index=False, name=None)]
+        for selection in board.loc[own, "selection"].unique() if any(own) else ["last"]:
+            for metric in (metric for metric in METRICS if not pd.isna(row.get(metric, np.nan))):
+                known = {key: row[key] for key in (*GROUP, *MARKED)}
+                nothing = dict.fromkeys(("low", "high", "std"), np.nan) | {
+                    "n": 0,
+                    "best_rank": None,
+                    "worst_rank": None,
+                }
+                rows.append(known | nothing | {"selection": selection, "metric": metric, "mean": row[metric]})
+    added = pd.DataFrame(rows, columns=[*board.columns])
+    ranks = {"best_rank": "Int64", "worst_rank": "Int64"}
+    whole = pd.concat([own.astype(ranks) for own in (board, added) if len(own)], ignore_index=True)
+    place = {key: number for number, key in enumerate(whole[KEYS].drop_duplicates().itertuples(index=False, name=None))}
+    first = np.array([place[key] for key in whole[KEYS].itertuples(index=False, name=None)])
+    order = np.lexsort((np.arange(len(whole)), -whole["mean"].to_numpy(dtype=float), first))
+    return whole.iloc[order].reset_index(drop=True)
 
 
 def _by_seed(means: pd.DataFrame, values: pd.DataFrame) -> Floats:

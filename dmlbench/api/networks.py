@@ -89,6 +89,7 @@ def evaluate(
     labels: Tensor | np.ndarray,
     ks: Sequence[int] | int = (1, 2, 4, 8),
     *,
+    gallery: tuple[Tensor | np.ndarray, Tensor | np.ndarray] | None = None,
     clustering: bool = True,
     seed: int = 0,
 ) -> dict[str, float]:
@@ -97,6 +98,8 @@ def evaluate(
     Args:
         embeddings: (N, D) numbers; rows are scaled to unit length.
         labels: (N,) whole numbers, the class of each.
+        gallery: Embeddings (M, D) and labels (M,) among which the queries, which are then the first two arguments,
+            search; None where each embedding searches all others. Clusters and geometry are of both together.
         ks: For which k recall is measured.
         clustering: Whether NMI and AMI are, too; k-means takes most of the time.
         seed: Of k-means.
@@ -108,9 +111,13 @@ def evaluate(
     Raises:
         ValueError: for a wrong shape or type, and embeddings that are not finite.
     """
-    found = retrieval_metrics(embeddings, labels, ks=(ks,) if isinstance(ks, int) else tuple(ks)) | geometry_metrics(
-        embeddings, labels
-    )
+    found = retrieval_metrics(embeddings, labels, (ks,) if isinstance(ks, int) else tuple(ks), gallery=gallery)
+    if gallery is not None:
+        embeddings, labels = (
+            torch.cat([torch.as_tensor(own), torch.as_tensor(other).to(torch.as_tensor(own).device)])
+            for own, other in zip((embeddings, labels), gallery, strict=True)
+        )
+    found |= geometry_metrics(embeddings, labels)
     found |= clustering_metrics(embeddings, labels, seed=seed) if clustering else {}
     return {name: float(value) for name, value in found.items()}
 

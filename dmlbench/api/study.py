@@ -151,7 +151,7 @@ def run(
 
     Args:
         methods: Names such as `ms` or `ms+obdsd`.
-        datasets: Names, `NAME=FOLDER` of images, or paths of YAML files.
+        datasets: Names, `NAME=FOLDER` of images, `NAME=FILE.csv`, or paths of YAML files.
         seeds: How many (0 to N-1), or the seeds themselves.
         protocol: Name or YAML file [default: the dataset's].
         settings: What `--set` changes, by its key: `{"training.epochs": 3}`.

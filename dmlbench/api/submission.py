@@ -12,6 +12,7 @@ from dmlbench.reporting.sources import read_studies
 from dmlbench.results.claims import FOLDER as CLAIMS
 from dmlbench.results.claims import declared_claims
 from dmlbench.results.environment import made_by
+from dmlbench.results.evaluated import FOLDER as EVALUATED
 from dmlbench.results.measurements import FOLDER as MEASUREMENTS
 from dmlbench.results.measurements import read_measurements
 from dmlbench.results.status import problems
@@ -57,6 +58,7 @@ def check_submission(root: Path) -> Submission:
         raise UserError(f"{root}: no finished cells to submit", hint=store.next_command())
     cells = [record.folder / name for record in done for name in PACKED]
     others = [*sorted((root / CLAIMS).glob("*.yaml")), *sorted((root / MEASUREMENTS).glob("*.json"))]
+    others += sorted((root / EVALUATED).glob("*/*/*.json"))
     tuned = [path for path in [default_path(root)] if path.is_file()]
     files = (*cells, *others, *tuned)
     wrong = [f"{folder}: {problem}" for folder, found in problems(store).items() for problem in found]

@@ -19,7 +19,7 @@ LISTED = 20
 
 @click.group("data")
 def command() -> None:
-    """Fetch, check or show a dataset: a name of `dmlbench list datasets`, NAME=FOLDER, or a dataset's YAML.
+    """Fetch, check or show a dataset: NAME (see `dmlbench list datasets`), NAME=FOLDER, NAME=FILE.csv, or a YAML file.
 
     \b
     Examples:
@@ -83,8 +83,10 @@ def check(name: str, data_dir: Path | None) -> int:
     _print_list("not RGB", found.converted, limit=LISTED)
     same = {" = ".join(group): "" for group in found.duplicates}
     _print_list("with the same content in train and test", same, limit=LISTED)
-    if found.singletons:
-        echo(f"{found.singletons:,} test classes have one image, which is no query: nothing can be retrieved for it")
+    if found.lost_queries and found.roles:
+        echo(f"{found.lost_queries:,} queries are of a class that the gallery does not have, and are left out")
+    elif found.lost_queries:
+        echo(f"{found.lost_queries:,} test classes have one image, which is no query: nothing can be retrieved for it")
     if found.problem:
         echo(f"the folder {found.problem}")
     if found.fingerprint:
@@ -159,6 +161,13 @@ def _print_counts(name: str, found: "Checked") -> None:
         if found.published:
             wanted = found.published[index], found.published[index + 2]
             row += [f"{wanted[0]:,} / {wanted[1]:,}", "ok" if wanted == (classes, images) else "DIFFERENT"]
+        table.add_row(*row)
+    for index, role in enumerate(("query", "gallery") if found.roles else ()):
+        images = found.roles[index] if found.roles else 0
+        row = [f"- {role}", "", f"{images:,}"]
+        if found.published:
+            wanted_images = (found.published_queries, found.published[3] - found.published_queries)[index]
+            row += [f"{wanted_images:,}", "ok" if wanted_images == images else "DIFFERENT"]
         table.add_row(*row)
     plain_or_wide().print(table)
 

@@ -172,13 +172,18 @@ def _datasets() -> list[Row]:
             info.name,
             info.title,
             f"{info.train_classes:,} / {info.train_images:,}",
-            f"{info.test_classes:,} / {info.test_images:,}",
+            f"{info.test_classes:,} / {info.test_images:,}"
+            + (f" ({info.query_images:,} queries)" if info.query_images else ""),
             info.default_protocol,
         )
         for info in DATASETS.values()
     ]
-    own = ("NAME=FOLDER", "Your own: a folder for each class", "half of the classes", "the rest", DEFAULT_PROTOCOL)
-    return [dict(zip(columns, row, strict=True)) for row in (*known, own)]
+    own = [
+        ("NAME=FOLDER", "Your own: a folder for each class", "half of the classes", "the rest", DEFAULT_PROTOCOL),
+        ("", "Or train/, test/; or train/, query/, gallery/, with such folders", "", "", ""),
+        ("NAME=FILE.csv", "Your own: path, label and split of each image", "as listed", "", DEFAULT_PROTOCOL),
+    ]
+    return [dict(zip(columns, row, strict=True)) for row in (*known, *own)]
 
 
 def _protocols() -> list[Row]:

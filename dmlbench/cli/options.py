@@ -128,7 +128,7 @@ def methods_option(
 
 def datasets_option(*, required: bool = True) -> Decorator:
     """`--datasets X,NAME=FOLDER`."""
-    help_text = "Comma-separated: dataset names, NAME=FOLDER of images, or YAML files."
+    help_text = "Comma-separated: dataset names, NAME=FOLDER of images, NAME=FILE.csv, or YAML files."
     return click.option("--datasets", required=required, multiple=True, callback=_datasets, help=help_text)
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from rich.text import Text
 
-from dmlbench.specs.cell import RATE, MethodSpec, ProtocolSpec, ResolvedValue
+from dmlbench.specs.cell import RATE, MethodSpec, ResolvedValue
 from dmlbench.specs.method import (
     OTHER_NMI,
     AnyFile,
@@ -18,6 +18,7 @@ from dmlbench.specs.method import (
     not_known,
 )
 from dmlbench.specs.protocol import own_protocols, resolve_protocol
+from dmlbench.specs.protocol_spec import ProtocolSpec
 from dmlbench.specs.registry import Registry
 
 if TYPE_CHECKING:

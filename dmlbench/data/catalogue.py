@@ -6,9 +6,10 @@ To add a dataset: one file next to this one with ``prepare`` and ``read`` (see `
 from dataclasses import dataclass
 from pathlib import Path
 
-from dmlbench.data import cars, cub, glyphs, omniglot, sop
+from dmlbench.data import cars, cub, glyphs, inat, inshop, omniglot, sop
 from dmlbench.data.family import Family
-from dmlbench.data.folder import ImageFolder, declared
+from dmlbench.data.folder import declared, own_images
+from dmlbench.data.listed import ListedImages
 from dmlbench.errors import UserError, unknown_name
 from dmlbench.specs.dataset import DatasetSpec
 from dmlbench.specs.yaml_files import path_of
@@ -19,7 +20,8 @@ class DatasetInfo:
     """One dataset: counts of its class-disjoint split, provenance, and what reads it.
 
     `version` changes whenever the contents or the split do. A declared folder has neither version nor counts of its
-    own: both are read from it. `files` tells families of image files from those that fit into memory.
+    own: both are read from it. `files` tells families of image files from those that fit into memory. Where test images
+    are queries and a gallery, `query_images` counts the queries among them.
     """
 
     name: str
@@ -31,6 +33,7 @@ class DatasetInfo:
     test_classes: int = 0
     train_images: int = 0
     test_images: int = 0
+    query_images: int = 0
     licence: str = ""
     source: str = ""
     default_protocol: str = "conv4-64"
@@ -119,12 +122,46 @@ DATASETS: dict[str, DatasetInfo] = {
             default_protocol="resnet50-128",
             files=True,
         ),
+        DatasetInfo(
+            name="inshop",
+            title="In-Shop Clothes",
+            description=(
+                "Photographs of 7,982 clothing items in a shop (DeepFashion), split by item as published; test images "
+                "are queries that search a gallery"
+            ),
+            version=inshop.VERSION,
+            train_classes=3_997,
+            test_classes=3_985,
+            train_images=25_882,
+            test_images=26_830,
+            query_images=14_218,
+            licence="non-commercial research, by agreement",
+            source="Liu et al. 2016, DeepFashion, In-shop Clothes Retrieval Benchmark",
+            family=inshop,
+            default_protocol="resnet50-128",
+            files=True,
+        ),
+        DatasetInfo(
+            name="inat",
+            title="iNaturalist 2018",
+            description="Photographs of 8,142 species: the class split of Smooth-AP (Brown et al. 2020)",
+            version=inat.VERSION,
+            train_classes=5_690,
+            test_classes=2_452,
+            train_images=325_846,
+            test_images=136_093,
+            licence="non-commercial research; the images belong to their photographers",
+            source="https://github.com/visipedia/inat_comp, split of https://github.com/Andrew-Brown1/Smooth_AP",
+            family=inat,
+            default_protocol="resnet50-128",
+            files=True,
+        ),
     )
 }
 
 
 def dataset_info(text: str, option: str = "--datasets") -> DatasetInfo:
-    """The catalogue's entry, or the folder that ``name=path`` or a YAML file declares, as given to an option.
+    """The catalogue's entry, or what ``name=path`` or a YAML file declares, as given to an option.
 
     Raises:
         UserError: an unknown name, with the nearest valid one; a declaration that is not valid.
@@ -134,13 +171,17 @@ def dataset_info(text: str, option: str = "--datasets") -> DatasetInfo:
         if text not in DATASETS:
             if path_of(text, option).is_dir():
                 raise UserError(f"{option} {text}: a folder needs a name", hint=f"{Path(text).resolve().name}={text}")
-            raise unknown_name("dataset", text, [*DATASETS, "NAME=FOLDER"], command="dmlbench list datasets")
+            if text.lower().endswith(".csv"):
+                raise UserError(f"{option} {text}: a CSV file needs a name", hint=f"{Path(text).stem}={text}")
+            known = [*DATASETS, "NAME=FOLDER", "NAME=FILE.csv"]
+            raise unknown_name("dataset", text, known, command="dmlbench list datasets")
         return DATASETS[text]
     folder, protocol = own
     if folder.name in DATASETS:
         what = f"{option} {text}: {folder.name!r} is a dataset of the catalogue"
         raise UserError(what, hint="give yours another name")
-    description = f"Images of {folder.root}, a folder for each class"
+    listed = isinstance(folder, ListedImages)
+    description = f"Images that {folder.root} lists" if listed else f"Images of {folder.root}, a folder for each class"
     return DatasetInfo(folder.name, folder.name, description, folder, default_protocol=protocol, files=True)
 
 
@@ -148,4 +189,4 @@ def family_of(spec: DatasetSpec) -> Family:
     """What reads the dataset of a cell."""
     if spec.root is None:
         return dataset_info(spec.name, "the dataset of a spec").family
-    return ImageFolder(spec.name, Path(spec.root), spec.split)
+    return own_images(spec.name, Path(spec.root), spec.split)

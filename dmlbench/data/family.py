@@ -7,7 +7,7 @@ import hashlib
 import os
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from platformdirs import user_cache_path
 
-from dmlbench.errors import UserError
+from dmlbench.errors import UserError, counted
 
 Log = Callable[[str], None]
 
@@ -45,22 +45,40 @@ class LabelledImages:
 
 @dataclass(frozen=True)
 class LabelledFiles:
-    """One side of a class-disjoint split, as image files: `LabelledImages` whose `paths` start from `root`."""
+    """One side of a class-disjoint split, as image files: `LabelledImages` whose `paths` start from `root`.
+
+    `queries` (N,) says which images of a test side are queries; the others are the gallery in which these search. It is
+    None where every image is a query, and its gallery all others.
+    """
 
     root: Path
     paths: tuple[str, ...]
     labels: NDArray[np.int64]
     class_names: tuple[str, ...]
+    queries: NDArray[np.bool_] | None = None
 
     def without(self, skipped: frozenset[str]) -> "LabelledFiles":
         """Leave some paths out; a class that loses its last image goes, and the later ones move up."""
         if not skipped:
             return self
         left_out = {composed(path) for path in skipped}
-        kept = [index for index, path in enumerate(self.paths) if composed(path) not in left_out]
-        classes, labels = np.unique(self.labels[kept], return_inverse=True)
+        kept = self.at([index for index, path in enumerate(self.paths) if composed(path) not in left_out])
+        classes, labels = np.unique(kept.labels, return_inverse=True)
         names = tuple(self.class_names[label] for label in classes.tolist())
-        return LabelledFiles(self.root, tuple(self.paths[index] for index in kept), labels.astype(np.int64), names)
+        return replace(kept, labels=labels.astype(np.int64), class_names=names)
+
+    def at(self, positions: Sequence[int]) -> "LabelledFiles":
+        """The files at some positions, in their order, with the same classes."""
+        queries = None if self.queries is None else self.queries[positions]
+        paths = tuple(self.paths[index] for index in positions)
+        return replace(self, paths=paths, labels=self.labels[positions], queries=queries)
+
+    @property
+    def lost_queries(self) -> int:
+        """How many queries have nothing to find, and so are left out and counted: no other image of their class."""
+        if self.queries is None:
+            return int((np.bincount(self.labels) == 1).sum())
+        return int((~np.isin(self.labels[self.queries], self.labels[~self.queries])).sum())
 
 
 Side = LabelledImages | LabelledFiles
@@ -84,8 +102,8 @@ class Downloadable(Protocol):
         """Have the dataset in `folder`."""
 
 
-def labelled(root: Path, rows: list[tuple[str, str]]) -> LabelledFiles:
-    """Files from (class name, path) rows; classes are numbered in order of appearance.
+def labelled(root: Path, rows: list[tuple[str, str]], queries: Sequence[bool] | None = None) -> LabelledFiles:
+    """Files from (class name, path) rows; classes are numbered in order of appearance. `queries`: one a row, or None.
 
     Raises:
         UserError: there are no rows.
@@ -94,7 +112,41 @@ def labelled(root: Path, rows: list[tuple[str, str]]) -> LabelledFiles:
         raise UserError(f"{root}: holds no images for one side of the split", hint="see `dmlbench data check`")
     numbers: dict[str, int] = {}
     labels = [numbers.setdefault(name, len(numbers)) for name, _ in rows]
-    return LabelledFiles(root, tuple(path for _, path in rows), np.array(labels, dtype=np.int64), tuple(numbers))
+    roles = None if queries is None else np.array(queries, dtype=np.bool_)
+    return LabelledFiles(root, tuple(path for _, path in rows), np.array(labels, dtype=np.int64), tuple(numbers), roles)
+
+
+ROLES = ("train", "test", "query", "gallery")
+Row = tuple[str, str, str]  # role, class, path
+
+
+def sides_by_role(name: str, root: Path, rows: Iterable[Row]) -> tuple[LabelledFiles, LabelledFiles]:
+    """Training and test side of files whose role is one of `ROLES`: either `test` or `query` and `gallery` are tested.
+
+    Args:
+        name: The dataset's, for messages.
+        root: From which paths start.
+        rows: All of one class one after another within train, and within what is tested.
+
+    Raises:
+        UserError: a class that trains and is tested, or no images for a side.
+    """
+    train: list[tuple[str, str]] = []
+    test: list[tuple[str, str]] = []
+    queries: list[bool] = []
+    for role, label, path in rows:
+        if role == "train":
+            train.append((label, path))
+        else:
+            test.append((label, path))
+            queries.append(role == "query")
+    roles = queries if any(queries) else None
+    sides = labelled(root, train), labelled(root, test, roles)
+    known = set(sides[0].class_names)
+    if both := [label for label in sides[1].class_names if label in known]:
+        what = f"{name}: {counted(len(both), 'class', 'classes')} of {root} in train are tested as well ({some(both)})"
+        raise UserError(what, hint="a class either trains or is tested")
+    return sides
 
 
 def fingerprint(*sides: LabelledImages) -> str:
@@ -108,19 +160,24 @@ def fingerprint(*sides: LabelledImages) -> str:
 
 
 def files_fingerprint(sides: Iterable[tuple[LabelledFiles, Sequence[str]]]) -> str:
-    """SHA-256 of labels and of the files' SHA-256, whatever they are called and however a release lays them out."""
+    """SHA-256 of labels, of who is a query, and of the files' SHA-256.
+
+    What the files are called, and how a release lays them out, changes nothing.
+    """
     digest = hashlib.sha256()
     for files, contents in sides:
         digest.update(f"{len(files.paths)}\n".encode())
         for index in content_order(files, contents):
-            digest.update(f"{files.labels[index]} {contents[index]}\n".encode())
+            role = "" if files.queries is None else " query" if files.queries[index] else " gallery"
+            digest.update(f"{files.labels[index]} {contents[index]}{role}\n".encode())
     return digest.hexdigest()
 
 
 def content_order(files: LabelledFiles, contents: Sequence[str]) -> list[int]:
-    """Positions of a side's files by class, and within a class by the SHA-256 of their contents."""
+    """Positions of a side's files by class, within it by the SHA-256 of their contents, and queries first of equals."""
     labels = files.labels.tolist()
-    return sorted(range(len(labels)), key=lambda index: (labels[index], contents[index]))
+    second = [False] * len(labels) if files.queries is None else (~files.queries).tolist()
+    return sorted(range(len(labels)), key=lambda index: (labels[index], contents[index], second[index]))
 
 
 def cache_dir() -> Path:

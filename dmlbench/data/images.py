@@ -120,12 +120,12 @@ class DecodedImages:
         return self.pixels[start : self.ends[index]].view(height, width, 3).permute(2, 0, 1)
 
 
-def read_files(files: LabelledFiles) -> tuple[EncodedImages, list[str]]:
+def read_files(files: LabelledFiles) -> tuple[EncodedImages, list[str], LabelledFiles]:
     """Read a side's files, into memory unless they are very large together.
 
     Returns:
-        The images, and the SHA-256 of their files: by class, and within a class by this SHA-256. So neither names nor
-        the layout of a release decide which image a position of the sampler means.
+        The images, the SHA-256 of their files, and the side itself, all by class, and within a class by this SHA-256.
+        So neither names nor the layout of a release decide which image a position of the sampler means.
 
     Raises:
         UserError: a file that cannot be read.
@@ -145,7 +145,8 @@ def read_files(files: LabelledFiles) -> tuple[EncodedImages, list[str]]:
         raise UserError(f"{error.filename}: cannot be read ({error.strerror})", hint=hint) from error
     order = content_order(files, digests)
     spans = np.stack((np.concatenate(([0], ends[:-1])), ends), axis=1)[order]
-    return EncodedImages(tuple(paths[i] for i in order), kept, spans), [digests[i] for i in order]
+    images = EncodedImages(tuple(paths[i] for i in order), kept, spans)
+    return images, [digests[i] for i in order], files.at(order)
 
 
 def decoded(images: EncodedImages, key: str, log: Log) -> EncodedImages | DecodedImages:
@@ -235,12 +236,16 @@ LOGGER = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Split:
-    """Images of one set of classes, uint8 (C, H, W) each: a tensor (N, C, H, W), or files; else as `LabelledImages`."""
+    """Images of one set of classes, uint8 (C, H, W) each: a tensor (N, C, H, W), or files; else as `LabelledImages`.
+
+    `queries`, bool (N,), says which are queries that search among the others; None where each searches all others.
+    """
 
     images: Images
     labels: Tensor
     class_names: tuple[str, ...]
     paths: tuple[str, ...] = ()
+    queries: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -280,7 +285,8 @@ def load_of_cell(cell: Cell, data_dir: Path | None = None, log: Log = LOGGER.inf
 def split_anew(dataset: Dataset, seed: int) -> Dataset:
     """The same classes, as many of them for training as before, but others: a shuffle of all by the seed.
 
-    Which classes are tested is a source of variance like any other; published splits are one draw of it.
+    Which classes are tested is a source of variance like any other; published splits are one draw of it. Test images
+    that are queries and a gallery have none: see `ready.check_exchangeable`.
     """
     train, test = dataset.train, dataset.test
     classes = len(train.class_names) + len(test.class_names)
@@ -333,8 +339,7 @@ def _load(spec: DatasetSpec, data_dir: Path | None, log: Log) -> Dataset:
 
 
 def _load_files(spec: DatasetSpec, files: tuple[LabelledFiles, LabelledFiles], log: Log) -> Dataset:
-    kept = [side.without(frozenset(spec.skipped)) for side in files]
-    encoded, digests = zip(*map(read_files, kept), strict=True)
+    encoded, digests, kept = zip(*(read_files(side.without(frozenset(spec.skipped))) for side in files), strict=True)
     whole = files_fingerprint(zip(kept, digests, strict=True))
     if spec.root is not None and not whole.startswith(spec.version):
         found = f"{spec.name}: {spec.root} holds other images than version {spec.version} (now {whole[:12]})"
@@ -345,10 +350,14 @@ def _load_files(spec: DatasetSpec, files: tuple[LabelledFiles, LabelledFiles], l
     names = ("train", "test")
     images = [decoded(side, f"{key}-{name}", log) for side, name in zip(encoded, names, strict=True)]
     train, test = (
-        Split(pictures, torch.from_numpy(side.labels), side.class_names, side.paths)
+        Split(pictures, torch.from_numpy(side.labels), side.class_names, side.paths, _roles(side))
         for pictures, side in zip(images, kept, strict=True)
     )
     return Dataset(spec.name, train, test, whole)
+
+
+def _roles(side: LabelledFiles) -> Tensor | None:
+    return None if side.queries is None else torch.from_numpy(side.queries)
 
 
 def _split(arrays: LabelledImages) -> Split:

@@ -33,7 +33,7 @@ from dmlbench.data.family import (
     fingerprint,
     some,
 )
-from dmlbench.data.folder import ImageFolder
+from dmlbench.data.folder import HALF, ImageFolder, OwnImages
 from dmlbench.errors import UserError, counted, inflected
 from dmlbench.machine import usable_cores
 from dmlbench.specs.dataset import DatasetSpec
@@ -189,13 +189,13 @@ LISTED = 10
 def dataset_spec(info: DatasetInfo, data_dir: Path | None, log: Log, *, skip_bad: bool = False) -> DatasetSpec:
     """The part of a cell's spec that names the data and fixes their contents.
 
-    A declared folder's version is the digest of its contents. With `skip_bad` images that cannot be used are left out,
-    and what is left out enters the version.
+    The version of a declared folder or CSV file is the digest of its contents and roles. With `skip_bad` images that
+    cannot be used are left out, and what is left out enters the version.
 
     Raises:
         UserError: where images have to be read and cannot.
     """
-    folder = info.family if isinstance(info.family, ImageFolder) else None
+    folder = info.family if isinstance(info.family, OwnImages) else None
     if folder is None and not (skip_bad and info.files):
         return DatasetSpec(name=info.name, version=info.version)
     sides = _files(info.family.read(data_dir, lambda _: None))
@@ -207,7 +207,8 @@ def dataset_spec(info: DatasetInfo, data_dir: Path | None, log: Log, *, skip_bad
     kept = [side.without(frozenset(skipped)) for side in sides]
     contents = [[found[path].sha256 for path in side.paths] for side, found in zip(kept, findings, strict=True)]
     version = files_fingerprint(zip(kept, contents, strict=True))
-    return DatasetSpec(name=info.name, version=version[:12], root=str(folder.root), split=folder.split, skipped=skipped)
+    split = folder.split if isinstance(folder, ImageFolder) else HALF
+    return DatasetSpec(name=info.name, version=version[:12], root=str(folder.root), split=split, skipped=skipped)
 
 
 def prepare(spec: DatasetSpec, data_dir: Path | None, log: Log) -> None:
@@ -242,14 +243,23 @@ def prepare(spec: DatasetSpec, data_dir: Path | None, log: Log) -> None:
         log(f"{spec.name}: {found} in train and in test alike ({some(list(both[0]))})")
 
 
+def check_exchangeable(spec: DatasetSpec, data_dir: Path | None) -> None:
+    """Raise UserError where test classes cannot be exchanged with training classes, which have no gallery."""
+    if _roles(family_of(spec).read(data_dir, lambda _: None)[1]):
+        what = f"training.vary=split: {spec.name} tests queries on a gallery, and its training classes have neither"
+        raise UserError(what, hint="vary init or order")
+
+
 def too_little(sides: Sequence[LabelledFiles]) -> str:
     """Why nothing could be learned or measured on these sides; empty where it can."""
     train, test = sides
     if min(len(train.class_names), len(test.class_names)) < 2:
         counts = f"{len(train.class_names)} classes to train and {len(test.class_names)} to test"
         return f"leaves {counts}, and each side needs two"
-    if np.bincount(test.labels).max() < 2:
-        return "no test class has two images, so there is nothing to retrieve"
+    queries = len(test.labels) if test.queries is None else int(test.queries.sum())
+    if test.lost_queries == queries:
+        why = "no test class has two images" if test.queries is None else "no query's class is in the gallery"
+        return f"{why}, so there is nothing to retrieve"
     return ""
 
 
@@ -278,11 +288,31 @@ def check_counts(spec: DatasetSpec, sides: tuple[Side, Side]) -> None:
     if found != info.counts:
         what = f"expected {info.counts} training classes, test classes, training images, test images, found {found}"
         raise UserError(f"{info.name}: {what}", hint=f"obtain the release of {info.source}")
+    if (roles := _roles(sides[1])) and roles[0] != info.query_images:
+        what = f"expected {info.query_images} queries among the test images, found {roles[0]}"
+        raise UserError(f"{info.name}: {what}", hint=f"obtain the release of {info.source}")
+
+
+def tested(info: DatasetInfo, data_dir: Path | None) -> tuple[int, int, int]:
+    """Test images, test classes and queries (0 where each image is one) of a dataset.
+
+    As published where it is of the catalogue, which then need not be there; counted in a user's own images.
+    """
+    if info.version:
+        return info.test_images, info.test_classes, info.query_images
+    sides = info.family.read(data_dir, lambda _: None)
+    return len(sides[1].labels), len(sides[1].class_names), (_roles(sides[1]) or (0, 0))[0]
 
 
 def _counts(sides: tuple[Side, Side]) -> tuple[int, int, int, int]:
     train, test = sides
     return len(train.class_names), len(test.class_names), len(train.labels), len(test.labels)
+
+
+def _roles(test: Side) -> tuple[int, int] | None:
+    """Queries and gallery images of a test side; None where every image is both."""
+    queries = test.queries if isinstance(test, LabelledFiles) else None
+    return None if queries is None else (int(queries.sum()), int((~queries).sum()))
 
 
 def _files(sides: tuple[Side, Side]) -> tuple[LabelledFiles, LabelledFiles]:
@@ -308,9 +338,11 @@ class Checked:
         bad: Paths of images that cannot be used, and why.
         converted: Paths of images that become RGB, and from what.
         duplicates: Groups of paths of one content on both sides of the split.
-        singletons: Test classes of a single image, which has nothing to be retrieved by.
+        lost_queries: Test images that have nothing to find: alone in their class, or of a class the gallery lacks.
         fingerprint: Of labels and contents; empty where an image cannot be used.
         problem: What else a run would refuse; empty for nothing.
+        roles: Queries and gallery images among the test images; None where every image is both.
+        published_queries: The first of them as published; 0 for none.
     """
 
     counts: tuple[int, int, int, int]
@@ -318,14 +350,18 @@ class Checked:
     bad: dict[str, str]
     converted: dict[str, str]
     duplicates: list[tuple[str, ...]]
-    singletons: int
+    lost_queries: int
     fingerprint: str
     problem: str = ""
+    roles: tuple[int, int] | None = None
+    published_queries: int = 0
 
     @property
     def sound(self) -> bool:
         """Whether a run would take the dataset as it is."""
-        return not self.bad and not self.problem and self.published in (None, self.counts)
+        queries = (self.roles or (0, 0))[0]
+        as_published = self.published in (None, self.counts) and self.published_queries in (0, queries)
+        return not self.bad and not self.problem and as_published
 
 
 def check(info: DatasetInfo, data_dir: Path | None, log: Log) -> Checked:
@@ -336,34 +372,46 @@ def check(info: DatasetInfo, data_dir: Path | None, log: Log) -> Checked:
     """
     sides = info.family.read(data_dir, log)
     counts, published = _counts(sides), info.counts if info.version else None
-    singletons = int((np.bincount(sides[1].labels) == 1).sum())
     files = files_of(sides)
     if files is None:
         whole = fingerprint(*(side for side in sides if isinstance(side, LabelledImages)))
+        singletons = int((np.bincount(sides[1].labels) == 1).sum())
         return Checked(counts, published, {}, {}, [], singletons, whole)
     findings = inspect(files, log, anew=True)
     bad = unusable(findings)
     digests = [[finding.sha256 for finding in side.values()] for side in findings]
     whole = "" if bad else files_fingerprint(zip(files, digests, strict=True))
     converted = {path: found.note for side in findings for path, found in side.items() if found.note}
-    return Checked(counts, published, bad, converted, on_both_sides(findings), singletons, whole, too_little(files))
+    return Checked(
+        counts, published, bad, converted, on_both_sides(findings), files[1].lost_queries, whole, too_little(files),
+        _roles(files[1]), info.query_images,
+    )  # fmt: skip
 
 
 def sizes(sides: tuple[Side, Side], log: Log) -> dict[str, dict[str, int | str]]:
-    """For each side its classes, images, images a class, and widths and heights in pixels (least - median - most)."""
+    """For each side its classes, images, images a class, and widths and heights in pixels (least - median - most).
+
+    Queries and gallery of a test side have rows of their own.
+    """
     files = files_of(sides)
     findings = inspect(files, log) if files else [None, None]
-    return {name: _sizes(side, found) for name, side, found in zip(SIDES, sides, findings, strict=True)}
+    rows = {name: _sizes(side, found) for name, side, found in zip(SIDES, sides, findings, strict=True)}
+    test = sides[1]
+    if isinstance(test, LabelledFiles) and test.queries is not None:
+        for name, chosen in (("query", test.queries), ("gallery", ~test.queries)):
+            rows[name] = _sizes(test.at(np.flatnonzero(chosen).tolist()), findings[1])
+    return rows
 
 
 def _sizes(side: Side, findings: dict[str, Finding] | None) -> dict[str, int | str]:
-    per_class = np.bincount(side.labels)
-    row: dict[str, int | str] = {"classes": len(side.class_names), "images": len(side.labels)}
+    per_class = np.unique(side.labels, return_counts=True)[1]
+    row: dict[str, int | str] = {"classes": len(per_class), "images": len(side.labels)}
     row["images a class"] = _range(per_class)
     if isinstance(side, LabelledImages):
         height, width = side.images.shape[-2:]
         return row | {"width": str(width), "height": str(height)}
-    usable = [found for found in (findings or {}).values() if not found.problem]
+    own = [findings[path] for path in side.paths] if findings else []
+    usable = [found for found in own if not found.problem]
     return row | {"width": _range([f.width for f in usable]), "height": _range([f.height for f in usable])}
 
 

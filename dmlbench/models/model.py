@@ -55,6 +55,18 @@ class EmbeddingModel(nn.Module):
         return self
 
 
+class BackboneFeatures(nn.Module):
+    """A backbone alone, without a head: its features, scaled to unit length."""
+
+    def __init__(self, backbone: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) normalised images -> (B, F) float32 features of unit length, also under autocast."""
+        return functional.normalize(self.backbone(images).float(), dim=1)
+
+
 def build_model(spec: ModelSpec, image: InputSpec, *, download: bool = True) -> EmbeddingModel:
     """Build the network; initial weights come from torch's global generator, which the caller seeds.
 

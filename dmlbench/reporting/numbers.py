@@ -36,6 +36,7 @@ class Numbers:
     phases: pd.DataFrame
     reproduction: pd.DataFrame
     tuning: pd.DataFrame
+    evaluated: pd.DataFrame
 
     @classmethod
     def of(
@@ -45,8 +46,10 @@ class Numbers:
         other_images: Mapping[Group, str] = NONE,
         margins: Margins = NO_MARGINS,
         against: Against = DEFAULT,
+        *,
+        evaluated: pd.DataFrame | None = None,
     ) -> "Numbers":
-        """Compute them from results and histories.
+        """Compute them from results and histories; `evaluated` are the rows of what was not trained here.
 
         `other_images` is as for `reproduction`, `margins` as for `tuned_beside_files`, `against` as for `references`.
         """
@@ -60,7 +63,7 @@ class Numbers:
             "history": finished,
             "seeds": values,
             "accuracy": means,
-            "leaderboard": leaderboard(values),
+            "leaderboard": leaderboard(values, evaluated),
             "optimism": optimism(values),
             "pairs": pairs,
             "comparisons": comparisons(pairs, values),
@@ -70,5 +73,6 @@ class Numbers:
             "phases": phase_times(finished[finished["hash"].isin(timed["hash"])]),
             "reproduction": reproduction(means, other_images),
             "tuning": tuned_beside_files(values, margins),
+            "evaluated": results.iloc[:0] if evaluated is None else evaluated,
         }
         return cls(**{name: named(frame) for name, frame in found.items()})

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
@@ -49,6 +50,7 @@ from dmlbench.reporting.tables.summary import (
 from dmlbench.reporting.tables.table import TEXT_COLUMNS, Table
 from dmlbench.results.claims import after_the_fact, check_names, declared_claims
 from dmlbench.results.environment import versions
+from dmlbench.results.evaluated import STATUS as EVALUATED
 from dmlbench.results.frames import load_history, load_results
 from dmlbench.results.measurements import SYNTHETIC, Measurement, read_measurements
 from dmlbench.results.records import Summary
@@ -97,12 +99,12 @@ def render(
     target = check_target(output, name)
     roots = Roots.of(results_folders)
     left_out = _LeftOut(roots, damaged)
-    results, history, specs, costs, every = _read(roots, only, left_out)
+    results, history, specs, costs, every, given = _read(roots, only, left_out)
     tell(f"{counted(results['folder'].nunique(), 'cell')} read")
     tuned = sources.read_studies(roots.paths, left_out)
     with mapping(workers if len(groups(done(results))) > 1 else 1) as each:
         margins, other = sources.tuning_margins(tuned, results, specs), Against(against)
-        numbers = Numbers.of(results, history, sources.other_images(results, specs), margins, other)
+        numbers = Numbers.of(results, history, sources.other_images(results, specs), margins, other, evaluated=given)
         queries = Queries.of(results, tell, left_out, other)
         if panels:
             queries.check_images(panels)
@@ -113,7 +115,7 @@ def render(
             tested = _judged(roots, (results, every), claims, left_out)
             material = Material(numbers, queries, folder / "figures", panels, costs, sources.code_digests(summaries),
                 other, tested, read_finalists(tuned, results, specs))  # fmt: skip
-            body, origin = _body(material, specs, tell, each), _origin(name, results, summaries)
+            body, origin = _body(material, specs, tell, each), _origin(name, results, summaries, given)
             gaps = _gaps(results, roots, only, left_out)
             files = _write_csv(folder / "tables", _tidy(material, specs, roots))
             _write_latex(folder / "tables", body)
@@ -141,18 +143,44 @@ def _judged(
 
 def _read(
     roots: Roots, only: Only | None, left_out: "_LeftOut"
-) -> tuple[pd.DataFrame, pd.DataFrame, sources.Specs, tuple[Measurement, ...], pd.DataFrame]:
-    """Results, their histories, specs and measurements: of the sound ones those asked for; and all results."""
+) -> tuple[pd.DataFrame, pd.DataFrame, sources.Specs, tuple[Measurement, ...], pd.DataFrame, pd.DataFrame]:
+    """Results, their histories, specs and measurements: of the sound ones those asked for; and all results.
+
+    Last come the rows of what was not trained here, which none of the others has.
+    """
     every, measurements = load_results(roots, left_out), read_measurements(roots.paths, left_out)
     _check_any(every, measurements, left_out)
     results = _kept(every, only, also=measured_frame(measurements))
+    every, results, evaluated = every[every["status"] != EVALUATED], *_apart(results, left_out)
     costs = _kept_measurements(measurements, only, set(results["protocol"]))
     history, specs = load_history(roots, left_out), sources.read_specs(results, left_out)
     results = results[~results["folder"].isin(left_out.paths)]
-    _check_any(results, costs, left_out)
+    if evaluated.empty:
+        _check_any(results, costs, left_out)
     sources.check_one_spec(results, specs)  # first: it can say what differs
     check_unambiguous(results)
-    return results, history, specs, costs, every
+    return results, history, specs, costs, every, evaluated
+
+
+def _apart(results: pd.DataFrame, left_out: "_LeftOut") -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Results of cells, and what was not trained here, but for what could not be in one table with the cells."""
+    is_evaluated = results["status"] == EVALUATED
+    cells, evaluated = results[~is_evaluated], results[is_evaluated]
+    trained = named(done(cells))
+    names = set(trained[[*GROUP, "name"]].itertuples(index=False, name=None))
+    versions_of = {key: set(own["dataset_version"]) for key, own in trained.groupby(GROUP, sort=False)}
+    kept = []
+    for row in evaluated.to_dict("records"):
+        key, path = tuple(row[column] for column in GROUP), row["folder"]
+        why = ""
+        if (*key, row["method"]) in names:
+            why = "has the name of a method that was trained here; rename it"
+        elif row["dataset_version"] not in versions_of.get(key, {row["dataset_version"]}):
+            why = f"is of other images of {row['dataset']} than the cells here"
+        if why:
+            left_out(Damaged(Path(path), f"{path}: {why}"))
+        kept.append(not why)
+    return cells, evaluated[np.array(kept, dtype=bool)]
 
 
 class _LeftOut:
@@ -313,6 +341,7 @@ def _tidy(material: Material, specs: sources.Specs, roots: Roots) -> dict[str, p
         "phases": numbers.phases,
         "reproduction": numbers.reproduction,
         "tuning": numbers.tuning,
+        "evaluated": numbers.evaluated.drop(columns=["folder", "seed", "hash"]).dropna(axis="columns", how="all"),
         "tuning_finalists": material.finalists,
         "variance": material.variances,
         "over_classes": material.queries.over_classes,
@@ -344,7 +373,7 @@ def _summaries(results: pd.DataFrame) -> list[Summary]:
     return [summary for path in folders if (summary := read_summary(Path(path)))]
 
 
-def _origin(name: str, results: pd.DataFrame, summaries: Sequence[Summary]) -> _Origin:
+def _origin(name: str, results: pd.DataFrame, summaries: Sequence[Summary], evaluated: pd.DataFrame) -> _Origin:
     finished = done(results).drop_duplicates("folder")
     days = sorted(summary.started[:10] for summary in summaries)
     counts = finished.groupby([*GROUP, *METHOD])["seed"].nunique()
@@ -354,7 +383,7 @@ def _origin(name: str, results: pd.DataFrame, summaries: Sequence[Summary]) -> _
         methods=len(finished.drop_duplicates(METHOD)),
         seeds=sorted(set(counts)),
         days=list(dict.fromkeys([days[0], days[-1]])) if days else [],
-        reading=READING if len(results) else READING_COSTS,
+        reading=READING if len(results) or len(evaluated) else READING_COSTS,
         environments=sources.environments(summaries),
         datasets=sources.datasets(summaries),
         codes=sources.code_states(summaries),
@@ -435,6 +464,7 @@ FILES = {  # tables by name
     "measured": "what `dmlbench overhead` measured, every measurement",
     "phases": "where a training step's time goes",
     "reproduction": "published figures beside ours",
+    "evaluated": "every metric of what was not trained here",
     "tuning": "tuned values beside those of the methods' files, by seed",
     "tuning_finalists": "held-out scores of the finalists of every study of tuning, and test scores of their values",
     "variance": "standard deviations by source: seed, initial weights, order, split, test classes, tuning",

@@ -75,6 +75,9 @@ def group_facts(group: Group, results: pd.DataFrame, specs: Specs) -> str:
     if data and data.train_images:
         said.append(f"{data.train_images:,} training images of {data.train_classes:,} classes")
         said.append(f"{data.test_images:,} test images of {data.test_classes:,} other classes")
+        if data.query_images:
+            gallery = data.test_images - data.query_images
+            said.append(f"{data.query_images:,} of them queries that search the other {gallery:,}, the gallery")
     if data and data.skipped:
         said.append(f"{len(data.skipped)} unusable images left out")
     if (varied := training.vary) != "all":
@@ -329,7 +332,7 @@ def commands(results: pd.DataFrame, specs: Specs, kept: Collection[str]) -> list
         if data.held_out or data.fold:  # no run makes it
             trials = True
             continue
-        words = (f"{data.name}=FOLDER" if data.root else data.name, *(["--skip-bad"] if data.skipped else []))
+        words = (data.typed, *(["--skip-bad"] if data.skipped else []))
         matrix = _Matrix(
             cell.protocol.name, to_type(cell), words, own_files=_needs_own_files(cell), kept=folder in kept,
             tuned=cell.method.tuned is not None,

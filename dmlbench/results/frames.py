@@ -15,6 +15,7 @@ import pandas as pd
 
 from dmlbench.errors import Damaged, OnDamaged, attempt, sound, warn
 from dmlbench.results.environment import kind_of_machine, machine_and_load
+from dmlbench.results.evaluated import STATUS, Evaluated, read_evaluated
 from dmlbench.results.history import read_history
 from dmlbench.results.records import COLUMNS, INDEX, Facts, Selection, Summary, facts, one_wording
 from dmlbench.results.store import DEFAULT_ROOT, Record, Roots, read_spec
@@ -49,7 +50,8 @@ def load_results(path: Paths = DEFAULT_ROOT, damaged: OnDamaged = warn) -> pd.Da
         where cells of another runner ran beside: times compare on one machine, of exclusive cells; `origin` (kind of
         device, digest of the initial weights), between which no pair is formed; `kind` (of processor and libraries),
         between which a cell differs as another seed would.
-        A failed cell is one row with empty metrics and its `error`.
+        A failed cell is one row with empty metrics and its `error`. What `dmlbench evaluate --results` wrote is one row
+        with the status `evaluated`, its name as `method`, and neither base, selection nor seed of its own (0).
 
     Raises:
         UserError: where the folder cannot be read.
@@ -58,6 +60,7 @@ def load_results(path: Paths = DEFAULT_ROOT, damaged: OnDamaged = warn) -> pd.Da
     crowded = beside_others([record.summary for record, _ in found])
     rows = [row for (record, own), beside in zip(found, crowded, strict=True)
             for row in result_rows(record, own, exclusive=not beside)]  # fmt: skip
+    rows += [_evaluated_row(file, row) for file, row in read_evaluated(Roots.of(path).paths, damaged)]
     return pd.DataFrame(rows) if rows else pd.DataFrame(columns=[*INDEX, *COLUMNS])
 
 
@@ -117,6 +120,13 @@ def result_rows(record: Record, own: Facts, *, exclusive: bool = True) -> list[d
     if not summary.done:
         return [common | {"selection": None, "network": MEAN, "networks": 1}]
     return [row for name, chosen in (summary.selections or {}).items() for row in _rows(common, name, chosen)]
+
+
+def _evaluated_row(file: Path, row: Evaluated) -> dict[str, object]:
+    """The row of what was not trained here."""
+    other = {"selection": None, "network": MEAN, "networks": 1, "step_ms": None, "train_seconds": None}
+    told = {"status": STATUS, "marks": row.mark, "folder": str(file), "exclusive": True, "origin": "", "kind": ""}
+    return row.facts.__dict__ | other | told | {"machine": None, "error": None, "epoch": None} | row.metrics
 
 
 def _origin(summary: Summary) -> str:

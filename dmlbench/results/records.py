@@ -38,7 +38,9 @@ Metric = Annotated[str, Field(pattern=r"^((member[1-9][0-9]{0,3}|ensemble)/)?[a-
 SelectionName = Literal["untrained", "last", "validation", "best_test"]
 
 
-class _Part(BaseModel):
+class Part(BaseModel):
+    """A part of a record: frozen, strict about types, and what it does not know is kept."""
+
     model_config = ConfigDict(frozen=True, strict=True, extra="allow", allow_inf_nan=False, populate_by_name=True)
 
     def as_json(self) -> dict[str, Any]:
@@ -46,7 +48,7 @@ class _Part(BaseModel):
         return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
 
 
-class Index(_Part):
+class Index(Part):
     """Which cell it is: `Cell.index`. Results of earlier releases state no teacher's mode."""
 
     hash: Digest
@@ -62,7 +64,7 @@ class Index(_Part):
     protocol_hash: Digest
 
 
-class Code(_Part):
+class Code(Part):
     """State of the training code."""
 
     digest: Text = ""
@@ -70,7 +72,7 @@ class Code(_Part):
     dirty: bool = False
 
 
-class Environment(_Part):
+class Environment(Part):
     """The machine, its load and its libraries, most of them extra keys; empty where the cell failed before.
 
     Attributes:
@@ -100,8 +102,11 @@ class Environment(_Part):
         return (self.device or "").partition(":")[0]
 
 
-class Data(_Part):
-    """What was trained and tested on; classes held out for validation count as neither."""
+class Data(Part):
+    """What was trained and tested on; classes held out for validation count as neither.
+
+    Where test images are queries and a gallery, `query_images` of them are queries; it is 0 where each is both.
+    """
 
     name: Name
     version: Text
@@ -111,10 +116,11 @@ class Data(_Part):
     train_images: Count = 0
     train_classes: Count = 0
     test_images: Count = 0
+    query_images: Count = 0
     test_classes: Count = 0
 
 
-class Selection(_Part):
+class Selection(Part):
     """Metrics under one choice of the epoch, and the epoch of each."""
 
     epochs: dict[Metric, Count]
@@ -133,7 +139,7 @@ class Selection(_Part):
         return self
 
 
-class Timing(_Part):
+class Timing(Part):
     """What the training cost."""
 
     step_ms: Annotated[float, Gt(0), Le(1e10)]
@@ -142,7 +148,7 @@ class Timing(_Part):
     phases: dict[str, Duration] = Field(default_factory=dict)
 
 
-class Failure(_Part):
+class Failure(Part):
     """Why a cell failed."""
 
     kind: Name
@@ -154,7 +160,7 @@ class Failure(_Part):
         return f"{self.kind}: {self.message}"
 
 
-class Summary(_Part):
+class Summary(Part):
     """A result. Failed cells have an error; done ones all that a table needs."""
 
     version: Literal[1] = 1

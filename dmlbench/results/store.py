@@ -5,6 +5,7 @@
 written when a run is planned, so the folders with a spec alone are the cells that are missing.
 """
 
+import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from pydantic import ValidationError
 
 from dmlbench.atomic import write_atomically
 from dmlbench.errors import Damaged, OnDamaged, UserError, attempt, sound, warn
+from dmlbench.results.evaluated import FOLDER as EVALUATED
 from dmlbench.results.history import HISTORY, read_history
 from dmlbench.results.locks import holder
 from dmlbench.results.measurements import FOLDER as MEASUREMENTS
@@ -156,7 +158,8 @@ class Roots:
         roots = cls(paths)
         for store in roots.stores if len(paths) > 1 else ():
             store.check_readable()
-            if not store.folders() and not any((store.root / MEASUREMENTS).glob("*.json")):
+            others = itertools.chain((store.root / MEASUREMENTS).glob("*.json"), (store.root / EVALUATED).glob("*/*/*"))
+            if not store.folders() and not any(others):
                 raise UserError(f"{store.root}: no cells yet", hint=store.next_command())
         return roots
 

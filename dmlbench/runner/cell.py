@@ -209,7 +209,9 @@ def _failure(error: Exception) -> Failure:
 
 def _dataset(cell: Cell, dataset: Dataset, train: Split) -> Data:
     """What was trained and tested on; classes held out for validation count as neither."""
-    return Data.model_validate(cell.dataset.identity() | {
+    queries = dataset.test.queries
+    roles = {} if queries is None else {"query_images": int(queries.sum())}
+    return Data.model_validate(cell.dataset.identity() | roles | {
         "skipped": list(cell.dataset.skipped),
         "fingerprint": dataset.fingerprint,
         "train_images": len(train.labels),

@@ -11,7 +11,7 @@ from typing import Literal, Protocol
 
 from dmlbench.data.catalogue import DatasetInfo, dataset_info
 from dmlbench.data.family import Log
-from dmlbench.data.ready import dataset_spec, prepare
+from dmlbench.data.ready import check_exchangeable, dataset_spec, prepare
 from dmlbench.errors import Damaged, UserError, attempt, counted, inflected, unknown_name
 from dmlbench.machine import usable_cores
 from dmlbench.models.pretrained import check_networks
@@ -162,6 +162,8 @@ def make_ready(cells: Sequence[Cell], execution: Execution, log: Callable[[str],
     """
     for spec in {cell.dataset.name: cell.dataset for cell in cells}.values():
         prepare(spec, execution.data_dir, log)
+    for spec in {own.dataset.name: own.dataset for own in cells if own.protocol.training.vary == "split"}.values():
+        check_exchangeable(spec, execution.data_dir)
     check_protocols(cells, download=True)
     _check_plugins({digest(cell.method.identity()): cell for cell in cells}.values())
     if cells:

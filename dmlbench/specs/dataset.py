@@ -133,6 +133,13 @@ class DatasetSpec(Section):
             return f"{self.name} (tested on {fold} of its training classes{again}{study})"
         return f"{self.name} (tested on {self.held_out:.0%} of its training classes)" if self.held_out else self.name
 
+    @property
+    def typed(self) -> str:
+        """What a person types after `--datasets`; for images of their own without the path."""
+        if self.root is None:
+            return self.name
+        return f"{self.name}={'FILE.csv' if self.root.lower().endswith('.csv') else 'FOLDER'}"
+
     def identity(self) -> dict[str, Any]:
         """What enters the hash."""
         held_out = {"held_out": self.held_out} if self.held_out else {}

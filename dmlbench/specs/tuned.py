@@ -338,8 +338,9 @@ def settings_of(path: Path, method: MethodSpec, dataset: DatasetSpec, protocol: 
 
 def _entry(path: Path, method: MethodSpec, dataset: DatasetSpec, protocol: ProtocolSpec) -> Tuned | BestOfTrials:
     """The entry of a method; of several studies the first."""
-    named = f"{dataset.name}=FOLDER" if dataset.root else dataset.name
-    again = f"`dmlbench tune --methods {method.name} --datasets {named} --epochs N`, with the same other options"
+    again = (
+        f"`dmlbench tune --methods {method.name} --datasets {dataset.typed} --epochs N`, with the same other options"
+    )
     names, identity = (protocol.name, dataset.name, method.name), identity_of(method, dataset, protocol)
     entries = read_tuned(path).entries
     found = [entry for entry in entries if entry.names == names]

@@ -215,7 +215,8 @@ def _dataset(name: str) -> str:
         return "images of the user's own; every run says how many, under *Datasets used*."
     train, test, train_images, test_images = info.counts
     counts = f"{train_images:,} training images of {train:,} classes, {test_images:,} test images of {test:,} others"
-    return f"{info.description}. {counts}."
+    roles = f", {info.query_images:,} of them queries that search the others" if info.query_images else ""
+    return f"{info.description}. {counts}{roles}."
 
 
 def _values(cell: Cell) -> list[tuple[str, str, object]]:

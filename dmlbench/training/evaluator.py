@@ -24,7 +24,8 @@ class Evaluator:
     """Embeds a split and scores it; keeps the transformed images between epochs where they are small.
 
     `training_classes` counts the clusters of the NMI of Roth et al., where the protocol asks for it. `distractors` are
-    images of other classes that are in the gallery of every query, and are no queries.
+    images of other classes that are in the gallery of every query, and are no queries. Where the split says which
+    images are queries, these search among the others; clusters and geometry are of both together.
 
     Raises:
         UserError: where that NMI cannot be measured on the split.
@@ -84,10 +85,12 @@ class Evaluator:
     def embeddings_file(self, model: nn.Module) -> bytes:
         """Embeddings of the split as safetensors: what `--keep embeddings` keeps.
 
-        The tensors `embeddings` (N, D) float32 and `labels` (N,) int64; where images have names, in the metadata
+        The tensors `embeddings` (N, D) float32 and `labels` (N,) int64; of queries and a gallery `queries` (N,) bool,
+        which are queries; where images have names, in the metadata
         `images`, a JSON list of N objects with the `path` of each image, relative to the dataset, and its `class`.
         """
         tensors = {"embeddings": self.embed(model).cpu().contiguous(), "labels": self.labels.contiguous()}
+        tensors |= {} if self.split.queries is None else {"queries": self.split.queries.contiguous()}
         names = [self.split.class_names[label] for label in self.labels.tolist()]
         if not self.split.paths:
             return save(tensors)
@@ -122,15 +125,20 @@ class Evaluator:
         """All metrics of given embeddings of the split; rows after these are distractors, and enter retrieval alone."""
         labels = self.labels.to(embeddings.device)
         embeddings, others = embeddings[: len(labels)], embeddings[len(labels) :]
-        metrics = retrieval_metrics(
-            embeddings, labels, ks=self.evaluation.ks, distractors=others if len(others) else None
-        ) | geometry_metrics(embeddings, labels)
+        metrics = self._retrieval(embeddings, labels, others) | geometry_metrics(embeddings, labels)
         if clustering:
             runs = self.evaluation.clustering_runs
             metrics |= clustering_metrics(embeddings, labels, seed=self.clustering_seed, runs=runs)
         if clustering and self.evaluation.nmi_revisiting and self.training_classes:
             metrics["nmi_revisiting"] = revisiting_nmi(embeddings, labels, self.training_classes)
         return {name: float(value) for name, value in metrics.items()}
+
+    def _retrieval(self, embeddings: Tensor, labels: Tensor, others: Tensor) -> dict[str, float]:
+        ks = self.evaluation.ks
+        if self.split.queries is None:
+            return retrieval_metrics(embeddings, labels, ks, distractors=others if len(others) else None)
+        asks = self.split.queries.to(embeddings.device)
+        return retrieval_metrics(embeddings[asks], labels[asks], ks, gallery=(embeddings[~asks], labels[~asks]))
 
 
 def timed(evaluate: Evaluator, networks: Sequence[nn.Module], *, clustering: bool) -> tuple[dict[str, float], float]:

@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -229,3 +230,47 @@ def test_the_length_of_a_kept_embedding_does_not_matter(tmp_path):
     embeddings = load_embeddings(folder, read_summary(folder))
     np.testing.assert_allclose(embeddings.vectors, vectors, atol=1e-4)  # float32 has few digits left at 1e-40
     assert nearest(embeddings).hits.all()
+
+
+@given(with_ties(), st.integers(0, 2**32 - 1))
+@settings(max_examples=80)
+def test_queries_of_a_gallery_hit_as_the_evaluation_counts_them(case, seed):
+    vectors, labels = case
+    asks = np.random.default_rng(seed).random(len(labels)) < 0.5
+    asks[0], asks[1] = True, False
+    found = nearest(replace(unit(vectors, labels), queries=asks))
+    counted = np.isin(labels, labels[~asks]) & asks
+    assert found.queries.tolist() == counted.tolist()
+    if not counted.any():
+        return
+    expected = naive_retrieval(vectors[asks], labels[asks], (1,), gallery=(vectors[~asks], labels[~asks]))
+    assert found.hits[found.queries].mean() == pytest.approx(expected["recall_at_1"])
+    positions, _ = neighbours(replace(unit(vectors, labels), queries=asks), np.flatnonzero(asks), k=3)
+    assert not asks[positions].any()
+    assert positions.shape[1] == min(3, (~asks).sum())
+    first = labels[positions[:, 0]] == labels[asks]
+    assert first[counted[asks]].tolist() == found.hits[counted].tolist()
+
+
+def test_tiles_of_a_gallery_change_nothing(monkeypatch):
+    rng = np.random.default_rng(0)
+    asks = rng.random(300) < 0.3
+    embeddings = replace(unit(rng.normal(size=(300, 8)), rng.integers(0, 20, 300)), queries=asks)
+    expected = nearest(embeddings)
+    monkeypatch.setattr(module, "TILE", 7)
+    found = nearest(embeddings)
+    assert found.positive == pytest.approx(expected.positive)
+    assert found.negative == pytest.approx(expected.negative)
+
+
+@pytest.mark.parametrize(
+    "queries", [np.array([True, True]), np.array([1, 0, 1]), np.array([True] * 3), np.array([False] * 3)]
+)
+def test_queries_that_are_none(tmp_path, queries):
+    path = tmp_path / "embeddings.safetensors"
+    tensors = {"embeddings": np.eye(3, dtype=np.float32), "labels": np.array([0, 0, 1])}
+    save_file(tensors | {"queries": queries}, path)
+    with pytest.raises(UserError, match="queries of the shape"):
+        dmlbench.read_embeddings(path)
+    save_file(tensors | {"queries": np.array([True, False, True])}, path)
+    assert dmlbench.read_embeddings(path).queries.tolist() == [True, False, True]

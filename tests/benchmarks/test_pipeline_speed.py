@@ -72,7 +72,7 @@ def one_thread(threads):
 
 
 def splits(files):
-    encoded, _ = read_files(files)
+    encoded, *_ = read_files(files)
     labels = torch.from_numpy(files.labels)
     pictures = {"encoded": encoded, "decoded cache": decoded(encoded, "benchmark", print)}
     return {name: Split(images, labels, files.class_names) for name, images in pictures.items()}

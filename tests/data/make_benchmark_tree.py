@@ -2,8 +2,8 @@
 
     python tests/data/make_benchmark_tree.py cub ANNOTATIONS OUTPUT
 
-Layouts: cub, cars-original, cars-split, cars-by-number, cars-by-name, sop. ANNOTATIONS holds CUB_200_2011/ and
-Cars196/ (not read for sop, whose lists are generated in the published format and size).
+Layouts: cub, cars-original, cars-split, cars-by-number, cars-by-name, sop, inshop, inat. ANNOTATIONS holds
+CUB_200_2011/ and Cars196/ (not read for the last three, whose lists are generated in the published format and size).
 """
 
 import argparse
@@ -108,6 +108,47 @@ def make_sop(output: Path, shrink: int = 1) -> None:
     write_images(paths)
 
 
+INSHOP_COUNTS = {"train": (3_997, 25_882), "query": (3_985, 14_218), "gallery": (3_985, 12_612)}
+INSHOP_LIST = Path("Eval", "list_eval_partition.txt")
+
+
+def make_inshop(output: Path, shrink: int = 1, images: str = "Img") -> Path:
+    """`images`: the folder that holds `img/`. Returns the root; query and gallery hold the same items."""
+    root = output / "In-shop Clothes Retrieval Benchmark"
+    (root / "Eval").mkdir(parents=True)
+    rows = []
+    for status, (items, count) in INSHOP_COUNTS.items():
+        first = 1 if status == "train" else INSHOP_COUNTS["train"][0] + 1
+        sizes = np.bincount(np.arange(count // shrink) % (items // shrink))
+        for index, size in enumerate(sizes.tolist()):
+            item = f"id_{first + index:08d}"
+            folder = f"img/WOMEN/{('Dresses', 'Denim')[index % 2]}/{item}"
+            rows += [(f"{folder}/{status}{view:02d}_1_front.jpg", item, status) for view in range(size)]
+    lines = [f"{path:<75} {item} {status}" for path, item, status in rows]
+    text = "\n".join([str(len(rows)), "image_name item_id evaluation_status", *lines])
+    (root / INSHOP_LIST).write_text(text + "\n")
+    write_images(root / images / path for path, _, _ in rows)
+    return root
+
+
+INAT_SIDES = {"train": (1, 5_690, 325_846), "test": (5_691, 2_452, 136_093)}
+
+
+def make_inat(output: Path, shrink: int = 1) -> Path:
+    root = output / "Inaturalist"
+    (root / "Inat_dataset_splits").mkdir(parents=True)
+    paths = []
+    for side, (first, classes, images) in INAT_SIDES.items():
+        own = [
+            f"train_val2018/{('Plantae', 'Aves')[index % 2]}/{first + index}/{side}{index:04d}{view:03d}.jpg"
+            for view, index in (divmod(number, classes // shrink) for number in range(images // shrink))
+        ]
+        (root / "Inat_dataset_splits" / f"Inaturalist_{side}_set1.txt").write_text("\n".join(own) + "\n")
+        paths += own
+    write_images(root / path for path in paths)
+    return root
+
+
 def _save(path: Path, table: list[tuple]) -> None:
     """A MATLAB file whose `annotations` is a struct array like the published ones: (1, N), a cell a field."""
     fields, *rows = table
@@ -127,6 +168,8 @@ def main() -> None:
         "cars-by-name": lambda annotations, output: make_cars_by_class(annotations, output, by_name=True),
         "cars-by-class-and-side": make_cars_by_class_and_side,
         "sop": lambda _, output: make_sop(output),
+        "inshop": lambda _, output: make_inshop(output),
+        "inat": lambda _, output: make_inat(output),
     }
     parser.add_argument("layout", choices=makers)
     parser.add_argument("annotations", type=Path)

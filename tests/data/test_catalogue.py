@@ -16,7 +16,7 @@ def test_planning_needs_no_torch():
 
 
 def test_entries_are_keyed_by_their_name_and_know_a_protocol():
-    assert set(DATASETS) == {"glyphs", "omniglot-small", "cub", "cars", "sop"}
+    assert set(DATASETS) == {"glyphs", "omniglot-small", "cub", "cars", "sop", "inshop", "inat"}
     small = ("glyphs", "omniglot-small")
     assert all(name == info.name for name, info in DATASETS.items())
     assert all((i.default_protocol == "conv4-64") == (i.name in small) for i in DATASETS.values())

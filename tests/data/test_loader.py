@@ -163,7 +163,7 @@ def test_evaluation_batch_size_is_the_protocols_by_default(glyphs_split, make_pr
 def photographs(folder):
     """A folder's training half: decoded when asked for, and from the decoded cache."""
     files = ImageFolder("x", folder).read(None, print)[0]
-    encoded, _ = read_files(files)
+    encoded, *_ = read_files(files)
     labels = torch.from_numpy(files.labels)
     return [Split(images, labels, files.class_names) for images in (encoded, decoded(encoded, "key", print))]
 

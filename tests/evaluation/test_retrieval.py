@@ -254,6 +254,16 @@ def test_a_gallery_agrees_with_brute_force_under_ties(queries, references):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+def test_official_figures_of_a_gallery(backend):
+    """Recall that Proxy-Anchor's code for In-Shop (code/utils.py, evaluate_cos_Inshop) gives, where nothing ties."""
+    golden = np.load(GOLDENS / "gallery_900x16.npz")
+    ks = [int(k) for k in golden["ks"]]
+    gallery = golden["gallery"], golden["gallery_labels"]
+    ours = retrieval_metrics(golden["queries"], golden["query_labels"], ks, backend, gallery=gallery)
+    assert [ours[f"recall_at_{k}"] for k in ks] == pytest.approx(golden["recall"].tolist(), abs=1e-6)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_nothing_of_a_gallery_is_left_out(backend):
     """Queries that search a gallery of themselves find themselves."""
     embeddings, labels = blobs(300, 16, 200)
@@ -309,3 +319,39 @@ def test_bad_distractors_are_one_clear_line():
         retrieval_metrics(embeddings, labels, distractors=torch.rand(2, 5))
     with pytest.raises(ValueError, match="distractors go with no gallery"):
         retrieval_metrics(embeddings, labels, gallery=(embeddings, labels), distractors=embeddings)
+
+
+@given(tied_sets())
+@settings(max_examples=60)
+def test_a_gallery_of_all_others_is_leave_one_out(tied):
+    """Each query by itself against all others: the mean over those that find something is the metric without one."""
+    vectors, labels = tied
+    for backend in BACKENDS:
+        whole = retrieval_metrics(vectors, labels, KS, backend)
+        alone = []
+        for query in range(len(labels)):
+            others = np.delete(vectors, query, axis=0), np.delete(labels, query)
+            if labels[query] in others[1]:
+                alone.append(retrieval_metrics(vectors[[query]], labels[[query]], KS, backend, gallery=others))
+        assert len(alone) == whole["queries"]
+        for name in ("recall_at_1", "recall_at_8", "map_at_r", "r_precision"):
+            assert whole[name] == pytest.approx(np.mean([own[name] for own in alone]), abs=1e-6), name
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_r_counts_the_gallery_images_of_the_querys_class(backend):
+    """Three of the class in the gallery: R is 3, whatever the queries have; a query without any is left out."""
+    gallery = torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [1.0, 0.2], [-1.0, 0.0]]), torch.tensor([0, 0, 0, 1, 1])
+    queries = torch.tensor([[1.0, 0.0], [1.0, 0.0]]), torch.tensor([0, 7])
+    metrics = retrieval_metrics(*queries, ks=(1, 2), backend=backend, gallery=gallery)
+    assert metrics["r_precision"] == pytest.approx(2 / 3)
+    assert metrics["map_at_r"] == pytest.approx(2 / 3)
+    assert (metrics["queries"], metrics["singleton_queries"]) == (1, 1)
+
+
+def test_backends_agree_on_a_large_gallery():
+    embeddings, labels = blobs(3000, 24, 150)
+    gallery = embeddings[600:], labels[600:]
+    first, second = (retrieval_metrics(embeddings[:600], labels[:600], KS, own, gallery=gallery) for own in BACKENDS)
+    assert first == pytest.approx(second, abs=1e-6)
+    assert 0.1 < first["recall_at_1"] < 0.99

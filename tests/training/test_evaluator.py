@@ -1,11 +1,13 @@
 import pytest
 import torch
+from safetensors.torch import load
 
 from dmlbench.data.images import Split
 from dmlbench.errors import DivergedError
 from dmlbench.evaluation import clustering_metrics, geometry_metrics, retrieval_metrics, revisiting_nmi
 from dmlbench.models.model import build_model
 from dmlbench.training.evaluator import Evaluator, timed
+from tests.evaluation.naive_retrieval import naive_retrieval
 
 CPU = torch.device("cpu")
 
@@ -111,3 +113,22 @@ def test_the_nmi_of_roth_et_al_where_the_protocol_asks_for_it(protocol, model, s
     assert "nmi_revisiting" not in evaluator.measure([model], clustering=False)
     plain = Evaluator(split, protocol, 3, CPU, training_classes=2).measure([model], clustering=True)
     assert plain == {name: value for name, value in found.items() if name != "nmi_revisiting"}
+
+
+def test_queries_search_among_the_gallery(protocol, model, split):
+    """Clusters and geometry are of both together; the file of embeddings says which are queries."""
+    asks = torch.arange(len(split.labels)) % 3 == 0
+    test = Split(split.images, split.labels, split.class_names, queries=asks)
+    evaluator = Evaluator(test, protocol, 0, CPU)
+    embeddings = evaluator.embed(model)
+    measured = evaluator.measure([model], clustering=True)
+    found = naive_retrieval(
+        embeddings[asks], split.labels[asks], (1, 3), gallery=(embeddings[~asks], split.labels[~asks])
+    )
+    assert {name: measured[name] for name in found} == pytest.approx(found, abs=1e-9)
+    assert measured["queries"] == asks.sum()
+    whole = Evaluator(split, protocol, 0, CPU).measure([model], clustering=True)
+    for name in ("nmi", "ami", "spectral_decay", "intra_over_inter"):
+        assert measured[name] == whole[name]
+    assert torch.equal(load(evaluator.embeddings_file(model))["queries"], asks)
+    assert "queries" not in load(Evaluator(split, protocol, 0, CPU).embeddings_file(model))

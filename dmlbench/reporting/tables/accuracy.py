@@ -85,10 +85,12 @@ def leaderboard_table(
         figures = [entry for pair in pairs for entry in pair]
         own = classes.get(row["name"])
         figures += [Entry(interval_of(own, percent), value=own["low"]) if own else Entry("–")] if classes else []
-        rows.append((Entry(row["name"]), number(seeds, "{:.0f}".format), *figures, Entry(row["marks"])))
+        counted = number(seeds, "{:.0f}".format) if seeds else Entry("–")
+        rows.append((Entry(row["name"]), counted, *figures, Entry(row["marks"])))
+    trained = mine[mine["n"] > 0]
     return Table(
         f"leaderboard_{group.slug}_{selection}",
-        f"Leaderboard of {group.title}; {SELECTIONS[selection]}",
+        f"Leaderboard of {group.title}; {SELECTIONS[selection] if len(trained) else NOT_TRAINED}",
         (
             "Method",
             "Seeds",
@@ -97,7 +99,12 @@ def leaderboard_table(
             "Marks",
         ),
         tuple(rows),
-        (*BOARD, *([OVER_CLASSES] if classes else []), *few_seeds(mine)),
+        (
+            *BOARD,
+            *([OVER_CLASSES] if classes else []),
+            *few_seeds(trained),
+            *([] if len(trained) == len(mine) else [GIVEN]),
+        ),
     )
 
 
@@ -107,6 +114,11 @@ BOARD = (
         "Rank 1–3: the comparisons (paired t-tests of all pairs, Holm, .05) do not decide which of them it is. That is "
         "no evidence that methods are equal."
     ),
+)
+NOT_TRAINED = "not trained here"
+GIVEN = (
+    "A row without seeds is of embeddings that were given, or of a network as it is: not trained here, so it has no "
+    "interval, no rank and no verdict."
 )
 OVER_CLASSES = (
     "R@1 over classes: the 95% percentile bootstrap interval of the same mean over test classes, where embeddings were "
@@ -119,6 +131,8 @@ def _rows(board: pd.DataFrame, metric: str) -> list[Mapping[Hashable, Any]]:
 
 
 def _rank(row: Mapping[Hashable, Any]) -> str:
+    if not row["n"]:
+        return "–"
     best, worst = row["best_rank"], row["worst_rank"]
     return str(best) if best == worst else f"{best}–{worst}"
 

@@ -1,0 +1,225 @@
+"""What is scored and not trained here: the user's own embeddings, and a network as it is."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dmlbench.api import naming_arguments
+from dmlbench.api.given import Given, read_given
+from dmlbench.api.networks import evaluate
+from dmlbench.data.catalogue import DatasetInfo, dataset_info
+from dmlbench.data.family import Log
+from dmlbench.data.images import load_dataset
+from dmlbench.data.ready import dataset_spec, prepare, tested
+from dmlbench.errors import DivergedError, UserError
+from dmlbench.models.model import BackboneFeatures
+from dmlbench.models.pretrained import is_file
+from dmlbench.results.environment import versions
+from dmlbench.results.evaluated import Evaluated, check_name, new_file, now, write_evaluated
+from dmlbench.results.store import Store
+from dmlbench.runner.matrix import checked_device, data_folder
+from dmlbench.specs.dataset import DatasetSpec
+from dmlbench.specs.protocol import resolve_protocol
+from dmlbench.specs.protocol_spec import EvaluationSpec, ModelSpec, ProtocolSpec
+from dmlbench.specs.registry import Registry
+from dmlbench.training.build import build_seeded_model
+from dmlbench.training.device import prepare as prepare_process
+from dmlbench.training.device import resolve_device
+from dmlbench.training.evaluator import Evaluator
+
+FIRST_WEIGHTS = "IMAGENET1K_V1"  # what `pretrained` means of torchvision: its DEFAULT changes between releases
+SHOWN = 12  # digits of a digest
+TOGETHER = "--results and --name go together"
+Metrics = dict[str, float]
+
+
+@naming_arguments
+def evaluate_file(
+    embeddings: str | Path,
+    labels: str | Path | None = None,
+    *,
+    ks: Sequence[int] | None = None,
+    dataset: str | None = None,
+    protocol: str | None = None,
+    data_dir: str | Path | None = None,
+    results: str | Path | None = None,
+    name: str | None = None,
+) -> dict[str, float]:
+    """Score embeddings of a file; with `results`, also write them down as a row of a report's leaderboard.
+
+    Args:
+        embeddings: A .npz, .npy or .safetensors file: see `given.read_given`.
+        labels: A .npy, .csv or .txt file [default: the labels in the file of embeddings].
+        ks: For which k recall is measured [default: those of the protocol on the dataset, else 1, 2, 4, 8].
+        dataset: On whose test classes they are, whose numbers of images and classes they must have.
+        protocol: In whose table the row goes [default: the dataset's].
+        data_dir: Where the images are; needed only for a dataset of your own, whose numbers are counted.
+        results: The results folder that the row goes to; needs a `dataset`.
+        name: The row's.
+
+    Returns:
+        The metrics of `evaluate`.
+
+    Raises:
+        UserError: for a file that is none, numbers that are not the dataset's, or a row that cannot be written.
+    """
+    given = read_given(Path(embeddings), None if labels is None else Path(labels))
+    if (results is None) != (name is None):
+        raise UserError(TOGETHER)
+    if dataset is None and (results or protocol):
+        option = "--results" if results else "--protocol"
+        raise UserError(f"{option}: needs --dataset", hint="the one whose test classes these are")
+    info = dataset_info(dataset, "--dataset") if dataset else None
+    spec = resolve_protocol(protocol or info.default_protocol, info.name) if info else None
+    folder = data_folder(None if data_dir is None else Path(data_dir))
+    if info:
+        _check_counts(info, given, folder)
+    file = _file(results, name, spec.name, info.name) if info and spec else None
+    wanted = tuple(ks) if ks else spec.evaluation.ks if spec else EvaluationSpec().ks
+    queries, gallery = given.sides
+    try:
+        metrics = evaluate(*queries, ks=wanted, gallery=gallery)
+    except ValueError as error:
+        raise UserError(f"--embeddings {given.path}: {error}") from error
+    if file and info:
+        data = dataset_spec(info, folder, lambda _: None)
+        about = f"embeddings, {given.embeddings.shape[1]}-d, SHA-256 {given.sha256[:SHOWN]}"
+        _write(file, ("embeddings", about, given.sha256), data, given, metrics)
+    return metrics
+
+
+class _Tested(Protocol):
+    """Test images of any kind, by their labels and which are queries."""
+
+    @property
+    def labels(self) -> Tensor | NDArray[np.int64]:
+        """The class of each, (N,)."""
+
+    @property
+    def queries(self) -> Tensor | NDArray[np.bool_] | None:
+        """Which are queries, (N,); None where each is both."""
+
+
+def _write(
+    file: Path,
+    what: tuple[Literal["embeddings", "network"], str, str],
+    data: DatasetSpec,
+    test: _Tested,
+    metrics: Metrics,
+) -> None:
+    """Write a row: what it is, in words, and its digest; the file's own name and folders say the rest."""
+    labels, asking = np.asarray(test.labels), 0 if test.queries is None else int(test.queries.sum())
+    kind, about, sha256 = what
+    row = Evaluated(
+        name=file.stem, what=kind, about=about, sha256=sha256, protocol=file.parent.parent.name, dataset=data.name,
+        dataset_version=data.version, test_images=len(labels), query_images=asking,
+        test_classes=len(np.unique(labels)), metrics=metrics, made=now(), dmlbench=versions()["dmlbench"],
+    )  # fmt: skip
+    write_evaluated(file, row)
+
+
+def _check_counts(info: DatasetInfo, given: Given, folder: Path | None) -> None:
+    """Raise UserError where embeddings cannot be of a dataset's test images."""
+    asking = 0 if given.queries is None else int(given.queries.sum())
+    found = len(given.labels), len(np.unique(given.labels)), asking
+    for what, own, other in zip(("test images", "test classes", "queries"), found, tested(info, folder), strict=True):
+        if own != other:
+            raise UserError(f"--embeddings {given.path}: has {own} {what}, and {info.name} has {other}")
+
+
+def _file(results: str | Path | None, name: str | None, protocol: str, dataset: str) -> Path | None:
+    """Where a row goes, which is not there yet; None where none is asked for."""
+    if (results is None) != (name is None):
+        raise UserError(TOGETHER)
+    if results is None or name is None:
+        return None
+    check_name(name, Registry().names())
+    Store(Path(results)).check_writable()
+    return new_file(Path(results), protocol, dataset, name)
+
+
+@naming_arguments
+def evaluate_network(
+    model: str,
+    dataset: str,
+    *,
+    weights: str | None = None,
+    protocol: str | None = None,
+    data_dir: str | Path | None = None,
+    skip_bad: bool = False,
+    device: str = "auto",
+    results: str | Path | None = None,
+    name: str | None = None,
+    log: Log = lambda _: None,
+) -> dict[str, float]:
+    """Score the features of a network as it is, without any training, on a dataset's test classes.
+
+    Its features are pooled as the protocol says and scaled to unit length; there is no head.
+
+    Args:
+        model: `conv4`, `timm:NAME` or `torchvision:NAME`.
+        dataset: Name, `NAME=FOLDER`, `NAME=FILE.csv`, or the path of a YAML file.
+        weights: `pretrained`, a name that torchvision knows, or a .safetensors or .pth file [default: random].
+        protocol: Whose images it sees, and in whose table the row goes [default: the dataset's].
+        data_dir: Where the data are.
+        skip_bad: Whether images that cannot be used are left out.
+        device: `auto`, `cpu` or `cuda`.
+        results: The results folder that a row of the leaderboard goes to.
+        name: The row's.
+        log: Takes one line per lengthy step.
+
+    Returns:
+        The metrics of a cell's `summary.json`.
+
+    Raises:
+        UserError: for a network, weights or data that cannot be used, or a row that cannot be written.
+    """
+    info, folder = dataset_info(dataset, "--dataset"), data_folder(None if data_dir is None else Path(data_dir))
+    spec = _as_it_is(resolve_protocol(protocol or info.default_protocol, info.name), model, weights)
+    file = _file(results, name, spec.name, info.name)
+    where = resolve_device(checked_device(device))
+    data = dataset_spec(info, folder, log, skip_bad=skip_bad)
+    prepare(data, folder, log)
+    prepare_process(spec.training, where)
+    with torch.random.fork_rng(devices=[]):
+        network = BackboneFeatures(build_seeded_model(spec, 0, where).backbone)
+    test = load_dataset(data, folder, log).test
+    evaluation = spec.evaluation.model_copy(update={"nmi_revisiting": False})
+    try:
+        scored = Evaluator(test, spec.model_copy(update={"evaluation": evaluation}), 0, where)
+        metrics = scored.measure([network], clustering=True)
+    except DivergedError as error:
+        raise UserError(f"--model {model}: {error}") from error
+    if file:
+        _write(file, ("network", _about(spec.model), spec.model.weights_sha256 or ""), data, test, metrics)
+    return metrics
+
+
+def _as_it_is(protocol: ProtocolSpec, backbone: str, weights: str | None) -> ProtocolSpec:
+    """The protocol with another network and weights; a shape that it states holds for its own backbone alone."""
+    source, own = backbone.partition(":")[0], protocol.model
+    name = FIRST_WEIGHTS if (source, weights) == ("torchvision", "pretrained") else weights
+    digest = None
+    if name and is_file(name):
+        try:
+            digest = hashlib.sha256(Path(name).read_bytes()).hexdigest()
+        except OSError as error:
+            raise UserError(f"--weights {name}: cannot be read ({error.strerror})") from error
+    model = ModelSpec(
+        backbone=backbone, kwargs=own.kwargs if own.backbone == backbone else {}, weights=name, weights_sha256=digest,
+        pooling=own.pooling, embedding_dim=own.embedding_dim,
+    )  # fmt: skip
+    return protocol.model_copy(update={"model": model})
+
+
+def _about(model: ModelSpec) -> str:
+    if not model.weights:
+        return f"{model.backbone}, random weights"
+    named = f"weights of SHA-256 {model.weights_sha256[:SHOWN]}" if model.weights_sha256 else f"weights {model.weights}"
+    return f"{model.backbone}, {named}"
