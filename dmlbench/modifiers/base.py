@@ -120,6 +120,7 @@ class StepContext:
         clock: Takes the time of a phase: use `phase`.
         precision: Gives the context of a forward pass: use `autocast`.
         others: Further augmentations of the same images, where the modifier asks for `views`.
+        updated: After a step, whether the first network's weights changed; gradients may wait for more batches.
     """
 
     images: Tensor
@@ -133,6 +134,7 @@ class StepContext:
     precision: Callable[[], AbstractContextManager[Any]]
     miner: Miner | None = None
     others: tuple[Tensor, ...] = ()
+    updated: bool = True
     criteria: Sequence[nn.Module] = ()
 
     def generator(self) -> torch.Generator:

@@ -181,7 +181,9 @@ class MovingAverage(nn.Module):
         return embeddings
 
     def after_step(self, context: StepContext, student: Tensor) -> None:  # noqa: ARG002 - as every teacher
-        """Move towards the student."""
+        """Move towards the student, where its weights changed."""
+        if not context.updated:
+            return
         model = context.models[0]
         own = [parameter.detach() for parameter in self.network.parameters()]
         others = [parameter.detach() for parameter in model.parameters()]

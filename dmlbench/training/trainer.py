@@ -3,7 +3,7 @@
 import ctypes
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -168,7 +168,7 @@ class Trainer:
         outputs = [ForwardOutput(*(tensor.detach() for tensor in output)) for output in outputs]
         if self.modifier is not None:
             with self._own_stream():
-                self.modifier.after_step(outputs, context)
+                self.modifier.after_step(outputs, replace(context, updated=self.networks[0].taken == 0))
         # Comparisons with NaN are false, so a loss may mask broken embeddings away and look fine: they show here.
         shown = _mean([output.ranking + 0 * output.embeddings.sum() for output in outputs])
         return shown, torch.zeros_like(shown) if added is None else _mean([loss.detach() for loss in added])

@@ -295,3 +295,20 @@ def test_heads(make_protocol, head, kinds):
     embeddings = trainer.model(batch_of(8).images)
     assert embeddings.shape == (8, 8)
     assert torch.allclose(embeddings.norm(dim=1), torch.ones(8), atol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["ms+ema", "ms+psd-ema"])
+def test_a_moving_average_moves_with_the_weights_alone(make_protocol, method):
+    """Of two accumulated batches once, whatever the momentum: the first leaves it as it is."""
+    trainer = trainer_of(method, make_protocol(accumulate=2))
+    part = trainer.modifier.average if method == "ms+ema" else trainer.modifier.teacher
+    before = [parameter.clone() for parameter in part.network.parameters()]
+    step(trainer, batch_of(8))
+    assert all(torch.equal(a, b) for a, b in zip(before, part.network.parameters(), strict=True))
+    step(trainer, batch_of(8, seed=1))
+    moved = [
+        torch.allclose(mean, old.lerp(new, 1 - part.momentum))
+        for mean, old, new in zip(part.network.parameters(), before, trainer.model.parameters(), strict=True)
+    ]
+    assert all(moved)
+    assert any(not torch.equal(a, b) for a, b in zip(before, part.network.parameters(), strict=True))
