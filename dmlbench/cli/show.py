@@ -8,6 +8,8 @@ import click
 from dmlbench.cli.options import Command, methods_dir_option, protocol_option, set_option
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from dmlbench.specs.cell import Part, ResolvedValue
     from dmlbench.specs.method import Search
 
@@ -31,7 +33,6 @@ def command(
     from dmlbench.cli.published import Shown, published
     from dmlbench.runner.progress import plain_or_wide
     from dmlbench.specs.protocol import load_protocol, parse_settings
-    from dmlbench.specs.protocol_spec import PROSE
     from dmlbench.specs.registry import MethodSettings, Registry
 
     registry = Registry(methods_dir)
@@ -58,11 +59,31 @@ def command(
             console.print(_values(part, registry.searches(method)))
     for shown in published(registry, Shown(resolved, dataset, spec, changed=bool(settings))):
         console.print(shown)
-    import yaml
+    console.print(f"\nprotocol {spec.name}: {spec.title}\n{spec.description}\n", markup=False)
+    console.print(_settings(chosen, dataset, protocol_settings))
+    console.print("what is not listed is at its default: see docs/protocols.md", markup=False)
 
-    console.print(f"\nprotocol {spec.name}: {spec.title}", markup=False)
-    values = spec.model_dump(mode="json", exclude={"name", *PROSE})
-    console.print(yaml.safe_dump(values, sort_keys=False, default_flow_style=None), markup=False)
+
+def _settings(protocol: str, dataset: str, settings: "Mapping[str, object]") -> object:
+    from rich.table import Table
+    from rich.text import Text
+
+    from dmlbench.specs.protocol import sourced_settings
+
+    table = Table("setting", "value", "source", box=None)
+    for key, value, source in sourced_settings(protocol, dataset, settings):
+        table.add_row(*map(Text, (key, _shown(value), source)))
+    return table
+
+
+def _shown(value: object) -> str:
+    """A setting in YAML, as a file has it."""
+    import yaml
+    from pydantic import BaseModel
+
+    plain = value.model_dump(exclude_defaults=True) if isinstance(value, BaseModel) else value
+    plain = list(plain) if isinstance(plain, tuple) else plain
+    return yaml.safe_dump(plain, default_flow_style=True, width=1000).removesuffix("...\n").strip()
 
 
 def _values(part: "Part", searches: "dict[str, Search]") -> object:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from dmlbench.errors import UserError, unknown_name
 from dmlbench.specs.protocol_spec import ProtocolSpec, Scalar
@@ -17,10 +17,24 @@ METHOD_SECTIONS = ("loss", "distillation")
 
 
 class ProtocolFile(ProtocolSpec):
-    """A protocol file: a protocol, and what differs on some datasets."""
+    """A protocol file: a protocol, what differs on some datasets, and where values come from.
+
+    A source is by setting (`training.epochs`), by section (`training`) for the rest of it, or by `datasets.NAME`.
+    """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
     datasets: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    sources: dict[str, str] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _sources_of_settings(self) -> "ProtocolFile":
+        fields = {section: type(getattr(self, section)).model_fields.keys() for section in SECTIONS}
+        for key in self.sources:
+            section, _, name = key.partition(".")
+            known = {**fields, "datasets": self.datasets.keys()}.get(section)
+            if known is None or (name not in known if name else section == "datasets"):
+                raise ValueError(f"sources: {key!r} is no setting, no section and no datasets.NAME of this file")
+        return self
 
 
 def own_protocols() -> dict[str, Path]:
@@ -58,7 +72,7 @@ def resolve_protocol(name: str, dataset: str, settings: Mapping[str, object] | N
     content = read_yaml(path)
     file = validate(ProtocolFile, content, str(path))
     _check_own_name(file.name, path)
-    resolved = file.model_dump(exclude={"datasets"})
+    resolved = file.model_dump(exclude={"datasets", "sources"})
     special = file.datasets.get(dataset, {})
     where = f"{path}: datasets.{dataset}"
     # The file is validated with its own overrides first, so that an error names the layer it comes from.
@@ -67,6 +81,28 @@ def resolve_protocol(name: str, dataset: str, settings: Mapping[str, object] | N
         merged = _merge(protocol.model_dump(), settings, "--set")
         protocol = validate(ProtocolSpec, merged, "--set")
     return protocol
+
+
+def sourced_settings(name: str, dataset: str, settings: Mapping[str, object]) -> list[tuple[str, object, str]]:
+    """What a protocol sets for a dataset, each as key, value and source; what it leaves at its default is left out.
+
+    Args:
+        name: Of a protocol, or a user's own file.
+        dataset: A name.
+        settings: Nested, of the command line.
+    """
+    content = read_yaml(protocol_path(name))
+    file, resolved = validate(ProtocolFile, content, name), resolve_protocol(name, dataset, settings)
+    layers = {"--set": settings, f"datasets.{dataset}": file.datasets.get(dataset, {}), "": content}
+    found = []
+    for section in SECTIONS:
+        for key, value in getattr(resolved, section):
+            layer = next((layer for layer, own in layers.items() if key in (own.get(section) or {})), None)
+            if layer is not None:
+                stated = (file.sources.get(name) for name in (layer, f"{section}.{key}", section))
+                source = layer if layer == "--set" else next(filter(None, stated), "")
+                found.append((f"{section}.{key}", value, source))
+    return found
 
 
 def is_file_of_weights(weights: str) -> bool:

@@ -7,7 +7,8 @@ import pytest
 import yaml
 
 from dmlbench.data.augment import check_transforms
-from dmlbench.specs.protocol import load_protocol, own_protocols
+from dmlbench.errors import UserError
+from dmlbench.specs.protocol import load_protocol, own_protocols, sourced_settings
 from dmlbench.specs.protocol_spec import (
     EvaluationSpec,
     InputSpec,
@@ -36,6 +37,33 @@ def test_the_smallest_file_is_a_protocol(tmp_path):
 def test_the_pipeline_runs():
     common = {"size": 224, "resize": 256, "mean": (0.0,) * 3, "std": (1.0,) * 3}
     check_transforms(InputSpec(**common, **yaml.safe_load(SNIPPETS[1])["input"]))
+
+
+def test_sources_are_read(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(SNIPPETS[0] + SNIPPETS[2])
+    found = {key: source for key, _, source in sourced_settings(str(path), "sop", {"model": {"pooling": "max"}})}
+    assert found["training.epochs"] == found["evaluation.ks"] == "README, the command for SOP"
+    assert (found["training.learning_rate"], found["model.pooling"]) == ("README", "--set")
+    other = {key: source for key, _, source in sourced_settings(str(path), "cub", {})}
+    assert (other["training.epochs"], other["model.backbone"]) == ("train.py: default", "")
+    assert "evaluation.ks" not in other  # a default
+
+
+@pytest.mark.parametrize("key", ["training.epoch", "trainings", "datasets.cub", "datasets", "name"])
+def test_sources_of_nothing(tmp_path, key):
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"{SNIPPETS[0]}sources: {{{key}: somewhere}}\n")
+    with pytest.raises(UserError, match=f"sources: '{key}' is no setting"):
+        load_protocol(str(path), "cub")
+
+
+@pytest.mark.parametrize("name", own_protocols())
+@pytest.mark.parametrize("dataset", ["cub", "cars", "sop", "inshop", "glyphs"])
+def test_every_setting_of_a_shipped_protocol_has_a_source(name, dataset):
+    found = sourced_settings(name, dataset, {})
+    assert len(found) > 15
+    assert [key for key, _, source in found if not source] == []
 
 
 def test_every_shipped_protocol_is_in_the_table():
