@@ -2,10 +2,25 @@
 
 import math
 from numbers import Integral, Real
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+ITSELF = 1e-5  # a reference more similar than 1 minus this is the embedding itself (XBM's official code)
+
+
+class References(NamedTuple):
+    """What a batch forms pairs with in place of itself, such as a memory of earlier batches.
+
+    Attributes:
+        embeddings: L2-normalised (M, D), of the batch's type.
+        labels: (M,) int64.
+    """
+
+    embeddings: Tensor
+    labels: Tensor
 
 
 def check_positive(name: str, value: float) -> None:
@@ -65,6 +80,34 @@ def checked(embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     return embeddings.to(torch.promote_types(embeddings.dtype, torch.float32)), labels.to(torch.int64)
 
 
+def checked_references(
+    embeddings: Tensor, references: Tensor | None, reference_labels: Tensor | None
+) -> References | None:
+    """Check the references of a batch as `checked` checks the batch.
+
+    Args:
+        embeddings: The checked batch (N, D).
+        references: Float tensor (M, D), M >= 1, on the batch's device; None for pairs within the batch.
+        reference_labels: Tensor (M,) of integers; None where there are no references.
+
+    Raises:
+        ValueError: If one of the two is missing, or a shape, type or device is wrong.
+    """
+    if references is None and reference_labels is None:
+        return None
+    if references is None or reference_labels is None:
+        raise ValueError("references and reference_labels are given together")
+    try:
+        found = References(*checked(references, reference_labels))
+    except ValueError as error:
+        raise ValueError(f"references: {error}") from error
+    if found.embeddings.shape[1:] != embeddings.shape[1:] or found.embeddings.device != embeddings.device:
+        expected = f"{embeddings.shape[1]} dimensions on {embeddings.device}"
+        given = f"{found.embeddings.shape[1]} on {found.embeddings.device}"
+        raise ValueError(f"references must have the batch's {expected}, got {given}")
+    return References(found.embeddings.to(embeddings.dtype), found.labels)
+
+
 def nan_where_broken(loss: Tensor, embeddings: Tensor) -> Tensor:
     """The loss as it is, and NaN where an embedding is NaN or infinite, without leaving the device.
 
@@ -99,6 +142,38 @@ def pair_masks(labels: Tensor) -> tuple[Tensor, Tensor]:
     same = labels[:, None] == labels
     negative = ~same
     return same.fill_diagonal_(fill_value=False), negative
+
+
+def reference_masks(similarities: Tensor, labels: Tensor, references: References) -> tuple[Tensor, Tensor]:
+    """Mark the pairs of one class and the pairs of two between a batch and its references.
+
+    A memory may hold the batch itself: a reference of the same class that is more similar than 1 - 1e-5 is left out,
+    as in the official code of XBM (Wang et al., CVPR 2020).
+
+    Args:
+        similarities: Of embeddings to references (N, M).
+        labels: Integer tensor (N,).
+        references: M of them.
+
+    Returns:
+        Two boolean tensors (N, M): positive pairs, and negative pairs.
+    """
+    same = labels[:, None] == references.labels
+    return same & (similarities < 1 - ITSELF), ~same
+
+
+def triplet_rows(triplets: Tensor, embeddings: Tensor, references: References | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Anchors, positives and negatives (n, D) of triplets (n, 3); with references, the latter two are of those.
+
+    Raises:
+        ValueError: If an index is out of range, as in `rows_of`.
+    """
+    if references is None:
+        anchor, positive, negative = rows_of(embeddings, triplets, "triplets").unbind(1)
+    else:
+        anchor = rows_of(embeddings, triplets[:, 0], "triplets")
+        positive, negative = rows_of(references.embeddings, triplets[:, 1:], "triplets").unbind(1)
+    return anchor, positive, negative
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
