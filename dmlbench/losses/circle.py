@@ -12,9 +12,11 @@ from dmlbench.losses.batch import (
     check_non_negative,
     check_positive,
     checked,
+    checked_references,
     masked_mean,
     nan_where_broken,
     pair_masks,
+    reference_masks,
 )
 
 
@@ -57,6 +59,9 @@ class CircleLoss(nn.Module):
         embeddings: Tensor,
         labels: Tensor,
         generator: torch.Generator | None = None,  # noqa: ARG002 - every loss is called alike
+        *,
+        references: Tensor | None = None,
+        reference_labels: Tensor | None = None,
     ) -> Tensor:
         """Return the loss, a scalar.
 
@@ -64,15 +69,19 @@ class CircleLoss(nn.Module):
             embeddings: L2-normalised float tensor (N, D).
             labels: Integer tensor (N,).
             generator: Unused: this loss draws nothing.
+            references: L2-normalised float tensor (M, D): the batch forms pairs with these in place of itself.
+            reference_labels: Integer tensor (M,) of the references.
 
         Raises:
             ValueError: If a shape, type or device is wrong.
         """
         embeddings, labels = checked(embeddings, labels)
+        others = checked_references(embeddings, references, reference_labels)
         with torch.autocast(embeddings.device.type, enabled=False):
-            similarity = embeddings @ embeddings.T
-            positive, negative = pair_masks(labels)
-            if self.over == "batch":
+            similarity = embeddings @ (embeddings if others is None else others.embeddings).T
+            masks = pair_masks(labels) if others is None else reference_masks(similarity.detach(), labels, others)
+            positive, negative = masks
+            if self.over == "batch" and others is None:  # a batch with itself has each pair twice
                 positive, negative = positive.triu(), negative.triu()
             held = similarity.detach()
             pulled = torch.where(positive, (1 + self.m - held).relu() * (1 - self.m - similarity), -torch.inf)

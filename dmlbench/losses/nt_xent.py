@@ -7,7 +7,14 @@ from annotated_types import Gt
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dmlbench.losses.batch import check_positive, checked, nan_where_broken, pair_masks
+from dmlbench.losses.batch import (
+    check_positive,
+    checked,
+    checked_references,
+    nan_where_broken,
+    pair_masks,
+    reference_masks,
+)
 
 
 class NTXentLoss(nn.Module):
@@ -37,6 +44,9 @@ class NTXentLoss(nn.Module):
         embeddings: Tensor,
         labels: Tensor,
         generator: torch.Generator | None = None,  # noqa: ARG002 - every loss is called alike
+        *,
+        references: Tensor | None = None,
+        reference_labels: Tensor | None = None,
     ) -> Tensor:
         """Return the loss, a scalar.
 
@@ -44,15 +54,20 @@ class NTXentLoss(nn.Module):
             embeddings: Float tensor (N, D).
             labels: Integer tensor (N,).
             generator: Unused: this loss draws nothing.
+            references: Float tensor (M, D): the batch forms pairs with these in place of itself.
+            reference_labels: Integer tensor (M,) of the references.
 
         Raises:
             ValueError: If a shape, type or device is wrong.
         """
         embeddings, labels = checked(embeddings, labels)
+        others = checked_references(embeddings, references, reference_labels)
         with torch.autocast(embeddings.device.type, enabled=False):
             unit = functional.normalize(embeddings)
-            positive, negative = pair_masks(labels)
-            logits = (unit / self.temperature) @ unit.T
+            similarity = unit @ (unit if others is None else functional.normalize(others.embeddings)).T
+            masks = pair_masks(labels) if others is None else reference_masks(similarity.detach(), labels, others)
+            positive, negative = masks
+            logits = similarity / self.temperature
             negatives = logits.masked_fill(~negative, -torch.inf).logsumexp(dim=1, keepdim=True)
             pairs = torch.where(positive, functional.softplus(negatives - logits), 0)
             return nan_where_broken(pairs.sum() / positive.sum().clamp(min=1), embeddings)

@@ -6,7 +6,14 @@ import torch
 from annotated_types import Gt
 from torch import Tensor, nn
 
-from dmlbench.losses.batch import check_positive, checked, nan_where_broken, pair_masks
+from dmlbench.losses.batch import (
+    check_positive,
+    checked,
+    checked_references,
+    nan_where_broken,
+    pair_masks,
+    reference_masks,
+)
 
 
 class SupConLoss(nn.Module):
@@ -39,6 +46,9 @@ class SupConLoss(nn.Module):
         embeddings: Tensor,
         labels: Tensor,
         generator: torch.Generator | None = None,  # noqa: ARG002 - every loss is called alike
+        *,
+        references: Tensor | None = None,
+        reference_labels: Tensor | None = None,
     ) -> Tensor:
         """Return the loss, a scalar.
 
@@ -46,15 +56,19 @@ class SupConLoss(nn.Module):
             embeddings: L2-normalised float tensor (N, D).
             labels: Integer tensor (N,).
             generator: Unused: this loss draws nothing.
+            references: L2-normalised float tensor (M, D): the batch forms pairs with these in place of itself.
+            reference_labels: Integer tensor (M,) of the references.
 
         Raises:
             ValueError: If a shape, type or device is wrong.
         """
         embeddings, labels = checked(embeddings, labels)
+        others = checked_references(embeddings, references, reference_labels)
         with torch.autocast(embeddings.device.type, enabled=False):
-            positive, _ = pair_masks(labels)
-            logits = (embeddings / self.temperature) @ embeddings.T
-            itself = torch.eye(len(logits), dtype=torch.bool, device=logits.device)
-            log_probability = logits.masked_fill(itself, -torch.inf).log_softmax(dim=1)
+            similarity = embeddings @ (embeddings if others is None else others.embeddings).T
+            masks = pair_masks(labels) if others is None else reference_masks(similarity.detach(), labels, others)
+            positive, negative = masks
+            logits = (similarity / self.temperature).masked_fill(~(positive | negative), -torch.inf)
+            log_probability = logits.log_softmax(dim=1)
             total = torch.where(positive, log_probability, 0).sum(dim=1) / positive.sum(dim=1).clamp(min=1)
             return nan_where_broken(total.mean() * (-self.temperature / self.base_temperature), embeddings)
