@@ -59,17 +59,16 @@ def command(*, as_json: bool, cell: Path | None, **options: Any) -> None:  # noq
     Your own embeddings (float32 or float64) are arrays of the same names, or their labels are in a file: a label a
     line, or a CSV with the column `label`, and `split` (query or gallery) where queries search a gallery.
 
-    A network has no head: its pooled features are scaled to unit length, for images as the protocol evaluates them.
+    A network (`--model timm:resnet50 --weights pretrained --datasets cub,cars`) has no head: its pooled features are
+    scaled to unit length, for images as the protocol evaluates them.
 
     --results writes a row of the leaderboard that is marked as not trained here. It has no seeds, so neither interval
     nor verdict.
 
     \b
     Examples:
-      dmlbench evaluate results/runs/conv4-64/glyphs/ms/seed0-1a2b3c4d
       dmlbench evaluate results/runs/conv4-64/glyphs/ms/seed0-1a2b3c4d --dataset cub --embeddings cub.safetensors
       dmlbench evaluate --embeddings mine.npz --labels labels.csv --dataset cub --results results/runs --name mine
-      dmlbench evaluate --model timm:resnet50 --weights pretrained --datasets cub,cars
     """
     scored = _scored(cell, options)
     if as_json:

@@ -14,7 +14,7 @@ from pydantic import ValidationError, model_validator
 
 from dmlbench.atomic import write_atomically
 from dmlbench.errors import Damaged, OnDamaged, UserError, attempt, sound, warn
-from dmlbench.results.records import INDEX, Count, Facts, Metric, Name, Part, Text, Value, in_one_line, read_json
+from dmlbench.results.records import INDEX, Count, Facts, Metric, Name, StrictModel, Text, Value, in_one_line, read_json
 from dmlbench.specs.cell import digest
 from dmlbench.specs.overrides import Settings
 
@@ -27,7 +27,7 @@ MOST_NAME = 100
 MOVE = "move it away; `dmlbench evaluate --results` writes it again"
 
 
-class Evaluated(Part):
+class Evaluated(StrictModel):
     """One row.
 
     Attributes:

@@ -38,7 +38,7 @@ Metric = Annotated[str, Field(pattern=r"^((member[1-9][0-9]{0,3}|ensemble)/)?[a-
 SelectionName = Literal["untrained", "last", "validation", "best_test"]
 
 
-class Part(BaseModel):
+class StrictModel(BaseModel):
     """A part of a record: frozen, strict about types, and what it does not know is kept."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="allow", allow_inf_nan=False, populate_by_name=True)
@@ -48,7 +48,7 @@ class Part(BaseModel):
         return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
 
 
-class Index(Part):
+class Index(StrictModel):
     """Which cell it is: `Cell.index`. Results of earlier releases state no teacher's mode."""
 
     hash: Digest
@@ -64,7 +64,7 @@ class Index(Part):
     protocol_hash: Digest
 
 
-class Code(Part):
+class Code(StrictModel):
     """State of the training code."""
 
     digest: Text = ""
@@ -72,7 +72,7 @@ class Code(Part):
     dirty: bool = False
 
 
-class Environment(Part):
+class Environment(StrictModel):
     """The machine, its load and its libraries, most of them extra keys; empty where the cell failed before.
 
     Attributes:
@@ -102,7 +102,7 @@ class Environment(Part):
         return (self.device or "").partition(":")[0]
 
 
-class Data(Part):
+class Data(StrictModel):
     """What was trained and tested on; classes held out for validation count as neither.
 
     Where test images are queries and a gallery, `query_images` of them are queries; it is 0 where each is both.
@@ -120,7 +120,7 @@ class Data(Part):
     test_classes: Count = 0
 
 
-class Selection(Part):
+class Selection(StrictModel):
     """Metrics under one choice of the epoch, and the epoch of each."""
 
     epochs: dict[Metric, Count]
@@ -139,7 +139,7 @@ class Selection(Part):
         return self
 
 
-class Timing(Part):
+class Timing(StrictModel):
     """What the training cost."""
 
     step_ms: Annotated[float, Gt(0), Le(1e10)]
@@ -148,7 +148,7 @@ class Timing(Part):
     phases: dict[str, Duration] = Field(default_factory=dict)
 
 
-class Failure(Part):
+class Failure(StrictModel):
     """Why a cell failed."""
 
     kind: Name
@@ -160,7 +160,7 @@ class Failure(Part):
         return f"{self.kind}: {self.message}"
 
 
-class Summary(Part):
+class Summary(StrictModel):
     """A result. Failed cells have an error; done ones all that a table needs."""
 
     version: Literal[1] = 1

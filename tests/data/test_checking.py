@@ -50,7 +50,7 @@ def test_classes_of_one_image(folder):
     (folder / "d" / "0.jpg").unlink()
     (folder / "d" / "1.jpg").unlink()
     found = checked(folder)
-    assert found.singletons == 1
+    assert found.lost_queries == 1
     assert found.sound
     (folder / "c" / "0.jpg").unlink()
     (folder / "c" / "1.jpg").unlink()

@@ -96,7 +96,7 @@ def test_a_process_with_a_broken_cuda_context_runs_no_other_cell(failing, error,
 
 def test_classes_held_out_for_validation_count_as_neither_training_nor_test(make_cell):
     def split(images, classes):
-        return SimpleNamespace(labels=range(images), class_names=range(classes))
+        return SimpleNamespace(labels=range(images), class_names=range(classes), queries=None)
 
     dataset = SimpleNamespace(fingerprint="f00d", train=split(200, 10), test=split(80, 4))
     counts = module._dataset(make_cell(), dataset, split(160, 8))
@@ -108,6 +108,8 @@ def test_classes_held_out_for_validation_count_as_neither_training_nor_test(make
         "test_images": 80,
         "test_classes": 4,
     }
+    dataset.test.queries = torch.arange(80) < 30
+    assert module._dataset(make_cell(), dataset, split(160, 8)).as_json()["query_images"] == 30
 
 
 def test_nothing_is_written_when_the_runner_has_gone(tmp_path, make_cell):
