@@ -47,14 +47,17 @@ def command(what: str, methods_dir: Path | None, as_json: bool) -> None:
     parts = _grid_and_titles(methods_dir, console.width) if what == "methods" else [_table(listed[what]())]
     for part in parts:
         console.print(part)
+    if what == "protocols":
+        console.print(f"their files: {Path(str(listed[what]()[0]['file'])).parent}", markup=False, soft_wrap=True)
 
 
 def _table(rows: Sequence[Row]) -> "Table":
     from rich.table import Table
 
-    table = Table(*rows[0], box=None)
+    columns = [name for name in rows[0] if name != "file"]
+    table = Table(*columns, box=None)
     for row in rows:
-        table.add_row(*map(str, row.values()))
+        table.add_row(*(str(row[name]) for name in columns))
     return table
 
 

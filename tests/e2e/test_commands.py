@@ -69,7 +69,11 @@ def test_list(dmlbench: Command) -> None:
     assert "proxyanchor+xbm" not in own
     assert "2,720" in dmlbench("list", "datasets").stdout
     protocols = dmlbench("list", "protocols").stdout
-    assert re.search(r"conv4-64 .* 20, glyphs 12 +\S+conv4-64\.yaml", protocols)
+    assert re.search(r"conv4-64 .* 20, glyphs 12 *$", protocols, flags=re.MULTILINE)
+    folder = protocols.splitlines()[-1].removeprefix("their files: ")
+    assert (Path(folder) / "hyp-vit-s16.yaml").is_file()
+    listed = {row["name"]: row for row in json.loads(dmlbench("list", "protocols", "--json").stdout)}
+    assert Path(listed["conv4-64"]["file"]) == Path(folder) / "conv4-64.yaml"
     assert json.loads(dmlbench("list", "datasets", "--json").stdout)[0]["name"] == "glyphs"
     assert json.loads(dmlbench("list", "protocols", "--json").stdout)[0]["epochs"] == "20, glyphs 12"
 
@@ -113,7 +117,8 @@ def test_show_says_what_was_published_and_how_ours_differs(dmlbench: Command) ->
     assert "psd is published with contrastive, triplet, ms, proxyanchor, not with margin" in shown
     assert "resnet50-128 is of another network: torchvision:resnet50 at 224 px, here conv4 at 28 px" in shown
     shown = dmlbench("show", "cosinecontrastive+xbm", "--dataset", "cub").stdout
-    assert "protocol xbm-resnet50-128 is not among `dmlbench list protocols`" in shown
+    assert re.search(r"xbm-resnet50-128 +training\.batch_size +64 +112", shown)
+    assert "protocol sfora-resnet50-512 is not among `dmlbench list protocols`" in dmlbench("show", "ms+ema").stdout
 
 
 @pytest.mark.slow

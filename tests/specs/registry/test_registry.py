@@ -10,10 +10,12 @@ from dmlbench.specs.protocol import own_protocols
 from dmlbench.specs.registry import DEFINITION, NEW, PUBLISHED, TRANSFERRED, UNPUBLISHED, UNTUNED, Registry, own_folder
 from tests.specs.registry.fake_methods import refusal, resolve
 
-WITH_REFERENCES = ("contrastive", "cosinecontrastive", "margin", "ms", "triplet")  # what `+xbm` can modify
+WITH_REFERENCES = (  # what `+xbm` can modify
+    "circle", "contrastive", "cosinecontrastive", "margin", "ms", "ntxent", "supcon", "triplet",
+)  # fmt: skip
 BASES = (
-    *WITH_REFERENCES, "arcface", "circle", "cosface", "normsoftmax", "ntxent", "proxyanchor", "proxyncapp", "recallatk",
-    "smoothap", "softtriple", "spherepair", "supcon",
+    *WITH_REFERENCES, "arcface", "cosface", "normsoftmax", "proxyanchor", "proxyncapp", "recallatk",
+    "smoothap", "softtriple", "spherepair",
 )  # fmt: skip
 COHORTS = ("+dm2", "+dm2-model", "+dm2-temporal", "+dm2-view", "+independent")
 AVERAGED = ("+ema", "+psd-ema", "+obdsd-ema")
