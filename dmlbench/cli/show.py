@@ -8,7 +8,7 @@ import click
 from dmlbench.cli.options import Command, methods_dir_option, protocol_option, set_option
 
 if TYPE_CHECKING:
-    from dmlbench.specs.cell import Part, ResolvedValue
+    from dmlbench.specs.cell import Part, ProtocolSpec, ResolvedValue
     from dmlbench.specs.method import Search
 
 
@@ -30,7 +30,6 @@ def command(
     """
     from dmlbench.cli.published import Shown, published
     from dmlbench.runner.progress import plain_or_wide
-    from dmlbench.specs.cell import PROSE
     from dmlbench.specs.protocol import load_protocol, parse_settings
     from dmlbench.specs.registry import MethodSettings, Registry
 
@@ -39,13 +38,8 @@ def command(
     chosen = _protocol_name(protocol, dataset, registry.datasets())
     protocol_settings, method_settings = parse_settings(settings)
     spec = load_protocol(chosen, dataset, protocol_settings)
-    resolved = registry.resolve(
-        method,
-        dataset,
-        spec.name,
-        MethodSettings(method_settings["loss"], method_settings["distillation"]),
-        family=spec.family,
-    )
+    given = MethodSettings(method_settings["loss"], method_settings["distillation"])
+    resolved = registry.resolve(method, dataset, spec.name, given, family=spec.family)
     console = plain_or_wide()
     console.print(f"{resolved.name} on {dataset} under {spec.name}", style="bold")
     for mark in resolved.marks:
@@ -58,11 +52,18 @@ def command(
             console.print(_values(part, registry.searches(method)))
     for shown in published(registry, Shown(resolved, dataset, spec, changed=bool(settings))):
         console.print(shown)
+    console.print(f"\nprotocol {spec.name}: {spec.title}", markup=False)
+    console.print(_protocol_values(spec), markup=False)
+
+
+def _protocol_values(protocol: "ProtocolSpec") -> str:
+    """A protocol's values as YAML, without its prose."""
     import yaml
 
-    console.print(f"\nprotocol {spec.name}: {spec.title}", markup=False)
-    values = spec.model_dump(mode="json", exclude={"name", *PROSE})
-    console.print(yaml.safe_dump(values, sort_keys=False, default_flow_style=None), markup=False)
+    from dmlbench.specs.cell import PROSE
+
+    values = protocol.model_dump(mode="json", exclude={"name", *PROSE})
+    return yaml.safe_dump(values, sort_keys=False, default_flow_style=None)
 
 
 def _values(part: "Part", searches: "dict[str, Search]") -> object:
