@@ -40,13 +40,8 @@ def command(
     chosen = _protocol_name(protocol, dataset, registry.datasets())
     protocol_settings, method_settings = parse_settings(settings)
     spec = load_protocol(chosen, dataset, protocol_settings)
-    resolved = registry.resolve(
-        method,
-        dataset,
-        spec.name,
-        MethodSettings(method_settings["loss"], method_settings["distillation"]),
-        family=spec.family,
-    )
+    given = MethodSettings(method_settings["loss"], method_settings["distillation"])
+    resolved = registry.resolve(method, dataset, spec.name, given, family=spec.family)
     console = plain_or_wide()
     console.print(f"{resolved.name} on {dataset} under {spec.name}", style="bold")
     for mark in resolved.marks:
