@@ -39,7 +39,7 @@ class TeacherSettings:
     """The teacher that a method file asks for.
 
     Attributes:
-        name: previous-epoch, ema, memory or none.
+        name: previous-epoch, ema, memory, weights (of a network that was trained before) or none.
         mode: Of a teacher that is a network: train or eval.
         momentum: Of `ema`.
     """
@@ -78,6 +78,9 @@ class BuildContext(Protocol):
 
     def network(self, name: str) -> Network:
         """Another network with a loss of its own; both start from random streams of that name."""
+
+    def teacher_network(self) -> nn.Module:
+        """The network of the protocol with the teacher's weights, where the method has a file of them."""
 
     def criterion(self, embedding_dim: int) -> nn.Module:
         """The base's ranking loss for embeddings of a dimension."""

@@ -56,6 +56,8 @@ class Distillation(Modifier):
             self.teacher = Memory(context.images, context.embedding_dim).to(context.device)
         elif self.lambda_ and asked.name == "ema":
             self.teacher = MovingAverage(context.base.model, asked.momentum, asked.mode)
+        elif self.lambda_ and asked.name == "weights":
+            self.teacher = TrainedBefore(context.teacher_network(), asked.mode)
         elif self.lambda_:
             self.teacher = PreviousEpoch(asked.mode)
         return [context.base]
@@ -148,6 +150,29 @@ class PreviousEpoch:
     def folds(self, model: nn.Module) -> bool:
         """Whether folding would change anything of the copy of a student."""
         return any(True for _ in _foldable(frozen_copy(model, self.mode)))
+
+
+class TrainedBefore:
+    """A network that was trained before and learns nothing, on the same batch.
+
+    Args:
+        network: `network(images)` gives embeddings (B, D) of unit length.
+        mode: `train`, in which BatchNorm uses the batch's statistics, or `eval`.
+    """
+
+    def __init__(self, network: nn.Module, mode: str = "eval") -> None:
+        self.network = frozen_copy(network, mode)
+
+    def embeddings(self, context: StepContext, student: Tensor) -> Tensor:  # noqa: ARG002 - as every teacher
+        """Return its embeddings (B, D) of the very same augmented images."""
+        embeddings: Tensor = self.network(context.images)
+        return embeddings
+
+    def after_step(self, context: StepContext, student: Tensor) -> None:
+        """Nothing: it stays as it is."""
+
+    def after_epoch(self, model: nn.Module) -> None:
+        """Nothing: it stays as it is."""
 
 
 class MovingAverage(nn.Module):

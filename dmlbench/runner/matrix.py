@@ -274,8 +274,8 @@ def check_applied(settings: Mapping[str, Mapping[str, object]], methods: Sequenc
     for section, values in settings.items():
         parts = [part for method in methods if (part := getattr(method, section)) is not None]
         for name in values:
-            if not any(name in part.settings() for part in parts):
-                valid = sorted({key for part in parts for key in part.settings()})
+            if not any(name in part.accepted() for part in parts):
+                valid = sorted({key for part in parts for key in part.accepted()})
                 hint = f"valid: {', '.join(valid)}" if valid else "none of the methods has a distillation"
                 raise UserError(f"--set {section}.{name}: no chosen method has this parameter", hint=hint)
 

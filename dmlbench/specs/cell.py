@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, PositiveInt
@@ -17,7 +18,7 @@ from pydantic import Field, PositiveInt
 from dmlbench.specs.dataset import DatasetSpec, Section
 from dmlbench.specs.protocol_spec import ProtocolSpec, Scalar, protocol_identity
 
-TeacherName = Literal["previous-epoch", "ema", "memory", "none"]
+TeacherName = Literal["previous-epoch", "ema", "memory", "weights", "none"]
 TeacherMode = Literal["train", "eval"]
 VARY = "training.vary="  # what `--vary` sets
 TUNED = "tuned"  # a part of a result's variant
@@ -26,6 +27,7 @@ TIMES = "x"  # begins a learning rate as a multiple of the network's: x100
 RATE = "learning_rates."  # begins the name of a rate where parameters are named, too
 EVAL_TEACHER = "teacher in eval mode: the official code's is in training mode"  # a mark
 TEACHER_MODE = "teacher_mode"  # a setting of a distillation beside its parameters
+TEACHER_WEIGHTS = "teacher_weights"  # the same: a file of a network that was trained before
 MOMENTUM = "momentum"  # a parameter of a method whose teacher is `ema`
 Kind = Literal["loss", "distillation", "modifier", "sampler", "head", "augmentation", "miner"]
 Slot = Literal["loss", "distillation"]
@@ -66,7 +68,8 @@ class Part(Section):
     """A loss, or what modifies it, with every value resolved.
 
     `teacher_mode` is the mode of a teacher that is a network. Method files default to `train`, the official
-    code's; a spec that does not state it was written when every teacher was in eval mode.
+    code's; a spec that does not state it was written when every teacher was in eval mode. With `teacher: weights` the
+    teacher is a network that was trained before, whose file is hashed.
     """
 
     name: str
@@ -80,6 +83,8 @@ class Part(Section):
     learning_rates: dict[str, ResolvedValue] = Field(default_factory=dict)
     plugin: str | None = None
     plugin_sha256: str | None = None
+    teacher_weights: str | None = None
+    teacher_weights_sha256: str | None = None
 
     @property
     def slot(self) -> Slot:
@@ -89,7 +94,7 @@ class Part(Section):
     @property
     def runs_teacher(self) -> bool:
         """Whether a second network, the teacher, is run on every batch."""
-        return self.kind in ("distillation", "modifier") and self.teacher in ("previous-epoch", "ema")
+        return self.kind in ("distillation", "modifier") and self.teacher in ("previous-epoch", "ema", "weights")
 
     def values(self) -> dict[str, Scalar]:
         """Parameter values by name."""
@@ -100,8 +105,16 @@ class Part(Section):
         return self.values() | {f"{RATE}{name}": resolved.value for name, resolved in self.learning_rates.items()}
 
     def settings(self) -> dict[str, Scalar]:
-        """What `--set` may change, by name: the parameters, and a teacher's mode."""
-        return self.values() | ({TEACHER_MODE: self.teacher_mode} if self.runs_teacher else {})
+        """What `--set` may change, by name: the parameters, a teacher's mode, and its weights where it has them."""
+        own: dict[str, Scalar] = {TEACHER_MODE: self.teacher_mode} if self.runs_teacher else {}
+        # The file's content is hashed, and its folder is private.
+        own |= {TEACHER_WEIGHTS: Path(self.teacher_weights).name} if self.teacher_weights else {}
+        return self.values() | own
+
+    def accepted(self) -> set[str]:
+        """Names that `--set` may give: those of `settings`, and a teacher's weights in place of the epoch before."""
+        replaceable = self.kind == "distillation" and self.teacher in ("previous-epoch", "weights") and not self.plugin
+        return {*self.settings(), *([TEACHER_WEIGHTS] if replaceable else [])}
 
     def rates(self) -> dict[str, float | str]:
         """Learning rates by the name of a learned parameter, or of a module for all that it holds.
@@ -126,6 +139,7 @@ class Part(Section):
         identity |= {"kind": self.kind} if self.kind not in ("loss", "distillation", "modifier") else {}
         identity |= {"teacher": self.teacher} if self.teacher != "previous-epoch" else {}
         identity |= {TEACHER_MODE: self.teacher_mode} if self.runs_teacher and self.teacher_mode == "train" else {}
+        identity |= {TEACHER_WEIGHTS: self.teacher_weights_sha256} if self.teacher_weights_sha256 else {}
         return identity | ({"plugin": self.plugin_sha256} if self.plugin_sha256 else {})
 
 
@@ -205,7 +219,8 @@ class Cell:
         A teacher in eval mode is part of the variant whether `--set`, the method's file or the age of the spec says so.
         """
         distillation = self.method.distillation
-        mode = distillation.teacher_mode if distillation and distillation.runs_teacher else ""
+        own = distillation is not None and distillation.runs_teacher and distillation.teacher != "weights"
+        mode = distillation.teacher_mode if distillation and own else ""
         overrides, marks = set(self.overrides), list(self.method.marks)
         if mode == "eval":
             overrides.add(f"distillation.{TEACHER_MODE}=eval")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dmlbench.errors import UserError
-from dmlbench.specs.cell import TEACHER_MODE, Cell, MethodSpec
+from dmlbench.specs.cell import TEACHER_MODE, TEACHER_WEIGHTS, Cell, MethodSpec
 from dmlbench.specs.protocol import METHOD_SECTIONS, is_file_of_weights, own_protocols, resolve_protocol
 from dmlbench.specs.protocol_spec import ProtocolSpec
 from dmlbench.specs.registry import OF_FILES, REPLACED, Registry, own_folder, shipped_files, under_settings
@@ -57,7 +57,9 @@ def changes(cell: Cell) -> Changes:
             content = f" (SHA-256 {digest[:8]})" if key == "model.weights" and digest else ""
             found["protocol"].append(f"{key}={words}{content}")
         elif not cell.method.tuned:
-            found[section].append(f"{name}={words}")
+            part = cell.method.distillation
+            file = part.teacher_weights_sha256 if part and name == TEACHER_WEIGHTS else None
+            found[section].append(f"{name}={words} (SHA-256 {file[:8]})" if file else f"{name}={words}")
     if cell.index()[TEACHER_MODE] == "eval":
         found["distillation"] = [*(p for p in found["distillation"] if not p.startswith(TEACHER_MODE)), EVAL_MODE]
     protocol, loss, distillation = (Settings(tuple(sorted(pairs))) for pairs in found.values())

@@ -1,5 +1,6 @@
 """Finds method files, and composes and resolves names such as `ms+obdsd` into a MethodSpec."""
 
+import hashlib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from dmlbench.specs.cell import (
     EVAL_TEACHER,
     RATE,
     TEACHER_MODE,
+    TEACHER_WEIGHTS,
     VARY,
     Kind,
     MethodSpec,
@@ -23,8 +25,9 @@ from dmlbench.specs.cell import (
 )
 from dmlbench.specs.method import AnyFile, MethodFile, Parameter, PinnedFile, Search, takes_references
 from dmlbench.specs.method_loading import Folder, LearningRate, checked, load_file, plugin, resolved_rates
+from dmlbench.specs.protocol import is_file_of_weights
 from dmlbench.specs.protocol_spec import Scalar
-from dmlbench.specs.yaml_files import parse_written, read_yaml, validate
+from dmlbench.specs.yaml_files import parse_written, path_of, read_yaml, validate
 
 PUBLISHED = "published here: for this protocol and dataset"
 DEFINITION = "published: part of the method's definition, whatever the protocol and dataset"
@@ -202,6 +205,8 @@ class Registry:
             marks = _own_marks(base) + _marks(loss, known=not _new(base)) + self._replacing(base.name)
             return MethodSpec(name=name, loss=loss, marks=marks)
         distillation = self._resolve_part(modifier, context, settings, extra)
+        if distillation.teacher_weights:  # a file's mark speaks of its own teacher
+            modifier = modifier.model_copy(update={"mark": None})
         composed = extra is None and base.name not in modifier.published_with and not _new(base, modifier)
         known = not composed and not _new(base, modifier)
         marks = _own_marks(base, modifier) + _marks(loss, distillation, known=known)
@@ -310,7 +315,7 @@ class Registry:
             # The file's value once more is no other experiment; among tuned ones it is what tuning chose.
             same = [n for n in given if not settings.tuned and repr(found[n].value) == repr(typed[n].value)]
             typed = found | {name: typed[name] for name in same}
-        return Part(
+        part = Part(
             name=file.name,
             title=file.title,
             kind=file.kind,
@@ -322,6 +327,7 @@ class Registry:
             learning_rates=rates,
             **plugin(file, folder),
         )
+        return _with_trained_teacher(part, own, f"{settings.where} {file.slot}")
 
 
 def fits(base: MethodFile, modifier: MethodFile) -> bool:
@@ -357,7 +363,7 @@ def _marks(*parts: Part, known: bool) -> tuple[str, ...]:
     values = [value for part in parts for value in (*part.parameters.values(), *part.learning_rates.values())]
     untuned = any(not value.published and not value.transferred_from for value in values)
     origins = dict.fromkeys(protocol for value in values for protocol in value.transferred_from[:1])
-    evaluates = any(part.runs_teacher and part.teacher_mode == "eval" for part in parts)
+    evaluates = any(part.runs_teacher and part.teacher_mode == "eval" and part.teacher != "weights" for part in parts)
     marks = {
         (DEFINITION if any(value.anywhere for value in values) else PUBLISHED): (
             known and bool(values) and not untuned and not origins
@@ -389,6 +395,23 @@ def _teacher_mode(file: MethodFile, given: dict[str, Scalar], where: str) -> Tea
             f"{where}.{TEACHER_MODE}: unknown mode {asked!r}", hint=f"valid: {', '.join(get_args(TeacherMode))}"
         )
     return modes[asked]
+
+
+def _with_trained_teacher(part: Part, given: dict[str, Scalar], where: str) -> Part:
+    """The part with a network that was trained before as its teacher, in eval mode unless settings say otherwise."""
+    if TEACHER_WEIGHTS not in given or TEACHER_WEIGHTS not in part.accepted():
+        return part
+    where, named = f"{where}.{TEACHER_WEIGHTS}", given[TEACHER_WEIGHTS]
+    path = path_of(str(named), where)
+    if not is_file_of_weights(str(named)) or not path.is_file():
+        raise UserError(f"{where}: no file of weights {named!r}", hint="`run --keep weights` writes one")
+    update = {
+        "teacher": "weights",
+        TEACHER_WEIGHTS: str(path),
+        f"{TEACHER_WEIGHTS}_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        TEACHER_MODE: given.get(TEACHER_MODE, "eval"),
+    }
+    return part.model_copy(update=update)
 
 
 def _index(folder: Path) -> dict[str, Path]:

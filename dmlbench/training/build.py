@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from dmlbench.data.samplers import epoch_steps
 from dmlbench.errors import UserError
-from dmlbench.models.model import EmbeddingModel, build_model
+from dmlbench.models.model import EmbeddingModel, build_model, load_networks
 from dmlbench.modifiers import BuildContext, Modifier, Network, SelfDistillation, TeacherSettings
 from dmlbench.modifiers.base import Group
 from dmlbench.seeding import stream_seed
@@ -244,6 +245,18 @@ class _BuildContext:
         model = build_seeded_model(self._protocol, self._seed, self.device, f"weights, {name}")
         torch.manual_seed(stream_seed(self._seed, 0, f"loss, {name}"))
         return Network(model, self.criterion(self.embedding_dim))
+
+    def teacher_network(self) -> EmbeddingModel:
+        part, protocol = self._method.distillation, self._protocol
+        if part is None or part.teacher_weights is None:
+            raise UserError(f"{self.name}: has no teacher's weights")
+        untrained = protocol.model.model_copy(update={"weights": None, "weights_sha256": None})
+        path = Path(part.teacher_weights)
+        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+            networks = load_networks(lambda: build_model(untrained, protocol.input), path)
+        if len(networks) > 1:
+            raise UserError(f"{path}: a teacher is one network, and this file has {len(networks)}")
+        return networks[0].to(self.device)
 
     def criterion(self, embedding_dim: int) -> nn.Module:
         return build_loss(self._method.loss, self.sizes | {"embedding_dim": embedding_dim}).to(self.device)
