@@ -28,6 +28,27 @@ def epoch_steps(classes: int, images: int, training: TrainingSpec) -> int:
     return max(1, drawn // training.batch_size)
 
 
+def check_batches(classes: int, images: int, training: TrainingSpec) -> None:
+    """Check that so many classes and images make the batches of a protocol, and that these make a training.
+
+    Raises:
+        UserError: where a batch needs more classes or images than there are, no update is ever due, or a warm-up takes
+            all updates.
+    """
+    draws = training.batch_size // training.samples_per_class
+    there, what = (images, "images") if training.sampler == "shuffle" else (classes, "classes")
+    if training.sampler != "replacement" and there < draws:
+        said = f"training.batch_size: sampler {training.sampler} needs {draws} {what} a batch, and there are {there}"
+        raise UserError(said, hint=f"give at most {there * training.samples_per_class}")
+    steps = training.epochs * epoch_steps(classes, images, training)
+    updates = steps // training.accumulate
+    if not updates:
+        said = f"training.accumulate: {training.accumulate} batches make an update, and the training has {steps}"
+        raise UserError(said, hint=f"give at most {steps}")
+    if training.warmup and training.warmup.steps and training.warmup.steps >= updates:
+        raise UserError(f"training.warmup.steps: {training.warmup.steps} is not below the {updates} of this training")
+
+
 class Sampler(Protocol):
     """Draws the batches of an epoch in place of the protocol's sampler."""
 
@@ -71,10 +92,7 @@ def epoch_indices(labels: NDArray[np.int64], training: TrainingSpec, rng: np.ran
     if training.sampler == "replacement":
         return _with_replacement(labels, steps, draws, training.samples_per_class, rng)
     by_class = np.split(np.argsort(labels, kind="stable"), np.cumsum(np.bincount(labels))[:-1])
-    there, what = (len(labels), "images") if training.sampler == "shuffle" else (len(by_class), "classes")
-    if there < draws:
-        said = f"training.batch_size: sampler {training.sampler} needs {draws} {what} a batch, and there are {there}"
-        raise UserError(said, hint=f"give at most {there * training.samples_per_class}")
+    check_batches(int(labels.max()) + 1, len(labels), training)
     passes = {"class-balanced": _class_balanced, "m-per-class": _m_per_class, "shuffle": _shuffled}[training.sampler]
     batches: list[NDArray[np.int64]] = []
     while len(batches) < steps:

@@ -34,14 +34,19 @@ COLUMN, PAGE = 3.5, 7.0  # widths in inches: one column, and the text width of a
 # yellow is not seen on white.
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c8c8c")
 KNOWN_COLOURS = {"ms": 0, "proxyanchor": 1, "triplet": 2, "margin": 3, "contrastive": 4}
-MARKERS = ("o", "s", "D", "^", "v", "P", "X", "<", ">", "p", "h", "d")
+MARKERS: tuple[Any, ...] = (  # filled ones, as one network of several is drawn hollow; (corners, 1: a star, degrees)
+    "o", "s", "D", "^", "v", "P", "X", "<", ">", "p", "h", "d",
+    "*", "H", "8", (4, 1, 0), (4, 1, 45), (6, 1, 0), (3, 1, 0), (3, 1, 180),
+)  # fmt: skip
 LINES: tuple[Any, ...] = (
     "-", (0, (4, 1.6)), (0, (1.2, 1.2)), (0, (5, 1.4, 1.2, 1.4)), (0, (7, 2)),
     (0, (1.2, 2.6)), (0, (5, 1.4, 1.2, 1.4, 1.2, 1.4)), (0, (9, 1.5)), (0, (3, 3)), (0, (7, 1.4, 3, 1.4)),
-    (0, (2.4, 1.2)), (0, (9, 1.4, 1.2, 1.4)),
+    (0, (2.4, 1.2)), (0, (9, 1.4, 1.2, 1.4)), (0, (2, 4)), (0, (6, 4)), (0, (9, 4)), (0, (5, 1.4, 3, 1.4)),
+    (0, (3, 1.4, 1.2, 1.4)), (0, (3, 1.4, 1.2, 1.4, 1.2, 1.4)), (0, (7, 4, 1.2, 4)), (0, (3, 4, 1.2, 4)),
 )  # fmt: skip
 HATCHES = (  # lines only: dots take a megabyte of SVG
     "", "////", "\\\\\\\\", "xxxx", "||||", "----", "++++", "//", "\\\\", "xx", "||", "++",
+    "--", "////--", "\\\\\\\\--", "////||", "\\\\\\\\||", "xx--", "xx||", "//--",
 )  # fmt: skip
 
 RC: dict[Any, Any] = {
@@ -107,7 +112,7 @@ class Look:
         """Colour of a base and of all methods built on it."""
         return PALETTE[self.bases[row["base"], row["base_settings"]] % len(PALETTE)]
 
-    def signs(self, row: Signed) -> tuple[str, str, str]:
+    def signs(self, row: Signed) -> tuple[str, str, Any]:
         """Colour, colour within, and marker; of one network of several, or of their ensemble, it is hollow."""
         colour = self.colour(row)
         return colour, PAPER if row["network"] != MEAN else colour, MARKERS[self._sign(row) % len(MARKERS)]

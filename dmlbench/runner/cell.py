@@ -13,6 +13,7 @@ from safetensors.torch import save
 
 from dmlbench.atomic import write_atomically
 from dmlbench.data.images import Dataset, Split, load_of_cell, split_classes
+from dmlbench.data.samplers import check_batches
 from dmlbench.errors import DivergedError, StorageError, UserError
 from dmlbench.models.model import EmbeddingModel, weights_of
 from dmlbench.results import environment as provenance
@@ -107,6 +108,8 @@ def _train(
 
     dataset = load_of_cell(cell, options.data_dir, writer.log)
     train, held_out = split_classes(dataset.train, protocol.validation.classes)
+    size = TrainingSet(len(train.class_names), len(train.labels))
+    check_batches(size.classes, size.images, protocol.training)
     evaluator = partial(Evaluator, protocol=protocol, seed=cell.seed, device=device, data_workers=options.data_workers)
     # Published NMI counts clusters by the training classes. A fold's queries search among the images trained on, too.
     distractors = train if cell.dataset.fold else None
@@ -116,7 +119,6 @@ def _train(
     model = build_seeded_model(protocol, init, device)
     start = provenance.weights_digest(model)
     torch.manual_seed(stream_seed(init, 0, "loss"))
-    size = TrainingSet(len(train.class_names), len(train.labels))
     trainer = build_trainer(cell.method, protocol, model, size, device, seed=init)
     past = _resume(_made_by(cell, environment, dataset, start), environment, writer, trainer)
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import Field, model_validator
 
 from dmlbench.errors import UserError, unknown_name
-from dmlbench.specs.protocol_spec import ProtocolSpec, Scalar
+from dmlbench.specs.protocol_spec import ProtocolSpec, Scalar, without_effect
 from dmlbench.specs.yaml_files import parse, path_of, read_yaml, validate
 
 SECTIONS = ("model", "input", "training", "evaluation", "validation")
@@ -19,7 +19,8 @@ METHOD_SECTIONS = ("loss", "distillation")
 class ProtocolFile(ProtocolSpec):
     """A protocol file: a protocol, what differs on some datasets, and where values come from.
 
-    A source is by setting (`training.epochs`), by section (`training`) for the rest of it, or by `datasets.NAME`.
+    A source is by setting (`training.epochs`), or by section (`training`) for the rest of it; of what differs there, the
+    same with `datasets.NAME.` before it, or `datasets.NAME` for all.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
@@ -31,10 +32,18 @@ class ProtocolFile(ProtocolSpec):
         fields = {section: type(getattr(self, section)).model_fields.keys() for section in SECTIONS}
         for key in self.sources:
             section, _, name = key.partition(".")
-            known = {**fields, "datasets": self.datasets.keys()}.get(section)
+            known = {**fields, "datasets": self._overridden()}.get(section)
             if known is None or (name not in known if name else section == "datasets"):
                 raise ValueError(f"sources: {key!r} is no setting, no section and no datasets.NAME of this file")
         return self
+
+    def _overridden(self) -> set[str]:
+        """Data sets with settings of their own, their sections, and these settings."""
+        names = set(self.datasets)
+        for dataset, sections in self.datasets.items():
+            names |= {f"{dataset}.{section}" for section in sections}
+            names |= {f"{dataset}.{section}.{key}" for section, own in sections.items() for key in own}
+        return names
 
 
 def own_protocols() -> dict[str, Path]:
@@ -80,6 +89,8 @@ def resolve_protocol(name: str, dataset: str, settings: Mapping[str, object] | N
     if settings:
         merged = _merge(protocol.model_dump(), settings, "--set")
         protocol = validate(ProtocolSpec, merged, "--set")
+    if found := without_effect(protocol):
+        raise UserError(f"{'--set' if settings else where if special else path}: {found}")
     return protocol
 
 
@@ -99,7 +110,8 @@ def sourced_settings(name: str, dataset: str, settings: Mapping[str, object]) ->
         for key, value in getattr(resolved, section):
             layer = next((layer for layer, own in layers.items() if key in (own.get(section) or {})), None)
             if layer is not None:
-                stated = (file.sources.get(name) for name in (layer, f"{section}.{key}", section))
+                special = [f"{layer}.{section}.{key}", f"{layer}.{section}", layer] if layer else []
+                stated = (file.sources.get(name) for name in (*special, f"{section}.{key}", section))
                 source = layer if layer == "--set" else next(filter(None, stated), "")
                 found.append((f"{section}.{key}", value, source))
     return found

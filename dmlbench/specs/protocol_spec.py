@@ -86,8 +86,6 @@ class InputSpec(Section):
                 raise ValueError(f"{name} is [low, high]")
         if bool(self.transforms) != (self.augmentation == "transforms"):
             raise ValueError("augmentation: transforms and a list of transforms need each other")
-        if self.augmentation == "transforms" and self.flip:
-            raise ValueError("flip has no effect with augmentation: transforms; add RandomHorizontalFlip to the list")
         return self
 
 
@@ -114,10 +112,13 @@ class WarmupSpec(Section):
             raise ValueError("frozen: backbone needs epochs, not steps")
         return self
 
-    def shortened(self, share: float) -> "WarmupSpec":
-        """The same of a training that takes this share of the epochs."""
+    def shortened(self, share: float, epochs: int) -> "WarmupSpec | None":
+        """The same of a training that takes this share of the epochs; None where no epoch is left for it."""
         own = {"epochs": self.epochs, "steps": self.steps}
-        return self.model_copy(update={name: value and max(1, round(share * value)) for name, value in own.items()})
+        scaled = {name: value and max(1, round(share * value)) for name, value in own.items()}
+        if scaled["epochs"]:
+            scaled["epochs"] = min(scaled["epochs"], epochs - 1)
+        return self.model_copy(update=scaled) if any(scaled.values()) else None
 
 
 class TrainingSpec(Section):
@@ -127,7 +128,7 @@ class TrainingSpec(Section):
     - Rates and decay are the backbone's; `head_learning_rate` and `head_weight_decay` are the head's where it has its
       own. What a loss learns has the rates of its method file, and `loss_weight_decay`.
     - `schedule`: `multistep` multiplies rates by `gamma` after each epoch of `milestones`, `step` after every
-      `step_size` epochs; `cosine` lets them fall to 0 at the last epoch.
+      `step_size` epochs; `cosine` lets them fall from epoch to epoch, to 0 where the training ends.
     - `clip_norm` bounds the norm of a network's whole gradient, `clip_value` each of its values.
     - `accumulate`: batches to each step of the optimiser, which takes their mean gradient.
     - `micro_batch_size`: images in one forward pass of the backbone. The loss is that of the whole batch, and so is its
@@ -199,8 +200,6 @@ class TrainingSpec(Section):
             raise ValueError(f"milestones are for schedule: multistep, not {self.schedule}")
         if bool(self.step_size) != (self.schedule == "step"):
             raise ValueError("schedule: step and step_size need each other")
-        if self.gamma != 1 and not (self.milestones or self.step_size):
-            raise ValueError("gamma has no effect without milestones or step_size")
         if self.warmup and self.warmup.epochs and self.warmup.epochs >= self.epochs:
             raise ValueError(f"warmup.epochs ({self.warmup.epochs}) must be below epochs ({self.epochs})")
 
@@ -257,6 +256,35 @@ class ProtocolSpec(Section):
             if training.warmup and training.warmup.frozen == "backbone":
                 raise ValueError("training.warmup.frozen: with model.head: none nothing would be left to train")
         return self
+
+
+# What only some kinds of augmentation read.
+READ_BY = {
+    "flip": ("crop",),
+    "crop_scale": ("crop",),
+    "crop_ratio": ("crop",),
+    "rotation": ("affine",),
+    "translation": ("affine",),
+    "scale": ("affine",),
+}
+
+
+def without_effect(protocol: ProtocolSpec) -> str:
+    """The first setting that is not at its default and changes nothing, as an error; empty where there is none.
+
+    Not part of the schema: results of before may have such settings, and stay readable.
+    """
+    image, training = protocol.input, protocol.training
+    for name, kinds in READ_BY.items():
+        default = InputSpec.model_fields[name].default
+        if getattr(image, name) != default and image.augmentation not in kinds:
+            return f"input.{name} has no effect with augmentation: {image.augmentation}"
+    decays = "milestones" if training.milestones else "step_size" if training.step_size else ""
+    if decays and training.gamma == 1:
+        return f"training.{decays} has no effect with gamma: 1"
+    if training.gamma != 1 and not decays:
+        return "training.gamma has no effect without milestones or step_size"
+    return ""
 
 
 # Fields that came after the first results were committed: at their defaults they leave hashes as they were.

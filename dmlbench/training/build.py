@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dmlbench.data.samplers import epoch_steps
 from dmlbench.errors import UserError
 from dmlbench.models.model import EmbeddingModel, build_model, load_networks
 from dmlbench.modifiers import BuildContext, Modifier, Network, SelfDistillation, TeacherSettings
@@ -65,7 +64,6 @@ def build_trainer(
                 name = f"{method.distillation.name}: {method.distillation.class_name}.__init__"
                 raise UserError(f"{name} must call super().__init__(lambda_) first")
             networks, extra = _built(modifier, context, method.distillation)
-    _check_warmup(protocol.training, train)
     trainable = [
         _trainable(network, protocol.training, [*context.criterion_groups(network.criterion), *own])
         for network, own in zip(networks, [extra, *([] for _ in networks[1:])], strict=True)
@@ -309,12 +307,6 @@ def _check_networks(networks: object, part: Part, precision: str) -> None:
         raise UserError(f"{part.name}: {said}", hint="--set training.autocast=bfloat16")
 
 
-def _check_warmup(training: TrainingSpec, train: TrainingSet) -> None:
-    steps = training.epochs * epoch_steps(train.classes, train.images, training)
-    if training.warmup and training.warmup.steps and training.warmup.steps >= steps:
-        raise UserError(f"training.warmup.steps: {training.warmup.steps} is not below the {steps} of this training")
-
-
 def _trainable(network: Network, training: TrainingSpec, extra: Iterable[Group]) -> TrainableNetwork:
     """A network with its optimiser, which also learns the `extra` groups of parameters."""
     model: Any = network.model
@@ -329,6 +321,8 @@ def _trainable(network: Network, training: TrainingSpec, extra: Iterable[Group])
             "weight_decay": decay if head_decay is None else head_decay,
         },
     ]
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise UserError("model.frozen: nothing of the network is left to train")
     groups = [group for group in (*own, *extra) if group["params"]]
     optimizer = _optimizer(groups, training, next(model.parameters()).device)
     return TrainableNetwork(

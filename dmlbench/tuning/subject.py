@@ -123,8 +123,9 @@ def _for_trials(protocol: ProtocolSpec, epochs: int) -> ProtocolSpec:
     training, share = protocol.training, epochs / protocol.training.epochs
     milestones = tuple(dict.fromkeys(max(1, round(share * own)) for own in training.milestones))
     step_size = training.step_size and max(1, round(share * training.step_size))
-    changed = {"epochs": epochs, "milestones": milestones, "step_size": step_size}
-    training = training.model_copy(update=changed | {"warmup": training.warmup and training.warmup.shortened(share)})
+    warmup = training.warmup and training.warmup.shortened(share, epochs)
+    changed = {"epochs": epochs, "milestones": milestones, "step_size": step_size, "warmup": warmup}
+    training = training.model_copy(update=changed)
     evaluation = protocol.evaluation.model_copy(update={"every": epochs, "clustering": "last"})
     validation = protocol.validation.model_copy(update={"classes": 0.0})
     return protocol.model_copy(update={"training": training, "evaluation": evaluation, "validation": validation})

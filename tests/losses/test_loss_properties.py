@@ -110,10 +110,11 @@ def test_order_of_the_batch_does_not_matter(name, seed, size):
     if name in TRIPLET_LOSSES:
         triplets = make_triplets(labels, seed)
         given, moved = [triplets], [order.argsort()[triplets]]
+    embeddings = embeddings.double()  # a sharp loss scales the rounding of a sum in another order
     value, gradient = run(loss, embeddings, labels, *given)
     moved_value, moved_gradient = run(loss, embeddings[order], labels[order], *moved)
     torch.testing.assert_close(moved_value, value)
-    torch.testing.assert_close(moved_gradient, gradient[order], rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(moved_gradient, gradient[order], rtol=1e-6, atol=1e-9)
 
 
 @every_loss
