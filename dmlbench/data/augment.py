@@ -154,7 +154,7 @@ def transformed(images: Images, indices: NDArray[np.int64], uniforms: NDArray[np
     pipeline, changed = transforms(spec), []
     with torch.random.fork_rng(devices=[]):
         for index, seed in zip(indices.tolist(), (uniforms[:, 0] * 2**53).astype(np.int64).tolist(), strict=True):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)  # the CPU's alone: a GPU's stream is the training's
             changed.append(_through(pipeline, images[index], spec))
     return torch.stack(changed)
 
@@ -165,16 +165,18 @@ def _through(pipeline: v2.Transform, image: Tensor, spec: InputSpec) -> Tensor:
     except Exception as error:  # whatever a transform raises
         raise UserError(f"input.transforms: fail on an image ({str(error).splitlines()[0]})") from error
     expected = (spec.channels, spec.size, spec.size)
-    if changed.shape != expected or changed.dtype not in (torch.uint8, torch.float32):
-        given = f"{changed.dtype} {tuple(changed.shape)}"
+    fits = isinstance(changed, Tensor) and changed.dtype in (torch.uint8, torch.float32)
+    if not fits or changed.shape != expected:
+        tensor = isinstance(changed, Tensor)
+        given = f"{changed.dtype} {tuple(changed.shape)}" if tensor else f"a {type(changed).__name__}"
         raise UserError(f"input.transforms: must give uint8 or float32 {expected}, and give {given}")
     return changed
 
 
 def check_transforms(spec: InputSpec) -> None:
-    """Run the protocol's `transforms` once, on an image of noise; raises UserError as `transformed` does."""
+    """Run the protocol's `transforms` once, on a large image of noise; raises UserError as `transformed` does."""
     with torch.random.fork_rng(devices=[]):
-        side = 2 * spec.resize
+        side = max(1024, 2 * spec.resize)
         _through(transforms(spec), torch.randint(256, (spec.channels, side, side), dtype=torch.uint8), spec)
 
 
@@ -188,7 +190,7 @@ def transforms(spec: InputSpec) -> v2.Transform:
 
 
 def _transform(name: str, given: Mapping[str, Any]) -> v2.Transform:
-    """A transform by its class's name; `interpolation` is a word, and `transforms` are others, given alike."""
+    """A transform by its class's name; `interpolation` and `dtype` are words, `transforms` are others, given alike."""
     known = {key for key, value in vars(v2).items() if isinstance(value, type) and issubclass(value, v2.Transform)}
     known -= {"Transform", "Lambda"}  # a function is no data
     if name not in known:
@@ -197,6 +199,8 @@ def _transform(name: str, given: Mapping[str, Any]) -> v2.Transform:
     try:
         if "interpolation" in arguments:
             arguments["interpolation"] = InterpolationMode(arguments["interpolation"])
+        if "dtype" in arguments:
+            arguments["dtype"] = getattr(torch, str(arguments["dtype"]))
         if "transforms" in arguments:
             arguments["transforms"] = [_transform(*own) for item in arguments["transforms"] for own in item.items()]
         built: v2.Transform = getattr(v2, name)(**arguments)

@@ -311,7 +311,7 @@ def _augmented(images: Tensor, seeds: list[int], augmentation: Augmentation) -> 
     changed = []
     with torch.random.fork_rng(devices=[]):
         for image, seed in zip(images, seeds, strict=True):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)  # the CPU's alone: a GPU's stream is the training's
             changed.append(augmentation(image))
     return torch.stack(changed)
 

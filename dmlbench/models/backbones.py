@@ -110,6 +110,9 @@ def timm_backbone(name: str, spec: ModelSpec, image: InputSpec, *, download: boo
     if spec.weights and is_file(spec.weights):
         classifier = getattr(backbone, "pretrained_cfg", {}).get("classifier") or "classifier"
         _load(backbone, spec.weights, ignore=f"{classifier}.")
+    for module in backbone.modules():
+        if type(module).__name__ == "SelectAdaptivePool2d" and pooled in ("max", "avgmax"):
+            module.pool = MaxPool() if pooled == "max" else _HalfSum()  # see AverageMaxPool
     # timm's avgmax is the mean of average and maximum; the published pooling is their sum.
     return nn.Sequential(backbone, _Double()) if spec.pooling == "average+max" else backbone
 
@@ -159,6 +162,8 @@ def _pool_of_torchvision(backbone: nn.Module, name: str, spec: ModelSpec) -> Non
     if spec.pooling == "token":
         if not isinstance(getattr(backbone, "class_token", None), nn.Parameter):
             raise UserError(f"model.pooling: torchvision:{name} has no class token", hint=f"valid: {', '.join(POOLS)}")
+    elif spec.pooling == "average" and isinstance(getattr(backbone, "class_token", None), nn.Parameter):
+        raise UserError(f"model.pooling: torchvision:{name} gives its class token", hint="use token")
     elif spec.pooling != "average":
         if not isinstance(getattr(backbone, "avgpool", None), nn.AdaptiveAvgPool2d):
             raise UserError(f"model.pooling: torchvision:{name} does not end in average pooling", hint="use average")
@@ -185,6 +190,11 @@ def _unknown_backbone(source: str, name: str, names: Sequence[str]) -> UserError
     near = difflib.get_close_matches(name, names, n=5)
     hint = f"did you mean {', '.join(near)}?" if near else f"see {source}'s list_models()"
     return UserError(f"model.backbone: unknown {source} model {name!r}", hint=hint)
+
+
+class _HalfSum(AverageMaxPool):
+    def forward(self, features: Tensor) -> Tensor:
+        return super().forward(features) / 2
 
 
 class _Double(nn.Module):

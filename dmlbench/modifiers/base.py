@@ -123,7 +123,7 @@ class StepContext:
         clock: Takes the time of a phase: use `phase`.
         precision: Gives the context of a forward pass: use `autocast`.
         others: Further augmentations of the same images, where the modifier asks for `views`.
-        updated: After a step, whether the first network's weights changed; gradients may wait for more batches.
+        updated: After a step, whether an update of the first network was due; gradients may wait for more batches.
     """
 
     images: Tensor
@@ -224,6 +224,9 @@ class Modifier(nn.Module):
     def build(self, context: BuildContext) -> list[Network]:
         """Return the networks to train; the first is the one that `evaluate` and the base are compared by."""
         return [context.base]
+
+    def check_training(self, steps: int, batch_size: int) -> None:
+        """Raise ValueError where a training of so many steps, with batches of that size, cannot use the settings."""
 
     def parameter_groups(self, context: BuildContext) -> list[Group]:
         """Return optimiser groups of what the modifier learns itself: by default at its file's rates, without decay."""

@@ -45,6 +45,10 @@ class Distillation(Modifier):
         super().__init__(lambda_)
         self.teacher: Teacher | None = None
 
+    def weight(self, epoch: int, epochs: int) -> float:  # noqa: ARG002 - as every modifier
+        """Return lambda; 0 in the first epoch, counted as 0, where no epoch before it has left a teacher."""
+        return 0.0 if isinstance(self.teacher, PreviousEpoch) and epoch == 0 else self.lambda_
+
     def divergence(self, embeddings: Tensor, teacher_embeddings: Tensor) -> Tensor:
         """Return how far the student's embeddings (N, D) are from the teacher's of the same images, a scalar."""
         raise NotImplementedError

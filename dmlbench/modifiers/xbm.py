@@ -57,6 +57,13 @@ class XBM(Modifier):
             self.register_buffer("labels", torch.zeros(self.size, dtype=torch.int64, device=context.device))
         return [context.base]
 
+    def check_training(self, steps: int, batch_size: int) -> None:
+        """Raise ValueError where the memory holds no batch, or is never used."""
+        if self.lambda_ and self.size < batch_size:
+            raise ValueError(f"size must be at least a batch, {batch_size}, got {self.size}")
+        if self.lambda_ and self.start >= steps:
+            raise ValueError(f"start must be below the {steps} steps of the training, got {self.start}")
+
     def loss(self, outputs: Sequence[ForwardOutput], context: StepContext) -> Sequence[Tensor] | None:
         """Take the batch into the memory, and return the base's weighted loss of the batch with it."""
         self._steps += 1
@@ -67,14 +74,8 @@ class XBM(Modifier):
         return [self.lambda_ * context.ranking_loss(context.criteria[0], own, references=self.held())]
 
     def remember(self, embeddings: Tensor, labels: Tensor) -> None:
-        """Take embeddings (B, D) with their labels (B,) in the places of the oldest.
-
-        Raises:
-            ValueError: If the memory is smaller than a batch.
-        """
+        """Take embeddings (B, D) with their labels (B,) in the places of the oldest; B is at most the size."""
         count = len(labels)
-        if count > self.size:
-            raise ValueError(f"size must be at least a batch, {count}, got {self.size}")
         passes = self._next + count > self.size
         first = self.size - count if passes else self._next
         self.embeddings[first : first + count] = embeddings

@@ -13,7 +13,7 @@ from safetensors.torch import save
 
 from dmlbench.atomic import write_atomically
 from dmlbench.data.images import Dataset, Split, load_of_cell, split_classes
-from dmlbench.data.samplers import check_batches
+from dmlbench.data.samplers import check_batches, epoch_steps
 from dmlbench.errors import DivergedError, StorageError, UserError
 from dmlbench.models.model import EmbeddingModel, weights_of
 from dmlbench.results import environment as provenance
@@ -102,24 +102,19 @@ def _train(
 ) -> dict[str, object]:
     """Train and score a cell; what its summary says of that, with `total_s` of earlier attempts."""
     protocol, begun, device = cell.protocol, time.perf_counter(), torch.device(str(environment.device))
-    init, order = cell.seed_of("init"), cell.seed_of("order")
+    order = cell.seed_of("order")
     prepare(protocol.training, device)
     provenance.reset_peak_memory()
 
     dataset = load_of_cell(cell, options.data_dir, writer.log)
     train, held_out = split_classes(dataset.train, protocol.validation.classes)
-    size = TrainingSet(len(train.class_names), len(train.labels))
-    check_batches(size.classes, size.images, protocol.training)
     evaluator = partial(Evaluator, protocol=protocol, seed=cell.seed, device=device, data_workers=options.data_workers)
     # Published NMI counts clusters by the training classes. A fold's queries search among the images trained on, too.
     distractors = train if cell.dataset.fold else None
     evaluators = {"test": evaluator(dataset.test, training_classes=len(train.class_names), distractors=distractors)}
     evaluators |= {"validation": evaluator(held_out)} if held_out else {}
 
-    model = build_seeded_model(protocol, init, device)
-    start = provenance.weights_digest(model)
-    torch.manual_seed(stream_seed(init, 0, "loss"))
-    trainer = build_trainer(cell.method, protocol, model, size, device, seed=init)
+    trainer, start = _built(cell, train, device)
     past = _resume(_made_by(cell, environment, dataset, start), environment, writer, trainer)
 
     epochs = protocol.training.epochs
@@ -139,6 +134,24 @@ def _train(
     unrated = at_networks_rate(trainer.networks[0].criterion, cell.method.loss)
     trained = {"initial_weights": start, "dataset": _dataset(cell, dataset, train), "peak_memory_mb": peak}
     return trained | ({"at_networks_rate": unrated} if unrated else {}) | record.sums(environment, cell)
+
+
+def _built(cell: Cell, train: Split, device: torch.device) -> tuple[Trainer, str]:
+    """A cell's trainer, and the digest of its first network's initial weights; UserError where it could not train."""
+    training, init = cell.protocol.training, cell.seed_of("init")
+    size = TrainingSet(len(train.class_names), len(train.labels))
+    check_batches(size.classes, size.images, training)
+    model = build_seeded_model(cell.protocol, init, device)
+    start = provenance.weights_digest(model)
+    torch.manual_seed(stream_seed(init, 0, "loss"))
+    trainer = build_trainer(cell.method, cell.protocol, model, size, device, seed=init)
+    if trainer.modifier is not None:
+        steps = training.epochs * epoch_steps(size.classes, size.images, training)
+        try:
+            trainer.modifier.check_training(steps, training.batch_size)
+        except ValueError as error:
+            raise UserError(f"{cell.method.name}: {error}") from error
+    return trainer, start
 
 
 class _Recorder:

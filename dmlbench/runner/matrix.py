@@ -9,9 +9,10 @@ from pathlib import Path
 from statistics import median
 from typing import Literal, Protocol
 
-from dmlbench.data.catalogue import DatasetInfo, dataset_info
+from dmlbench.data.catalogue import DATASETS, DatasetInfo, dataset_info
 from dmlbench.data.family import Log
 from dmlbench.data.ready import check_exchangeable, dataset_spec, prepare
+from dmlbench.data.samplers import check_batches
 from dmlbench.errors import Damaged, UserError, attempt, counted, inflected, unknown_name
 from dmlbench.machine import usable_cores
 from dmlbench.models.pretrained import check_networks
@@ -25,7 +26,7 @@ from dmlbench.specs.cell import Cell, MethodSpec, differences, digest
 from dmlbench.specs.dataset import DatasetSpec
 from dmlbench.specs.overrides import changed
 from dmlbench.specs.protocol import load_protocol, parse_settings
-from dmlbench.specs.protocol_spec import ProtocolSpec
+from dmlbench.specs.protocol_spec import ProtocolSpec, protocol_identity
 from dmlbench.specs.registry import MethodSettings, Registry, under_settings
 from dmlbench.specs.tuned import settings_of
 from dmlbench.specs.yaml_files import path_of
@@ -174,8 +175,17 @@ def check_protocols(cells: Sequence[Cell], *, download: bool) -> list[str]:
     """Build what protocols name, once each; returns what is still to be downloaded: see `check_networks`.
 
     Raises:
-        UserError: for a network or transforms that a run would refuse.
+        UserError: for a network, transforms, batches or a teacher's weights that a run would refuse.
     """
+    for cell in {(cell.dataset.name, digest(protocol_identity(cell.protocol))): cell for cell in cells}.values():
+        info = DATASETS.get(cell.dataset.name)
+        if info and info.train_classes and not cell.dataset.root:  # of a user's images a cell knows them
+            check_batches(info.train_classes, info.train_images, cell.protocol.training)
+    for cell in {digest(cell.method.identity()): cell for cell in cells}.values():
+        if cell.method.distillation and cell.method.distillation.teacher_weights:
+            from dmlbench.training.build import trained_teacher
+
+            trained_teacher(cell.method, cell.protocol)
     for image in (cell.protocol.input for cell in cells if cell.protocol.input.transforms):
         from dmlbench.data.augment import check_transforms
 

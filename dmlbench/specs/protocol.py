@@ -19,8 +19,8 @@ METHOD_SECTIONS = ("loss", "distillation")
 class ProtocolFile(ProtocolSpec):
     """A protocol file: a protocol, what differs on some datasets, and where values come from.
 
-    A source is by setting (`training.epochs`), or by section (`training`) for the rest of it; of what differs there, the
-    same with `datasets.NAME.` before it, or `datasets.NAME` for all.
+    A source is by setting (`training.epochs`), or by section (`training`) for the rest of it; of what differs on a data
+    set the same with `datasets.NAME.` before it, or `datasets.NAME` for all.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
@@ -89,7 +89,7 @@ def resolve_protocol(name: str, dataset: str, settings: Mapping[str, object] | N
     if settings:
         merged = _merge(protocol.model_dump(), settings, "--set")
         protocol = validate(ProtocolSpec, merged, "--set")
-    if found := without_effect(protocol):
+    if found := without_effect(protocol, settings or _merge(content, special, where)):
         raise UserError(f"{'--set' if settings else where if special else path}: {found}")
     return protocol
 

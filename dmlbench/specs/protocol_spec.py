@@ -3,6 +3,7 @@
 Every contradiction is one line: of two settings that exclude each other, or one that has no effect.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
@@ -269,20 +270,26 @@ READ_BY = {
 }
 
 
-def without_effect(protocol: ProtocolSpec) -> str:
-    """The first setting that is not at its default and changes nothing, as an error; empty where there is none.
+def without_effect(protocol: ProtocolSpec, given: Mapping[str, Any]) -> str:
+    """The first of the settings given that changes nothing, as an error; empty where there is none.
 
-    Not part of the schema: results of before may have such settings, and stay readable.
+    Not part of the schema: results of before may have such settings, and stay readable. What a file sets for one kind
+    of augmentation may stay where `--set` chooses another.
+
+    Args:
+        protocol: With the settings.
+        given: By section and name: those of a file, or of the command line.
     """
     image, training = protocol.input, protocol.training
     for name, kinds in READ_BY.items():
         default = InputSpec.model_fields[name].default
-        if getattr(image, name) != default and image.augmentation not in kinds:
+        if name in given.get("input", {}) and getattr(image, name) != default and image.augmentation not in kinds:
             return f"input.{name} has no effect with augmentation: {image.augmentation}"
+    own = given.get("training", {})
     decays = "milestones" if training.milestones else "step_size" if training.step_size else ""
-    if decays and training.gamma == 1:
+    if decays in own and training.gamma == 1:
         return f"training.{decays} has no effect with gamma: 1"
-    if training.gamma != 1 and not decays:
+    if "gamma" in own and training.gamma != 1 and not decays:
         return "training.gamma has no effect without milestones or step_size"
     return ""
 

@@ -406,6 +406,7 @@ def _with_trained_teacher(part: Part, given: dict[str, Scalar], where: str) -> P
     if not is_file_of_weights(str(named)) or not path.is_file():
         raise UserError(f"{where}: no file of weights {named!r}", hint="`run --keep weights` writes one")
     update = {
+        "variant": f"{part.variant}; here the teacher is a network that was trained before".removeprefix("; "),
         "teacher": "weights",
         TEACHER_WEIGHTS: str(path),
         f"{TEACHER_WEIGHTS}_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),

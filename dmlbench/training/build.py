@@ -245,16 +245,7 @@ class _BuildContext:
         return Network(model, self.criterion(self.embedding_dim))
 
     def teacher_network(self) -> EmbeddingModel:
-        part, protocol = self._method.distillation, self._protocol
-        if part is None or part.teacher_weights is None:
-            raise UserError(f"{self.name}: has no teacher's weights")
-        untrained = protocol.model.model_copy(update={"weights": None, "weights_sha256": None})
-        path = Path(part.teacher_weights)
-        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
-            networks = load_networks(lambda: build_model(untrained, protocol.input), path)
-        if len(networks) > 1:
-            raise UserError(f"{path}: a teacher is one network, and this file has {len(networks)}")
-        return networks[0].to(self.device)
+        return trained_teacher(self._method, self._protocol).to(self.device)
 
     def criterion(self, embedding_dim: int) -> nn.Module:
         return build_loss(self._method.loss, self.sizes | {"embedding_dim": embedding_dim}).to(self.device)
@@ -270,6 +261,24 @@ class _BuildContext:
     def rate(self, parameter: str) -> float:
         part = self._method.distillation
         return part.rate(parameter, self.learning_rate) if part else self.learning_rate
+
+
+def trained_teacher(method: MethodSpec, protocol: ProtocolSpec) -> EmbeddingModel:
+    """The network of a protocol with the weights of the file that a method's teacher has, on the CPU.
+
+    Raises:
+        UserError: where the method has none, or the file does not fit.
+    """
+    part = method.distillation
+    if part is None or part.teacher_weights is None:
+        raise UserError(f"{method.name}: has no teacher's weights")
+    untrained = protocol.model.model_copy(update={"weights": None, "weights_sha256": None})
+    path = Path(part.teacher_weights)
+    with torch.random.fork_rng(devices=[]):
+        networks = load_networks(lambda: build_model(untrained, protocol.input), path)
+    if len(networks) > 1:
+        raise UserError(f"{path}: a teacher is one network, and this file has {len(networks)}")
+    return networks[0]
 
 
 def _teacher(part: Part | None) -> TeacherSettings:

@@ -4,9 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from dmlbench.data.catalogue import family_of
+from dmlbench.data.catalogue import DATASETS, family_of
 from dmlbench.data.family import Log
 from dmlbench.data.folds import fold_mask
+from dmlbench.data.samplers import check_batches
 from dmlbench.errors import UserError
 from dmlbench.runner import matrix
 from dmlbench.specs.cell import RATE, Cell, MethodSpec, absolute_rate
@@ -215,7 +216,11 @@ def _check_ends(subject: Subject) -> None:
 
 
 def _check_classes(subject: Subject, data_dir: Path | None) -> None:
-    """A folder of the user's may have too few training classes for folds; published sets have enough."""
+    """Folds and batches need training classes: a folder of the user's may have too few, and a fold leaves fewer."""
+    info = DATASETS.get(subject.dataset.name)
+    if info and subject.dataset.root is None:
+        left = info.train_classes - -(-info.train_classes // FOLDS)
+        check_batches(left, info.train_images * left // info.train_classes, subject.protocol.training)
     if subject.dataset.root is None:
         return
     train, _ = family_of(subject.dataset).read(data_dir, lambda _: None)

@@ -21,6 +21,7 @@ from dmlbench.specs.protocol import load_protocol, parse_settings
 from dmlbench.specs.protocol_spec import InputSpec
 
 XBM = [{"Resize": {"size": 40}}, {"RandomResizedCrop": {"size": 32, "scale": [0.2, 1.0]}}, {"RandomHorizontalFlip": {}}]
+FLOATS = [{"RandomResizedCrop": {"size": 32}}, {"ToDtype": {"dtype": "float32", "scale": True}}]
 JITTER = [
     {"RandomApply": {"transforms": [{"ColorJitter": {"brightness": 0.4}}, {"RandomGrayscale": {"p": 0.5}}], "p": 0.9}},
     {"RandomResizedCrop": {"size": 32, "interpolation": "bicubic"}},
@@ -99,14 +100,23 @@ def test_transforms_that_give_another_shape():
     ("pipeline", "message"),
     [
         ([{"Resize": {"size": 8}}], "input.transforms: must give uint8 or float32"),
-        ([{"RandomCrop": {"size": 500}}], "input.transforms: fail on an image (Required crop size"),
+        ([{"ToPILImage": {}}], "input.transforms: must give uint8 or float32 (3, 32, 32), and give a Image"),
+        ([{"FiveCrop": {"size": 8}}], "input.transforms: must give uint8 or float32 (3, 32, 32), and give a tuple"),
+        ([{"RandomCrop": {"size": 5000}}], "input.transforms: fail on an image (Required crop size"),
     ],
 )
 def test_transforms_are_tried_before_a_run(pipeline, message):
     with pytest.raises(UserError) as caught:
         check_transforms(spec(pipeline))
     assert message in str(caught.value)
-    check_transforms(spec())
+    for valid in (XBM, JITTER, FLOATS):
+        check_transforms(spec(valid))
+
+
+def test_a_gpus_stream_is_left_alone(monkeypatch):
+    """Seeding torch as a whole would restart the stream that dropout draws from on a GPU."""
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda seed: pytest.fail("a GPU was seeded"))
+    augment(images(), np.arange(6), uniforms(6), spec())
 
 
 def test_bicubic_evaluation_is_pils():

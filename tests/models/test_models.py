@@ -316,6 +316,18 @@ def test_the_class_token():
     assert torch.equal(model.backbone(images(size=224)), tokens[:, 0])
 
 
+def test_a_transformer_of_torchvision_gives_its_token():
+    said = refusal("torchvision:vit_b_16", size=224, kwargs={})
+    assert said == "model.pooling: torchvision:vit_b_16 gives its class token; use token"
+
+
+@pytest.mark.parametrize("pooling", ["max", "average+max"])
+def test_maximum_pooling_has_a_gradient_that_is_deterministic_on_a_gpu(pooling):
+    """torch's adaptive maximum pooling has none; timm's networks would have it."""
+    kinds = {type(module).__name__ for module in build(TIMM, pooling=pooling).modules()}
+    assert not {kind for kind in kinds if kind.startswith("Adaptive") and "Max" in kind}
+
+
 @pytest.mark.parametrize(
     ("backbone", "message"),
     [

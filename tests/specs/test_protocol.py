@@ -107,7 +107,8 @@ def test_settings_are_yaml_values():
     protocol, method = parse_settings(
         (
             "training.milestones=[1, 2]",
-            "input.flip=true",
+            "training.gamma=.5",
+            "training.deterministic=true",
             "model.weights=null",
             "training.learning_rate=1e-4",
             "model.kwargs.width=8",
@@ -117,8 +118,7 @@ def test_settings_are_yaml_values():
         )
     )
     assert protocol == {
-        "training": {"milestones": [1, 2], "learning_rate": 1e-4},
-        "input": {"flip": True},
+        "training": {"milestones": [1, 2], "gamma": 0.5, "deterministic": True, "learning_rate": 1e-4},
         "model": {"weights": None, "kwargs": {"width": 8, "name": "a=b"}},
     }
     assert method == {"loss": {"margin": 0.1}, "distillation": {"lambda": 0}}
@@ -154,7 +154,10 @@ def test_the_last_setting_of_a_key_counts():
         ("training.micro_batch_size=112", "--set: training: micro_batch_size has no effect: it must be below"),
         ("training.momentum=0.9", "--set: training: momentum and nesterov are for optimizer: sgd, not adam"),
         ("training.schedule=step", "--set: training: schedule: step and step_size need each other"),
-        ("training.gamma=0.5", "--set: training: gamma has no effect without milestones or step_size"),
+        ("training.gamma=0.5", "--set: training.gamma has no effect without milestones or step_size"),
+        ("training.milestones=[3]", "--set: training.milestones has no effect with gamma: 1"),
+        ("input.flip=true", "--set: input.flip has no effect with augmentation: affine"),
+        ("input.crop_scale=[0.2, 1]", "--set: input.crop_scale has no effect with augmentation: affine"),
         ("training.warmup.start=0.1", "--set: training.warmup: needs epochs or steps, and not both"),
         ("training.warmup={epochs: 3}", "--set: training.warmup: has no effect with start: 1 and frozen: none"),
         ("training.warmup={steps: 3, frozen: backbone}", "--set: training.warmup: frozen: backbone needs epochs"),
@@ -254,7 +257,7 @@ def test_a_stated_digest_is_checked(mine, tmp_path):
         ),
         (
             ("input.augmentation=transforms", "input.transforms=[{Resize: {size: 8}}]", "input.flip=true"),
-            "input: flip has no effect with augmentation: transforms",
+            "input.flip has no effect with augmentation: transforms",
         ),
     ],
 )

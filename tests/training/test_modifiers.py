@@ -107,12 +107,6 @@ def test_the_memory_has_the_batch_and_those_before_it(base, make_trainer, batch,
     assert float(added[-1]) == float(0.5 * expected.detach()) > 0
 
 
-def test_a_memory_smaller_than_a_batch(make_trainer, batch, mining):
-    trainer = make_trainer("ms+xbm", settings={"size": 7, "start": 0})
-    with pytest.raises(ValueError, match="size must be at least a batch, 8, got 7"):
-        trainer.step(batch, 0, mining)
-
-
 LOSS = """\
 import torch
 class Plain(torch.nn.Module):
@@ -123,7 +117,9 @@ LOSS_FILE = "name: plain\ntitle: Plain\nkind: loss\nclass: Plain\nplugin: plain.
 
 
 def test_a_base_without_references(make_trainer, tmp_path):
-    with pytest.raises(UserError, match=r"proxyanchor\+xbm: the base takes no references.*bases: circle, contrastive, cosine"):
+    with pytest.raises(
+        UserError, match=r"proxyanchor\+xbm: the base takes no references.*bases: circle, contrastive, cosine"
+    ):
         make_trainer("proxyanchor+xbm")
     (tmp_path / "plain.yaml").write_text(LOSS_FILE)
     (tmp_path / "plain.py").write_text(LOSS)

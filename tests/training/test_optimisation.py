@@ -7,7 +7,9 @@ import torch
 from torch import nn
 
 from dmlbench.data.loader import Batch
+from dmlbench.data.samplers import check_batches
 from dmlbench.errors import UserError
+from dmlbench.modifiers import XBM
 from dmlbench.seeding import stream_seed
 from dmlbench.specs.protocol import load_protocol, parse_settings
 from dmlbench.specs.protocol_spec import WarmupSpec
@@ -112,13 +114,18 @@ def test_hyp_vits_optimiser_is_the_official_codes():
     protocol = load_protocol("hyp-vit-s16", "cub", settings)
     trainer = trainer_of("ms", protocol)
     (network,) = trainer.networks
-    (group,) = network.optimizer.param_groups
-    official = torch.optim.AdamW(network.model.parameters(), lr=3e-5)
+    groups, official = network.optimizer.param_groups, torch.optim.AdamW(network.model.parameters(), lr=3e-5)
     assert type(network.optimizer) is torch.optim.AdamW
-    assert [id(own) for own in group["params"]] == [id(own) for own in official.param_groups[0]["params"]]
-    assert {key: group[key] for key in ("lr", "weight_decay", "eps", "betas")} == {
-        key: official.param_groups[0][key] for key in ("lr", "weight_decay", "eps", "betas")
-    }
+    assert [group["name"] for group in groups] == ["backbone", "head"]
+    ours = [id(own) for group in groups for own in group["params"]]
+    assert ours == [id(own) for own in official.param_groups[0]["params"]]
+    for group in groups:
+        assert {key: group[key] for key in ("lr", "weight_decay", "eps", "betas")} == {
+            key: official.param_groups[0][key] for key in ("lr", "weight_decay", "eps", "betas")
+        }
+    head = network.model.head
+    assert torch.allclose(head.weight @ head.weight.T, torch.eye(24), atol=1e-5)
+    assert not head.bias.any()
     frozen = [name for name, own in network.model.backbone.named_parameters() if not own.requires_grad]
     assert frozen == ["patch_embed.proj.weight", "patch_embed.proj.bias"]
     images = batch_of(8, pixels=224, channels=3)
@@ -128,7 +135,11 @@ def test_hyp_vits_optimiser_is_the_official_codes():
     after = weights(trainer)
     unmoved = [name for name in before if torch.equal(before[name], after[name])]
     assert unmoved == ["backbone.patch_embed.proj.weight", "backbone.patch_embed.proj.bias"]
-    assert [group["lr"] for _ in range(20)] == [3e-5] * 20  # no schedule
+    found = []
+    for _ in range(20):
+        found.append(groups[0]["lr"])
+        trainer.end_epoch()
+    assert found == [3e-5] * 20  # no schedule
 
 
 @pytest.mark.parametrize(
@@ -177,10 +188,19 @@ def test_a_warm_up_in_steps_rises_with_every_update(make_protocol):
     assert found == pytest.approx([full * share for share in (0.2, 0.4, 0.6, 0.8, 1, 1)])
 
 
-def test_a_warm_up_as_long_as_the_training(make_protocol):
-    protocol = make_protocol(epochs=2, warmup=WarmupSpec(steps=1000, start=0.2))
-    with pytest.raises(UserError, match=r"training\.warmup\.steps: 1000 is not below the"):
-        trainer_of("ms", protocol)
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"warmup": WarmupSpec(steps=1000, start=0.2)}, "training.warmup.steps: 1000 is not below the 6 of this"),
+        ({"warmup": WarmupSpec(steps=3, start=0.2), "accumulate": 2}, "training.warmup.steps: 3 is not below the 3"),
+        ({"accumulate": 7}, "training.accumulate: 7 batches make an update, and the training has 6; give at most 6"),
+        ({"sampler": "class-balanced", "batch_size": 10}, "sampler class-balanced needs 5 classes a batch"),
+    ],
+)
+def test_trainings_that_could_not_be(make_protocol, settings, message):
+    training = make_protocol(epochs=2, **settings).training
+    with pytest.raises(UserError, match=message):
+        check_batches(4, 24, training)
 
 
 @pytest.mark.parametrize(("clip", "kind"), [({"clip_norm": 1e-3}, "norm"), ({"clip_value": 1e-4}, "value")])
@@ -312,3 +332,22 @@ def test_a_moving_average_moves_with_the_weights_alone(make_protocol, method):
     ]
     assert all(moved)
     assert any(not torch.equal(a, b) for a, b in zip(before, part.network.parameters(), strict=True))
+
+
+def test_a_network_that_is_all_frozen(make_protocol):
+    protocol = make_protocol()
+    model = protocol.model.model_copy(update={"head": "none", "frozen": ("blocks",)})
+    with pytest.raises(UserError, match=r"model\.frozen: nothing of the network is left to train"):
+        trainer_of("ms", protocol.model_copy(update={"model": model}))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [({"size": 7}, "size must be at least a batch, 8, got 7"), ({"start": 6}, "start must be below the 6 steps")],
+)
+def test_a_memory_that_could_not_be_used(values, message):
+    memory = XBM(**({"size": 8, "start": 5} | values))
+    with pytest.raises(ValueError, match=message):
+        memory.check_training(6, 8)
+    XBM(size=8, start=5).check_training(6, 8)
+    XBM(lambda_=0.0, **({"size": 8, "start": 5} | values)).check_training(6, 8)
