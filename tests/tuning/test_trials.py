@@ -186,7 +186,8 @@ def test_what_trials_are_trained_and_scored_on(trainings, tmp_path):
 
 
 def test_short_trainings_lower_the_learning_rate_at_the_same_shares(trainings, tmp_path):
-    run(
+    settings = ("training.epochs=8", "training.milestones=[3, 6, 7]", "training.gamma=0.5")
+    run(tmp_path, ("triplet",), 128, settings=settings)
         tmp_path,
         ("triplet",),
         128,
