@@ -188,11 +188,6 @@ def test_what_trials_are_trained_and_scored_on(trainings, tmp_path):
 def test_short_trainings_lower_the_learning_rate_at_the_same_shares(trainings, tmp_path):
     settings = ("training.epochs=8", "training.milestones=[3, 6, 7]", "training.gamma=0.5")
     run(tmp_path, ("triplet",), 128, settings=settings)
-        tmp_path,
-        ("triplet",),
-        128,
-        settings=("training.epochs=8", "training.milestones=[3, 6, 7]", "training.gamma=0.5"),
-    )
     training = [cell.protocol.training for cell in trainings.cells]
     assert {(own.epochs, own.milestones) for own in training} == {(2, (1, 2)), (4, (2, 3, 4)), (8, (3, 6, 7))}
 
