@@ -199,7 +199,7 @@ def _named(path: Path, numbered: Iterable[tuple[int, str]]) -> NDArray[np.str_]:
 
 
 def _lines(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
-    """The rows of a CSV with the numbers of their last lines; raises UserError where it is none, or has an empty line."""
+    """Rows of a CSV with the numbers of their last lines; raises UserError where it is none or has empty lines."""
     reader = csv.reader(io.StringIO(text), strict=True)
     try:
         for row in reader:

@@ -293,15 +293,17 @@ def check_counts(spec: DatasetSpec, sides: tuple[Side, Side]) -> None:
         raise UserError(f"{info.name}: {what}", hint=f"obtain the release of {info.source}")
 
 
-def tested(info: DatasetInfo, data_dir: Path | None) -> tuple[int, int, int]:
-    """Test images, test classes and queries (0 where each image is one) of a dataset.
+def tested(info: DatasetInfo, data_dir: Path | None, skipped: Sequence[str]) -> tuple[int, int, int]:
+    """Test images, test classes and queries (0 where each image is one) of a dataset, without those that are skipped.
 
-    As published where it is of the catalogue, which then need not be there; counted in a user's own images.
+    As published where it is of the catalogue, which then need not be there; counted in a user's own images, and where
+    some are skipped.
     """
-    if info.version:
+    if info.version and not skipped:
         return info.test_images, info.test_classes, info.query_images
-    sides = info.family.read(data_dir, lambda _: None)
-    return len(sides[1].labels), len(sides[1].class_names), (_roles(sides[1]) or (0, 0))[0]
+    test = info.family.read(data_dir, lambda _: None)[1]
+    test = test.without(frozenset(skipped)) if isinstance(test, LabelledFiles) else test
+    return len(test.labels), len(test.class_names), (_roles(test) or (0, 0))[0]
 
 
 def _counts(sides: tuple[Side, Side]) -> tuple[int, int, int, int]:
