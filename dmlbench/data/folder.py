@@ -82,8 +82,8 @@ class ImageFolder:
             raise UserError(f"{self.name}: split: {self.root} has its own, {where}", hint="leave split out")
         strays = [entry.name for entry in self.root.iterdir() if entry.name not in layout]
         if others := sorted(name for name in strays if self._has_labelled(name)):
-            found = f"{' and '.join(f'{name}/' for name in others)} next to {', '.join(f'{name}/' for name in layout)}"
-            raise UserError(f"{self.name}: {self.root}: has images of classes in {found}", hint=ONE_LAYOUT)
+            where = f"{' and '.join(f'{name}/' for name in others)} next to {', '.join(f'{name}/' for name in layout)}"
+            raise UserError(f"{self.name}: {self.root}: has images of classes in {where}", hint=ONE_LAYOUT)
         tell_strays(self.name, self.root, strays, log)
         found = {role: self._classes(role, log) for role in layout}
         rows = [(role, label, path) for role, own in found.items() for label, paths in own.items() for path in paths]
