@@ -4,7 +4,10 @@ import csv
 import hashlib
 import io
 import json
-from collections.abc import Sequence
+import lzma
+import struct
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +23,8 @@ from dmlbench.errors import UserError
 FORMATS = ".npz, .npy or .safetensors"
 LABELS = ".npy, .csv or .txt"
 KEYS = "a file holds the arrays `embeddings` (N x D) and `labels` (N), and `queries` (N) where some search the others"
-WRONG = (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile, SafetensorError, csv.Error)
+BROKEN_ARCHIVE = (BadZipFile, zlib.error, lzma.LZMAError, struct.error, NotImplementedError, RuntimeError)
+WRONG = (OSError, ValueError, KeyError, TypeError, EOFError, MemoryError, SafetensorError, *BROKEN_ARCHIVE)
 ROLES = {"query": True, "gallery": False}
 Arrays = dict[str, NDArray[Any]]
 
@@ -71,10 +75,8 @@ def read_given(path: Path, labels: Path | None = None) -> Given:
         raise UserError(f"--embeddings {path}: holds no labels", hint=hint)
     where = f"--labels {labels}" if labels else f"--embeddings {path}"
     classes = _numbered(where, told["labels"], len(embeddings))
-    queries = told.get("queries", arrays.get("queries"))
-    return Given(
-        path, embeddings, classes, None if queries is None else _roles(where, queries, len(embeddings)), sha256
-    )
+    queries = _asked(where, told.get("queries"), arrays.get("queries"), len(embeddings))
+    return Given(path, embeddings, classes, queries, sha256)
 
 
 def _arrays(path: Path) -> tuple[Arrays, str]:
@@ -86,13 +88,32 @@ def _arrays(path: Path) -> tuple[Arrays, str]:
         sha256 = hashlib.sha256(content).hexdigest()
         if path.suffix == ".safetensors":
             return _safetensors(path), sha256
-        found = np.load(io.BytesIO(content), allow_pickle=False)
-        return ({"embeddings": found} if path.suffix == ".npy" else dict(found)), sha256
+        return ({"embeddings": _array(content)} if path.suffix == ".npy" else _archive(content)), sha256
     except FileNotFoundError:
         raise UserError(f"--embeddings {path}: no such file", hint=KEYS) from None
     except WRONG as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:100]
-        raise UserError(f"--embeddings {path}: not a readable {path.suffix} file ({reason})", hint=KEYS) from error
+        raise UserError(f"--embeddings {path}: not a readable {path.suffix} file ({_why(error)})", hint=KEYS) from error
+
+
+def _array(content: bytes) -> NDArray[Any]:
+    """The array of a .npy file; raises ValueError where it is an archive of several."""
+    found = np.load(io.BytesIO(content), allow_pickle=False)
+    if not isinstance(found, np.ndarray):
+        raise ValueError("an archive: its suffix is .npz")  # noqa: TRY004 - a file of another kind
+    return found
+
+
+def _archive(content: bytes) -> Arrays:
+    """The arrays of a .npz file by name; raises ValueError where it is a single one."""
+    found = np.load(io.BytesIO(content), allow_pickle=False)
+    if isinstance(found, np.ndarray):
+        raise ValueError("a single array: its suffix is .npy")  # noqa: TRY004 - a file of another kind
+    return dict(found)
+
+
+def _why(error: BaseException) -> str:
+    """What a reader of files said, shortly."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:100]
 
 
 def _safetensors(path: Path) -> Arrays:
@@ -125,10 +146,21 @@ def _checked(path: Path, embeddings: NDArray[Any]) -> NDArray[np.floating[Any]]:
 def _numbered(where: str, labels: NDArray[Any], count: int) -> NDArray[np.int64]:
     if labels.shape != (count,):
         said = f"{len(labels)} labels" if labels.ndim == 1 else f"labels of the shape {labels.shape}"
-        raise UserError(f"{where}: has {said} for {count} embeddings")
+        header = "of a CSV with one column the header is label: any other first line is a label"
+        hint = header if where.endswith(".csv") and labels.shape == (count + 1,) else None
+        raise UserError(f"{where}: has {said} for {count} embeddings", hint=hint)
     if labels.dtype.kind not in "iuUS":
         raise UserError(f"{where}: labels must be whole numbers or texts, not {labels.dtype}")
     return np.unique(labels, return_inverse=True)[1].astype(np.int64)
+
+
+def _asked(where: str, told: NDArray[Any] | None, own: NDArray[Any] | None, count: int) -> NDArray[np.bool_] | None:
+    """Which embeddings are queries, by their labels' file and their own; None where each searches all others."""
+    if told is None:
+        return None if own is None else _roles(where, own, count)
+    if own is not None and not np.array_equal(told, own):
+        raise UserError(f"{where}: says otherwise than the array `queries` of the embeddings", hint="leave one out")
+    return _roles(where, told, count) if own is not None or told.any() else None
 
 
 def _roles(where: str, queries: NDArray[Any], count: int) -> NDArray[np.bool_]:
@@ -140,43 +172,67 @@ def _roles(where: str, queries: NDArray[Any], count: int) -> NDArray[np.bool_]:
 
 
 def _labels(path: Path) -> Arrays:
-    """`labels` of a file, and `queries` where a CSV has the column `split`."""
+    """`labels` of a file, and `queries` where a CSV has the column `split`: none where all are of `test`."""
     try:
         if path.suffix == ".npy":
-            return {"labels": np.load(path, allow_pickle=False)}
+            return {"labels": _array(path.read_bytes())}
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise UserError(f"--labels {path}: no such file") from None
     except WRONG as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:100]
-        raise UserError(f"--labels {path}: not readable ({reason})", hint=f"a {LABELS} file") from error
+        raise UserError(f"--labels {path}: not readable ({_why(error)})", hint=f"a {LABELS} file") from error
     if path.suffix == ".csv":
         return _table(path, text)
     if path.suffix != ".txt":
         raise UserError(f"--labels {path}: must be a {LABELS} file")
-    return {"labels": np.array([line.strip() for line in text.splitlines()], dtype=str)}
+    return {"labels": _named(path, ((number, line) for number, line in enumerate(text.splitlines(), start=1)))}
+
+
+def _named(path: Path, numbered: Iterable[tuple[int, str]]) -> NDArray[np.str_]:
+    """Labels of lines, as texts without the spaces around; raises UserError for an empty one."""
+    labels = []
+    for number, text in numbered:
+        labels.append(text.strip())
+        if not labels[-1]:
+            raise UserError(f"--labels {path}: line {number}: has no label")
+    return np.array(labels, dtype=str)
+
+
+def _lines(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
+    """Rows of a CSV with the numbers of their last lines; raises UserError where it is none or has empty lines."""
+    reader = csv.reader(io.StringIO(text), strict=True)
+    try:
+        for row in reader:
+            if not row:
+                raise UserError(f"--labels {path}: line {reader.line_num}: is empty")
+            yield reader.line_num, row
+    except csv.Error as error:
+        raise UserError(f"--labels {path}: line {reader.line_num}: not a CSV file ({_why(error)})") from error
 
 
 def _table(path: Path, text: str) -> Arrays:
     """The columns `label` and, of queries and a gallery, `split`; a single column is the labels, without a header."""
-    rows = [row for row in csv.reader(io.StringIO(text)) if row]
-    header = [name.strip() for name in rows[0]] if rows else []
+    rows = list(_lines(path, text))
+    header = [name.strip() for name in rows[0][1]] if rows else []
     if len(header) == 1:
-        return {"labels": np.array([row[0].strip() for row in (rows[1:] if header == ["label"] else rows)], dtype=str)}
-    if "label" not in header:
-        raise UserError(f"--labels {path}: line 1: has no column 'label', but {', '.join(header)[:200] or 'nothing'}")
-    for number, row in enumerate(rows, start=1):
-        if len(row) != len(header):
-            raise UserError(f"--labels {path}: row {number}: has {len(row)} columns, not {len(header)}")
-    columns = (
-        dict(zip(header, zip(*rows[1:], strict=True), strict=True)) if len(rows) > 1 else dict.fromkeys(header, ())
-    )
-    found: Arrays = {"labels": np.array([label.strip() for label in columns["label"]], dtype=str)}
-    roles: Sequence[str] = [role.strip() for role in columns.get("split", ())]
+        return {"labels": _named(path, ((line, row[0]) for line, row in (rows[1:] if header == ["label"] else rows)))}
+    columns = _columns(path, header, rows)
+    found: Arrays = {"labels": _named(path, columns["label"])}
+    roles: Sequence[str] = [role.strip() for _, role in columns.get("split", ())]
     if unknown := [role for role in roles if role not in ROLES and role != "test"]:
         raise UserError(f"--labels {path}: split must be query or gallery, or test, not {unknown[0]!r}")
-    if set(roles) & ROLES.keys():
-        if "test" in roles:
-            raise UserError(f"--labels {path}: split: has test next to query or gallery")
-        found["queries"] = np.array([ROLES[role] for role in roles])
-    return found
+    if set(roles) & ROLES.keys() and "test" in roles:
+        raise UserError(f"--labels {path}: split: has test next to query or gallery")
+    return found | ({"queries": np.array([ROLES.get(role, False) for role in roles])} if roles else {})
+
+
+def _columns(path: Path, header: list[str], rows: list[tuple[int, list[str]]]) -> dict[str, list[tuple[int, str]]]:
+    """Cells of each column with their lines; raises UserError without labels, or where a row has other columns."""
+    if "label" not in header:
+        raise UserError(f"--labels {path}: line 1: has no column 'label', but {', '.join(header)[:200] or 'nothing'}")
+    if twice := next((name for name in ("label", "split") if header.count(name) > 1), None):
+        raise UserError(f"--labels {path}: line 1: has {header.count(twice)} columns {twice!r}")
+    for number, (_, row) in enumerate(rows, start=1):
+        if len(row) != len(header):
+            raise UserError(f"--labels {path}: row {number}: has {len(row)} columns, not {len(header)}")
+    return {name: [(line, row[place]) for line, row in rows[1:]] for place, name in enumerate(header)}

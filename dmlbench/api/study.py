@@ -22,6 +22,7 @@ from dmlbench.reporting.naming import named, plain_names
 from dmlbench.reporting.page import render
 from dmlbench.reporting.queries import Panels
 from dmlbench.results.claims import check_claims, check_names, declare, declared_claims
+from dmlbench.results.evaluated import STATUS as EVALUATED
 from dmlbench.results.frames import load_history, load_results
 from dmlbench.results.store import DEFAULT_ROOT, Roots, Store
 from dmlbench.runner.matrix import (
@@ -107,11 +108,16 @@ class Study:
         data_dir: str | Path | None = None,
         against: str = "",
     ) -> Path:
-        """Render a report of all results of the study's protocols, datasets and methods: see `report`."""
+        """Render a report of all results of the study's protocols, datasets and methods: see `report`.
+
+        What was not trained here, under these protocols and on these datasets, is in it, too.
+        """
         if only is None and self.hashes is not None:
             only = {name: tuple(self.frame[name].unique()) for name in ("protocol", "dataset")}
-            bases = set(self.frame["base"]) & set(load_results(self.results)["method"])
-            only["method"] = tuple({*plain_names(self.frame), *bases})
+            every = load_results(self.results)
+            bases = set(self.frame["base"]) & set(every["method"])
+            evaluated = every.loc[every["status"] == EVALUATED, "method"]
+            only["method"] = tuple({*plain_names(self.frame), *bases, *evaluated})
         return report(self.results, folder, only=only, panels=panels, data_dir=data_dir, against=against)
 
     def _own(self, frame: pd.DataFrame) -> pd.DataFrame:

@@ -13,6 +13,7 @@ from dmlbench.results.claims import FOLDER as CLAIMS
 from dmlbench.results.claims import declared_claims
 from dmlbench.results.environment import made_by
 from dmlbench.results.evaluated import FOLDER as EVALUATED
+from dmlbench.results.evaluated import read_evaluated
 from dmlbench.results.measurements import FOLDER as MEASUREMENTS
 from dmlbench.results.measurements import read_measurements
 from dmlbench.results.status import problems
@@ -65,7 +66,7 @@ def check_submission(root: Path) -> Submission:
     wrong += [found.reason for _, found in records if isinstance(found, Damaged)]
     wrong += [problem for record in done for problem in _unknown(record)]
     left_out: list[Damaged] = []
-    for read in (declared_claims, read_measurements, read_studies):
+    for read in (declared_claims, read_measurements, read_studies, read_evaluated):
         read([root], left_out.append)
     wrong += [found.reason for found in left_out]
     wrong += list(_private(files))

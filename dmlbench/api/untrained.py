@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -17,11 +18,11 @@ from dmlbench.data.catalogue import DatasetInfo, dataset_info
 from dmlbench.data.family import Log
 from dmlbench.data.images import load_dataset
 from dmlbench.data.ready import dataset_spec, prepare, tested
-from dmlbench.errors import DivergedError, UserError
+from dmlbench.errors import DivergedError, UserError, counted
 from dmlbench.models.model import BackboneFeatures
 from dmlbench.models.pretrained import is_file
 from dmlbench.results.environment import versions
-from dmlbench.results.evaluated import Evaluated, check_name, new_file, now, write_evaluated
+from dmlbench.results.evaluated import Evaluated, check_name, file_of, new_file, now, read_row, write_evaluated
 from dmlbench.results.store import Store
 from dmlbench.runner.matrix import checked_device, data_folder
 from dmlbench.specs.dataset import DatasetSpec
@@ -48,6 +49,7 @@ def evaluate_file(
     dataset: str | None = None,
     protocol: str | None = None,
     data_dir: str | Path | None = None,
+    skip_bad: bool = False,
     results: str | Path | None = None,
     name: str | None = None,
 ) -> dict[str, float]:
@@ -59,8 +61,10 @@ def evaluate_file(
         ks: For which k recall is measured [default: those of the protocol on the dataset, else 1, 2, 4, 8].
         dataset: On whose test classes they are, whose numbers of images and classes they must have.
         protocol: In whose table the row goes [default: the dataset's].
-        data_dir: Where the images are; needed only for a dataset of your own, whose numbers are counted.
-        results: The results folder that the row goes to; needs a `dataset`.
+        data_dir: Where the images are; needed only for a dataset of your own, whose numbers are counted, and with
+            `skip_bad`.
+        skip_bad: Whether they are without the images of `dataset` that cannot be used, as those of such a run.
+        results: The results folder that the row goes to; needs a `dataset`, and 1 among `ks`.
         name: The row's.
 
     Returns:
@@ -72,26 +76,42 @@ def evaluate_file(
     given = read_given(Path(embeddings), None if labels is None else Path(labels))
     if (results is None) != (name is None):
         raise UserError(TOGETHER)
-    if dataset is None and (results or protocol):
-        option = "--results" if results else "--protocol"
+    if dataset is None and (option := next((own for own, used in _needing(results, protocol, skip_bad) if used), "")):
         raise UserError(f"{option}: needs --dataset", hint="the one whose test classes these are")
     info = dataset_info(dataset, "--dataset") if dataset else None
     spec = resolve_protocol(protocol or info.default_protocol, info.name) if info else None
-    folder = data_folder(None if data_dir is None else Path(data_dir))
-    if info:
-        _check_counts(info, given, folder)
-    file = _file(results, name, spec.name, info.name) if info and spec else None
     wanted = tuple(ks) if ks else spec.evaluation.ks if spec else EvaluationSpec().ks
+    if results:
+        _check_has_one(wanted, "--ks" if ks else "evaluation.ks")
+    folder = data_folder(None if data_dir is None else Path(data_dir))
+    skipping = dataset_spec(info, folder, lambda _: None, skip_bad=True) if info and skip_bad else None
+    if info:
+        _check_counts(info, given, folder, skipping.skipped if skipping else ())
+    file = _file(results, name, spec.name, info.name) if info and spec else None
     queries, gallery = given.sides
     try:
         metrics = evaluate(*queries, ks=wanted, gallery=gallery)
     except ValueError as error:
         raise UserError(f"--embeddings {given.path}: {error}") from error
     if file and info:
-        data = dataset_spec(info, folder, lambda _: None)
+        data = skipping or dataset_spec(info, folder, lambda _: None)
         about = f"embeddings, {given.embeddings.shape[1]}-d, SHA-256 {given.sha256[:SHOWN]}"
         _write(file, ("embeddings", about, given.sha256), data, given, metrics)
     return metrics
+
+
+def _needing(results: object, protocol: object, skip_bad: bool) -> tuple[tuple[str, bool], ...]:
+    """Options that say something of a dataset, and whether they are given."""
+    return ("--results", bool(results)), ("--protocol", bool(protocol)), ("--skip-bad", skip_bad)
+
+
+def _check_has_one(ks: Sequence[int], option: str) -> None:
+    """Raise UserError where a row of the leaderboard would lack recall@1."""
+    if 1 not in ks:
+        said = ", ".join(map(str, ks))
+        raise UserError(
+            f"{option} {said}: a row of the leaderboard has recall_at_1", hint="add 1, or leave --results out"
+        )
 
 
 class _Tested(Protocol):
@@ -124,13 +144,15 @@ def _write(
     write_evaluated(file, row)
 
 
-def _check_counts(info: DatasetInfo, given: Given, folder: Path | None) -> None:
-    """Raise UserError where embeddings cannot be of a dataset's test images."""
+def _check_counts(info: DatasetInfo, given: Given, folder: Path | None, skipped: Sequence[str]) -> None:
+    """Raise UserError where embeddings cannot be of a dataset's test images, but for those that are skipped."""
     asking = 0 if given.queries is None else int(given.queries.sum())
     found = len(given.labels), len(np.unique(given.labels)), asking
-    for what, own, other in zip(("test images", "test classes", "queries"), found, tested(info, folder), strict=True):
+    there = tested(info, folder, skipped)
+    left = f" without {counted(len(skipped), 'unusable image')}" if skipped else ""
+    for what, own, other in zip(("test images", "test classes", "queries"), found, there, strict=True):
         if own != other:
-            raise UserError(f"--embeddings {given.path}: has {own} {what}, and {info.name} has {other}")
+            raise UserError(f"--embeddings {given.path}: has {own} {what}, and {info.name} has {other}{left}")
 
 
 def _file(results: str | Path | None, name: str | None, protocol: str, dataset: str) -> Path | None:
@@ -160,7 +182,8 @@ def evaluate_network(
 ) -> dict[str, float]:
     """Score the features of a network as it is, without any training, on a dataset's test classes.
 
-    Its features are pooled as the protocol says and scaled to unit length; there is no head.
+    Its features are pooled as the protocol says and scaled to unit length; there is no head. What `results` has of the
+    same network and images is returned, and not measured again.
 
     Args:
         model: `conv4`, `timm:NAME` or `torchvision:NAME`.
@@ -180,24 +203,93 @@ def evaluate_network(
     Raises:
         UserError: for a network, weights or data that cannot be used, or a row that cannot be written.
     """
+    planned = plan_network(
+        model, dataset, weights=weights, protocol=protocol, data_dir=data_dir, skip_bad=skip_bad, device=device,
+        results=results, name=name, log=log,
+    )  # fmt: skip
+    return score_network(planned, log)
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A network that can be scored on a dataset, which is ready.
+
+    Attributes:
+        model: As the user named it.
+        protocol: With the network in place of its own.
+        data: The dataset's version.
+        folder: Where the data are.
+        device: Where it runs.
+        file: Where its row goes, if anywhere.
+        finished: The metrics of the row that is there already.
+    """
+
+    model: str
+    protocol: ProtocolSpec
+    data: DatasetSpec
+    folder: Path | None
+    device: torch.device
+    file: Path | None
+    finished: Metrics | None
+
+    @property
+    def what(self) -> tuple[Literal["network"], str, str]:
+        """What its row says that it is: see `_write`."""
+        own = self.protocol.model
+        return "network", _about(own), own.weights_sha256 or ""
+
+
+def plan_network(
+    model: str,
+    dataset: str,
+    *,
+    weights: str | None = None,
+    protocol: str | None = None,
+    data_dir: str | Path | None = None,
+    skip_bad: bool = False,
+    device: str = "auto",
+    results: str | Path | None = None,
+    name: str | None = None,
+    log: Log = lambda _: None,
+) -> Planned:
+    """Check all that scoring a network needs, and make its dataset ready; arguments and errors of `evaluate_network`.
+
+    A row that is there already is not an error where it is of the same network and images: it need not be made again.
+    """
     info, folder = dataset_info(dataset, "--dataset"), data_folder(None if data_dir is None else Path(data_dir))
     spec = _as_it_is(resolve_protocol(protocol or info.default_protocol, info.name), model, weights)
-    file = _file(results, name, spec.name, info.name)
+    if results:
+        _check_has_one(spec.evaluation.ks, "evaluation.ks")
     where = resolve_device(checked_device(device))
     data = dataset_spec(info, folder, log, skip_bad=skip_bad)
+    planned = Planned(model, spec, data, folder, where, None, None)
+    if results and name and (path := file_of(Path(results), spec.name, info.name, name)).exists():
+        row = read_row(path)
+        if ((row.what, row.about, row.sha256), row.dataset_version) == (planned.what, data.version):
+            return replace(planned, finished=row.metrics)
+    planned = replace(planned, file=_file(results, name, spec.name, info.name))
     prepare(data, folder, log)
+    return planned
+
+
+def score_network(planned: Planned, log: Log = lambda _: None) -> Metrics:
+    """Score a network that `plan_network` returned, and write its row; raises UserError for one that cannot be used."""
+    if planned.finished is not None:
+        log(f"{planned.data.name}: is in the results folder already, and not scored again")
+        return planned.finished
+    spec, where = planned.protocol, planned.device
     prepare_process(spec.training, where)
     with torch.random.fork_rng(devices=[]):
         network = BackboneFeatures(build_seeded_model(spec, 0, where).backbone)
-    test = load_dataset(data, folder, log).test
+    test = load_dataset(planned.data, planned.folder, log).test
     evaluation = spec.evaluation.model_copy(update={"nmi_revisiting": False})
     try:
         scored = Evaluator(test, spec.model_copy(update={"evaluation": evaluation}), 0, where)
         metrics = scored.measure([network], clustering=True)
     except DivergedError as error:
-        raise UserError(f"--model {model}: {error}") from error
-    if file:
-        _write(file, ("network", _about(spec.model), spec.model.weights_sha256 or ""), data, test, metrics)
+        raise UserError(f"--model {planned.model}: {error}") from error
+    if planned.file:
+        _write(planned.file, planned.what, planned.data, test, metrics)
     return metrics
 
 

@@ -81,8 +81,9 @@ def check(name: str, data_dir: Path | None) -> int:
     _print_counts(info.name, found)
     _print_list("cannot be used", found.bad, limit=None)
     _print_list("not RGB", found.converted, limit=LISTED)
-    same = {" = ".join(group): "" for group in found.duplicates}
-    _print_list("with the same content in train and test", same, limit=LISTED)
+    for groups, where in ((found.duplicates, "train and test"), (found.in_both_roles, "query and gallery")):
+        same = {" = ".join(group): "" for group in groups}
+        _print_list(f"with the same content in {where}", same, limit=LISTED)
     if found.lost_queries and found.roles:
         echo(f"{found.lost_queries:,} queries are of a class that the gallery does not have, and are left out")
     elif found.lost_queries:

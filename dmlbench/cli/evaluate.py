@@ -2,6 +2,8 @@
 
 import inspect
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +27,12 @@ USAGE = "name a cell's folder, or --embeddings FILE, or --model NAME with --data
     "With --model several, comma-separated.",
 )
 @data_dir_option()
-@click.option("--skip-bad", is_flag=True, help="Leave out images of --dataset that cannot be read.")
-@click.option("--device", default="auto", show_default=True, help="Device: auto, cpu or cuda.")
+@click.option(
+    "--skip-bad",
+    is_flag=True,
+    help="Leave out images of --dataset that cannot be used; with --embeddings they are without these.",
+)
+@click.option("--device", help="Device of a network: auto, cpu or cuda [default: auto].")
 @click.option(
     "--embeddings",
     type=PATH,
@@ -60,7 +66,8 @@ def command(*, as_json: bool, cell: Path | None, **options: Any) -> None:  # noq
     line, or a CSV with the column `label`, and `split` (query or gallery) where queries search a gallery.
 
     A network (`--model timm:resnet50 --weights pretrained --datasets cub,cars`) has no head: its pooled features are
-    scaled to unit length, for images as the protocol evaluates them.
+    scaled to unit length, for images as the protocol evaluates them. All datasets are checked before the first is
+    scored; of one that --results has already the metrics are printed, and not measured again.
 
     --results writes a row of the leaderboard that is marked as not trained here. It has no seeds, so neither interval
     nor verdict.
@@ -70,30 +77,36 @@ def command(*, as_json: bool, cell: Path | None, **options: Any) -> None:  # noq
       dmlbench evaluate results/runs/conv4-64/glyphs/ms/seed0-1a2b3c4d --dataset cub --embeddings cub.safetensors
       dmlbench evaluate --embeddings mine.npz --labels labels.csv --dataset cub --results results/runs --name mine
     """
-    scored = _scored(cell, options)
+    scored: dict[str, Metrics] = {}
+    jobs = _jobs(cell, options)
+    for title, score in jobs.items():
+        scored[title] = score()
+        if not as_json:
+            _show(title if len(jobs) > 1 else "", scored[title])
     if as_json:
         click.echo(json.dumps(scored if len(scored) > 1 else next(iter(scored.values())), indent=1))
-        return
-    for title, metrics in scored.items():
-        if len(scored) > 1:
-            echo(title)
-        width = max(len(name) for name in metrics)
-        for name, value in metrics.items():
-            echo(f"{name:<{width}}  {value:.6g}")
 
 
-def _scored(cell: Path | None, options: dict[str, Any]) -> dict[str, Metrics]:
-    """Metrics by dataset: one, but for networks."""
+def _show(title: str, metrics: Metrics) -> None:
+    if title:
+        echo(title)
+    width = max(len(name) for name in metrics)
+    for name, value in metrics.items():
+        echo(f"{name:<{width}}  {value:.6g}")
+
+
+def _jobs(cell: Path | None, options: dict[str, Any]) -> dict[str, Callable[[], Metrics]]:
+    """What gives the metrics, by dataset: one, but for networks. Everything is checked before the first is scored."""
     given = {key for key, value in options.items() if value not in (None, False)}
     if options["model"]:
         _refuse(given & {"embeddings", "labels", "ks"} | ({"CELL"} if cell else set()), "--model")
         return _of_network(options)
     if cell:
         _refuse(given & {"labels", "ks", "weights", "protocol", "results", "name"}, "CELL")
-        return {str(options["dataset"] or cell): _of_cell(cell, options)}
+        return {str(options["dataset"] or cell): partial(_of_cell, cell, options)}
     if options["embeddings"]:
-        _refuse(given & {"skip_bad", "weights"}, "--embeddings without CELL")
-        return {str(options["dataset"]): _of_file(options)}
+        _refuse(given & {"device", "weights"}, "--embeddings without CELL")
+        return {str(options["dataset"]): partial(_of_file, options)}
     raise UserError("nothing to score", hint=USAGE)
 
 
@@ -102,35 +115,42 @@ def _refuse(found: set[str], beside: str) -> None:
     if found:
         name = min(found)
         said = name if name == "CELL" else f"--{name.replace('_', '-')}"
-        raise UserError(f"{said}: goes not with {beside}", hint=USAGE)
+        raise UserError(f"{said}: cannot be combined with {beside}", hint=USAGE)
 
 
 def _of_cell(cell: Path, options: dict[str, Any]) -> Metrics:
     from dmlbench.api.networks import evaluate_cell
 
-    wanted = {key: options[key] for key in ("dataset", "data_dir", "skip_bad", "device", "embeddings")}
-    found: Metrics = inspect.unwrap(evaluate_cell)(cell, **wanted, log=_say)  # its errors name options here
+    wanted = {key: options[key] for key in ("dataset", "data_dir", "skip_bad", "embeddings")}
+    device = options["device"] or "auto"
+    found: Metrics = inspect.unwrap(evaluate_cell)(
+        cell, **wanted, device=device, log=_say
+    )  # its errors name options here
     return found
 
 
 def _of_file(options: dict[str, Any]) -> Metrics:
     from dmlbench.api.untrained import evaluate_file
 
-    wanted = {key: options[key] for key in ("dataset", "protocol", "data_dir", "results", "name")}
+    wanted = {key: options[key] for key in ("dataset", "protocol", "data_dir", "skip_bad", "results", "name")}
     score, ks = inspect.unwrap(evaluate_file), _ks(options["ks"])
     found: Metrics = score(options["embeddings"], options["labels"], ks=ks, **wanted)
     return found
 
 
-def _of_network(options: dict[str, Any]) -> dict[str, Metrics]:
-    from dmlbench.api.untrained import evaluate_network
+def _of_network(options: dict[str, Any]) -> dict[str, Callable[[], Metrics]]:
+    from dmlbench.api.untrained import plan_network, score_network
 
     datasets = [name.strip() for name in (options["dataset"] or "").split(",") if name.strip()]
     if not datasets:
         raise UserError("--model: needs --datasets", hint="for example --datasets cub,cars")
-    wanted = {key: options[key] for key in ("weights", "protocol", "data_dir", "skip_bad", "device", "results", "name")}
-    score = inspect.unwrap(evaluate_network)
-    return {name: score(options["model"], name, log=_say, **wanted) for name in datasets}
+    names = [name.partition("=")[0] for name in datasets]
+    if twice := next((name for index, name in enumerate(names) if name in names[:index]), None):
+        raise UserError(f"--datasets: {twice!r} is given twice")
+    wanted = {key: options[key] for key in ("weights", "protocol", "data_dir", "skip_bad", "results", "name")}
+    device = options["device"] or "auto"
+    plans = {name: plan_network(options["model"], name, device=device, log=_say, **wanted) for name in datasets}
+    return {name: partial(score_network, planned, _say) for name, planned in plans.items()}
 
 
 def _ks(text: str | None) -> list[int] | None:

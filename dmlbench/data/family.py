@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from platformdirs import user_cache_path
 
-from dmlbench.errors import UserError, counted
+from dmlbench.errors import UserError, counted, inflected
 
 Log = Callable[[str], None]
 
@@ -246,7 +246,8 @@ def check_listed(name: str, root: Path, folders: Iterable[str], listed: Iterable
 def tell_strays(name: str, root: Path, strays: Iterable[str], log: Log) -> None:
     """Say how many files are ignored, if any."""
     if ignored := sorted(strays):
-        log(f"{name}: {len(ignored)} other files below {root} are ignored ({some(ignored)})")
+        files, are = counted(len(ignored), "other file"), inflected(len(ignored), "is", "are")
+        log(f"{name}: {files} below {root} {are} ignored ({some(ignored)})")
 
 
 def files_below(root: Path, folder: str) -> list[str]:

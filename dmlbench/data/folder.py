@@ -29,6 +29,8 @@ from dmlbench.specs.yaml_files import path_of, read_yaml, validate
 HALF = FolderSplit()
 LAYOUTS = (("train", "query", "gallery"), ("train", "test"))  # folders that split what is below them
 
+ONE_LAYOUT = "train/ and test/, or train/, query/ and gallery/: move other images away"
+
 
 @dataclass(frozen=True)
 class ImageFolder:
@@ -68,12 +70,20 @@ class ImageFolder:
         there = list(folder.iterdir()) if folder.is_dir() else []
         return any(entry.is_dir() for entry in there) and not any(is_image(e) and e.is_file() for e in there)
 
+    def _has_labelled(self, name: str) -> bool:
+        """Whether a folder that is not hidden holds folders with images."""
+        folders = [] if name.startswith(".") or not self._has_classes(name) else (self.root / name).iterdir()
+        return any(is_image(file) for entry in folders if entry.is_dir() for file in entry.iterdir())
+
     def _by_role(self, layout: tuple[str, ...], log: Log) -> tuple[LabelledFiles, LabelledFiles]:
         """The sides that the folder itself says; raises UserError where another split is declared, or they overlap."""
         if self.split != HALF:
             where = ", ".join(f"{name}/" for name in layout)
             raise UserError(f"{self.name}: split: {self.root} has its own, {where}", hint="leave split out")
         strays = [entry.name for entry in self.root.iterdir() if entry.name not in layout]
+        if others := sorted(name for name in strays if self._has_labelled(name)):
+            where = f"{' and '.join(f'{name}/' for name in others)} next to {', '.join(f'{name}/' for name in layout)}"
+            raise UserError(f"{self.name}: {self.root}: has images of classes in {where}", hint=ONE_LAYOUT)
         tell_strays(self.name, self.root, strays, log)
         found = {role: self._classes(role, log) for role in layout}
         rows = [(role, label, path) for role, own in found.items() for label, paths in own.items() for path in paths]

@@ -1,6 +1,7 @@
 """Datasets that the user lists in a CSV file: a row an image, with the columns `path`, `label` and `split`."""
 
 import csv
+import posixpath
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -55,11 +56,14 @@ class ListedImages:
         except (UnicodeDecodeError, csv.Error) as error:
             reason = str(error).splitlines()[0]
             raise UserError(f"{self.name}: {self.root}: not a CSV file in UTF-8 ({reason})") from error
-        roles, paths = {role for role, _, _ in rows}, [path for _, _, path in rows]
+        roles, paths = {role for role, _, _ in rows}, [posixpath.normpath(path) for _, _, path in rows]
         if "test" in roles and roles & {"query", "gallery"}:
             raise UserError(f"{self.name}: {self.root}: split: has test next to query or gallery", hint=EXPECTED)
         if ("query" in roles) != ("gallery" in roles):
             lacking = "gallery" if "query" in roles else "query"
+            raise UserError(f"{self.name}: {self.root}: split: has no {lacking}", hint=EXPECTED)
+        if "train" not in roles or len(roles) < 2:
+            lacking = "test, and no query and gallery" if roles == {"train"} else "train"
             raise UserError(f"{self.name}: {self.root}: split: has no {lacking}", hint=EXPECTED)
         most, times = next(iter(Counter(paths).most_common(1)), ("", 0))
         if times > 1:
@@ -86,4 +90,6 @@ class ListedImages:
             raise UserError(f"{where}: split must be one of {', '.join(ROLES)}, not {role!r}")
         if PurePosixPath(path).is_absolute() or PureWindowsPath(path).drive:
             raise UserError(f"{where}: {path!r} must be a path from the CSV's folder, not a full one")
+        if posixpath.normpath(path).split("/")[0] == "..":
+            raise UserError(f"{where}: {path!r} leaves the CSV's folder", hint="place the CSV above all images")
         return role, composed(label), path

@@ -113,13 +113,29 @@ def unusable(findings: Iterable[dict[str, Finding]]) -> dict[str, str]:
 
 def on_both_sides(findings: Sequence[dict[str, Finding]]) -> list[tuple[str, ...]]:
     """Groups of usable images of one content of which some train and some test."""
-    by_content: list[dict[str, list[str]]] = [{}, {}]
-    for side, found in zip(by_content, findings, strict=True):
-        for path, finding in found.items():
-            if not finding.problem:
-                side.setdefault(finding.sha256, []).append(path)
-    train, test = by_content
+    train, test = map(_by_content, findings)
     return [tuple(train[content] + test[content]) for content in train if content in test]
+
+
+def in_both_roles(test: LabelledFiles, findings: dict[str, Finding]) -> list[tuple[str, ...]]:
+    """Groups of usable test images of one content of which some are queries and some are in the gallery."""
+    if test.queries is None:
+        return []
+    asking = {path for path, is_query in zip(test.paths, test.queries.tolist(), strict=True) if is_query}
+    queries, gallery = (
+        _by_content({path: finding for path, finding in findings.items() if (path in asking) is wanted})
+        for wanted in (True, False)
+    )
+    return [tuple(queries[content] + gallery[content]) for content in queries if content in gallery]
+
+
+def _by_content(findings: dict[str, Finding]) -> dict[str, list[str]]:
+    """Paths of usable images by the digest of their files."""
+    paths: dict[str, list[str]] = {}
+    for path, finding in findings.items():
+        if not finding.problem:
+            paths.setdefault(finding.sha256, []).append(path)
+    return paths
 
 
 class _Kept:
@@ -238,9 +254,13 @@ def prepare(spec: DatasetSpec, data_dir: Path | None, log: Log) -> None:
         raise UserError(f"{spec.name}: {sides[0].root}: {problem}")
     if spec.skipped:
         log(f"{spec.name}: {len(spec.skipped)} unusable images are left out ({some(list(spec.skipped))})")
-    if both := on_both_sides(findings):
-        found = f"{counted(len(both), 'image')} {inflected(len(both), 'is', 'are')}"
-        log(f"{spec.name}: {found} in train and in test alike ({some(list(both[0]))})")
+    for both, where in (
+        (on_both_sides(findings), "in train and in test"),
+        (in_both_roles(sides[1], findings[1]), "in query and in gallery"),
+    ):
+        if both:
+            found = f"{counted(len(both), 'image')} {inflected(len(both), 'is', 'are')}"
+            log(f"{spec.name}: {found} {where} alike ({some(list(both[0]))})")
 
 
 def check_exchangeable(spec: DatasetSpec, data_dir: Path | None) -> None:
@@ -293,15 +313,17 @@ def check_counts(spec: DatasetSpec, sides: tuple[Side, Side]) -> None:
         raise UserError(f"{info.name}: {what}", hint=f"obtain the release of {info.source}")
 
 
-def tested(info: DatasetInfo, data_dir: Path | None) -> tuple[int, int, int]:
-    """Test images, test classes and queries (0 where each image is one) of a dataset.
+def tested(info: DatasetInfo, data_dir: Path | None, skipped: Sequence[str]) -> tuple[int, int, int]:
+    """Test images, test classes and queries (0 where each image is one) of a dataset, without those that are skipped.
 
-    As published where it is of the catalogue, which then need not be there; counted in a user's own images.
+    As published where it is of the catalogue, which then need not be there; counted in a user's own images, and where
+    some are skipped.
     """
-    if info.version:
+    if info.version and not skipped:
         return info.test_images, info.test_classes, info.query_images
-    sides = info.family.read(data_dir, lambda _: None)
-    return len(sides[1].labels), len(sides[1].class_names), (_roles(sides[1]) or (0, 0))[0]
+    test = info.family.read(data_dir, lambda _: None)[1]
+    test = test.without(frozenset(skipped)) if isinstance(test, LabelledFiles) else test
+    return len(test.labels), len(test.class_names), (_roles(test) or (0, 0))[0]
 
 
 def _counts(sides: tuple[Side, Side]) -> tuple[int, int, int, int]:
@@ -343,6 +365,7 @@ class Checked:
         problem: What else a run would refuse; empty for nothing.
         roles: Queries and gallery images among the test images; None where every image is both.
         published_queries: The first of them as published; 0 for none.
+        in_both_roles: Groups of paths of one content of which some are queries and some are in the gallery.
     """
 
     counts: tuple[int, int, int, int]
@@ -355,6 +378,7 @@ class Checked:
     problem: str = ""
     roles: tuple[int, int] | None = None
     published_queries: int = 0
+    in_both_roles: tuple[tuple[str, ...], ...] = ()
 
     @property
     def sound(self) -> bool:
@@ -384,7 +408,7 @@ def check(info: DatasetInfo, data_dir: Path | None, log: Log) -> Checked:
     converted = {path: found.note for side in findings for path, found in side.items() if found.note}
     return Checked(
         counts, published, bad, converted, on_both_sides(findings), files[1].lost_queries, whole, too_little(files),
-        _roles(files[1]), info.query_images,
+        _roles(files[1]), info.query_images, tuple(in_both_roles(files[1], findings[1])),
     )  # fmt: skip
 
 

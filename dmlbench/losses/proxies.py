@@ -30,7 +30,8 @@ def own_logits(logits: Tensor, labels: Tensor) -> Tensor:
     try:
         return logits.gather(1, labels[:, None])
     except RuntimeError as error:
-        raise _out_of_range(logits) from error
+        refuse_labels(error, logits.shape[1])
+        raise
 
 
 def add_to_own_(logits: Tensor, labels: Tensor, value: float) -> Tensor:
@@ -42,7 +43,8 @@ def add_to_own_(logits: Tensor, labels: Tensor, value: float) -> Tensor:
     try:
         return logits.scatter_add_(1, labels[:, None], logits.new_full((len(logits), 1), value))
     except RuntimeError as error:
-        raise _out_of_range(logits) from error
+        refuse_labels(error, logits.shape[1])
+        raise
 
 
 def class_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -54,8 +56,14 @@ def class_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     try:
         return functional.cross_entropy(logits, labels, ignore_index=NO_LABEL)
     except IndexError as error:
-        raise _out_of_range(logits) from error
+        refuse_labels(error, logits.shape[1])
+        raise
 
 
-def _out_of_range(logits: Tensor) -> ValueError:
-    return ValueError(f"labels must lie in [0, {logits.shape[1]})")
+def refuse_labels(error: Exception, num_classes: int) -> None:
+    """Raise ValueError where an error of an indexing by labels says that one is not in [0, num_classes).
+
+    PyTorch's RuntimeError may also be a lack of memory, or an earlier operation's on CUDA.
+    """
+    if "out of bounds" in str(error):
+        raise ValueError(f"labels must lie in [0, {num_classes})") from error

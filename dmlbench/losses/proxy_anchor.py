@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dmlbench.losses.batch import check_count, check_non_negative, check_positive, checked, pair_masks
+from dmlbench.losses.proxies import refuse_labels
 
 
 class ProxyAnchorLoss(nn.Module):
@@ -83,7 +84,8 @@ class ProxyAnchorLoss(nn.Module):
             try:
                 mine = logits.gather(1, own).squeeze(1)
             except RuntimeError as error:  # on CUDA, PyTorch's own assertion
-                raise ValueError(f"labels must lie in [0, {len(self.proxies)})") from error
+                refuse_labels(error, len(self.proxies))
+                raise
             pull = self._pull(mine, labels)
             others = logits.scatter(1, own, -torch.inf).exp_().sum(dim=0)
             push = (others * math.exp(self.alpha * self.delta)).log1p().mean()

@@ -163,22 +163,27 @@ def _read(
 
 
 def _apart(results: pd.DataFrame, left_out: "_LeftOut") -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Results of cells, and what was not trained here, but for what could not be in one table with the cells."""
+    """Results of cells, and what was not trained here, but for what could not be in one table with the cells.
+
+    Without cells the images of the first row count.
+    """
     is_evaluated = results["status"] == EVALUATED
     cells, evaluated = results[~is_evaluated], results[is_evaluated]
     trained = named(done(cells))
     names = set(trained[[*GROUP, "name"]].itertuples(index=False, name=None))
     versions_of = {key: set(own["dataset_version"]) for key, own in trained.groupby(GROUP, sort=False)}
+    others = dict.fromkeys(versions_of, "the cells here")
     kept = []
     for row in evaluated.to_dict("records"):
         key, path = tuple(row[column] for column in GROUP), row["folder"]
         why = ""
         if (*key, row["method"]) in names:
             why = "has the name of a method that was trained here; rename it"
-        elif row["dataset_version"] not in versions_of.get(key, {row["dataset_version"]}):
-            why = f"is of other images of {row['dataset']} than the cells here"
+        elif row["dataset_version"] not in versions_of.setdefault(key, {row["dataset_version"]}):
+            why = f"is of other images of {row['dataset']} than {others[key]}"
         if why:
             left_out(Damaged(Path(path), f"{path}: {why}"))
+        others.setdefault(key, f"the row {row['method']}, which counts: it comes first")
         kept.append(not why)
     return cells, evaluated[np.array(kept, dtype=bool)]
 

@@ -116,9 +116,14 @@ def check_name(name: str, taken: Iterable[str]) -> None:
         raise UserError(f"--name {name}: is a method's name", hint="give it another")
 
 
+def file_of(root: Path, protocol: str, dataset: str, name: str) -> Path:
+    """The file of a row, one for each protocol, dataset and name."""
+    return root / FOLDER / protocol / dataset / f"{name}.json"
+
+
 def new_file(root: Path, protocol: str, dataset: str, name: str) -> Path:
-    """The file of a row, one for each protocol, dataset and name; raises UserError where it is there already."""
-    path = root / FOLDER / protocol / dataset / f"{name}.json"
+    """The file of a row; raises UserError where it is there already."""
+    path = file_of(root, protocol, dataset, name)
     if path.exists():
         raise UserError(f"{path}: is there already", hint="give another --name, or delete it")
     return path
@@ -139,7 +144,7 @@ def read_evaluated(roots: Iterable[Path], damaged: OnDamaged = warn) -> list[tup
     What cannot be read goes to `damaged`, and so does another row of a name that a folder before has: the first counts.
     """
     paths = [path for root in roots for path in sorted((root / FOLDER).glob("*/*/*.json"))]
-    read = ((path, attempt(_read, path)) for path in paths)
+    read = ((path, attempt(read_row, path)) for path in paths)
     found: dict[tuple[str, str, str], tuple[Path, Evaluated]] = {}
     for path, row in sound((row if isinstance(row, Damaged) else (path, row) for path, row in read), damaged):
         first, known = found.setdefault((row.protocol, row.dataset, row.name), (path, row))
@@ -148,7 +153,8 @@ def read_evaluated(roots: Iterable[Path], damaged: OnDamaged = warn) -> list[tup
     return [found[key] for key in sorted(found)]
 
 
-def _read(path: Path) -> Evaluated:
+def read_row(path: Path) -> Evaluated:
+    """The row of a file; raises UserError where it is none."""
     try:
         content: Any = read_json(path, "an evaluation", MOVE)
     except FileNotFoundError as error:

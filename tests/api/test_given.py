@@ -1,6 +1,8 @@
 """Embeddings that a user computed: every format, and one clear line for what cannot be scored."""
 
 import json
+import re
+import zipfile
 
 import numpy as np
 import pytest
@@ -135,6 +137,18 @@ def test_half_precision_of_torch_is_refused_too(tmp_path):
         ),
         ("l.csv", "label,split\na,query\na,test\nb,query\nb,gallery", "has test next to query or gallery"),
         ("l.csv", "", "has 0 labels for 4 embeddings|has no column 'label'"),
+        (
+            "l.csv",
+            'image,label\na.jpg,"a\nb.jpg,a\nc.jpg,b\nd.jpg,b',
+            "line 5: not a CSV file .unexpected end of data.",
+        ),
+        ("l.csv", "label\n" + '"' + "a\n" * 80000, "not a CSV file .field larger than"),
+        ("l.csv", "image,label\nx,a\n\ny,a\nz,b", "line 3: is empty"),
+        ("l.csv", "label\na\n\nb\nb", "line 3: is empty"),
+        ("l.csv", "image,label\nw,a\nx, \ny,b\nz,b", "line 3: has no label"),
+        ("l.txt", "a\n\nb\nb", "line 2: has no label"),
+        ("l.csv", "label,label\na,a\na,a\nb,b\nb,b", "line 1: has 2 columns 'label'"),
+        ("l.csv", "class\na\na\nb\nb", "has 5 labels for 4 embeddings; of a CSV with one column the header is label"),
         ("l.json", "[]", r"must be a \.npy, \.csv or \.txt file"),
         ("l.npy", "x", "not readable"),
         ("absent/l.txt", None, "no such file"),
@@ -143,21 +157,62 @@ def test_half_precision_of_torch_is_refused_too(tmp_path):
 def test_labels_that_are_none(tmp_path, name, text, message):
     if text is not None:
         (tmp_path / name).write_text(text)
-    with pytest.raises(UserError, match=f"--?labels .*{message}|labels .*(?:{message})") as caught:
+    with pytest.raises(UserError, match=f"labels .*(?:{message})") as caught:
         dmlbench.evaluate_file(as_npz(tmp_path, embeddings=GOOD), tmp_path / name)
     assert "\n" not in str(caught.value)
 
 
+def damaged_inside(path):
+    """An archive whose compressed bytes are damaged, and nothing else: as a disk or a transfer does it."""
+    content = bytearray(path.read_bytes())
+    with zipfile.ZipFile(path) as archive:
+        first = archive.infolist()[0]
+        start = first.header_offset + 30 + len(first.filename) + 20
+    content[start : start + 40] = b"\xff" * 40
+    return bytes(content)
+
+
+def test_roles_that_contradict_each_other(tmp_path):
+    """A CSV that says `test`, or other roles than the array of the embeddings' file."""
+    queries = np.array([True, False, True, False])
+    path = as_npz(tmp_path, embeddings=GOOD, queries=queries)
+    for roles, message in (
+        ("test,test,test,test", "says otherwise"),
+        ("query,gallery,gallery,query", "says otherwise"),
+    ):
+        rows = "".join(f"{label},{role}\n" for label, role in zip(LABELS, roles.split(","), strict=True))
+        (tmp_path / "l.csv").write_text("label,split\n" + rows)
+        with pytest.raises(UserError, match=rf"labels .*l\.csv: {message} than the array `queries`") as caught:
+            read_given(path, tmp_path / "l.csv")
+        assert "\n" not in str(caught.value)
+    rows = "".join(f"{n},{r}\n" for n, r in zip(LABELS, ("query", "gallery") * 2, strict=True))
+    (tmp_path / "l.csv").write_text("label,split\n" + rows)
+    assert read_given(path, tmp_path / "l.csv").queries.tolist() == queries.tolist()
+    (tmp_path / "l.csv").write_text("label,split\n" + "".join(f"{label},test\n" for label in LABELS))
+    assert read_given(as_npz(tmp_path, embeddings=GOOD), tmp_path / "l.csv").queries is None
+
+
 def test_files_that_are_none(tmp_path):
+    archive, array = as_npz(tmp_path, embeddings=GOOD, labels=LABELS), tmp_path / "one.npy"
+    np.save(array, np.ones((4, 2), dtype=np.float32))
+    np.savez_compressed(tmp_path / "compressed.npz", embeddings=np.random.default_rng(0).normal(size=(40, 40)))
+    damaged = damaged_inside(tmp_path / "compressed.npz")
     for name, content, message in (
         ("x.npz", b"PK", "not a readable .npz file"),
         ("x.safetensors", b"\0" * 20, "not a readable .safetensors file"),
         ("x.npy", b"\x93NUMPY", "not a readable .npy file"),
+        ("archive.npy", archive.read_bytes(), "not a readable .npy file (an archive: its suffix is .npz)"),
+        ("array.npz", array.read_bytes(), "not a readable .npz file (a single array: its suffix is .npy)"),
+        ("cut.npz", damaged, "not a readable .npz file"),
         ("x.pt", b"", "must be a .npz, .npy or .safetensors file"),
     ):
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(UserError, match=message):
+        with pytest.raises(UserError, match=re.escape(message)) as caught:
             dmlbench.evaluate_file(tmp_path / name)
+        assert "\n" not in str(caught.value)
+    archive.rename(tmp_path / "labels.npy")
+    with pytest.raises(UserError, match=r"labels\.npy: not readable \(an archive: its suffix is \.npz\)"):
+        dmlbench.evaluate_file(array, tmp_path / "labels.npy")
     with pytest.raises(UserError, match="no such file"):
         dmlbench.evaluate_file(tmp_path / "absent.npz")
 

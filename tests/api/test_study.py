@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import dmlbench
+from dmlbench.results.evaluated import Evaluated, new_file, now, write_evaluated
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "results" / "reference"
@@ -46,6 +48,27 @@ def test_a_comparison_is_that_of_the_readme(reference):
     readme = (ROOT / "README.md").read_text(encoding="utf-8").replace("−", "-")
     assert f"{points[0]} [{points[1]}, {points[2]}]" in readme
     assert set(compared["verdict"]) <= {"better", "worse", "inconclusive", ""}
+
+
+def test_a_report_of_some_cells_has_what_was_not_trained_here(tmp_path):
+    """Of their protocol and dataset, whatever it is called; of other methods it has none."""
+    for method in ("ms", "ms+obdsd"):
+        shutil.copytree(REFERENCE / "conv4-64" / "glyphs" / method, tmp_path / "r" / "conv4-64" / "glyphs" / method)
+    every = dmlbench.load_results(tmp_path / "r")
+    cells = every[every["method"] == "ms"]
+    for name, dataset in (("mine", "glyphs"), ("elsewhere", "omniglot-small")):
+        row = Evaluated(
+            name=name, what="embeddings", about="mine", protocol="conv4-64", dataset=dataset, test_images=2000,
+            dataset_version=cells["dataset_version"].iloc[0], test_classes=100, metrics={"recall_at_1": 0.5},
+            made=now(),
+        )  # fmt: skip
+        write_evaluated(new_file(tmp_path / "r", "conv4-64", dataset, name), row)
+    folder = dmlbench.Study(tmp_path / "r", frozenset(cells["hash"])).report(tmp_path / "report")
+    text = (folder / "report.md").read_text()
+    assert "| mine | – | 50.00" in text
+    assert "| ms | 6 |" in text
+    assert "| ms+obdsd" not in text
+    assert "elsewhere" not in text
 
 
 def test_a_metric_or_selection_that_is_not_there(reference):

@@ -48,6 +48,15 @@ def test_what_is_packed_are_specs_histories_summaries_and_claims(store, make_cel
     assert "made on a processor, torch 2.14.1 (2 cells)" in found.notes
 
 
+def test_a_damaged_row_of_what_was_not_trained_is_refused(store, make_cell):
+    finish(store, make_cell())
+    path = store.root / "evaluated" / "conv4-64" / "glyphs" / "mine.json"
+    path.parent.mkdir(parents=True)
+    path.write_text("{}")
+    assert f"{path}: evaluation version None is not known here" in of_problems(store)
+    assert path in check_submission(store.root).files
+
+
 def test_an_archive_is_never_overwritten(store, make_cell, tmp_path):
     finish(store, make_cell())
     target = tmp_path / "mine.tar.gz"

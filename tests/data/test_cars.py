@@ -84,7 +84,7 @@ def test_a_nested_copy_with_strays(annotations, tmp_path):
     train, _ = cars.read(tmp_path, lines.append)
     assert sum(path.startswith("cars_train/cars_train/") for path in train.paths) > 4_000
     assert len(lines) == 1
-    assert "1 other files" in lines[0]
+    assert "1 other file below" in lines[0]
 
 
 def test_classes_within_train_and_test_are_joined(tmp_path):

@@ -180,7 +180,11 @@ def test_a_spec_finds_its_family_again(listed, tmp_path):
         (",gallery", ",query", "split: has no gallery"),
         (",query", ",gallery", "split: has no query"),
         (",b,train", ",a,train", "lists 1 classes to train and 2 to test"),
-        (",train", ",query", "holds no images for one side"),
+        (",train", ",query", r"birds\.csv: split: has no train; a row an image"),
+        (",query", ",train", "split: has no query"),
+        ("images/a/0.jpg,a,train", "images/./a//1.jpg,a,train", r"lists 'images/a/1\.jpg' 2 times"),
+        ("images/a/0.jpg,a,train", "images/b/../a/1.jpg,a,train", r"lists 'images/a/1\.jpg' 2 times"),
+        ("images/a/0.jpg,a,train", "../images/a/0.jpg,a,train", r"'\.\./images/a/0\.jpg' leaves the CSV's folder"),
     ],
 )
 def test_files_that_are_none(listed, old, new, message):
@@ -188,6 +192,43 @@ def test_files_that_are_none(listed, old, new, message):
     with pytest.raises(UserError, match=message) as caught:
         ListedImages("birds", listed).read(None, print)
     assert "\n" not in str(caught.value)
+
+
+def test_a_csv_of_training_images_alone_is_named(listed):
+    rows = [row for row in listed.read_text().splitlines() if row.endswith((",train", "split"))]
+    listed.write_text("\n".join(rows))
+    with pytest.raises(UserError, match=r"birds\.csv: split: has no test, and no query and gallery; a row an image"):
+        ListedImages("birds", listed).read(None, print)
+
+
+@pytest.mark.parametrize(("layout", "extra"), [(("train", "query", "gallery"), "test"), (("train", "test"), "val")])
+def test_another_folder_of_classes_next_to_a_layout_is_refused(listed, tmp_path, layout, extra):
+    """Nobody would learn that it takes no part."""
+    root = as_folders(listed, tmp_path / "birds")
+    if "test" in layout:
+        (root / "query").rename(root / "test")
+        shutil.rmtree(root / "gallery")
+    (root / extra).mkdir()
+    ImageFolder("birds", root).read(None, print)  # an empty one has nothing to lose
+    shutil.copytree(root / layout[1] / "c", root / extra / "e")
+    expected = (
+        rf"birds: .*birds: has images of classes in {extra}/ next to {', '.join(f'{name}/' for name in layout)}; "
+    )
+    with pytest.raises(UserError, match=expected) as caught:
+        ImageFolder("birds", root).read(None, print)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_image_that_is_query_and_gallery_is_named(listed):
+    """The same file under both roles is found at once, and makes every method look better."""
+    folder = listed.parent / "images" / "c"
+    shutil.copy(folder / "1.jpg", folder / "0.jpg")
+    lines = []
+    prepare(spec_of(f"birds={listed}"), None, lines.append)
+    assert "birds: 1 image is in query and in gallery alike (images/c/0.jpg, images/c/1.jpg)" in lines
+    found = check(dataset_info(f"birds={listed}"), None, print)
+    assert found.in_both_roles == (("images/c/0.jpg", "images/c/1.jpg"),)
+    assert found.sound
 
 
 def test_no_csv_at_all(listed, tmp_path):
@@ -216,7 +257,7 @@ class TestFoldersOfRoles:
         assert train.paths[0] == "train/a/0.jpg"
         assert test.paths[:3] == ("query/c/0.jpg", "query/c/2.jpg", "gallery/c/1.jpg")
         assert test.queries.tolist() == [True, True, False] * 2
-        assert lines == [f"birds: 1 other files below {root} are ignored (notes.txt)"]
+        assert lines == [f"birds: 1 other file below {root} is ignored (notes.txt)"]
 
     def test_train_and_test(self, listed, tmp_path):
         root = as_folders(listed, tmp_path / "birds")

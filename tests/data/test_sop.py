@@ -38,7 +38,7 @@ def test_strays_and_missing_images(small):
     (folder / "._x.JPG").touch()
     lines = []
     sop.read(small, lines.append)
-    assert "1 other files" in lines[0]
+    assert "1 other file below" in lines[0]
     min(folder.glob("1*.JPG")).unlink()
     with pytest.raises(UserError, match="sop: 1 of 599 listed images are not in"):
         sop.read(small, print)

@@ -45,7 +45,7 @@ def test_check_names_each(dmlbench: Command, bad_birds: Path) -> None:
     assert done.returncode == 1
     assert done.stderr == ""
     for line in (
-        "birds: 1 other files below birds are ignored (jay/._0.jpg)",
+        "birds: 1 other file below birds is ignored (jay/._0.jpg)",
         "3 images cannot be used:",
         "  crow/truncated.jpg: truncated",
         "  duck/empty.jpg: empty file",

@@ -94,6 +94,60 @@ def test_timm_networks_of_an_own_folder_with_a_gallery(in_process: Command, tmp_
     assert kept["dataset_version"] == dataset_version(tmp_path)
 
 
+def images(folder: Path, names: str = "abcd") -> None:
+    """Two images of each class."""
+    from PIL import Image  # noqa: PLC0415
+
+    rng = np.random.default_rng(0)
+    for name in names:
+        (folder / name).mkdir(parents=True)
+        for number in range(2):
+            Image.fromarray(rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(folder / name / f"{number}.png")
+
+
+def test_several_datasets_are_checked_first_and_finished_ones_stay(in_process: Command, tmp_path: Path) -> None:
+    images(tmp_path / "a")
+    asked = ("--model", "conv4", "--protocol", "conv4-64", "--results", "r", "--name", "c", "--datasets")
+    first = in_process("evaluate", *asked, "a=a")
+    assert first.returncode == 0, first.stderr
+    broken = in_process("evaluate", *asked, "a=a,b=b")
+    assert (broken.returncode, broken.stdout) == (2, "")
+    assert "b: no such folder" in broken.stderr.splitlines()[-1]
+    images(tmp_path / "b")
+    (kept,) = (tmp_path / "r").rglob("*.json")
+    before = kept.read_text()
+    both = in_process("evaluate", *asked, "a=a,b=b")
+    assert both.returncode == 0, both.stderr
+    assert "a: is in the results folder already, and not scored again" in both.stderr
+    assert both.stdout.startswith(f"a=a\n{first.stdout}b=b\n")
+    assert kept.read_text() == before
+    other = in_process("evaluate", "--model", "torchvision:resnet18", *asked[2:], "a=a,b=b")
+    assert other.returncode == 2
+    assert "c.json: is there already" in other.stderr
+
+
+def test_embeddings_without_the_images_that_a_run_leaves_out(in_process: Command, tmp_path: Path) -> None:
+    """Their row has the version of such a run, and is in no table with another version's."""
+    images(tmp_path / "a", "abcdef")
+    whole = np.random.default_rng(0).normal(size=(6, 8)).astype(np.float32)
+    np.savez(tmp_path / "whole.npz", embeddings=whole, labels=[0, 0, 1, 1, 2, 2])
+    np.savez(tmp_path / "less.npz", embeddings=whole[:5], labels=[0, 0, 1, 1, 2])
+    asked = ("--dataset", "a=a", "--protocol", "conv4-64", "--results", "r")
+    assert in_process("evaluate", "--embeddings", "whole.npz", *asked, "--name", "whole").returncode == 0
+    (tmp_path / "a" / "f" / "1.png").write_bytes(b"no image")
+    refused = in_process("evaluate", "--embeddings", "less.npz", *asked, "--name", "less")
+    assert "less.npz: has 5 test images, and a has 6" in refused.stderr
+    done = in_process("evaluate", "--embeddings", "less.npz", *asked, "--name", "less", "--skip-bad")
+    assert done.returncode == 0, done.stderr
+    refused = in_process("evaluate", "--embeddings", "whole.npz", *asked, "--name", "again", "--skip-bad")
+    assert "whole.npz: has 6 test images, and a has 5 without 1 unusable image" in refused.stderr
+    report = in_process("report", "--results", "r", "--name", "first")
+    assert "whole.json: is of other images of a than the row less, which counts: it comes first" in report.stderr
+    text = (tmp_path / "reports" / "first" / "report.md").read_text()
+    assert "| less" in text
+    assert "| whole" not in text
+
+
 def dataset_version(folder: Path) -> str:
     from dmlbench.data.ready import dataset_spec  # noqa: PLC0415
 
@@ -111,11 +165,13 @@ REFUSED = {
         ("--model", "conv4", "--weights", "x.pth", "--datasets", "glyphs"), "--weights x.pth: cannot be read",
     ),
     "model and embeddings": (
-        ("--model", "conv4", "--embeddings", "mine.npz", "--datasets", "glyphs"), "--embeddings: goes not with --model",
+        ("--model", "conv4", "--embeddings", "mine.npz", "--datasets", "glyphs"),
+        "--embeddings: cannot be combined with --model",
     ),
-    "a cell with labels": (("nowhere", "--labels", "x.csv"), "--labels: goes not with CELL"),
+    "a cell with labels": (("nowhere", "--labels", "x.csv"), "--labels: cannot be combined with CELL"),
     "embeddings with weights": (
-        ("--embeddings", "mine.npz", "--weights", "x.pth"), "--weights: goes not with --embeddings without CELL",
+        ("--embeddings", "mine.npz", "--weights", "x.pth"),
+        "--weights: cannot be combined with --embeddings without CELL",
     ),
     "k": (("--embeddings", "mine.npz", "--ks", "1,x"), "--ks '1,x': must be whole numbers from 1"),
     "results without a name": (
@@ -132,6 +188,18 @@ REFUSED = {
         ("--embeddings", "mine.npz", "--dataset", "cub", "--results", "r", "--name", "x"),
         "--embeddings mine.npz: has 2000 test images, and cub has 5924",
     ),
+    "k without 1 for a leaderboard": (
+        ("--embeddings", "mine.npz", "--ks", "2,4", "--dataset", "glyphs", "--results", "r", "--name", "x"),
+        "--ks 2, 4: a row of the leaderboard has recall_at_1; add 1",
+    ),
+    "a device for embeddings": (
+        ("--embeddings", "mine.npz", "--device", "bogus"), "--device: cannot be combined with --embeddings",
+    ),
+    "a device that is none": (
+        ("--model", "conv4", "--datasets", "glyphs", "--device", "bogus"), "--device: unknown device 'bogus'",
+    ),
+    "images left out of no dataset": (("--embeddings", "mine.npz", "--skip-bad"), "--skip-bad: needs --dataset"),
+    "a dataset twice": (("--model", "conv4", "--datasets", "glyphs,glyphs"), "--datasets: 'glyphs' is given twice"),
     "no queries": (
         ("--embeddings", "short.npz", "--dataset", "omniglot-small"), "has 4 test images, and omniglot-small has 2120",
     ),

@@ -54,6 +54,22 @@ def test_labels_out_of_range(name, label):
         build(name)(embeddings, labels)
 
 
+@pytest.mark.parametrize("name", ["proxy_anchor", "arcface", "cosface", "soft_triple"])
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("an earlier kernel's")])
+def test_other_errors_of_the_device_stay_what_they_are(name, error, monkeypatch):
+    """A lack of memory must reach the runner, which says what to do."""
+
+    def fail(*_):
+        raise error
+
+    loss, batch = build(name), make_batch(size=24)
+    monkeypatch.setattr(torch.Tensor, "gather", fail)
+    monkeypatch.setattr(torch.Tensor, "scatter_add_", fail)
+    with pytest.raises(type(error)) as caught:
+        loss(*batch)
+    assert caught.value is error
+
+
 @every_triplet_loss
 @pytest.mark.parametrize("row", [-1, 18])
 def test_triplets_out_of_range(name, row):
