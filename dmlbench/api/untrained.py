@@ -76,7 +76,8 @@ def evaluate_file(
     given = read_given(Path(embeddings), None if labels is None else Path(labels))
     if (results is None) != (name is None):
         raise UserError(TOGETHER)
-    if dataset is None and (option := next((own for own, used in _needing(results, protocol, skip_bad) if used), "")):
+    needing = {"--results": results, "--protocol": protocol, "--skip-bad": skip_bad, "--data-dir": data_dir}
+    if dataset is None and (option := next((own for own, value in needing.items() if value), "")):
         raise UserError(f"{option}: needs --dataset", hint="the one whose test classes these are")
     info = dataset_info(dataset, "--dataset") if dataset else None
     spec = resolve_protocol(protocol or info.default_protocol, info.name) if info else None
@@ -98,11 +99,6 @@ def evaluate_file(
         about = f"embeddings, {given.embeddings.shape[1]}-d, SHA-256 {given.sha256[:SHOWN]}"
         _write(file, ("embeddings", about, given.sha256), data, given, metrics)
     return metrics
-
-
-def _needing(results: object, protocol: object, skip_bad: bool) -> tuple[tuple[str, bool], ...]:
-    """Options that say something of a dataset, and whether they are given."""
-    return ("--results", bool(results)), ("--protocol", bool(protocol)), ("--skip-bad", skip_bad)
 
 
 def _check_has_one(ks: Sequence[int], option: str) -> None:
@@ -268,6 +264,7 @@ def plan_network(
         if ((row.what, row.about, row.sha256), row.dataset_version) == (planned.what, data.version):
             return replace(planned, finished=row.metrics)
     planned = replace(planned, file=_file(results, name, spec.name, info.name))
+    _network(spec, torch.device("cpu"))
     prepare(data, folder, log)
     return planned
 
@@ -279,8 +276,7 @@ def score_network(planned: Planned, log: Log = lambda _: None) -> Metrics:
         return planned.finished
     spec, where = planned.protocol, planned.device
     prepare_process(spec.training, where)
-    with torch.random.fork_rng(devices=[]):
-        network = BackboneFeatures(build_seeded_model(spec, 0, where).backbone)
+    network = _network(spec, where)
     test = load_dataset(planned.data, planned.folder, log).test
     evaluation = spec.evaluation.model_copy(update={"nmi_revisiting": False})
     try:
@@ -291,6 +287,12 @@ def score_network(planned: Planned, log: Log = lambda _: None) -> Metrics:
     if planned.file:
         _write(planned.file, planned.what, planned.data, test, metrics)
     return metrics
+
+
+def _network(protocol: ProtocolSpec, device: torch.device) -> BackboneFeatures:
+    """A protocol's network without its head; raises UserError for one that cannot be built."""
+    with torch.random.fork_rng(devices=[]):
+        return BackboneFeatures(build_seeded_model(protocol, 0, device).backbone)
 
 
 def _as_it_is(protocol: ProtocolSpec, backbone: str, weights: str | None) -> ProtocolSpec:

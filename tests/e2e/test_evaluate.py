@@ -198,6 +198,7 @@ REFUSED = {
     "a device that is none": (
         ("--model", "conv4", "--datasets", "glyphs", "--device", "bogus"), "--device: unknown device 'bogus'",
     ),
+    "data of no dataset": (("--embeddings", "mine.npz", "--data-dir", "."), "--data-dir: needs --dataset"),
     "images left out of no dataset": (("--embeddings", "mine.npz", "--skip-bad"), "--skip-bad: needs --dataset"),
     "a dataset twice": (("--model", "conv4", "--datasets", "glyphs,glyphs"), "--datasets: 'glyphs' is given twice"),
     "no queries": (
