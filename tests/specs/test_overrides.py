@@ -51,7 +51,7 @@ def test_a_default_spelt_out_is_no_change(setting):
         (("training.learning_rate=1e-5", "training.learning_rate=0.00001"), "training.learning_rate=1e-5"),
         (("evaluation.ks=[1,2]", "evaluation.ks=[1, 2]"), "evaluation.ks=[1, 2]"),
         (("training.epochs=3", "training.epochs=3.0"), "training.epochs=3"),
-        (("input.flip=true", "input.flip=True"), "input.flip=true"),
+        (("model.freeze_batchnorm=true", "model.freeze_batchnorm=True"), "model.freeze_batchnorm=true"),
         (("model.kwargs.width=32", "model.kwargs.width=0x20"), "model.kwargs.width=32"),
     ],
 )
