@@ -8,6 +8,8 @@ until it is in quotes: read as a text it would change what a file says without a
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from copy import deepcopy
+from functools import lru_cache
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, TypeVar, get_args
@@ -142,10 +144,14 @@ def parse_written(text: str) -> Any:  # noqa: ANN401 - YAML's content
         return content
 
 
+# Method files are read for every name that is made of them, and parsing takes most of the time of resolving a name.
+_parsed = lru_cache(maxsize=512)(parse)
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read one YAML mapping; raises UserError naming file and line."""
     try:
-        content = parse(path.read_text(encoding="utf-8"))
+        content = deepcopy(_parsed(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:
