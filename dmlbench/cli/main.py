@@ -21,7 +21,7 @@ COMMANDS = {
     "show": "Show a method's resolved values and where each comes from.",
     "validate": "Check method files: build each and train a step.",
     "status": "Show which cells are done, running, failed or missing; verify results.",
-    "evaluate": "Score saved weights on a dataset's test classes.",
+    "evaluate": "Score saved weights, embeddings of your own, or a network as it is.",
     "tune": "Search values for every method with equal budgets, on training classes.",
     "overhead": "Measure the time and memory of a training step of each method.",
     "sync": "Log results to MLflow that it does not have yet.",
