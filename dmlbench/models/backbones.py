@@ -95,6 +95,7 @@ def conv4_backbone(_: str, spec: ModelSpec, image: InputSpec, *, download: bool)
 def timm_backbone(name: str, spec: ModelSpec, image: InputSpec, *, download: bool) -> nn.Module:
     """Build a network of timm without its classifier."""
     import timm
+    from timm.layers.adaptive_avgmax_pool import SelectAdaptivePool2d
 
     if not TIMM_NAME.fullmatch(name) or not timm.is_model(name):
         raise _unknown_backbone("timm", name, timm.list_models())
@@ -110,9 +111,10 @@ def timm_backbone(name: str, spec: ModelSpec, image: InputSpec, *, download: boo
     if spec.weights and is_file(spec.weights):
         classifier = getattr(backbone, "pretrained_cfg", {}).get("classifier") or "classifier"
         _load(backbone, spec.weights, ignore=f"{classifier}.")
-    for module in backbone.modules():
-        if type(module).__name__ == "SelectAdaptivePool2d" and pooled in ("max", "avgmax"):
-            module.pool = MaxPool() if pooled == "max" else _HalfSum()  # see AverageMaxPool
+    for module in backbone.modules() if pooled in ("max", "avgmax") else ():
+        if isinstance(module, SelectAdaptivePool2d):
+            pool = MaxPool() if pooled == "max" else _HalfSum()  # see AverageMaxPool
+            module.pool = pool  # type: ignore[assignment]  # timm annotates what stands for no pooling
     # timm's avgmax is the mean of average and maximum; the published pooling is their sum.
     return nn.Sequential(backbone, _Double()) if spec.pooling == "average+max" else backbone
 
