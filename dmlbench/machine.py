@@ -9,8 +9,14 @@ OWN_GROUPS, GROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 
 
 def usable_cores() -> int:
-    """Processor cores that this process may run on; a quota of processor time, as containers have one, counts too."""
+    """Processor cores that this process may run on.
+
+    A quota of processor time, as containers have one, counts too, and so does what SLURM gave the job: not every
+    cluster binds jobs to their cores.
+    """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    given = os.environ.get("SLURM_CPUS_ON_NODE", "")
+    cores = min(cores, int(given)) if given.isdecimal() and int(given) else cores
     quota = processor_quota()
     return cores if quota is None else max(1, min(cores, int(quota)))
 

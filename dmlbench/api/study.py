@@ -1,13 +1,13 @@
 """A study from Python: run methods on datasets over seeds, compare them with their bases, render a report."""
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+import shlex
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import pandas as pd
 
@@ -16,6 +16,7 @@ from dmlbench.analysis.comparisons import comparisons, primary, seed_pairs
 from dmlbench.analysis.estimates import SELECTIONS, seed_values
 from dmlbench.analysis.groups import Against, check_against, check_unambiguous
 from dmlbench.api import MOST_PROCESSES, MOST_SEED, MOST_SEEDS, naming_arguments
+from dmlbench.api.execution import Tracking, checked_execution
 from dmlbench.errors import UserError, counted, unknown_name
 from dmlbench.machine import usable_cores
 from dmlbench.reporting.naming import named, plain_names
@@ -27,9 +28,9 @@ from dmlbench.results.frames import load_history, load_results
 from dmlbench.results.store import DEFAULT_ROOT, Roots, Store
 from dmlbench.runner.matrix import (
     Execution,
+    ExecutorName,
     Observer,
     Request,
-    checked_device,
     data_folder,
     execute,
     make_ready,
@@ -47,8 +48,6 @@ from dmlbench.specs.tuned import default_path
 from dmlbench.specs.yaml_files import validate
 
 Setting = bool | int | float | str | Sequence[object] | Mapping[str, object] | None
-Tracking = Literal["auto", "none"]
-KEPT = ("weights", "embeddings")
 MOST_WORKERS = 4  # of a report: more processes would take longer to start than they save
 COLUMNS = [
     "name", "protocol", "overrides", "dataset", "method", "base", "modifier", "network", "tuned", "to", "n", "mean",
@@ -140,8 +139,10 @@ def run(
     system_metrics: bool = False,
     workers: int | None = None,
     per_gpu: int = 1,
-    executor: Literal["local", "ray"] = "local",
+    executor: ExecutorName = "local",
     address: str | None = None,
+    slurm: str | Path | Mapping[str, Any] | None = None,
+    wait: bool = False,
     data_workers: int | None = None,
     device: str = "auto",
     retry_failed: bool = False,
@@ -169,8 +170,10 @@ def run(
         system_metrics: Whether MLflow samples this machine meanwhile.
         workers: Cells at a time [default: what the machine holds].
         per_gpu: Cells that share a GPU.
-        executor: `local`, or `ray` with the `address` of its cluster.
+        executor: `local`, `ray` with the `address` of its cluster, or `slurm` with the settings of its jobs.
         address: Of the Ray cluster.
+        slurm: A YAML file with settings of SLURM jobs, or a mapping of them: `{"time": 240, "gres": "gpu:1"}`.
+        wait: Whether to follow SLURM jobs to their end; else they are submitted, and the study has what is there.
         data_workers: Loader processes per cell.
         device: `auto`, `cpu` or `cuda`.
         retry_failed: Whether failed cells are resumed, too.
@@ -189,18 +192,19 @@ def run(
         KeyboardInterrupt: after the epoch in which a stop was asked for; the same call resumes.
     """
     _check_counts(workers=workers, per_gpu=per_gpu, data_workers=data_workers)
-    check_system_metrics(system_metrics=system_metrics, tracking=tracking, executor=executor)
     store, data = Store(Path(results)), data_folder(_path(data_dir))
-    overlay = (default_path(store.root) if tuned is True else Path(tuned)) if tuned else None
     asked = _some(with_claimed(_names(methods, "methods"), claimed := _claims(claims), _path(methods_dir)), "methods")
     request = Request(asked, _some(datasets, "datasets"), _seeds(seeds), str(protocol) if protocol else None,
-                      _settings(settings or {}), _path(methods_dir), data, skip_bad, overlay)  # fmt: skip
+                      _settings(settings or {}), _path(methods_dir), data, skip_bad, _overlay(tuned, store))  # fmt: skip
     console = SafeConsole(quiet=True) if quiet else plain_or_wide()
-    cells, kept = plan(request, console.say), checked_keep(_names(keep, "keep"))
-    execution = Execution(store, data, checked_device(str(device)), workers, data_workers, kept, per_gpu, executor,
-                          checked_address(address, executor), system_metrics)  # fmt: skip
-    todo = pending(cells, store, retry_failed=retry_failed)
-    run_cells(console, cells, todo, execution, tracking=tracking, claims=claimed)
+    execution = checked_execution(
+        store, data, tracking=tracking, device=str(device), workers=workers, data_workers=data_workers,
+        keep=_names(keep, "keep"), per_gpu=per_gpu, executor=executor, address=address, slurm=slurm,
+        system_metrics=system_metrics, wait=wait)  # fmt: skip
+    cells = plan(request, console.say)
+    run_cells(
+        console, cells, pending(cells, store, retry_failed=retry_failed), execution, tracking=tracking, claims=claimed
+    )
     return Study(store.root, frozenset(cell.hash for cell in cells))
 
 
@@ -231,6 +235,10 @@ def run_cells(
     if not todo:
         return
     execution.store.plan(todo)
+    if execution.executor == "slurm":
+        _submit(todo, execution, say, tracking)
+        if not execution.wait:
+            return
     with ExitStack() as stack:
         observers: list[Observer] = [stack.enter_context(Display(console, len(todo)))]
         if tracking == "auto":
@@ -243,6 +251,18 @@ def run_cells(
             say("sending the last runs to MLflow")
     if interrupts.asked:
         raise KeyboardInterrupt
+
+
+def _submit(todo: Sequence[Cell], execution: Execution, say: Callable[[str], None], tracking: Tracking) -> None:
+    from dmlbench.runner.slurm import submit, submitted
+
+    root = execution.store.root
+    for line in submitted(*submit(todo, execution), root):
+        say(line)
+    if execution.wait:
+        say("waiting for them; Ctrl-C ends this, and no job")
+    elif tracking == "auto":
+        say(f"MLflow: `dmlbench sync --results {shlex.quote(str(root))}` sends the results when the jobs have ended")
 
 
 @naming_arguments
@@ -332,37 +352,6 @@ def with_claimed(methods: tuple[str, ...], claims: Sequence[Claim], methods_dir:
     return tuple(dict.fromkeys([*methods, *(name for claim in claims for name in claim.methods)]))
 
 
-def checked_address(address: str | None, executor: str) -> str | None:
-    """The address of a Ray cluster; raises UserError where it would have no effect, or Ray is not there."""
-    if address and executor != "ray":
-        raise UserError(f"--address {address}: names a Ray cluster", hint="add --executor ray")
-    if executor == "ray" and find_spec("ray") is None:
-        raise UserError("--executor ray: Ray is not installed", hint="pip install 'dmlbench[ray]'")
-    return address
-
-
-def checked_keep(keep: tuple[str, ...]) -> tuple[str, ...]:
-    """What is to be kept of a cell; raises UserError for anything unknown."""
-    for name in keep:
-        if name not in KEPT:
-            raise unknown_name("thing to keep", name, KEPT, where="--keep")
-    return keep
-
-
-def check_system_metrics(*, system_metrics: bool, tracking: str, executor: str) -> None:
-    """Raise UserError where sampling the machine would have no effect, or is not possible."""
-    _check_choice("tracking", tracking, get_args(Tracking))
-    _check_choice("executor", executor, ("local", "ray"))
-    if not system_metrics:
-        return
-    if tracking == "none":
-        raise UserError("--system-metrics: with --tracking none there is nowhere to send them", hint="leave out one")
-    if executor == "ray":
-        raise UserError("--system-metrics: samples this machine, not a Ray cluster's", hint="--executor local")
-    if find_spec("psutil") is None:
-        raise UserError("--system-metrics: psutil is not installed", hint="pip install psutil")
-
-
 def _in_words(cells: Sequence[Cell], todo: Sequence[Cell], execution: Execution) -> str:
     there = len(cells) - len(todo)
     states = [execution.store.state(cell) for cell in cells if cell not in todo] if there else []
@@ -373,6 +362,11 @@ def _in_words(cells: Sequence[Cell], todo: Sequence[Cell], execution: Execution)
     resumed = f" ({begun} of them to resume from the last epoch)" if begun else ""
     counts = f"{there} there already{which}, {len(todo)} to run{resumed}"
     return f"{counted(len(cells), 'cell')}: {counts}; results in {execution.store.root}"
+
+
+def _overlay(tuned: str | Path | bool, store: Store) -> Path | None:
+    """The file of tuned values, where they are wanted."""
+    return (default_path(store.root) if tuned is True else Path(tuned)) if tuned else None
 
 
 def _claims(given: Sequence[str | Mapping[str, Any]]) -> tuple[Claim, ...]:
@@ -413,13 +407,6 @@ def _check_counts(**counts: int | None) -> None:
 def _check_whole(name: str, number: int | None, *, least: int, most: int) -> None:
     if number is not None and not (type(number) is int and least <= number <= most):
         raise UserError(f"{name}: must be a whole number from {least} to {most}, not {number!r}")
-
-
-def _check_choice(name: str, given: str, valid: Sequence[str]) -> None:
-    if not isinstance(given, str):
-        raise UserError(f"{name}: must be one of {', '.join(valid)}, not {given!r}")
-    if given not in valid:
-        raise unknown_name(name, given, valid)
 
 
 def _names(given: str | Sequence[str], what: str) -> tuple[str, ...]:

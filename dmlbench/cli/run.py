@@ -38,6 +38,12 @@ if TYPE_CHECKING:
 
     Given = TypeVar("Given")
 
+# Options that say how cells run, by their names in `checked_execution`.
+EXECUTION = (
+    "tracking", "device", "workers", "data_workers", "keep", "per_gpu", "executor", "address", "system_metrics",
+    "slurm", "wait",
+)  # fmt: skip
+
 
 @click.command("run", cls=Command)
 @click.argument("study", required=False, type=PATH)
@@ -91,14 +97,24 @@ if TYPE_CHECKING:
 @per_gpu_option()
 @click.option(
     "--executor",
-    type=click.Choice(["local", "ray"]),
+    type=click.Choice(["local", "ray", "slurm"]),
     default="local",
     show_default=True,
-    help="Run in processes on this machine, or on a Ray cluster (pip install 'dmlbench[ray]').",
+    help="Run in processes on this machine, on a Ray cluster (pip install 'dmlbench[ray]'), or as SLURM jobs (pip "
+    "install 'dmlbench[slurm]').",
 )
 @click.option(
     "--address", help="Address of the Ray cluster, e.g. auto or HOST:6379 [default: start one on this machine]."
 )
+@click.option(
+    "--slurm",
+    multiple=True,
+    metavar="FILE|KEY=VALUE",
+    help="Set what SLURM jobs ask for, by a YAML file or single values, e.g. --slurm gpu.yaml --slurm time=4:00:00. "
+    "Keys: time, partition, account, qos, gres, memory, cpus, setup, options, cells_per_job, jobs_at_a_time, "
+    "stop_before; see docs/slurm.md. Repeatable.",
+)
+@click.option("--wait", is_flag=True, help="Follow SLURM jobs to their end instead of submitting them alone.")
 @click.option(
     "--data-workers",
     type=Whole(0, MOST_PROCESSES),
@@ -135,7 +151,8 @@ def command(**options: Any) -> int:  # noqa: ANN401 - click's options
       dmlbench run study.yaml --data-dir data
     """
     from dmlbench.analysis.groups import Against
-    from dmlbench.api.study import check_system_metrics, checked_address, checked_keep, run_cells, with_claimed
+    from dmlbench.api.execution import checked_execution
+    from dmlbench.api.study import run_cells, with_claimed
     from dmlbench.cli.tables import print_claims, print_comparison, print_unfinished
     from dmlbench.results.claims import check_claims
     from dmlbench.results.store import Store
@@ -152,22 +169,17 @@ def command(**options: Any) -> int:  # noqa: ANN401 - click's options
         _given("--set", options["settings"], study.changes) + _vary(options["vary"]), options["methods_dir"],
         matrix.data_folder(options["data_dir"]), options["skip_bad"], _overlay(options["tuned"], options["results"]),
     )  # fmt: skip
-    keep, device = checked_keep(options["keep"]), matrix.checked_device(options["device"])
-    check_system_metrics(**{name: options[name] for name in ("system_metrics", "tracking", "executor")})
-    console = plain_or_wide()
+    store, console = Store(options["results"]), plain_or_wide()
+    execution = checked_execution(store, request.data_dir, **{name: options[name] for name in EXECUTION})
     cells = matrix.plan(request, console.say)
-    store = Store(options["results"])
     todo = matrix.pending(cells, store, retry_failed=options["retry"] == "failed")
-    execution = matrix.Execution(
-        store, request.data_dir, device, options["workers"], options["data_workers"], keep,
-        options["per_gpu"], options["executor"], checked_address(options["address"], options["executor"]),
-        options["system_metrics"],
-    )  # fmt: skip
     check_claims(claims, cells)
     _check_against(options["against"], cells)
     if options["dry_run"]:
         return _dry_run(console, cells, todo, execution, claims)
     run_cells(console, cells, todo, execution, tracking=options["tracking"], claims=claims)
+    if execution.slurm and todo and not execution.wait:
+        return 0  # nothing has run yet
     base = next((name for name in methods if "+" not in name), "")
     print_comparison(console, store, cells, Against(options["against"], base))
     print_claims(console, store, cells)
@@ -264,8 +276,22 @@ def _dry_run(
     missing = [*downloads, *filter(None, (not_ready(spec, execution.data_dir) for spec in datasets))]
     for problem in missing:
         console.say(f"not ready: {problem}")
+    if execution.executor == "slurm":
+        from dmlbench.runner.slurm import script
+
+        console.print(script(todo, execution), markup=False, soft_wrap=True)
     console.print(f"{len(todo)} of {counted(len(cells), 'cell')} to run {_time(cells, todo, execution)}")
     return 1 if damaged or missing else 0
+
+
+def _at_a_time(execution: "Execution", threads: int, cells: int) -> int:
+    """Cells at a time: SLURM's nodes are not known here, so of its jobs each counts as one cell."""
+    from dmlbench.runner import matrix
+
+    if execution.slurm is None:
+        return len(matrix.worker_devices(execution, threads))
+    jobs = -(-cells // execution.slurm.cells_per_job)
+    return min(jobs, execution.slurm.jobs_at_a_time or jobs)
 
 
 def _time(cells: "Sequence[Cell]", todo: "Sequence[Cell]", execution: "Execution") -> str:
@@ -273,7 +299,7 @@ def _time(cells: "Sequence[Cell]", todo: "Sequence[Cell]", execution: "Execution
 
     seconds = matrix.expected_seconds(todo, execution.store)
     threads = max((cell.protocol.training.cpu_threads for cell in cells), default=1)
-    workers = len(matrix.worker_devices(execution, threads))
+    workers = _at_a_time(execution, threads, len(todo))
     known = "unknown (no past records of this protocol and dataset)"
     if seconds is not None:
         known = f"about {max(seconds / workers, seconds / len(todo)) / 60:.1f} minutes"

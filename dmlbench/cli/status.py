@@ -26,7 +26,9 @@ REFRESH = 2.0  # seconds
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list, for scripts.")
 @click.option("--verify", is_flag=True, help="Check every result against its spec, hash and history.")
 def command(results: tuple[Path, ...], watch: bool, as_json: bool, verify: bool) -> int:
-    """Show the matrix: which cells are done, running, failed, interrupted or missing.
+    """Show the matrix: which cells are done, running, failed, queued, interrupted or missing.
+
+    Of cells that were submitted to SLURM it shows the job, and why one ended before its cells.
 
     Several --results are read as one matrix, in which a cell counts once; then machines and training code are shown.
 
@@ -71,6 +73,7 @@ def _rows(roots: "Roots") -> list[dict[str, object]]:
         {"folder": str(cell.folder)}
         | {key: getattr(cell.cell, key, None) for key in names}
         | {key: getattr(cell, key) for key in measured}
+        | {"job": cell.job and {"id": cell.job.id, "state": cell.job.state, "reason": cell.job.reason}}
         for cell in overview(roots)
     ]
 

@@ -257,7 +257,14 @@ def _retrying(arguments: Sequence[str]) -> str:
     return shlex.join(["dmlbench", *arguments, *again])
 
 
-STYLES = {"running": "cyan", "failed": "red", "damaged": "red", "interrupted": "yellow", "missing": "dim"}
+STYLES = {
+    "running": "cyan",
+    "queued": "cyan",
+    "failed": "red",
+    "damaged": "red",
+    "interrupted": "yellow",
+    "missing": "dim",
+}
 
 
 def tables(cells: Sequence[CellState]) -> Parts:
@@ -306,7 +313,7 @@ def _one_figure(cell: CellState) -> Text:
     if cell.state == "done":
         return Text("done" if cell.recall_at_1 is None else f"{100 * cell.recall_at_1:.2f}")
     words = cell.state
-    if cell.state in ("running", "interrupted"):
+    if cell.state in ("running", "interrupted") or (cell.state == "queued" and cell.epoch):
         words = f"{cell.state} {cell.epoch}/{cell.epochs}"
     return Text(words, style=STYLES[cell.state])
 
@@ -316,7 +323,7 @@ def _in_words(cells: Sequence[CellState]) -> list[RenderableType]:
     states = {cell.state for cell in cells}
     if "failed" in states:
         lines.append(Text("`dmlbench run ... --retry failed` resumes failed cells from their last epoch"))
-    if states & {"missing", "interrupted"} and "running" not in states:
+    if states & {"missing", "interrupted"} and not states & {"running", "queued"}:
         lines.append(Text("the same `dmlbench run` resumes the rest; delete a folder to drop its cell"))
     return list(lines)
 
@@ -329,7 +336,8 @@ def _label(cell: CellState) -> str:
 def _what(cell: CellState) -> str:
     if cell.state == "running":
         left = "" if cell.seconds_left is None else f", about {_duration(cell.seconds_left)} left"
-        return f"epoch {cell.epoch} of {cell.epochs}{left}, on {cell.host}"
+        job = f", SLURM job {cell.job.id}" if cell.job else ""
+        return f"epoch {cell.epoch} of {cell.epochs}{left}, on {cell.host}{job}"
     return f"{cell.why} ({cell.folder / 'log.txt'})" if cell.state == "failed" else cell.why
 
 

@@ -13,6 +13,7 @@ from dmlbench.results.history import HISTORY, Row, read_history, selections, tim
 from dmlbench.results.locks import holder
 from dmlbench.results.records import Facts, Index, Summary, facts, one_wording, read_json
 from dmlbench.results.store import AGAIN, LATER, Roots, Store, folder_state, read_spec, read_summary, summary_as_written
+from dmlbench.results.submissions import UNKNOWN, Job, jobs
 from dmlbench.results.writer import FILES, SPEC, file_digest
 from dmlbench.specs.cell import Cell, digest
 
@@ -83,7 +84,7 @@ def _of_history(folder: Path, cell: Cell, summary: Summary) -> list[str]:
     return [f"summary.json: {name} does not follow from history.csv: edited" for name in wrong]
 
 
-STATES = ("done", "running", "failed", "interrupted", "missing", "damaged")
+STATES = ("done", "running", "failed", "queued", "interrupted", "missing", "damaged")
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ class CellState:
     """The state of a cell; of a damaged one neither `cell` nor `facts` are known.
 
     Args:
-        state: One of `STATES`.
+        state: One of `STATES`; `queued` is missing or interrupted, and a SLURM job that waits or runs has it.
         epoch: Epochs trained.
         epochs: Epochs to train; None where only the spec of a damaged cell would tell.
         seconds_left: What the epochs to come take by those that were; None where it does not run.
@@ -99,6 +100,7 @@ class CellState:
         why: Why it failed, or what is damaged.
         host: Where it runs.
         code: Digest of the training code that made the result.
+        job: The SLURM job it was last submitted with, unless it has ended.
     """
 
     folder: Path
@@ -112,6 +114,7 @@ class CellState:
     why: str = ""
     host: str = ""
     code: str | None = None
+    job: Job | None = None
 
 
 def overview(roots: Roots) -> list[CellState]:
@@ -119,7 +122,7 @@ def overview(roots: Roots) -> list[CellState]:
 
     Of a cell that several folders hold, the state that has come furthest counts, and of equal ones the first.
     """
-    every = [_look(folder) for store in roots.stores for folder in store.folders()]
+    every = [own for store in roots.stores for own in _with_jobs(store, [_look(folder) for folder in store.folders()])]
     best: dict[str, CellState] = {}
     for own in every:
         key = own.facts.hash if own.facts else str(own.folder)
@@ -128,6 +131,22 @@ def overview(roots: Roots) -> list[CellState]:
     found = list(best.values())
     worded = iter(one_wording(cell.facts for cell in found if cell.facts))
     return [replace(cell, facts=next(worded)) if cell.facts else cell for cell in found]
+
+
+def _with_jobs(store: Store, cells: list[CellState]) -> list[CellState]:
+    """The same with the SLURM jobs of cells that have not ended."""
+    waiting = {cell.facts.hash for cell in cells if cell.facts and cell.state in ("running", "interrupted", "missing")}
+    found = jobs(store.root, waiting) if waiting else {}
+    return [_with_job(cell, found.get(cell.facts.hash) if cell.facts else None) for cell in cells]
+
+
+def _with_job(cell: CellState, job: Job | None) -> CellState:
+    if job is None:
+        return cell
+    if cell.state == "running":
+        return replace(cell, job=job if job.live else None)  # else another runner has it
+    queued = job.live and job.state != UNKNOWN
+    return replace(cell, job=job, state="queued" if queued else cell.state, why=str(job))
 
 
 def _look(folder: Path) -> CellState:

@@ -18,7 +18,7 @@ from dmlbench.errors import StorageError, UserError
 from dmlbench.results.events import Claimed, Event, Halted, Stopped, ending, halted, may_stop
 from dmlbench.results.locks import claim
 from dmlbench.results.writer import storing
-from dmlbench.runner.signals import SIGNALS, Interrupts, starting
+from dmlbench.runner.signals import SIGNALS, Stop, starting
 from dmlbench.runner.tasks import THREAD_VARIABLES, OnEvent, RunOptions, Task, cause_of, record_death
 
 GLANCE = 0.2  # seconds between looks at whether to stop
@@ -58,7 +58,7 @@ def run_local(
     *,
     threads: int,
     on_event: OnEvent,
-    interrupts: Interrupts,
+    interrupts: Stop,
 ) -> None:
     """Run every task, one worker process per entry of `devices`, and report their events as they come.
 

@@ -20,19 +20,21 @@ from dmlbench.results.events import Event
 from dmlbench.results.records import facts
 from dmlbench.results.store import Record, State, Store, ended_at, read_record, read_spec
 from dmlbench.runner.local import run_local
-from dmlbench.runner.signals import Interrupts
-from dmlbench.runner.tasks import MOST_DATA_WORKERS, RunOptions, Share, Task
+from dmlbench.runner.signals import Interrupts, Stop
+from dmlbench.runner.tasks import MOST_DATA_WORKERS, OnEvent, RunOptions, Share, Task
 from dmlbench.specs.cell import Cell, MethodSpec, differences, digest
 from dmlbench.specs.dataset import DatasetSpec
 from dmlbench.specs.overrides import changed
 from dmlbench.specs.protocol import load_protocol, parse_settings
 from dmlbench.specs.protocol_spec import ProtocolSpec, protocol_identity
 from dmlbench.specs.registry import MethodSettings, Registry, under_settings
+from dmlbench.specs.slurm import SlurmSettings
 from dmlbench.specs.tuned import settings_of
 from dmlbench.specs.yaml_files import path_of
 
 DATA_VARIABLE = "DMLBENCH_DATA"
 DEVICES = ("auto", "cpu", "cuda")
+ExecutorName = Literal["local", "ray", "slurm"]
 
 
 @dataclass(frozen=True)
@@ -61,9 +63,11 @@ class Execution:
     data_workers: int | None = None
     keep: tuple[str, ...] = ()
     per_gpu: int = 1
-    executor: Literal["local", "ray"] = "local"
+    executor: ExecutorName = "local"
     address: str | None = None
     system_metrics: bool = False
+    slurm: SlurmSettings | None = None
+    wait: bool = False
 
 
 class Observer(Protocol):
@@ -144,11 +148,11 @@ def data_folder(given: Path | None) -> Path | None:
     return named
 
 
-def checked_device(device: str) -> str:
-    """The device asked for; raises UserError where it is none, or not there."""
+def checked_device(device: str, executor: ExecutorName = "local") -> str:
+    """The device asked for; raises UserError where it is none, or not there. The node that runs SLURM jobs has it."""
     if device not in DEVICES:
         raise unknown_name("device", device, DEVICES, where="--device")
-    if device == "cuda":
+    if device == "cuda" and executor != "slurm":
         from dmlbench.training.device import resolve_device
 
         resolve_device(device)
@@ -200,22 +204,42 @@ def execute(cells: Sequence[Cell], execution: Execution, observers: Sequence[Obs
         for observer in observers:
             observer(task.cell, task.folder, event)
 
-    tasks = [Task(cell, folder := execution.store.folder(cell), ended_at(folder)) for cell in cells]
-    threads = max(cell.protocol.training.cpu_threads for cell in cells)
-    if execution.executor == "ray":
+    own = tasks(cells, execution.store)
+    if execution.executor == "slurm":
+        from dmlbench.runner.slurm import follow
+
+        follow(own, execution.store.root, on_event=on_event, interrupts=interrupts)
+    elif execution.executor == "ray":
         from dmlbench.runner.ray import run_ray
 
-        share = Share(threads, execution.per_gpu, execution.workers, execution.data_workers)
+        share = Share(_threads(own), execution.per_gpu, execution.workers, execution.data_workers)
         options = RunOptions(execution.data_dir, execution.device, keep=execution.keep)
         root, address = execution.store.root, execution.address
-        run_ray(tasks, options, share, root, address, on_event=on_event, interrupts=interrupts)
+        run_ray(own, options, share, root, address, on_event=on_event, interrupts=interrupts)
+    else:
+        run_here(own, execution, on_event, interrupts)
+
+
+def tasks(cells: Sequence[Cell], store: Store) -> list[Task]:
+    """Cells with their folders, and the failures that are to be replaced."""
+    return [Task(cell, folder := store.folder(cell), ended_at(folder)) for cell in cells]
+
+
+def run_here(own: Sequence[Task], execution: Execution, on_event: OnEvent, stop: Stop) -> None:
+    """Run tasks in processes of this machine."""
+    if not own:
         return
-    devices = worker_devices(execution, threads)[: len(tasks)]
+    threads = _threads(own)
+    devices = worker_devices(execution, threads)[: len(own)]
     workers = data_workers(execution, devices, threads)
     options = RunOptions(
         execution.data_dir, execution.device, workers, execution.keep, len(devices), execution.system_metrics
     )
-    run_local(tasks, options, devices, threads=threads, on_event=on_event, interrupts=interrupts)
+    run_local(own, options, devices, threads=threads, on_event=on_event, interrupts=stop)
+
+
+def _threads(own: Sequence[Task]) -> int:
+    return max(task.cell.protocol.training.cpu_threads for task in own)
 
 
 def worker_devices(execution: Execution, threads: int) -> list[str]:

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # Notebooks name a way to draw that is not there, and a script called statistics.py in the working folder is no module.
@@ -19,6 +19,12 @@ WORKERS_ENVIRONMENT = {
     "MALLOC_TRIM_THRESHOLD_": str(1 << 30),
     "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
 }
+
+
+class Stop(Protocol):
+    """Says once that a stop is asked for."""
+
+    def notice(self) -> bool: ...  # noqa: D102
 
 
 class Interrupts:
@@ -68,6 +74,7 @@ def starting() -> Iterator[None]:
 
     They ignore the signals from their first moment, for these reach the whole group, and import neither the user's
     script, which so needs no main guard, nor modules of the working folder; nor do they draw on a notebook's page.
+    SLURM's signal before a time limit reaches the group, too: it stays blocked in them, and waits in this one.
     """
     main = sys.modules["__main__"]
     script = {name: vars(main).pop(name) for name in ("__file__",) if name in vars(main)}
@@ -76,9 +83,13 @@ def starting() -> Iterator[None]:
     os.environ.update(WORKERS_ENVIRONMENT)
     own = threading.current_thread() is threading.main_thread()  # others may not set handlers
     before = {number: signal.signal(number, signal.SIG_IGN) for number in SIGNALS} if own else {}
+    limit = {signal.SIGUSR2} if hasattr(signal, "pthread_sigmask") else set()
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, limit) if limit else set()
     try:
         yield
     finally:
+        if limit:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         for number, handler in before.items():
             signal.signal(number, handler)
         for name, value in environment.items():

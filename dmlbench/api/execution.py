@@ -1,0 +1,95 @@
+"""How cells are to run: settings that change no number, checked before anything does."""
+
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from dmlbench.errors import UserError, unknown_name
+from dmlbench.results.store import Store
+from dmlbench.runner.matrix import Execution, ExecutorName, checked_device
+from dmlbench.specs.slurm import SlurmSettings, slurm_settings
+from dmlbench.specs.yaml_files import validate
+
+Tracking = Literal["auto", "none"]
+KEPT = ("weights", "embeddings")
+
+
+def checked_execution(
+    store: Store,
+    data_dir: Path | None,
+    *,
+    tracking: str,
+    device: str,
+    workers: int | None,
+    data_workers: int | None,
+    keep: tuple[str, ...],
+    per_gpu: int,
+    executor: ExecutorName,
+    address: str | None,
+    slurm: str | Path | Sequence[str] | Mapping[str, Any] | None,
+    system_metrics: bool,
+    wait: bool,
+) -> Execution:
+    """How cells are to run; raises UserError for a setting that is not valid, has no effect or is not possible here."""
+    check_system_metrics(system_metrics=system_metrics, tracking=tracking, executor=executor)
+    where, kept, jobs = checked_device(device, executor), checked_keep(keep), checked_slurm(slurm, executor, wait=wait)
+    return Execution(store, data_dir, where, workers, data_workers, kept, per_gpu, executor,
+                     checked_address(address, executor), system_metrics, jobs, wait)  # fmt: skip
+
+
+def checked_address(address: str | None, executor: str) -> str | None:
+    """The address of a Ray cluster; raises UserError where it would have no effect, or Ray is not there."""
+    if address and executor != "ray":
+        raise UserError(f"--address {address}: names a Ray cluster", hint="add --executor ray")
+    if executor == "ray" and find_spec("ray") is None:
+        raise UserError("--executor ray: Ray is not installed", hint="pip install 'dmlbench[ray]'")
+    return address
+
+
+def checked_slurm(
+    given: str | Path | Sequence[str] | Mapping[str, Any] | None, executor: str, *, wait: bool
+) -> SlurmSettings | None:
+    """The settings of SLURM jobs; raises UserError where they are not valid, have no effect, or SLURM is not there."""
+    if executor != "slurm":
+        if given or wait:
+            raise UserError(f"--{'slurm' if given else 'wait'}: is about SLURM jobs", hint="add --executor slurm")
+        return None
+    from dmlbench.runner.slurm import check_slurm
+
+    if isinstance(given, Mapping):
+        settings = validate(SlurmSettings, given, "slurm")
+    else:
+        settings = slurm_settings([str(given)] if isinstance(given, str | Path) else given or ())
+    check_slurm()
+    return settings
+
+
+def checked_keep(keep: tuple[str, ...]) -> tuple[str, ...]:
+    """What is to be kept of a cell; raises UserError for anything unknown."""
+    for name in keep:
+        if name not in KEPT:
+            raise unknown_name("thing to keep", name, KEPT, where="--keep")
+    return keep
+
+
+def check_system_metrics(*, system_metrics: bool, tracking: str, executor: str) -> None:
+    """Raise UserError where sampling the machine would have no effect, or is not possible."""
+    _check_choice("tracking", tracking, get_args(Tracking))
+    _check_choice("executor", executor, get_args(ExecutorName))
+    if not system_metrics:
+        return
+    if tracking == "none":
+        raise UserError("--system-metrics: with --tracking none there is nowhere to send them", hint="leave out one")
+    if executor != "local":
+        cluster = {"ray": "a Ray cluster's", "slurm": "SLURM's nodes"}[executor]
+        raise UserError(f"--system-metrics: samples this machine, not {cluster}", hint="--executor local")
+    if find_spec("psutil") is None:
+        raise UserError("--system-metrics: psutil is not installed", hint="pip install psutil")
+
+
+def _check_choice(name: str, given: str, valid: Sequence[str]) -> None:
+    if not isinstance(given, str):
+        raise UserError(f"{name}: must be one of {', '.join(valid)}, not {given!r}")
+    if given not in valid:
+        raise unknown_name(name, given, valid)

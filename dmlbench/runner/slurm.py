@@ -1,0 +1,235 @@
+"""Gives cells to SLURM as an array of jobs, by submitit, and follows them in the results folder.
+
+The jobs write the results folder themselves, so this process may end once they are submitted. submitit keeps its own
+files, the jobs' scripts and logs among them, in the folder `slurm` of the results.
+"""
+
+import io
+import os
+import shlex
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock
+
+from dmlbench.errors import UserError, attempt, counted, inflected, one_line
+from dmlbench.results.events import Epoch, Finished, Halted, Started, failure
+from dmlbench.results.history import Row, read_history
+from dmlbench.results.locks import holder
+from dmlbench.results.store import Record, ended_at, read_record
+from dmlbench.results.submissions import FOLDER, UNKNOWN, Job, Submission, jobs, record
+from dmlbench.runner.matrix import Execution, tasks
+from dmlbench.runner.signals import Interrupts
+from dmlbench.runner.tasks import OnEvent, Task
+from dmlbench.specs.cell import Cell
+from dmlbench.specs.slurm import SlurmSettings
+
+if TYPE_CHECKING:
+    from submitit import SlurmExecutor
+
+GLANCE = 1.0  # seconds between looks at the results
+ASK = 10.0  # seconds between questions to SLURM
+OFTEN = 10_000  # times that a job is queued again: whether it gets anywhere is what ends it
+
+
+def check_slurm() -> None:
+    """Raise UserError where jobs cannot be submitted from this machine."""
+    if find_spec("submitit") is None:
+        raise UserError("--executor slurm: submitit is not installed", hint="pip install 'dmlbench[slurm]'")
+    for name in ("sbatch", "srun", "squeue"):
+        if shutil.which(name) is None:
+            hint = "run it on the cluster's login node"
+            raise UserError(f"--executor slurm: {name} is not on this machine", hint=hint)
+
+
+def held(cells: Sequence[Cell], root: Path) -> dict[str, Job]:
+    """The jobs that still wait or run, by the cells they were given.
+
+    Raises:
+        UserError: where SLURM does not answer, so that a cell could be given to a second job.
+    """
+    found = jobs(root, {cell.hash for cell in cells})
+    if silent := next((job for job in found.values() if job.state == UNKNOWN), None):
+        what = f"--executor slurm: squeue does not say whether job {silent.id} still has cells of this run"
+        raise UserError(what, hint="try again when `squeue` answers")
+    return {cell: job for cell, job in found.items() if job.live}
+
+
+def submit(cells: Sequence[Cell], execution: Execution) -> tuple[Submission | None, dict[str, Job]]:
+    """Submit the cells that no waiting or running job has.
+
+    Returns:
+        The submission, None where every cell is held; and the jobs that hold some.
+
+    Raises:
+        UserError: where SLURM refuses the jobs, or does not answer.
+    """
+    root = execution.store.root
+    (root / FOLDER).mkdir(parents=True, exist_ok=True)
+    with FileLock(root / FOLDER / ".lock"):  # two runs at once would each find no job that has the cell
+        theirs = held(cells, root)
+        own = [task for task in tasks(cells, execution.store) if task.cell.hash not in theirs]
+        if not own:
+            return None, theirs
+        given = _bundles(own, execution)
+        with _outside_jobs():
+            ids = _sbatch(_executor(root, _settings(execution), len(given)), given)
+        return record(root, ids, [[task.cell.hash for task in bundle.tasks] for bundle in given]), theirs
+
+
+def script(cells: Sequence[Cell], execution: Execution) -> str:
+    """What `submit` would give to sbatch."""
+    given = _bundles(tasks(cells, execution.store), execution)
+    executor = _executor(execution.store.root, _settings(execution), len(given))
+    if len(given) > 1:
+        executor.parameters["map_count"] = len(given)
+    return executor._make_submission_file_text(executor._submitit_command_str, "")
+
+
+def submitted(made: Submission | None, theirs: dict[str, Job], root: Path) -> list[str]:
+    """Lines for the user: what was submitted, and how to follow it."""
+    lines = []
+    if theirs:
+        some = ", ".join(sorted({job.id for job in theirs.values()})[:3])
+        many = f"{counted(len(theirs), 'cell')} {inflected(len(theirs), 'is', 'are')}"
+        lines.append(f"{many} in SLURM jobs that wait or run ({some}), not submitted again")
+    if made is None:
+        return lines
+    cells, given = sum(map(len, made.tasks)), counted(len(made.tasks), "job")
+    ids = made.ids()
+    which = f"{ids[0]} to {ids[-1]}" if len(ids) > 1 else ids[0]
+    at = shlex.quote(str(root))
+    return [
+        *lines,
+        f"submitted {counted(cells, 'cell')} to SLURM in {given}: {which}; their logs are in {root / FOLDER}",
+        f"they run without this process: `dmlbench status --results {at}` shows them, `scancel {made.job}` ends them",
+    ]
+
+
+def _bundles(own: Sequence[Task], execution: Execution) -> list[Any]:
+    from dmlbench.runner.slurm_job import bundles
+
+    settings = _settings(execution)
+    return list(bundles(own, execution, settings.cells_per_job, settings.time, settings.stop_before))
+
+
+def _settings(execution: Execution) -> SlurmSettings:
+    assert execution.slurm is not None  # noqa: S101 - the executor's own settings
+    return execution.slurm
+
+
+def _executor(root: Path, settings: SlurmSettings, count: int) -> "SlurmExecutor":
+    from submitit import SlurmExecutor
+
+    executor = SlurmExecutor(folder=(root / FOLDER).resolve(), max_num_timeout=OFTEN)
+    more = {name.replace("-", "_"): value for name, value in settings.options.items()}
+    more |= {"mem": settings.memory} if settings.memory else {}
+    executor.update_parameters(
+        job_name=str(more.pop("job_name", "dmlbench")),
+        time=settings.time,
+        partition=settings.partition,
+        account=settings.account,
+        qos=settings.qos,
+        gres=settings.gres,
+        cpus_per_task=settings.cpus,
+        # SLURM 22.05 and later no longer pass the cores of a job on to what it starts.
+        srun_args=[f"--cpus-per-task={settings.cpus}"],
+        setup=list(settings.setup) or None,
+        signal_delay_s=settings.stop_before,
+        array_parallelism=settings.jobs_at_a_time or count,
+        wckey=None,
+        additional_parameters=more | {"requeue": True},
+    )
+    return executor
+
+
+def _sbatch(executor: "SlurmExecutor", given: Sequence[Any]) -> list[str]:
+    from submitit.core.utils import FailedJobError, FailedSubmissionError
+
+    folder = Path(executor.folder)
+    before = {*folder.iterdir()}
+    try:
+        with redirect_stderr(io.StringIO()):  # submitit repeats what sbatch says, which the error has
+            return [job.job_id for job in executor.submit_array(given)]
+    except (FailedJobError, FailedSubmissionError, OSError) as error:
+        for left in {*folder.iterdir()} - before:  # what submitit had ready for the jobs
+            left.unlink(missing_ok=True)
+        lines = [line.strip() for line in str(error).splitlines() if line.strip().startswith("sbatch:")]
+        said = lines[-1].removeprefix("sbatch: ") if lines else str(error)
+        hint = "`--dry-run` prints the script; --slurm has its settings"
+        raise UserError(f"--executor slurm: sbatch refuses the jobs ({one_line(said, 300)})", hint=hint) from error
+
+
+@contextmanager
+def _outside_jobs() -> Iterator[None]:
+    """Hide the job that this process may run in: what it asked for would be passed on to the new ones."""
+    inside = {name: os.environ[name] for name in os.environ if name.startswith("SLURM_") and name != "SLURM_CONF"}
+    for name in inside:
+        del os.environ[name]
+    try:
+        yield
+    finally:
+        os.environ.update(inside)
+
+
+@dataclass
+class _Followed:
+    """A cell that jobs are at, and how many rows of its history were passed on."""
+
+    task: Task
+    seen: int
+    begun: bool = False
+    lost: int = 0
+
+
+def follow(own: Sequence[Task], root: Path, *, on_event: OnEvent, interrupts: Interrupts) -> None:
+    """Report what the results folder says of cells until each has ended, or its job has.
+
+    A stop that is asked for ends this, and no job.
+    """
+    open_ = [_Followed(task, len(_history(task))) for task in own]
+    asked = -ASK
+    while open_:
+        if interrupts.asked:
+            return
+        again = time.monotonic() - asked >= ASK
+        states = jobs(root, {one.task.cell.hash for one in open_}, lambda _: None) if again else {}
+        asked = time.monotonic() if again else asked
+        open_ = [one for one in open_ if not _look(one, states.get(one.task.cell.hash), on_event)]
+        if open_:
+            time.sleep(GLANCE)
+
+
+def _look(one: _Followed, job: Job | None, on_event: OnEvent) -> bool:
+    """Pass on what is new of a cell; whether that was the last of it."""
+    task = one.task
+    rows = _history(task)
+    if not one.begun and (len(rows) > one.seen or holder(task.folder)):
+        one.begun = True
+        on_event(task, Started())
+    for row in rows[one.seen :]:
+        on_event(task, Epoch(int(row["epoch"] or 0), task.cell.protocol.training.epochs, row))
+    one.seen = max(one.seen, len(rows))
+    result = read_record(task.folder)
+    if isinstance(result, Record) and (result.done or ended_at(task.folder) != task.failure):
+        on_event(task, Finished(result.summary.error))
+        return True
+    if job is None or job.live:
+        one.lost = 0 if job else one.lost
+        return False
+    one.lost += 1
+    if one.lost < 2:  # a network file system may show the result a little later
+        return False
+    on_event(task, Halted(failure("died", "JobEnded", str(job))))
+    return True
+
+
+def _history(task: Task) -> list[Row]:
+    rows = attempt(read_history, task.folder)
+    return rows if isinstance(rows, list) else []

@@ -1,0 +1,166 @@
+"""What a SLURM job does: it runs its cells in processes of its node, and is queued again where its time is too short.
+
+submitit calls a `Bundle` on the node, and handles the signal that SLURM sends before the time limit by saving what
+`checkpoint` returns and requeueing the job, all at once. A cell can only stop after an epoch, so here the signal is
+taken first: the cells stop, and then submitit's own handler is called.
+"""
+
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from types import FrameType
+from typing import Any, Self
+
+from submitit.helpers import DelayedSubmission
+
+from dmlbench.errors import UserError
+from dmlbench.results.events import Claimed, Event
+from dmlbench.results.history import read_history
+from dmlbench.results.locks import LEASE
+from dmlbench.results.store import has_ended
+from dmlbench.runner.matrix import Execution, run_here
+from dmlbench.runner.tasks import Task
+
+MARGIN = 20  # seconds that are left to the end of the job for saving and requeueing it
+EARLY = 60  # SLURM sends the signal up to so many seconds early
+
+
+@dataclass
+class Bundle:
+    """The cells of a job; a callable that submitit pickles.
+
+    Args:
+        tasks: The cells, with absolute folders.
+        execution: How they run on the node, with absolute paths.
+        minutes: The job's time limit.
+        stop_before: Seconds before the limit at which SLURM sends its signal.
+    """
+
+    tasks: tuple[Task, ...]
+    execution: Execution
+    minutes: int
+    stop_before: int
+    _begun: float = field(default=0.0, init=False)
+    _before: int = field(default=0, init=False)
+
+    def __call__(self) -> str:
+        """Run the cells; how many have a result. Does not return where the job is queued again."""
+        self._begun, self._before = time.monotonic(), self._progress()
+        requeue: Any = signal.getsignal(signal.SIGUSR2)
+        limit = Limit(max(self.stop_before - MARGIN, self.stop_before / 2))
+        try:
+            with limit:
+                self._run(limit)
+        except KeyboardInterrupt:
+            if not limit.asked:
+                raise
+            _say("the epoch was not finished in time and is lost; the one before is not")
+        if limit.asked and self._open() and callable(requeue):
+            requeue(signal.SIGUSR2, None)
+        return f"{len(self.tasks) - len(self._open())} of {len(self.tasks)} cells have a result"
+
+    def checkpoint(self) -> DelayedSubmission | None:
+        """What runs when the job is queued again; None, so that it is not, where a whole job is too short for an epoch.
+
+        The cells' own checkpoints hold all else.
+        """
+        whole = time.monotonic() - self._begun >= 60 * self.minutes - self.stop_before - EARLY
+        if whole and self._progress() == self._before:
+            _say("no epoch was finished within the job's time limit: give it a longer one")
+            return None
+        return DelayedSubmission(Bundle(self.tasks, self.execution, self.minutes, self.stop_before))
+
+    def _run(self, limit: "Limit") -> None:
+        """Run the open cells. One that a job which was lost with its node still claims is tried again later."""
+        claimed: set[str] = set()
+
+        def note(task: Task, event: Event) -> None:
+            if isinstance(event, Claimed) and not event.done:
+                claimed.add(task.cell.hash)
+
+        run_here(self._open(), self.execution, note, limit)
+        again = [task for task in self._open() if task.cell.hash in claimed]
+        if again and not limit.asked:
+            time.sleep(LEASE)
+            run_here(again, self.execution, note, limit)
+
+    def _open(self) -> Sequence[Task]:
+        """The cells without a result, but for a failure that is to be replaced."""
+        return [task for task in self.tasks if not _ended(task)]
+
+    def _progress(self) -> int:
+        """Epochs that the cells have, and results."""
+        return sum(_epochs(task) + _ended(task) for task in self.tasks)
+
+
+class Limit:
+    """Asks cells to stop when SLURM says that the job's time is nearly over, and ends them where they do not.
+
+    Args:
+        grace: Seconds that they have; then KeyboardInterrupt is raised.
+    """
+
+    def __init__(self, grace: float) -> None:
+        self.asked = False
+        self._noticed = False
+        self._grace = grace
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Self:
+        self._before = {number: signal.getsignal(number) for number in (signal.SIGUSR2, signal.SIGALRM)}
+        signal.signal(signal.SIGALRM, self._end)
+        signal.signal(signal.SIGUSR2, self._handle)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, handler in self._before.items():
+            signal.signal(number, signal.SIG_IGN if number is signal.SIGUSR2 else handler)
+
+    def notice(self) -> bool:
+        """Whether a stop was asked for, true at the first call only."""
+        if not self.asked or self._noticed:
+            return False
+        self._noticed = True
+        _say("the job's time is nearly over: stopping after this epoch")
+        return True
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - a handler's signature
+        if not self.asked:
+            self.asked = True
+            signal.setitimer(signal.ITIMER_REAL, self._grace)
+
+    def _end(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - a handler's signature
+        raise KeyboardInterrupt
+
+
+def bundles(tasks: Sequence[Task], execution: Execution, size: int, minutes: int, stop_before: int) -> list[Bundle]:
+    """Divide tasks among jobs, `size` to each, in their order."""
+    root = execution.store.root.resolve()
+    absolute = [replace(task, folder=task.folder.resolve()) for task in tasks]
+    data = execution.data_dir.resolve() if execution.data_dir else None
+    own = replace(execution, store=type(execution.store)(root), data_dir=data, executor="local", slurm=None, wait=False)
+    parts = [tuple(absolute[start : start + size]) for start in range(0, len(absolute), size)]
+    return [Bundle(part, own, minutes, stop_before) for part in parts]
+
+
+def _ended(task: Task) -> bool:
+    try:
+        return has_ended(task.folder, task.failure)
+    except UserError:  # damaged: nothing is run over it
+        return True
+
+
+def _epochs(task: Task) -> int:
+    try:
+        return len(read_history(task.folder))
+    except UserError:
+        return 0
+
+
+def _say(line: str) -> None:
+    """Add a line to the job's log."""
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()
