@@ -194,17 +194,17 @@ def run(
     _check_counts(workers=workers, per_gpu=per_gpu, data_workers=data_workers)
     store, data = Store(Path(results)), data_folder(_path(data_dir))
     asked = _some(with_claimed(_names(methods, "methods"), claimed := _claims(claims), _path(methods_dir)), "methods")
+    # fmt: off
     request = Request(asked, _some(datasets, "datasets"), _seeds(seeds), str(protocol) if protocol else None,
-                      _settings(settings or {}), _path(methods_dir), data, skip_bad, _overlay(tuned, store))  # fmt: skip
+                      _settings(settings or {}), _path(methods_dir), data, skip_bad, _overlay(tuned, store))
     console = SafeConsole(quiet=True) if quiet else plain_or_wide()
-    execution = checked_execution(
-        store, data, tracking=tracking, device=str(device), workers=workers, data_workers=data_workers,
-        keep=_names(keep, "keep"), per_gpu=per_gpu, executor=executor, address=address, slurm=slurm,
-        system_metrics=system_metrics, wait=wait)  # fmt: skip
+    execution = checked_execution(store, data, tracking=tracking, device=str(device), workers=workers, wait=wait,
+                                  data_workers=data_workers, keep=_names(keep, "keep"), per_gpu=per_gpu, slurm=slurm,
+                                  executor=executor, address=address, system_metrics=system_metrics)
+    # fmt: on
     cells = plan(request, console.say)
-    run_cells(
-        console, cells, pending(cells, store, retry_failed=retry_failed), execution, tracking=tracking, claims=claimed
-    )
+    todo = pending(cells, store, retry_failed=retry_failed)
+    run_cells(console, cells, todo, execution, tracking=tracking, claims=claimed)
     return Study(store.root, frozenset(cell.hash for cell in cells))
 
 

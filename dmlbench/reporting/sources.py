@@ -17,6 +17,7 @@ from dmlbench.reporting.naming import named
 from dmlbench.results.frames import MEAN
 from dmlbench.results.records import INDEX, Code, Environment, Summary, facts, one_wording
 from dmlbench.results.store import Roots, folder_state, read_spec, read_summary
+from dmlbench.results.submissions import jobs
 from dmlbench.specs.cell import Cell, Part, ResolvedValue, differences, digest
 from dmlbench.specs.overrides import sourced, to_type
 from dmlbench.specs.protocol import own_protocols
@@ -236,7 +237,7 @@ def failed(results: pd.DataFrame) -> list[Missing]:
 def unfinished(roots: Roots, damaged: OnDamaged = warn) -> pd.DataFrame:
     """Cells that were planned and have no result: the columns of `load_results` that say what they are, and `state`.
 
-    `damaged` takes those whose spec cannot be read.
+    The state says why the SLURM job ended that had the cell. `damaged` takes those whose spec cannot be read.
     """
     states = {folder: folder_state(folder) for store in roots.stores for folder in store.folders()}
     read = ((folder, attempt(read_spec, folder)) for folder, state in states.items() if state != "damaged")
@@ -244,7 +245,15 @@ def unfinished(roots: Roots, damaged: OnDamaged = warn) -> pd.DataFrame:
     ended = {spec.hash for folder, spec in specs if states[folder] in ("done", "failed")}
     found = zip((states[folder] for folder, _ in specs), one_wording(facts(spec) for _, spec in specs), strict=True)
     rows = [own.__dict__ | {"network": MEAN, "state": state} for state, own in found if own.hash not in ended]
+    ends = _ended_jobs(roots, {row["hash"] for row in rows}, damaged)
+    rows = [row | {"state": f"{row['state']}: {ends[row['hash']]}"} if row["hash"] in ends else row for row in rows]
     return pd.DataFrame(rows, columns=[*INDEX, "network", "state"]).drop_duplicates("hash")
+
+
+def _ended_jobs(roots: Roots, hashes: Collection[str], damaged: OnDamaged) -> dict[str, str]:
+    """Why the SLURM jobs of cells are over, by the cells' hashes."""
+    found = {cell: job for store in roots.stores for cell, job in jobs(store.root, hashes, damaged).items()}
+    return {cell: job.cause for cell, job in found.items() if job.cause}
 
 
 def in_words(begun: pd.DataFrame) -> list[Missing]:

@@ -86,7 +86,12 @@ class Job:
         why = f" ({self.reason})" if self.reason and self.state == "PENDING" else ""
         if self.live:
             return f"SLURM job {self.id}: {self.state.lower()}{why}"
-        return f"SLURM job {self.id} {ENDS[self.state]} ({self.state}; log: {self.log})"
+        return f"{self.cause}; log: {self.log}"
+
+    @property
+    def cause(self) -> str:
+        """Why it is over, for people: `SLURM job 12_0 reached its time limit (TIMEOUT)`; "" while it is not."""
+        return "" if self.live else f"SLURM job {self.id} {ENDS[self.state]} ({self.state})"
 
 
 def record(root: Path, job_ids: list[str], tasks: list[list[str]]) -> Submission:
