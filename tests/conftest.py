@@ -1,5 +1,6 @@
 """Cells and method folders made by hand, for the tests of this folder."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -89,3 +90,22 @@ def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     monkeypatch.chdir(folder)
     return folder
+
+
+@pytest.fixture
+def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Sets what a command of SLURM prints, and its exit code; before, none answers."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}/usr/bin{os.pathsep}/bin")
+
+    def say(command: str, *lines: str, error: str = "", code: int = 0) -> Path:
+        arguments = folder / f"{command}.arguments"
+        said = "".join(f"echo '{line}'\n" for line in lines) + (f"echo '{error}' >&2\n" if error else "")
+        (folder / command).write_text(f'#!/bin/sh\necho "$@" >> {arguments}\n{said}exit {code}\n')
+        (folder / command).chmod(0o755)
+        return arguments
+
+    say("squeue", error="slurm_load_jobs error: Unable to contact slurm controller", code=1)
+    say("sacct", error="Slurm accounting storage is disabled", code=1)
+    return say

@@ -194,14 +194,12 @@ def run(
     _check_counts(workers=workers, per_gpu=per_gpu, data_workers=data_workers)
     store, data = Store(Path(results)), data_folder(_path(data_dir))
     asked = _some(with_claimed(_names(methods, "methods"), claimed := _claims(claims), _path(methods_dir)), "methods")
-    # fmt: off
     request = Request(asked, _some(datasets, "datasets"), _seeds(seeds), str(protocol) if protocol else None,
-                      _settings(settings or {}), _path(methods_dir), data, skip_bad, _overlay(tuned, store))
+                      _settings(settings or {}), _path(methods_dir), data, skip_bad, _tuned(tuned, store))  # fmt: skip
     console = SafeConsole(quiet=True) if quiet else plain_or_wide()
     execution = checked_execution(store, data, tracking=tracking, device=str(device), workers=workers, wait=wait,
                                   data_workers=data_workers, keep=_names(keep, "keep"), per_gpu=per_gpu, slurm=slurm,
-                                  executor=executor, address=address, system_metrics=system_metrics)
-    # fmt: on
+                                  executor=executor, address=address, system_metrics=system_metrics)  # fmt: skip
     cells = plan(request, console.say)
     todo = pending(cells, store, retry_failed=retry_failed)
     run_cells(console, cells, todo, execution, tracking=tracking, claims=claimed)
@@ -364,7 +362,7 @@ def _in_words(cells: Sequence[Cell], todo: Sequence[Cell], execution: Execution)
     return f"{counted(len(cells), 'cell')}: {counts}; results in {execution.store.root}"
 
 
-def _overlay(tuned: str | Path | bool, store: Store) -> Path | None:
+def _tuned(tuned: str | Path | bool, store: Store) -> Path | None:
     """The file of tuned values, where they are wanted."""
     return (default_path(store.root) if tuned is True else Path(tuned)) if tuned else None
 

@@ -69,7 +69,7 @@ class Submission(StrictModel):
 class Job:
     """The job that a cell was last submitted with, and its state in SLURM's words: `PENDING`, `RUNNING`, `TIMEOUT`.
 
-    The state is `UNKNOWN` where SLURM cannot be asked, and `FORGOTTEN` where it knows the job no more.
+    The reason is SLURM's for letting it wait. The state is `UNKNOWN` where SLURM cannot be asked, and `FORGOTTEN` where it knows the job no more.
     """
 
     id: str
@@ -83,7 +83,7 @@ class Job:
         return self.state not in ENDS
 
     def __str__(self) -> str:
-        why = f" ({self.reason})" if self.reason and self.state == "PENDING" else ""
+        why = f" ({self.reason})" if self.reason else ""
         if self.live:
             return f"SLURM job {self.id}: {self.state.lower()}{why}"
         return f"{self.cause}; log: {self.log}"
@@ -145,7 +145,7 @@ def _ask(ids: list[str]) -> dict[str, tuple[str, str]] | None:
     found = {}
     for line in queue.splitlines():
         job, state, reason = (*line.strip().split("|", 2), "", "")[:3]
-        found[job] = state, "" if reason == "None" else reason
+        found[job] = state, reason if state == "PENDING" else ""
     if gone := [job for job in ids if job not in found]:
         accounts = _output("sacct", "--noheader", "--parsable2", "-X", f"--jobs={','.join(gone)}", "-o", "JobID,State")
         for line in (accounts or "").splitlines():

@@ -83,7 +83,7 @@ def starting() -> Iterator[None]:
     os.environ.update(WORKERS_ENVIRONMENT)
     own = threading.current_thread() is threading.main_thread()  # others may not set handlers
     before = {number: signal.signal(number, signal.SIG_IGN) for number in SIGNALS} if own else {}
-    limit = {signal.SIGUSR2} if hasattr(signal, "pthread_sigmask") else set()
+    limit = {signal.SIGUSR1, signal.SIGUSR2} if hasattr(signal, "pthread_sigmask") else set()
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, limit) if limit else set()
     try:
         yield

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from types import FrameType
 from typing import Any, Self
 
+from submitit.core.job_environment import JobEnvironment
 from submitit.helpers import DelayedSubmission
 
 from dmlbench.errors import UserError
@@ -23,6 +24,7 @@ from dmlbench.results.store import has_ended
 from dmlbench.runner.matrix import Execution, run_here
 from dmlbench.runner.tasks import Task
 
+NUMBER = JobEnvironment._usr_sig()  # SIGUSR2, unless the user's SUBMITIT_PREEMPT_SIGNAL names another
 MARGIN = 20  # seconds that are left to the end of the job for saving and requeueing it
 EARLY = 60  # SLURM sends the signal up to so many seconds early
 
@@ -48,7 +50,7 @@ class Bundle:
     def __call__(self) -> str:
         """Run the cells; how many have a result. Does not return where the job is queued again."""
         self._begun, self._before = time.monotonic(), self._progress()
-        requeue: Any = signal.getsignal(signal.SIGUSR2)
+        requeue: Any = signal.getsignal(NUMBER)
         limit = Limit(max(self.stop_before - MARGIN, self.stop_before / 2))
         try:
             with limit:
@@ -58,7 +60,7 @@ class Bundle:
                 raise
             _say("the epoch was not finished in time and is lost; the one before is not")
         if limit.asked and self._open() and callable(requeue):
-            requeue(signal.SIGUSR2, None)
+            requeue(NUMBER, None)
         return f"{len(self.tasks) - len(self._open())} of {len(self.tasks)} cells have a result"
 
     def checkpoint(self) -> DelayedSubmission | None:
@@ -109,15 +111,15 @@ class Limit:
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
-        self._before = {number: signal.getsignal(number) for number in (signal.SIGUSR2, signal.SIGALRM)}
+        self._before = {number: signal.getsignal(number) for number in (NUMBER, signal.SIGALRM)}
         signal.signal(signal.SIGALRM, self._end)
-        signal.signal(signal.SIGUSR2, self._handle)
+        signal.signal(NUMBER, self._handle)
         return self
 
     def __exit__(self, *_: object) -> None:
         signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in self._before.items():
-            signal.signal(number, signal.SIG_IGN if number is signal.SIGUSR2 else handler)
+            signal.signal(number, signal.SIG_IGN if number is NUMBER else handler)
 
     def notice(self) -> bool:
         """Whether a stop was asked for, true at the first call only."""

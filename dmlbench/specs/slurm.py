@@ -20,6 +20,7 @@ OURS = {
     "account": "account", "array": "jobs_at_a_time", "cpus-per-task": "cpus", "gres": "gres",
     "mem": "memory", "partition": "partition", "qos": "qos", "signal": "stop_before", "time": "time",
 }  # fmt: skip
+TEXTS = ("partition", "account", "qos", "gres", "memory", "setup")
 FIXED = ("chdir", "error", "nodes", "ntasks", "ntasks-per-node", "open-mode", "output", "requeue", "wrap")
 
 
@@ -47,10 +48,10 @@ class SlurmSettings(Section):
     account: Line | None = None
     qos: Line | None = None
     gres: Line | None = None
-    memory: Annotated[str, Field(pattern=r"^[1-9][0-9]*[KMGT]$")] | None = None
+    memory: str | None = None
     cpus: Annotated[int, Ge(1), Le(4096)] = 1
     setup: tuple[Line, ...] = ()
-    options: dict[Annotated[str, Field(pattern=r"^[a-z][a-z-]*$")], bool | int | Line] = Field(default_factory=dict)
+    options: dict[str, bool | int | Line] = Field(default_factory=dict)
     cells_per_job: Annotated[int, Ge(1), Le(10_000)] = 1
     jobs_at_a_time: Annotated[int, Ge(1), Le(100_000)] | None = None
     stop_before: Annotated[int, Ge(10), Le(3600)] = 120
@@ -67,6 +68,13 @@ class SlurmSettings(Section):
         days, hours, minutes, seconds = (int(part or 0) for part in found.groups())
         return (24 * days + hours) * 60 + minutes + (seconds > 0)
 
+    @field_validator("memory")
+    @classmethod
+    def _with_its_unit(cls, memory: str | None) -> str | None:
+        if memory is not None and not re.fullmatch(r"[1-9][0-9]*[KMGT]", memory):
+            raise ValueError("must be a whole number and its unit, such as 32G")
+        return memory
+
     @field_validator("setup", mode="before")
     @classmethod
     def _one_line(cls, setup: object) -> object:
@@ -77,6 +85,8 @@ class SlurmSettings(Section):
     @classmethod
     def _not_ours(cls, options: dict[str, bool | int | str]) -> dict[str, bool | int | str]:
         for name, value in options.items():
+            if not re.fullmatch(r"[a-z][a-z-]*", name):
+                raise ValueError(f"{name!r} is no long name of an option, such as constraint")
             if name in OURS:
                 raise ValueError(f"{name} has a setting of its own: {OURS[name]}")
             if name in FIXED:
@@ -116,6 +126,8 @@ def _pair(text: str) -> dict[str, Any]:
     key, value = key.strip(), value.strip()
     if not equals or not key or not value:
         raise UserError(f"--slurm {text!r}: must be a YAML file or KEY=VALUE", hint="for example --slurm partition=gpu")
-    typed: object = int(value) if value.isdigit() else value == "true" if value in ("true", "false") else value
     section, dot, name = key.partition(".")
+    typed: object = value
+    if section not in TEXTS:
+        typed = int(value) if value.isdigit() else value == "true" if value in ("true", "false") else value
     return {section: {name: typed}} if dot else {key: typed}

@@ -65,6 +65,7 @@ FORMS = {  # of patterns
     r"^[a-z0-9][a-z0-9_-]*\+[a-z0-9][a-z0-9_-]*$": "BASE+MODIFIER",
     r"^[A-Za-z0-9][A-Za-z0-9._-]*$": "letters, digits, '.', _ and -",
     r"^[1-9]\d*(,[1-9]\d*)*$": "whole numbers with commas between, such as 512,1024",
+    r"^[^\n\r]+$": "one line of text",
 }
 
 

@@ -1,0 +1,222 @@
+"""Jobs on SLURM itself are tested in tests/e2e/test_slurm.py; here scripts answer in the place of its commands."""
+
+import json
+import os
+import signal
+import sys
+import time
+from types import SimpleNamespace
+
+import psutil
+import pytest
+from submitit import LocalExecutor
+
+from dmlbench.errors import UserError
+from dmlbench.results.events import Epoch, Finished, Halted, Started
+from dmlbench.results.store import Store
+from dmlbench.results.submissions import record, submissions
+from dmlbench.runner import slurm as runner
+from dmlbench.runner.matrix import Execution, Request, plan, tasks
+from dmlbench.runner.slurm import check_slurm, follow, script, submit
+from dmlbench.runner.slurm_job import Limit, bundles
+from dmlbench.specs.slurm import SlurmSettings
+from tests.begun import begin, ended
+
+TINY = ("input.size=16", "input.resize=16", "model.embedding_dim=16", "evaluation.every=1")
+
+
+@pytest.fixture
+def cells(make_cell):
+    return [make_cell(seed=seed) for seed in range(5)]
+
+
+@pytest.fixture
+def execution(store):
+    return Execution(store, executor="slurm", slurm=SlurmSettings(time=30, cells_per_job=2, jobs_at_a_time=2))
+
+
+@pytest.fixture
+def head_node(slurm):
+    """Commands of a login node, of which sbatch gives each submission the next number."""
+    slurm("srun")
+    slurm("squeue", *(f"{job}_{task}|PENDING|Priority" for job in (41, 42) for task in range(3)))
+    slurm("sbatch", "Submitted batch job 41")
+    return slurm
+
+
+def test_each_job_has_its_cells_and_a_record(cells, execution, head_node):
+    made, theirs = submit(cells, execution)
+    assert not theirs
+    assert (made.job, made.array) == ("41", True)
+    assert made.tasks == [[cells[0].hash, cells[1].hash], [cells[2].hash, cells[3].hash], [cells[4].hash]]
+    assert submissions(execution.store.root) == [made]
+    pickles = sorted(path.name for path in (execution.store.root / "slurm").glob("*.pkl"))
+    assert pickles == [f"41_{task}_submitted.pkl" for task in range(3)]
+
+
+def test_a_cell_that_a_job_has_is_not_submitted_again(cells, execution, head_node):
+    submit(cells[:4], execution)
+    head_node("sbatch", "Submitted batch job 42")
+    made, theirs = submit(cells, execution)
+    assert made.tasks == [[cells[4].hash]]
+    assert {job.id for job in theirs.values()} == {"41_0", "41_1"}
+    head_node("squeue", "41_0|TIMEOUT|None", "41_1|RUNNING|None", "42|RUNNING|None")
+    head_node("sbatch", "Submitted batch job 43")
+    made, theirs = submit(cells, execution)
+    assert made.tasks == [[cells[0].hash, cells[1].hash]]
+    assert submit(cells, execution)[0].job == "43"  # which squeue does not know: it is over
+
+
+def test_where_slurm_does_not_answer_nothing_is_submitted(cells, execution, head_node):
+    submit(cells[:1], execution)
+    asked = head_node("sbatch", "Submitted batch job 42")
+    asked.unlink()
+    head_node("squeue", error="Unable to contact slurm controller", code=1)
+    with pytest.raises(UserError, match="squeue does not say whether job 41 still has cells of this run"):
+        submit(cells, execution)
+    assert not asked.exists()
+
+
+def test_what_sbatch_refuses_leaves_nothing(cells, execution, head_node):
+    head_node("sbatch", error="sbatch: error: Batch job submission failed: Invalid account", code=1)
+    with pytest.raises(UserError, match=r"sbatch refuses the jobs \(error: Batch job submission failed: Invalid acc"):
+        submit(cells, execution)
+    assert [path.name for path in (execution.store.root / "slurm").iterdir()] == [".lock"]
+
+
+def test_a_job_within_a_job_is_one_of_its_own(cells, execution, head_node, monkeypatch, tmp_path):
+    monkeypatch.setenv("SLURM_MEM_PER_CPU", "1")
+    monkeypatch.setenv("SLURM_CONF", "here")
+    (tmp_path / "bin" / "sbatch").write_text(f"#!/bin/sh\nenv > {tmp_path}/seen\necho Submitted batch job 41\n")
+    submit(cells, execution)
+    seen = (tmp_path / "seen").read_text().splitlines()
+    assert "SLURM_CONF=here" in seen
+    assert not any(line.startswith("SLURM_MEM_PER_CPU") for line in seen)
+    assert os.environ["SLURM_MEM_PER_CPU"] == "1"
+
+
+def test_the_script_of_one_job_is_no_array(cells, execution, head_node):
+    assert "#SBATCH --array=0-2%2\n" in script(cells, execution)
+    assert "--array" not in script(cells[:2], execution)
+
+
+@pytest.mark.parametrize("command", ["sbatch", "srun", "squeue"])
+def test_a_machine_that_cannot_submit_is_told(command, head_node, tmp_path, monkeypatch):
+    check_slurm()
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    (tmp_path / "bin" / command).unlink()
+    with pytest.raises(UserError, match=f"{command} is not on this machine; run it on the cluster's login node"):
+        check_slurm()
+
+
+def test_following_tells_what_the_results_folder_and_slurm_say(store, cells, slurm, monkeypatch):
+    monkeypatch.setattr(runner, "GLANCE", 0.0)
+    monkeypatch.setattr(runner, "ASK", 0.0)
+    own, told = cells[:3], []
+    begin(store, own[1]).append({"epoch": 0})
+    record(store.root, ["7_0", "7_1", "7_2"], [[cell.hash] for cell in own])
+    slurm("squeue", "7_0|RUNNING|None", "7_1|OUT_OF_MEMORY|None", "7_2|RUNNING|None")
+
+    def run() -> None:
+        writer, failing = begin(store, own[0]), begin(store, own[2])
+        writer.append({"epoch": 0})
+        writer.append({"epoch": 1, "train/loss": 1.0})
+        writer.finish(ended(own[0]))
+        failing.finish(ended(own[2], "failed"))
+
+    note = lambda task, event: told.append((task.cell.seed, event))  # noqa: E731
+    follow(tasks(own, store), store.root, on_event=note, interrupts=Meanwhile(run))
+    assert [type(event) for seed, event in told if seed == 0] == [Started, Epoch, Epoch, Finished]
+    assert [str(event.error) for seed, event in told if seed == 2] == ["diverged: loss is nan"]
+    [halted] = [event for seed, event in told if seed == 1]
+    assert isinstance(halted, Halted)
+    assert halted.error.message.startswith("SLURM job 7_1 ran out of memory (OUT_OF_MEMORY)")
+
+
+def test_a_stop_ends_the_following_alone(store, cells, slurm):
+    record(store.root, ["7"], [[cells[0].hash]])
+    slurm("squeue", "7|RUNNING|None")
+    follow(tasks(cells[:1], store), store.root, on_event=None, interrupts=SimpleNamespace(asked=True))
+
+
+class Meanwhile:
+    """Interrupts that nobody asks for; something happens when they are looked at first."""
+
+    def __init__(self, happens) -> None:
+        self._happens = [happens]
+
+    @property
+    def asked(self) -> bool:
+        while self._happens:
+            self._happens.pop()()
+        return False
+
+
+def test_a_job_that_is_too_short_for_an_epoch_is_not_queued_again(store, cells):
+    [bundle] = bundles(tasks(cells[:2], store), Execution(store), 2, minutes=1, stop_before=10)
+    assert bundle.checkpoint() is None
+    begin(store, cells[0]).append({"epoch": 0})
+    again = bundle.checkpoint().function
+    assert (again.tasks, again.minutes) == (bundle.tasks, 1)
+    assert bundle.tasks[0].folder.is_absolute()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+def test_slurms_signal_asks_once_and_then_ends_what_does_not_stop():
+    before = signal.getsignal(signal.SIGALRM)
+    with Limit(60.0) as limit:
+        assert not limit.notice()
+        os.kill(os.getpid(), signal.SIGUSR2)
+        assert limit.asked
+        assert limit.notice()
+        assert not limit.notice()
+    with pytest.raises(KeyboardInterrupt), Limit(0.01):  # noqa: PT012 - what happens while it is entered
+        os.kill(os.getpid(), signal.SIGUSR2)
+        time.sleep(60)
+    assert signal.getsignal(signal.SIGALRM) is before
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+    signal.signal(signal.SIGUSR2, signal.SIG_DFL)
+
+
+@pytest.fixture
+def submit_here(tmp_path, monkeypatch):
+    """Runs a bundle as submitit's local executor does: in a process that is started again where it asks for that."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+    def submit(*changes: str, methods: str = "ms", minutes: int = 30):
+        own = plan(Request((methods,), ("glyphs",), (0,), settings=(*TINY, "training.epochs=3")))
+        own += plan(Request((methods,), ("glyphs",), (0,), settings=(*TINY, *changes)))
+        store = Store(tmp_path / "runs")
+        [bundle] = bundles(tasks(own, store), Execution(store), 2, minutes, 120)
+        executor = LocalExecutor(tmp_path / "jobs")
+        executor.update_parameters(timeout_min=10)
+        return executor.submit(bundle), [store.folder(cell) for cell in own]
+
+    return submit
+
+
+@pytest.mark.slow
+def test_a_cell_that_fails_does_not_stop_the_others_of_its_job(submit_here):
+    job, folders = submit_here("training.epochs=2", "training.learning_rate=1e30")
+    assert job.result() == "2 of 2 cells have a result", job.stderr()
+    found = [json.loads((folder / "summary.json").read_text()) for folder in folders]
+    assert [summary["status"] for summary in found] == ["done", "failed"]
+    assert found[1]["error"]["kind"] == "diverged"
+    assert "epoch 1 of" in (folders[0] / "log.txt").read_text()
+
+
+@pytest.mark.slow
+def test_a_job_that_is_told_its_end_finishes_the_epoch_and_starts_again(submit_here):
+    job, folders = submit_here("training.epochs=12", minutes=1)
+    history = folders[0] / "history.csv"
+    while not history.is_file() or len(history.read_text().splitlines()) < 3:
+        time.sleep(0.1)
+    controller = psutil.Process(job._process.pid)
+    [process] = [own for own in controller.children() if "submitit.core._submit" in own.cmdline()]
+    for own in [process, *process.children(recursive=True)]:  # as SLURM does
+        own.send_signal(signal.SIGUSR2)
+    assert job.result() == "2 of 2 cells have a result", job.stderr()
+    found = [json.loads((folder / "summary.json").read_text()) for folder in folders]
+    assert [summary["status"] for summary in found] == ["done", "done"]
+    assert [len(summary["resumed"]) for summary in found] in ([1, 0], [1, 1])  # one core runs one cell at a time
+    assert "stopping after this epoch" in job.stderr()
