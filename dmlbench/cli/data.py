@@ -39,12 +39,17 @@ def fetch(name: str, data_dir: Path | None) -> None:
       dmlbench data fetch cub
       dmlbench data fetch sop --data-dir data
     """
+    fetch_dataset(name, "NAME", data_dir)
+
+
+def fetch_dataset(name: str, where: str, data_dir: Path | None) -> None:
+    """Download a dataset unless it is there; raises UserError where it has to be placed by hand."""
     from dmlbench.data.catalogue import dataset_info
     from dmlbench.data.family import Downloadable, cache_dir
     from dmlbench.errors import UserError
 
-    info = dataset_info(name, "NAME")
-    folder = _created(data_dir) or cache_dir()
+    info = dataset_info(name, where)
+    folder = created(data_dir) or cache_dir()
     look = f"`dmlbench data check {name}{f' --data-dir {data_dir}' if data_dir else ''}` looks at every image"
     with suppress(UserError):
         info.family.read(folder, lambda _: None)
@@ -137,7 +142,7 @@ def info(name: str, data_dir: Path | None, sheet: Path | None) -> None:
     console.say(f"wrote {path}")
 
 
-def _created(data_dir: Path | None) -> Path | None:
+def created(data_dir: Path | None) -> Path | None:
     """The data folder; one that was named for a download is made."""
     from dmlbench.errors import UserError
     from dmlbench.runner.matrix import data_folder

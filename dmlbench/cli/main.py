@@ -16,6 +16,7 @@ from dmlbench.runner.signals import WORKERS_ENVIRONMENT
 # Name: (module below dmlbench.cli, one line for the overview). Modules load when their command is used.
 COMMANDS = {
     "run": "Train and score methods on datasets over seeds.",
+    "prefetch": "Load a run's data and weights where there is internet.",
     "report": "Render results as a page, tables and figures.",
     "list": "List methods, datasets or protocols.",
     "show": "Show a method's resolved values and where each comes from.",

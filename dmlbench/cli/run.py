@@ -1,5 +1,6 @@
 """`dmlbench run`."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import TypeVar
 
-    from dmlbench.runner.matrix import Execution
+    from dmlbench.runner.matrix import Execution, Request
     from dmlbench.runner.progress import SafeConsole
     from dmlbench.specs.cell import Cell
     from dmlbench.specs.study import Claim, StudyFile
@@ -152,23 +153,17 @@ def command(**options: Any) -> int:  # noqa: ANN401 - click's options
     """
     from dmlbench.analysis.groups import Against
     from dmlbench.api.execution import checked_execution
-    from dmlbench.api.study import run_cells, with_claimed
+    from dmlbench.api.study import run_cells
     from dmlbench.cli.tables import print_claims, print_comparison, print_unfinished
     from dmlbench.results.claims import check_claims
     from dmlbench.results.store import Store
     from dmlbench.runner import matrix
     from dmlbench.runner.progress import plain_or_wide
 
-    study, claims = _study(options), _claims(options)
-    methods = with_claimed(_given("--methods", options["methods"], study.methods), claims, options["methods_dir"])
-    datasets = _given("--datasets", options["datasets"], study.datasets)
-    _check_some(options["study"], methods=methods, datasets=datasets)
-    request = matrix.Request(
-        methods, datasets, _seeds(options["seeds"], options["chosen"], study.seeds),
-        _given("--protocol", options["protocol"], study.protocol),
-        _given("--set", options["settings"], study.changes) + _vary(options["vary"]), options["methods_dir"],
-        matrix.data_folder(options["data_dir"]), options["skip_bad"], _overlay(options["tuned"], options["results"]),
-    )  # fmt: skip
+    claims, study = claims_of(options), _study(options)
+    request = requested(options, _seeds(options["seeds"], options["chosen"], study.seeds), claims)
+    tuned = _overlay(options["tuned"], options["results"])
+    request = replace(request, settings=request.settings + _vary(options["vary"]), tuned=tuned)
     store, console = Store(options["results"]), plain_or_wide()
     execution = checked_execution(store, request.data_dir, **{name: options[name] for name in EXECUTION})
     cells = matrix.plan(request, console.say)
@@ -180,10 +175,26 @@ def command(**options: Any) -> int:  # noqa: ANN401 - click's options
     run_cells(console, cells, todo, execution, tracking=options["tracking"], claims=claims)
     if execution.slurm and todo and not execution.wait:
         return 0  # nothing has run yet
-    base = next((name for name in methods if "+" not in name), "")
+    base = next((name for name in request.methods if "+" not in name), "")
     print_comparison(console, store, cells, Against(options["against"], base))
     print_claims(console, store, cells)
     return print_unfinished(console, store, cells)
+
+
+def requested(options: "Mapping[str, Any]", seeds: tuple[int, ...], claims: "Sequence[Claim]") -> "Request":
+    """What the command line and the study ask for, with the methods of its claims."""
+    from dmlbench.api.study import with_claimed
+    from dmlbench.runner.matrix import Request, data_folder
+
+    study = _study(options)
+    methods = with_claimed(_given("--methods", options["methods"], study.methods), claims, options["methods_dir"])
+    datasets = _given("--datasets", options["datasets"], study.datasets)
+    _check_some(options["study"], methods=methods, datasets=datasets)
+    return Request(
+        methods, datasets, seeds, _given("--protocol", options["protocol"], study.protocol),
+        _given("--set", options["settings"], study.changes), options["methods_dir"],
+        data_folder(options["data_dir"]), options["skip_bad"],
+    )  # fmt: skip
 
 
 def _overlay(tuned: Path | None, results: Path) -> Path | None:
@@ -214,7 +225,8 @@ def _study(options: "Mapping[str, Any]") -> "StudyFile":
     return read_study(options["study"]) if options["study"] else StudyFile()
 
 
-def _claims(options: "Mapping[str, Any]") -> "tuple[Claim, ...]":
+def claims_of(options: "Mapping[str, Any]") -> "tuple[Claim, ...]":
+    """The claims of the study and of the command line."""
     from dmlbench.specs.study import parse_claim
 
     return (*_study(options).claims, *map(parse_claim, options["claims"]))

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from dmlbench.errors import UserError
-from dmlbench.models.pretrained import OFFLINE, check_name, is_file
+from dmlbench.models.pretrained import OFFLINE, check_name, is_file, kept_as
 from dmlbench.specs.protocol_spec import InputSpec, ModelSpec
 
 TIMM_NAME = re.compile(r"\w+(\.[\w-]+)?")
@@ -176,7 +176,7 @@ def _not_built(source: str, name: str, spec: ModelSpec, error: Exception) -> Use
     """That a library failed: at its download where it has one, else with these arguments."""
     if spec.weights and not is_file(spec.weights):
         what = f"model.weights: {source} cannot build {name} with weights {spec.weights} ({reason_of(error)})"
-        return UserError(what, hint=OFFLINE)
+        return UserError(what, hint=f"{OFFLINE}; the file is {kept_as(spec)}")
     given = f" with {spec.kwargs}" if spec.kwargs else ""
     return UserError(f"model: {source} cannot build {name}{given} ({reason_of(error)})")
 

@@ -12,7 +12,7 @@ from dmlbench.specs.cell import Cell, digest
 from dmlbench.specs.protocol_spec import ModelSpec, ProtocolSpec, protocol_identity
 
 FILES = (".safetensors", ".pth")
-OFFLINE = "without internet, --set model.weights=FILE"
+OFFLINE = "without internet, --set model.weights=FILE, or `dmlbench prefetch` where there is some"
 
 
 def is_file(weights: str) -> bool:
@@ -31,14 +31,37 @@ def check_name(spec: ModelSpec, valid: list[str]) -> None:
     raise UserError(f"model.weights: {spec.weights!r} is no weights file", hint=hint)
 
 
+def has_download(spec: ModelSpec) -> bool:
+    """Whether a library downloads the weights."""
+    source, _, _ = spec.backbone.partition(":")
+    return bool(spec.weights) and not is_file(str(spec.weights)) and source in ("timm", "torchvision")
+
+
 def to_download(spec: ModelSpec) -> str:
     """What a run downloads before it starts, in words; empty where nothing is missing. Downloads nothing."""
     source, _, name = spec.backbone.partition(":")
-    if not spec.weights or is_file(spec.weights) or source not in ("timm", "torchvision"):
+    if not has_download(spec):
         return ""
-    if _timm_has(name) if source == "timm" else _torchvision_has(name, spec.weights):
+    if _timm_has(name) if source == "timm" else _torchvision_has(name, str(spec.weights)):
         return ""
-    return f"weights {spec.weights} of {spec.backbone} are not on this machine; a run downloads them ({OFFLINE})"
+    what = f"weights {spec.weights} of {spec.backbone} are not on this machine"
+    return f"{what} ({kept_as(spec)}); a run downloads them ({OFFLINE})"
+
+
+def kept_as(spec: ModelSpec) -> str:
+    """The file of downloaded weights, and the folder where their library looks for it."""
+    source, _, name = spec.backbone.partition(":")
+    if source == "torchvision":
+        import torch
+        from torchvision import models
+
+        url = models.get_model_weights(name)[str(spec.weights)].url
+        return f"{Path(urlparse(url).path).name} in {Path(torch.hub.get_dir()) / 'checkpoints'}"
+    import timm
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    config = timm.get_pretrained_cfg(name)
+    return f"{(config and config.hf_hub_id) or name} in {HF_HUB_CACHE}"
 
 
 def _torchvision_has(name: str, weights: str) -> bool:

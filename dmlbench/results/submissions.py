@@ -69,7 +69,8 @@ class Submission(StrictModel):
 class Job:
     """The job that a cell was last submitted with, and its state in SLURM's words: `PENDING`, `RUNNING`, `TIMEOUT`.
 
-    The reason is SLURM's for letting it wait. The state is `UNKNOWN` where SLURM cannot be asked, and `FORGOTTEN` where it knows the job no more.
+    The reason is SLURM's for letting it wait. The state is `UNKNOWN` where SLURM cannot be asked, and `FORGOTTEN` where
+    it knows the job no more.
     """
 
     id: str
@@ -105,8 +106,7 @@ def record(root: Path, job_ids: list[str], tasks: list[list[str]]) -> Submission
 
 def submissions(root: Path, damaged: OnDamaged = warn) -> list[Submission]:
     """All submissions of a results folder, oldest first; `damaged` takes those that cannot be read."""
-    paths = (path for path in (root / FOLDER).glob("*.json"))
-    read = sound((attempt(_read, path) for path in paths), damaged)
+    read = sound((attempt(_read, path) for path in sorted((root / FOLDER).glob("*.json"))), damaged)
     return sorted(read, key=lambda own: (own.submitted, int(own.job)))
 
 

@@ -71,9 +71,9 @@ def test_one_job_cancelled_and_one_timed_out(
 
     first = tmp_path / "slurm" / "conv4-64" / "glyphs" / "ms"
     until(lambda: any(path.stat().st_size for path in first.glob("seed0-*/history.csv")))
-    slurm.ask("scancel", "--signal=STOP", f"{job}_0")  # it hangs until its time is over
-    slurm.ask("scontrol", "update", f"JobId={job}_0", "TimeLimit=1")
     slurm.ask("scancel", f"{job}_1")
+    slurm.ask("scontrol", "update", f"JobId={job}_0", "TimeLimit=1")
+    slurm.ask("scancel", "--signal=STOP", f"{job}_0")  # it hangs until its time is over
     until(lambda: slurm.state(f"{job}_0") == "TIMEOUT")
     until(lambda: slurm.state(f"{job}_3") == "COMPLETED")
 

@@ -1,5 +1,7 @@
 """Networks that cannot be built: what `model.kwargs` and `model.weights` may hold, and weights that are not here."""
 
+import re
+
 import pytest
 import torch
 from torch import nn
@@ -129,7 +131,8 @@ def test_weights_that_cannot_be_downloaded_may_be_a_file(tmp_path, monkeypatch, 
     message = refusal(backbone, weights=weights)
     assert message.startswith("model.weights: ")
     assert "<urlopen error" in message
-    assert message.endswith("without internet, --set model.weights=FILE")
+    assert "; without internet, --set model.weights=FILE, or `dmlbench prefetch`" in message
+    assert re.search(r"the file is \S+ in /\S+$", message)
     spec = ModelSpec(backbone=backbone, embedding_dim=8, weights=weights)
     build_model(spec, image_spec(), download=False)
     assert to_download(spec).startswith(f"weights {weights} of {backbone} are not on this machine")
