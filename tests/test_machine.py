@@ -77,3 +77,11 @@ def test_a_process_in_a_group_of_one_core_uses_one(group_of_one_core):
     join = f"open({str(group_of_one_core / 'cgroup.procs')!r}, 'w').write('0')"
     code = f"{join}\nfrom dmlbench.machine import usable_cores\nprint(usable_cores())"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "1\n"
+
+
+def test_a_slurm_job_uses_the_cores_it_was_given(monkeypatch):
+    monkeypatch.delenv("SLURM_CPUS_ON_NODE", raising=False)
+    own = usable_cores()
+    for given, cores in (("1", 1), (str(own + 5), own), ("0", own), ("8(x2)", own)):
+        monkeypatch.setenv("SLURM_CPUS_ON_NODE", given)
+        assert usable_cores() == cores

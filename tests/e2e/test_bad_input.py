@@ -143,6 +143,28 @@ CASES = {
         (*RUN, "--methods", "ms", "--datasets", "glyphs", "--address", "auto"),
         ("--address auto: names a Ray cluster", "--executor ray"),
     ),
+    "settings of SLURM without it": (
+        (*RUN, "--methods", "ms", "--datasets", "glyphs", "--slurm", "time=5"),
+        ("--slurm: is about SLURM jobs", "--executor slurm"),
+    ),
+    "waiting for no jobs": (
+        (*RUN, "--methods", "ms", "--datasets", "glyphs", "--wait"),
+        ("--wait: is about SLURM jobs", "--executor slurm"),
+    ),
+    "SLURM jobs without a limit": (
+        (*RUN, "--methods", "ms", "--datasets", "glyphs", "--executor", "slurm", "--slurm", "partition=gpu"),
+        ("--slurm: a time limit is needed", "--slurm time=4:00:00"),
+    ),
+    "a misspelt setting of SLURM": (
+        (*RUN, "--methods", "ms", "--datasets", "glyphs", "--executor", "slurm", "--slurm", "mem=32G"),
+        ("unknown key 'mem'", "valid: account"),
+    ),
+    "system metrics of SLURM's nodes": (
+        (*TRACKED, "--methods", "ms", "--datasets", "glyphs", "--system-metrics", "--executor", "slurm"),
+        ("--system-metrics: samples this machine, not SLURM's nodes", "--executor local"),
+    ),
+    "prefetch nothing": (("prefetch", "--methods", "ms"), ("Missing option '--datasets'",)),
+    "prefetch what nobody has": (("prefetch", "--methods", "ms", "--datasets", "cup"), ("'cub'?",)),
     "system metrics for nobody": (
         (*RUN, "--methods", "ms", "--datasets", "glyphs", "--system-metrics"),
         ("--system-metrics: with --tracking none there is nowhere to send them", "leave out one"),

@@ -2,10 +2,13 @@
 
 import json
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.e2e.conftest import TINY, Command, metric_columns
@@ -46,11 +49,40 @@ def until(condition: Callable[[], object], seconds: float = 150) -> None:
         time.sleep(0.3)
 
 
+@contextmanager
+def hanging(job: str, task: str) -> Iterator[None]:
+    """Stop the processes of a job, and again where SLURM wakes them up to end."""
+    ended = threading.Event()
+
+    def stop() -> None:
+        own = [process for process in psutil.process_iter() if _is_of(process, job, task)]
+        assert own
+        while not ended.wait(0.01):
+            for process in own:
+                with suppress(psutil.NoSuchProcess):
+                    process.suspend()
+
+    thread = threading.Thread(target=stop)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _is_of(process: psutil.Process, job: str, task: str) -> bool:
+    try:
+        variables, python = process.environ(), "python" in Path(process.exe()).name
+    except psutil.Error:
+        return False
+    return python and (variables.get("SLURM_ARRAY_JOB_ID"), variables.get("SLURM_ARRAY_TASK_ID")) == (job, task)
+
+
 @pytest.mark.slow
 def test_one_job_cancelled_and_one_timed_out(
     slurm: Cluster, on_slurm: Command, dmlbench: Command, tmp_path: Path
 ) -> None:
-    # An epoch longer than what SLURM leaves a job that it has told to end.
     four = (*FOUR[: -len(SETTINGS)], "--set", "training.epochs=4")
     local = dmlbench(*four, "--tracking", "none", "--results", "local")
     assert local.returncode == 0, local.stdout + local.stderr
@@ -73,8 +105,8 @@ def test_one_job_cancelled_and_one_timed_out(
     until(lambda: any(path.stat().st_size for path in first.glob("seed0-*/history.csv")))
     slurm.ask("scancel", f"{job}_1")
     slurm.ask("scontrol", "update", f"JobId={job}_0", "TimeLimit=1")
-    slurm.ask("scancel", "--signal=STOP", f"{job}_0")  # it hangs until its time is over
-    until(lambda: slurm.state(f"{job}_0") == "TIMEOUT")
+    with hanging(job, "0"):
+        until(lambda: slurm.state(f"{job}_0") == "TIMEOUT")
     until(lambda: slurm.state(f"{job}_3") == "COMPLETED")
 
     states = {cell["job"]["state"]: cell for cell in cells(on_slurm) if cell["job"]}
