@@ -25,6 +25,7 @@ FOLDER = "slurm"
 HINT = "move it elsewhere; jobs that it names run on"
 PATIENCE = 60  # seconds for SLURM's answer
 JobNumber = Annotated[str, Field(pattern=r"^[0-9]+(_[0-9]+)?$")]
+UNKNOWN, FORGOTTEN = "UNKNOWN", "FORGOTTEN"  # no states of SLURM's
 # Of a job that is over, in words. Any other state is of one that waits, runs or will be queued again.
 ENDS = {
     "BOOT_FAIL": "its node did not start",
@@ -37,9 +38,8 @@ ENDS = {
     "PREEMPTED": "was preempted and not queued again",
     "REVOKED": "was taken away",
     "TIMEOUT": "reached its time limit",
-    "FORGOTTEN": "is over, and SLURM does not know why any more",
+    FORGOTTEN: "is over, and SLURM does not know why any more",
 }
-UNKNOWN = "UNKNOWN"
 
 
 class Submission(StrictModel):
@@ -92,7 +92,8 @@ class Job:
     @property
     def cause(self) -> str:
         """Why it is over, for people: `SLURM job 12_0 reached its time limit (TIMEOUT)`; "" while it is not."""
-        return "" if self.live else f"SLURM job {self.id} {ENDS[self.state]} ({self.state})"
+        said = "" if self.state == FORGOTTEN else f" ({self.state})"
+        return "" if self.live else f"SLURM job {self.id} {ENDS[self.state]}{said}"
 
 
 def record(root: Path, job_ids: list[str], tasks: list[list[str]]) -> Submission:
@@ -134,7 +135,7 @@ def _state(job: str, own: Submission, asked: Mapping[str, tuple[str, str]] | Non
         return asked[job]
     if job in own.ended:
         return own.ended[job], ""
-    return (UNKNOWN, "") if asked is None else ("FORGOTTEN", "")
+    return (UNKNOWN, "") if asked is None else (FORGOTTEN, "")
 
 
 def _ask(ids: list[str]) -> dict[str, tuple[str, str]] | None:
@@ -177,7 +178,7 @@ def _output(command: str, *arguments: str) -> str | None:
 
 def _remember(root: Path, last: Collection[tuple[Submission, str]], found: Collection[Job]) -> None:
     """Write down why jobs ended, where that is news and the folder can be written."""
-    states = {job.id: job.state for job in found if job.state in ENDS and job.state != "FORGOTTEN"}
+    states = {job.id: job.state for job in found if job.state in ENDS and job.state != FORGOTTEN}
     for own in {own.job: own for own, _ in last}.values():
         news = {job: states[job] for job in own.ids() if job in states and own.ended.get(job) != states[job]}
         if news:

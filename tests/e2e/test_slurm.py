@@ -122,7 +122,7 @@ def test_one_job_cancelled_and_one_timed_out(
     report = dmlbench("report", "--results", "slurm", "--output", "reports", "--name", "slurm")
     assert report.returncode == 0, report.stdout + report.stderr
     text = (tmp_path / "reports" / "slurm" / "report.md").read_text()
-    assert f"SLURM job {job}_0 reached its time limit (TIMEOUT)" in text
+    assert "reached its time limit (TIMEOUT): ms, seed 0" in text
 
     rerun = on_slurm(*arguments, "--wait", "--tracking", "none")
     assert rerun.returncode == 0, rerun.stdout + rerun.stderr
