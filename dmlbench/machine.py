@@ -36,8 +36,8 @@ def processor_quota(own_groups: Path = OWN_GROUPS, groups: Path = GROUPS) -> flo
 def cuda_failure() -> str | None:
     """Why a GPU that torch counts cannot be used, in torch's words; None where all can.
 
-    An old driver, for one, counts its devices and starts none. It is tried in a process of its own, which takes seconds:
-    here it would hold memory of each GPU, and keep forked processes from using any.
+    An old driver, for one, counts its devices and starts none. It is tried in a process of its own, which takes
+    seconds: here it would hold memory of each GPU, and keep forked processes from using any.
     """
     done = subprocess.run([sys.executable, "-c", CUDA], capture_output=True, text=True, check=False)  # noqa: S603
     if done.returncode == 0:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from dmlbench.machine import processor_quota, usable_cores
+from dmlbench import machine
+from dmlbench.machine import cuda_failure, processor_quota, usable_cores
 
 V1, V2 = "4:cpu,cpuacct:/job/step\n3:memory:/other\n0::/\n", "0::/job/step\n"
 
@@ -77,3 +78,16 @@ def test_a_process_in_a_group_of_one_core_uses_one(group_of_one_core):
     join = f"open({str(group_of_one_core / 'cgroup.procs')!r}, 'w').write('0')"
     code = f"{join}\nfrom dmlbench.machine import usable_cores\nprint(usable_cores())"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "1\n"
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        ("pass", None),
+        ("raise RuntimeError('the driver is too old\\nmore')", "the driver is too old"),
+        ("import os; os._exit(3)", "exit code 3"),
+    ],
+)
+def test_why_cuda_cannot_start_is_torchs_reason(monkeypatch, code, reason):
+    monkeypatch.setattr(machine, "CUDA", code)
+    assert cuda_failure() == reason

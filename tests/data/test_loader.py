@@ -199,7 +199,7 @@ def test_evaluation_of_files(photographs, make_protocol, monkeypatch, limit, wor
         parts = list(batches)
         assert [len(part) for part in parts] == [4, 2]
         assert torch.equal(torch.cat(parts), expected)
-    assert isinstance(batches._images, torch.Tensor) == bool(limit)
+    assert isinstance(batches._images, list) == bool(limit)
 
 
 @pytest.mark.parametrize("workers", [0, 1])

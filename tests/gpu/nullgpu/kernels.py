@@ -23,6 +23,7 @@ class Counts:
     Attributes:
         kernels: Launches and library calls by name.
         calls: All other calls by name.
+        page_locked_bytes: Of the host's memory, at the end.
     """
 
     launches: int = 0
@@ -34,6 +35,7 @@ class Counts:
     copies_on_device: int = 0
     kernels: dict[str, int] = field(default_factory=dict)
     calls: dict[str, int] = field(default_factory=dict)
+    page_locked_bytes: int = 0
 
     @property
     def waits(self) -> int:
@@ -51,6 +53,7 @@ def counted() -> Iterator[Counts]:
     for name, value in found["totals"].items():
         setattr(counts, name, value)
     counts.kernels, counts.calls = found["kernels"], found["calls"]
+    counts.page_locked_bytes = found["page_locked_bytes"]
 
 
 def install() -> None:
@@ -76,7 +79,7 @@ def _unfilled() -> Iterator[None]:
     torch.utils.deterministic.fill_uninitialized_memory = filled
 
 
-def _convolution(
+def _convolution(  # noqa: PLR0917 - the operator's own signature
     x: Tensor, weight: Tensor, bias: Tensor | None, stride: Sequence[int], padding: Sequence[int],
     dilation: Sequence[int], transposed: bool, output_padding: Sequence[int], groups: int,
 ) -> Tensor:  # fmt: skip
@@ -100,7 +103,7 @@ def _both(values: Sequence[int]) -> list[int]:
     return list(values) * 2 if len(values) == 1 else list(values)
 
 
-def _convolution_backward(
+def _convolution_backward(  # noqa: PLR0917 - the operator's own signature
     gradient: Tensor, x: Tensor, weight: Tensor, bias_sizes: Sequence[int] | None, stride: Sequence[int],
     padding: Sequence[int], dilation: Sequence[int], transposed: bool, output_padding: Sequence[int], groups: int,
     mask: Sequence[bool],

@@ -29,6 +29,7 @@ static std::recursive_mutex mutex;
 static std::map<std::string, long> totals;   // launches, library_calls, synchronisations, copies by kind
 static std::map<std::string, long> kernels;  // launches and library calls by name
 static std::map<std::string, long> calls;    // all other calls by name
+static size_t locked = 0;                    // bytes of the host's memory that are page-locked
 
 static void count(std::map<std::string, long>& counts, const std::string& name) {
   Lock lock(mutex);
@@ -69,7 +70,8 @@ static std::string json(const std::map<std::string, long>& counts) {
 API const char* nullgpu_report() {
   static std::string text;
   Lock lock(mutex);
-  text = "{\"totals\":" + json(totals) + ",\"kernels\":" + json(kernels) + ",\"calls\":" + json(calls) + "}";
+  text = "{\"totals\":" + json(totals) + ",\"kernels\":" + json(kernels) + ",\"calls\":" + json(calls) +
+         ",\"page_locked_bytes\":" + std::to_string(locked) + "}";
   return text.c_str();
 }
 
@@ -223,10 +225,13 @@ API int cudaFree(Pointer address) {
 API int cudaHostAlloc(Pointer* address, size_t bytes, unsigned) {
   USABLE("cudaHostAlloc");
   take(page_locked, address, bytes);
+  Lock lock(mutex);
+  locked += bytes;
   return other("cudaHostAlloc");
 }
 API int cudaFreeHost(Pointer address) {
-  give_back(page_locked, address);
+  Lock lock(mutex);
+  locked -= give_back(page_locked, address);
   return 0;
 }
 API int cudaPointerGetAttributes(cudaPointerAttributes* found, const void* address) {
