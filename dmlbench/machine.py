@@ -1,10 +1,18 @@
 """What this process may use of the machine."""
 
 import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+CUDA = """
+import torch
+for index in range(torch.cuda.device_count()):
+    torch.zeros(1, device=f"cuda:{index}")
+"""
 OWN_GROUPS, GROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 
 
@@ -29,6 +37,26 @@ def processor_quota(own_groups: Path = OWN_GROUPS, groups: Path = GROUPS) -> flo
             quota, period = _limit(folder)
             quotas += [quota / period] if quota > 0 and period > 0 else []
     return min(quotas, default=None)
+
+
+def cuda_failure() -> str | None:
+    """Why a GPU that torch counts cannot be used, in torch's words; None where all can.
+
+    An old driver, for one, counts its devices and starts none. It is tried in a process of its own, which takes
+    seconds: here it would hold memory of each GPU, and keep forked processes from using any.
+    """
+    done = subprocess.run([sys.executable, "-c", CUDA], capture_output=True, text=True, check=False)  # noqa: S603
+    if done.returncode == 0:
+        return None
+    said = [line for line in done.stderr.splitlines() if line.strip() and not line.startswith((" ", "\t"))]
+    reason = next((line for line in said if "Error: " in line), said[-1] if said else "")
+    return reason.partition("Error: ")[2] or reason or f"exit code {done.returncode}"
+
+
+def shared_memory() -> int | None:
+    """Free bytes of the memory that processes share, which a container may have little of; None where none is seen."""
+    folder = Path("/dev/shm")  # noqa: S108 - only looked at
+    return shutil.disk_usage(folder).free if folder.is_dir() else None
 
 
 def _folders(own_groups: Path, groups: Path) -> Iterator[Path]:

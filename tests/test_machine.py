@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from dmlbench.machine import processor_quota, usable_cores
+from dmlbench import machine
+from dmlbench.machine import cuda_failure, processor_quota, usable_cores
 
 V1, V2 = "4:cpu,cpuacct:/job/step\n3:memory:/other\n0::/\n", "0::/job/step\n"
 
@@ -85,3 +86,16 @@ def test_a_slurm_job_uses_the_cores_it_was_given(monkeypatch):
     for given, cores in (("1", 1), (str(own + 5), own), ("0", own), ("8(x2)", own)):
         monkeypatch.setenv("SLURM_CPUS_ON_NODE", given)
         assert usable_cores() == cores
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        ("pass", None),
+        ("raise RuntimeError('the driver is too old\\nmore')", "the driver is too old"),
+        ("import os; os._exit(3)", "exit code 3"),
+    ],
+)
+def test_why_cuda_cannot_start_is_torchs_reason(monkeypatch, code, reason):
+    monkeypatch.setattr(machine, "CUDA", code)
+    assert cuda_failure() == reason

@@ -269,11 +269,11 @@ def _dry_run(
     from dmlbench.cli.tables import print_damaged, print_power
     from dmlbench.data.ready import not_ready
     from dmlbench.results.claims import in_advance
-    from dmlbench.runner.matrix import check_protocols
+    from dmlbench.runner.matrix import check_protocols, runs_on_gpus
 
     for line in in_advance(claims, cells, execution.store):
         console.say(f"claim: {line}")
-    downloads = check_protocols(todo, download=False)
+    downloads = check_protocols(todo, download=False, cuda=runs_on_gpus(execution))
     table = Table("method", "dataset", "protocol", "seed", "cell", "state", box=None)
     for cell in cells:
         own = (cell.method.name, cell.dataset.name, cell.protocol.name, str(cell.seed), cell.hash[:8])

@@ -11,7 +11,7 @@ follows, so a pixel may differ by one grey level.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -289,70 +289,3 @@ def _central_box(height: int, width: int, spec: InputSpec) -> tuple[int, int, in
     elif width / height > highest:
         wide = round(height * highest)
     return (height - tall) // 2, (width - wide) // 2, tall, wide
-
-
-LARGEST_CROP = 640 * 640  # pixels; larger crops are resized on the host, so that one image cannot fill the device
-LONGEST_SIDE = 1024
-CHUNK = 16  # images resized at a time: they are padded to the largest of them
-
-
-class Crops(NamedTuple):
-    """Crops of different sizes in one buffer, so that a batch is two transfers. A tuple, so that loaders can pin it.
-
-    Attributes:
-        pixels: uint8 (sum of h * w, C), rows of each crop in order.
-        table: int64 (B, 4), for each crop its height, width, first pixel, and 1 where it is to be mirrored.
-    """
-
-    pixels: Tensor
-    table: Tensor
-
-
-def packed(crops: list[tuple[Tensor, bool]], spec: InputSpec) -> Crops:
-    """Pack a batch's crops, uint8 (C, h, w) and whether mirrored, unresized unless they are very large."""
-    images = [_bounded(crop, spec) for crop, _ in crops]
-    channels = images[0].shape[0]
-    pixels = torch.cat([image.permute(1, 2, 0).reshape(-1, channels) for image in images])
-    table = torch.tensor([[*image.shape[-2:], 0, mirrored] for image, (_, mirrored) in zip(images, crops, strict=True)])
-    areas = table[:, 0] * table[:, 1]
-    table[:, 2] = areas.cumsum(0) - areas
-    return Crops(pixels, table)
-
-
-def resized(crops: Crops, size: int, device: torch.device) -> Tensor:
-    """Resize (bilinear, antialiased) and mirror on a device, without making the host wait: uint8 (B, C, size, size).
-
-    For CUDA the packed crops are page-locked.
-    """
-    pixels, table = crops.pixels.to(device, non_blocking=True), crops.table.to(device, non_blocking=True)
-    largest = [chunk[:, :2].amax(dim=0).tolist() for chunk in crops.table.split(CHUNK)]
-    chunks = zip(table.split(CHUNK), largest, strict=True)
-    batch = torch.cat([_resized_chunk(pixels, rows, tallest, widest, size) for rows, (tallest, widest) in chunks])
-    return torch.where(table[:, 3, None, None, None] > 0, batch.flip(-1), batch)
-
-
-def _bounded(crop: Tensor, spec: InputSpec) -> Tensor:
-    height, width = crop.shape[-2:]
-    small = height * width <= LARGEST_CROP and max(height, width) <= LONGEST_SIDE
-    return crop if small else F.resize(crop, [spec.size, spec.size], antialias=True)
-
-
-def _resized_chunk(pixels: Tensor, table: Tensor, tallest: int, widest: int, size: int) -> Tensor:
-    heights, widths, starts, _ = table[:, :, None, None].unbind(1)
-    rows = torch.arange(tallest, device=pixels.device)[:, None]
-    columns = torch.arange(widest, device=pixels.device)
-    # Beyond an image's edge any pixel will do: its weight is 0.
-    positions = starts + torch.minimum(rows, heights - 1) * widths + torch.minimum(columns, widths - 1)
-    padded = pixels[positions].permute(0, 3, 1, 2).to(torch.float32)
-    vertical, horizontal = _weights(heights, tallest, size), _weights(widths, widest, size)
-    return (vertical[:, None] @ padded @ horizontal[:, None].mT).round().clamp(0, 255).to(torch.uint8)
-
-
-def _weights(lengths: Tensor, longest: int, size: int) -> Tensor:
-    """Triangle filters from `lengths` (B, 1, 1) to `size` pixels, as wide as a shrinking needs: (B, size, longest)."""
-    scale = lengths / size
-    centres = (torch.arange(size, device=lengths.device)[:, None] + 0.5) * scale
-    positions = torch.arange(longest, device=lengths.device)
-    distance = (positions + 0.5 - centres).abs() / scale.clamp(min=1)
-    weights = (1 - distance).clamp(min=0) * (positions < lengths)
-    return weights / weights.sum(dim=-1, keepdim=True)

@@ -1,11 +1,12 @@
 """Batches for training and evaluation; the number of workers never changes a bit of them.
 
-Workers decode, crop and resize in 8 bits; the device normalises. On CUDA workers only decode and cut out, one batched
-operation resizes (`augment.resized`), and the next batch is copied while the device works on this one.
+Workers decode, crop and resize in 8 bits; the device normalises. On CUDA the next batch is copied while the device
+works on this one.
 """
 
 import math
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from functools import cache
 from typing import Any, NamedTuple, Self, TypeVar
 
 import numpy as np
@@ -15,15 +16,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from dmlbench.data.augment import (
-    Crops,
     EvaluationView,
-    adapt_channels,
     augment,
-    crops,
     evaluation_images,
     normalise,
-    packed,
-    resized,
     training_source,
     uniforms_per_image,
 )
@@ -71,7 +67,7 @@ def ahead(
     if device.type != "cuda":
         yield from map(finish, batches)
         return
-    side, current = torch.cuda.Stream(device), torch.cuda.current_stream(device)
+    side, current = _side_stream(device), torch.cuda.current_stream(device)
     waiting: list[tuple[Ready, torch.cuda.Event]] = []
     for batch in batches:
         with torch.cuda.stream(side):
@@ -81,6 +77,12 @@ def ahead(
             yield _handed_over(*waiting.pop(0), current)
     for item in waiting:
         yield _handed_over(*item, current)
+
+
+@cache
+def _side_stream(device: torch.device) -> torch.cuda.Stream:
+    """The stream of copies, one a device: memory that another stream has used is not given to this one again."""
+    return torch.cuda.Stream(device)
 
 
 def _handed_over(ready: Ready, done: torch.cuda.Event, current: torch.cuda.Stream) -> Ready:
@@ -100,7 +102,7 @@ CPU = torch.device("cpu")
 KEPT_EVALUATION_BYTES = 2 << 30
 
 
-HostBatch = tuple[list[Tensor | Crops], Tensor, Tensor]  # a list of views
+HostBatch = tuple[list[Tensor], Tensor, Tensor]  # a list of views
 
 
 class TrainingBatches:
@@ -140,10 +142,8 @@ class TrainingBatches:
         self._device = device
         self._recipes: list[Recipe] = []
         self._epoch: Generator[Batch, None, None] | None = None
-        crops_alone = protocol.input.augmentation == "crop" and augmentation is None
-        on_device = device.type == "cuda" and crops_alone and protocol.input.interpolation == "bilinear"
         self._loader: DataLoader[HostBatch] | None = DataLoader(
-            _BatchMaker(split, protocol.input, augmentation, resize_on_device=on_device),
+            _BatchMaker(split, protocol.input, augmentation),
             batch_size=None,  # a recipe is a whole batch
             sampler=self._recipes,
             persistent_workers=data_workers > 0,
@@ -196,7 +196,7 @@ class TrainingBatches:
         spec, training = self._protocol.input, self._protocol.training
         layout = torch.channels_last if training.channels_last else torch.contiguous_format
         images, *others = (
-            normalise(_on_device(view, spec, self._device), spec).contiguous(memory_format=layout) for view in views
+            normalise(view.to(self._device, non_blocking=True), spec).contiguous(memory_format=layout) for view in views
         )
         labels, indices = (part.to(self._device, non_blocking=True) for part in rest)
         return Batch(images, labels, indices, tuple(others))
@@ -229,20 +229,17 @@ class EvaluationBatches:
         self._data_workers = data_workers
         size = len(split.labels) * self._spec.channels * self._spec.size**2
         self._keep = size <= KEPT_EVALUATION_BYTES
-        in_memory = isinstance(split.images, Tensor) and self._keep
-        self._images: Tensor | EvaluationView = (
-            self._locked(evaluation_images(split.images, self._spec))
-            if in_memory
-            else EvaluationView(split.images, self._spec)
-        )
+        self._count = len(split.images)
+        self._images: Sequence[Tensor] | EvaluationView = EvaluationView(split.images, self._spec)
+        if isinstance(split.images, Tensor) and self._keep:
+            self._images = self._locked(evaluation_images(split.images, self._spec)).split(self._batch_size)
 
     def __len__(self) -> int:
-        return math.ceil(len(self._images) / self._batch_size)
+        return math.ceil(self._count / self._batch_size)
 
     def __iter__(self) -> Iterator[Tensor]:
-        if isinstance(self._images, Tensor):
-            return ahead(self._images.split(self._batch_size), self._finished, self._device)
-        return ahead(self._made(self._images), self._finished, self._device)
+        batches = self._made(self._images) if isinstance(self._images, EvaluationView) else self._images
+        return ahead(batches, self._finished, self._device)
 
     def _made(self, images: EvaluationView) -> Iterator[Tensor]:
         """Batches made from files, remembered on the first complete pass where they are small."""
@@ -254,7 +251,7 @@ class EvaluationBatches:
                 seen.append(batch)
             yield batch
         if self._keep:
-            self._images = self._locked(torch.cat(seen))
+            self._images = seen  # as they are: one tensor of them would be a second copy, and its locking a third
 
     def _locked(self, images: Tensor) -> Tensor:
         """Page-locked for CUDA, so that copies do not make the host wait."""
@@ -262,12 +259,6 @@ class EvaluationBatches:
 
     def _finished(self, images: Tensor) -> Tensor:
         return normalise(images.to(self._device, non_blocking=True), self._spec)
-
-
-def _on_device(images: Tensor | Crops, spec: InputSpec, device: torch.device) -> Tensor:
-    if isinstance(images, Tensor):
-        return images.to(device, non_blocking=True)
-    return adapt_channels(resized(images, spec.size, device), spec.channels)
 
 
 def _in_one_line(loader: "DataLoader[Host]") -> Iterator[Host]:
@@ -282,28 +273,20 @@ def _in_one_line(loader: "DataLoader[Host]") -> Iterator[Host]:
 class _BatchMaker(Dataset[HostBatch]):
     """Makes the batch of a recipe; without state, so that any process may make any batch."""
 
-    def __init__(
-        self, split: Split, spec: InputSpec, augmentation: Augmentation | None, *, resize_on_device: bool
-    ) -> None:
+    def __init__(self, split: Split, spec: InputSpec, augmentation: Augmentation | None) -> None:
         self._augmentation = augmentation
         self._source = training_source(split.images, spec)
         self._labels = split.labels
         self._spec = spec
-        self._resize_on_device = resize_on_device
 
     def __getitem__(self, recipe: Recipe) -> HostBatch:
         indices, uniforms, seeds = recipe
         chosen_images = torch.from_numpy(indices)
-        views = [self._view(indices, own) for own in uniforms]
+        views = [augment(self._source, indices, own, self._spec) for own in uniforms]
         if seeds is not None and self._augmentation is not None:
             pairs = zip(views, seeds.tolist(), strict=True)
-            views = [_augmented(view, own, self._augmentation) for view, own in pairs if isinstance(view, Tensor)]
+            views = [_augmented(view, own, self._augmentation) for view, own in pairs]
         return views, self._labels[chosen_images], chosen_images
-
-    def _view(self, indices: NDArray[np.int64], uniforms: NDArray[np.float64]) -> Tensor | Crops:
-        if self._resize_on_device:
-            return packed(crops(self._source, indices, uniforms, self._spec), self._spec)
-        return augment(self._source, indices, uniforms, self._spec)
 
 
 def _augmented(images: Tensor, seeds: list[int], augmentation: Augmentation) -> Tensor:

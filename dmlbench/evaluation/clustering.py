@@ -7,9 +7,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
+from torch import Tensor
 
 from dmlbench.evaluation.faiss_index import import_faiss
 from dmlbench.evaluation.inputs import Array, unit_embeddings
+from dmlbench.evaluation.k_means import k_means
 
 # k-means++ passes over the data a dozen times per class: hours at the 11,316 of Stanford Online Products.
 _MAX_CAREFUL_SEEDING = 1000
@@ -21,10 +23,11 @@ def clustering_metrics(embeddings: Array, labels: Array, seed: int = 0, runs: in
 
     The scores depend on where k-means starts (standard deviation about .01 at 100 classes), so they are means
     over ``runs`` starts. Starts are drawn by k-means++ up to 1,000 classes and uniformly among the embeddings
-    above. It runs on the CPU with as many threads as PyTorch has.
+    above. On a CPU k-means is scikit-learn's, with as many threads as PyTorch has; embeddings on another device are
+    clustered there by the same rules, from other starts.
 
     Args:
-        embeddings: (N, D), floating point, a tensor or a numpy array; normalised here.
+        embeddings: (N, D), floating point, a tensor or a numpy array; normalised here. Their device does the work.
         labels: (N,), integers.
         seed: Seed of the k-means starts, >= 0.
         runs: How many k-means runs are averaged.
@@ -42,11 +45,11 @@ def clustering_metrics(embeddings: Array, labels: Array, seed: int = 0, runs: in
         raise ValueError(f"runs must be >= 1, got {runs}")
     if not isinstance(seed, Integral) or seed < 0:
         raise ValueError(f"seed must be an integer >= 0, got {seed}")
-    vectors, labels = unit_embeddings(embeddings, labels, device="cpu")
-    points, classes = vectors.float().numpy(), labels.numpy()
+    points, labels = unit_embeddings(embeddings, labels)
+    classes = labels.cpu().numpy()
     k = len(np.unique(classes))
     starts = np.random.SeedSequence(seed).generate_state(runs)
-    scores = np.array([agreement(classes, _k_means(points, k, int(start))) for start in starts])
+    scores = np.array([agreement(classes, _clusters(points.float(), k, int(start))) for start in starts])
     nmi, ami = scores.mean(axis=0)
     return {"nmi": float(nmi), "ami": float(ami), "nmi_std": float(scores[:, 0].std())}
 
@@ -90,8 +93,11 @@ def revisiting_nmi(embeddings: Array, labels: Array, clusters: int, seed: int = 
     return agreement(labels.numpy(), found)[0]
 
 
-def _k_means(points: NDArray[np.float32], k: int, seed: int) -> NDArray[np.int32]:
+def _clusters(points: Tensor, k: int, seed: int) -> NDArray[np.integer]:
     """Cluster numbers, (N,), of points (N, D)."""
+    if points.device.type != "cpu":
+        found: NDArray[np.int64] = k_means(points, k, seed, careful=k <= _MAX_CAREFUL_SEEDING).cpu().numpy()
+        return found
     # Imported here because together they take a second.
     from sklearn.cluster import KMeans  # noqa: PLC0415
     from sklearn.exceptions import ConvergenceWarning  # noqa: PLC0415
@@ -100,7 +106,7 @@ def _k_means(points: NDArray[np.float32], k: int, seed: int) -> NDArray[np.int32
     with threadpool_limits(torch.get_num_threads()), warnings.catch_warnings():
         # Embeddings that coincide leave clusters empty: a bad score, which says so by itself.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        clusters: NDArray[np.int32] = KMeans(k, init=init, n_init=1, random_state=seed).fit_predict(points)
+        clusters: NDArray[np.int32] = KMeans(k, init=init, n_init=1, random_state=seed).fit_predict(points.numpy())
         return clusters
 
 

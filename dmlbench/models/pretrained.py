@@ -91,8 +91,13 @@ def _downloaded(url: str) -> bool:
     return (Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(url).path).name).is_file()
 
 
-def check_networks(cells: Sequence[Cell], *, download: bool) -> list[str]:
+def check_networks(cells: Sequence[Cell], *, download: bool, cuda: bool = False) -> list[str]:
     """Build every network once: a misspelt backbone or weights that do not fit are one error, not one a cell.
+
+    Args:
+        cells: Their protocols name the networks.
+        download: Whether to download weights that are missing.
+        cuda: Whether they are to be trained on a GPU, which has no deterministic algorithm for some of them.
 
     Returns:
         What is still to be downloaded, in words, where that is not to be done now.
@@ -105,7 +110,11 @@ def check_networks(cells: Sequence[Cell], *, download: bool) -> list[str]:
         if _can_fail(protocol):
             from dmlbench.models.model import build_model
 
-            build_model(protocol.model, protocol.input, download=download)
+            model = build_model(protocol.model, protocol.input, download=download)
+            if cuda and protocol.training.deterministic:
+                from dmlbench.models.determinism import check_deterministic
+
+                check_deterministic(protocol.model.backbone, model.backbone, protocol.input)
             missing.append(to_download(protocol.model))
     return list(dict.fromkeys(filter(None, missing)))
 

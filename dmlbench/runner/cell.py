@@ -28,7 +28,7 @@ from dmlbench.seeding import stream_seed
 from dmlbench.specs.cell import Cell
 from dmlbench.training import checkpoint
 from dmlbench.training.build import TrainingSet, at_networks_rate, build_seeded_model, build_trainer
-from dmlbench.training.checkpoint import Checkpoint
+from dmlbench.training.checkpoint import Checkpoint, Pace
 from dmlbench.training.device import prepare, resolve_device
 from dmlbench.training.evaluator import Evaluator
 from dmlbench.training.loop import evaluate_epoch, train_epoch
@@ -159,20 +159,28 @@ class _Recorder:
 
     def __init__(self, writer: CellWriter, trainer: Trainer, past: Checkpoint, emit: Emit, begun: float) -> None:
         self._writer, self._trainer, self._past, self._emit = writer, trainer, past, emit
-        self._begun, self._earlier = begun, past.seconds
+        self._begun, self._earlier, self._pace = begun, past.seconds, Pace()
 
     def __call__(self, row: Row) -> None:
-        self._past = replace(
-            self._past,
-            epoch=epoch_of(row),
-            trainer=self._trainer.state(),
-            rows=[*self._writer.rows, row],
-            seconds=self._earlier + time.perf_counter() - self._begun,
-        )
+        now, rows, epoch = time.perf_counter(), [*self._writer.rows, row], epoch_of(row)
+        seconds = self._earlier + now - self._begun
+        self._past = replace(self._past, epoch=epoch, trainer=self._trainer.state(), rows=rows, seconds=seconds)
+        saved = epoch == self._trainer.epochs or self._pace.due(now)
+        if saved:
+            self._save()
+        self._writer.append(row)
+        try:
+            self._emit(Epoch(epoch, self._trainer.epochs, row))
+        except SystemExit:  # the cell is to end after this epoch
+            if not saved:
+                self._save()
+            raise
+
+    def _save(self) -> None:
+        begun = time.perf_counter()
         with self._writer.writing():
             checkpoint.save(self._writer.folder, self._past)
-        self._writer.append(row)
-        self._emit(Epoch(epoch_of(row), self._trainer.epochs, row))
+        self._pace.wrote(begun, time.perf_counter())
 
     def sums(self, environment: Environment, cell: Cell) -> dict[str, object]:
         """What comes out over all attempts at the cell."""
@@ -212,11 +220,15 @@ def _resume(made_by: dict[str, str], environment: Environment, writer: CellWrite
     return past
 
 
+# What CUDA's libraries say where their own memory cannot be had; torch raises a RuntimeError of it.
+NO_MEMORY = ("CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED", "CUSOLVER_STATUS_ALLOC_FAILED")
+
+
 def _failure(error: Exception) -> Failure:
     kinds = {DivergedError: "diverged", UserError: "usage", StorageError: "storage", LostClaimError: "claim"}
     kind, name = kinds.get(type(error), "error"), type(error).__name__
     message = str(error).splitlines()[0] if str(error) else name
-    if isinstance(error, torch.OutOfMemoryError):
+    if isinstance(error, torch.OutOfMemoryError) or any(said in message for said in NO_MEMORY):
         kind = "memory"
         message += "; what helps: nothing else on this GPU, a smaller --per-gpu, --set training.autocast=bfloat16"
     return failure(kind, name, message)

@@ -14,7 +14,7 @@ from dmlbench.data.family import Log
 from dmlbench.data.ready import check_exchangeable, dataset_spec, prepare
 from dmlbench.data.samplers import check_batches
 from dmlbench.errors import Damaged, UserError, attempt, counted, inflected, unknown_name
-from dmlbench.machine import usable_cores
+from dmlbench.machine import cuda_failure, shared_memory, usable_cores
 from dmlbench.models.pretrained import check_networks
 from dmlbench.results.events import Event
 from dmlbench.results.records import facts
@@ -169,13 +169,24 @@ def make_ready(cells: Sequence[Cell], execution: Execution, log: Callable[[str],
         prepare(spec, execution.data_dir, log)
     for spec in {own.dataset.name: own.dataset for own in cells if own.protocol.training.vary == "split"}.values():
         check_exchangeable(spec, execution.data_dir)
-    check_protocols(cells, download=True)
+    on_gpus = bool(cells) and runs_on_gpus(execution)
+    if on_gpus and (reason := cuda_failure()):
+        raise UserError(f"--device {execution.device}: CUDA cannot start ({reason})", hint="--device cpu")
+    check_protocols(cells, download=True, cuda=on_gpus)
+    if execution.executor == "local" and not on_gpus:
+        _check_no_tf32(cells)
     _check_plugins({digest(cell.method.identity()): cell for cell in cells}.values())
     if cells:
         execution.store.check_writable()
 
 
-def check_protocols(cells: Sequence[Cell], *, download: bool) -> list[str]:
+def _check_no_tf32(cells: Sequence[Cell]) -> None:
+    if any(cell.protocol.training.float32_convolutions != "ieee" for cell in cells):
+        what = "training.float32_convolutions has no effect on a CPU"
+        raise UserError(what, hint="leave it out, or --device cuda")
+
+
+def check_protocols(cells: Sequence[Cell], *, download: bool, cuda: bool = False) -> list[str]:
     """Build what protocols name, once each; returns what is still to be downloaded: see `check_networks`.
 
     Raises:
@@ -194,7 +205,7 @@ def check_protocols(cells: Sequence[Cell], *, download: bool) -> list[str]:
         from dmlbench.data.augment import check_transforms
 
         check_transforms(image)
-    return check_networks(cells, download=download)
+    return check_networks(cells, download=download, cuda=cuda)
 
 
 def execute(cells: Sequence[Cell], execution: Execution, observers: Sequence[Observer], interrupts: Interrupts) -> None:
@@ -250,8 +261,7 @@ def worker_devices(execution: Execution, threads: int) -> list[str]:
     Raises:
         UserError: where more workers are asked for than the GPUs hold.
     """
-    gpus = _gpu_count(asked_for=execution.device == "cuda") if execution.device in ("auto", "cuda") else 0
-    if gpus:
+    if gpus := gpus_of(execution):
         slots = gpus * execution.per_gpu
         if execution.workers and execution.workers > slots:
             held = f"{counted(gpus, 'GPU')} with --per-gpu {execution.per_gpu} hold {slots}"
@@ -262,12 +272,25 @@ def worker_devices(execution: Execution, threads: int) -> list[str]:
     return ["cpu" if execution.device == "auto" else execution.device] * min(execution.workers or most, most)
 
 
+def runs_on_gpus(execution: Execution) -> bool:
+    """Whether cells run on GPUs of this machine."""
+    return execution.executor == "local" and gpus_of(execution) > 0
+
+
+def gpus_of(execution: Execution) -> int:
+    """How many GPUs of this machine cells run on; 0 on its CPU."""
+    return _gpu_count(asked_for=execution.device == "cuda") if execution.device in ("auto", "cuda") else 0
+
+
 def data_workers(execution: Execution, devices: Sequence[str], threads: int) -> int:
-    """Loader processes of each cell: those asked for, else none on a CPU and the rest of its cores on a GPU."""
+    """Loader processes of each cell: those asked for, else none on a CPU and the rest of its cores on a GPU.
+
+    On a GPU at least one: where the training process decodes images itself, the GPU waits for each batch.
+    """
     if execution.data_workers is not None:
         return execution.data_workers
     free = usable_cores() // len(devices) - threads
-    return min(MOST_DATA_WORKERS, max(free, 0)) if devices[0].startswith("cuda") else 0
+    return min(MOST_DATA_WORKERS, max(free, 1)) if devices[0].startswith("cuda") else 0
 
 
 def expected_seconds(cells: Sequence[Cell], store: Store) -> float | None:
@@ -334,7 +357,7 @@ def _gpu_count(*, asked_for: bool) -> int:
 def notes(cells: Sequence[Cell], todo: Sequence[Cell], execution: Execution) -> list[str]:
     """Lines for the user about the cells of a run, of which those `todo` have no result yet."""
     of_cells = [*_not_kept(cells, todo, execution), *_of_other_specs(todo, execution), *without_teacher(todo)]
-    return [*of_cells, *_of_fewer_workers(todo, execution)]
+    return [*of_cells, *_of_fewer_workers(todo, execution), *_of_gpus(todo, execution)]
 
 
 def _not_kept(cells: Sequence[Cell], todo: Sequence[Cell], execution: Execution) -> list[str]:
@@ -382,3 +405,37 @@ def _of_fewer_workers(todo: Sequence[Cell], execution: Execution) -> list[str]:
         return []
     each = threads + (execution.data_workers or 0)
     return [f"note: --workers {execution.workers} is lowered to {held}: {usable_cores()} cores, {each} for each cell"]
+
+
+PREFETCHED = 2  # batches that torch's DataLoader has each of its processes prepare
+
+
+def _of_gpus(todo: Sequence[Cell], execution: Execution) -> list[str]:
+    """What a user of GPUs may not know: float32 is slow there, and loader processes need shared memory and cores."""
+    if not todo or not runs_on_gpus(execution):
+        return []
+    said, threads = [], max(cell.protocol.training.cpu_threads for cell in todo)
+    devices = worker_devices(execution, threads)[: len(todo)]
+    workers = data_workers(execution, devices, threads)
+    exact = {own.protocol.name for own in todo if _exact(own.protocol)}
+    if exact:
+        faster = "training.autocast=bfloat16 or training.float32_convolutions=tf32"
+        said.append(
+            f"note: {', '.join(sorted(exact))}: float32 without TF32; --set {faster} is faster, and another cell"
+        )
+    if execution.data_workers is None and usable_cores() // len(devices) - threads < 1:
+        said.append(f"note: {usable_cores()} cores for {len(devices)} cells: loaders will keep the GPUs waiting")
+    needed, free = PREFETCHED * workers * len(devices) * max(map(_batch_bytes, todo)), shared_memory()
+    if free is not None and needed > free:
+        sizes = f"up to {needed / 2**30:.1f} GiB of /dev/shm, which has {free / 2**30:.1f}"
+        said.append(f"note: loaders take {sizes}; give the container more, or fewer --data-workers")
+    return said
+
+
+def _exact(protocol: ProtocolSpec) -> bool:
+    return protocol.training.autocast == "none" and protocol.training.float32_convolutions == "ieee"
+
+
+def _batch_bytes(cell: Cell) -> int:
+    image, training, evaluation = cell.protocol.input, cell.protocol.training, cell.protocol.evaluation
+    return max(training.batch_size, evaluation.batch_size) * image.channels * image.size**2

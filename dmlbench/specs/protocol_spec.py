@@ -134,6 +134,8 @@ class TrainingSpec(Section):
     - `accumulate`: batches to each step of the optimiser, which takes their mean gradient.
     - `micro_batch_size`: images in one forward pass of the backbone. The loss is that of the whole batch, and so is its
       gradient; activations are computed twice instead of kept (torch.utils.checkpoint).
+    - `float32_convolutions`: on CUDA, `tf32` lets convolutions of float32 round their inputs to 10 bits, which is
+      torch's own default; matrix products keep all bits.
     - `sampler`: see `dmlbench.data.samplers`; `steps_per_epoch` replaces the number of batches that it gives an epoch.
     - `vary` is what a seed decides: everything; the initial weights alone; the order alone, with augmentations and
       mining; or the split alone, which classes train and which test. What it does not decide is as in seed 0.
@@ -163,6 +165,7 @@ class TrainingSpec(Section):
     clip_norm: PositiveFloat | None = None
     clip_value: PositiveFloat | None = None
     autocast: Literal["none", "bfloat16", "float16"] = "none"
+    float32_convolutions: Literal["ieee", "tf32"] = "ieee"
     channels_last: bool = True
     cpu_threads: Threads = 1
     deterministic: bool = True
@@ -172,6 +175,8 @@ class TrainingSpec(Section):
     def _consistent(self) -> "TrainingSpec":
         self._check_batches()
         self._check_optimizer()
+        if self.float32_convolutions != "ieee" and self.autocast != "none":
+            raise ValueError(f"float32_convolutions has no effect with autocast: {self.autocast}")
         self._check_schedule()
         return self
 
@@ -315,6 +320,7 @@ ADDED = {
         "warmup",
         "clip_norm",
         "clip_value",
+        "float32_convolutions",
     ),
     "evaluation": ("nmi_revisiting",),
 }

@@ -348,8 +348,9 @@ def _trainable(network: Network, training: TrainingSpec, extra: Iterable[Group])
 
 
 def _optimizer(groups: list[Group], training: TrainingSpec, device: torch.device) -> torch.optim.Optimizer:
-    # Fused takes 0.4 of the default's time on a CPU (tests/benchmarks/test_step_speed.py); not measured on CUDA.
-    options: dict[str, Any] = {"lr": training.learning_rate, "fused": True if device.type == "cpu" else None}
+    # Fused takes 0.4 of the default's time on a CPU (tests/benchmarks/test_step_speed.py). On CUDA it is 4 launches in
+    # place of 16 (tests/gpu/test_launches.py), and under float16 it does not wait for the scaler's verdict.
+    options: dict[str, Any] = {"lr": training.learning_rate, "fused": device.type in ("cpu", "cuda")}
     if training.optimizer == "sgd":
         return torch.optim.SGD(groups, momentum=training.momentum, nesterov=training.nesterov, **options)
     if training.eps is not None:

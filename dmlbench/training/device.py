@@ -37,12 +37,26 @@ def prepare(training: TrainingSpec, device: torch.device) -> None:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.cuda.set_device(device)  # events and synchronisation act on the current device
         torch.cuda.reset_peak_memory_stats(device)
-        # Float32 is float32: torch lets convolutions round to TF32, and only on some GPUs.
-        torch.backends.cudnn.allow_tf32 = False
+        # Float32 is float32 unless the protocol says otherwise: torch lets convolutions round to TF32.
+        _check_overrides(training)
+        torch.backends.cudnn.allow_tf32 = training.float32_convolutions == "tf32"
         torch.backends.cuda.matmul.allow_tf32 = False
     torch.use_deterministic_algorithms(training.deterministic)
+    # Every new tensor would be filled with NaN first, two thirds of all launches of a step; no bit depends on it.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.deterministic = training.deterministic
     torch.backends.cudnn.benchmark = not training.deterministic
+
+
+# Variables that decide over TF32 whatever a program asks for, and so what no result would record.
+OVERRIDES = ("NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE")
+
+
+def _check_overrides(training: TrainingSpec) -> None:
+    for name in OVERRIDES:
+        if (value := os.environ.get(name)) is not None:
+            what = f"{name}={value}: decides over TF32 in place of training.float32_convolutions"
+            raise UserError(f"{what} ({training.float32_convolutions})", hint=f"unset {name}")
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:

@@ -17,7 +17,6 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision import transforms
 
-from dmlbench.data.augment import augment, crops, packed, resized, uniforms_per_image
 from dmlbench.data.folder import ImageFolder
 from dmlbench.data.images import Split, decoded, read_files
 from dmlbench.data.loader import TrainingBatches
@@ -109,21 +108,3 @@ def test_images_per_second(files, monkeypatch, tmp_path, workers, row):
         row("Training batches of 224 px from JPEGs of 500 x 375", **what, **{"images/s": rate}, **ratio)
     assert 1 / timings.ratio("encoded", "published") >= (2 if workers else 1.5)
     assert workers or 1 / timings.ratio("decoded cache", "published") >= 8
-
-
-def test_the_device_path_on_this_cpu(files, monkeypatch, tmp_path, row):
-    """What workers are spared, and what a device has to do: one batched resizing instead of 112 small ones."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    images = splits(files)["decoded cache"].images
-    spec = load_protocol("resnet50-128", "cub", {"model": {"weights": None}}).input
-    indices = np.arange(112)
-    table = np.random.default_rng(0).random((112, uniforms_per_image(spec)))
-    batch = packed(crops(images, indices, table, spec), spec)
-    candidates = {
-        "host: crop and resize": lambda: augment(images, indices, table, spec),
-        "host: crop and pack": lambda: packed(crops(images, indices, table, spec), spec),
-        "device operation": lambda: resized(batch, spec.size, torch.device("cpu")),
-    }
-    timings = time_by_turns(candidates, rounds=ROUNDS, warm_up=1)
-    for name in candidates:
-        row("Cropping and resizing 112 images, one thread", by=name, ms=1000 * timings.median(name))

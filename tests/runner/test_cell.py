@@ -275,6 +275,13 @@ def test_memory_that_a_gpu_lacks_says_what_helps(failing):
     assert "--per-gpu" in summary.error.message
 
 
+@pytest.mark.parametrize(
+    "said", ["CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`", "CUDNN_STATUS_ALLOC_FAILED"]
+)
+def test_memory_that_a_library_of_cuda_lacks_is_memory(failing, said):
+    assert failing(RuntimeError(f"CUDA error: {said}"), "cuda:0")[1].error.kind == "memory"
+
+
 PROXIES = """
 import torch
 

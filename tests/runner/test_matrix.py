@@ -289,3 +289,50 @@ def test_workers_take_turns_on_the_gpus(store, monkeypatch):
     assert set(worker_devices(Execution(store, device="cpu"), 1)) == {"cpu"}
     monkeypatch.setattr(matrix, "_gpu_count", lambda **_: 0)
     assert worker_devices(Execution(store, workers=2), 1) == ["cpu", "cpu"]
+
+
+@pytest.fixture
+def gpus(monkeypatch):
+    """Eight GPUs, 16 cores, and the 64 MiB of shared memory that a container has."""
+    monkeypatch.setattr(matrix, "_gpu_count", lambda **_: 8)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(16)))
+    monkeypatch.setattr(matrix, "shared_memory", lambda: 64 << 20)
+    monkeypatch.setattr(matrix, "cuda_failure", lambda: None)
+
+
+def test_each_gpu_has_a_loader_process(store, gpus):
+    execution = Execution(store)
+    assert matrix.data_workers(execution, worker_devices(execution, 2), 2) == 1
+    assert matrix.data_workers(execution, worker_devices(execution, 1), 1) == 1
+    assert matrix.data_workers(Execution(store, data_workers=0), ["cuda:0"], 2) == 0
+
+
+def test_a_run_on_gpus_says_what_makes_it_slow(store, gpus, make_cell):
+    cells = [make_cell(seed=seed, cpu_threads=2) for seed in range(8)]
+    said = "\n".join(matrix.notes(cells, cells, Execution(store)))
+    assert "note: tiny: float32 without TF32; --set training.autocast=bfloat16 or training.float32_conv" in said
+    assert "note: 16 cores for 8 cells: loaders will keep the GPUs waiting" in said
+    assert "loaders take" not in said
+    large = [dataclasses.replace(own, protocol=of_photographs(own.protocol)) for own in cells]
+    said = "\n".join(matrix.notes(large, large, Execution(store)))
+    assert "note: loaders take up to 0.6 GiB of /dev/shm, which has 0.1; give the container more" in said
+    half = [make_cell(autocast="bfloat16")]
+    assert not any("TF32" in line for line in matrix.notes(half, half, Execution(store)))
+
+
+def of_photographs(protocol):
+    image = protocol.input.model_copy(update={"channels": 3, "size": 224, "resize": 256})
+    return protocol.model_copy(update={"input": image})
+
+
+def test_cuda_that_cannot_start_is_said_once_before_any_cell(store, gpus, make_cell, monkeypatch):
+    monkeypatch.setattr(matrix, "cuda_failure", lambda: "CUDA driver version is insufficient")
+    with pytest.raises(UserError, match=r"--device auto: CUDA cannot start \(CUDA driver version.*; --device cpu"):
+        matrix.make_ready([make_cell()], Execution(store), print)
+
+
+def test_tf32_on_a_cpu_has_no_effect(store, make_cell, monkeypatch):
+    monkeypatch.setattr(matrix, "_gpu_count", lambda **_: 0)
+    cell = make_cell(float32_convolutions="tf32")
+    with pytest.raises(UserError, match=r"training\.float32_convolutions has no effect on a CPU"):
+        matrix.make_ready([cell], Execution(store), print)

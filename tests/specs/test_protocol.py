@@ -242,6 +242,10 @@ def test_a_stated_digest_is_checked(mine, tmp_path):
     ("pairs", "message"),
     [
         (
+            ("training.float32_convolutions=tf32", "training.autocast=bfloat16"),
+            "training: float32_convolutions has no effect with autocast: bfloat16",
+        ),
+        (
             ("training.accumulate=2", "training.autocast=float16"),
             "training: accumulate needs autocast: none or",
         ),

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dmlbench.training import checkpoint
-from dmlbench.training.checkpoint import NAME, PREVIOUS, Checkpoint
+from dmlbench.training.checkpoint import NAME, PREVIOUS, Checkpoint, Pace
 from tests.training.test_trainer import BASES, state, without_timings
 
 MADE_BY = {"cell": "0123", "code": "abcd"}
@@ -144,3 +144,22 @@ def test_code_in_a_checkpoint_is_never_run(tmp_path, said):
     assert checkpoint.load(tmp_path, MADE_BY, said.append).epoch == 0
     assert not (tmp_path / "run").exists()
     assert len(said) == 2
+
+
+def test_cheap_checkpoints_are_written_every_epoch():
+    pace = Pace()
+    assert pace.due(0.0)
+    pace.wrote(0.0, 0.2)
+    assert pace.due(0.2)
+
+
+def test_dear_checkpoints_take_a_twentieth_of_the_time_at_most():
+    """A second to write and two to train: 40 epochs write four."""
+    pace, now, written = Pace(), 0.0, []
+    for epoch in range(40):
+        now += 2
+        if pace.due(now):
+            pace.wrote(now, now + 1)
+            now += 1
+            written.append(epoch)
+    assert written == [0, 10, 20, 30]
