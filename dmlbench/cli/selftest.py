@@ -54,6 +54,8 @@ def command(device: str, minutes: int, results: Path) -> int:
 
 
 def _run(console: "SafeConsole", device: str, minutes: int) -> "Report":
+    from rich.text import Text
+
     from dmlbench.selftest.run import run_checks
     from dmlbench.selftest.table import CHECKS
 
@@ -63,7 +65,7 @@ def _run(console: "SafeConsole", device: str, minutes: int) -> "Report":
         def tell(check: "Check", record: "CheckRecord | None") -> None:
             count = f"[{names.index(check.name) + 1}/{len(names)}] {check.name}"
             if record is None:
-                status.update(f"{count}: {check.title}")
+                status.update(Text(f"{count}: {check.title}"))
             else:
                 console.say(f"{count}: {record.status} in {record.seconds:.0f} s")
 

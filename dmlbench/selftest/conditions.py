@@ -15,6 +15,7 @@ from PIL import Image
 from dmlbench.data.catalogue import dataset_info
 from dmlbench.data.images import EncodedImages, Split, load_dataset
 from dmlbench.data.ready import dataset_spec, prepare
+from dmlbench.runner.matrix import data_folder
 from dmlbench.seeding import stream_seed
 from dmlbench.specs.protocol import load_protocol
 from dmlbench.specs.protocol_spec import ProtocolSpec
@@ -78,9 +79,10 @@ def fitting(protocol: ProtocolSpec, device: torch.device) -> Iterator[None]:
 
 def glyphs() -> tuple[Split, Split]:
     """Training and test images of the embedded dataset, drawn once on a machine."""
-    spec = dataset_spec(dataset_info(DRAWN), None, lambda _: None)
-    prepare(spec, None, lambda _: None)
-    dataset = load_dataset(spec, None, lambda _: None)
+    folder = data_folder(None)
+    spec = dataset_spec(dataset_info(DRAWN), folder, lambda _: None)
+    prepare(spec, folder, lambda _: None)
+    dataset = load_dataset(spec, folder, lambda _: None)
     return dataset.train, dataset.test
 
 

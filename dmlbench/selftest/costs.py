@@ -1,5 +1,6 @@
 """What a step costs in memory and time: a first reading, in minutes."""
 
+import gc
 from itertools import islice
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import torch
 from dmlbench.analysis.costs import doubts, measured_overhead
 from dmlbench.overhead.measure import Effort, measure
 from dmlbench.overhead.plan import CostRequest, plan_cost
-from dmlbench.overhead.timing import peak_bytes
+from dmlbench.overhead.timing import SYNTHETIC_SET, peak_bytes, synthetic_batches
 from dmlbench.results.environment import peak_memory_mb, reset_peak_memory
 from dmlbench.selftest.conditions import (
     LARGE,
@@ -21,6 +22,7 @@ from dmlbench.selftest.conditions import (
     trainer_of,
 )
 from dmlbench.selftest.records import Figure, Outcome
+from dmlbench.specs.protocol_spec import ProtocolSpec
 from dmlbench.training.evaluator import Evaluator
 from dmlbench.training.loop import train_epoch
 
@@ -74,6 +76,8 @@ def overhead(conditions: Conditions) -> Outcome:
     """As `dmlbench overhead` measures: by turns, in as many processes as there is time for."""
     request = CostRequest((METHOD,), LARGE if conditions.on_cuda else SMALL)
     plan = plan_cost(request, lambda _: None)
+    if conditions.on_cuda:
+        _check_fits(plan.protocol, conditions.device)
     processes = max(1, min(MOST_PROCESSES, int(conditions.seconds / PROCESS_SECONDS)))
     measurement = measure(plan, conditions.device.type, Effort(processes, ROUNDS), "dmlbench selftest", lambda: None)
     costs = measured_overhead(measurement)
@@ -87,3 +91,18 @@ def overhead(conditions: Conditions) -> Outcome:
     )
     note = "; ".join((f"{METHOD} over ms, {measurement.title}: {measurement.how}", *doubts(measurement)))
     return Outcome(figures=figures, note=note)
+
+
+def _check_fits(protocol: ProtocolSpec, device: torch.device) -> None:
+    """Skip the check where a step with a teacher does not fit; the processes that measure would only fail."""
+    with fitting(protocol, device):
+        trainer = trainer_of(METHOD, protocol, SYNTHETIC_SET, device)
+        (batch,) = synthetic_batches(protocol, device)[:1]
+        generator = torch.Generator(device).manual_seed(SEED)
+        trainer.train()
+        for epoch in range(2):
+            trainer.step(batch, epoch, generator)
+            trainer.end_epoch()
+    del trainer, batch
+    gc.collect()
+    torch.cuda.empty_cache()

@@ -35,7 +35,7 @@ CHECKS = (
     Check("faiss", "retrieval by faiss against torch", AGREEMENT, "faiss", 3),
     Check("repeat", "two trainings from one seed, bit by bit", TRAININGS, "repeat", 15),
     Check("resume", "a killed and resumed cell against an uninterrupted one, bit by bit", TRAININGS, "resume", 20),
-    Check("waits", "no step makes the host wait for the device", TRAININGS, "waits", 5),
+    Check("waits", "no step makes the host wait for the device", TRAININGS, "waits", 5, most=30),
     Check("batches", "batches of loader processes on the device against the CPU's own", FEEDING, "batches", 5),
     Check("bfloat16", "a step in bfloat16 autocast against float32", TRAININGS, "bfloat16", 5),
     Check("memory", "memory of a step, and whether it grows from epoch to epoch", COSTS, "memory", 15),

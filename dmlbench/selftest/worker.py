@@ -1,5 +1,6 @@
 """The process in which checks run: one after the other, on one device, until one breaks the process."""
 
+import gc
 import importlib
 import os
 import signal
@@ -9,6 +10,8 @@ import warnings
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection
 from pathlib import Path
+
+import torch
 
 from dmlbench.errors import UserError, one_line
 from dmlbench.results import environment as provenance
@@ -38,6 +41,9 @@ def work(connection: Connection, device: str, scratch: Path) -> None:
     while True:  # until the parent ends it
         check, seconds = connection.recv()
         connection.send(run_check(check, Conditions(where, seconds, scratch)))
+        if where.type == "cuda":  # what this process keeps, another one that a check starts could not have
+            gc.collect()
+            torch.cuda.empty_cache()
 
 
 def run_check(check: Check, conditions: Conditions) -> CheckRecord:

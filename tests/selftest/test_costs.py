@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from dmlbench.selftest import costs
+from dmlbench.selftest.conditions import Conditions
 from tests.fake_measurements import make_measurement
 from tests.selftest.conftest import broken
 
@@ -74,3 +75,22 @@ def test_more_time_measures_more_processes_and_five_at_most(check, monkeypatch):
     for seconds in (0.0, 120.0, 3600.0):
         check("overhead", seconds)
     assert asked == [1, 4, 5]
+
+
+def test_on_a_gpu_too_small_for_a_step_nothing_is_measured(check, monkeypatch):
+    def too_large(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Conditions, "on_cuda", True)
+    monkeypatch.setattr(costs, "trainer_of", too_large)
+    monkeypatch.setattr(costs, "measure", lambda *_: pytest.fail("measured"))
+    record = check("overhead")
+    assert record.status == "skipped"
+    assert record.reason == "a step of resnet50-128 with 112 images does not fit into the free memory of cpu"
+
+
+def test_a_step_that_fits_is_measured(check, monkeypatch):
+    monkeypatch.setattr(Conditions, "on_cuda", True)
+    monkeypatch.setattr(costs, "LARGE", costs.SMALL)
+    monkeypatch.setattr(costs, "measure", lambda *_: make_measurement())
+    assert not broken(check("overhead"))

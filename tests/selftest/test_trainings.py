@@ -11,8 +11,9 @@ from dmlbench.losses import TripletLoss
 from dmlbench.models.model import EmbeddingModel
 from dmlbench.results.events import Finished, failure
 from dmlbench.selftest import trainings
-from dmlbench.selftest.conditions import CPU, DRAWN, SMALL, size_of, trainer_of
+from dmlbench.selftest.conditions import CPU, DRAWN, SMALL, Conditions, size_of, trainer_of
 from dmlbench.specs.protocol import load_protocol
+from dmlbench.specs.registry import Registry
 from dmlbench.training import checkpoint, trainer
 from dmlbench.training.trainer import TrainableNetwork, Trainer
 from tests.selftest.conftest import broken
@@ -124,6 +125,25 @@ def test_a_step_that_waits(monkeypatch, debug_mode):
     monkeypatch.setattr(TripletLoss, "forward", waiting)
     assert first_wait() == "called a synchronizing CUDA operation"
     assert debug_mode[-1] == 0
+
+
+def test_every_loss_and_modifier_is_among_the_steps():
+    names, registry = trainings.every_part(), Registry()
+    assert len(names) == len(set(names))
+    assert {name.partition("+")[0] for name in names} == {*registry.bases()}
+    assert {name.partition("+")[2] for name in names} == {"", *registry.modifiers()}
+
+
+@pytest.mark.usefixtures("check")
+@pytest.mark.parametrize(("seconds", "others"), [(0.0, 0), (60.0, 2)])
+def test_the_steps_of_more_methods_where_there_is_time(monkeypatch, tmp_path, seconds, others):
+    monkeypatch.setattr(Conditions, "on_cuda", True)
+    monkeypatch.setattr(trainings, "every_part", lambda: [*trainings.WAITING, "ms", "triplet"])
+    monkeypatch.setattr(trainings, "first_wait", lambda trainer, *_: "waits" if trainer.modifier is None else "")
+    outcome = trainings.waits(Conditions(CPU, seconds, tmp_path))
+    assert len(outcome.figures) == len(trainings.WAITING) + others
+    assert sum(not figure.holds for figure in outcome.figures) == others
+    assert outcome.note == ("waits" if others else f"{len(trainings.WAITING)} of {len(trainings.WAITING) + 2} methods")
 
 
 def test_bfloat16_that_is_none(check, monkeypatch):
