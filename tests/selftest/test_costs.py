@@ -15,7 +15,7 @@ def test_memory_that_grows_from_epoch_to_epoch(check, monkeypatch):
     monkeypatch.setattr(costs, "STEPS", 1)
     record = check("memory")
     assert not broken(record)
-    assert {figure.name for figure in record.figures} >= {"added from epoch 2 to 3", "height of a step"}
+    assert {figure.name for figure in record.figures} >= {costs.ADDED, "height of a step"}
     leaked, train_epoch = [], costs.train_epoch
 
     def leaking(*args):
@@ -23,15 +23,16 @@ def test_memory_that_grows_from_epoch_to_epoch(check, monkeypatch):
         return train_epoch(*args)
 
     monkeypatch.setattr(costs, "train_epoch", leaking)
-    assert broken(check("memory")) == {"added from epoch 2 to 3"}
+    assert broken(check("memory")) == {costs.ADDED}
 
 
-def test_on_a_gpu_a_single_block_is_too_much(check, monkeypatch):
+@pytest.mark.parametrize(("each", "failed"), [(60.0, set()), (70.0, {costs.ADDED})])
+def test_the_bound_on_a_gpu(check, monkeypatch, each, failed):
     monkeypatch.setattr(costs, "STEPS", 1)
     monkeypatch.setattr(costs, "GROWTH", {"cpu": costs.GROWTH["cuda"]})
-    held = count(1000)
+    held = count(1000.0, each)
     monkeypatch.setattr(costs, "_held", lambda _: next(held))
-    assert broken(check("memory")) == {"added from epoch 2 to 3"}
+    assert broken(check("memory")) == failed
 
 
 def test_a_system_that_does_not_say_how_much_memory_is_used(check, monkeypatch, tmp_path):
