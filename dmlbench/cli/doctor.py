@@ -29,7 +29,9 @@ def command(data_dir: Path | None, results: Path) -> int:
     table = Table("", "what", "found", box=None)
     for state, what, found in checks:
         table.add_row(state, what, found)
-    plain_or_wide().print(table)
+    console = plain_or_wide()
+    console.print(table)
+    console.say("`dmlbench selftest` shows in minutes whether this machine also computes rightly")
     return 1 if any(state == "bad" for state, _, _ in checks) else 0
 
 

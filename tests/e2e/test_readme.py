@@ -29,6 +29,7 @@ def test_readme_names_the_two_commands() -> None:
         "docs/plugins.md",
         "docs/protocols.md",
         "docs/published.md",
+        "docs/selftest.md",
         "docs/slurm.md",
         "tests/benchmarks/README.md",
     ],

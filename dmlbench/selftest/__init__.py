@@ -1,0 +1,1 @@
+"""Shows in minutes whether a device computes, repeats, resumes, loads, times and remembers as results need it."""

@@ -1,0 +1,41 @@
+"""Checks that end in every way, for the process that runs them."""
+
+import os
+import signal
+import time
+
+from dmlbench.selftest.conditions import Conditions, SkipCheckError
+from dmlbench.selftest.records import Figure, Outcome
+from dmlbench.selftest.table import Check
+
+
+def fine(conditions: Conditions) -> Outcome:
+    figures = Figure(name="process", value=os.getpid()), Figure(name="seconds", value=conditions.seconds, at_least=0.1)
+    return Outcome(figures=figures)
+
+
+def off(_: Conditions) -> Outcome:
+    return Outcome(figures=(Figure(name="error", value=2e-3, at_most=1e-3),))
+
+
+def raising(_: Conditions) -> Outcome:
+    raise RuntimeError("no kernel image is available\nfor execution on the device")
+
+
+def skipping(_: Conditions) -> Outcome:
+    raise SkipCheckError("nothing to see here")
+
+
+def dying(_: Conditions) -> Outcome:
+    print("last words", flush=True)
+    os.kill(os.getpid(), signal.SIGSEGV)
+    raise AssertionError("unreachable")
+
+
+def hanging(_: Conditions) -> Outcome:
+    time.sleep(3600)
+    raise AssertionError("unreachable")
+
+
+def check_of(name: str, seconds: float = 1.0, most: float = 0.0) -> Check:
+    return Check(name, f"what {name} shows", __name__, name, seconds, most)

@@ -1,0 +1,93 @@
+"""The process that runs checks survives all of them, and the command says how they ended."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from dmlbench.cli.selftest import command
+from dmlbench.errors import UserError
+from dmlbench.selftest import run as module
+from dmlbench.selftest.run import run_checks
+from tests.selftest.broken import check_of
+from tests.selftest.test_records import BAD, GOOD, SKIPPED, make_report, record
+
+
+def test_checks_end_in_every_way_and_the_others_run():
+    told = []
+    checks = [
+        check_of("fine", most=30.0), check_of("skipping"), check_of("off"), check_of("dying"), check_of("raising"),
+        check_of("fine"), check_of("fine", seconds=1e6),
+    ]  # fmt: skip
+    report = run_checks("cpu", 1, lambda check, found: told.append((check.name, found and found.status)), checks)
+    fine, skipping, off, dying, raising, later, late = report.checks
+    assert [own.status for own in report.checks] == ["pass", "skipped", "fail", "fail", "fail", "pass", "skipped"]
+    assert skipping.reason == "nothing to see here"
+    assert off.reason == "error: 0.002 (at most 0.001)"
+    assert dying.reason.startswith("the worker process ended with signal SIGSEGV")
+    assert dying.reason.endswith("; it last said: last words")
+    assert raising.reason == "RuntimeError: no kernel image is available"
+    assert late.reason == "no time left (--minutes 1)"
+    assert fine.figures[0] != later.figures[0]  # after a failure in a fresh process
+    assert fine.figures[1].value <= 30.0
+    assert later.figures[1].value == 1.0
+    assert told[:4] == [("fine", None), ("fine", "pass"), ("skipping", None), ("skipping", "skipped")]
+    assert report.device == "cpu"
+    assert report.environment.cpu
+    assert len(report.code.digest) == 16
+    assert len(report.failed) == 3
+
+
+@pytest.mark.slow
+def test_a_check_that_hangs_is_ended(monkeypatch):
+    monkeypatch.setattr(module, "GRACE", -25.0)
+    hanging, fine = run_checks("cpu", 1, lambda *_: None, [check_of("hanging"), check_of("fine")]).checks
+    assert (hanging.status, hanging.reason) == ("fail", "did not end within 35 s")
+    assert fine.status in ("pass", "skipped")  # by the time that is left
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_device_that_is_not_there():
+    with pytest.raises(UserError, match="--device cuda: torch sees no CUDA device"):
+        run_checks("cuda", 1, lambda *_: None, [check_of("fine")])
+
+
+def test_the_parent_imports_no_torch():
+    code = "import sys; import dmlbench.cli.selftest, dmlbench.selftest.run; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize(
+    ("checks", "code"), [([record(GOOD), SKIPPED], 0), ([record(GOOD), record(BAD, name="faiss")], 1)]
+)
+def test_the_exit_code_and_what_is_printed(monkeypatch, tmp_path, checks, code):
+    monkeypatch.chdir(tmp_path)
+
+    def run(device, minutes, tell):
+        assert (device, minutes) == ("cpu", 7)
+        tell(module.CHECKS[0], None)
+        tell(module.CHECKS[0], checks[0])
+        return make_report(*checks)
+
+    monkeypatch.setattr(module, "run_checks", run)
+    done = CliRunner().invoke(command, ["--device", "cpu", "--minutes", "7"], standalone_mode=False)
+    assert done.exception is None
+    assert done.return_value == code
+    assert "[1/12] losses: pass in 2 s" in done.output
+    for own in checks:
+        assert own.name in done.output
+        assert own.status in done.output
+        assert own.lines[0] in done.output
+    (folder,) = (tmp_path / "results" / "runs" / "selftest").iterdir()
+    assert {path.name for path in folder.iterdir()} == {"report.json", "report.md"}
+
+
+def test_a_mistyped_device(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(command, ["--device", "gpu"], standalone_mode=False)
+    assert isinstance(done.exception, UserError)
+    assert "--device: unknown device 'gpu'" in str(done.exception)
+    assert not (tmp_path / "results").exists()
