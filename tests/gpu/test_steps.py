@@ -71,4 +71,4 @@ def test_no_step_makes_the_host_wait(method, make):
     with counted() as counts:
         made.step(2)
     assert counts.waits == 0, counts
-    assert counts.launches > 100
+    assert counts.launches > 50  # it counts at all
