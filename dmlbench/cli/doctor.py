@@ -50,9 +50,13 @@ def _torch() -> list[Check]:
     import torch
     import torchvision
 
+    from dmlbench.machine import cuda_failure
+
     found: list[Check] = [("ok", "torch", f"{torch.__version__}, torchvision {torchvision.__version__}")]
     if not torch.cuda.is_available():
         return [*found, ("ok", "GPU", "none: cells run on the CPU")]
+    if reason := cuda_failure():
+        return [*found, ("bad", "GPU", f"cannot start ({reason}); cells run with --device cpu")]
     for index in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(index)
         found.append(("ok", f"GPU {index}", f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"))

@@ -201,6 +201,8 @@ def untrained_network(method: MethodSpec, protocol: ProtocolSpec, classes: int, 
     """A network of a method's shape, to be given saved weights; a plugin's head or modifier may have made another."""
     untrained = protocol.model.model_copy(update={"weights": None, "weights_sha256": None})
     model = build_model(untrained, protocol.input).to(device)
+    if protocol.training.channels_last:  # as it was trained: under autocast another layout rounds otherwise
+        model = model.to(memory_format=torch.channels_last)
     part = method.distillation
     if part is None or not part.plugin or part.kind not in ("head", "modifier"):
         return model

@@ -4,6 +4,7 @@ import csv
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.gpu.nullgpu.kernels import Counts, counted
 
@@ -53,6 +54,21 @@ def test_deterministic_algorithms_fill_no_memory(make):
     counts = counts_of("ms", make, deterministic=True)
     free = counts_of("ms", make, deterministic=False)
     assert counts.launches < 1.1 * free.launches
+
+
+@pytest.mark.parametrize(("convolutions", "allowed"), [("ieee", False), ("tf32", True)])
+def test_convolutions_round_to_tf32_where_the_protocol_says_so(convolutions, allowed, make):
+    make("ms", "conv4-64", "glyphs", float32_convolutions=convolutions)
+    assert torch.backends.cudnn.allow_tf32 == allowed
+    assert not torch.backends.cuda.matmul.allow_tf32
+
+
+def test_a_teacher_on_cuda_is_not_folded(make):
+    made = make("ms+psd", "conv4-64", "glyphs", model={"freeze_batchnorm": True})
+    made.trainer.end_epoch()
+    teacher = made.trainer.modifier.teacher
+    assert not teacher.folds(made.trainer.model)
+    assert sum(isinstance(own, torch.nn.BatchNorm2d) for own in teacher.network.modules()) == 4
 
 
 def test_adam_is_one_launch_for_many_weights(make):

@@ -31,6 +31,12 @@ def test_cuda_that_is_counted_and_cannot_start_is_one_line(tmp_path):
     assert not list(tmp_path.rglob("summary.json"))
 
 
+def test_doctor_says_why_cuda_cannot_start(tmp_path):
+    done = dmlbench("doctor", folder=tmp_path, NULL_GPU_BROKEN="1")
+    assert done.returncode == 1
+    assert "cannot start (" in done.stdout
+
+
 def test_tf32_that_a_variable_decides_is_refused(tmp_path):
     done = dmlbench(*RUN, "--device", "cuda", folder=tmp_path, NVIDIA_TF32_OVERRIDE="1")
     assert (

@@ -310,3 +310,25 @@ def test_what_a_loss_learns_at_the_networks_rate_is_on_record(small, tmp_path):
         losses[name] = numbers(folder)
     assert losses["proxies"] == losses["proxies.weight"]
     assert run(small, tmp_path / "runs")[1].at_networks_rate == []
+
+
+def test_a_dear_checkpoint_is_written_seldom_and_when_the_cell_is_to_stop(tmp_path, small, monkeypatch):
+    """Where writing takes as long as ten epochs, the beginning, the epoch of the stop and the end are written."""
+    written, save = [], module.checkpoint.save
+
+    def slow(folder, past):
+        save(folder, past)
+        written.append(past.epoch)
+
+    monkeypatch.setattr(module.checkpoint, "save", slow)
+    monkeypatch.setattr(module.checkpoint, "CHEAP_SECONDS", 0.0)
+    monkeypatch.setattr(module.checkpoint, "TIMES", 1e9)
+    whole, _ = run(small, tmp_path / "whole")
+    assert written == [0, 3]
+    written.clear()
+    with pytest.raises(SystemExit):
+        run(small, tmp_path / "stopped", emit=stopping_at(2))
+    assert written == [0, 2]
+    folder, summary = run(small, tmp_path / "stopped")
+    assert summary.resumed == [2]
+    assert numbers(folder) == numbers(whole)
