@@ -1,6 +1,7 @@
 """What the README promises: its first command, and a wheel that works outside the source tree."""
 
 import os
+import csv
 import re
 import subprocess
 import sys
@@ -26,6 +27,7 @@ def test_readme_names_the_two_commands() -> None:
     [
         "README.md",
         "CONTRIBUTING.md",
+        "docs/gpus.md",
         "docs/plugins.md",
         "docs/protocols.md",
         "docs/published.md",
@@ -43,6 +45,15 @@ def test_links_lead_somewhere(document: str) -> None:
         there = path.parent / file if file else path
         assert there.exists(), target
         assert not anchor or anchor in _anchors(there.read_text()), target
+
+
+def test_memory_of_gpus_is_what_was_counted() -> None:
+    rows = csv.DictReader((ROOT / "tests" / "gpu" / "protocols.csv").read_text().splitlines())
+    text, words = (ROOT / "docs" / "gpus.md").read_text(), {"none": "float32"}
+    for row in rows:
+        precision = words.get(row["autocast"], row["autocast"])
+        cells = (row["method"], row["protocol"], precision, row["batch_size"], row["peak_gib"])
+        assert f"| {' | '.join(cells)} |" in text
 
 
 def _anchors(text: str) -> set[str]:
