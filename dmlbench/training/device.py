@@ -2,7 +2,8 @@
 
 `PhaseClock` never stops the device. On CUDA, events bracket each phase and are read once, at the end of the epoch; on
 a CPU it reads the monotonic clock. The wait for data is host time on both, so on CUDA it overlaps the other phases and
-their sum may exceed the epoch's time. Copies to the device and resizing on it overlap the phases and belong to none.
+their sum may exceed the epoch's time. Copies to the device overlap the phases and belong to none. Where the host is
+slower than the device, as with small networks, a phase's events also span the device's waits for its next launch.
 """
 
 import os

@@ -1,7 +1,7 @@
 """What the README promises: its first command, and a wheel that works outside the source tree."""
 
-import os
 import csv
+import os
 import re
 import subprocess
 import sys
