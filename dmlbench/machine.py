@@ -4,15 +4,19 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from pathlib import Path
 
 CUDA = """
-import torch
-for index in range(torch.cuda.device_count()):
-    torch.zeros(1, device=f"cuda:{index}")
+import sys, torch
+for device in sys.argv[1:]:
+    try:
+        torch.zeros(1, device=device)
+    except Exception as error:
+        sys.exit(f"{device}: {error}")
 """
+PATIENCE_SECONDS = 120.0  # a driver that hangs answers never
 OWN_GROUPS, GROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 
 
@@ -39,18 +43,23 @@ def processor_quota(own_groups: Path = OWN_GROUPS, groups: Path = GROUPS) -> flo
     return min(quotas, default=None)
 
 
-def cuda_failure() -> str | None:
-    """Why a GPU that torch counts cannot be used, in torch's words; None where all can.
+def cuda_failure(devices: Collection[str]) -> str | None:
+    """Why a GPU, such as `cuda:0`, cannot be used, in torch's words; None where all of these can.
 
     An old driver, for one, counts its devices and starts none. It is tried in a process of its own, which takes
     seconds: here it would hold memory of each GPU, and keep forked processes from using any.
     """
-    done = subprocess.run([sys.executable, "-c", CUDA], capture_output=True, text=True, check=False)  # noqa: S603
+    command = [sys.executable, "-c", CUDA, *sorted(devices)]
+    try:
+        done = subprocess.run(  # noqa: S603
+            command, capture_output=True, text=True, check=False, timeout=PATIENCE_SECONDS
+        )
+    except subprocess.TimeoutExpired:
+        return f"no answer in {PATIENCE_SECONDS:.0f} s"
     if done.returncode == 0:
         return None
-    said = [line for line in done.stderr.splitlines() if line.strip() and not line.startswith((" ", "\t"))]
-    reason = next((line for line in said if "Error: " in line), said[-1] if said else "")
-    return reason.partition("Error: ")[2] or reason or f"exit code {done.returncode}"
+    said = [line for line in done.stderr.splitlines() if line.strip()]
+    return next((line for line in said if line.startswith("cuda")), f"exit code {done.returncode}")
 
 
 def shared_memory() -> int | None:

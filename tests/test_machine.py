@@ -92,10 +92,16 @@ def test_a_slurm_job_uses_the_cores_it_was_given(monkeypatch):
     ("code", "reason"),
     [
         ("pass", None),
-        ("raise RuntimeError('the driver is too old\\nmore')", "the driver is too old"),
+        ("import sys; sys.exit(f'{sys.argv[1]}: the driver is too old\\nmore')", "cuda:1: the driver is too old"),
         ("import os; os._exit(3)", "exit code 3"),
     ],
 )
 def test_why_cuda_cannot_start_is_torchs_reason(monkeypatch, code, reason):
     monkeypatch.setattr(machine, "CUDA", code)
-    assert cuda_failure() == reason
+    assert cuda_failure({"cuda:1"}) == reason
+
+
+def test_a_driver_that_hangs_is_not_waited_for(monkeypatch):
+    monkeypatch.setattr(machine, "CUDA", "import time; time.sleep(60)")
+    monkeypatch.setattr(machine, "PATIENCE_SECONDS", 0.5)
+    assert cuda_failure({"cuda:0"}) == "no answer in 0 s"

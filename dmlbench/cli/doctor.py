@@ -55,7 +55,7 @@ def _torch() -> list[Check]:
     found: list[Check] = [("ok", "torch", f"{torch.__version__}, torchvision {torchvision.__version__}")]
     if not torch.cuda.is_available():
         return [*found, ("ok", "GPU", "none: cells run on the CPU")]
-    if reason := cuda_failure():
+    if reason := cuda_failure([f"cuda:{index}" for index in range(torch.cuda.device_count())]):
         return [*found, ("bad", "GPU", f"cannot start ({reason}); cells run with --device cpu")]
     for index in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(index)

@@ -122,7 +122,7 @@ EXECUTION = (
     help="Loader processes per cell [default: none on a CPU, a share of the cores on a GPU].",
 )
 @device_option()
-@click.option("--retry", type=click.Choice(["failed"]), help="Resume failed cells, too, from their last epoch.")
+@click.option("--retry", type=click.Choice(["failed"]), help="Resume failed cells, too, from their last checkpoint.")
 @click.option(
     "--keep",
     callback=names,

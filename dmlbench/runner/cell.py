@@ -220,8 +220,8 @@ def _resume(made_by: dict[str, str], environment: Environment, writer: CellWrite
     return past
 
 
-# What CUDA's libraries say where their own memory cannot be had; torch raises a RuntimeError of it.
-NO_MEMORY = ("CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED", "CUSOLVER_STATUS_ALLOC_FAILED")
+# What CUDA and its libraries say where memory of their own cannot be had; torch raises a plain RuntimeError of it.
+NO_MEMORY = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
 
 
 def _failure(error: Exception) -> Failure:

@@ -170,14 +170,25 @@ def make_ready(cells: Sequence[Cell], execution: Execution, log: Callable[[str],
     for spec in {own.dataset.name: own.dataset for own in cells if own.protocol.training.vary == "split"}.values():
         check_exchangeable(spec, execution.data_dir)
     on_gpus = bool(cells) and runs_on_gpus(execution)
-    if on_gpus and (reason := cuda_failure()):
-        raise UserError(f"--device {execution.device}: CUDA cannot start ({reason})", hint="--device cpu")
+    if on_gpus:
+        _check_cuda(cells, execution)
     check_protocols(cells, download=True, cuda=on_gpus)
     if execution.executor == "local" and not on_gpus:
         _check_no_tf32(cells)
     _check_plugins({digest(cell.method.identity()): cell for cell in cells}.values())
     if cells:
         execution.store.check_writable()
+
+
+def _check_cuda(cells: Sequence[Cell], execution: Execution) -> None:
+    from dmlbench.training.device import check_tf32
+
+    for cell in cells:
+        check_tf32(cell.protocol.training)
+    threads = max(cell.protocol.training.cpu_threads for cell in cells)
+    if reason := cuda_failure(set(worker_devices(execution, threads)[: len(cells)])):
+        hint = "--device cpu, or CUDA_VISIBLE_DEVICES without that GPU"
+        raise UserError(f"--device {execution.device}: CUDA cannot start ({reason})", hint=hint)
 
 
 def _check_no_tf32(cells: Sequence[Cell]) -> None:

@@ -44,10 +44,13 @@ class Checkpoint:
 
 CHEAP_SECONDS = 0.25
 TIMES = 20
+LONGEST_SECONDS = 120.0
 
 
 class Pace:
-    """When a checkpoint is due: after every epoch where writing takes no time, else for a twentieth of it at most.
+    """When a checkpoint is due: after every epoch where writing takes no time, else for a twentieth of it.
+
+    At the latest after the first epoch that ends two minutes after the last one was written.
 
     That of a ResNet-50 is 285 MB and takes 1.5 s until the disk has it, as long as an epoch of CUB on a fast GPU.
     """
@@ -57,7 +60,7 @@ class Pace:
 
     def due(self, now: float) -> bool:
         """Whether to write one, `now` in seconds."""
-        return self._took <= CHEAP_SECONDS or now - self._ended >= TIMES * self._took
+        return self._took <= CHEAP_SECONDS or now - self._ended >= min(TIMES * self._took, LONGEST_SECONDS)
 
     def wrote(self, begun: float, ended: float) -> None:
         """Take note of a checkpoint that was written, in seconds."""

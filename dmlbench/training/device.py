@@ -39,7 +39,7 @@ def prepare(training: TrainingSpec, device: torch.device) -> None:
         torch.cuda.set_device(device)  # events and synchronisation act on the current device
         torch.cuda.reset_peak_memory_stats(device)
         # Float32 is float32 unless the protocol says otherwise: torch lets convolutions round to TF32.
-        _check_overrides(training)
+        check_tf32(training)
         torch.backends.cudnn.allow_tf32 = training.float32_convolutions == "tf32"
         torch.backends.cuda.matmul.allow_tf32 = False
     torch.use_deterministic_algorithms(training.deterministic)
@@ -49,15 +49,17 @@ def prepare(training: TrainingSpec, device: torch.device) -> None:
     torch.backends.cudnn.benchmark = not training.deterministic
 
 
-# Variables that decide over TF32 whatever a program asks for, and so what no result would record.
+# Variables that decide over TF32 whatever a program asks for: no result would record it.
 OVERRIDES = ("NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE")
 
 
-def _check_overrides(training: TrainingSpec) -> None:
+def check_tf32(training: TrainingSpec) -> None:
+    """Raise UserError where a variable of the environment has another TF32 than the protocol; 0 is IEEE's float32."""
     for name in OVERRIDES:
-        if (value := os.environ.get(name)) is not None:
-            what = f"{name}={value}: decides over TF32 in place of training.float32_convolutions"
-            raise UserError(f"{what} ({training.float32_convolutions})", hint=f"unset {name}")
+        value, asked = os.environ.get(name), training.float32_convolutions
+        if value is not None and not (value == "0" and (asked == "ieee" or name != OVERRIDES[0])):
+            what = f"{name}={value}: decides over TF32 in place of training.float32_convolutions ({asked})"
+            raise UserError(what, hint=f"unset {name}")
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:

@@ -66,7 +66,9 @@ def test_a_killed_run_is_resumed_to_the_same_bits(whole, tmp_path):
         time.sleep(0.05)
     child.send_signal(signal.SIGKILL)
     child.wait()
+    begun = [path.parent for path in tmp_path.rglob("history.csv")]
     dmlbench(*RUN, folder=tmp_path)
+    assert any(json.loads((cell / "summary.json").read_text())["resumed"] for cell in begun)
     assert histories(tmp_path) == histories(whole)
 
 

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -43,7 +44,24 @@ def test_tf32_that_a_variable_decides_is_refused(tmp_path):
         "NVIDIA_TF32_OVERRIDE=1: decides over TF32 in place of training.float32_convolutions (ieee)"
         in done.stderr + done.stdout
     )
-    assert done.returncode == 1
+    assert done.returncode == 2
+    assert not list(tmp_path.rglob("summary.json"))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "convolutions", "refused"),
+    [
+        ("NVIDIA_TF32_OVERRIDE", "0", "ieee", False),
+        ("NVIDIA_TF32_OVERRIDE", "0", "tf32", True),
+        ("NVIDIA_TF32_OVERRIDE", "1", "tf32", True),  # matrix products would round, too
+        ("TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "1", "ieee", True),
+        ("TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "0", "tf32", False),
+    ],
+)
+def test_a_variable_that_asks_for_the_same_is_none_to_refuse(name, value, convolutions, refused, make, monkeypatch):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=name) if refused else nullcontext():
+        make("ms", "conv4-64", "glyphs", float32_convolutions=convolutions)
 
 
 def test_a_library_that_gets_no_memory_fails_for_memory(tmp_path):

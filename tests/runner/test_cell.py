@@ -275,9 +275,10 @@ def test_memory_that_a_gpu_lacks_says_what_helps(failing):
     assert "--per-gpu" in summary.error.message
 
 
-@pytest.mark.parametrize(
-    "said", ["CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`", "CUDNN_STATUS_ALLOC_FAILED"]
-)
+NO_MEMORY = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`", "CUDNN_STATUS_ALLOC_FAILED")
+
+
+@pytest.mark.parametrize("said", NO_MEMORY)
 def test_memory_that_a_library_of_cuda_lacks_is_memory(failing, said):
     assert failing(RuntimeError(f"CUDA error: {said}"), "cuda:0")[1].error.kind == "memory"
 
@@ -323,6 +324,7 @@ def test_a_dear_checkpoint_is_written_seldom_and_when_the_cell_is_to_stop(tmp_pa
     monkeypatch.setattr(module.checkpoint, "save", slow)
     monkeypatch.setattr(module.checkpoint, "CHEAP_SECONDS", 0.0)
     monkeypatch.setattr(module.checkpoint, "TIMES", 1e9)
+    monkeypatch.setattr(module.checkpoint, "LONGEST_SECONDS", 1e9)
     whole, _ = run(small, tmp_path / "whole")
     assert written == [0, 3]
     written.clear()

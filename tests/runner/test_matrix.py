@@ -297,7 +297,7 @@ def gpus(monkeypatch):
     monkeypatch.setattr(matrix, "_gpu_count", lambda **_: 8)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(16)))
     monkeypatch.setattr(matrix, "shared_memory", lambda: 64 << 20)
-    monkeypatch.setattr(matrix, "cuda_failure", lambda: None)
+    monkeypatch.setattr(matrix, "cuda_failure", lambda _: None)
 
 
 def test_each_gpu_has_a_loader_process(store, gpus):
@@ -326,8 +326,10 @@ def of_photographs(protocol):
 
 
 def test_cuda_that_cannot_start_is_said_once_before_any_cell(store, gpus, make_cell, monkeypatch):
-    monkeypatch.setattr(matrix, "cuda_failure", lambda: "CUDA driver version is insufficient")
-    with pytest.raises(UserError, match=r"--device auto: CUDA cannot start \(CUDA driver version.*; --device cpu"):
+    monkeypatch.setattr(matrix, "cuda_failure", lambda devices: f"{devices}: the driver is too old")
+    with pytest.raises(
+        UserError, match=r"--device auto: CUDA cannot start \(.*cuda:0.*: the driver is too old\); --device cpu"
+    ):
         matrix.make_ready([make_cell()], Execution(store), print)
 
 

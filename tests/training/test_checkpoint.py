@@ -163,3 +163,10 @@ def test_dear_checkpoints_take_a_twentieth_of_the_time_at_most():
             now += 1
             written.append(epoch)
     assert written == [0, 10, 20, 30]
+
+
+def test_a_slow_disk_costs_two_minutes_of_training_at_most():
+    pace = Pace()
+    pace.wrote(0.0, 30.0)
+    assert not pace.due(149.0)
+    assert pace.due(150.0)
