@@ -49,18 +49,18 @@ def test_tf32_that_a_variable_decides_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "convolutions", "refused"),
+    ("variable", "convolutions", "refused"),
     [
-        ("NVIDIA_TF32_OVERRIDE", "0", "ieee", False),
-        ("NVIDIA_TF32_OVERRIDE", "0", "tf32", True),
-        ("NVIDIA_TF32_OVERRIDE", "1", "tf32", True),  # matrix products would round, too
-        ("TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "1", "ieee", True),
-        ("TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "0", "tf32", False),
+        (("NVIDIA_TF32_OVERRIDE", "0"), "ieee", False),
+        (("NVIDIA_TF32_OVERRIDE", "0"), "tf32", True),
+        (("NVIDIA_TF32_OVERRIDE", "1"), "tf32", True),  # matrix products would round, too
+        (("TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "1"), "ieee", True),
+        (("TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "0"), "tf32", False),
     ],
 )
-def test_a_variable_that_asks_for_the_same_is_none_to_refuse(name, value, convolutions, refused, make, monkeypatch):
-    monkeypatch.setenv(name, value)
-    with pytest.raises(UserError, match=name) if refused else nullcontext():
+def test_a_variable_that_asks_for_the_same_is_none_to_refuse(variable, convolutions, refused, make, monkeypatch):
+    monkeypatch.setenv(*variable)
+    with pytest.raises(UserError, match=variable[0]) if refused else nullcontext():
         make("ms", "conv4-64", "glyphs", float32_convolutions=convolutions)
 
 
