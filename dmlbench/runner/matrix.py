@@ -171,9 +171,19 @@ def make_ready(cells: Sequence[Cell], execution: Execution, log: Callable[[str],
     check_protocols(cells, download=True, cuda=on_gpus)
     if execution.executor == "local" and not on_gpus:
         _check_no_tf32(cells)
+    if execution.executor == "local" and any(cell.protocol.training.compile for cell in cells):
+        _check_compiler("cuda" if on_gpus else "cpu")
     _check_plugins({digest(cell.method.identity()): cell for cell in cells}.values())
     if cells:
         execution.store.check_writable()
+
+
+def _check_compiler(kind: str) -> None:
+    import torch
+
+    from dmlbench.training.device import check_compiler
+
+    check_compiler(torch.device(kind))
 
 
 def _check_no_tf32(cells: Sequence[Cell]) -> None:
