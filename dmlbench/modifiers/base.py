@@ -42,11 +42,13 @@ class TeacherSettings:
         name: previous-epoch, ema, memory, weights (of a network that was trained before) or none.
         mode: Of a teacher that is a network: train or eval.
         momentum: Of `ema`.
+        compiled: Whether a teacher that is a network is compiled.
     """
 
     name: str = "previous-epoch"
     mode: str = "train"
     momentum: float = 0.999
+    compiled: bool = False
 
 
 class BuildContext(Protocol):

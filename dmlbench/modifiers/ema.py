@@ -45,7 +45,7 @@ class EMA(Modifier):
     def build(self, context: BuildContext) -> list[Network]:
         """Make the average, a copy of the network."""
         if self.lambda_:
-            self.average = MovingAverage(context.base.model, self.momentum, "eval")
+            self.average = MovingAverage(context.base.model, self.momentum, "eval", compiled=context.teacher.compiled)
         return [context.base]
 
     def loss(self, outputs: Sequence[ForwardOutput], context: StepContext) -> Sequence[Tensor] | None:

@@ -59,11 +59,11 @@ class Distillation(Modifier):
         if self.lambda_ and asked.name == "memory":
             self.teacher = Memory(context.images, context.embedding_dim).to(context.device)
         elif self.lambda_ and asked.name == "ema":
-            self.teacher = MovingAverage(context.base.model, asked.momentum, asked.mode)
+            self.teacher = MovingAverage(context.base.model, asked.momentum, asked.mode, compiled=asked.compiled)
         elif self.lambda_ and asked.name == "weights":
-            self.teacher = TrainedBefore(context.teacher_network(), asked.mode)
+            self.teacher = TrainedBefore(context.teacher_network(), asked.mode, compiled=asked.compiled)
         elif self.lambda_:
-            self.teacher = PreviousEpoch(asked.mode)
+            self.teacher = PreviousEpoch(asked.mode, compiled=asked.compiled)
         return [context.base]
 
     def loss(self, outputs: Sequence[ForwardOutput], context: StepContext) -> Sequence[Tensor] | None:
@@ -132,11 +132,13 @@ class PreviousEpoch:
     Args:
         mode: `train`, the official code's, or `eval`, in which BatchNorm uses the running statistics.
         fold: Whether the copy is `folded`; only a measurement of what that saves has it otherwise.
+        compiled: Whether the copy is compiled instead, once: later epochs replace its weights.
     """
 
-    def __init__(self, mode: str = "train", *, fold: bool = True) -> None:
+    def __init__(self, mode: str = "train", *, fold: bool = True, compiled: bool = False) -> None:
         self.network: nn.Module | None = None
         self.mode = mode
+        self.compiled = compiled
         self._fold = fold
 
     def embeddings(self, context: StepContext, student: Tensor) -> Tensor | None:  # noqa: ARG002 - as every teacher
@@ -151,12 +153,15 @@ class PreviousEpoch:
 
         On a CPU alone: on CUDA a BatchNorm that is folded away spares no launch.
         """
-        network = frozen_copy(model, self.mode)
-        self.network = folded(network) if self._fold and _on_cpu(model) else network
+        if self.compiled and self.network is not None:
+            _take_over(self.network, model)
+            return
+        network = frozen_copy(model, self.mode, compiled=self.compiled)
+        self.network = folded(network) if self._fold and not self.compiled and _on_cpu(model) else network
 
     def folds(self, model: nn.Module) -> bool:
         """Whether folding would change anything of the copy of a student."""
-        return _on_cpu(model) and any(True for _ in _foldable(frozen_copy(model, self.mode)))
+        return not self.compiled and _on_cpu(model) and any(True for _ in _foldable(frozen_copy(model, self.mode)))
 
 
 class TrainedBefore:
@@ -165,10 +170,11 @@ class TrainedBefore:
     Args:
         network: `network(images)` gives embeddings (B, D) of unit length.
         mode: `train`, in which BatchNorm uses the batch's statistics, or `eval`.
+        compiled: Whether it is compiled.
     """
 
-    def __init__(self, network: nn.Module, mode: str = "eval") -> None:
-        self.network = frozen_copy(network, mode)
+    def __init__(self, network: nn.Module, mode: str = "eval", *, compiled: bool = False) -> None:
+        self.network = frozen_copy(network, mode, compiled=compiled)
 
     def embeddings(self, context: StepContext, student: Tensor) -> Tensor:  # noqa: ARG002 - as every teacher
         """Return its embeddings (B, D) of the very same augmented images."""
@@ -192,6 +198,7 @@ class MovingAverage(nn.Module):
         model: The student, which it starts as a copy of.
         momentum: In [0, 1).
         mode: `train`, in which BatchNorm uses the batch's statistics, or `eval`.
+        compiled: Whether the average is compiled.
 
     Raises:
         ValueError: If the momentum is out of range.
@@ -200,12 +207,12 @@ class MovingAverage(nn.Module):
     network: nn.Module
     momentum: float
 
-    def __init__(self, model: nn.Module, momentum: float, mode: str = "train") -> None:
+    def __init__(self, model: nn.Module, momentum: float, mode: str = "train", *, compiled: bool = False) -> None:
         super().__init__()
         if not isinstance(momentum, Real) or not 0 <= momentum < 1:
             raise ValueError(f"momentum must lie in [0, 1), got {momentum}")
         self.momentum = momentum
-        self.network = frozen_copy(model, mode)
+        self.network = frozen_copy(model, mode, compiled=compiled)
 
     def embeddings(self, context: StepContext, student: Tensor) -> Tensor:  # noqa: ARG002 - as every teacher
         """Return the average's embeddings (B, D) of the very same augmented images."""
@@ -259,9 +266,23 @@ class Memory(nn.Module):
         """Nothing to take: every step has left its embeddings."""
 
 
-def frozen_copy(model: nn.Module, mode: str) -> nn.Module:
-    """Return a copy of a network that learns nothing, in the mode `train` or `eval`."""
-    return copy.deepcopy(model).requires_grad_(False).train(mode == "train")
+def frozen_copy(model: nn.Module, mode: str, *, compiled: bool = False) -> nn.Module:
+    """Return a copy of a network that learns nothing, in the mode `train` or `eval`, compiled where asked."""
+    network = copy.deepcopy(model).requires_grad_(False).train(mode == "train")
+    if compiled:
+        network.compile()  # in place: its parts keep their names
+    return network
+
+
+@torch.no_grad()
+def _take_over(network: nn.Module, model: nn.Module) -> None:
+    """Give a copy of a network the network's present weights and statistics."""
+    for own, other in zip(_tensors(network), _tensors(model), strict=True):
+        own.copy_(other)
+
+
+def _tensors(network: nn.Module) -> list[Tensor]:
+    return [*network.parameters(), *network.buffers()]
 
 
 def _on_cpu(model: nn.Module) -> bool:

@@ -111,6 +111,8 @@ def _apart(task: tuple[CostPlan, str, int, int], tell: Callable[[], None]) -> _S
         process.join()
         what = f"the process that measures ended early (exit code {process.exitcode})"
         raise UserError(what, hint="see whether memory ran out") from error
+    else:
+        process.join(timeout=10)  # at its own end it also clears what torch's compiler started
     finally:
         process.terminate()
         process.join()

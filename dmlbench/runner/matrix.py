@@ -175,6 +175,8 @@ def make_ready(cells: Sequence[Cell], execution: Execution, log: Callable[[str],
     check_protocols(cells, download=True, cuda=on_gpus)
     if execution.executor == "local" and not on_gpus:
         _check_no_tf32(cells)
+    if execution.executor == "local" and any(cell.protocol.training.compile for cell in cells):
+        _check_compiler("cuda" if on_gpus else "cpu")
     _check_plugins({digest(cell.method.identity()): cell for cell in cells}.values())
     if cells:
         execution.store.check_writable()
@@ -189,6 +191,14 @@ def _check_cuda(cells: Sequence[Cell], execution: Execution) -> None:
     if reason := cuda_failure(set(worker_devices(execution, threads)[: len(cells)])):
         hint = "--device cpu, or CUDA_VISIBLE_DEVICES without that GPU"
         raise UserError(f"--device {execution.device}: CUDA cannot start ({reason})", hint=hint)
+
+
+def _check_compiler(kind: str) -> None:
+    import torch
+
+    from dmlbench.training.device import check_compiler
+
+    check_compiler(torch.device(kind))
 
 
 def _check_no_tf32(cells: Sequence[Cell]) -> None:

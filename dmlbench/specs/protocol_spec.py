@@ -136,6 +136,8 @@ class TrainingSpec(Section):
       gradient; activations are computed twice instead of kept (torch.utils.checkpoint).
     - `float32_convolutions`: on CUDA, `tf32` lets convolutions of float32 round their inputs to 10 bits, which is
       torch's own default; matrix products keep all bits.
+    - `compile`: whether torch.compile makes fewer, larger kernels of the backbone's training step and of a teacher's
+      forward pass, equal but for rounding. Evaluation runs the backbone as it is.
     - `sampler`: see `dmlbench.data.samplers`; `steps_per_epoch` replaces the number of batches that it gives an epoch.
     - `vary` is what a seed decides: everything; the initial weights alone; the order alone, with augmentations and
       mining; or the split alone, which classes train and which test. What it does not decide is as in seed 0.
@@ -167,6 +169,7 @@ class TrainingSpec(Section):
     autocast: Literal["none", "bfloat16", "float16"] = "none"
     float32_convolutions: Literal["ieee", "tf32"] = "ieee"
     channels_last: bool = True
+    compile: bool = False
     cpu_threads: Threads = 1
     deterministic: bool = True
     vary: Literal["all", "init", "order", "split"] = "all"
@@ -321,6 +324,7 @@ ADDED = {
         "clip_norm",
         "clip_value",
         "float32_convolutions",
+        "compile",
     ),
     "evaluation": ("nmi_revisiting",),
 }

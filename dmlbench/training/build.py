@@ -234,7 +234,7 @@ class _BuildContext:
         self.embedding_dim, self.features = protocol.model.embedding_dim, model.features
         self.epochs, self.learning_rate = protocol.training.epochs, protocol.training.learning_rate
         self.precision: str = protocol.training.autocast
-        self.teacher = _teacher(method.distillation)
+        self.teacher = _teacher(method.distillation, compiled=protocol.training.compile)
         self.base = Network(model, self.criterion(self.embedding_dim))
 
     @property
@@ -283,12 +283,12 @@ def trained_teacher(method: MethodSpec, protocol: ProtocolSpec) -> EmbeddingMode
     return networks[0]
 
 
-def _teacher(part: Part | None) -> TeacherSettings:
+def _teacher(part: Part | None, *, compiled: bool) -> TeacherSettings:
     if part is None:
         return TeacherSettings("none")
     momentum = part.values().get(MOMENTUM) if part.teacher == "ema" else None
     known = {} if momentum is None else {"momentum": float(momentum)}
-    return TeacherSettings(part.teacher, part.teacher_mode, **known)
+    return TeacherSettings(part.teacher, part.teacher_mode, compiled=compiled, **known)
 
 
 def _built(modifier: Modifier, context: _BuildContext, part: Part) -> tuple[list[Network], list[Group]]:
@@ -346,6 +346,7 @@ def _trainable(network: Network, training: TrainingSpec, extra: Iterable[Group])
         period=network.period * training.accumulate,
         micro_batch_size=training.micro_batch_size,
         frozen_epochs=(training.warmup.epochs or 0) if training.warmup and training.warmup.frozen == "backbone" else 0,
+        compiled=training.compile,
     )
 
 

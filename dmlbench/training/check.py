@@ -26,7 +26,9 @@ CLOSE = 0.8  # of a misspelt hook's name to the hook's
 
 
 def check_method(method: MethodSpec, protocol: ProtocolSpec) -> tuple[float, list[str]]:
-    """Train a method for two epochs, once at a stretch and once interrupted; batch size and epochs are the check's.
+    """Train a method for two epochs, once at a stretch and once interrupted.
+
+    Batch size and epochs are the check's, and nothing is compiled.
 
     Returns:
         The last loss, and what the ranking loss learns at the network's rate because its file gives no other.
@@ -35,7 +37,7 @@ def check_method(method: MethodSpec, protocol: ProtocolSpec) -> tuple[float, lis
         UserError: where a step fails, a loss is not finite, or the state does not survive.
     """
     training = protocol.training.model_copy(
-        update={"epochs": EPOCHS, "batch_size": BATCH, "samples_per_class": 2, "milestones": ()}
+        update={"epochs": EPOCHS, "batch_size": BATCH, "samples_per_class": 2, "milestones": (), "compile": False}
     )
     protocol = protocol.model_copy(update={"training": training})
     whole, resumed = _built(method, protocol), _built(method, protocol)

@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 
 import torch
 from threadpoolctl import threadpool_limits
@@ -42,6 +43,9 @@ def prepare(training: TrainingSpec, device: torch.device) -> None:
         check_tf32(training)
         torch.backends.cudnn.allow_tf32 = training.float32_convolutions == "tf32"
         torch.backends.cuda.matmul.allow_tf32 = False
+    if training.compile:
+        check_compiler(device)
+        _choose_kernels(training)
     torch.use_deterministic_algorithms(training.deterministic)
     # Every new tensor would be filled with NaN first, two thirds of all launches of a step; no bit depends on it.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
@@ -60,6 +64,33 @@ def check_tf32(training: TrainingSpec) -> None:
         if value is not None and not (value == "0" and (asked == "ieee" or name != OVERRIDES[0])):
             what = f"{name}={value}: decides over TF32 in place of training.float32_convolutions ({asked})"
             raise UserError(what, hint=f"unset {name}")
+
+
+def check_compiler(device: torch.device) -> None:
+    """Raise UserError where torch.compile cannot make code for a device."""
+    hint = "--set training.compile=false"
+    if device.type == "cpu":
+        from torch._inductor.cpp_builder import get_cpp_compiler
+        from torch._inductor.exc import InvalidCxxCompiler
+
+        try:
+            get_cpp_compiler()
+        except InvalidCxxCompiler as error:
+            said = "training.compile: no C++ compiler was found, which a CPU's code needs"
+            raise UserError(said, hint=f"install g++, or {hint}") from error
+    elif find_spec("triton") is None:
+        raise UserError("training.compile: a GPU's code needs triton", hint=f"pip install triton, or {hint}")
+
+
+def _choose_kernels(training: TrainingSpec) -> None:
+    """Choose the compiler's kernels by rule in place of timing them, where a deterministic protocol compiles."""
+    from torch._inductor import config
+
+    if hasattr(config, "deterministic"):
+        config.deterministic = training.deterministic
+    elif training.deterministic:
+        said = f"training.compile: torch {torch.__version__} chooses kernels by their time, which is not deterministic"
+        raise UserError(said, hint="a later torch, or --set training.deterministic=false")
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:

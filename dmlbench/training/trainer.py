@@ -1,7 +1,7 @@
 """What a training step is: forward pass, ranking loss, modifier, backward pass, optimiser."""
 
 import ctypes
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -32,6 +32,7 @@ class TrainableNetwork:
         period: Steps from one update of its weights to the next; gradients are averaged between.
         micro_batch_size: Images in one forward pass of the backbone; None for the whole batch.
         frozen_epochs: Epochs at the beginning in which the backbone learns nothing.
+        compiled: Whether the backbone's steps are compiled; the model, its state and its evaluation stay as they are.
     """
 
     model: EmbeddingModel
@@ -43,8 +44,14 @@ class TrainableNetwork:
     period: int = 1
     micro_batch_size: int | None = None
     frozen_epochs: int = 0
+    compiled: bool = False
     taken: int = 0  # steps since its weights changed
     _frozen: list[nn.Parameter] = field(default_factory=list)  # what rests now, and learns later
+    _backbone: Callable[[Tensor], Tensor] = field(init=False)
+
+    def __post_init__(self) -> None:
+        backbone = self.model.backbone
+        self._backbone = torch.compile(backbone) if self.compiled else backbone
 
     def begin_step(self, epoch: int) -> None:
         """Free gradients that were used, before activations need the memory; `epoch` counts from 0."""
@@ -63,12 +70,10 @@ class TrainableNetwork:
 
     def features(self, images: Tensor) -> Tensor:
         """Pooled features (B, F) of images (B, C, H, W)."""
-        backbone = self.model.backbone
         if self.micro_batch_size is None:
-            features: Tensor = backbone(images)
-            return features
+            return self._backbone(images)
         parts = images.split(self.micro_batch_size)
-        return torch.cat([checkpoint(backbone, part, use_reentrant=False) for part in parts])
+        return torch.cat([checkpoint(self._backbone, part, use_reentrant=False) for part in parts])
 
     def end_step(self, scaler: torch.amp.GradScaler) -> None:
         """Count a step, and update the weights where one is due."""

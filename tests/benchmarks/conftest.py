@@ -16,11 +16,13 @@ README = Path(__file__).parent / "README.md"
 ABOUT = """# Benchmarks
 
 Ours against peers and against our own reference, by turns in one process (`dmlbench/interleave.py`): medians, and
-ratios formed within a round, so a ratio is not that of the medians beside it. Nothing of this is asserted in the normal
-test suite, for machines are shared and noisy. Written by
+ratios formed within a round, so a ratio is not that of the medians beside it. No timing is asserted in the normal test
+suite, for machines are shared and noisy; the counts of operations and launches are. Written by
 
 ```sh
 pytest -m benchmark tests/benchmarks --write-table
+pytest tests/benchmarks/test_operations.py --write-table
+python tests/gpu/run.py --values tests/benchmarks/test_launches.py --write-table
 ```
 
 A run of some of them writes those tables anew and leaves the others.
@@ -34,6 +36,12 @@ A run of some of them writes those tables anew and leaves the others.
 - Of 60,502 embeddings: `ours, torch` compares in float64. A form that compared in float32 first took 0.80 and 0.84 of
   its time, and gained `auto` nothing (at 75%, by turns, after a first round: 1.05 and 0.97 of its time without), so it
   was removed. The rows of faiss are from before: they left queries in doubt to that form.
+- `Operations`: of ATen, views among them, as they reach a backend after autograd. `host waits`: operations after which
+  the host knows a value or a size, so that on a GPU it waits for all that was asked before. PML's losses have their
+  usual miner where they have one: MultiSimilarityMiner, DistanceWeightedMiner (`PML mined`), or all pairs or triplets
+  (`PML all`). How many triplets are mined decides over PML's counts; over ours no value does.
+- `Launches`: kernels and calls of cuBLAS and cuSOLVER, of the null GPU (`tests/gpu`), with the CPU's values. PML's are
+  at least these: where a size is read from the GPU, what follows in the same operation is not counted.
 - `device operation`: what a GPU takes over from the loader's workers, here run on the CPU.
 - Columns of the growth of a step: the methods `ms`, `ms+obdsd` and `ms+obdsd-mem`, in milliseconds.
 """

@@ -1,6 +1,7 @@
 """Run the tests of this folder on a GPU that is not there: python tests/gpu/run.py [--values] [pytest's arguments].
 
-Without --values kernels do nothing, and what reaches the GPU is counted; with it the CPU's kernels compute the values.
+Without --values kernels do nothing, and what reaches the GPU is counted; with it the CPU's kernels compute the values,
+and launches of losses are counted beside those of pytorch-metric-learning's.
 On a machine with a GPU, `pytest tests/gpu` runs what needs no counts on the real one.
 """
 
@@ -10,6 +11,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
+TESTS = (HERE, HERE.parent / "benchmarks" / "test_launches.py")
 sys.path.insert(0, str(HERE))
 from nullgpu import build  # noqa: E402
 
@@ -32,7 +34,7 @@ def main() -> int:
         print(f"skipped: {reason}", file=sys.stderr)
         return 1
     arguments = [argument for argument in sys.argv[1:] if argument != "--values"]
-    command = [sys.executable, "-m", "pytest", "-m", "not benchmark", *(arguments or [str(HERE)])]
+    command = [sys.executable, "-m", "pytest", "-m", "not benchmark", *(arguments or map(str, TESTS))]
     return subprocess.run(command, env=environment(values="--values" in sys.argv), check=False).returncode
 
 

@@ -76,6 +76,8 @@ CHANGED = {
     "training.gamma": 0.25,
     "training.autocast": "bfloat16",
     "training.channels_last": False,
+    "training.float32_convolutions": "tf32",
+    "training.compile": True,
     "training.cpu_threads": 2,
     "training.deterministic": False,
     "training.vary": "init",

@@ -7,7 +7,7 @@ import torch
 
 from dmlbench.errors import UserError
 from dmlbench.modifiers import angular_loss, neighbourhood_loss, relational_loss
-from tests.training.test_no_waiting import seen
+from tests.operations import waits
 from tests.training.test_trainer import same, state, without_timings
 
 SMALL = {"size": 20, "start": 4}
@@ -54,7 +54,7 @@ def test_nothing_waits_for_the_device(name, settings, make_trainer, batch, minin
     trainer = make_trainer(name, settings=settings | ({"start": 0} if settings else {}))
     trainer.step(batch, 0, mining)
     trainer.end_epoch()
-    assert not seen(lambda: trainer.step(batch, 1, mining))
+    assert not waits(lambda: trainer.step(batch, 1, mining))
 
 
 @every_method

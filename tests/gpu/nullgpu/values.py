@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves, tree_map
 
 # What changes no values: the null GPU's own way is right.
@@ -47,6 +47,32 @@ class _Emulation(TorchDispatchMode):
         if not func._schema.is_mutable and any(own.alias_info and not own.alias_info.is_write for own in returns):
             return func(*args, **kwargs)  # a view
         return _computed(func, args, kwargs, ours[0].device if ours else asked)
+
+
+class Launching(TorchDispatchMode):
+    """Lets every operation launch what it launches on the null GPU, before the CPU's kernels compute its values.
+
+    So the path of what depends on values is counted. Operations that read a size from the GPU's memory find a number
+    there that nothing has computed, and may stop at it: what they would have launched after that is not counted.
+
+    Args:
+        reading: Names of the operations that may stop.
+    """
+
+    def __init__(self, reading: set[str]) -> None:
+        super().__init__()
+        self.reading = reading
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if any(map(_on_gpu, tree_leaves((args, kwargs)))) or "cuda" in str(kwargs.get("device")):
+            try:
+                with _disable_current_modes():
+                    func(*args, **kwargs)
+            except RuntimeError:
+                if func.overloadpacket.__name__ not in self.reading:
+                    raise
+        return func(*args, **kwargs)
 
 
 def _on_gpu(leaf: Any) -> bool:
