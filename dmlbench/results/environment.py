@@ -29,7 +29,7 @@ TRAINING_PATH = (
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 # Of an environment. Instructions, too: records of before `machine` told generations of processors apart are still read.
-COMPARED = ("machine", "cpu_capability", "processes", "data_workers")
+COMPARED = ("machine", "cpu_capability", "processes", "data_workers", "gpus_per_cell")
 
 
 def environment(device: str) -> Environment:
