@@ -140,6 +140,7 @@ def run(
     system_metrics: bool = False,
     workers: int | None = None,
     per_gpu: int = 1,
+    gpus_per_cell: int = 1,
     executor: Literal["local", "ray"] = "local",
     address: str | None = None,
     data_workers: int | None = None,
@@ -169,6 +170,7 @@ def run(
         system_metrics: Whether MLflow samples this machine meanwhile.
         workers: Cells at a time [default: what the machine holds].
         per_gpu: Cells that share a GPU.
+        gpus_per_cell: GPUs that train one cell together, each a part of every batch.
         executor: `local`, or `ray` with the `address` of its cluster.
         address: Of the Ray cluster.
         data_workers: Loader processes per cell.
@@ -188,7 +190,7 @@ def run(
         UserError: for a name or setting that is not valid, before anything runs.
         KeyboardInterrupt: after the epoch in which a stop was asked for; the same call resumes.
     """
-    _check_counts(workers=workers, per_gpu=per_gpu, data_workers=data_workers)
+    _check_counts(workers=workers, per_gpu=per_gpu, gpus_per_cell=gpus_per_cell, data_workers=data_workers)
     check_system_metrics(system_metrics=system_metrics, tracking=tracking, executor=executor)
     store, data = Store(Path(results)), data_folder(_path(data_dir))
     overlay = (default_path(store.root) if tuned is True else Path(tuned)) if tuned else None
@@ -197,8 +199,8 @@ def run(
                       _settings(settings or {}), _path(methods_dir), data, skip_bad, overlay)  # fmt: skip
     console = SafeConsole(quiet=True) if quiet else plain_or_wide()
     cells, kept = plan(request, console.say), checked_keep(_names(keep, "keep"))
-    execution = Execution(store, data, checked_device(str(device)), workers, data_workers, kept, per_gpu, executor,
-                          checked_address(address, executor), system_metrics)  # fmt: skip
+    execution = Execution(store, data, checked_device(str(device)), workers, data_workers, kept, per_gpu, gpus_per_cell,
+                          executor, checked_address(address, executor), system_metrics)  # fmt: skip
     todo = pending(cells, store, retry_failed=retry_failed)
     run_cells(console, cells, todo, execution, tracking=tracking, claims=claimed)
     return Study(store.root, frozenset(cell.hash for cell in cells))

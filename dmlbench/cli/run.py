@@ -15,6 +15,7 @@ from dmlbench.cli.options import (
     data_dir_option,
     datasets_option,
     device_option,
+    gpus_per_cell_option,
     methods_dir_option,
     methods_option,
     names,
@@ -89,6 +90,7 @@ if TYPE_CHECKING:
 )
 @workers_option()
 @per_gpu_option()
+@gpus_per_cell_option()
 @click.option(
     "--executor",
     type=click.Choice(["local", "ray"]),
@@ -160,8 +162,8 @@ def command(**options: Any) -> int:  # noqa: ANN401 - click's options
     todo = matrix.pending(cells, store, retry_failed=options["retry"] == "failed")
     execution = matrix.Execution(
         store, request.data_dir, device, options["workers"], options["data_workers"], keep,
-        options["per_gpu"], options["executor"], checked_address(options["address"], options["executor"]),
-        options["system_metrics"],
+        options["per_gpu"], options["gpus_per_cell"], options["executor"],
+        checked_address(options["address"], options["executor"]), options["system_metrics"],
     )  # fmt: skip
     check_claims(claims, cells)
     _check_against(options["against"], cells)
@@ -245,11 +247,12 @@ def _dry_run(
     from dmlbench.cli.tables import print_damaged, print_power
     from dmlbench.data.ready import not_ready
     from dmlbench.results.claims import in_advance
-    from dmlbench.runner.matrix import check_protocols
+    from dmlbench.runner.matrix import check_gpus_per_cell, check_protocols
 
     for line in in_advance(claims, cells, execution.store):
         console.say(f"claim: {line}")
-    downloads = check_protocols(todo, download=False)
+    check_gpus_per_cell(todo, execution)
+    downloads = check_protocols(todo, download=False, in_parts=execution.gpus_per_cell > 1)
     table = Table("method", "dataset", "protocol", "seed", "cell", "state", box=None)
     for cell in cells:
         own = (cell.method.name, cell.dataset.name, cell.protocol.name, str(cell.seed), cell.hash[:8])

@@ -1,18 +1,11 @@
 """Cells that several processes train together, here on a CPU with gloo in place of GPUs with NCCL."""
 
 import csv
-import os
-import signal
-import subprocess
-import sys
-import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from dmlbench.errors import UserError
-from dmlbench.results.events import Epoch, Finished
+from dmlbench.results.events import Epoch
 from dmlbench.results.store import Store, read_summary
 from dmlbench.runner.cell import run_cell
 from dmlbench.runner.matrix import Request, plan
