@@ -34,7 +34,6 @@ STUCK = timedelta(minutes=10)  # of one exchange: a rank may wait so long for an
 GRACE = 20.0  # seconds in which a process whose partner has died notices that by itself
 NOTICED = 2.0  # seconds in which a failure of another rank is heard of
 GLANCE = 0.2
-READY = "ready"
 
 
 class RankError(Exception):
@@ -52,7 +51,7 @@ class _Other:
     process: BaseProcess
     connection: Connection
     rank: int
-    ready: bool = False
+    start: str = ""  # digest of its initial weights, when it has built its networks
 
 
 class OtherRanks:
@@ -104,13 +103,15 @@ class OtherRanks:
             RankError: where one of them failed.
         """
         for other in self._others:
-            while not other.ready:
+            while not other.start:
                 wait([other.connection, other.process.sentinel])
                 if failed := _heard(other):
                     raise RankError(failed)
+            if other.start != start:
+                said = f"rank {other.rank}: its initial weights ({other.start}) are not those of rank 0 ({start})"
+                raise RankError(failure("error", "RankError", said))
         for other in self._others:
             with suppress(OSError):  # it has died, as will be seen
-                other.connection.send(start)
                 _send_state(other.connection, state)
         if self._others:
             threading.Thread(target=self._watch, daemon=True).start()
@@ -167,7 +168,7 @@ def _heard(other: _Other) -> Failure | None:
             said: str | Failure = other.connection.recv()
             if isinstance(said, Failure):
                 return said.model_copy(update={"message": f"rank {other.rank}: {said.message}"})
-            other.ready = True
+            other.start = said
             return None
     if other.process.is_alive():
         return None
@@ -200,10 +201,8 @@ def _work(connection: Connection, cell: Cell, options: RunOptions, rank: int, fo
     from dmlbench.runner.cell import failure_of, train_along
 
     def begin(start: str) -> tuple[dict[str, Any] | None, Callable[[], int | None]]:
-        connection.send(READY)
-        expected, state = connection.recv(), _received_state(connection)
-        if start != expected:
-            raise RuntimeError(f"its initial weights ({start}) are not those of rank 0 ({expected})")
+        connection.send(start)
+        state = _received_state(connection)
         join(rank, options.gpus_per_cell, torch.device(options.device), folder)
         return state, connection.recv
 

@@ -37,7 +37,7 @@ class Ranks:
 
     def own(self, images: Tensor, batch_size: int) -> Tensor:
         """Return this rank's part (B / size, C, H, W) of a batch of B images, which may be that part already."""
-        return images[self.part(batch_size)] if len(images) == batch_size else images
+        return images[self.part(batch_size)] if self.size > 1 and len(images) == batch_size else images
 
     def gather(self, part: Tensor) -> Tensor:
         """Return the rows (B, D) of all ranks' parts (B / size, D), in the batch's order, with their gradient."""
@@ -53,8 +53,6 @@ class Ranks:
     @torch.no_grad()
     def average(self, gradients: Sequence[Tensor]) -> None:
         """Average gradients over the ranks, in place."""
-        if self.size == 1:
-            return
         for dtype in dict.fromkeys(gradient.dtype for gradient in gradients):
             own = [gradient for gradient in gradients if gradient.dtype == dtype]
             flat = torch.cat([gradient.reshape(-1) for gradient in own])  # one exchange for all of them

@@ -171,7 +171,7 @@ class Trainer:
         added = self._modifier_loss(outputs, context)
         with self.clock.phase("backward"):
             self.scaler.scale(self._total(outputs, added)).backward()
-            for network in self.networks:
+            for network in self.networks if self.ranks.size > 1 else ():
                 self.ranks.average(network.gradients())
         with self.clock.phase("optimiser"):
             for network in self.networks:

@@ -26,6 +26,7 @@ def test_readme_names_the_two_commands() -> None:
     [
         "README.md",
         "CONTRIBUTING.md",
+        "docs/gpus.md",
         "docs/plugins.md",
         "docs/protocols.md",
         "docs/published.md",
