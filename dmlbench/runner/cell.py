@@ -279,7 +279,8 @@ def failure_of(error: Exception) -> Failure:
     message = str(error).splitlines()[0] if str(error) else name
     if isinstance(error, torch.OutOfMemoryError) or any(said in message for said in NO_MEMORY):
         kind = "memory"
-        message += "; what helps: nothing else on this GPU, a smaller --per-gpu, --set training.autocast=bfloat16"
+        message += "; what helps: nothing else on this GPU, a smaller --per-gpu, --set training.autocast=bfloat16, "
+        message += "--set training.micro_batch_size, --gpus-per-cell"
     return failure(kind, name, message)
 
 

@@ -19,6 +19,7 @@ from dmlbench.specs.registry import MethodSettings, Registry
 from dmlbench.training import ranks as module
 from dmlbench.training.build import TrainingSet, build_seeded_model, build_trainer
 from dmlbench.training.ranks import ALONE, Ranks
+from dmlbench.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 EPOCHS, CLASSES, PER_CLASS = 2, 4, 6
@@ -111,12 +112,22 @@ def trained(name: str, methods_dir: Path, ranks: Ranks = ALONE, **training: Any)
         return _trained(name, methods_dir, ranks, **training)
 
 
-def _trained(name: str, methods_dir: Path, ranks: Ranks, **training: Any) -> dict[str, Tensor]:
-    protocol = small_protocol(**training)
+def trainer_of(name: str, methods_dir: Path, ranks: Ranks, protocol: ProtocolSpec) -> Trainer:
     method = Registry(methods_dir).resolve(name, "glyphs", protocol.name, MethodSettings(distillation=METHODS[name]))
     model = build_seeded_model(protocol, 0, CPU)
     torch.manual_seed(stream_seed(0, 0, "loss"))
-    trainer = build_trainer(method, protocol, model, TrainingSet(CLASSES, CLASSES * PER_CLASS), CPU, ranks=ranks)
+    return build_trainer(method, protocol, model, TrainingSet(CLASSES, CLASSES * PER_CLASS), CPU, ranks=ranks)
+
+
+def first_batch(name: str, methods_dir: Path, ranks: Ranks) -> Batch:
+    protocol = small_protocol()
+    with trainer_of(name, methods_dir, ranks, protocol).batches(small_split(), protocol, 0) as batches:
+        return next(batches.epoch(0))
+
+
+def _trained(name: str, methods_dir: Path, ranks: Ranks, **training: Any) -> dict[str, Tensor]:
+    protocol = small_protocol(**training)
+    trainer = trainer_of(name, methods_dir, ranks, protocol)
     losses = []
     with trainer.batches(small_split(), protocol, 0) as batches:
         for epoch in range(EPOCHS):

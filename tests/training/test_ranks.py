@@ -11,7 +11,8 @@ from torch import nn
 from dmlbench.errors import UserError
 from dmlbench.models.model import EmbeddingModel
 from dmlbench.models.parts import check_separable
-from tests.training.ranks import METHODS, MUTATIONS, PLUGIN, YAML, small_protocol, train_as, trained
+from dmlbench.training.ranks import ALONE, Ranks
+from tests.training.ranks import METHODS, MUTATIONS, PLUGIN, YAML, first_batch, small_protocol, train_as, trained
 
 Found = dict[str, dict[str, torch.Tensor]]
 BOUND = 1e-9
@@ -75,6 +76,14 @@ def test_all_ranks_have_the_same_weights(both, name):
 @pytest.mark.parametrize("name", METHODS)
 def test_micro_batches_train_as_whole_batches(alone, folder, name):
     assert furthest(trained(name, folder / "methods", micro_batch_size=3), alone[name]) < BOUND
+
+
+@pytest.mark.parametrize(("name", "decoded"), [("ms+obdsd", 4), ("contrastive+dm2", 4), ("ms+flips", 8)])
+def test_a_rank_prepares_its_part_unless_a_users_modifier_may_read_all(folder, name, decoded):
+    whole, parts = (first_batch(name, folder / "methods", ranks) for ranks in (ALONE, Ranks(1, 2)))
+    assert torch.equal(parts.images, whole.images[-decoded:])
+    assert torch.equal(parts.labels, whole.labels)
+    assert torch.equal(parts.indices, whole.indices)
 
 
 def test_ranks_of_other_optimisers(folder):
