@@ -25,6 +25,7 @@ def checked_execution(
     data_workers: int | None,
     keep: tuple[str, ...],
     per_gpu: int,
+    gpus_per_cell: int,
     executor: ExecutorName,
     address: str | None,
     slurm: str | Path | Sequence[str] | Mapping[str, Any] | None,
@@ -34,7 +35,7 @@ def checked_execution(
     """How cells are to run; raises UserError for a setting that is not valid, has no effect or is not possible here."""
     check_system_metrics(system_metrics=system_metrics, tracking=tracking, executor=executor)
     where, kept, jobs = checked_device(device, executor), checked_keep(keep), checked_slurm(slurm, executor, wait=wait)
-    return Execution(store, data_dir, where, workers, data_workers, kept, per_gpu, executor,
+    return Execution(store, data_dir, where, workers, data_workers, kept, per_gpu, gpus_per_cell, executor,
                      checked_address(address, executor), system_metrics, jobs, wait)  # fmt: skip
 
 

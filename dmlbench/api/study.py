@@ -139,6 +139,7 @@ def run(
     system_metrics: bool = False,
     workers: int | None = None,
     per_gpu: int = 1,
+    gpus_per_cell: int = 1,
     executor: ExecutorName = "local",
     address: str | None = None,
     slurm: str | Path | Mapping[str, Any] | None = None,
@@ -170,6 +171,7 @@ def run(
         system_metrics: Whether MLflow samples this machine meanwhile.
         workers: Cells at a time [default: what the machine holds].
         per_gpu: Cells that share a GPU.
+        gpus_per_cell: GPUs that train one cell together, each a part of every batch.
         executor: `local`, `ray` with the `address` of its cluster, or `slurm` with the settings of its jobs.
         address: Of the Ray cluster.
         slurm: A YAML file with settings of SLURM jobs, or a mapping of them: `{"time": 240, "gres": "gpu:1"}`.
@@ -191,7 +193,7 @@ def run(
         UserError: for a name or setting that is not valid, before anything runs.
         KeyboardInterrupt: after the epoch in which a stop was asked for; the same call resumes.
     """
-    _check_counts(workers=workers, per_gpu=per_gpu, data_workers=data_workers)
+    _check_counts(workers=workers, per_gpu=per_gpu, gpus_per_cell=gpus_per_cell, data_workers=data_workers)
     store, data = Store(Path(results)), data_folder(_path(data_dir))
     asked = _some(with_claimed(_names(methods, "methods"), claimed := _claims(claims), _path(methods_dir)), "methods")
     request = Request(asked, _some(datasets, "datasets"), _seeds(seeds), str(protocol) if protocol else None,
@@ -199,7 +201,8 @@ def run(
     console = SafeConsole(quiet=True) if quiet else plain_or_wide()
     execution = checked_execution(store, data, tracking=tracking, device=str(device), workers=workers, wait=wait,
                                   data_workers=data_workers, keep=_names(keep, "keep"), per_gpu=per_gpu, slurm=slurm,
-                                  executor=executor, address=address, system_metrics=system_metrics)  # fmt: skip
+                                  gpus_per_cell=gpus_per_cell, executor=executor, address=address,
+                                  system_metrics=system_metrics)  # fmt: skip
     cells = plan(request, console.say)
     todo = pending(cells, store, retry_failed=retry_failed)
     run_cells(console, cells, todo, execution, tracking=tracking, claims=claimed)

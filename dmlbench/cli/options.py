@@ -160,6 +160,12 @@ def per_gpu_option() -> Decorator:
     return click.option("--per-gpu", type=Whole(1, MOST_PROCESSES), default=1, show_default=True, help=help_text)
 
 
+def gpus_per_cell_option() -> Decorator:
+    """`--gpus-per-cell N`."""
+    help_text = "GPUs that train one cell together, each a part of every batch, with the gradient of the whole batch."
+    return click.option("--gpus-per-cell", type=Whole(1, MOST_PROCESSES), default=1, show_default=True, help=help_text)
+
+
 def skip_bad_option() -> Decorator:
     """`--skip-bad`."""
     help_text = "Leave out images that cannot be read; this is part of the data's version."

@@ -16,6 +16,7 @@ from dmlbench.cli.options import (
     data_dir_option,
     datasets_option,
     device_option,
+    gpus_per_cell_option,
     methods_dir_option,
     methods_option,
     names,
@@ -41,8 +42,8 @@ if TYPE_CHECKING:
 
 # Options that say how cells run, by their names in `checked_execution`.
 EXECUTION = (
-    "tracking", "device", "workers", "data_workers", "keep", "per_gpu", "executor", "address", "system_metrics",
-    "slurm", "wait",
+    "tracking", "device", "workers", "data_workers", "keep", "per_gpu", "gpus_per_cell", "executor", "address",
+    "system_metrics", "slurm", "wait",
 )  # fmt: skip
 
 
@@ -96,6 +97,7 @@ EXECUTION = (
 )
 @workers_option()
 @per_gpu_option()
+@gpus_per_cell_option()
 @click.option(
     "--executor",
     type=click.Choice(["local", "ray", "slurm"]),
@@ -269,11 +271,13 @@ def _dry_run(
     from dmlbench.cli.tables import print_damaged, print_power
     from dmlbench.data.ready import not_ready
     from dmlbench.results.claims import in_advance
-    from dmlbench.runner.matrix import check_protocols, runs_on_gpus
+    from dmlbench.runner.matrix import check_gpus_per_cell, check_protocols, runs_on_gpus
 
     for line in in_advance(claims, cells, execution.store):
         console.say(f"claim: {line}")
-    downloads = check_protocols(todo, download=False, cuda=runs_on_gpus(execution))
+    check_gpus_per_cell(todo, execution)
+    in_parts = execution.gpus_per_cell > 1
+    downloads = check_protocols(todo, download=False, cuda=runs_on_gpus(execution), in_parts=in_parts)
     table = Table("method", "dataset", "protocol", "seed", "cell", "state", box=None)
     for cell in cells:
         own = (cell.method.name, cell.dataset.name, cell.protocol.name, str(cell.seed), cell.hash[:8])

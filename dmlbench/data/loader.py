@@ -34,7 +34,8 @@ class Batch(NamedTuple):
     """A training batch on its device.
 
     Attributes:
-        images: (B, C, H, W) float32, normalised, in the protocol's memory layout.
+        images: (B, C, H, W) float32, normalised, in the protocol's memory layout; where the loader prepares a part of
+            each batch, that part alone.
         labels: (B,) int64.
         indices: (B,) int64, the index of each image in the training split; an image may be drawn twice.
         others: Further augmentations of the same images, each like `images`, where a method asks for them.
@@ -117,6 +118,7 @@ class TrainingBatches:
         views: Augmentations of each image; more of them leave the first as it is.
         sampler: Draws the batches in place of the protocol's sampler.
         augmentation: Changes each image after the protocol's augmentation.
+        part: Which images of each batch to prepare; labels and indices are those of the whole batch.
 
     Use it as a context manager, or call `close`: workers live until then.
     """
@@ -132,6 +134,7 @@ class TrainingBatches:
         views: int = 1,
         sampler: Sampler | None = None,
         augmentation: Augmentation | None = None,
+        part: slice = slice(None),
     ) -> None:
         self._views, self._sampler, self._augmentation = views, sampler, augmentation
         # A copy: handing the split to spawned workers moves its memory away from under a NumPy view.
@@ -143,7 +146,7 @@ class TrainingBatches:
         self._recipes: list[Recipe] = []
         self._epoch: Generator[Batch, None, None] | None = None
         self._loader: DataLoader[HostBatch] | None = DataLoader(
-            _BatchMaker(split, protocol.input, augmentation),
+            _BatchMaker(split, protocol.input, augmentation, part),
             batch_size=None,  # a recipe is a whole batch
             sampler=self._recipes,
             persistent_workers=data_workers > 0,
@@ -273,8 +276,8 @@ def _in_one_line(loader: "DataLoader[Host]") -> Iterator[Host]:
 class _BatchMaker(Dataset[HostBatch]):
     """Makes the batch of a recipe; without state, so that any process may make any batch."""
 
-    def __init__(self, split: Split, spec: InputSpec, augmentation: Augmentation | None) -> None:
-        self._augmentation = augmentation
+    def __init__(self, split: Split, spec: InputSpec, augmentation: Augmentation | None, part: slice) -> None:
+        self._augmentation, self._part = augmentation, part
         self._source = training_source(split.images, spec)
         self._labels = split.labels
         self._spec = spec
@@ -282,9 +285,9 @@ class _BatchMaker(Dataset[HostBatch]):
     def __getitem__(self, recipe: Recipe) -> HostBatch:
         indices, uniforms, seeds = recipe
         chosen_images = torch.from_numpy(indices)
-        views = [augment(self._source, indices, own, self._spec) for own in uniforms]
+        views = [augment(self._source, indices[self._part], own[self._part], self._spec) for own in uniforms]
         if seeds is not None and self._augmentation is not None:
-            pairs = zip(views, seeds.tolist(), strict=True)
+            pairs = zip(views, seeds[:, self._part].tolist(), strict=True)
             views = [_augmented(view, own, self._augmentation) for view, own in pairs]
         return views, self._labels[chosen_images], chosen_images
 

@@ -28,6 +28,12 @@ def epoch_steps(classes: int, images: int, training: TrainingSpec) -> int:
     return max(1, drawn // training.batch_size)
 
 
+def check_ranks(ranks: int, batch_size: int) -> None:
+    """Check that several GPUs can have equal parts of each batch; raises UserError where they cannot."""
+    if batch_size % ranks:
+        raise UserError(f"--gpus-per-cell {ranks}: training.batch_size {batch_size} is not a multiple of it")
+
+
 def check_batches(classes: int, images: int, training: TrainingSpec) -> None:
     """Check that so many classes and images make the batches of a protocol, and that these make a training.
 

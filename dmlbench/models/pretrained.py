@@ -91,13 +91,14 @@ def _downloaded(url: str) -> bool:
     return (Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(url).path).name).is_file()
 
 
-def check_networks(cells: Sequence[Cell], *, download: bool, cuda: bool = False) -> list[str]:
+def check_networks(cells: Sequence[Cell], *, download: bool, cuda: bool = False, in_parts: bool = False) -> list[str]:
     """Build every network once: a misspelt backbone or weights that do not fit are one error, not one a cell.
 
     Args:
         cells: Their protocols name the networks.
         download: Whether to download weights that are missing.
         cuda: Whether they are to be trained on a GPU, which has no deterministic algorithm for some of them.
+        in_parts: Whether several GPUs are to forward parts of each batch, which not every network allows.
 
     Returns:
         What is still to be downloaded, in words, where that is not to be done now.
@@ -107,7 +108,7 @@ def check_networks(cells: Sequence[Cell], *, download: bool, cuda: bool = False)
     """
     missing = []
     for protocol in {digest(protocol_identity(cell.protocol)): cell.protocol for cell in cells}.values():
-        if _can_fail(protocol):
+        if in_parts or _can_fail(protocol):
             from dmlbench.models.model import build_model
 
             model = build_model(protocol.model, protocol.input, download=download)
@@ -115,6 +116,10 @@ def check_networks(cells: Sequence[Cell], *, download: bool, cuda: bool = False)
                 from dmlbench.models.determinism import check_deterministic
 
                 check_deterministic(protocol.model.backbone, model.backbone, protocol.input)
+            if in_parts:
+                from dmlbench.models.parts import check_separable
+
+                check_separable(protocol.model.backbone, model, protocol.input)
             missing.append(to_download(protocol.model))
     return list(dict.fromkeys(filter(None, missing)))
 

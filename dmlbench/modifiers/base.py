@@ -113,7 +113,8 @@ class StepContext:
     """What a modifier may know of a step.
 
     Attributes:
-        images: (B, C, H, W) float32, normalised.
+        images: (B, C, H, W) float32, normalised. Of several GPUs that train together one may have a part of them alone,
+            fewer than the labels; a user's modifier has them all.
         labels: (B,) int64 in [0, classes).
         indices: (B,) int64, the number of each image in the training split; an image may be drawn twice.
         epoch: Counted from 0.
@@ -125,6 +126,7 @@ class StepContext:
         clock: Takes the time of a phase: use `phase`.
         precision: Gives the context of a forward pass: use `autocast`.
         others: Further augmentations of the same images, where the modifier asks for `views`.
+        forward: Gives what a network gives for images of the batch: use `embed`.
         updated: After a step, whether an update of the first network was due; gradients may wait for more batches.
     """
 
@@ -139,6 +141,7 @@ class StepContext:
     precision: Callable[[], AbstractContextManager[Any]]
     miner: Miner | None = None
     others: tuple[Tensor, ...] = ()
+    forward: Callable[[nn.Module, Tensor], Tensor] = lambda network, images: network(images)
     updated: bool = True
     criteria: Sequence[nn.Module] = ()
 
@@ -171,6 +174,10 @@ class StepContext:
         if references is not None:
             asked["references"], asked["reference_labels"] = references
         return scalar(criterion(embeddings, self.labels, **asked))
+
+    def embed(self, network: nn.Module) -> Tensor:
+        """Return what a network gives (B, D) for the images of the batch; each of several GPUs forwards its part."""
+        return self.forward(network, self.images)
 
     def phase(self, name: str) -> AbstractContextManager[None]:
         """Count the time of a `with` block as that of a phase: `teacher`, or `distillation`, the default of a loss."""

@@ -143,7 +143,7 @@ class PreviousEpoch:
 
     def embeddings(self, context: StepContext, student: Tensor) -> Tensor | None:  # noqa: ARG002 - as every teacher
         """Return the copy's embeddings (B, D) of the very same augmented images."""
-        return None if self.network is None else self.network(context.images)
+        return None if self.network is None else context.embed(self.network)
 
     def after_step(self, context: StepContext, student: Tensor) -> None:
         """Nothing: within an epoch the copy stays as it is."""
@@ -178,8 +178,7 @@ class TrainedBefore:
 
     def embeddings(self, context: StepContext, student: Tensor) -> Tensor:  # noqa: ARG002 - as every teacher
         """Return its embeddings (B, D) of the very same augmented images."""
-        embeddings: Tensor = self.network(context.images)
-        return embeddings
+        return context.embed(self.network)
 
     def after_step(self, context: StepContext, student: Tensor) -> None:
         """Nothing: it stays as it is."""
@@ -216,8 +215,7 @@ class MovingAverage(nn.Module):
 
     def embeddings(self, context: StepContext, student: Tensor) -> Tensor:  # noqa: ARG002 - as every teacher
         """Return the average's embeddings (B, D) of the very same augmented images."""
-        embeddings: Tensor = self.network(context.images)
-        return embeddings
+        return context.embed(self.network)
 
     def after_step(self, context: StepContext, student: Tensor) -> None:  # noqa: ARG002 - as every teacher
         """Move towards the student, where its weights changed."""

@@ -29,7 +29,7 @@ TRAINING_PATH = (
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 # Of an environment. Instructions, too: records of before `machine` told generations of processors apart are still read.
-COMPARED = ("machine", "cpu_capability", "processes", "data_workers")
+COMPARED = ("machine", "cpu_capability", "processes", "data_workers", "gpus_per_cell")
 
 
 def environment(device: str) -> Environment:
@@ -63,12 +63,18 @@ def kind_of_machine(environment: Environment) -> dict[str, str]:
 def made_by(summaries: Sequence[Summary]) -> list[str]:
     """For people: on which machines and by which training code results were made, with their numbers."""
     environments = [summary.environment for summary in summaries]
-    machines = Counter(f"{own.gpu or own.cpu}, torch {own.torch}" for own in environments)
+    machines = Counter(f"{_trained_by(own)}, torch {own.torch}" for own in environments)
     codes = Counter(summary.code.digest or "unknown" for summary in summaries)
     return [
         "made on " + "; ".join(f"{machine} ({counted(count, 'cell')})" for machine, count in machines.items()),
         "training code " + ", ".join(f"{code} ({counted(count, 'cell')})" for code, count in codes.items()),
     ]
+
+
+def _trained_by(environment: Environment) -> str:
+    """The processor or GPU of a cell, with their number where several trained it together."""
+    count = f"{environment.gpus_per_cell} x " if environment.gpus_per_cell else ""
+    return f"{count}{environment.gpu or environment.cpu}"
 
 
 def machine_and_load(environment: Environment) -> str:

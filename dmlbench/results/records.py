@@ -78,6 +78,7 @@ class Environment(StrictModel):
     Attributes:
         machine: Identifies it without its name.
         processes: Cells that ran at a time.
+        gpus_per_cell: GPUs that trained it together, where they were more than one.
         system_metrics: Whether MLflow sampled the machine meanwhile, which takes from what is timed.
         places: Where its attempts ran, of a cell that several machines trained.
     """
@@ -93,6 +94,7 @@ class Environment(StrictModel):
     cuda: JsonValue = None
     processes: Annotated[int, Ge(1), Le(10**6)] | None = None
     data_workers: Annotated[int, Ge(0), Le(10**6)] | None = None
+    gpus_per_cell: Annotated[int, Ge(2), Le(10**6)] | None = None
     system_metrics: int | bool | None = None
     places: JsonValue = None
 

@@ -7,13 +7,15 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save
 
 from dmlbench.atomic import write_atomically
 from dmlbench.data.images import Dataset, Split, load_of_cell, split_classes
-from dmlbench.data.samplers import check_batches, epoch_steps
+from dmlbench.data.loader import TrainingBatches
+from dmlbench.data.samplers import check_batches, check_ranks, epoch_steps
 from dmlbench.errors import DivergedError, StorageError, UserError
 from dmlbench.models.model import EmbeddingModel, weights_of
 from dmlbench.results import environment as provenance
@@ -23,6 +25,7 @@ from dmlbench.results.locks import LostClaimError, claim
 from dmlbench.results.records import Data, Environment, Failure, Index, Summary
 from dmlbench.results.store import has_ended
 from dmlbench.results.writer import CellWriter, storing
+from dmlbench.runner.ranks import OtherRanks, RankError
 from dmlbench.runner.tasks import RunOptions
 from dmlbench.seeding import stream_seed
 from dmlbench.specs.cell import Cell
@@ -32,9 +35,12 @@ from dmlbench.training.checkpoint import Checkpoint, Pace
 from dmlbench.training.device import prepare, resolve_device
 from dmlbench.training.evaluator import Evaluator
 from dmlbench.training.loop import evaluate_epoch, train_epoch
+from dmlbench.training.ranks import Ranks
 from dmlbench.training.trainer import Trainer
 
 Emit = Callable[[Event], None]
+# Takes the digest of another rank's initial weights; gives the state to begin from, and what tells the next epoch.
+Begin = Callable[[str], tuple[dict[str, Any] | None, Callable[[], int | None]]]
 
 
 def run_cell(cell: Cell, folder: Path, options: RunOptions, emit: Emit, failure_stamp: int | None = None) -> bool:
@@ -53,7 +59,7 @@ def run_cell(cell: Cell, folder: Path, options: RunOptions, emit: Emit, failure_
                 return True
             return run_claimed(cell, CellWriter(folder, claimed.check), options, emit)
     except (StorageError, UserError) as error:  # of the claim itself, or of a damaged result that is there
-        emit(Halted(_failure(error)))
+        emit(Halted(failure_of(error)))
         return True
 
 
@@ -69,36 +75,49 @@ def run_claimed(cell: Cell, writer: CellWriter, options: RunOptions, emit: Emit)
     """
     started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
     # Both before training: sources may change while it runs, and a broken device cannot be asked.
-    code, environment = provenance.code_state(), Environment()
+    made: dict[str, object] = {
+        "cell": Index(**cell.index()), "started": started, "code": provenance.code_state(), "environment": Environment()
+    }  # fmt: skip
     try:
         writer.begin(cell)
         emit(Started())
         try:
             device = resolve_device(options.device)
             environment = provenance.environment(str(device)).model_copy(update={**options.machine_load()})
-            result = {"status": "done", "environment": environment, **_train(cell, writer, options, environment, emit)}
+            made["environment"] = environment
+
+            def give_up(failed: Failure) -> None:
+                emit(Finished(_concluded(writer, made | {"status": "failed", "error": failed}, clock)))
+
+            with OtherRanks(cell, options, device, give_up) as others:
+                result = {"status": "done", **_train(cell, writer, options, environment, emit, others=others)}
         except (StorageError, LostClaimError):
             raise
         except Exception as error:  # noqa: BLE001 - any failure is a result, and the other cells run
             writer.log(traceback.format_exc())
-            result = {"status": "failed", "environment": environment, "error": _failure(error)}
-        made = {"cell": Index(**cell.index()), "started": started, "code": code}
-        summary = Summary.model_validate(made | result)
-        total_s = summary.total_s + time.perf_counter() - clock
-        writer.finish(summary.model_copy(update={"total_s": total_s}).as_json())
-        kind = summary.error.kind if summary.error else None
-        if kind in (None, "diverged"):  # nothing is left to resume
-            with writer.writing():
-                checkpoint.clear(writer.folder)
+            result = {"status": "failed", "error": failure_of(error)}
+        failed = _concluded(writer, made | result, clock)
     except (StorageError, LostClaimError) as error:
-        emit(Halted(_failure(error)))
+        emit(Halted(failure_of(error)))
         return True
-    emit(Finished(summary.error))
-    return kind not in ("error", "memory") or not options.device.startswith("cuda")
+    emit(Finished(failed))
+    on_gpu, broken = options.device.startswith("cuda"), options.gpus_per_cell > 1
+    return not (on_gpu and failed and (broken or failed.kind in ("error", "memory")))
+
+
+def _concluded(writer: CellWriter, result: dict[str, object], clock: float) -> Failure | None:
+    """Write how a cell ended, which began at a time of the clock; its failure, if it is one."""
+    summary = Summary.model_validate(result)
+    total_s = summary.total_s + time.perf_counter() - clock
+    writer.finish(summary.model_copy(update={"total_s": total_s}).as_json())
+    if summary.error is None or summary.error.kind == "diverged":  # nothing is left to resume
+        with writer.writing():
+            checkpoint.clear(writer.folder)
+    return summary.error
 
 
 def _train(
-    cell: Cell, writer: CellWriter, options: RunOptions, environment: Environment, emit: Emit
+    cell: Cell, writer: CellWriter, options: RunOptions, environment: Environment, emit: Emit, *, others: OtherRanks
 ) -> dict[str, object]:
     """Train and score a cell; what its summary says of that, with `total_s` of earlier attempts."""
     protocol, begun, device = cell.protocol, time.perf_counter(), torch.device(str(environment.device))
@@ -114,8 +133,9 @@ def _train(
     evaluators = {"test": evaluator(dataset.test, training_classes=len(train.class_names), distractors=distractors)}
     evaluators |= {"validation": evaluator(held_out)} if held_out else {}
 
-    trainer, start = _built(cell, train, device)
+    trainer, start = _built(cell, train, device, Ranks(0, options.gpus_per_cell))
     past = _resume(_made_by(cell, environment, dataset, start), environment, writer, trainer)
+    others.begin(start, past.trainer if past.rows else None)
 
     epochs = protocol.training.epochs
     record = _Recorder(writer, trainer, past, emit, begun)
@@ -124,8 +144,8 @@ def _train(
     with trainer.batches(train, protocol, order, options.data_workers) as batches:
         for epoch in range(past.epoch, epochs):
             writer.log(f"epoch {epoch + 1} of {epochs} begins")
-            torch.manual_seed(stream_seed(order, epoch, "model"))  # dropout and the like, should a backbone have any
-            row = train_epoch(trainer, batches, epoch, order, device)
+            others.train(epoch)
+            row = _trained(trainer, batches, epoch, order)
             row |= evaluate_epoch(epoch + 1, epochs, protocol.evaluation, trainer.models, evaluators)
             record({"epoch": epoch + 1} | row)
 
@@ -136,15 +156,39 @@ def _train(
     return trained | ({"at_networks_rate": unrated} if unrated else {}) | record.sums(environment, cell)
 
 
-def _built(cell: Cell, train: Split, device: torch.device) -> tuple[Trainer, str]:
+def train_along(cell: Cell, options: RunOptions, rank: int, begin: Begin) -> None:
+    """Train a cell as another rank than 0, epoch by epoch, from a state and as long as `begin` gives both."""
+    device = torch.device(options.device)
+    prepare(cell.protocol.training, device)
+    train, _ = split_classes(
+        load_of_cell(cell, options.data_dir, lambda _: None).train, cell.protocol.validation.classes
+    )
+    trainer, start = _built(cell, train, device, Ranks(rank, options.gpus_per_cell))
+    state, next_epoch = begin(start)
+    if state is not None:
+        trainer.restore(state)
+    order = cell.seed_of("order")
+    with trainer.batches(train, cell.protocol, order, options.data_workers) as batches:
+        while (epoch := next_epoch()) is not None:
+            _trained(trainer, batches, epoch, order)
+
+
+def _trained(trainer: Trainer, batches: TrainingBatches, epoch: int, order: int) -> Row:
+    """Train an epoch, which every rank begins with the same random streams."""
+    torch.manual_seed(stream_seed(order, epoch, "model"))  # dropout and the like, should a backbone have any
+    return train_epoch(trainer, batches, epoch, order, trainer.device)
+
+
+def _built(cell: Cell, train: Split, device: torch.device, ranks: Ranks) -> tuple[Trainer, str]:
     """A cell's trainer, and the digest of its first network's initial weights; UserError where it could not train."""
     training, init = cell.protocol.training, cell.seed_of("init")
     size = TrainingSet(len(train.class_names), len(train.labels))
     check_batches(size.classes, size.images, training)
+    check_ranks(ranks.size, training.batch_size)
     model = build_seeded_model(cell.protocol, init, device)
     start = provenance.weights_digest(model)
     torch.manual_seed(stream_seed(init, 0, "loss"))
-    trainer = build_trainer(cell.method, cell.protocol, model, size, device, seed=init)
+    trainer = build_trainer(cell.method, cell.protocol, model, size, device, seed=init, ranks=ranks)
     if trainer.modifier is not None:
         steps = training.epochs * epoch_steps(size.classes, size.images, training)
         try:
@@ -197,6 +241,8 @@ class _Recorder:
 def _made_by(cell: Cell, environment: Environment, dataset: Dataset, start: str) -> dict[str, str]:
     """What the numbers depend on, which all attempts at a cell must share."""
     given = {"cell": cell.hash, "code": provenance.code_digest()}
+    if environment.gpus_per_cell:  # several GPUs add up in another order than one
+        given["GPUs"] = str(environment.gpus_per_cell)
     return given | provenance.kind_of_machine(environment) | {"data": dataset.fingerprint, "initial weights": start}
 
 
@@ -224,13 +270,17 @@ def _resume(made_by: dict[str, str], environment: Environment, writer: CellWrite
 NO_MEMORY = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
 
 
-def _failure(error: Exception) -> Failure:
+def failure_of(error: Exception) -> Failure:
+    """What a result says of an error."""
+    if isinstance(error, RankError):
+        return error.failure
     kinds = {DivergedError: "diverged", UserError: "usage", StorageError: "storage", LostClaimError: "claim"}
     kind, name = kinds.get(type(error), "error"), type(error).__name__
     message = str(error).splitlines()[0] if str(error) else name
     if isinstance(error, torch.OutOfMemoryError) or any(said in message for said in NO_MEMORY):
         kind = "memory"
-        message += "; what helps: nothing else on this GPU, a smaller --per-gpu, --set training.autocast=bfloat16"
+        message += "; what helps: nothing else on this GPU, a smaller --per-gpu, --set training.autocast=bfloat16, "
+        message += "--set training.micro_batch_size, --gpus-per-cell"
     return failure(kind, name, message)
 
 

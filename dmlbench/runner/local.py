@@ -19,7 +19,7 @@ from dmlbench.results.events import Claimed, Event, Halted, Stopped, ending, hal
 from dmlbench.results.locks import claim
 from dmlbench.results.writer import storing
 from dmlbench.runner.signals import SIGNALS, Stop, starting
-from dmlbench.runner.tasks import THREAD_VARIABLES, OnEvent, RunOptions, Task, cause_of, record_death
+from dmlbench.runner.tasks import THREAD_VARIABLES, OnEvent, RunOptions, Task, cause_of, end_with_parent, record_death
 
 GLANCE = 0.2  # seconds between looks at whether to stop
 STOP: Final = "stop"
@@ -169,7 +169,7 @@ def _work(connection: Connection, options: RunOptions, threads: int) -> None:
     for number in SIGNALS:  # they reach the whole group, and the runner decides what stops
         signal.signal(number, signal.SIG_IGN)
     os.environ |= dict.fromkeys(THREAD_VARIABLES, str(threads))
-    threading.Thread(target=_end_with_the_runner, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
     from dmlbench.runner.cell import run_cell  # after the thread settings, which libraries read when they load
 
     try:
@@ -184,13 +184,6 @@ def _work(connection: Connection, options: RunOptions, threads: int) -> None:
             send_event(connection, IDLE)
     except (EOFError, ConnectionResetError):
         return
-
-
-def _end_with_the_runner() -> None:
-    """End at once when the runner has been killed: its restart wants the cell, and every file is whole at any time."""
-    if parent := multiprocessing.parent_process():
-        parent.join()
-        os._exit(1)
 
 
 def send_event(connection: Connection, event: Event | Literal["idle"]) -> None:

@@ -12,7 +12,7 @@ from typing import Literal, Protocol
 from dmlbench.data.catalogue import DATASETS, DatasetInfo, dataset_info
 from dmlbench.data.family import Log
 from dmlbench.data.ready import check_exchangeable, dataset_spec, prepare
-from dmlbench.data.samplers import check_batches
+from dmlbench.data.samplers import check_batches, check_ranks
 from dmlbench.errors import Damaged, UserError, attempt, counted, inflected, unknown_name
 from dmlbench.machine import cuda_failure, shared_memory, usable_cores
 from dmlbench.models.pretrained import check_networks
@@ -63,6 +63,7 @@ class Execution:
     data_workers: int | None = None
     keep: tuple[str, ...] = ()
     per_gpu: int = 1
+    gpus_per_cell: int = 1
     executor: ExecutorName = "local"
     address: str | None = None
     system_metrics: bool = False
@@ -169,10 +170,11 @@ def make_ready(cells: Sequence[Cell], execution: Execution, log: Callable[[str],
         prepare(spec, execution.data_dir, log)
     for spec in {own.dataset.name: own.dataset for own in cells if own.protocol.training.vary == "split"}.values():
         check_exchangeable(spec, execution.data_dir)
+    check_gpus_per_cell(cells, execution)
     on_gpus = bool(cells) and runs_on_gpus(execution)
     if on_gpus:
         _check_cuda(cells, execution)
-    check_protocols(cells, download=True, cuda=on_gpus)
+    check_protocols(cells, download=True, cuda=on_gpus, in_parts=execution.gpus_per_cell > 1)
     if execution.executor == "local" and not on_gpus:
         _check_no_tf32(cells)
     if execution.executor == "local" and any(cell.protocol.training.compile for cell in cells):
@@ -207,7 +209,29 @@ def _check_no_tf32(cells: Sequence[Cell]) -> None:
         raise UserError(what, hint="leave it out, or --device cuda")
 
 
-def check_protocols(cells: Sequence[Cell], *, download: bool, cuda: bool = False) -> list[str]:
+def check_gpus_per_cell(cells: Sequence[Cell], execution: Execution) -> None:
+    """Check that cells can be trained by as many GPUs as the user asks for.
+
+    Raises:
+        UserError: where they cannot: on a CPU, by other executors, on a shared GPU, by more than there are.
+    """
+    asked = execution.gpus_per_cell
+    if asked == 1:
+        return
+    option = f"--gpus-per-cell {asked}"
+    if execution.executor != "local":
+        raise UserError(f"{option}: needs --executor local", hint="leave one of the two out")
+    if execution.per_gpu > 1:
+        raise UserError(f"{option}: excludes --per-gpu {execution.per_gpu}", hint="leave one of the two out")
+    if (gpus := gpus_of(execution)) < asked:
+        found = f"this machine has {counted(gpus, 'GPU')}" if gpus else "needs GPUs, and there are none here"
+        found = "needs GPUs, not --device cpu" if execution.device == "cpu" else found
+        raise UserError(f"{option}: {found}", hint="training.micro_batch_size saves memory on one device")
+    for cell in cells:
+        check_ranks(asked, cell.protocol.training.batch_size)
+
+
+def check_protocols(cells: Sequence[Cell], *, download: bool, cuda: bool = False, in_parts: bool = False) -> list[str]:
     """Build what protocols name, once each; returns what is still to be downloaded: see `check_networks`.
 
     Raises:
@@ -226,7 +250,7 @@ def check_protocols(cells: Sequence[Cell], *, download: bool, cuda: bool = False
         from dmlbench.data.augment import check_transforms
 
         check_transforms(image)
-    return check_networks(cells, download=download, cuda=cuda)
+    return check_networks(cells, download=download, cuda=cuda, in_parts=in_parts)
 
 
 def execute(cells: Sequence[Cell], execution: Execution, observers: Sequence[Observer], interrupts: Interrupts) -> None:
@@ -265,8 +289,9 @@ def run_here(own: Sequence[Task], execution: Execution, on_event: OnEvent, stop:
     devices = worker_devices(execution, threads)[: len(own)]
     workers = data_workers(execution, devices, threads)
     options = RunOptions(
-        execution.data_dir, execution.device, workers, execution.keep, len(devices), execution.system_metrics
-    )
+        execution.data_dir, execution.device, workers, execution.keep, len(devices), execution.system_metrics,
+        execution.gpus_per_cell,
+    )  # fmt: skip
     run_local(own, options, devices, threads=threads, on_event=on_event, interrupts=stop)
 
 
@@ -277,18 +302,21 @@ def _threads(own: Sequence[Task]) -> int:
 def worker_devices(execution: Execution, threads: int) -> list[str]:
     """The device of each worker: `per_gpu` a GPU in turn, or the CPU's cores divided by what a worker uses of them.
 
-    On a CPU never more than the cores hold: a second process on the cores of the first makes both slower than one.
+    Of GPUs that train a cell together it is the first. On a CPU never more than the cores hold: a second process on the
+    cores of the first makes both slower than one.
 
     Raises:
         UserError: where more workers are asked for than the GPUs hold.
     """
     if gpus := gpus_of(execution):
-        slots = gpus * execution.per_gpu
+        slots, together = gpus * execution.per_gpu // execution.gpus_per_cell, execution.gpus_per_cell
         if execution.workers and execution.workers > slots:
             held = f"{counted(gpus, 'GPU')} with --per-gpu {execution.per_gpu} hold {slots}"
-            needed = -(-execution.workers // gpus)
-            raise UserError(f"--workers {execution.workers}: {held}", hint=f"--per-gpu {needed} makes them share")
-        return [f"cuda:{index % gpus}" for index in range(execution.workers or slots)]
+            hint = f"--per-gpu {-(-execution.workers // gpus)} makes them share"
+            if together > 1:
+                held, hint = f"{counted(gpus, 'GPU')} with --gpus-per-cell {together} hold {slots}", f"give {slots}"
+            raise UserError(f"--workers {execution.workers}: {held}", hint=hint)
+        return [f"cuda:{index * together % gpus}" for index in range(execution.workers or slots)]
     most = max(1, usable_cores() // (threads + (execution.data_workers or 0)))
     return ["cpu" if execution.device == "auto" else execution.device] * min(execution.workers or most, most)
 
@@ -310,7 +338,7 @@ def data_workers(execution: Execution, devices: Sequence[str], threads: int) -> 
     """
     if execution.data_workers is not None:
         return execution.data_workers
-    free = usable_cores() // len(devices) - threads
+    free = usable_cores() // (len(devices) * execution.gpus_per_cell) - threads
     return min(MOST_DATA_WORKERS, max(free, 1)) if devices[0].startswith("cuda") else 0
 
 
@@ -444,8 +472,9 @@ def _of_gpus(todo: Sequence[Cell], execution: Execution) -> list[str]:
         said.append(
             f"note: {', '.join(sorted(exact))}: float32 without TF32; --set {faster} is faster, and another cell"
         )
-    if execution.data_workers is None and usable_cores() // len(devices) - threads < 1:
-        said.append(f"note: {usable_cores()} cores for {len(devices)} cells: loaders will keep the GPUs waiting")
+    used = len(devices) * execution.gpus_per_cell
+    if execution.data_workers is None and usable_cores() // used - threads < 1:
+        said.append(f"note: {usable_cores()} cores for {used} training processes: loaders will keep the GPUs waiting")
     needed, free = PREFETCHED * workers * len(devices) * max(map(_batch_bytes, todo)), shared_memory()
     if free is not None and needed > free:
         sizes = f"up to {needed / 2**30:.1f} GiB of /dev/shm, which has {free / 2**30:.1f}"

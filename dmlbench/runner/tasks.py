@@ -1,5 +1,7 @@
 """What executors share: how a cell is run, tasks, and the failure of a cell whose process died."""
 
+import multiprocessing
+import os
 import signal
 from collections.abc import Callable
 from contextlib import suppress
@@ -43,10 +45,12 @@ class RunOptions:
     keep: tuple[str, ...] = ()
     processes: int = 1
     system_metrics: bool = False
+    gpus_per_cell: int = 1
 
     def machine_load(self) -> dict[str, int]:
         """What shares the machine with the cell, for its result: times under different loads do not compare."""
         load = {"processes": self.processes, "data_workers": self.data_workers}
+        load |= {"gpus_per_cell": self.gpus_per_cell} if self.gpus_per_cell > 1 else {}
         return load | ({"system_metrics": 1} if self.system_metrics else {})
 
 
@@ -86,6 +90,13 @@ def record_death(task: Task, cause: str) -> Event:
         index = Index(**task.cell.index())
         writer.finish(Summary(cell=index, environment=Environment(), status="failed", error=error).as_json())
     return Finished(error)
+
+
+def end_with_parent() -> None:
+    """End at once when the parent process was killed: its restart wants the cell, and every file is always whole."""
+    if parent := multiprocessing.parent_process():
+        parent.join()
+        os._exit(1)
 
 
 def cause_of(exit_code: int | None) -> str:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from dmlbench.errors import UserError
 from dmlbench.models.model import EmbeddingModel, build_model, load_networks
+from dmlbench.models.parts import check_separable, live_batchnorm
 from dmlbench.modifiers import BuildContext, Modifier, Network, SelfDistillation, TeacherSettings
 from dmlbench.modifiers.base import Group
 from dmlbench.seeding import stream_seed
@@ -22,6 +23,7 @@ from dmlbench.specs.registry import NO_REFERENCES
 from dmlbench.training.device import PhaseClock
 from dmlbench.training.optimisation import Clipping, Schedule
 from dmlbench.training.plugins import Transform, callable_of, component_of, construct, described, located, with_sizes
+from dmlbench.training.ranks import ALONE, Ranks
 from dmlbench.training.trainer import TrainableNetwork, Trainer
 
 CALLING = ("step", "end_epoch", "state", "restore", "modifier_weight")  # of a trainer: they call a plugin's code
@@ -43,14 +45,15 @@ def build_trainer(
     device: torch.device,
     *,
     seed: int = 0,
+    ranks: Ranks = ALONE,
 ) -> Trainer:
     """Assemble a trainer of a network that `build_seeded_model` gave, on its device.
 
     The base loss's own parameters come from torch's global generator, which the caller seeds; initial weights of a
-    modifier are a stream of the cell's seed.
+    modifier are a stream of the cell's seed. Several `ranks` each build the same.
 
     Raises:
-        UserError: where a part does not take its values.
+        UserError: where a part does not take its values, or ranks cannot train as one process does.
     """
     protocol = _at_own_rate(method, protocol)
     context = _BuildContext(method, protocol, model, train, device=device, seed=seed)
@@ -69,7 +72,9 @@ def build_trainer(
         for network, own in zip(networks, [extra, *([] for _ in networks[1:])], strict=True)
     ]
     training = protocol.training
-    trainer = Trainer(trainable, modifier, PhaseClock(device), training.epochs, training.autocast)
+    if ranks.size > 1:
+        check_separable(protocol.model.backbone, trainable[0].model, protocol.input)
+    trainer = Trainer(trainable, modifier, PhaseClock(device), training.epochs, training.autocast, ranks)
     parts = [part for part in (method.loss, method.distillation) if part and part.plugin]
     for name in CALLING if parts else ():
         setattr(trainer, name, located(*parts)(getattr(trainer, name)))
@@ -364,7 +369,6 @@ def _optimizer(groups: list[Group], training: TrainingSpec, device: torch.device
 
 def _check_micro_batches(model: EmbeddingModel, training: TrainingSpec) -> None:
     """A BatchNorm that uses the batch's statistics would have those of a micro-batch, and count each of them twice."""
-    live = [module for module in model.train().modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-    if training.micro_batch_size and any(module.training for module in live):
+    if training.micro_batch_size and live_batchnorm(model.train()):
         said = "the network's BatchNorm would use the statistics of a micro-batch"
         raise UserError(f"training.micro_batch_size: {said}", hint="--set model.freeze_batchnorm=true")

@@ -19,6 +19,7 @@ from dmlbench.modifiers.base import scalar
 from dmlbench.specs.protocol_spec import ProtocolSpec
 from dmlbench.training.device import PhaseClock, autocast
 from dmlbench.training.optimisation import Clipping, Schedule
+from dmlbench.training.ranks import ALONE, Ranks
 
 STATEFUL = ("model", "criterion", "optimizer", "scheduler")
 
@@ -75,6 +76,10 @@ class TrainableNetwork:
         parts = images.split(self.micro_batch_size)
         return torch.cat([checkpoint(self._backbone, part, use_reentrant=False) for part in parts])
 
+    def gradients(self) -> list[Tensor]:
+        """The gradients of all that its optimiser updates."""
+        return [parameter.grad for parameter in self._parameters() if parameter.grad is not None]
+
     def end_step(self, scaler: torch.amp.GradScaler) -> None:
         """Count a step, and update the weights where one is due."""
         self.taken = (self.taken + 1) % self.period
@@ -109,6 +114,7 @@ class Trainer:
         networks: The first is the base method's own: its batches, its weights, its mining.
         modifier: What the method adds to its base; None for a base.
         precision: Of forward passes: none, bfloat16 or float16.
+        ranks: The processes that train together, of which this is one.
     """
 
     networks: Sequence[TrainableNetwork]
@@ -116,6 +122,7 @@ class Trainer:
     clock: PhaseClock
     epochs: int
     precision: str = "none"
+    ranks: Ranks = ALONE
     scaler: torch.amp.GradScaler = field(init=False)
 
     def __post_init__(self) -> None:
@@ -142,7 +149,10 @@ class Trainer:
     def batches(self, split: Split, protocol: ProtocolSpec, seed: int, data_workers: int = 0) -> TrainingBatches:
         """The batches of a seed as the modifier wants them, on the networks' device."""
         own = {name: getattr(self.modifier, name, None) for name in ("sampler", "augmentation")}
-        return TrainingBatches(split, protocol, seed, self.device, data_workers, views=self.views, **own)
+        # A user's modifier may read all images of a step; those shipped here leave forward passes to `context.embed`.
+        whole = self.ranks.size == 1 or not type(self.modifier).__module__.startswith(("builtins", "dmlbench."))
+        part = slice(None) if whole else self.ranks.part(protocol.training.batch_size)
+        return TrainingBatches(split, protocol, seed, self.device, data_workers, views=self.views, part=part, **own)
 
     def modifier_weight(self, epoch: int) -> float:
         """Return the weight of what the modifier adds in an epoch counted from 0; 0 without one."""
@@ -166,6 +176,8 @@ class Trainer:
         added = self._modifier_loss(outputs, context)
         with self.clock.phase("backward"):
             self.scaler.scale(self._total(outputs, added)).backward()
+            for network in self.networks if self.ranks.size > 1 else ():
+                self.ranks.average(network.gradients())
         with self.clock.phase("optimiser"):
             for network in self.networks:
                 network.end_step(self.scaler)
@@ -213,6 +225,7 @@ class Trainer:
             precision=partial(autocast, self.device, self.precision),
             miner=self.modifier.miner if self.modifier is not None else None,
             others=batch.others,
+            forward=partial(self.ranks.embed, batch_size=len(batch.labels)),
         )
 
     def _forward(self, batch: Batch, context: StepContext, generator: torch.Generator) -> list[ForwardOutput]:
@@ -221,7 +234,8 @@ class Trainer:
             for number, network in enumerate(self.networks):
                 # Dropout and the like draw from torch's global stream, which is the first network's, as the base's.
                 with torch.random.fork_rng(self._devices, enabled=number > 0):
-                    features = network.features(batch.view(network.view))
+                    images = self.ranks.own(batch.view(network.view), len(batch.labels))
+                    features = self.ranks.gather(network.features(images))
                     embedded.append((features, network.model.embed(features)))
         with self.clock.phase("loss"):
             # The first network mines as the base does; the others from the same beginning.

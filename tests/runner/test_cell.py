@@ -57,7 +57,7 @@ def failing(tmp_path, monkeypatch, make_cell):
     """Runs a cell whose training raises, on a device of the given name; its fitness, its summary, its events."""
 
     def run(error: Exception, device: str):
-        def train(*_):
+        def train(*_, **__):
             raise error
 
         monkeypatch.setattr(module, "_train", train)

@@ -307,11 +307,37 @@ def test_each_gpu_has_a_loader_process(store, gpus):
     assert matrix.data_workers(Execution(store, data_workers=0), ["cuda:0"], 2) == 0
 
 
+def test_gpus_train_cells_together(store, gpus):
+    pairs = Execution(store, gpus_per_cell=2)
+    assert worker_devices(pairs, 1) == ["cuda:0", "cuda:2", "cuda:4", "cuda:6"]
+    assert worker_devices(Execution(store, gpus_per_cell=3), 1) == ["cuda:0", "cuda:3"]
+    assert matrix.data_workers(pairs, worker_devices(pairs, 1), 1) == 1
+    assert matrix.data_workers(Execution(store, gpus_per_cell=4), ["cuda:0", "cuda:4"], 1) == 1
+    with pytest.raises(UserError, match=r"--workers 3: 8 GPUs with --gpus-per-cell 4 hold 2; give 2"):
+        worker_devices(Execution(store, gpus_per_cell=4, workers=3), 1)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"gpus_per_cell": 9}, "--gpus-per-cell 9: this machine has 8 GPUs"),
+        ({"gpus_per_cell": 2, "per_gpu": 2}, "--gpus-per-cell 2: excludes --per-gpu 2"),
+        ({"gpus_per_cell": 2, "device": "cpu"}, "--gpus-per-cell 2: needs GPUs, not --device cpu"),
+        ({"gpus_per_cell": 2, "executor": "ray"}, "--gpus-per-cell 2: needs --executor local"),
+        ({"gpus_per_cell": 3}, "--gpus-per-cell 3: training.batch_size 112 is not a multiple of it"),
+        ({"gpus_per_cell": 2}, "--gpus-per-cell: the BatchNorm of conv4 would use the statistics of each GPU's part"),
+    ],
+)
+def test_what_gpus_cannot_train_together_is_refused_before_any_cell(store, gpus, make_cell, options, said):
+    with pytest.raises(UserError, match=said):
+        make_ready([make_cell()], Execution(store, **options), lambda _: None)
+
+
 def test_a_run_on_gpus_says_what_makes_it_slow(store, gpus, make_cell):
     cells = [make_cell(seed=seed, cpu_threads=2) for seed in range(8)]
     said = "\n".join(matrix.notes(cells, cells, Execution(store)))
     assert "note: tiny: float32 without TF32; --set training.autocast=bfloat16 or training.float32_conv" in said
-    assert "note: 16 cores for 8 cells: loaders will keep the GPUs waiting" in said
+    assert "note: 16 cores for 8 training processes: loaders will keep the GPUs waiting" in said
     assert "loaders take" not in said
     large = [dataclasses.replace(own, protocol=of_photographs(own.protocol)) for own in cells]
     said = "\n".join(matrix.notes(large, large, Execution(store)))
