@@ -194,18 +194,17 @@ def run(
         KeyboardInterrupt: after the epoch in which a stop was asked for; the same call resumes.
     """
     _check_counts(workers=workers, per_gpu=per_gpu, gpus_per_cell=gpus_per_cell, data_workers=data_workers)
-    store, data = Store(Path(results)), data_folder(_path(data_dir))
-    asked = _some(with_claimed(_names(methods, "methods"), claimed := _claims(claims), _path(methods_dir)), "methods")
+    store, console = Store(Path(results)), SafeConsole(quiet=True) if quiet else plain_or_wide()
+    asked = _some(with_claimed(_names(methods, "methods"), own := _claims(claims), _path(methods_dir)), "methods")
     request = Request(asked, _some(datasets, "datasets"), _seeds(seeds), str(protocol) if protocol else None,
-                      _settings(settings or {}), _path(methods_dir), data, skip_bad, _tuned(tuned, store))  # fmt: skip
-    console = SafeConsole(quiet=True) if quiet else plain_or_wide()
-    execution = checked_execution(store, data, tracking=tracking, device=str(device), workers=workers, wait=wait,
+                      _settings(settings or {}), _path(methods_dir), data_folder(_path(data_dir)), skip_bad,
+                      _tuned(tuned, store))  # fmt: skip
+    execution = checked_execution(store, request.data_dir, tracking=tracking, device=str(device), workers=workers,
                                   data_workers=data_workers, keep=_names(keep, "keep"), per_gpu=per_gpu, slurm=slurm,
-                                  gpus_per_cell=gpus_per_cell, executor=executor, address=address,
+                                  gpus_per_cell=gpus_per_cell, executor=executor, address=address, wait=wait,
                                   system_metrics=system_metrics)  # fmt: skip
     cells = plan(request, console.say)
-    todo = pending(cells, store, retry_failed=retry_failed)
-    run_cells(console, cells, todo, execution, tracking=tracking, claims=claimed)
+    run_cells(console, cells, pending(cells, store, retry_failed=retry_failed), execution, tracking=tracking, claims=own)
     return Study(store.root, frozenset(cell.hash for cell in cells))
 
 
