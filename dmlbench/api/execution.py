@@ -34,8 +34,13 @@ def checked_execution(
     """How cells are to run; raises UserError for a setting that is not valid, has no effect or is not possible here."""
     check_system_metrics(system_metrics=system_metrics, tracking=tracking, executor=executor)
     where, kept, jobs = checked_device(device, executor), checked_keep(keep), checked_slurm(slurm, executor, wait=wait)
-    return Execution(store, data_dir, where, workers, data_workers, kept, per_gpu, executor,
-                     checked_address(address, executor), system_metrics, jobs, wait)  # fmt: skip
+    execution = Execution(store, data_dir, where, workers, data_workers, kept, per_gpu, executor,
+                          checked_address(address, executor), system_metrics, jobs, wait)  # fmt: skip
+    if jobs is not None:
+        from dmlbench.runner.slurm import check_slurm
+
+        check_slurm(execution)
+    return execution
 
 
 def checked_address(address: str | None, executor: str) -> str | None:
@@ -50,19 +55,14 @@ def checked_address(address: str | None, executor: str) -> str | None:
 def checked_slurm(
     given: str | Path | Sequence[str] | Mapping[str, Any] | None, executor: str, *, wait: bool
 ) -> SlurmSettings | None:
-    """The settings of SLURM jobs; raises UserError where they are not valid, have no effect, or SLURM is not there."""
+    """The settings of SLURM jobs; raises UserError where they are not valid or have no effect."""
     if executor != "slurm":
         if given or wait:
             raise UserError(f"--{'slurm' if given else 'wait'}: is about SLURM jobs", hint="add --executor slurm")
         return None
-    from dmlbench.runner.slurm import check_slurm
-
     if isinstance(given, Mapping):
-        settings = validate(SlurmSettings, given, "slurm")
-    else:
-        settings = slurm_settings([str(given)] if isinstance(given, str | Path) else given or ())
-    check_slurm()
-    return settings
+        return validate(SlurmSettings, given, "slurm")
+    return slurm_settings([str(given)] if isinstance(given, str | Path) else given or ())
 
 
 def checked_keep(keep: tuple[str, ...]) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ files, the jobs' scripts and logs among them, in the folder `slurm` of the resul
 
 import io
 import os
+import re
 import shlex
 import shutil
 import time
@@ -38,14 +39,29 @@ ASK = 10.0  # seconds between questions to SLURM
 OFTEN = 10_000  # times that a job is queued again: whether it gets anywhere is what ends it
 
 
-def check_slurm() -> None:
-    """Raise UserError where jobs cannot be submitted from this machine."""
+def check_slurm(execution: Execution) -> None:
+    """Raise UserError where jobs cannot be submitted from this machine, or would not hold the `workers` asked for."""
     if find_spec("submitit") is None:
         raise UserError("--executor slurm: submitit is not installed", hint="pip install 'dmlbench[slurm]'")
     for name in ("sbatch", "srun", "squeue"):
         if shutil.which(name) is None:
             hint = "run it on the cluster's login node"
             raise UserError(f"--executor slurm: {name} is not on this machine", hint=hint)
+    root = execution.store.root.resolve()
+    if found := re.search(r"[%\\]", str(root)):
+        what = f"--results {root}: {found[0]} has a meaning of its own in the paths of SLURM's logs"
+        raise UserError(what, hint="name another folder")
+    _check_workers(execution.workers, execution.per_gpu, _settings(execution))
+
+
+def _check_workers(workers: int | None, per_gpu: int, settings: SlurmSettings) -> None:
+    if workers and workers > settings.cells_per_job:
+        what = f"--workers {workers}: counts within a job, which has {counted(settings.cells_per_job, 'cell')}"
+        raise UserError(what, hint=f"--slurm cells_per_job={workers}; --slurm jobs_at_a_time=N limits jobs")
+    slots = settings.gpus * per_gpu
+    if workers and slots and workers > slots:
+        what = f"--workers {workers}: {counted(settings.gpus, 'GPU')} of a job with --per-gpu {per_gpu} hold {slots}"
+        raise UserError(what, hint=f"--per-gpu {-(-workers // settings.gpus)} makes them share")
 
 
 def held(cells: Sequence[Cell], root: Path) -> dict[str, Job]:
@@ -137,9 +153,9 @@ def _executor(root: Path, settings: SlurmSettings, count: int) -> "SlurmExecutor
         account=settings.account,
         qos=settings.qos,
         gres=settings.gres,
-        cpus_per_task=settings.cpus,
+        cpus_per_task=settings.cores,
         # SLURM 22.05 and later no longer pass the cores of a job on to what it starts.
-        srun_args=[f"--cpus-per-task={settings.cpus}"],
+        srun_args=[f"--cpus-per-task={settings.cores}"],
         setup=list(settings.setup) or None,
         signal_delay_s=settings.stop_before,
         array_parallelism=settings.jobs_at_a_time or count,
@@ -162,7 +178,7 @@ def _sbatch(executor: "SlurmExecutor", given: Sequence[Any]) -> list[str]:
             left.unlink(missing_ok=True)
         lines = [line.strip() for line in str(error).splitlines() if line.strip().startswith("sbatch:")]
         said = lines[-1].removeprefix("sbatch: ") if lines else str(error)
-        hint = "`--dry-run` prints the script; --slurm has its settings"
+        hint = "`--dry-run` prints the script, and --slurm sets what it asks for"
         raise UserError(f"--executor slurm: sbatch refuses the jobs ({one_line(said, 300)})", hint=hint) from error
 
 

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import psutil
@@ -16,6 +17,7 @@ from dmlbench.results.events import Epoch, Finished, Halted, Started
 from dmlbench.results.store import Store
 from dmlbench.results.submissions import record, submissions
 from dmlbench.runner import slurm as runner
+from dmlbench.runner import slurm_job
 from dmlbench.runner.matrix import Execution, Request, plan, tasks
 from dmlbench.runner.slurm import check_slurm, follow, script, submit
 from dmlbench.runner.slurm_job import Limit, bundles
@@ -101,12 +103,43 @@ def test_the_script_of_one_job_is_no_array(cells, execution, head_node):
 
 
 @pytest.mark.parametrize("command", ["sbatch", "srun", "squeue"])
-def test_a_machine_that_cannot_submit_is_told(command, head_node, tmp_path, monkeypatch):
-    check_slurm()
+def test_a_machine_that_cannot_submit_is_told(command, execution, head_node, tmp_path, monkeypatch):
+    check_slurm(execution)
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     (tmp_path / "bin" / command).unlink()
     with pytest.raises(UserError, match=f"{command} is not on this machine; run it on the cluster's login node"):
-        check_slurm()
+        check_slurm(execution)
+
+
+def test_a_results_folder_that_slurm_would_not_take_as_it_is(execution, head_node, tmp_path):
+    with pytest.raises(UserError, match="50%/runs: % has a meaning of its own in the paths of SLURM's logs"):
+        check_slurm(replace(execution, store=Store(tmp_path / "50%" / "runs")))
+
+
+def test_a_job_holds_the_workers_that_are_asked_for(execution, head_node):
+    check_slurm(replace(execution, workers=2))
+    with pytest.raises(UserError, match=r"--workers 3: counts within a job, which has 2 cells; --slurm cells_per_j"):
+        check_slurm(replace(execution, workers=3))
+    on_gpu = replace(execution, workers=2, slurm=SlurmSettings(time=30, cells_per_job=2, gres="gpu:1"))
+    check_slurm(replace(on_gpu, per_gpu=2))
+    with pytest.raises(UserError, match=r"--workers 2: 1 GPU of a job with --per-gpu 1 hold 1; --per-gpu 2 makes"):
+        check_slurm(on_gpu)
+
+
+def test_a_node_with_fewer_gpus_than_workers_runs_fewer_at_a_time(store, cells, monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr(slurm_job, "gpus_of", lambda execution: 1)
+    monkeypatch.setattr(slurm_job, "run_here", lambda own, execution, note, limit: asked.append(execution.workers))
+    [bundle] = bundles(tasks(cells[:2], store), Execution(store, workers=2), 2, minutes=30, stop_before=10)
+    assert bundle() == "0 of 2 cells have a result"
+    assert asked == [1]
+    assert "--workers 2 is lowered to 1" in capsys.readouterr().err
+
+
+def test_a_gpu_brings_cores(cells, execution, head_node):
+    own = script(cells, replace(execution, slurm=SlurmSettings(time=30, gres="gpu:2")))
+    assert "#SBATCH --cpus-per-task=16\n" in own
+    assert "--cpus-per-task=16 " in own.splitlines()[-1]
 
 
 def test_following_tells_what_the_results_folder_and_slurm_say(store, cells, slurm, monkeypatch):
@@ -152,13 +185,65 @@ class Meanwhile:
         return False
 
 
-def test_a_job_that_is_too_short_for_an_epoch_is_not_queued_again(store, cells):
-    [bundle] = bundles(tasks(cells[:2], store), Execution(store), 2, minutes=1, stop_before=10)
-    assert bundle.checkpoint() is None
-    begin(store, cells[0]).append({"epoch": 0})
-    again = bundle.checkpoint().function
-    assert (again.tasks, again.minutes) == (bundle.tasks, 1)
+@pytest.fixture
+def whole_job(store, cells, monkeypatch):
+    """Runs a job of two cells for its whole time, in which something happens; what SLURM's signal then leads to."""
+    clock = [1e6]
+    monkeypatch.setattr(slurm_job.time, "monotonic", lambda: clock[0])
+
+    def run(happens, *, already: int = 0):
+        if already:
+            _epochs(begin(store, cells[0]), already)
+        [bundle] = bundles(tasks(cells[:2], store), Execution(store), 2, minutes=10, stop_before=10)
+
+        def meanwhile(*_) -> None:
+            clock[0] += 600
+            happens()
+
+        monkeypatch.setattr(slurm_job, "run_here", meanwhile)
+        bundle()
+        return bundle, bundle.checkpoint()
+
+    return run
+
+
+def _epochs(writer, count: int) -> None:
+    for epoch in range(count):
+        writer.append({"epoch": epoch})
+
+
+def test_a_job_that_is_too_short_for_an_epoch_is_not_queued_again(whole_job, capsys):
+    assert whole_job(lambda: None)[1] is None
+    assert "no cell got further than before within the job's time limit" in capsys.readouterr().err
+
+
+def test_a_job_that_finished_an_epoch_is_queued_again(whole_job, store, cells):
+    bundle, again = whole_job(lambda: _epochs(begin(store, cells[0]), 1))
+    assert (again.function.tasks, again.function.minutes) == (bundle.tasks, 10)
     assert bundle.tasks[0].folder.is_absolute()
+
+
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_a_cell_that_began_again_is_no_further_until_it_has_more_epochs(whole_job, store, cells, epochs):
+    def begin_again() -> None:
+        (store.folder(cells[0]) / "history.csv").unlink()
+        _epochs(begin(store, cells[0]), epochs)
+
+    assert whole_job(begin_again, already=3)[1] is None
+
+
+def test_another_cell_of_the_job_got_further(whole_job, store, cells):
+    def happens() -> None:
+        (store.folder(cells[0]) / "history.csv").unlink()
+        _epochs(begin(store, cells[1]), 1)
+
+    assert whole_job(happens, already=3)[1] is not None
+
+
+def test_a_signal_before_the_job_has_begun_queues_it_again(store, cells, monkeypatch):
+    monkeypatch.setattr(slurm_job.time, "monotonic", lambda: 1e6)
+    [bundle] = bundles(tasks(cells[:2], store), Execution(store), 2, minutes=10, stop_before=10)
+    assert bundle.checkpoint().function.tasks == bundle.tasks
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
