@@ -289,11 +289,22 @@ def _dry_run(
     for problem in missing:
         console.say(f"not ready: {problem}")
     if execution.executor == "slurm":
-        from dmlbench.runner.slurm import script
-
-        console.print(script(todo, execution), markup=False, soft_wrap=True)
-    console.print(f"{len(todo)} of {counted(len(cells), 'cell')} to run {_time(cells, todo, execution)}")
+        todo = _print_script(console, todo, execution)
+    console.print(f"{len(todo)} of {counted(len(cells), 'cell')} to run{_time(cells, todo, execution) if todo else ''}")
     return 1 if damaged or missing else 0
+
+
+def _print_script(console: "SafeConsole", todo: "Sequence[Cell]", execution: "Execution") -> "Sequence[Cell]":
+    """Print what sbatch would get; the cells that would be submitted, without those that jobs have."""
+    from dmlbench.runner.slurm import dry_run, not_again
+
+    script, held = dry_run(todo, execution)
+    console.print(script, markup=False, soft_wrap=True)
+    for line in not_again(held):
+        console.say(line)
+    for cell in (cell for cell in todo if cell.hash in held):
+        console.say(f"{cell.label}: {held[cell.hash]}")
+    return [cell for cell in todo if cell.hash not in held]
 
 
 def _at_a_time(execution: "Execution", threads: int, cells: int) -> int:
@@ -315,4 +326,4 @@ def _time(cells: "Sequence[Cell]", todo: "Sequence[Cell]", execution: "Execution
     known = "unknown (no past records of this protocol and dataset)"
     if seconds is not None:
         known = f"about {max(seconds / workers, seconds / len(todo)) / 60:.1f} minutes"
-    return f"with {workers} at a time; time from past records: {known}"
+    return f" with {workers} at a time; time from past records: {known}"

@@ -19,7 +19,7 @@ from dmlbench.results.submissions import record, submissions
 from dmlbench.runner import slurm as runner
 from dmlbench.runner import slurm_job
 from dmlbench.runner.matrix import Execution, Request, plan, tasks
-from dmlbench.runner.slurm import check_slurm, follow, script, submit
+from dmlbench.runner.slurm import check_slurm, dry_run, follow, submit
 from dmlbench.runner.slurm_job import Limit, bundles
 from dmlbench.specs.slurm import SlurmSettings
 from tests.begun import begin, ended
@@ -98,8 +98,37 @@ def test_a_job_within_a_job_is_one_of_its_own(cells, execution, head_node, monke
 
 
 def test_the_script_of_one_job_is_no_array(cells, execution, head_node):
-    assert "#SBATCH --array=0-2%2\n" in script(cells, execution)
-    assert "--array" not in script(cells[:2], execution)
+    assert "#SBATCH --array=0-2%2\n" in dry_run(cells, execution)[0]
+    assert "--array" not in dry_run(cells[:2], execution)[0]
+
+
+def test_a_dry_run_leaves_out_what_jobs_have(cells, execution, head_node):
+    submit(cells[:3], execution)
+    text, theirs = dry_run(cells, execution)
+    assert "#SBATCH --time=30\n" in text
+    assert "--array" not in text
+    assert theirs.keys() == {cell.hash for cell in cells[:3]}
+    assert dry_run(cells[:3], execution)[0] == ""
+
+
+def test_more_jobs_than_an_array_holds_are_refused(cells, execution, head_node):
+    head_node("scontrol", "ClusterName             = here", "MaxArraySize            = 2")
+    asked = head_node("sbatch", "Submitted batch job 41")
+    message = r"3 jobs, and an array of this cluster holds 2 \(MaxArraySize\); --slurm cells_per_job=3"
+    for refused in (dry_run, submit):
+        with pytest.raises(UserError, match=message):
+            refused(cells, execution)
+    assert not asked.exists()
+    made, _ = submit(cells[:4], execution)
+    assert (made.cluster, made.uid, made.name) == ("here", str(os.getuid()), "dmlbench")
+
+
+def test_a_job_of_another_cluster_may_be_alive(cells, execution, head_node):
+    head_node("scontrol", "ClusterName = there")
+    submit(cells, execution)
+    head_node("scontrol", "ClusterName = here")
+    with pytest.raises(UserError, match=r"job 41_0 \(of cluster there, and this is here\) still has.*on that cluster"):
+        submit(cells, execution)
 
 
 @pytest.mark.parametrize("command", ["sbatch", "srun", "squeue"])
@@ -137,7 +166,7 @@ def test_a_node_with_fewer_gpus_than_workers_runs_fewer_at_a_time(store, cells, 
 
 
 def test_a_gpu_brings_cores(cells, execution, head_node):
-    own = script(cells, replace(execution, slurm=SlurmSettings(time=30, gres="gpu:2")))
+    own, _ = dry_run(cells, replace(execution, slurm=SlurmSettings(time=30, gres="gpu:2")))
     assert "#SBATCH --cpus-per-task=16\n" in own
     assert "--cpus-per-task=16 " in own.splitlines()[-1]
 
@@ -170,6 +199,18 @@ def test_a_stop_ends_the_following_alone(store, cells, slurm):
     record(store.root, ["7"], [[cells[0].hash]])
     slurm("squeue", "7|RUNNING|None")
     follow(tasks(cells[:1], store), store.root, on_event=None, interrupts=SimpleNamespace(asked=True))
+
+
+def test_following_ends_where_no_submission_can_be_read(store, cells, slurm, monkeypatch):
+    monkeypatch.setattr(runner, "GLANCE", 0.0)
+    monkeypatch.setattr(runner, "ASK", 0.0)
+    record(store.root, ["7"], [[cells[0].hash]])
+    (store.root / "slurm" / "7.json").write_text("{")
+    told = []
+    note = lambda task, event: told.append(event)  # noqa: E731
+    follow(tasks(cells[:1], store), store.root, on_event=note, interrupts=SimpleNamespace(asked=False))
+    [halted] = told
+    assert halted.error.message.startswith("no submission that can be read names its SLURM job")
 
 
 class Meanwhile:
