@@ -168,7 +168,7 @@ def run(
         results: Where results go.
         tracking: `auto` for MLflow, `none` for nothing.
         system_metrics: Whether MLflow samples this machine meanwhile.
-        workers: Cells at a time [default: what the machine holds].
+        workers: Cells at a time, on SLURM within each job [default: what the machine holds].
         per_gpu: Cells that share a GPU.
         executor: `local`, `ray` with the `address` of its cluster, or `slurm` with the settings of its jobs.
         address: Of the Ray cluster.
@@ -255,7 +255,8 @@ def _submit(todo: Sequence[Cell], execution: Execution, say: Callable[[str], Non
     from dmlbench.runner.slurm import submit, submitted
 
     root = execution.store.root
-    for line in submitted(*submit(todo, execution), root):
+    made, theirs = submit(todo, execution, lambda found: say(f"left out: {found.reason}"))
+    for line in submitted(made, theirs, root):
         say(line)
     if execution.wait:
         say("waiting for them; Ctrl-C ends this, and no job")

@@ -285,7 +285,7 @@ def _print_script(console: "SafeConsole", todo: "Sequence[Cell]", execution: "Ex
     """Print what sbatch would get; the cells that would be submitted, without those that jobs have."""
     from dmlbench.runner.slurm import dry_run, not_again
 
-    script, held = dry_run(todo, execution)
+    script, held = dry_run(todo, execution, lambda found: console.say(f"left out: {found.reason}"))
     console.print(script, markup=False, soft_wrap=True)
     for line in not_again(held):
         console.say(line)

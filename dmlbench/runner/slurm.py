@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
-from dmlbench.errors import UserError, attempt, counted, inflected, one_line
+from dmlbench.errors import OnDamaged, UserError, attempt, counted, inflected, one_line, warn
 from dmlbench.results.events import Epoch, Finished, Halted, Started, failure
 from dmlbench.results.history import Row, read_history
 from dmlbench.results.locks import holder
@@ -66,13 +66,13 @@ def _check_workers(workers: int | None, per_gpu: int, settings: SlurmSettings) -
         raise UserError(what, hint=f"--per-gpu {-(-workers // settings.gpus)} makes them share")
 
 
-def held(cells: Sequence[Cell], root: Path) -> dict[str, Job]:
-    """The jobs that still wait or run, by the cells they were given.
+def held(cells: Sequence[Cell], root: Path, damaged: OnDamaged = warn) -> dict[str, Job]:
+    """The jobs that still wait or run, by the cells they were given; `damaged` takes submissions that cannot be read.
 
     Raises:
         UserError: where SLURM does not answer, so that a cell could be given to a second job.
     """
-    found = jobs(root, {cell.hash for cell in cells})
+    found = jobs(root, {cell.hash for cell in cells}, damaged)
     if silent := next((job for job in found.values() if job.state == UNKNOWN), None):
         why = f" ({silent.reason})" if silent.reason else ""
         hint = "run it on that cluster, or into another --results" if why else "try again when `squeue` answers"
@@ -81,8 +81,10 @@ def held(cells: Sequence[Cell], root: Path) -> dict[str, Job]:
     return {cell: job for cell, job in found.items() if job.live}
 
 
-def submit(cells: Sequence[Cell], execution: Execution) -> tuple[Submission | None, dict[str, Job]]:
-    """Submit the cells that no waiting or running job has.
+def submit(
+    cells: Sequence[Cell], execution: Execution, damaged: OnDamaged = warn
+) -> tuple[Submission | None, dict[str, Job]]:
+    """Submit the cells that no waiting or running job has; `damaged` takes submissions that cannot be read.
 
     Returns:
         The submission, None where every cell is held; and the jobs that hold some.
@@ -93,7 +95,7 @@ def submit(cells: Sequence[Cell], execution: Execution) -> tuple[Submission | No
     root = execution.store.root
     (root / FOLDER).mkdir(parents=True, exist_ok=True)
     with FileLock(root / FOLDER / ".lock"):  # two runs at once would each find no job that has the cell
-        theirs = held(cells, root)
+        theirs = held(cells, root, damaged)
         own = [task for task in tasks(cells, execution.store) if task.cell.hash not in theirs]
         if not own:
             return None, theirs
@@ -106,13 +108,13 @@ def submit(cells: Sequence[Cell], execution: Execution) -> tuple[Submission | No
         return record(root, ids, cells_of, str(executor.parameters["job_name"])), theirs
 
 
-def dry_run(cells: Sequence[Cell], execution: Execution) -> tuple[str, dict[str, Job]]:
+def dry_run(cells: Sequence[Cell], execution: Execution, damaged: OnDamaged = warn) -> tuple[str, dict[str, Job]]:
     """What `submit` would give to sbatch, "" where every cell is held; and the jobs that hold some.
 
     Raises:
         UserError: as `submit` does before it calls sbatch.
     """
-    theirs = held(cells, execution.store.root)
+    theirs = held(cells, execution.store.root, damaged)
     own = [cell for cell in cells if cell.hash not in theirs]
     if not own:
         return "", theirs

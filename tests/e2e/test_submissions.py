@@ -36,7 +36,7 @@ def test_a_dry_run_names_what_jobs_have(submitted: Path, in_process: Command) ->
     assert "#SBATCH" not in one.stdout
 
 
-def test_a_damaged_submission_is_a_line_of_status(submitted: Path, in_process: Command) -> None:
+def test_a_damaged_submission_is_a_line(submitted: Path, in_process: Command) -> None:
     submitted.write_text("{")
     shown = in_process("status", "--results", "runs")
     assert shown.returncode == 1
@@ -46,3 +46,9 @@ def test_a_damaged_submission_is_a_line_of_status(submitted: Path, in_process: C
     assert as_json.returncode == 1
     assert {cell["state"] for cell in json.loads(as_json.stdout)} == {"missing"}
     assert as_json.stderr.startswith(f"left out: {Path('runs') / 'slurm' / '41.json'}: ")
+    for command in (("run", *TWO, *JOBS, "--dry-run"), ("run", *TWO, *JOBS)):
+        done = in_process(*command)
+        assert done.returncode == 0
+        assert f"left out: {Path('runs') / 'slurm' / '41.json'}: " in done.stdout
+        assert not done.stderr
+    assert submitted.read_text() == "{"
