@@ -108,4 +108,5 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
     say("squeue", error="slurm_load_jobs error: Unable to contact slurm controller", code=1)
     say("sacct", error="Slurm accounting storage is disabled", code=1)
+    say("scontrol", error="slurm_load_ctl_conf error: Unable to contact slurm controller", code=1)
     return say

@@ -5,6 +5,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from dmlbench.api import MOST_PROCESSES
 from dmlbench.errors import UserError, unknown_name
 from dmlbench.results.store import Store
 from dmlbench.runner.matrix import Execution, ExecutorName, checked_device
@@ -33,10 +34,26 @@ def checked_execution(
     wait: bool,
 ) -> Execution:
     """How cells are to run; raises UserError for a setting that is not valid, has no effect or is not possible here."""
+    for name, number in {"workers": workers, "per_gpu": per_gpu, "gpus_per_cell": gpus_per_cell}.items():
+        check_whole(name, number, least=1, most=MOST_PROCESSES)
+    check_whole("data_workers", data_workers, least=0, most=MOST_PROCESSES)
     check_system_metrics(system_metrics=system_metrics, tracking=tracking, executor=executor)
     where, kept, jobs = checked_device(device, executor), checked_keep(keep), checked_slurm(slurm, executor, wait=wait)
-    return Execution(store, data_dir, where, workers, data_workers, kept, per_gpu, gpus_per_cell, executor,
-                     checked_address(address, executor), system_metrics, jobs, wait)  # fmt: skip
+    if jobs and jobs.gpus and where == "auto":
+        where = "cuda"  # a node whose GPU cannot be used says so: the CPU would take days for what was asked for
+    execution = Execution(store, data_dir, where, workers, data_workers, kept, per_gpu, gpus_per_cell, executor,
+                          checked_address(address, executor), system_metrics, jobs, wait)  # fmt: skip
+    if jobs is not None:
+        from dmlbench.runner.slurm import check_slurm
+
+        check_slurm(execution)
+    return execution
+
+
+def check_whole(name: str, number: int | None, *, least: int, most: int) -> None:
+    """Raise UserError for anything but a whole number in this range, or None."""
+    if number is not None and not (type(number) is int and least <= number <= most):
+        raise UserError(f"{name}: must be a whole number from {least} to {most}, not {number!r}")
 
 
 def checked_address(address: str | None, executor: str) -> str | None:
@@ -51,19 +68,14 @@ def checked_address(address: str | None, executor: str) -> str | None:
 def checked_slurm(
     given: str | Path | Sequence[str] | Mapping[str, Any] | None, executor: str, *, wait: bool
 ) -> SlurmSettings | None:
-    """The settings of SLURM jobs; raises UserError where they are not valid, have no effect, or SLURM is not there."""
+    """The settings of SLURM jobs; raises UserError where they are not valid or have no effect."""
     if executor != "slurm":
         if given or wait:
             raise UserError(f"--{'slurm' if given else 'wait'}: is about SLURM jobs", hint="add --executor slurm")
         return None
-    from dmlbench.runner.slurm import check_slurm
-
     if isinstance(given, Mapping):
-        settings = validate(SlurmSettings, given, "slurm")
-    else:
-        settings = slurm_settings([str(given)] if isinstance(given, str | Path) else given or ())
-    check_slurm()
-    return settings
+        return validate(SlurmSettings, given, "slurm")
+    return slurm_settings([str(given)] if isinstance(given, str | Path) else given or ())
 
 
 def checked_keep(keep: tuple[str, ...]) -> tuple[str, ...]:

@@ -15,8 +15,8 @@ from dmlbench.analysis.claims import Judged, judge
 from dmlbench.analysis.comparisons import comparisons, primary, seed_pairs
 from dmlbench.analysis.estimates import SELECTIONS, seed_values
 from dmlbench.analysis.groups import Against, check_against, check_unambiguous
-from dmlbench.api import MOST_PROCESSES, MOST_SEED, MOST_SEEDS, naming_arguments
-from dmlbench.api.execution import Tracking, checked_execution
+from dmlbench.api import MOST_SEED, MOST_SEEDS, naming_arguments
+from dmlbench.api.execution import Tracking, check_whole, checked_execution
 from dmlbench.errors import UserError, counted, unknown_name
 from dmlbench.machine import usable_cores
 from dmlbench.reporting.naming import named, plain_names
@@ -169,7 +169,7 @@ def run(
         results: Where results go.
         tracking: `auto` for MLflow, `none` for nothing.
         system_metrics: Whether MLflow samples this machine meanwhile.
-        workers: Cells at a time [default: what the machine holds].
+        workers: Cells at a time, on SLURM within each job [default: what the machine holds].
         per_gpu: Cells that share a GPU.
         gpus_per_cell: GPUs that train one cell together, each a part of every batch.
         executor: `local`, `ray` with the `address` of its cluster, or `slurm` with the settings of its jobs.
@@ -193,18 +193,17 @@ def run(
         UserError: for a name or setting that is not valid, before anything runs.
         KeyboardInterrupt: after the epoch in which a stop was asked for; the same call resumes.
     """
-    _check_counts(workers=workers, per_gpu=per_gpu, gpus_per_cell=gpus_per_cell, data_workers=data_workers)
     store, console = Store(Path(results)), SafeConsole(quiet=True) if quiet else plain_or_wide()
     asked = _some(with_claimed(_names(methods, "methods"), own := _claims(claims), _path(methods_dir)), "methods")
     request = Request(asked, _some(datasets, "datasets"), _seeds(seeds), str(protocol) if protocol else None,
                       _settings(settings or {}), _path(methods_dir), data_folder(_path(data_dir)), skip_bad,
                       _tuned(tuned, store))  # fmt: skip
-    execution = checked_execution(store, request.data_dir, tracking=tracking, device=str(device), workers=workers,
-                                  data_workers=data_workers, keep=_names(keep, "keep"), per_gpu=per_gpu, slurm=slurm,
-                                  gpus_per_cell=gpus_per_cell, executor=executor, address=address, wait=wait,
-                                  system_metrics=system_metrics)  # fmt: skip
+    how = checked_execution(store, request.data_dir, tracking=tracking, device=str(device), workers=workers, wait=wait,
+                            data_workers=data_workers, keep=_names(keep, "keep"), per_gpu=per_gpu, slurm=slurm,
+                            gpus_per_cell=gpus_per_cell, executor=executor, address=address,
+                            system_metrics=system_metrics)  # fmt: skip
     cells = plan(request, console.say)
-    run_cells(console, cells, pending(cells, store, retry_failed=retry_failed), execution, tracking=tracking, claims=own)
+    run_cells(console, cells, pending(cells, store, retry_failed=retry_failed), how, tracking=tracking, claims=own)
     return Study(store.root, frozenset(cell.hash for cell in cells))
 
 
@@ -257,7 +256,8 @@ def _submit(todo: Sequence[Cell], execution: Execution, say: Callable[[str], Non
     from dmlbench.runner.slurm import submit, submitted
 
     root = execution.store.root
-    for line in submitted(*submit(todo, execution), root):
+    made, theirs = submit(todo, execution, lambda found: say(f"left out: {found.reason}"))
+    for line in submitted(made, theirs, root):
         say(line)
     if execution.wait:
         say("waiting for them; Ctrl-C ends this, and no job")
@@ -390,23 +390,13 @@ def _seeds(given: int | Sequence[int]) -> tuple[int, ...]:
     if not isinstance(given, int | Sequence) or isinstance(given, str):
         raise UserError(f"seeds: must be a whole number, or a list of them, not {given!r}")
     if isinstance(given, int):
-        _check_whole("seeds", given, least=1, most=MOST_SEEDS)
+        check_whole("seeds", given, least=1, most=MOST_SEEDS)
         return tuple(range(given))
     for seed in given:
-        _check_whole("seeds", seed, least=0, most=MOST_SEED)
+        check_whole("seeds", seed, least=0, most=MOST_SEED)
     if not given or len(set(given)) < len(given):
         raise UserError(f"seeds: must be some numbers, each given once, not {list(given)}")
     return tuple(given)
-
-
-def _check_counts(**counts: int | None) -> None:
-    for name, number in counts.items():
-        _check_whole(name, number, least=0 if name == "data_workers" else 1, most=MOST_PROCESSES)
-
-
-def _check_whole(name: str, number: int | None, *, least: int, most: int) -> None:
-    if number is not None and not (type(number) is int and least <= number <= most):
-        raise UserError(f"{name}: must be a whole number from {least} to {most}, not {number!r}")
 
 
 def _names(given: str | Sequence[str], what: str) -> tuple[str, ...]:

@@ -172,9 +172,8 @@ def skip_bad_option() -> Decorator:
     return click.option("--skip-bad", is_flag=True, help=help_text)
 
 
-def results_option() -> Decorator:
+def results_option(help_text: str = "Folder for results.") -> Decorator:
     """`--results DIR`."""
-    help_text = "Folder for results."
     return click.option("--results", type=PATH, default=Path("results/runs"), show_default=True, help=help_text)
 
 
@@ -221,6 +220,21 @@ def _whole_keys(_: click.Context, __: click.Parameter, pairs: tuple[str, ...]) -
 def set_option(help_text: str = SET) -> Decorator:
     """`--set key.path=value`."""
     return click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help=help_text, callback=_whole_keys)
+
+
+def vary_option() -> Decorator:
+    """`--vary SOURCE`."""
+    help_text = (
+        "Let seeds decide one thing alone: the initial weights (init), batches, augmentations and mining (order), or "
+        "which classes train and which test (split). All else is as in seed 0. Same as --set training.vary=..."
+    )
+    return click.option("--vary", type=click.Choice(["init", "order", "split"]), help=help_text)
+
+
+def tuned_option() -> Decorator:
+    """`--tuned [FILE]`."""
+    help_text = "Use the values that `dmlbench tune` found [default FILE: tuning/tuned.yaml in the results folder]."
+    return click.option("--tuned", is_flag=False, flag_value=".", type=PATH, metavar="[FILE]", help=help_text)
 
 
 def device_option() -> Decorator:

@@ -1,6 +1,7 @@
 """`dmlbench prefetch`."""
 
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,10 +14,16 @@ from dmlbench.cli.options import (
     methods_dir_option,
     methods_option,
     protocol_option,
+    results_option,
     set_option,
     skip_bad_option,
+    tuned_option,
+    vary_option,
 )
 from dmlbench.cli.terminal import echo
+
+if TYPE_CHECKING:
+    from dmlbench.runner.matrix import Request
 
 
 @click.command("prefetch", cls=Command)
@@ -25,14 +32,18 @@ from dmlbench.cli.terminal import echo
 @datasets_option(required=False)
 @protocol_option()
 @set_option()
+@vary_option()
 @claim_option("Load also what the methods of a claim need, e.g. psd:contrastive,triplet. Repeatable.")
+@tuned_option()
 @data_dir_option()
 @methods_dir_option()
+@results_option("Folder for results, where --tuned without FILE looks.")
 @skip_bad_option()
 def command(**options: Any) -> None:  # noqa: ANN401 - click's options
     """Load the data and pretrained weights of a run, on a machine with internet for those without.
 
-    It takes the arguments of `run` that say what is run. Data go to the data folder, weights to the caches of torch
+    It takes the arguments of `run` that say what is run, but seeds: all seeds need the same. Names and settings are
+    checked before anything is loaded. Data go to the data folder, weights to the caches of torch
     (TORCH_HOME) and Hugging Face (HF_HOME); machines that share these folders need no internet.
 
     \b
@@ -46,6 +57,7 @@ def command(**options: Any) -> None:  # noqa: ANN401 - click's options
     from dmlbench.models.pretrained import has_download, kept_as
     from dmlbench.runner.matrix import check_protocols, plan
 
+    _check(requested(options | {"data_dir": None}, (0,), claims_of(options)))  # before the folder is made
     created(options["data_dir"])
     request = requested(options, (0,), claims_of(options))
     for name in request.datasets:
@@ -58,3 +70,12 @@ def command(**options: Any) -> None:  # noqa: ANN401 - click's options
     for line in dict.fromkeys(f"weights {model.weights} of {model.backbone}: {kept_as(model)}" for model in models):
         echo(line)
     echo("ready: machines that see these folders run it without internet")
+
+
+def _check(request: "Request") -> None:
+    """Raise UserError for what a run would refuse, as far as that is known without data and weights."""
+    from dmlbench.runner.matrix import check_protocols, plan
+
+    # Which images are left out is known of images that are there, and tuned values hold for these data.
+    known = replace(request, skip_bad=False, tuned=None) if request.skip_bad else request
+    check_protocols(plan(known), download=False)

@@ -1,6 +1,5 @@
 """`dmlbench run`."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +24,8 @@ from dmlbench.cli.options import (
     results_option,
     set_option,
     skip_bad_option,
+    tuned_option,
+    vary_option,
     workers_option,
 )
 from dmlbench.errors import counted
@@ -61,25 +62,13 @@ EXECUTION = (
 )
 @protocol_option()
 @set_option()
-@click.option(
-    "--vary",
-    type=click.Choice(["init", "order", "split"]),
-    help="Let seeds decide one thing alone: the initial weights (init), batches, augmentations and mining (order), or "
-    "which classes train and which test (split). All else is as in seed 0. Same as --set training.vary=...",
-)
+@vary_option()
 @claim_option(
     "Declare before the runs that a modifier improves these bases, e.g. psd:contrastive,triplet; their methods are "
     "added. Repeatable."
 )
 @against_option()
-@click.option(
-    "--tuned",
-    is_flag=False,
-    flag_value=".",
-    type=PATH,
-    metavar="[FILE]",
-    help="Use the values that `dmlbench tune` found [default FILE: tuning/tuned.yaml in the results folder].",
-)
+@tuned_option()
 @data_dir_option()
 @methods_dir_option()
 @results_option()
@@ -164,8 +153,6 @@ def command(**options: Any) -> int:  # noqa: ANN401 - click's options
 
     claims, study = claims_of(options), _study(options)
     request = requested(options, _seeds(options["seeds"], options["chosen"], study.seeds), claims)
-    tuned = _overlay(options["tuned"], options["results"])
-    request = replace(request, settings=request.settings + _vary(options["vary"]), tuned=tuned)
     store, console = Store(options["results"]), plain_or_wide()
     execution = checked_execution(store, request.data_dir, **{name: options[name] for name in EXECUTION})
     cells = matrix.plan(request, console.say)
@@ -184,7 +171,7 @@ def command(**options: Any) -> int:  # noqa: ANN401 - click's options
 
 
 def requested(options: "Mapping[str, Any]", seeds: tuple[int, ...], claims: "Sequence[Claim]") -> "Request":
-    """What the command line and the study ask for, with the methods of its claims."""
+    """What the command line and the study ask for, with the methods of its claims and the values found by tuning."""
     from dmlbench.api.study import with_claimed
     from dmlbench.runner.matrix import Request, data_folder
 
@@ -194,8 +181,8 @@ def requested(options: "Mapping[str, Any]", seeds: tuple[int, ...], claims: "Seq
     _check_some(options["study"], methods=methods, datasets=datasets)
     return Request(
         methods, datasets, seeds, _given("--protocol", options["protocol"], study.protocol),
-        _given("--set", options["settings"], study.changes), options["methods_dir"],
-        data_folder(options["data_dir"]), options["skip_bad"],
+        _given("--set", options["settings"], study.changes) + _vary(options["vary"]), options["methods_dir"],
+        data_folder(options["data_dir"]), options["skip_bad"], _overlay(options["tuned"], options["results"]),
     )  # fmt: skip
 
 
@@ -293,11 +280,22 @@ def _dry_run(
     for problem in missing:
         console.say(f"not ready: {problem}")
     if execution.executor == "slurm":
-        from dmlbench.runner.slurm import script
-
-        console.print(script(todo, execution), markup=False, soft_wrap=True)
-    console.print(f"{len(todo)} of {counted(len(cells), 'cell')} to run {_time(cells, todo, execution)}")
+        todo = _print_script(console, todo, execution)
+    console.print(f"{len(todo)} of {counted(len(cells), 'cell')} to run{_time(cells, todo, execution) if todo else ''}")
     return 1 if damaged or missing else 0
+
+
+def _print_script(console: "SafeConsole", todo: "Sequence[Cell]", execution: "Execution") -> "Sequence[Cell]":
+    """Print what sbatch would get; the cells that would be submitted, without those that jobs have."""
+    from dmlbench.runner.slurm import dry_run, not_again
+
+    script, held = dry_run(todo, execution, lambda found: console.say(f"left out: {found.reason}"))
+    console.print(script, markup=False, soft_wrap=True)
+    for line in not_again(held):
+        console.say(line)
+    for cell in (cell for cell in todo if cell.hash in held):
+        console.say(f"{cell.label}: {held[cell.hash]}")
+    return [cell for cell in todo if cell.hash not in held]
 
 
 def _at_a_time(execution: "Execution", threads: int, cells: int) -> int:
@@ -319,4 +317,4 @@ def _time(cells: "Sequence[Cell]", todo: "Sequence[Cell]", execution: "Execution
     known = "unknown (no past records of this protocol and dataset)"
     if seconds is not None:
         known = f"about {max(seconds / workers, seconds / len(todo)) / 60:.1f} minutes"
-    return f"with {workers} at a time; time from past records: {known}"
+    return f" with {workers} at a time; time from past records: {known}"

@@ -15,9 +15,11 @@ if TYPE_CHECKING:
 
     from dmlbench.errors import Damaged
     from dmlbench.results.store import Record, Roots, Store
+    from dmlbench.results.submissions import Jobs
     from dmlbench.runner.progress import SafeConsole
 
 REFRESH = 2.0  # seconds
+ASK = 15.0  # seconds between questions to SLURM, which all users of a cluster share
 
 
 @click.command("status", cls=Command)
@@ -32,7 +34,8 @@ def command(results: tuple[Path, ...], watch: bool, as_json: bool, verify: bool)
 
     Several --results are read as one matrix, in which a cell counts once; then machines and training code are shown.
 
-    The exit code is 1 if a cell's files are damaged, and 0 otherwise, also where cells failed: --json has their states.
+    The exit code is 1 if files of a cell or of a submission are damaged, and 0 otherwise, also where cells failed:
+    --json has their states.
 
     \b
     Examples:
@@ -41,6 +44,7 @@ def command(results: tuple[Path, ...], watch: bool, as_json: bool, verify: bool)
     """
     from dmlbench.errors import UserError
     from dmlbench.results.store import Roots
+    from dmlbench.results.submissions import Jobs
     from dmlbench.runner.progress import plain_or_wide
 
     roots, console = Roots.of(results), plain_or_wide()
@@ -49,10 +53,11 @@ def command(results: tuple[Path, ...], watch: bool, as_json: bool, verify: bool)
     if sum((watch, as_json, verify)) > 1:
         raise UserError("--watch, --json and --verify exclude each other", hint="choose one")
     if as_json:
-        rows = _rows(roots)
+        look_up = Jobs()
+        rows = _rows(roots, look_up)
         click.echo(json.dumps(rows, indent=1))
         damaged = {Path(str(row["folder"])) for row in rows if row["state"] == "damaged"}
-        left_out = _left_out(roots, damaged)[1]
+        left_out = [*_left_out(roots, damaged)[1], *look_up.left_out]
         for found in left_out:
             click.echo(f"left out: {found.reason}", err=True)
         return 1 if damaged or left_out else 0
@@ -64,7 +69,7 @@ def command(results: tuple[Path, ...], watch: bool, as_json: bool, verify: bool)
     return _show(console, roots)
 
 
-def _rows(roots: "Roots") -> list[dict[str, object]]:
+def _rows(roots: "Roots", look_up: "Jobs") -> list[dict[str, object]]:
     from dmlbench.results.status import overview
 
     names = ("protocol", "variant", "dataset", "method", "seed", "hash")
@@ -74,7 +79,7 @@ def _rows(roots: "Roots") -> list[dict[str, object]]:
         | {key: getattr(cell.cell, key, None) for key in names}
         | {key: getattr(cell, key) for key in measured}
         | {"job": cell.job and {"id": cell.job.id, "state": cell.job.state, "reason": cell.job.reason}}
-        for cell in overview(roots)
+        for cell in overview(roots, look_up)
     ]
 
 
@@ -83,8 +88,10 @@ def _show(console: "SafeConsole", roots: "Roots") -> int:
 
     from dmlbench.cli.tables import counts, tables
     from dmlbench.results.status import overview
+    from dmlbench.results.submissions import Jobs
 
-    cells = overview(roots)
+    look_up = Jobs()
+    cells = overview(roots, look_up)
     if not cells:
         store = roots.stores[0]
         console.say(f"{store.root}: no cells yet; {_trials(store)}{store.next_command()}")
@@ -99,6 +106,9 @@ def _show(console: "SafeConsole", roots: "Roots") -> int:
         console.print(f"note: {many} made by other training code than this dmlbench's", markup=False)
     damaged = {cell.folder for cell in cells if cell.state == "damaged"}
     left_out = _show_origins(console, roots, damaged) if len(roots.paths) > 1 else 0
+    for found in look_up.left_out:
+        console.say(f"left out: {found.reason}")
+    left_out += len(look_up.left_out)
     return 1 if damaged or left_out else 0
 
 
@@ -138,21 +148,25 @@ def _watch(console: "SafeConsole", roots: "Roots") -> None:
 
     from rich.console import Group
     from rich.live import Live
+    from rich.text import Text
 
     from dmlbench.cli.tables import counts, tables
     from dmlbench.errors import UserError
     from dmlbench.results.status import overview
+    from dmlbench.results.submissions import Jobs
 
     if not console.is_terminal:
         raise UserError("--watch: needs a terminal", hint="--json is for scripts")
-    cells = overview(roots)
+    look_up = Jobs(ASK)
+    cells = overview(roots, look_up)
     with suppress(KeyboardInterrupt), Live(console=console, auto_refresh=False) as live:  # how it is meant to end
         while True:
-            live.update(Group(counts(cells), tables(cells)), refresh=True)
+            left_out = [Text(f"left out: {found.reason}") for found in look_up.left_out]
+            live.update(Group(counts(cells), tables(cells), *left_out), refresh=True)
             if all(cell.state in ("done", "failed", "damaged") for cell in cells):
                 return
             time.sleep(REFRESH)
-            cells = overview(roots)
+            cells = overview(roots, look_up)
 
 
 def _verify(console: "SafeConsole", store: "Store") -> int:

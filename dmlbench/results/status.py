@@ -3,7 +3,7 @@
 The state of every planned cell of a results folder.
 """
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -117,12 +117,16 @@ class CellState:
     job: Job | None = None
 
 
-def overview(roots: Roots) -> list[CellState]:
+LookUp = Callable[[Path, Collection[str]], Mapping[str, Job]]  # the SLURM jobs of a results folder's cells
+
+
+def overview(roots: Roots, look_up: LookUp = jobs) -> list[CellState]:
     """Every cell that was ever planned, in path order; a damaged one is a state, not an error.
 
     Of a cell that several folders hold, the state that has come furthest counts, and of equal ones the first.
     """
-    every = [own for store in roots.stores for own in _with_jobs(store, [_look(folder) for folder in store.folders()])]
+    looked = ((store, [_look(folder) for folder in store.folders()]) for store in roots.stores)
+    every = [own for store, cells in looked for own in _with_jobs(store, cells, look_up)]
     best: dict[str, CellState] = {}
     for own in every:
         key = own.facts.hash if own.facts else str(own.folder)
@@ -133,10 +137,10 @@ def overview(roots: Roots) -> list[CellState]:
     return [replace(cell, facts=next(worded)) if cell.facts else cell for cell in found]
 
 
-def _with_jobs(store: Store, cells: list[CellState]) -> list[CellState]:
+def _with_jobs(store: Store, cells: list[CellState], look_up: LookUp) -> list[CellState]:
     """The same with the SLURM jobs of cells that have not ended."""
     waiting = {cell.facts.hash for cell in cells if cell.facts and cell.state in ("running", "interrupted", "missing")}
-    found = jobs(store.root, waiting) if waiting else {}
+    found = look_up(store.root, waiting) if waiting else {}
     return [_with_job(cell, found.get(cell.facts.hash) if cell.facts else None) for cell in cells]
 
 

@@ -5,12 +5,10 @@ that ended before its cells did is written down, for a report that is made later
 """
 
 import os
-import re
-import shutil
-import subprocess
+import time
 from collections.abc import Collection, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Literal
@@ -18,12 +16,12 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationError
 
 from dmlbench.atomic import write_atomically
-from dmlbench.errors import OnDamaged, UserError, attempt, sound, warn
+from dmlbench.errors import Damaged, OnDamaged, UserError, attempt, sound, warn
 from dmlbench.results.records import Digest, Name, StrictModel, Text, in_one_line, read_json
+from dmlbench.results.slurm_queue import Answer, ask, configuration
 
 FOLDER = "slurm"
 HINT = "move it elsewhere; jobs that it names run on"
-PATIENCE = 60  # seconds for SLURM's answer
 JobNumber = Annotated[str, Field(pattern=r"^[0-9]+(_[0-9]+)?$")]
 UNKNOWN, FORGOTTEN = "UNKNOWN", "FORGOTTEN"  # no states of SLURM's
 # Of a job that is over, in words. Any other state is of one that waits, runs or will be queued again.
@@ -45,8 +43,14 @@ ENDS = {
 class Submission(StrictModel):
     """One call of sbatch.
 
+    SLURM uses ids again, and other clusters have the same: a job is known by its owner, name and cluster, too. They are
+    empty where they are not known, as in records of earlier releases.
+
     Attributes:
         job: The id that SLURM gave.
+        uid: The number of the user who submitted it.
+        name: The job's name.
+        cluster: The cluster's name.
         submitted: When, ISO 8601 in UTC.
         array: Whether it is an array, of which each task is a job of its own.
         tasks: Hashes of the cells of each task.
@@ -55,6 +59,9 @@ class Submission(StrictModel):
 
     version: Literal[1] = 1
     job: JobNumber
+    uid: str = ""
+    name: str = ""
+    cluster: str = ""
     submitted: Name
     array: bool
     tasks: list[list[Digest]]
@@ -69,8 +76,8 @@ class Submission(StrictModel):
 class Job:
     """The job that a cell was last submitted with, and its state in SLURM's words: `PENDING`, `RUNNING`, `TIMEOUT`.
 
-    The reason is SLURM's for letting it wait. The state is `UNKNOWN` where SLURM cannot be asked, and `FORGOTTEN` where
-    it knows the job no more.
+    The reason is SLURM's for letting it wait, or why it cannot be asked. The state is `UNKNOWN` where SLURM cannot be
+    asked, and `FORGOTTEN` where it knows the job no more.
     """
 
     id: str
@@ -96,104 +103,130 @@ class Job:
         return "" if self.live else f"SLURM job {self.id} {ENDS[self.state]}{said}"
 
 
-def record(root: Path, job_ids: list[str], tasks: list[list[str]]) -> Submission:
-    """Write down a submission, one id for each task."""
+@dataclass(frozen=True)
+class _Recorded:
+    """A submission and its file. One whose id SLURM has given again since is `superseded`, and can be asked no more."""
+
+    path: Path
+    own: Submission
+    superseded: bool = False
+
+
+class Jobs:
+    """Looks up jobs of results folders, and keeps what it had to leave out.
+
+    Args:
+        seconds: Within this time SLURM is not asked again, and the last answer counts.
+    """
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        self._seconds = seconds
+        self._known: dict[Path, tuple[float, dict[str, Job], list[Damaged]]] = {}
+
+    def __call__(self, root: Path, hashes: Collection[str]) -> Mapping[str, Job]:
+        """As `jobs`."""
+        known = self._known.get(root)
+        if known is None or time.monotonic() - known[0] >= self._seconds:
+            damaged: list[Damaged] = []
+            found = jobs(root, hashes, damaged.append)
+            known = self._known[root] = (time.monotonic(), found, damaged)
+        return known[1]
+
+    @property
+    def left_out(self) -> list[Damaged]:
+        """Submissions that could not be read."""
+        return [damaged for _, _, left_out in self._known.values() for damaged in left_out]
+
+
+def record(root: Path, job_ids: list[str], tasks: list[list[str]], name: str = "") -> Submission:
+    """Write down a submission of this user, one id for each task; an earlier one of the same id stays."""
     number, _, task = job_ids[0].partition("_")
     submitted = datetime.now(UTC).isoformat(timespec="seconds")
-    made = Submission(job=number, submitted=submitted, array=bool(task), tasks=tasks)
-    _write(root, made)
+    cluster = configuration().get("ClusterName", "")
+    uid = str(os.getuid())
+    made = Submission(
+        job=number, uid=uid, name=name, cluster=cluster, submitted=submitted, array=bool(task), tasks=tasks
+    )
+    path, again = root / FOLDER / f"{number}.json", 1
+    while path.exists():
+        again += 1
+        path = path.with_name(f"{number}-{again}.json")
+    _write(path, made)
     return made
 
 
 def submissions(root: Path, damaged: OnDamaged = warn) -> list[Submission]:
     """All submissions of a results folder, oldest first; `damaged` takes those that cannot be read."""
-    read = sound((attempt(_read, path) for path in sorted((root / FOLDER).glob("*.json"))), damaged)
-    return sorted(read, key=lambda own: (own.submitted, int(own.job)))
+    return [one.own for one in _recorded(root, damaged)]
+
+
+def _recorded(root: Path, damaged: OnDamaged) -> list[_Recorded]:
+    found = list(sound((attempt(_read, path) for path in sorted((root / FOLDER).glob("*.json"))), damaged))
+    found.sort(key=lambda one: (one.own.submitted, int(one.own.job)))
+    latest = {one.own.job: one.path for one in found}
+    return [replace(one, superseded=latest[one.own.job] != one.path) for one in found]
 
 
 def jobs(root: Path, hashes: Collection[str], damaged: OnDamaged = warn) -> dict[str, Job]:
     """The job that each of these cells was last submitted with, of those that were; SLURM is asked about them once."""
     last = {
-        cell: (own, job)
-        for own in submissions(root, damaged)
-        for job, cells in zip(own.ids(), own.tasks, strict=True)
+        cell: (one, job)
+        for one in _recorded(root, damaged)
+        for job, cells in zip(one.own.ids(), one.own.tasks, strict=True)
         for cell in cells
         if cell in hashes
     }
-    asked = _ask(sorted({job for _, job in last.values()})) if last else {}
+    if not last:
+        return {}
+    here = configuration().get("ClusterName", "") if any(one.own.cluster for one, _ in last.values()) else ""
+    asked = ask({job for one, job in last.values() if not one.superseded and not _elsewhere(one.own, here)})
     found: dict[str, Job] = {}
-    for cell, (own, job) in last.items():
-        state, reason = _state(job, own, asked)
+    for cell, (one, job) in last.items():
+        state, reason = _state(job, one, asked, here)
         found[cell] = Job(job, state, reason, root / FOLDER / f"{job}_0_log.err")
-    _remember(root, last.values(), found.values())
+    _remember(last.values(), found)
     return found
 
 
-def _state(job: str, own: Submission, asked: Mapping[str, tuple[str, str]] | None) -> tuple[str, str]:
-    """State and reason; what was written down counts where SLURM says nothing."""
-    if asked and job in asked:
-        return asked[job]
+def _elsewhere(own: Submission, here: str) -> bool:
+    """Whether a submission is known to be another cluster's."""
+    return bool(own.cluster and here) and own.cluster != here
+
+
+def _state(job: str, one: _Recorded, asked: Mapping[str, Answer] | None, here: str) -> tuple[str, str]:
+    """State and reason; what was written down counts where SLURM says nothing of this job."""
+    own = one.own
+    elsewhere = _elsewhere(own, here)
+    said = None if one.superseded or elsewhere or asked is None else asked.get(job)
+    if said and said.uid in ("", own.uid or said.uid) and said.name in ("", own.name or said.name):
+        return said.state, said.reason
     if job in own.ended:
         return own.ended[job], ""
-    return (UNKNOWN, "") if asked is None else (FORGOTTEN, "")
+    if elsewhere:
+        return UNKNOWN, f"of cluster {own.cluster}, and this is {here}"
+    return (UNKNOWN, "") if asked is None and not one.superseded else (FORGOTTEN, "")
 
 
-def _ask(ids: list[str]) -> dict[str, tuple[str, str]] | None:
-    """State and reason of jobs by their ids, without those that SLURM knows no more; None where it does not answer."""
-    queue = _output("squeue", "--noheader", "--array", "--states=all", f"--jobs={','.join(ids)}", "--format=%i|%T|%r")
-    if queue is None:
-        return None
-    found = {}
-    for line in queue.splitlines():
-        job, state, reason = (*line.strip().split("|", 2), "", "")[:3]
-        found[job] = state, reason if state == "PENDING" else ""
-    if gone := [job for job in ids if job not in found]:
-        accounts = _output("sacct", "--noheader", "--parsable2", "-X", f"--jobs={','.join(gone)}", "-o", "JobID,State")
-        for line in (accounts or "").splitlines():
-            job, _, state = line.strip().partition("|")
-            if job in gone and state:
-                found[job] = state.split()[0], ""  # `CANCELLED by 1000`
-    return found
-
-
-def _output(command: str, *arguments: str) -> str | None:
-    """What a command of SLURM prints; "" where it knows none of the jobs, None where it is not there or fails."""
-    if shutil.which(command) is None:
-        return None
-    try:
-        done = subprocess.run(  # noqa: S603 - ids were checked to be numbers
-            [command, *arguments],
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE,
-            check=False,
-            env=os.environ | {"LC_ALL": "C"},
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    if done.returncode:
-        return "" if re.search("[Ii]nvalid job id", done.stderr) else None
-    return done.stdout
-
-
-def _remember(root: Path, last: Collection[tuple[Submission, str]], found: Collection[Job]) -> None:
+def _remember(last: Collection[tuple[_Recorded, str]], found: Mapping[str, Job]) -> None:
     """Write down why jobs ended, where that is news and the folder can be written."""
-    states = {job.id: job.state for job in found if job.state in ENDS and job.state != FORGOTTEN}
-    for own in {own.job: own for own, _ in last}.values():
-        news = {job: states[job] for job in own.ids() if job in states and own.ended.get(job) != states[job]}
-        if news:
+    states: dict[Path, dict[str, str]] = {}
+    for (one, _), job in zip(last, found.values(), strict=True):
+        if job.state in ENDS and job.state != FORGOTTEN and one.own.ended.get(job.id) != job.state:
+            states.setdefault(one.path, {})[job.id] = job.state
+    for path, own in {one.path: one.own for one, _ in last}.items():
+        if path in states:
             with suppress(OSError):
-                _write(root, own.model_copy(update={"ended": own.ended | news}))
+                _write(path, own.model_copy(update={"ended": own.ended | states[path]}))
 
 
-def _read(path: Path) -> Submission:
+def _read(path: Path) -> _Recorded:
     content = read_json(path, "a submission", HINT)
     try:
-        return Submission.model_validate(content)
+        return _Recorded(path, Submission.model_validate(content))
     except ValidationError as error:
         raise UserError(f"{path}: not a submission ({in_one_line(error)})", hint=HINT) from error
 
 
-def _write(root: Path, own: Submission) -> None:
-    (root / FOLDER).mkdir(parents=True, exist_ok=True)
-    write_atomically(root / FOLDER / f"{own.job}.json", own.model_dump_json(indent=1) + "\n")
+def _write(path: Path, own: Submission) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, own.model_dump_json(indent=1) + "\n")

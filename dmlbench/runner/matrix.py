@@ -174,7 +174,9 @@ def make_ready(cells: Sequence[Cell], execution: Execution, log: Callable[[str],
     on_gpus = bool(cells) and runs_on_gpus(execution)
     if on_gpus:
         _check_cuda(cells, execution)
-    check_protocols(cells, download=True, cuda=on_gpus, in_parts=execution.gpus_per_cell > 1)
+    check_protocols(
+        cells, download=True, cuda=on_gpus or _asks_for_cuda(execution), in_parts=execution.gpus_per_cell > 1
+    )
     if execution.executor == "local" and not on_gpus:
         _check_no_tf32(cells)
     if execution.executor == "local" and any(cell.protocol.training.compile for cell in cells):
@@ -324,6 +326,11 @@ def worker_devices(execution: Execution, threads: int) -> list[str]:
 def runs_on_gpus(execution: Execution) -> bool:
     """Whether cells run on GPUs of this machine."""
     return execution.executor == "local" and gpus_of(execution) > 0
+
+
+def _asks_for_cuda(execution: Execution) -> bool:
+    """Whether cells of other executors are to run on GPUs, of nodes that are not seen from here."""
+    return execution.executor != "local" and execution.device == "cuda"
 
 
 def gpus_of(execution: Execution) -> int:

@@ -6,10 +6,11 @@ files, the jobs' scripts and logs among them, in the folder `slurm` of the resul
 
 import io
 import os
+import re
 import shlex
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -18,12 +19,13 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
-from dmlbench.errors import UserError, attempt, counted, inflected, one_line
+from dmlbench.errors import OnDamaged, UserError, attempt, counted, inflected, one_line, warn
 from dmlbench.results.events import Epoch, Finished, Halted, Started, failure
 from dmlbench.results.history import Row, read_history
 from dmlbench.results.locks import holder
+from dmlbench.results.slurm_queue import configuration
 from dmlbench.results.store import Record, ended_at, read_record
-from dmlbench.results.submissions import FOLDER, UNKNOWN, Job, Submission, jobs, record
+from dmlbench.results.submissions import FOLDER, FORGOTTEN, UNKNOWN, Job, Submission, jobs, record
 from dmlbench.runner.matrix import Execution, tasks
 from dmlbench.runner.signals import Interrupts
 from dmlbench.runner.tasks import OnEvent, Task
@@ -35,34 +37,54 @@ if TYPE_CHECKING:
 
 GLANCE = 1.0  # seconds between looks at the results
 ASK = 10.0  # seconds between questions to SLURM
+NOBODY = Job("", FORGOTTEN)  # of a cell whose submission was damaged or taken away since
 OFTEN = 10_000  # times that a job is queued again: whether it gets anywhere is what ends it
 
 
-def check_slurm() -> None:
-    """Raise UserError where jobs cannot be submitted from this machine."""
+def check_slurm(execution: Execution) -> None:
+    """Raise UserError where jobs cannot be submitted from this machine, or would not hold the `workers` asked for."""
     if find_spec("submitit") is None:
         raise UserError("--executor slurm: submitit is not installed", hint="pip install 'dmlbench[slurm]'")
     for name in ("sbatch", "srun", "squeue"):
         if shutil.which(name) is None:
             hint = "run it on the cluster's login node"
             raise UserError(f"--executor slurm: {name} is not on this machine", hint=hint)
+    root = execution.store.root.resolve()
+    if found := re.search(r"[%\\]", str(root)):
+        what = f"--results {root}: {found[0]} has a meaning of its own in the paths of SLURM's logs"
+        raise UserError(what, hint="name another folder")
+    _check_workers(execution.workers, execution.per_gpu, _settings(execution))
 
 
-def held(cells: Sequence[Cell], root: Path) -> dict[str, Job]:
-    """The jobs that still wait or run, by the cells they were given.
+def _check_workers(workers: int | None, per_gpu: int, settings: SlurmSettings) -> None:
+    if workers and workers > settings.cells_per_job:
+        what = f"--workers {workers}: counts within a job, which has {counted(settings.cells_per_job, 'cell')}"
+        raise UserError(what, hint=f"--slurm cells_per_job={workers}; --slurm jobs_at_a_time=N limits jobs")
+    slots = settings.gpus * per_gpu
+    if workers and slots and workers > slots:
+        what = f"--workers {workers}: {counted(settings.gpus, 'GPU')} of a job with --per-gpu {per_gpu} hold {slots}"
+        raise UserError(what, hint=f"--per-gpu {-(-workers // settings.gpus)} makes them share")
+
+
+def held(cells: Sequence[Cell], root: Path, damaged: OnDamaged = warn) -> dict[str, Job]:
+    """The jobs that still wait or run, by the cells they were given; `damaged` takes submissions that cannot be read.
 
     Raises:
         UserError: where SLURM does not answer, so that a cell could be given to a second job.
     """
-    found = jobs(root, {cell.hash for cell in cells})
+    found = jobs(root, {cell.hash for cell in cells}, damaged)
     if silent := next((job for job in found.values() if job.state == UNKNOWN), None):
-        what = f"--executor slurm: squeue does not say whether job {silent.id} still has cells of this run"
-        raise UserError(what, hint="try again when `squeue` answers")
+        why = f" ({silent.reason})" if silent.reason else ""
+        hint = "run it on that cluster, or into another --results" if why else "try again when `squeue` answers"
+        what = f"--executor slurm: squeue does not say whether job {silent.id}{why} still has cells of this run"
+        raise UserError(what, hint=hint)
     return {cell: job for cell, job in found.items() if job.live}
 
 
-def submit(cells: Sequence[Cell], execution: Execution) -> tuple[Submission | None, dict[str, Job]]:
-    """Submit the cells that no waiting or running job has.
+def submit(
+    cells: Sequence[Cell], execution: Execution, damaged: OnDamaged = warn
+) -> tuple[Submission | None, dict[str, Job]]:
+    """Submit the cells that no waiting or running job has; `damaged` takes submissions that cannot be read.
 
     Returns:
         The submission, None where every cell is held; and the jobs that hold some.
@@ -73,32 +95,59 @@ def submit(cells: Sequence[Cell], execution: Execution) -> tuple[Submission | No
     root = execution.store.root
     (root / FOLDER).mkdir(parents=True, exist_ok=True)
     with FileLock(root / FOLDER / ".lock"):  # two runs at once would each find no job that has the cell
-        theirs = held(cells, root)
+        theirs = held(cells, root, damaged)
         own = [task for task in tasks(cells, execution.store) if task.cell.hash not in theirs]
         if not own:
             return None, theirs
         given = _bundles(own, execution)
+        _check_array(len(given), _settings(execution))
+        executor = _executor(root, _settings(execution), len(given))
         with _outside_jobs():
-            ids = _sbatch(_executor(root, _settings(execution), len(given)), given)
-        return record(root, ids, [[task.cell.hash for task in bundle.tasks] for bundle in given]), theirs
+            ids = _sbatch(executor, given)
+        cells_of = [[task.cell.hash for task in bundle.tasks] for bundle in given]
+        return record(root, ids, cells_of, str(executor.parameters["job_name"])), theirs
 
 
-def script(cells: Sequence[Cell], execution: Execution) -> str:
-    """What `submit` would give to sbatch."""
-    given = _bundles(tasks(cells, execution.store), execution)
+def dry_run(cells: Sequence[Cell], execution: Execution, damaged: OnDamaged = warn) -> tuple[str, dict[str, Job]]:
+    """What `submit` would give to sbatch, "" where every cell is held; and the jobs that hold some.
+
+    Raises:
+        UserError: as `submit` does before it calls sbatch.
+    """
+    theirs = held(cells, execution.store.root, damaged)
+    own = [cell for cell in cells if cell.hash not in theirs]
+    if not own:
+        return "", theirs
+    given = _bundles(tasks(own, execution.store), execution)
+    _check_array(len(given), _settings(execution))
     executor = _executor(execution.store.root, _settings(execution), len(given))
     if len(given) > 1:
         executor.parameters["map_count"] = len(given)
-    return executor._make_submission_file_text(executor._submitit_command_str, "")
+    return executor._make_submission_file_text(executor._submitit_command_str, ""), theirs
 
 
-def submitted(made: Submission | None, theirs: dict[str, Job], root: Path) -> list[str]:
+def _check_array(count: int, settings: SlurmSettings) -> None:
+    """Raise UserError where the jobs are more than an array of this cluster holds."""
+    said = configuration().get("MaxArraySize", "")
+    most = int(said) if said.isdecimal() else count
+    if count > max(most, 1):
+        needed = -(-count * settings.cells_per_job // max(most, 1))
+        what = f"--executor slurm: {count} jobs, and an array of this cluster holds {most} (MaxArraySize)"
+        raise UserError(what, hint=f"--slurm cells_per_job={needed}, or fewer cells a run")
+
+
+def not_again(theirs: Mapping[str, Job]) -> list[str]:
+    """A line for the user where jobs hold cells."""
+    if not theirs:
+        return []
+    some = ", ".join(sorted({job.id for job in theirs.values()})[:3])
+    many = f"{counted(len(theirs), 'cell')} {inflected(len(theirs), 'is', 'are')}"
+    return [f"{many} in SLURM jobs that wait or run ({some}), not submitted again"]
+
+
+def submitted(made: Submission | None, theirs: Mapping[str, Job], root: Path) -> list[str]:
     """Lines for the user: what was submitted, and how to follow it."""
-    lines = []
-    if theirs:
-        some = ", ".join(sorted({job.id for job in theirs.values()})[:3])
-        many = f"{counted(len(theirs), 'cell')} {inflected(len(theirs), 'is', 'are')}"
-        lines.append(f"{many} in SLURM jobs that wait or run ({some}), not submitted again")
+    lines = not_again(theirs)
     if made is None:
         return lines
     cells, given = sum(map(len, made.tasks)), counted(len(made.tasks), "job")
@@ -137,9 +186,9 @@ def _executor(root: Path, settings: SlurmSettings, count: int) -> "SlurmExecutor
         account=settings.account,
         qos=settings.qos,
         gres=settings.gres,
-        cpus_per_task=settings.cpus,
+        cpus_per_task=settings.cores,
         # SLURM 22.05 and later no longer pass the cores of a job on to what it starts.
-        srun_args=[f"--cpus-per-task={settings.cpus}"],
+        srun_args=[f"--cpus-per-task={settings.cores}"],
         setup=list(settings.setup) or None,
         signal_delay_s=settings.stop_before,
         array_parallelism=settings.jobs_at_a_time or count,
@@ -162,7 +211,7 @@ def _sbatch(executor: "SlurmExecutor", given: Sequence[Any]) -> list[str]:
             left.unlink(missing_ok=True)
         lines = [line.strip() for line in str(error).splitlines() if line.strip().startswith("sbatch:")]
         said = lines[-1].removeprefix("sbatch: ") if lines else str(error)
-        hint = "`--dry-run` prints the script; --slurm has its settings"
+        hint = "`--dry-run` prints the script, and --slurm sets what it asks for"
         raise UserError(f"--executor slurm: sbatch refuses the jobs ({one_line(said, 300)})", hint=hint) from error
 
 
@@ -201,7 +250,8 @@ def follow(own: Sequence[Task], root: Path, *, on_event: OnEvent, interrupts: In
         again = time.monotonic() - asked >= ASK
         states = jobs(root, {one.task.cell.hash for one in open_}, lambda _: None) if again else {}
         asked = time.monotonic() if again else asked
-        open_ = [one for one in open_ if not _look(one, states.get(one.task.cell.hash), on_event)]
+        nobody = NOBODY if again else None
+        open_ = [one for one in open_ if not _look(one, states.get(one.task.cell.hash, nobody), on_event)]
         if open_:
             time.sleep(GLANCE)
 
@@ -226,7 +276,8 @@ def _look(one: _Followed, job: Job | None, on_event: OnEvent) -> bool:
     one.lost += 1
     if one.lost < 2:  # a network file system may show the result a little later
         return False
-    on_event(task, Halted(failure("died", "JobEnded", str(job))))
+    cause = str(job) if job.id else "no submission that can be read names its SLURM job; see `dmlbench status`"
+    on_event(task, Halted(failure("died", "JobEnded", cause)))
     return True
 
 

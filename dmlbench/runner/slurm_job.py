@@ -21,12 +21,12 @@ from dmlbench.results.events import Claimed, Event
 from dmlbench.results.history import read_history
 from dmlbench.results.locks import LEASE
 from dmlbench.results.store import has_ended
-from dmlbench.runner.matrix import Execution, run_here
+from dmlbench.runner.matrix import Execution, gpus_of, run_here
 from dmlbench.runner.tasks import Task
+from dmlbench.specs.slurm import EARLY
 
 NUMBER = JobEnvironment._usr_sig()  # SIGUSR2, unless the user's SUBMITIT_PREEMPT_SIGNAL names another
 MARGIN = 20  # seconds that are left to the end of the job for saving and requeueing it
-EARLY = 60  # SLURM sends the signal up to so many seconds early
 
 
 @dataclass
@@ -44,8 +44,12 @@ class Bundle:
     execution: Execution
     minutes: int
     stop_before: int
-    _begun: float = field(default=0.0, init=False)
-    _before: int = field(default=0, init=False)
+    _begun: float | None = field(default=None, init=False)
+    _before: tuple[int, ...] = field(default=(), init=False)
+
+    def __post_init__(self) -> None:
+        """Note how far the cells are: SLURM's signal may come before the job has looked."""
+        self._before = self._progress()
 
     def __call__(self) -> str:
         """Run the cells; how many have a result. Does not return where the job is queued again."""
@@ -64,13 +68,18 @@ class Bundle:
         return f"{len(self.tasks) - len(self._open())} of {len(self.tasks)} cells have a result"
 
     def checkpoint(self) -> DelayedSubmission | None:
-        """What runs when the job is queued again; None, so that it is not, where a whole job is too short for an epoch.
+        """What runs when the job is queued again; None, so that it is not, where a whole job took no cell further.
 
-        The cells' own checkpoints hold all else.
+        The cells' own checkpoints hold all else. A cell whose checkpoint is of another kind of machine begins again:
+        until it has more epochs than before, it is no further.
         """
-        whole = time.monotonic() - self._begun >= 60 * self.minutes - self.stop_before - EARLY
-        if whole and self._progress() == self._before:
-            _say("no epoch was finished within the job's time limit: give it a longer one")
+        least = 60 * self.minutes - self.stop_before - EARLY
+        whole = self._begun is not None and time.monotonic() - self._begun >= least
+        if whole and not any(after > before for after, before in zip(self._progress(), self._before, strict=True)):
+            _say(
+                "no cell got further than before within the job's time limit: give it a longer one, or, where cells "
+                "began again on another kind of machine, a constraint that names one kind"
+            )
             return None
         return DelayedSubmission(Bundle(self.tasks, self.execution, self.minutes, self.stop_before))
 
@@ -82,19 +91,20 @@ class Bundle:
             if isinstance(event, Claimed) and not event.done:
                 claimed.add(task.cell.hash)
 
-        run_here(self._open(), self.execution, note, limit)
+        execution = _fitting(self.execution)
+        run_here(self._open(), execution, note, limit)
         again = [task for task in self._open() if task.cell.hash in claimed]
         if again and not limit.asked:
             time.sleep(LEASE)
-            run_here(again, self.execution, note, limit)
+            run_here(again, execution, note, limit)
 
     def _open(self) -> Sequence[Task]:
         """The cells without a result, but for a failure that is to be replaced."""
         return [task for task in self.tasks if not _ended(task)]
 
-    def _progress(self) -> int:
-        """Epochs that the cells have, and results."""
-        return sum(_epochs(task) + _ended(task) for task in self.tasks)
+    def _progress(self) -> tuple[int, ...]:
+        """Epochs that each cell has, and one more for a result."""
+        return tuple(_epochs(task) + _ended(task) for task in self.tasks)
 
 
 class Limit:
@@ -146,6 +156,15 @@ def bundles(tasks: Sequence[Task], execution: Execution, size: int, minutes: int
     own = replace(execution, store=type(execution.store)(root), data_dir=data, executor="local", slurm=None, wait=False)
     parts = [tuple(absolute[start : start + size]) for start in range(0, len(absolute), size)]
     return [Bundle(part, own, minutes, stop_before) for part in parts]
+
+
+def _fitting(execution: Execution) -> Execution:
+    """The same with no more cells at a time than the node's GPUs hold, which only the node knows."""
+    held = gpus_of(execution) * execution.per_gpu
+    if not held or not execution.workers or execution.workers <= held:
+        return execution
+    _say(f"--workers {execution.workers} is lowered to {held}: the job's GPUs hold no more")
+    return replace(execution, workers=held)
 
 
 def _ended(task: Task) -> bool:

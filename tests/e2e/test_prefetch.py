@@ -18,7 +18,27 @@ def test_data_are_made_ready(in_process: Command, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "ready: machines that see these folders run it without internet"
     (tmp_path / "study.yaml").write_text("methods: [ms]\ndatasets: [glyphs]\nclaims: ['psd:triplet']\n")
+    assert in_process("prefetch", "study.yaml", "--vary", "order").returncode == 0
     assert in_process("prefetch", "study.yaml").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (("--methods", "mz"), "'mz'"),
+        (("--methods", "ms", "--protocol", "conv5"), "'conv5'"),
+        (("--methods", "ms", "--set", "loss.alfa=3"), "loss.alfa"),
+        (("--methods", "ms", "--tuned", "nowhere.yaml"), "nowhere.yaml"),
+    ],
+)
+def test_names_and_settings_are_checked_before_anything_is_loaded(
+    in_process: Command, tmp_path: Path, given: tuple[str, ...], message: str
+) -> None:
+    refused = in_process("prefetch", *given, "--datasets", "glyphs", "--data-dir", "new")
+    assert refused.returncode == 2
+    assert message in refused.stderr
+    assert not refused.stdout
+    assert not (tmp_path / "new").exists()
 
 
 def test_weights_are_downloaded_once_and_named(

@@ -32,7 +32,7 @@ def slurm() -> Iterator[Cluster]:
 @pytest.fixture
 def on_slurm(slurm: Cluster, dmlbench: Command, tmp_path: Path) -> Command:
     """The console script with the cluster's name in its environment."""
-    (tmp_path / "slurm.yaml").write_text("time: 1\ncpus: 1\nstop_before: 10\n")
+    (tmp_path / "slurm.yaml").write_text("time: 2\ncpus: 1\nstop_before: 10\n")
     return lambda *arguments, **variables: dmlbench(*arguments, **slurm.variables, **variables)
 
 
@@ -174,7 +174,7 @@ def test_a_dry_run_prints_the_script(on_slurm: Command, tmp_path: Path) -> None:
     shown = on_slurm(*FOUR, *JOBS, *given, "--slurm", "jobs_at_a_time=3", "--results", "slurm", "--dry-run")
     lines = shown.stdout.splitlines()
     for line in (
-        "#SBATCH --array=0-3%3", "#SBATCH --time=1", "#SBATCH --signal=USR2@10", "#SBATCH --constraint=a100",
+        "#SBATCH --array=0-3%3", "#SBATCH --time=2", "#SBATCH --signal=USR2@10", "#SBATCH --constraint=a100",
         "#SBATCH --gres=gpu:1", "#SBATCH --requeue", "module load cuda",
     ):  # fmt: skip
         assert line in lines, shown.stdout + shown.stderr

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import psutil
@@ -16,8 +17,9 @@ from dmlbench.results.events import Epoch, Finished, Halted, Started
 from dmlbench.results.store import Store
 from dmlbench.results.submissions import record, submissions
 from dmlbench.runner import slurm as runner
+from dmlbench.runner import slurm_job
 from dmlbench.runner.matrix import Execution, Request, plan, tasks
-from dmlbench.runner.slurm import check_slurm, follow, script, submit
+from dmlbench.runner.slurm import check_slurm, dry_run, follow, submit
 from dmlbench.runner.slurm_job import Limit, bundles
 from dmlbench.specs.slurm import SlurmSettings
 from tests.begun import begin, ended
@@ -96,17 +98,77 @@ def test_a_job_within_a_job_is_one_of_its_own(cells, execution, head_node, monke
 
 
 def test_the_script_of_one_job_is_no_array(cells, execution, head_node):
-    assert "#SBATCH --array=0-2%2\n" in script(cells, execution)
-    assert "--array" not in script(cells[:2], execution)
+    assert "#SBATCH --array=0-2%2\n" in dry_run(cells, execution)[0]
+    assert "--array" not in dry_run(cells[:2], execution)[0]
+
+
+def test_a_dry_run_leaves_out_what_jobs_have(cells, execution, head_node):
+    submit(cells[:3], execution)
+    text, theirs = dry_run(cells, execution)
+    assert "#SBATCH --time=30\n" in text
+    assert "--array" not in text
+    assert theirs.keys() == {cell.hash for cell in cells[:3]}
+    assert dry_run(cells[:3], execution)[0] == ""
+
+
+def test_more_jobs_than_an_array_holds_are_refused(cells, execution, head_node):
+    head_node("scontrol", "ClusterName             = here", "MaxArraySize            = 2")
+    asked = head_node("sbatch", "Submitted batch job 41")
+    message = r"3 jobs, and an array of this cluster holds 2 \(MaxArraySize\); --slurm cells_per_job=3"
+    for refused in (dry_run, submit):
+        with pytest.raises(UserError, match=message):
+            refused(cells, execution)
+    assert not asked.exists()
+    made, _ = submit(cells[:4], execution)
+    assert (made.cluster, made.uid, made.name) == ("here", str(os.getuid()), "dmlbench")
+
+
+def test_a_job_of_another_cluster_may_be_alive(cells, execution, head_node):
+    head_node("scontrol", "ClusterName = there")
+    submit(cells, execution)
+    head_node("scontrol", "ClusterName = here")
+    with pytest.raises(UserError, match=r"job 41_0 \(of cluster there, and this is here\) still has.*on that cluster"):
+        submit(cells, execution)
 
 
 @pytest.mark.parametrize("command", ["sbatch", "srun", "squeue"])
-def test_a_machine_that_cannot_submit_is_told(command, head_node, tmp_path, monkeypatch):
-    check_slurm()
+def test_a_machine_that_cannot_submit_is_told(command, execution, head_node, tmp_path, monkeypatch):
+    check_slurm(execution)
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     (tmp_path / "bin" / command).unlink()
     with pytest.raises(UserError, match=f"{command} is not on this machine; run it on the cluster's login node"):
-        check_slurm()
+        check_slurm(execution)
+
+
+def test_a_results_folder_that_slurm_would_not_take_as_it_is(execution, head_node, tmp_path):
+    with pytest.raises(UserError, match="50%/runs: % has a meaning of its own in the paths of SLURM's logs"):
+        check_slurm(replace(execution, store=Store(tmp_path / "50%" / "runs")))
+
+
+def test_a_job_holds_the_workers_that_are_asked_for(execution, head_node):
+    check_slurm(replace(execution, workers=2))
+    with pytest.raises(UserError, match=r"--workers 3: counts within a job, which has 2 cells; --slurm cells_per_j"):
+        check_slurm(replace(execution, workers=3))
+    on_gpu = replace(execution, workers=2, slurm=SlurmSettings(time=30, cells_per_job=2, gres="gpu:1"))
+    check_slurm(replace(on_gpu, per_gpu=2))
+    with pytest.raises(UserError, match=r"--workers 2: 1 GPU of a job with --per-gpu 1 hold 1; --per-gpu 2 makes"):
+        check_slurm(on_gpu)
+
+
+def test_a_node_with_fewer_gpus_than_workers_runs_fewer_at_a_time(store, cells, monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr(slurm_job, "gpus_of", lambda execution: 1)
+    monkeypatch.setattr(slurm_job, "run_here", lambda own, execution, note, limit: asked.append(execution.workers))
+    [bundle] = bundles(tasks(cells[:2], store), Execution(store, workers=2), 2, minutes=30, stop_before=10)
+    assert bundle() == "0 of 2 cells have a result"
+    assert asked == [1]
+    assert "--workers 2 is lowered to 1" in capsys.readouterr().err
+
+
+def test_a_gpu_brings_cores(cells, execution, head_node):
+    own, _ = dry_run(cells, replace(execution, slurm=SlurmSettings(time=30, gres="gpu:2")))
+    assert "#SBATCH --cpus-per-task=16\n" in own
+    assert "--cpus-per-task=16 " in own.splitlines()[-1]
 
 
 def test_following_tells_what_the_results_folder_and_slurm_say(store, cells, slurm, monkeypatch):
@@ -139,6 +201,18 @@ def test_a_stop_ends_the_following_alone(store, cells, slurm):
     follow(tasks(cells[:1], store), store.root, on_event=None, interrupts=SimpleNamespace(asked=True))
 
 
+def test_following_ends_where_no_submission_can_be_read(store, cells, slurm, monkeypatch):
+    monkeypatch.setattr(runner, "GLANCE", 0.0)
+    monkeypatch.setattr(runner, "ASK", 0.0)
+    record(store.root, ["7"], [[cells[0].hash]])
+    (store.root / "slurm" / "7.json").write_text("{")
+    told = []
+    note = lambda task, event: told.append(event)  # noqa: E731
+    follow(tasks(cells[:1], store), store.root, on_event=note, interrupts=SimpleNamespace(asked=False))
+    [halted] = told
+    assert halted.error.message.startswith("no submission that can be read names its SLURM job")
+
+
 class Meanwhile:
     """Interrupts that nobody asks for; something happens when they are looked at first."""
 
@@ -152,13 +226,65 @@ class Meanwhile:
         return False
 
 
-def test_a_job_that_is_too_short_for_an_epoch_is_not_queued_again(store, cells):
-    [bundle] = bundles(tasks(cells[:2], store), Execution(store), 2, minutes=1, stop_before=10)
-    assert bundle.checkpoint() is None
-    begin(store, cells[0]).append({"epoch": 0})
-    again = bundle.checkpoint().function
-    assert (again.tasks, again.minutes) == (bundle.tasks, 1)
+@pytest.fixture
+def whole_job(store, cells, monkeypatch):
+    """Runs a job of two cells for its whole time, in which something happens; what SLURM's signal then leads to."""
+    clock = [1e6]
+    monkeypatch.setattr(slurm_job.time, "monotonic", lambda: clock[0])
+
+    def run(happens, *, already: int = 0):
+        if already:
+            _epochs(begin(store, cells[0]), already)
+        [bundle] = bundles(tasks(cells[:2], store), Execution(store), 2, minutes=10, stop_before=10)
+
+        def meanwhile(*_) -> None:
+            clock[0] += 600
+            happens()
+
+        monkeypatch.setattr(slurm_job, "run_here", meanwhile)
+        bundle()
+        return bundle, bundle.checkpoint()
+
+    return run
+
+
+def _epochs(writer, count: int) -> None:
+    for epoch in range(count):
+        writer.append({"epoch": epoch})
+
+
+def test_a_job_that_is_too_short_for_an_epoch_is_not_queued_again(whole_job, capsys):
+    assert whole_job(lambda: None)[1] is None
+    assert "no cell got further than before within the job's time limit" in capsys.readouterr().err
+
+
+def test_a_job_that_finished_an_epoch_is_queued_again(whole_job, store, cells):
+    bundle, again = whole_job(lambda: _epochs(begin(store, cells[0]), 1))
+    assert (again.function.tasks, again.function.minutes) == (bundle.tasks, 10)
     assert bundle.tasks[0].folder.is_absolute()
+
+
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_a_cell_that_began_again_is_no_further_until_it_has_more_epochs(whole_job, store, cells, epochs):
+    def begin_again() -> None:
+        (store.folder(cells[0]) / "history.csv").unlink()
+        _epochs(begin(store, cells[0]), epochs)
+
+    assert whole_job(begin_again, already=3)[1] is None
+
+
+def test_another_cell_of_the_job_got_further(whole_job, store, cells):
+    def happens() -> None:
+        (store.folder(cells[0]) / "history.csv").unlink()
+        _epochs(begin(store, cells[1]), 1)
+
+    assert whole_job(happens, already=3)[1] is not None
+
+
+def test_a_signal_before_the_job_has_begun_queues_it_again(store, cells, monkeypatch):
+    monkeypatch.setattr(slurm_job.time, "monotonic", lambda: 1e6)
+    [bundle] = bundles(tasks(cells[:2], store), Execution(store), 2, minutes=10, stop_before=10)
+    assert bundle.checkpoint().function.tasks == bundle.tasks
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
