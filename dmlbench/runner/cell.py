@@ -18,6 +18,7 @@ from dmlbench.data.loader import TrainingBatches
 from dmlbench.data.samplers import check_batches, check_ranks, epoch_steps
 from dmlbench.errors import DivergedError, StorageError, UserError
 from dmlbench.models.model import EmbeddingModel, weights_of
+from dmlbench.models.parts import check_separable
 from dmlbench.results import environment as provenance
 from dmlbench.results.events import Claimed, Epoch, Event, Finished, Halted, Started, failure
 from dmlbench.results.history import Row, epoch_of, selections, timing
@@ -187,6 +188,8 @@ def _built(cell: Cell, train: Split, device: torch.device, ranks: Ranks) -> tupl
     check_ranks(ranks.size, training.batch_size)
     model = build_seeded_model(cell.protocol, init, device)
     start = provenance.weights_digest(model)
+    if ranks.size > 1:
+        check_separable(cell.protocol.model.backbone, model, cell.protocol.input)
     torch.manual_seed(stream_seed(init, 0, "loss"))
     trainer = build_trainer(cell.method, cell.protocol, model, size, device, seed=init, ranks=ranks)
     if trainer.modifier is not None:

@@ -180,6 +180,8 @@ def _work(connection: Connection, options: RunOptions, threads: int) -> None:
                 send_event(connection, halted("storage", error))
             else:
                 if not run_cell(task.cell, task.folder, options, partial(send_event, connection), task.failure):
+                    if options.gpus_per_cell > 1:
+                        os._exit(0)  # NCCL may wait for ranks that have gone, also where Python ends
                     return  # the runner starts a fresh process for the next cell
             send_event(connection, IDLE)
     except (EOFError, ConnectionResetError):

@@ -132,8 +132,9 @@ class OtherRanks:
         if isinstance(error, RuntimeError):
             self._noticed.wait(NOTICED)
         self._ended.set()
+        orderly = error is None or isinstance(error, SystemExit)  # trained, or asked to stop after an epoch
         for other in self._others:
-            if error is None:
+            if orderly:
                 with suppress(OSError):
                     other.connection.send(None)
                 other.process.join(timeout=GRACE)
@@ -141,7 +142,7 @@ class OtherRanks:
             other.process.join()
             other.connection.close()
         # After a failure NCCL may wait for the others for ever; the process ends soon.
-        if dist.is_initialized() and (error is None or self._device.type == "cpu"):
+        if dist.is_initialized() and (orderly or self._device.type == "cpu"):
             dist.destroy_process_group()
         self._folder.cleanup()
         if self._failed and isinstance(error, RuntimeError):
@@ -154,11 +155,17 @@ class OtherRanks:
                 self._failed = failed
                 self._noticed.set()
                 if not self._ended.wait(GRACE):
-                    self._give_up(failed)
-                    for other in self._others:
-                        other.process.kill()
-                    os._exit(1)
+                    self._end_all(failed)
                 return
+
+    def _end_all(self, failed: Failure) -> None:
+        """Record the failure and end this process, which hangs, and all others."""
+        try:
+            self._give_up(failed)
+        finally:
+            for other in self._others:
+                other.process.kill()
+            os._exit(1)
 
 
 def _heard(other: _Other) -> Failure | None:

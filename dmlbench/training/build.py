@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dmlbench.errors import UserError
 from dmlbench.models.model import EmbeddingModel, build_model, load_networks
-from dmlbench.models.parts import check_separable, live_batchnorm
+from dmlbench.models.parts import live_batchnorm
 from dmlbench.modifiers import BuildContext, Modifier, Network, SelfDistillation, TeacherSettings
 from dmlbench.modifiers.base import Group
 from dmlbench.seeding import stream_seed
@@ -53,7 +53,7 @@ def build_trainer(
     modifier are a stream of the cell's seed. Several `ranks` each build the same.
 
     Raises:
-        UserError: where a part does not take its values, or ranks cannot train as one process does.
+        UserError: where a part does not take its values.
     """
     protocol = _at_own_rate(method, protocol)
     context = _BuildContext(method, protocol, model, train, device=device, seed=seed)
@@ -72,8 +72,6 @@ def build_trainer(
         for network, own in zip(networks, [extra, *([] for _ in networks[1:])], strict=True)
     ]
     training = protocol.training
-    if ranks.size > 1:
-        check_separable(protocol.model.backbone, trainable[0].model, protocol.input)
     trainer = Trainer(trainable, modifier, PhaseClock(device), training.epochs, training.autocast, ranks)
     parts = [part for part in (method.loss, method.distillation) if part and part.plugin]
     for name in CALLING if parts else ():

@@ -87,6 +87,30 @@ def test_two_gpus_share_the_cells(tmp_path):
     assert devices == {"cuda:0", "cuda:1"}
 
 
+def test_two_gpus_train_a_cell_together(tmp_path):
+    """Each has its own networks and tensors; the numbers are those of one GPU with the whole batch."""
+    if not SIMULATED:
+        pytest.skip("not every machine has two GPUs")
+    one = [part.replace("ms+obdsd,margin", "ms+obdsd") for part in RUN]
+    frozen = (*one, "--set", "model.freeze_batchnorm=true", "--data-workers", "1")
+    alone, together = tmp_path / "alone", tmp_path / "together"
+    for folder, options in ((alone, ()), (together, ("--gpus-per-cell", "2"))):
+        folder.mkdir()
+        dmlbench(*frozen, *options, folder=folder, NULL_GPUS="2")
+    for path in together.rglob("summary.json"):
+        environment = json.loads(path.read_text())["environment"]
+        assert (environment["device"], environment["gpus_per_cell"], environment["processes"]) == ("cuda:0", 2, 1)
+    found, expected = histories(together), histories(alone)
+    assert found.keys() == expected.keys()
+    for method, rows in expected.items():
+        for own, row in zip(found[method], rows, strict=True):
+            losses = [name for name in row if name.startswith("train/") and row[name]]
+            assert [float(own[name]) for name in losses] == pytest.approx(
+                [float(row[name]) for name in losses], rel=1e-3, abs=1e-4
+            )
+    assert len(found) == 1
+
+
 def test_overhead_is_measured_by_events(tmp_path):
     arguments = (
         "--methods",

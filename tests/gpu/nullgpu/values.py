@@ -6,9 +6,12 @@ CPU tensors of indices.
 
 import ctypes
 import hashlib
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves, tree_map
@@ -23,7 +26,13 @@ COPIES = {"copy_", "_copy_from"}
 def install() -> None:
     """Compute values from now on, in this process."""
     torch.backends.cudnn.enabled = False  # its BatchNorm and pooling are other operations than the CPU's
+    dist.init_process_group = partial(_with_gloo, dist.init_process_group)
     _Emulation().__enter__()
+
+
+def _with_gloo(init: Callable[..., None], backend: str, **options: Any) -> None:
+    """Let gloo exchange what NCCL would: it copies through the host's memory."""
+    init("gloo" if backend == "nccl" else backend, **options)
 
 
 class _Emulation(TorchDispatchMode):
