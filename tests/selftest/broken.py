@@ -2,7 +2,9 @@
 
 import os
 import signal
-import time
+import subprocess
+import sys
+from pathlib import Path
 
 from dmlbench.selftest.conditions import Conditions, SkipCheckError
 from dmlbench.selftest.records import Figure, Outcome
@@ -32,8 +34,13 @@ def dying(_: Conditions) -> Outcome:
     raise AssertionError("unreachable")
 
 
+STARTED = "SELFTEST_STARTED"  # names the file for the number of the process that `hanging` starts
+
+
 def hanging(_: Conditions) -> Outcome:
-    time.sleep(3600)
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    Path(os.environ[STARTED]).write_text(str(child.pid))
+    child.wait()
     raise AssertionError("unreachable")
 
 
