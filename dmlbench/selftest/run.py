@@ -39,7 +39,7 @@ def run_checks(device: str, minutes: int, tell: Tell, checks: Sequence[Check] = 
         checks: Which; all by default.
 
     Raises:
-        UserError: where the device is not there.
+        UserError: where the device is not there, or the environment overrides its precision.
     """
     begun, started = time.monotonic(), datetime.now(UTC)
     records: list[CheckRecord] = []

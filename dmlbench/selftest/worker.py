@@ -28,10 +28,10 @@ def work(connection: Connection, device: str, scratch: Path) -> None:
     _redirect_output(scratch / LOG)
     try:
         where = resolve_device(device)
+        prepare(load_protocol(SMALL, "glyphs").training, where)
     except UserError as error:
         connection.send(error)
         return
-    prepare(load_protocol(SMALL, "glyphs").training, where)
     connection.send(
         Ready(device=str(where), environment=provenance.environment(str(where)), code=provenance.code_state())
     )

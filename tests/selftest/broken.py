@@ -4,11 +4,15 @@ import os
 import signal
 import subprocess
 import sys
+from multiprocessing.connection import Connection
 from pathlib import Path
+
+import torch
 
 from dmlbench.selftest.conditions import Conditions, SkipCheckError
 from dmlbench.selftest.records import Figure, Outcome
 from dmlbench.selftest.table import Check
+from dmlbench.selftest.worker import work
 
 
 def fine(conditions: Conditions) -> Outcome:
@@ -42,6 +46,13 @@ def hanging(_: Conditions) -> Outcome:
     Path(os.environ[STARTED]).write_text(str(child.pid))
     child.wait()
     raise AssertionError("unreachable")
+
+
+def work_on_a_pretended_gpu(connection: Connection, device: str, scratch: Path) -> None:
+    """The life of a worker whose torch says that there is a GPU, until it would use it."""
+    torch.cuda.is_available = lambda: True
+    torch.cuda.set_device = torch.cuda.reset_peak_memory_stats = lambda _: None
+    work(connection, device, scratch)
 
 
 def check_of(name: str, seconds: float = 1.0, most: float = 0.0) -> Check:

@@ -15,7 +15,7 @@ from dmlbench.cli.selftest import command
 from dmlbench.errors import UserError
 from dmlbench.selftest import run as module
 from dmlbench.selftest.run import run_checks
-from tests.selftest.broken import STARTED, check_of
+from tests.selftest.broken import STARTED, check_of, work_on_a_pretended_gpu
 from tests.selftest.test_records import BAD, GOOD, SKIPPED, make_report, record
 
 
@@ -93,6 +93,15 @@ def test_nothing_outlives_a_selftest_that_is_killed(tmp_path):
 def test_a_device_that_is_not_there():
     with pytest.raises(UserError, match="--device cuda: torch sees no CUDA device"):
         run_checks("cuda", 1, lambda *_: None, [check_of("fine")])
+
+
+def test_a_variable_that_lowers_the_precision_is_one_line(monkeypatch):
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "1")
+    monkeypatch.setattr(module, "_work", work_on_a_pretended_gpu)
+    with pytest.raises(UserError) as caught:
+        run_checks("cuda", 1, lambda *_: None, [check_of("fine")])
+    assert str(caught.value).startswith("NVIDIA_TF32_OVERRIDE=1: decides over TF32")
+    assert str(caught.value).endswith("; unset NVIDIA_TF32_OVERRIDE")
 
 
 def test_the_parent_imports_no_torch():
