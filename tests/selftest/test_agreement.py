@@ -95,7 +95,7 @@ def test_triplets_that_are_not_drawn(check, monkeypatch):
         return triplets, valid
 
     monkeypatch.setattr(agreement, "distance_weighted_triplets", few)
-    assert broken(check("losses")) == {"anchors of distance-weighted triplets"}
+    assert broken(check("losses")) == {"embeddings without a distance-weighted triplet"}
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_mining_that_draws_nothing(check, monkeypatch, miner, name):
         return (triplets[:0], valid[:0]) if embeddings.dtype == torch.float32 else (triplets, valid)
 
     monkeypatch.setattr(agreement, miner.__name__, nothing)
-    assert broken(check("losses")) == {f"anchors of {name} triplets"}
+    assert broken(check("losses")) == {f"embeddings without a {name} triplet"}
 
 
 @pytest.mark.parametrize(
