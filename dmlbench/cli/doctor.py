@@ -31,7 +31,7 @@ def command(data_dir: Path | None, results: Path) -> int:
         table.add_row(state, what, found)
     console = plain_or_wide()
     console.print(table)
-    console.say("`dmlbench selftest` shows in minutes whether this machine also computes rightly")
+    console.say("`dmlbench selftest` checks in minutes whether results of this machine are correct")
     return 1 if any(state == "bad" for state, _, _ in checks) else 0
 
 

@@ -30,7 +30,7 @@ COMMANDS = {
     "ui": "Serve the MLflow UI of the store that runs are logged to.",
     "data": "Fetch, check or show a dataset.",
     "doctor": "Check Python, torch, GPU, faiss, disk and data.",
-    "selftest": "Show in minutes that this device computes, repeats and resumes rightly.",
+    "selftest": "Check in minutes that results of this device are correct and repeatable.",
 }
 
 

@@ -27,7 +27,7 @@ STYLES = {"pass": "green", "fail": "bold red", "skipped": "yellow"}
 )
 @results_option()
 def command(device: str, minutes: int, results: Path) -> int:
-    """Show that this device computes, repeats, resumes, loads, times and remembers rightly.
+    """Check that results of this device are correct and repeatable; measure its speed and memory.
 
     Check losses, modifiers and metrics against the CPU in float64; two trainings, and a killed and resumed one, bit by
     bit; waits for the device, batches, faiss, bfloat16, memory, the loader's rate and the overhead of ms+psd. Save the

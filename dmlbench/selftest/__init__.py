@@ -1,1 +1,1 @@
-"""Shows in minutes whether a device computes, repeats, resumes, loads, times and remembers as results need it."""
+"""Checks in minutes that results of a device are correct and repeatable, and measures its speed and memory."""

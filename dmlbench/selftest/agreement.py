@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from dmlbench.evaluation import geometry_metrics, retrieval_metrics
+from dmlbench.evaluation import clustering_metrics, geometry_metrics, retrieval_metrics
 from dmlbench.evaluation.faiss_index import gpu_problem, import_faiss
 from dmlbench.evaluation.inputs import unit_embeddings
 from dmlbench.losses.mining import distance_weighted_probabilities, distance_weighted_triplets, semihard_triplets
@@ -31,6 +31,7 @@ from dmlbench.training.build import build_loss
 LOSS, GRADIENT, DIVERGENCE = 1e-5, 1e-4, 1e-4
 METRIC, UNIT, FAISS = 1e-9, 1e-12, 1e-6
 BATCH, DIMENSIONS, CLASSES, SPREAD = 112, 128, 28, 2.0
+CLUSTERS, APART = 100, 0.01  # classes and a spread so small that k-means finds the same clusters from any start
 SCORED, OF_CLASS = 3000, 10
 DATASETS = ("cub", "cars", "sop")  # with published settings of OBD-SD
 # A value on a device in a precision, with the tensors that gradients are taken to.
@@ -85,26 +86,27 @@ def _context(labels: Tensor, triplets: Tensor | None) -> StepContext:
 
 
 def _mining(embeddings: Tensor, labels: Tensor, device: torch.device) -> Iterator[Figure]:
-    """The probabilities of distance-weighted mining, and whether triplets drawn on the device are of right classes."""
+    """The probabilities of distance-weighted mining, and the number and classes of triplets drawn on the device."""
 
     def probabilities(where: torch.device, precision: torch.dtype) -> Evaluated:
         return distance_weighted_probabilities(embeddings.to(where, precision), labels.to(where)), []
 
     yield from _agreement("probabilities of distance-weighted mining", probabilities, device, DIVERGENCE)
     own, classes = embeddings.to(device), labels.to(device)
-    drawn = distance_weighted_triplets(own, classes, torch.Generator(device).manual_seed(SEED))
-    yield Figure(
-        name="distance-weighted triplets of wrong classes", value=_wrong(*drawn, classes, len(labels)), at_most=0
-    )
-    drawn = semihard_triplets(own, classes, 0.2, torch.Generator(device).manual_seed(SEED))
-    yield Figure(name="semi-hard triplets of wrong classes", value=_wrong(*drawn, classes), at_most=0)
+    weighted = distance_weighted_triplets(own, classes, torch.Generator(device).manual_seed(SEED))
+    semihard = semihard_triplets(own, classes, 0.2, torch.Generator(device).manual_seed(SEED))
+    for name, drawn in (("distance-weighted", weighted), ("semi-hard", semihard)):
+        # Every embedding has a positive and a negative, so each is the anchor of one triplet.
+        missing = len(labels) - len(drawn[0][drawn[1], 0].unique())
+        yield Figure(name=f"embeddings without a {name} triplet", value=missing, at_most=0)
+        yield Figure(name=f"{name} triplets of wrong classes", value=_wrong(*drawn, classes), at_most=0)
 
 
-def _wrong(triplets: Tensor, valid: Tensor, classes: Tensor, expected: int = 0) -> int:
-    """How many valid triplets have a positive of another class or a negative of the same; and how many are missing."""
+def _wrong(triplets: Tensor, valid: Tensor, classes: Tensor) -> int:
+    """How many valid triplets have a positive of another class or a negative of the same."""
     anchor, positive, negative = triplets[valid].unbind(1)
     wrong = (classes[anchor] != classes[positive]) | (anchor == positive) | (classes[anchor] == classes[negative])
-    return int(wrong.sum()) + max(0, expected - int(valid.sum()))
+    return int(wrong.sum())
 
 
 def modifiers(conditions: Conditions) -> Outcome:
@@ -156,6 +158,7 @@ def metrics(conditions: Conditions) -> Outcome:
     figures = [
         *_differences(found, exact, METRIC),
         *_differences(asked, reference, METRIC, "with a gallery: "),
+        *_clustering(conditions.device),
         Figure(
             name="inputs of clustering",
             value=_error(
@@ -165,6 +168,15 @@ def metrics(conditions: Conditions) -> Outcome:
         ),
     ]
     return Outcome(figures=tuple(figures))
+
+
+def _clustering(device: torch.device) -> Iterator[Figure]:
+    """NMI and AMI of the device's k-means and of scikit-learn's on the CPU, whose starts differ."""
+    embeddings, labels = _of_classes(CLUSTERS, APART)
+    exact = clustering_metrics(embeddings.double(), labels, runs=1)
+    found = clustering_metrics(embeddings.to(device), labels.to(device), runs=1)
+    for name in ("nmi", "ami"):
+        yield Figure(name=name, value=abs(found[name] - exact[name]), at_most=METRIC)
 
 
 def faiss(conditions: Conditions) -> Outcome:
@@ -212,10 +224,16 @@ def _batch(seed: int) -> tuple[Tensor, Tensor]:
 
 
 def _scored() -> tuple[Tensor, Tensor]:
-    """Embeddings of many classes, some of them twice, for ties."""
-    generator = torch.Generator().manual_seed(SEED)
-    labels = torch.arange(SCORED) % (SCORED // OF_CLASS)
-    centres = torch.randn(SCORED // OF_CLASS, DIMENSIONS, generator=generator)
-    embeddings = centres[labels] + SPREAD * torch.randn(SCORED, DIMENSIONS, generator=generator)
+    """Embeddings of many classes that overlap, some of them twice, for ties."""
+    embeddings, labels = _of_classes(SCORED // OF_CLASS, SPREAD)
     embeddings[::100] = embeddings[1::100]
-    return normalize(embeddings, dim=1), labels
+    return embeddings, labels
+
+
+def _of_classes(classes: int, spread: float) -> tuple[Tensor, Tensor]:
+    """Embeddings (N, D) float32 of unit length, so far from their class's centre, with their labels (N,)."""
+    generator = torch.Generator().manual_seed(SEED)
+    labels = torch.arange(classes * OF_CLASS) % classes
+    centres = torch.randn(classes, DIMENSIONS, generator=generator)
+    noise = spread * torch.randn(len(labels), DIMENSIONS, generator=generator)
+    return normalize(centres[labels] + noise, dim=1), labels

@@ -4,7 +4,10 @@ This process imports no torch: a device that is broken cannot break the report.
 """
 
 import multiprocessing
+import os
+import signal
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -20,7 +23,9 @@ from dmlbench.runner.tasks import cause_of
 from dmlbench.selftest.records import LOG, CheckRecord, Ready, Report
 from dmlbench.selftest.table import CHECKS, Check
 
-GRACE = 60.0  # seconds beyond the self-test's whole time after which a check counts as hanging
+# After how many seconds a process hangs: one that starts, and loads torch from what may be a slow disk; and one with a
+# check, which may take several times its share, and some seconds more for a first kernel.
+START, TIMES, GRACE = 180.0, 4, 30.0
 Tell = Callable[[Check, CheckRecord | None], None]
 
 
@@ -34,12 +39,12 @@ def run_checks(device: str, minutes: int, tell: Tell, checks: Sequence[Check] = 
         checks: Which; all by default.
 
     Raises:
-        UserError: where the device is not there.
+        UserError: where the device is not there, or the environment overrides its precision.
     """
     begun, started = time.monotonic(), datetime.now(UTC)
     records: list[CheckRecord] = []
     with tempfile.TemporaryDirectory(prefix="dmlbench-selftest-", ignore_cleanup_errors=True) as scratch:
-        worker = _Worker(device, Path(scratch), 60 * minutes + GRACE)
+        worker = _Worker(device, Path(scratch))
         try:
             ready = worker.start()
             for number, check in enumerate(checks):
@@ -72,8 +77,8 @@ def _record(worker: "_Worker", check: Check, left: float, later: float, minutes:
 class _Worker:
     """The process that runs checks; after a failure the next check gets a fresh one."""
 
-    def __init__(self, device: str, scratch: Path, limit: float) -> None:
-        self._arguments, self._limit = (device, scratch), limit
+    def __init__(self, device: str, scratch: Path) -> None:
+        self._arguments = device, scratch
         self._running: tuple[SpawnProcess, Connection] | None = None
 
     def start(self) -> Ready:
@@ -85,7 +90,7 @@ class _Worker:
             process.start()
         theirs.close()
         self._running = process, ours
-        answer = self._received(process, ours)
+        answer = self._received(process, ours, START, "the worker process did not start")
         if not isinstance(answer, Ready):
             raise answer if isinstance(answer, UserError) else UserError(str(answer), hint="see `dmlbench doctor`")
         return answer
@@ -107,9 +112,12 @@ class _Worker:
         return record
 
     def end(self) -> None:
-        """End the process, whatever it is at."""
+        """End the process and those that its check started, whatever they are at."""
         if self._running is not None:
             process, connection = self._running
+            assert process.pid is not None  # noqa: S101 - it has been started
+            with suppress(ProcessLookupError):  # it has no group yet, or nothing of its group is left
+                os.killpg(process.pid, signal.SIGKILL)
             process.kill()
             process.join()
             connection.close()
@@ -120,14 +128,14 @@ class _Worker:
         process, connection = self._running
         with suppress(BrokenPipeError):  # it has died: what is received says how
             connection.send((check, seconds))
-        answer = self._received(process, connection)
+        answer = self._received(process, connection, TIMES * seconds + GRACE, "did not end")
         return answer if isinstance(answer, CheckRecord) else str(answer)
 
-    def _received(self, process: SpawnProcess, connection: Connection) -> Any:  # noqa: ANN401 - what the process sent
-        """What the process says next; a line where it says nothing more."""
+    def _received(self, process: SpawnProcess, connection: Connection, limit: float, late: str) -> Any:  # noqa: ANN401
+        """What the process says within `limit` seconds; else a line that says how it ended, or that it is late."""
         try:
-            if not connection.poll(self._limit):
-                return f"did not end within {self._limit:.0f} s"
+            if not connection.poll(limit):
+                return f"{late} within {limit:.0f} s"
             return connection.recv()
         except (EOFError, OSError):
             process.join()
@@ -138,6 +146,15 @@ class _Worker:
 
 
 def _work(connection: Connection, device: str, scratch: Path) -> None:
+    os.setpgrp()  # what a check starts ends with this process
+    threading.Thread(target=_end_with_the_parent, daemon=True).start()
     from dmlbench.selftest.worker import work  # torch loads there alone
 
     work(connection, device, scratch)
+
+
+def _end_with_the_parent() -> None:
+    """End at once, with what the check has started, when the self-test has been killed."""
+    if parent := multiprocessing.parent_process():
+        parent.join()
+        os.killpg(os.getpid(), signal.SIGKILL)

@@ -4,10 +4,8 @@ import gc
 import importlib
 import os
 import signal
-import threading
 import time
 import warnings
-from multiprocessing import parent_process
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -27,14 +25,13 @@ def work(connection: Connection, device: str, scratch: Path) -> None:
     """A worker's life: say what it works on, or why it cannot; then receive a check, run it, send its record."""
     for number in SIGNALS:  # they reach the whole group, and the parent decides what stops
         signal.signal(number, signal.SIG_IGN)
-    threading.Thread(target=_end_with_the_parent, daemon=True).start()
     _redirect_output(scratch / LOG)
     try:
         where = resolve_device(device)
+        prepare(load_protocol(SMALL, "glyphs").training, where)
     except UserError as error:
         connection.send(error)
         return
-    prepare(load_protocol(SMALL, "glyphs").training, where)
     connection.send(
         Ready(device=str(where), environment=provenance.environment(str(where)), code=provenance.code_state())
     )
@@ -61,13 +58,6 @@ def run_check(check: Check, conditions: Conditions) -> CheckRecord:
         seconds = time.perf_counter() - begun
         return CheckRecord(name=check.name, title=check.title, status="fail", reason=reason, seconds=seconds)
     return CheckRecord.of(check.name, check.title, outcome, time.perf_counter() - begun)
-
-
-def _end_with_the_parent() -> None:
-    """End at once when the self-test has been killed."""
-    if parent := parent_process():
-        parent.join()
-        os._exit(1)
 
 
 def _redirect_output(log: Path) -> None:

@@ -163,7 +163,7 @@ def test_doctor(dmlbench: Command) -> None:
     assert done.returncode == 0, done.stdout
     for what in ("Python", "torch", "GPU", "faiss", "results folder", "dataset glyphs", "dataset omniglot-small"):
         assert what in done.stdout
-    assert "`dmlbench selftest` shows" in done.stdout
+    assert "`dmlbench selftest` checks" in done.stdout
 
 
 def test_doctor_looks_for_weights_and_downloads_none(dmlbench: Command, tmp_path: Path) -> None:

@@ -7,6 +7,8 @@ from dmlbench.data.images import Split
 from dmlbench.data.loader import TrainingBatches
 from dmlbench.evaluation import clustering_metrics, geometry_metrics, retrieval_metrics
 from dmlbench.evaluation.k_means import k_means
+from dmlbench.selftest import agreement
+from dmlbench.selftest.conditions import Conditions
 from dmlbench.specs.protocol import load_protocol
 from dmlbench.training.loop import train_epoch
 
@@ -85,6 +87,16 @@ def test_clusters_and_geometry_are_those_of_a_cpu(embedded, monkeypatch):
         assert k_means(embeddings.to(GPU), 20, 0, careful=True).unique().numel() == 20
     finally:
         torch.use_deterministic_algorithms(False)
+
+
+def test_the_selftest_checks_metrics_and_clusters(tmp_path, monkeypatch):
+    conditions = Conditions(GPU, 0.0, tmp_path)
+    figures = {figure.name: figure for figure in agreement.metrics(conditions).figures}
+    assert all(figure.holds for figure in figures.values())
+    # From centres that are no points of the classes, k-means ends with other clusters.
+    monkeypatch.setattr("dmlbench.evaluation.k_means._spread", lambda points, k, _: points[:k].roll(1, dims=1))
+    broken = {figure.name for figure in agreement.metrics(conditions).figures if not figure.holds}
+    assert broken == {"nmi", "ami"}
 
 
 @pytest.mark.parametrize("method", ["margin+obdsd", "ms+obdsd-mem"])

@@ -2,11 +2,17 @@
 
 import os
 import signal
-import time
+import subprocess
+import sys
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import torch
 
 from dmlbench.selftest.conditions import Conditions, SkipCheckError
 from dmlbench.selftest.records import Figure, Outcome
 from dmlbench.selftest.table import Check
+from dmlbench.selftest.worker import work
 
 
 def fine(conditions: Conditions) -> Outcome:
@@ -32,9 +38,21 @@ def dying(_: Conditions) -> Outcome:
     raise AssertionError("unreachable")
 
 
+STARTED = "SELFTEST_STARTED"  # names the file for the number of the process that `hanging` starts
+
+
 def hanging(_: Conditions) -> Outcome:
-    time.sleep(3600)
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    Path(os.environ[STARTED]).write_text(str(child.pid))
+    child.wait()
     raise AssertionError("unreachable")
+
+
+def work_on_a_pretended_gpu(connection: Connection, device: str, scratch: Path) -> None:
+    """The life of a worker whose torch says that there is a GPU, until it would use it."""
+    torch.cuda.is_available = lambda: True
+    torch.cuda.set_device = torch.cuda.reset_peak_memory_stats = lambda _: None
+    work(connection, device, scratch)
 
 
 def check_of(name: str, seconds: float = 1.0, most: float = 0.0) -> Check:

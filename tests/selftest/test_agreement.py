@@ -5,7 +5,7 @@ from functools import wraps
 import pytest
 import torch
 
-from dmlbench.evaluation import geometry_metrics, retrieval_metrics
+from dmlbench.evaluation import clustering_metrics, geometry_metrics, retrieval_metrics
 from dmlbench.evaluation.inputs import unit_embeddings
 from dmlbench.losses import MarginLoss, MultiSimilarityLoss, ProxyAnchorLoss
 from dmlbench.losses.mining import distance_weighted_probabilities, distance_weighted_triplets, semihard_triplets
@@ -95,7 +95,19 @@ def test_triplets_that_are_not_drawn(check, monkeypatch):
         return triplets, valid
 
     monkeypatch.setattr(agreement, "distance_weighted_triplets", few)
-    assert broken(check("losses")) == {"distance-weighted triplets of wrong classes"}
+    assert broken(check("losses")) == {"embeddings without a distance-weighted triplet"}
+
+
+@pytest.mark.parametrize(
+    ("miner", "name"), [(distance_weighted_triplets, "distance-weighted"), (semihard_triplets, "semi-hard")]
+)
+def test_mining_that_draws_nothing(check, monkeypatch, miner, name):
+    def nothing(embeddings, *args, **kwargs):
+        triplets, valid = miner(embeddings, *args, **kwargs)
+        return (triplets[:0], valid[:0]) if embeddings.dtype == torch.float32 else (triplets, valid)
+
+    monkeypatch.setattr(agreement, miner.__name__, nothing)
+    assert broken(check("losses")) == {f"embeddings without a {name} triplet"}
 
 
 @pytest.mark.parametrize(
@@ -134,12 +146,16 @@ def test_metrics_that_are_off(check, monkeypatch):
     )
     monkeypatch.setattr(agreement, "geometry_metrics", off(geometry_metrics, lambda own: own | {"spectral_decay": 0.0}))
     monkeypatch.setattr(
+        agreement, "clustering_metrics", off(clustering_metrics, lambda own: own | {"nmi": own["nmi"] - OFF})
+    )
+    monkeypatch.setattr(
         agreement, "unit_embeddings", off(unit_embeddings, lambda own: (own[0].float().double(), own[1]))
     )
     assert broken(check("metrics")) == {
         "map_at_r",
         "with a gallery: map_at_r",
         "spectral_decay",
+        "nmi",
         "inputs of clustering",
     }
 

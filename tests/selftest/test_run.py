@@ -1,8 +1,12 @@
 """The process that runs checks survives all of them, and the command says how they ended."""
 
+import os
 import subprocess
 import sys
+import time
+from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from click.testing import CliRunner
@@ -11,7 +15,7 @@ from dmlbench.cli.selftest import command
 from dmlbench.errors import UserError
 from dmlbench.selftest import run as module
 from dmlbench.selftest.run import run_checks
-from tests.selftest.broken import check_of
+from tests.selftest.broken import STARTED, check_of, work_on_a_pretended_gpu
 from tests.selftest.test_records import BAD, GOOD, SKIPPED, make_report, record
 
 
@@ -40,18 +44,64 @@ def test_checks_end_in_every_way_and_the_others_run():
     assert len(report.failed) == 3
 
 
-@pytest.mark.slow
-def test_a_check_that_hangs_is_ended(monkeypatch):
-    monkeypatch.setattr(module, "GRACE", -25.0)
-    hanging, fine = run_checks("cpu", 1, lambda *_: None, [check_of("hanging"), check_of("fine")]).checks
-    assert (hanging.status, hanging.reason) == ("fail", "did not end within 35 s")
-    assert fine.status in ("pass", "skipped")  # by the time that is left
+def running(number: int) -> bool:
+    """Whether a process is there; one that nobody has waited for is not."""
+    try:
+        return psutil.Process(number).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def wait_until(holds) -> None:
+    deadline = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_a_check_that_hangs_is_ended_with_what_it_started_and_the_others_run(monkeypatch, tmp_path):
+    monkeypatch.setattr(module, "GRACE", 5.0)
+    monkeypatch.setenv(STARTED, str(tmp_path / "started"))
+    hanging, fine = run_checks("cpu", 1, lambda *_: None, [check_of("hanging", seconds=0.5), check_of("fine")]).checks
+    assert (hanging.status, hanging.reason) == ("fail", "did not end within 7 s")
+    assert fine.status == "pass"
+    wait_until(lambda: not running(int((tmp_path / "started").read_text())))
+
+
+def test_a_process_that_does_not_start(monkeypatch):
+    monkeypatch.setattr(module, "START", 0.0)
+    with pytest.raises(UserError, match="the worker process did not start within 0 s; see `dmlbench doctor`"):
+        run_checks("cpu", 1, lambda *_: None, [check_of("fine")])
+
+
+def test_nothing_outlives_a_selftest_that_is_killed(tmp_path):
+    code = (
+        "from dmlbench.selftest.run import run_checks; from tests.selftest.broken import check_of; "
+        "run_checks('cpu', 1, lambda *_: None, [check_of('hanging', seconds=50.0)])"
+    )
+    started, root = tmp_path / "started", Path(__file__).parents[2]
+    environment = os.environ | {STARTED: str(started), "PYTHONPATH": str(root)}
+    with subprocess.Popen([sys.executable, "-c", code], env=environment) as selftest:
+        try:
+            wait_until(lambda: started.exists() and started.read_text())
+        finally:
+            selftest.kill()
+    wait_until(lambda: not running(int(started.read_text())))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_device_that_is_not_there():
     with pytest.raises(UserError, match="--device cuda: torch sees no CUDA device"):
         run_checks("cuda", 1, lambda *_: None, [check_of("fine")])
+
+
+def test_a_variable_that_lowers_the_precision_is_one_line(monkeypatch):
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "1")
+    monkeypatch.setattr(module, "_work", work_on_a_pretended_gpu)
+    with pytest.raises(UserError) as caught:
+        run_checks("cuda", 1, lambda *_: None, [check_of("fine")])
+    assert str(caught.value).startswith("NVIDIA_TF32_OVERRIDE=1: decides over TF32")
+    assert str(caught.value).endswith("; unset NVIDIA_TF32_OVERRIDE")
 
 
 def test_the_parent_imports_no_torch():
