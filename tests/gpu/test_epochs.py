@@ -70,11 +70,13 @@ def reserved_over_epochs(made, epochs: int) -> list[int]:
     return reserved
 
 
+@pytest.mark.null  # to the byte: elsewhere the allocator may take another block by chance, and selftest has a bound
 def test_reserved_memory_does_not_grow_over_epochs(made):
     reserved = reserved_over_epochs(made, 8)
     assert reserved[-1] == reserved[2]
 
 
+@pytest.mark.null
 def test_a_new_stream_an_epoch_would_make_it_grow(made, monkeypatch):
     monkeypatch.setattr(loader, "_side_stream", torch.cuda.Stream)
     reserved = reserved_over_epochs(made, 8)
