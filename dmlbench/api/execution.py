@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 from dmlbench.api import MOST_PROCESSES
 from dmlbench.errors import UserError, unknown_name
 from dmlbench.results.store import Store
-from dmlbench.runner.matrix import Execution, ExecutorName, checked_device
+from dmlbench.runner.execution import Execution, ExecutorName, checked_device
 from dmlbench.specs.slurm import SlurmSettings, slurm_settings
 from dmlbench.specs.yaml_files import validate
 

@@ -20,7 +20,8 @@ from dmlbench.errors import DivergedError, UserError
 from dmlbench.evaluation import clustering_metrics, geometry_metrics, retrieval_metrics
 from dmlbench.models.model import EmbeddingModel, load_networks
 from dmlbench.results.store import read_spec, read_summary
-from dmlbench.runner.matrix import checked_device, data_folder
+from dmlbench.runner.execution import checked_device
+from dmlbench.runner.matrix import data_folder
 from dmlbench.specs.cell import Cell
 from dmlbench.training.build import untrained_network
 from dmlbench.training.device import prepare as prepare_process

@@ -26,9 +26,8 @@ from dmlbench.results.claims import check_claims, check_names, declare, declared
 from dmlbench.results.evaluated import STATUS as EVALUATED
 from dmlbench.results.frames import load_history, load_results
 from dmlbench.results.store import DEFAULT_ROOT, Roots, Store
+from dmlbench.runner.execution import Execution, ExecutorName
 from dmlbench.runner.matrix import (
-    Execution,
-    ExecutorName,
     Observer,
     Request,
     data_folder,

@@ -24,7 +24,8 @@ from dmlbench.models.pretrained import is_file
 from dmlbench.results.environment import versions
 from dmlbench.results.evaluated import Evaluated, check_name, file_of, new_file, now, read_row, write_evaluated
 from dmlbench.results.store import Store
-from dmlbench.runner.matrix import checked_device, data_folder
+from dmlbench.runner.execution import checked_device
+from dmlbench.runner.matrix import data_folder
 from dmlbench.specs.dataset import DatasetSpec
 from dmlbench.specs.protocol import resolve_protocol
 from dmlbench.specs.protocol_spec import EvaluationSpec, ModelSpec, ProtocolSpec

@@ -70,7 +70,8 @@ def command(**options: Any) -> int:  # noqa: ANN401 - click's options
     from dmlbench.overhead.plan import CostRequest, plan_cost
     from dmlbench.results.measurements import read_measurements, write_measurement
     from dmlbench.results.store import Store
-    from dmlbench.runner.matrix import checked_device, data_folder
+    from dmlbench.runner.execution import checked_device
+    from dmlbench.runner.matrix import data_folder
     from dmlbench.runner.progress import plain_or_wide
 
     if options["dataset"] and options["synthetic"]:

@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import TypeVar
 
-    from dmlbench.runner.matrix import Execution, Request
+    from dmlbench.runner.execution import Execution
+    from dmlbench.runner.matrix import Request
     from dmlbench.runner.progress import SafeConsole
     from dmlbench.specs.cell import Cell
     from dmlbench.specs.study import Claim, StudyFile
@@ -258,13 +259,13 @@ def _dry_run(
     from dmlbench.cli.tables import print_damaged, print_power
     from dmlbench.data.ready import not_ready
     from dmlbench.results.claims import in_advance
-    from dmlbench.runner.matrix import check_gpus_per_cell, check_protocols, runs_on_gpus
+    from dmlbench.runner.execution import check_gpus_per_cell
+    from dmlbench.runner.matrix import check_protocols
 
     for line in in_advance(claims, cells, execution.store):
         console.say(f"claim: {line}")
     check_gpus_per_cell(todo, execution)
-    in_parts = execution.gpus_per_cell > 1
-    downloads = check_protocols(todo, download=False, cuda=runs_on_gpus(execution), in_parts=in_parts)
+    downloads = check_protocols(todo, execution, download=False)
     table = Table("method", "dataset", "protocol", "seed", "cell", "state", box=None)
     for cell in cells:
         own = (cell.method.name, cell.dataset.name, cell.protocol.name, str(cell.seed), cell.hash[:8])
@@ -300,10 +301,10 @@ def _print_script(console: "SafeConsole", todo: "Sequence[Cell]", execution: "Ex
 
 def _at_a_time(execution: "Execution", threads: int, cells: int) -> int:
     """Cells at a time: SLURM's nodes are not known here, so of its jobs each counts as one cell."""
-    from dmlbench.runner import matrix
+    from dmlbench.runner.execution import worker_devices
 
     if execution.slurm is None:
-        return len(matrix.worker_devices(execution, threads))
+        return len(worker_devices(execution, threads))
     jobs = -(-cells // execution.slurm.cells_per_job)
     return min(jobs, execution.slurm.jobs_at_a_time or jobs)
 

@@ -39,7 +39,7 @@ def command(device: str, minutes: int, results: Path) -> int:
       dmlbench selftest --device cuda --minutes 10
     """
     from dmlbench.results.store import Store
-    from dmlbench.runner.matrix import checked_device
+    from dmlbench.runner.execution import checked_device
     from dmlbench.runner.progress import plain_or_wide
     from dmlbench.selftest.records import save
 

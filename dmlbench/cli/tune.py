@@ -29,7 +29,7 @@ from dmlbench.errors import UserError, counted
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from dmlbench.runner.matrix import Execution
+    from dmlbench.runner.execution import Execution
     from dmlbench.runner.progress import SafeConsole
     from dmlbench.specs.tuned import Finalist
     from dmlbench.tuning import Subject, Trial, Tuning
@@ -95,7 +95,8 @@ def command(**options: Any) -> int:  # noqa: ANN401 - click's options
       dmlbench tune --methods ms --datasets glyphs --epochs 192 --study-seed 1
     """
     from dmlbench.results.store import Store
-    from dmlbench.runner.matrix import Execution, checked_device, data_folder
+    from dmlbench.runner.execution import Execution, checked_device
+    from dmlbench.runner.matrix import data_folder
     from dmlbench.runner.progress import plain_or_wide
     from dmlbench.specs.tuned import FOLDER, TRIALS, default_path, read_own, write_tuned
     from dmlbench.tuning import TuningRequest, plan_tuning

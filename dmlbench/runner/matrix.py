@@ -1,40 +1,43 @@
 """Methods x datasets x seeds: plans the cells, says what a user should know before they run, and runs them."""
 
 import os
-import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Literal, Protocol
+from typing import Protocol
 
 from dmlbench.data.catalogue import DATASETS, DatasetInfo, dataset_info
 from dmlbench.data.family import Log
 from dmlbench.data.ready import check_exchangeable, dataset_spec, prepare
-from dmlbench.data.samplers import check_batches, check_ranks
-from dmlbench.errors import Damaged, UserError, attempt, counted, inflected, unknown_name
-from dmlbench.machine import cuda_failure, shared_memory, usable_cores
+from dmlbench.data.samplers import check_batches
+from dmlbench.errors import Damaged, UserError, attempt, counted, inflected
 from dmlbench.models.pretrained import check_networks
 from dmlbench.results.events import Event
 from dmlbench.results.records import facts
 from dmlbench.results.store import Record, State, Store, ended_at, read_record, read_spec
+from dmlbench.runner.execution import (
+    Execution,
+    check_execution,
+    data_workers,
+    notes_on_execution,
+    trains_on_cuda,
+    worker_devices,
+)
 from dmlbench.runner.local import run_local
 from dmlbench.runner.signals import Interrupts, Stop
-from dmlbench.runner.tasks import MOST_DATA_WORKERS, OnEvent, RunOptions, Share, Task
+from dmlbench.runner.tasks import OnEvent, RunOptions, Share, Task
 from dmlbench.specs.cell import Cell, MethodSpec, differences, digest
 from dmlbench.specs.dataset import DatasetSpec
 from dmlbench.specs.overrides import changed
 from dmlbench.specs.protocol import load_protocol, parse_settings
 from dmlbench.specs.protocol_spec import ProtocolSpec, protocol_identity
 from dmlbench.specs.registry import MethodSettings, Registry, under_settings
-from dmlbench.specs.slurm import SlurmSettings
 from dmlbench.specs.tuned import settings_of
 from dmlbench.specs.yaml_files import path_of
 
 DATA_VARIABLE = "DMLBENCH_DATA"
-DEVICES = ("auto", "cpu", "cuda")
-ExecutorName = Literal["local", "ray", "slurm"]
 
 
 @dataclass(frozen=True)
@@ -50,25 +53,6 @@ class Request:
     data_dir: Path | None = None
     skip_bad: bool = False
     tuned: Path | None = None
-
-
-@dataclass(frozen=True)
-class Execution:
-    """How to run: nothing here changes a number."""
-
-    store: Store
-    data_dir: Path | None = None
-    device: str = "auto"
-    workers: int | None = None
-    data_workers: int | None = None
-    keep: tuple[str, ...] = ()
-    per_gpu: int = 1
-    gpus_per_cell: int = 1
-    executor: ExecutorName = "local"
-    address: str | None = None
-    system_metrics: bool = False
-    slurm: SlurmSettings | None = None
-    wait: bool = False
 
 
 class Observer(Protocol):
@@ -149,17 +133,6 @@ def data_folder(given: Path | None) -> Path | None:
     return named
 
 
-def checked_device(device: str, executor: ExecutorName = "local") -> str:
-    """The device asked for; raises UserError where it is none, or not there. The node that runs SLURM jobs has it."""
-    if device not in DEVICES:
-        raise unknown_name("device", device, DEVICES, where="--device")
-    if device == "cuda" and executor != "slurm":
-        from dmlbench.training.device import resolve_device
-
-        resolve_device(device)
-    return device
-
-
 def make_ready(cells: Sequence[Cell], execution: Execution, log: Callable[[str], None]) -> None:
     """Check everything that cells need before any of them starts: data, networks, plugins, the results folder.
 
@@ -170,71 +143,17 @@ def make_ready(cells: Sequence[Cell], execution: Execution, log: Callable[[str],
         prepare(spec, execution.data_dir, log)
     for spec in {own.dataset.name: own.dataset for own in cells if own.protocol.training.vary == "split"}.values():
         check_exchangeable(spec, execution.data_dir)
-    check_gpus_per_cell(cells, execution)
-    on_gpus = bool(cells) and runs_on_gpus(execution)
-    if on_gpus:
-        _check_cuda(cells, execution)
-    check_protocols(
-        cells, download=True, cuda=on_gpus or _asks_for_cuda(execution), in_parts=execution.gpus_per_cell > 1
-    )
-    if execution.executor == "local" and not on_gpus:
-        _check_no_tf32(cells)
-    if execution.executor == "local" and any(cell.protocol.training.compile for cell in cells):
-        _check_compiler("cuda" if on_gpus else "cpu")
+    check_execution(cells, execution)
+    check_protocols(cells, execution, download=True)
     _check_plugins({digest(cell.method.identity()): cell for cell in cells}.values())
     if cells:
         execution.store.check_writable()
 
 
-def _check_cuda(cells: Sequence[Cell], execution: Execution) -> None:
-    from dmlbench.training.device import check_tf32
-
-    for cell in cells:
-        check_tf32(cell.protocol.training)
-    threads = max(cell.protocol.training.cpu_threads for cell in cells)
-    if reason := cuda_failure(set(worker_devices(execution, threads)[: len(cells)])):
-        hint = "--device cpu, or CUDA_VISIBLE_DEVICES without that GPU"
-        raise UserError(f"--device {execution.device}: CUDA cannot start ({reason})", hint=hint)
-
-
-def _check_compiler(kind: str) -> None:
-    import torch
-
-    from dmlbench.training.device import check_compiler
-
-    check_compiler(torch.device(kind))
-
-
-def _check_no_tf32(cells: Sequence[Cell]) -> None:
-    if any(cell.protocol.training.float32_convolutions != "ieee" for cell in cells):
-        what = "training.float32_convolutions has no effect on a CPU"
-        raise UserError(what, hint="leave it out, or --device cuda")
-
-
-def check_gpus_per_cell(cells: Sequence[Cell], execution: Execution) -> None:
-    """Check that cells can be trained by as many GPUs as the user asks for.
-
-    Raises:
-        UserError: where they cannot: on a CPU, by other executors, on a shared GPU, by more than there are.
-    """
-    asked = execution.gpus_per_cell
-    if asked == 1:
-        return
-    option = f"--gpus-per-cell {asked}"
-    if execution.executor != "local":
-        raise UserError(f"{option}: needs --executor local", hint="leave one of the two out")
-    if execution.per_gpu > 1:
-        raise UserError(f"{option}: excludes --per-gpu {execution.per_gpu}", hint="leave one of the two out")
-    if (gpus := gpus_of(execution)) < asked:
-        found = f"this machine has {counted(gpus, 'GPU')}" if gpus else "needs GPUs, and there are none here"
-        found = "needs GPUs, not --device cpu" if execution.device == "cpu" else found
-        raise UserError(f"{option}: {found}", hint="training.micro_batch_size saves memory on one device")
-    for cell in cells:
-        check_ranks(asked, cell.protocol.training.batch_size)
-
-
-def check_protocols(cells: Sequence[Cell], *, download: bool, cuda: bool = False, in_parts: bool = False) -> list[str]:
+def check_protocols(cells: Sequence[Cell], execution: Execution | None = None, *, download: bool) -> list[str]:
     """Build what protocols name, once each; returns what is still to be downloaded: see `check_networks`.
+
+    With an execution, networks are also checked for what its devices cannot train.
 
     Raises:
         UserError: for a network, transforms, batches or a teacher's weights that a run would refuse.
@@ -252,6 +171,8 @@ def check_protocols(cells: Sequence[Cell], *, download: bool, cuda: bool = False
         from dmlbench.data.augment import check_transforms
 
         check_transforms(image)
+    cuda = execution is not None and trains_on_cuda(execution)
+    in_parts = execution is not None and execution.gpus_per_cell > 1
     return check_networks(cells, download=download, cuda=cuda, in_parts=in_parts)
 
 
@@ -299,54 +220,6 @@ def run_here(own: Sequence[Task], execution: Execution, on_event: OnEvent, stop:
 
 def _threads(own: Sequence[Task]) -> int:
     return max(task.cell.protocol.training.cpu_threads for task in own)
-
-
-def worker_devices(execution: Execution, threads: int) -> list[str]:
-    """The device of each worker: `per_gpu` a GPU in turn, or the CPU's cores divided by what a worker uses of them.
-
-    Of GPUs that train a cell together it is the first. On a CPU never more than the cores hold: a second process on the
-    cores of the first makes both slower than one.
-
-    Raises:
-        UserError: where more workers are asked for than the GPUs hold.
-    """
-    if gpus := gpus_of(execution):
-        slots, together = gpus * execution.per_gpu // execution.gpus_per_cell, execution.gpus_per_cell
-        if execution.workers and execution.workers > slots:
-            held = f"{counted(gpus, 'GPU')} with --per-gpu {execution.per_gpu} hold {slots}"
-            hint = f"--per-gpu {-(-execution.workers // gpus)} makes them share"
-            if together > 1:
-                held, hint = f"{counted(gpus, 'GPU')} with --gpus-per-cell {together} hold {slots}", f"give {slots}"
-            raise UserError(f"--workers {execution.workers}: {held}", hint=hint)
-        return [f"cuda:{index * together % gpus}" for index in range(execution.workers or slots)]
-    most = max(1, usable_cores() // (threads + (execution.data_workers or 0)))
-    return ["cpu" if execution.device == "auto" else execution.device] * min(execution.workers or most, most)
-
-
-def runs_on_gpus(execution: Execution) -> bool:
-    """Whether cells run on GPUs of this machine."""
-    return execution.executor == "local" and gpus_of(execution) > 0
-
-
-def _asks_for_cuda(execution: Execution) -> bool:
-    """Whether cells of other executors are to run on GPUs, of nodes that are not seen from here."""
-    return execution.executor != "local" and execution.device == "cuda"
-
-
-def gpus_of(execution: Execution) -> int:
-    """How many GPUs of this machine cells run on; 0 on its CPU."""
-    return _gpu_count(asked_for=execution.device == "cuda") if execution.device in ("auto", "cuda") else 0
-
-
-def data_workers(execution: Execution, devices: Sequence[str], threads: int) -> int:
-    """Loader processes of each cell: those asked for, else none on a CPU and the rest of its cores on a GPU.
-
-    On a GPU at least one: where the training process decodes images itself, the GPU waits for each batch.
-    """
-    if execution.data_workers is not None:
-        return execution.data_workers
-    free = usable_cores() // (len(devices) * execution.gpus_per_cell) - threads
-    return min(MOST_DATA_WORKERS, max(free, 1)) if devices[0].startswith("cuda") else 0
 
 
 def expected_seconds(cells: Sequence[Cell], store: Store) -> float | None:
@@ -400,20 +273,10 @@ def _distinct(infos: Sequence[DatasetInfo]) -> Sequence[DatasetInfo]:
     return infos
 
 
-def _gpu_count(*, asked_for: bool) -> int:
-    """CUDA devices. Machines that show no sign of one are spared the import of torch."""
-    signs = (Path("/dev/nvidiactl"), Path("/dev/dxg"), Path("/dev/kfd"))  # NVIDIA, NVIDIA in WSL, ROCm
-    if not asked_for and shutil.which("nvidia-smi") is None and not any(sign.exists() for sign in signs):
-        return 0
-    import torch
-
-    return torch.cuda.device_count()
-
-
 def notes(cells: Sequence[Cell], todo: Sequence[Cell], execution: Execution) -> list[str]:
     """Lines for the user about the cells of a run, of which those `todo` have no result yet."""
     of_cells = [*_not_kept(cells, todo, execution), *_of_other_specs(todo, execution), *without_teacher(todo)]
-    return [*of_cells, *_of_fewer_workers(todo, execution), *_of_gpus(todo, execution)]
+    return [*of_cells, *notes_on_execution(todo, execution)]
 
 
 def _not_kept(cells: Sequence[Cell], todo: Sequence[Cell], execution: Execution) -> list[str]:
@@ -449,50 +312,3 @@ def without_teacher(todo: Sequence[Cell]) -> list[str]:
     short = list(dict.fromkeys(c.method.name for c in with_teacher if c.protocol.training.epochs == 1))
     said = "trains like its base" if len(short) == 1 else "train like their bases"
     return [f"note: with one epoch no teacher acts; {', '.join(short)} {said}"] if short else []
-
-
-def _of_fewer_workers(todo: Sequence[Cell], execution: Execution) -> list[str]:
-    """More processes than the cores hold would make all of them slower."""
-    if not todo or execution.executor != "local" or not execution.workers:
-        return []
-    threads = max(cell.protocol.training.cpu_threads for cell in todo)
-    held = len(worker_devices(execution, threads))
-    if held >= execution.workers:
-        return []
-    each = threads + (execution.data_workers or 0)
-    return [f"note: --workers {execution.workers} is lowered to {held}: {usable_cores()} cores, {each} for each cell"]
-
-
-PREFETCHED = 2  # batches that torch's DataLoader has each of its processes prepare
-
-
-def _of_gpus(todo: Sequence[Cell], execution: Execution) -> list[str]:
-    """What a user of GPUs may not know: float32 is slow there, and loader processes need shared memory and cores."""
-    if not todo or not runs_on_gpus(execution):
-        return []
-    said, threads = [], max(cell.protocol.training.cpu_threads for cell in todo)
-    devices = worker_devices(execution, threads)[: len(todo)]
-    workers = data_workers(execution, devices, threads)
-    exact = {own.protocol.name for own in todo if _exact(own.protocol)}
-    if exact:
-        faster = "training.autocast=bfloat16 or training.float32_convolutions=tf32"
-        said.append(
-            f"note: {', '.join(sorted(exact))}: float32 without TF32; --set {faster} is faster, and another cell"
-        )
-    used = len(devices) * execution.gpus_per_cell
-    if execution.data_workers is None and usable_cores() // used - threads < 1:
-        said.append(f"note: {usable_cores()} cores for {used} training processes: loaders will keep the GPUs waiting")
-    needed, free = PREFETCHED * workers * len(devices) * max(map(_batch_bytes, todo)), shared_memory()
-    if free is not None and needed > free:
-        sizes = f"up to {needed / 2**30:.1f} GiB of /dev/shm, which has {free / 2**30:.1f}"
-        said.append(f"note: loaders take {sizes}; give the container more, or fewer --data-workers")
-    return said
-
-
-def _exact(protocol: ProtocolSpec) -> bool:
-    return protocol.training.autocast == "none" and protocol.training.float32_convolutions == "ieee"
-
-
-def _batch_bytes(cell: Cell) -> int:
-    image, training, evaluation = cell.protocol.input, cell.protocol.training, cell.protocol.evaluation
-    return max(training.batch_size, evaluation.batch_size) * image.channels * image.size**2

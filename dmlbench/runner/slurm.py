@@ -26,7 +26,8 @@ from dmlbench.results.locks import holder
 from dmlbench.results.slurm_queue import configuration
 from dmlbench.results.store import Record, ended_at, read_record
 from dmlbench.results.submissions import FOLDER, FORGOTTEN, UNKNOWN, Job, Submission, jobs, record
-from dmlbench.runner.matrix import Execution, tasks
+from dmlbench.runner.execution import Execution
+from dmlbench.runner.matrix import tasks
 from dmlbench.runner.signals import Interrupts
 from dmlbench.runner.tasks import OnEvent, Task
 from dmlbench.specs.cell import Cell

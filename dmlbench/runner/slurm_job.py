@@ -21,7 +21,8 @@ from dmlbench.results.events import Claimed, Event
 from dmlbench.results.history import read_history
 from dmlbench.results.locks import LEASE
 from dmlbench.results.store import has_ended
-from dmlbench.runner.matrix import Execution, gpus_of, run_here
+from dmlbench.runner.execution import Execution, gpus_of
+from dmlbench.runner.matrix import run_here
 from dmlbench.runner.tasks import Task
 from dmlbench.specs.slurm import EARLY
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from dmlbench.data.loader import Batch, TrainingBatches
 from dmlbench.overhead.timing import interleave
 from dmlbench.results.store import Store
-from dmlbench.runner.matrix import Execution, data_workers
+from dmlbench.runner.execution import Execution, data_workers
 from dmlbench.selftest.conditions import CPU, LARGE, SEED, Conditions, fitting, photographs, size_of, trainer_of
 from dmlbench.selftest.records import Figure, Outcome
 from dmlbench.specs.protocol import load_protocol

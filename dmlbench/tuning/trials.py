@@ -12,6 +12,7 @@ from dmlbench.analysis.groups import without_paths
 from dmlbench.errors import Damaged
 from dmlbench.results.store import Record
 from dmlbench.runner import matrix
+from dmlbench.runner.execution import Execution
 from dmlbench.runner.signals import Interrupts
 from dmlbench.specs.cell import Cell
 from dmlbench.specs.protocol_spec import Scalar
@@ -59,7 +60,7 @@ class Runner:
         tell: Called for every configuration that was trained in a stage.
     """
 
-    execution: matrix.Execution
+    execution: Execution
     shown: Shown
     interrupts: Interrupts
     command: str

@@ -214,16 +214,6 @@ def test_a_damaged_image_is_named_whoever_meets_it(folder, make_protocol, worker
         next(batches.epoch(0))
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-def test_a_gpu_gets_the_same_batches(photographs, make_protocol):
-    protocol = make_protocol(batch_size=12, augmentation="crop", channels=3, mean=(0.5,) * 3, std=(0.5,) * 3, flip=True)
-    on_host = epoch(TrainingBatches(photographs[0], protocol, seed=0), 0)
-    on_device = epoch(TrainingBatches(photographs[0], protocol, seed=0, device=torch.device("cuda:0")), 0)
-    for (images, labels), (others, other_labels) in zip(on_host, on_device, strict=True):
-        assert torch.equal(labels, other_labels.cpu())
-        torch.testing.assert_close(images, others.cpu(), rtol=0, atol=1e-6)  # a GPU may round the last bit otherwise
-
-
 class Noise:
     """Draws from torch's global generator, as torchvision's transforms do."""
 

@@ -63,10 +63,16 @@ def embedded() -> tuple[torch.Tensor, torch.Tensor]:
     return embeddings, labels
 
 
-def test_retrieval_is_that_of_a_cpu(embedded):
+@pytest.mark.filterwarnings("ignore:faiss cannot search")  # on the simulated GPU, which its own kernels do not know
+@pytest.mark.parametrize("backend", ["torch", "auto", "faiss"])
+def test_retrieval_is_that_of_a_cpu(embedded, backend):
     embeddings, labels = embedded
     host = retrieval_metrics(embeddings, labels, backend="torch")
-    assert retrieval_metrics(embeddings.to(GPU), labels.to(GPU)) == pytest.approx(host, abs=1e-9)
+    assert retrieval_metrics(embeddings.to(GPU), labels.to(GPU), backend=backend) == pytest.approx(host, abs=1e-9)
+
+
+def test_a_gallery_is_searched_as_on_a_cpu(embedded):
+    embeddings, labels = embedded
     gallery = embeddings[200:].to(GPU), labels[200:].to(GPU)
     asked = retrieval_metrics(embeddings[:200].to(GPU), labels[:200].to(GPU), gallery=gallery)
     host = retrieval_metrics(embeddings[:200], labels[:200], backend="torch", gallery=(embeddings[200:], labels[200:]))
