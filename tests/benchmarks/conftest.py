@@ -42,7 +42,6 @@ A run of some of them writes those tables anew and leaves the others.
   (`PML all`). How many triplets are mined decides over PML's counts; over ours no value does.
 - `Launches`: kernels and calls of cuBLAS and cuSOLVER, of the null GPU (`tests/gpu`), with the CPU's values. PML's are
   at least these: where a size is read from the GPU, what follows in the same operation is not counted.
-- `device operation`: what a GPU takes over from the loader's workers, here run on the CPU.
 - Columns of the growth of a step: the methods `ms`, `ms+obdsd` and `ms+obdsd-mem`, in milliseconds.
 """
 FIGURE = "\n![Evaluation time and memory against embeddings, step time against the batch](growth.png)\n"
