@@ -14,7 +14,7 @@ from pathlib import Path
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scancel", "scontrol")
 PATIENCE = 60.0  # seconds
 # Jobs end by signals alone: containers have no control groups to give away. SLURM kills what ignores SIGTERM after
-# KillWait seconds.
+# KillWait seconds. A job that is queued again waits until its first credential is void: cred_expire seconds.
 CONFIGURATION = """
 ClusterName=dmlbench
 SlurmctldHost={host}(127.0.0.1)
@@ -22,7 +22,7 @@ SlurmctldPort={controller_port}
 SlurmdPort={node_port}
 SlurmUser=root
 AuthType=auth/munge
-AuthInfo=socket={folder}/munge.socket
+AuthInfo=socket={folder}/munge.socket,cred_expire=20
 CredType=cred/munge
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool
@@ -35,7 +35,7 @@ TaskPlugin=task/none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
 SlurmdParameters=config_overrides
-SchedulerParameters=batch_sched_delay=0,sched_min_interval=0,bf_interval=1
+SchedulerParameters=batch_sched_delay=0,sched_min_interval=0,sched_interval=5,bf_interval=1
 MpiDefault=none
 ReturnToService=2
 KillWait=1

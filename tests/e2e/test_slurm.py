@@ -42,7 +42,7 @@ def cells(on_slurm: Command) -> list[dict]:
     return json.loads(shown.stdout)
 
 
-def until(condition: Callable[[], object], seconds: float = 150) -> None:
+def until(condition: Callable[[], object], seconds: float = 600) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
@@ -148,7 +148,6 @@ def test_a_job_whose_time_is_over_is_queued_again(slurm: Cluster, on_slurm: Comm
     shown = cells(on_slurm)
     assert {cell["state"] for cell in shown} == {"queued"}
     assert max(cell["epoch"] for cell in shown) >= 1
-    slurm.ask("scontrol", "update", f"JobId={record.stem}", "StartTime=now")  # SLURM lets it wait for two minutes
     until(lambda: slurm.state(record.stem) == "COMPLETED")
     summaries = [json.loads(path.read_text()) for path in sorted(tmp_path.rglob("summary.json"))]
     assert [summary["status"] for summary in summaries] == ["done", "done"]
