@@ -12,15 +12,14 @@ ROOT = Path(__file__).parent.parent
 BLOCK = re.compile(r"^```math\n(.*?)\n```$", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"\$`([^`\n]+)`\$")
 LINK = re.compile(r"\]\((?!https?://|#)(docs/)?([^)\s]+)\)")
-COPIED = ("*/index.html", "*/figures/*.png", "*/tables/*.csv")
+COPIED = ("reports/*/index.html", "reports/*/figures/*.png", "reports/*/tables/*.csv", "examples/*.ipynb")
 PAGES = {"contributing.md": "CONTRIBUTING.md", "changelog.md": "CHANGELOG.md"}  # these are empty below docs/
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add every committed report: its page, figures and tables."""
-    reports = ROOT / "reports"
-    for path in sorted(path for pattern in COPIED for path in reports.glob(pattern)):
-        name = Path("results", "reports", path.relative_to(reports)).as_posix()
+    """Add every committed report, its page, figures and tables, and the notebooks."""
+    for path in sorted(path for pattern in COPIED for path in ROOT.glob(pattern)):
+        name = path.relative_to(ROOT).as_posix()
         files.append(File.generated(config, name, abs_src_path=str(path)))
     return files
 

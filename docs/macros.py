@@ -233,7 +233,7 @@ def figure(report: str, name: str, alt: str, up: str = "../") -> str:
     """A figure of a report, by its path in the site; `up` leads from the page to the site's root."""
     if not (ROOT / "reports" / report / "figures" / name).is_file():
         raise LookupError(f"reports/{report}/figures/{name} is no file")
-    return f"![{alt}]({up}results/reports/{report}/figures/{name})"
+    return f"![{alt}]({up}reports/{report}/figures/{name})"
 
 
 def figures(report: str, *patterns: str, up: str = "../") -> str:

@@ -9,9 +9,11 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import click
+import nbformat
 import numpy as np
 import pytest
 import yaml
+from nbclient import NotebookClient
 from PIL import Image
 
 from dmlbench.cli.main import dmlbench as program
@@ -66,7 +68,8 @@ def test_the_site_is_whole_and_loads_nothing_from_elsewhere(site: Path) -> None:
         assert "{{" not in text, page.name
         loaded = re.findall(r"<(?:script|img|link|iframe)\b[^>]*?(?:src|href)=[\"']?(https?://[^\"'> ]+)", text)
         assert loaded == [], page.name
-    assert {path.parent.name for path in site.glob("results/reports/*/index.html")} == {
+    assert (site / "examples" / "first-study.ipynb").is_file()
+    assert {path.parent.name for path in site.glob("reports/*/index.html")} == {
         path.parent.name for path in (ROOT / "reports").glob("*/index.html")
     }
 
@@ -218,3 +221,18 @@ def shortened(words: list[str], *, tracked: bool) -> tuple[str, ...]:
         return ()
     seeded = {"--seeds", "--seed"} & {*words} or not {"--methods", "--claim"} & {*words}
     return (*(() if seeded else ("--seeds", "1")), *(() if tracked else ("--tracking", "none")), *TINY)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("notebook", sorted((ROOT / "examples").glob("*.ipynb")), ids=lambda path: path.stem)
+def test_a_notebook_runs(
+    notebook: Path, tmp_path: Path, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", environment["XDG_CACHE_HOME"])
+    content = nbformat.read(notebook, as_version=4)
+    assert not any(cell.get("outputs") for cell in content.cells)  # else numbers that nothing holds
+    NotebookClient(content, timeout=600, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    outputs = "".join(str(cell.get("outputs", "")) for cell in content.cells)
+    assert "image/png" in outputs
+    assert "recall_at_1" in outputs
+    assert (tmp_path / "first-study-report" / "index.html").is_file()
