@@ -216,11 +216,13 @@ def run_block(block: Block, dmlbench: Command, folder: Path, environment: dict[s
 
 
 def shortened(words: list[str], *, tracked: bool) -> tuple[str, ...]:
-    """Options that make a run of seconds of one of minutes."""
+    """Options that make a run of seconds of one of minutes; a study's file has values of its own."""
     if words[0] != "run":
         return ()
-    seeded = {"--seeds", "--seed"} & {*words} or not {"--methods", "--claim"} & {*words}
-    return (*(() if seeded else ("--seeds", "1")), *(() if tracked else ("--tracking", "none")), *TINY)
+    tracking = () if tracked else ("--tracking", "none")
+    if not {"--methods", "--claim"} & {*words}:
+        return tracking
+    return (*tracking, *(() if {"--seeds", "--seed"} & {*words} else ("--seeds", "1")), *TINY)
 
 
 @pytest.mark.slow
