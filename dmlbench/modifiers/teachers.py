@@ -290,8 +290,8 @@ def _tensors(network: nn.Module) -> list[Tensor]:
 def rounded(network: nn.Module, autocast: torch.dtype | None) -> nn.Module:
     """Round weights once to the type that autocast would round them to in every step; the network is changed.
 
-    The bits of its embeddings stay the same, and a ResNet-50 spares 55 of 253 launches a step. Of plain convolutions and
-    linear layers alone, of which it is certain.
+    The bits of its embeddings stay the same, and a ResNet-50 spares 55 of 253 launches a step. Plain convolutions
+    and linear layers alone: of these it is certain.
     """
     for layer in network.modules() if autocast else ():
         if type(layer) in (nn.Conv2d, nn.Linear) and not is_parametrized(layer):
