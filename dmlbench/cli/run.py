@@ -105,7 +105,7 @@ EXECUTION = (
     metavar="FILE|KEY=VALUE",
     help="Set what SLURM jobs ask for, by a YAML file or single values, e.g. --slurm gpu.yaml --slurm time=4:00:00. "
     "Keys: time, partition, account, qos, gres, memory, cpus, setup, options, cells_per_job, jobs_at_a_time, "
-    "stop_before; see docs/slurm.md. Repeatable.",
+    "stop_before; see docs/guides/slurm.md. Repeatable.",
 )
 @click.option("--wait", is_flag=True, help="Follow SLURM jobs to their end instead of submitting them alone.")
 @click.option(

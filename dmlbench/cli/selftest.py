@@ -49,7 +49,9 @@ def command(device: str, minutes: int, results: Path) -> int:
     report = _run(console, device, minutes)
     folder = save(results, report)
     _print(console, report)
-    console.say(f"written to {folder}; docs/selftest.md says what each line means, and what to do where one fails")
+    console.say(
+        f"written to {folder}; docs/guides/selftest.md says what each line means, and what to do where one fails"
+    )
     return 1 if report.failed else 0
 
 

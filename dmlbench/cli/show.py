@@ -56,7 +56,7 @@ def command(
         console.print(shown)
     console.print(f"\nprotocol {spec.name}: {spec.title}\n{spec.description}\n", markup=False)
     console.print(_settings(chosen, dataset, protocol_settings))
-    console.print("what is not listed is at its default: see docs/protocols.md", markup=False)
+    console.print("what is not listed is at its default: see docs/reference/protocols.md", markup=False)
 
 
 def _settings(protocol: str, dataset: str, settings: "Mapping[str, object]") -> object:

@@ -259,7 +259,7 @@ def _resume(made_by: dict[str, str], environment: Environment, writer: CellWrite
             checkpoint.clear(writer.folder)
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
             what = f"the method's state cannot be restored ({reason}); its checkpoint was removed"
-            hint = "--retry failed begins the cell again; see docs/plugins.md on what a method keeps"
+            hint = "--retry failed begins the cell again; see docs/extend/index.md on what a method keeps"
             raise UserError(what, hint=hint) from error
         writer.resume(past.rows)
         past.resumed.append(past.epoch)

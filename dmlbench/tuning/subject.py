@@ -157,7 +157,7 @@ def plan_tuning(request: TuningRequest, log: Log, known: Sequence[Tuned] = ()) -
         if not registry.searches(name):
             raise UserError(
                 f"{name}: none of its values has a search range, so every trial would be the same",
-                hint="give one `search: {low: ..., high: ...}` in its file; see docs/plugins.md",
+                hint="give one `search: {low: ..., high: ...}` in its file; see docs/extend/loss.md",
             )
     bases = tuple(dict.fromkeys(name.partition("+")[0] for name in request.methods))
     modified = tuple(name for name in request.methods if "+" in name)

@@ -40,13 +40,13 @@ def test_the_public_names_are_there():
         _ = dmlbench.runs
 
 
-def test_a_comparison_is_that_of_the_readme(reference):
+def test_a_comparison_is_that_of_the_report(reference):
     compared = reference.compare()
     row = compared[(compared["dataset"] == "glyphs") & (compared["name"] == "ms+obdsd")].iloc[0]
     assert (row["to"], row["n"], row["verdict"]) == ("ms", 6, "worse")
     points = [f"{100 * row[name]:.2f}" for name in ("mean", "low", "high")]
-    readme = (ROOT / "README.md").read_text(encoding="utf-8").replace("−", "-")
-    assert f"{points[0]} [{points[1]}, {points[2]}]" in readme
+    report = (ROOT / "reports" / "glyphs" / "report.md").read_text(encoding="utf-8").replace("−", "-")
+    assert f"{points[0]} [{points[1]}, {points[2]}]" in report
     assert set(compared["verdict"]) <= {"better", "worse", "inconclusive", ""}
 
 

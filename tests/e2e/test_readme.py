@@ -1,6 +1,5 @@
 """What the README promises: its first command, and a wheel that works outside the source tree."""
 
-import csv
 import os
 import re
 import subprocess
@@ -22,21 +21,13 @@ def test_readme_names_the_two_commands() -> None:
     assert 'pip install -e ".[test]" && pytest' in text
 
 
-@pytest.mark.parametrize(
-    "document",
-    [
-        "README.md",
-        "CONTRIBUTING.md",
-        "docs/gpus.md",
-        "docs/plugins.md",
-        "docs/protocols.md",
-        "docs/published.md",
-        "docs/selftest.md",
-        "docs/slurm.md",
-        "tests/benchmarks/README.md",
-    ],
-)
+def test_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 150
+
+
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "tests/benchmarks/README.md"])
 def test_links_lead_somewhere(document: str) -> None:
+    """Links of the manual are checked by its strict build."""
     path = ROOT / document
     for target in re.findall(r"\]\(([^)\s]+)\)", path.read_text()):
         file, _, anchor = target.partition("#")
@@ -45,15 +36,6 @@ def test_links_lead_somewhere(document: str) -> None:
         there = path.parent / file if file else path
         assert there.exists(), target
         assert not anchor or anchor in _anchors(there.read_text()), target
-
-
-def test_memory_of_gpus_is_what_was_counted() -> None:
-    rows = csv.DictReader((ROOT / "tests" / "gpu" / "protocols.csv").read_text().splitlines())
-    text, words = (ROOT / "docs" / "gpus.md").read_text(), {"none": "float32"}
-    for row in rows:
-        precision = words.get(row["autocast"], row["autocast"])
-        cells = (row["method"], row["protocol"], precision, row["batch_size"], row["peak_gib"])
-        assert f"| {' | '.join(cells)} |" in text
 
 
 def _anchors(text: str) -> set[str]:

@@ -87,11 +87,11 @@ def test_a_study_of_two_machines_is_one_report(dmlbench: Command, tmp_path: Path
     assert (twice.returncode, twice.stderr) == (2, "error: --results ours/results/runs: is given twice\n")
 
 
-README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+GUIDE = (Path(__file__).parents[2] / "docs" / "guides" / "run.md").read_text(encoding="utf-8")
 
 
-def test_the_study_of_the_readme(in_process: Command, tmp_path: Path) -> None:
-    text = README.split("`study.yaml`:\n\n```yaml\n")[1].split("```")[0]
+def test_the_study_of_the_manual(in_process: Command, tmp_path: Path) -> None:
+    text = GUIDE.split("`study.yaml`:\n\n```yaml\n")[1].split("```")[0]
     (tmp_path / "study.yaml").write_text(text)
     done = in_process("run", "study.yaml", "--dry-run")
     assert done.returncode == 0, done.stderr

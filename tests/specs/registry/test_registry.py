@@ -249,8 +249,8 @@ def test_learned_parameters_have_their_published_rates():
 
 
 def test_protocols_of_figures_are_shipped_or_explained():
-    """A figure's protocol that users cannot run is in the table of docs/published.md."""
-    text = (Path(__file__).parents[3] / "docs" / "published.md").read_text()
+    """A figure's protocol that users cannot run is in the table of docs/reference/published.md."""
+    text = (Path(__file__).parents[3] / "docs" / "reference" / "published.md").read_text()
     named = {figure.protocol for file in Registry().files().values() for figure in file.published}
     assert {name for name in named - own_protocols().keys() if f"`{name}`" not in text} == set()
 
