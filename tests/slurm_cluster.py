@@ -42,7 +42,11 @@ KillWait=1
 AccountingStorageType=accounting_storage/none
 JobAcctGatherType=jobacct_gather/none
 NodeName={host} NodeAddr=127.0.0.1 CPUs=2 RealMemory=4000 State=UNKNOWN
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
 PartitionName=main Nodes={host} Default=YES MaxTime=INFINITE State=UP
+PartitionName=told Nodes={host} GraceTime=60 State=UP
+PartitionName=urgent Nodes={host} PriorityTier=10 PreemptMode=OFF State=UP
 """
 
 

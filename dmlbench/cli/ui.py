@@ -3,8 +3,10 @@
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import click
 
@@ -14,6 +16,8 @@ from dmlbench.cli.terminal import echo
 # Without this the UI opens its pages for language models, for the list and for each experiment.
 PAGE = "/#/experiments?workflowType=machine_learning"
 MOST = 20  # experiments that are named
+MOST_REPORTS = 5
+LAST_LINES = 20  # of the server's log, where it fails
 DESKTOP = ("BROWSER", "DISPLAY", "WAYLAND_DISPLAY")  # any of these is set where a browser can be started
 # The server would take modules from the working folder, and name its address, which opens on the wrong page.
 SERVER_OPTIONS = f"--app-dir {os.devnull} --log-level warning"
@@ -82,21 +86,37 @@ def _serve(uri: str, port: int, ready: Callable[[], None]) -> int:
 
     `ready` is called once, when the server answers.
     """
-    import signal
-    from contextlib import suppress
-
     command_line = [sys.executable, "-P", "-m", "mlflow", "ui", "--host", "127.0.0.1", "--port", str(port)]
     # A command line is seen by all users of a machine, so the URI, which may hold a password, is none of it.
     environment = os.environ | {"MLFLOW_BACKEND_STORE_URI": uri, "MLFLOW_UVICORN_OPTS": SERVER_OPTIONS}
-    server = subprocess.Popen(command_line, start_new_session=True, env=environment)  # noqa: S603 - our own arguments
+    with tempfile.TemporaryFile() as log:  # what a server says of itself is of no use, unless it cannot serve
+        server = subprocess.Popen(  # noqa: S603 - our own arguments
+            command_line, start_new_session=True, env=environment, stdout=log, stderr=subprocess.STDOUT
+        )
+        if _until_interrupted(server, port, ready):
+            return 0
+        log.seek(0)
+        for line in log.read().decode(errors="replace").splitlines()[-LAST_LINES:]:
+            echo(line, err=True)
+    echo("error: the MLflow server ended; its last lines are above", err=True)
+    return 1
+
+
+def _until_interrupted(server: "subprocess.Popen[bytes]", port: int, ready: Callable[[], None]) -> bool:
+    """End a server where we are interrupted, which is how it is meant to end; False where it ended before."""
+    import signal
+    from contextlib import suppress
+
     try:
         while server.poll() is None and not _answers(port):
             time.sleep(0.2)
         if server.poll() is None:
             ready()
-        return server.wait()
-    except KeyboardInterrupt:  # how it is meant to end
-        return 0
+        server.wait()
+    except KeyboardInterrupt:
+        return True
+    else:
+        return False
     finally:
         with suppress(ProcessLookupError):
             os.killpg(server.pid, signal.SIGTERM)
@@ -147,3 +167,6 @@ def _print_links(server: str, found: dict[str, str], what: str) -> None:
     if len(found) > MOST:
         echo(f"  and {len(found) - MOST} more")
     echo(f"all experiments: {server}{PAGE}")
+    made = sorted(Path("reports").glob("*/index.html"), key=lambda page: page.stat().st_mtime, reverse=True)
+    for report in made[:MOST_REPORTS]:
+        echo(f"report: {report.resolve().as_uri()}")

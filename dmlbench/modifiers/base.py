@@ -43,12 +43,14 @@ class TeacherSettings:
         mode: Of a teacher that is a network: train or eval.
         momentum: Of `ema`.
         compiled: Whether a teacher that is a network is compiled.
+        autocast: The type in which autocast computes its convolutions and linear layers; None without autocast.
     """
 
     name: str = "previous-epoch"
     mode: str = "train"
     momentum: float = 0.999
     compiled: bool = False
+    autocast: torch.dtype | None = None
 
 
 class BuildContext(Protocol):

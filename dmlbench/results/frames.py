@@ -113,7 +113,7 @@ def result_rows(record: Record, own: Facts, *, exclusive: bool = True) -> list[d
         "train_seconds": timing.train_s if timing else None,
         "machine": machine_and_load(environment) if environment.machine else None,
         "exclusive": exclusive,
-        "origin": _origin(summary),
+        "origin": origin(summary),
         "kind": "/".join(kind_of_machine(environment).values()),
         "error": summary.error.message if summary.error else None,
     }
@@ -129,7 +129,8 @@ def _evaluated_row(file: Path, row: Evaluated) -> dict[str, object]:
     return row.facts.__dict__ | other | told | {"machine": None, "error": None, "epoch": None} | row.metrics
 
 
-def _origin(summary: Summary) -> str:
+def origin(summary: Summary) -> str:
+    """What two results must share to form a pair: kind of device, initial weights, images."""
     data = summary.dataset.fingerprint[:16] if summary.dataset else ""
     return "/".join(filter(None, (summary.environment.device_kind, summary.initial_weights, data)))
 

@@ -103,11 +103,15 @@ def check_gpus_per_cell(cells: Sequence[Cell], execution: Execution) -> None:
     if asked == 1:
         return
     option = f"--gpus-per-cell {asked}"
-    if execution.executor != "local":
-        raise UserError(f"{option}: needs --executor local", hint="leave one of the two out")
+    if execution.executor == "ray":
+        raise UserError(f"{option}: needs --executor local or slurm", hint="leave one of the two out")
     if execution.per_gpu > 1:
         raise UserError(f"{option}: excludes --per-gpu {execution.per_gpu}", hint="leave one of the two out")
-    if (gpus := gpus_of(execution)) < asked:
+    if execution.slurm is not None:
+        if (gpus := execution.slurm.gpus) < asked:
+            said = counted(gpus, "GPU") if gpus else "no GPU"
+            raise UserError(f"{option}: a job asks for {said}", hint=f"--slurm gres=gpu:{asked}")
+    elif (gpus := gpus_of(execution)) < asked:
         found = f"this machine has {counted(gpus, 'GPU')}" if gpus else "needs GPUs, and there are none here"
         found = "needs GPUs, not --device cpu" if execution.device == "cpu" else found
         raise UserError(f"{option}: {found}", hint="training.micro_batch_size saves memory on one device")

@@ -54,17 +54,22 @@ def check_slurm(execution: Execution) -> None:
     if found := re.search(r"[%\\]", str(root)):
         what = f"--results {root}: {found[0]} has a meaning of its own in the paths of SLURM's logs"
         raise UserError(what, hint="name another folder")
-    _check_workers(execution.workers, execution.per_gpu, _settings(execution))
+    _check_workers(execution, _settings(execution))
 
 
-def _check_workers(workers: int | None, per_gpu: int, settings: SlurmSettings) -> None:
-    if workers and workers > settings.cells_per_job:
+def _check_workers(execution: Execution, settings: SlurmSettings) -> None:
+    workers, together = execution.workers, execution.gpus_per_cell
+    if not workers:
+        return
+    if workers > settings.cells_per_job:
         what = f"--workers {workers}: counts within a job, which has {counted(settings.cells_per_job, 'cell')}"
         raise UserError(what, hint=f"--slurm cells_per_job={workers}; --slurm jobs_at_a_time=N limits jobs")
-    slots = settings.gpus * per_gpu
-    if workers and slots and workers > slots:
-        what = f"--workers {workers}: {counted(settings.gpus, 'GPU')} of a job with --per-gpu {per_gpu} hold {slots}"
-        raise UserError(what, hint=f"--per-gpu {-(-workers // settings.gpus)} makes them share")
+    slots = settings.gpus * execution.per_gpu // together
+    if settings.gpus and workers > slots:
+        how = f"--gpus-per-cell {together}" if together > 1 else f"--per-gpu {execution.per_gpu}"
+        what = f"--workers {workers}: {counted(settings.gpus, 'GPU')} of a job with {how} hold {slots}"
+        hint = f"--per-gpu {-(-workers // settings.gpus)} makes them share"
+        raise UserError(what, hint=f"--slurm gres=gpu:{workers * together}" if together > 1 else hint)
 
 
 def held(cells: Sequence[Cell], root: Path, damaged: OnDamaged = warn) -> dict[str, Job]:

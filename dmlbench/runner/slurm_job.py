@@ -2,7 +2,9 @@
 
 submitit calls a `Bundle` on the node, and handles the signal that SLURM sends before the time limit by saving what
 `checkpoint` returns and requeueing the job, all at once. A cell can only stop after an epoch, so here the signal is
-taken first: the cells stop, and then submitit's own handler is called.
+taken first: the cells stop, and then submitit's own handler is called. SIGTERM, which submitit ignores, is the first
+that a preempted job hears where its partition has a GraceTime, and a cancelled one, too: the cells stop, and the job is
+queued again if SLURM still counts it as running.
 """
 
 import signal
@@ -15,18 +17,21 @@ from typing import Any, Self
 
 from submitit.core.job_environment import JobEnvironment
 from submitit.helpers import DelayedSubmission
+from submitit.slurm.slurm import SlurmJobEnvironment
 
 from dmlbench.errors import UserError
 from dmlbench.results.events import Claimed, Event
 from dmlbench.results.history import read_history
 from dmlbench.results.locks import LEASE
+from dmlbench.results.slurm_queue import Answer, ask
 from dmlbench.results.store import has_ended
-from dmlbench.runner.execution import Execution, gpus_of
+from dmlbench.runner.execution import Execution, check_gpus_per_cell, gpus_of
 from dmlbench.runner.matrix import run_here
 from dmlbench.runner.tasks import Task
 from dmlbench.specs.slurm import EARLY
 
 NUMBER = JobEnvironment._usr_sig()  # SIGUSR2, unless the user's SUBMITIT_PREEMPT_SIGNAL names another
+TOLD = (NUMBER, signal.SIGTERM)
 MARGIN = 20  # seconds that are left to the end of the job for saving and requeueing it
 
 
@@ -64,7 +69,7 @@ class Bundle:
             if not limit.asked:
                 raise
             _say("the epoch was not finished in time and is lost; the one before is not")
-        if limit.asked and self._open() and callable(requeue):
+        if limit.asked and self._open() and callable(requeue) and (limit.in_time or _counts_as_running()):
             requeue(NUMBER, None)
         return f"{len(self.tasks) - len(self._open())} of {len(self.tasks)} cells have a result"
 
@@ -93,6 +98,7 @@ class Bundle:
                 claimed.add(task.cell.hash)
 
         execution = _fitting(self.execution)
+        check_gpus_per_cell([task.cell for task in self.tasks], execution)
         run_here(self._open(), execution, note, limit)
         again = [task for task in self._open() if task.cell.hash in claimed]
         if again and not limit.asked:
@@ -109,38 +115,46 @@ class Bundle:
 
 
 class Limit:
-    """Asks cells to stop when SLURM says that the job's time is nearly over, and ends them where they do not.
+    """Asks cells to stop when SLURM says that the job will end, and ends them where they do not.
 
     Args:
         grace: Seconds that they have; then KeyboardInterrupt is raised.
+
+    Attributes:
+        asked: Whether SLURM has said so.
+        in_time: Whether it was by the signal that comes before the time limit.
     """
 
     def __init__(self, grace: float) -> None:
         self.asked = False
+        self.in_time = False
         self._noticed = False
         self._grace = grace
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
-        self._before = {number: signal.getsignal(number) for number in (NUMBER, signal.SIGALRM)}
+        self._before = {number: signal.getsignal(number) for number in (*TOLD, signal.SIGALRM)}
         signal.signal(signal.SIGALRM, self._end)
-        signal.signal(NUMBER, self._handle)
+        for number in TOLD:
+            signal.signal(number, self._handle)
         return self
 
     def __exit__(self, *_: object) -> None:
         signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in self._before.items():
-            signal.signal(number, signal.SIG_IGN if number is NUMBER else handler)
+            signal.signal(number, signal.SIG_IGN if number in TOLD else handler)
 
     def notice(self) -> bool:
         """Whether a stop was asked for, true at the first call only."""
         if not self.asked or self._noticed:
             return False
         self._noticed = True
-        _say("the job's time is nearly over: stopping after this epoch")
+        what = "the job's time is nearly over" if self.in_time else "SLURM ends the job"
+        _say(f"{what}: stopping after this epoch")
         return True
 
     def _handle(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - a handler's signature
+        self.in_time |= number == NUMBER
         if not self.asked:
             self.asked = True
             signal.setitimer(signal.ITIMER_REAL, self._grace)
@@ -161,11 +175,17 @@ def bundles(tasks: Sequence[Task], execution: Execution, size: int, minutes: int
 
 def _fitting(execution: Execution) -> Execution:
     """The same with no more cells at a time than the node's GPUs hold, which only the node knows."""
-    held = gpus_of(execution) * execution.per_gpu
+    held = gpus_of(execution) * execution.per_gpu // execution.gpus_per_cell
     if not held or not execution.workers or execution.workers <= held:
         return execution
     _say(f"--workers {execution.workers} is lowered to {held}: the job's GPUs hold no more")
     return replace(execution, workers=held)
+
+
+def _counts_as_running() -> bool:
+    """Whether SLURM counts this job as running: not cancelled or out of time, whose processes get SIGTERM, too."""
+    job = SlurmJobEnvironment().job_id
+    return (ask({job}) or {}).get(job, Answer("")).state == "RUNNING"
 
 
 def _ended(task: Task) -> bool:

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 PREFIX = "mlflow.sharedViewState."
 MOST = 5000  # characters of an experiment's tag in the oldest MLflow we run with
 PRIMARY = "final/recall_at_1"  # what every finished cell has, and every method with one
-RANKING = (PRIMARY, "ci95/recall_at_1", "final/map_at_r", "final/nmi", "cost/overhead", "seeds")
-COST = ("cost/step_ms", "cost/total_min")
+RANKING = (PRIMARY, "ci95/recall_at_1", "gain/recall_at_1", "gain/recall_at_1_low", "gain/recall_at_1_high")
+OTHERS = ("final/map_at_r", "final/nmi", "cost/overhead", "seeds", "cost/step_ms", "cost/total_min")
 BY_EPOCH = ("test/recall_at_1", "test/map_at_r", "train/loss")
 AT_THE_END = (PRIMARY, "final/map_at_r", "final/nmi", "cost/step_ms", "cost/total_min")
 OPTIMIZERS = {"adam": "Adam", "adamw": "AdamW", "sgd": "SGD"}
@@ -59,15 +59,15 @@ def _tag(name: str, state: dict[str, Any], created: int) -> str:
 
 def _methods() -> dict[str, Any]:
     sorting = {"searchFilter": "tags.kind = 'method'", "orderByKey": _metric(PRIMARY), "orderByAsc": False}
-    return sorting | _columns([*map(_metric, (*RANKING, *COST)), "tags.`marks`"])
+    return sorting | _columns([*map(_metric, (*RANKING, *OTHERS)), "tags.`verdict`", "tags.`marks`"])
 
 
 def _runs() -> dict[str, Any]:
-    return {"searchFilter": ""} | _columns([*map(_metric, (*RANKING, *COST)), "tags.`seed`"])
+    return {"searchFilter": ""} | _columns([*map(_metric, (*RANKING, *OTHERS)), "tags.`seed`"])
 
 
 def _columns(keys: list[str]) -> dict[str, Any]:
-    widths = dict.fromkeys(map(_metric, RANKING[:2]), WIDE)
+    widths = dict.fromkeys(map(_metric, RANKING[:3]), WIDE)
     return {"selectedColumns": keys, "columnOrder": keys, "columnWidths": widths}
 
 
@@ -106,6 +106,7 @@ NOTE = "mlflow.note.content"
 # How many values the description does not name, for the cell it was written from set them. The UI hides "mlflow." tags.
 CHANGED = "mlflow.dmlbench.settings_left_out"
 METHOD_SECTIONS = ("loss.", "distillation.")
+REPORT = " · [report "
 NOTE_TEXT = """\
 {dataset}, {protocol}: [methods, best R@1 first]({methods}) · [methods by epoch]({epochs}) · [runs under their \
 methods]({runs})
@@ -129,14 +130,16 @@ Metrics:
 
 - `test/…`: on the test classes, by epoch; fractions
 - `final/…`: the same after the last epoch; of a method, the mean over its seeds
-- `best_test/…`: at the epoch that was best on the test classes, as published figures are
 - `ci95/…`: half the width of the 95% interval of a method's mean (Student's t over seeds)
+- `gain/…`: of a method with a base, the mean difference to it over the seeds of both, with the bounds of its \
+95% interval; the tag `verdict` is of this comparison alone, a report corrects for all that it makes
 - `seeds`: how many seeds a method's means are of
 - `cost/…`: `step_ms`, a training step (median over epochs); `train_min` and `total_min`, minutes per seed; \
 `overhead`, step time over the base's with the same seed on the same machine
+- `test_best/…`: at the epoch that was best on the test classes, as many published figures are
 
-Tags to filter by: `kind` (cell, method, report), `method`, `base`, `modifier`, `variant`, `seed`, `status`, `marks`; \
-for example `tags.base = 'ms' and tags.kind = 'method' and metrics.seeds >= 5`.
+Tags to filter by: `kind` (cell, method, report), `method`, `base`, `modifier`, `variant`, `seed`, `status`, `marks`, \
+`verdict`; for example `tags.base = 'ms' and tags.kind = 'method' and metrics.seeds >= 5`.
 """
 
 
@@ -158,6 +161,8 @@ def experiment_of(client: "MlflowClient", cell: Cell) -> str:
     for key, value in tags.items():
         if found.tags.get(key) != value:
             client.set_experiment_tag(experiment, key, value)
+    if NOTE in tags and found.tags.get(NOTE):
+        _link_reports(client, experiment)
     return experiment
 
 
@@ -283,6 +288,19 @@ def _send(client: "MlflowClient", experiment: str, folder: Path, index: dict[str
         raise
     client.set_terminated(run_id)
     delete(client, _reports(client, experiment, folder.name)[1:])
+    _link_reports(client, experiment)
+
+
+def _link_reports(client: "MlflowClient", experiment: str) -> None:
+    """Name the experiment's reports in the first line of its description, which is all that is shown of it at first."""
+    runs = search(client, experiment, "tags.kind = 'report'")
+    ids = {run.data.tags["report"]: run.info.run_id for run in runs}
+    links = {name: f"#/experiments/{experiment}/runs/{ids[name]}/artifacts" for name in sorted(ids)}
+    text = client.get_experiment(experiment).tags.get(NOTE, "")
+    first, *rest = text.split("\n")
+    told = first.partition(REPORT)[0] + "".join(f"{REPORT}{name}]({links[name]})" for name in links)
+    if told != first:
+        client.set_experiment_tag(experiment, NOTE, "\n".join([told, *rest]))
 
 
 def _reports(client: "MlflowClient", experiment: str, name: str) -> "list[Run]":

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from dmlbench.analysis.groups import method_name, without_paths
-from dmlbench.analysis.statistics import log_ratio_interval, t_interval
+from dmlbench.analysis.statistics import evidence, log_ratio_interval, t_interval, verdict
 from dmlbench.errors import counted
 from dmlbench.results.environment import machine_and_load
-from dmlbench.results.frames import MEAN
+from dmlbench.results.frames import MEAN, origin
 from dmlbench.results.history import read_history
 from dmlbench.results.records import Data, facts
 from dmlbench.results.store import Record
@@ -54,7 +54,7 @@ def metrics(folder: Path, begun_ms: int, after: int = -1) -> list["Metric"]:
 def final_metrics(record: Record, ended_ms: int) -> list["Metric"]:
     """A finished cell in few numbers, to sort a table of runs by; none of a failed one.
 
-    `final/NAME` is a test metric after the last epoch, `best_test/NAME` at the epoch that was best by it. `cost/` has
+    `final/NAME` is a test metric after the last epoch, `test_best/NAME` at the epoch that was best by it. `cost/` has
     the median training step in milliseconds, training and all in minutes.
     """
     from mlflow.entities import Metric
@@ -64,7 +64,7 @@ def final_metrics(record: Record, ended_ms: int) -> list["Metric"]:
         return []
     best = summary.selections["best_test"].metrics if "best_test" in summary.selections else {}
     found = {f"final/{name}": summary.last.get(name) for name in FINAL}
-    found |= {f"best_test/{name}": best.get(name) for name in BEST_TEST}
+    found |= {f"test_best/{name}": best.get(name) for name in BEST_TEST}
     # Sampling the machine takes from what is timed.
     found["cost/step_ms"] = None if summary.environment.system_metrics else summary.timing.step_ms
     found |= {"cost/train_min": summary.timing.train_s / 60, "cost/total_min": summary.total_s / 60}
@@ -133,6 +133,7 @@ def final_tags(record: Record) -> list["RunTag"]:
         "started": summary.started,
         "gpu": summary.environment.gpu or "none",
         "machine": machine_and_load(summary.environment) if summary.environment.machine else "",
+        "origin": origin(summary),
         "code": summary.code.digest,
         "error": summary.error.message if summary.error else "",
     })  # fmt: skip
@@ -160,9 +161,11 @@ def summary_metrics(cells: "Sequence[Run]", bases: "Sequence[Run]") -> dict[str,
     """Means over the seeds that finished, with half the width of their 95% interval, and the cost beside the base's.
 
     Returns:
-        `final/NAME`, `best_test/NAME`, `ci95/NAME` (of the final ones), `seeds` (how many the means are of),
+        `final/NAME`, `test_best/NAME`, `ci95/NAME` (of the final ones), `seeds` (how many the means are of),
         `cost/train_min`, `cost/total_min`; `cost/step_ms`, a geometric mean; `cost/overhead`, the geometric mean of
-        the ratios of step times per seed, with `cost/overhead_low`, `cost/overhead_high` and `cost/overhead_seeds`.
+        the ratios of step times per seed, with `cost/overhead_low`, `cost/overhead_high` and `cost/overhead_seeds`;
+        `gain/NAME`, the mean difference of `final/NAME` to the base's over the `gain/seeds` that both finished from the
+        same origin, with `gain/NAME_low` and `gain/NAME_high`.
     """
     done = finished(cells)
     if not done:
@@ -173,12 +176,12 @@ def summary_metrics(cells: "Sequence[Run]", bases: "Sequence[Run]") -> dict[str,
         values = [run.data.metrics[key] for run in done if key in run.data.metrics]
         if key == STEP:
             found[key] = log_ratio_interval(pd.Series(values), pd.Series(1.0, range(len(values)))).mean
-        elif key.startswith(("final/", "best_test/", "cost/")):
+        elif key.startswith(("final/", "test_best/", "cost/")):
             estimate = t_interval(values)
             found[key] = estimate.mean
             if key.startswith("final/"):
                 found[f"ci95/{key.partition('/')[2]}"] = estimate.high - estimate.mean
-    found |= _overhead(done, finished(bases))
+    found |= _overhead(done, finished(bases)) | _gains(done, finished(bases))
     return {key: readable(value) for key, value in found.items() if not isnan(value)}
 
 
@@ -186,6 +189,39 @@ def finished(cells: "Sequence[Run]") -> "list[Run]":
     """The runs that a mean may be of: one a cell, ended well, with their final metrics."""
     done = [run for run in cells if run.info.status == "FINISHED" and PRIMARY in run.data.metrics]
     return list({run.data.tags["cell"]: run for run in done}.values())
+
+
+def paired_differences(cells: "Sequence[Run]", bases: "Sequence[Run]", key: str) -> list[float]:
+    """A metric less the base's of the same seed and origin."""
+    own, theirs = (
+        {
+            (run.data.tags["seed"], run.data.tags.get("origin", "")): run.data.metrics[key]
+            for run in runs
+            if key in run.data.metrics
+        }
+        for runs in (cells, bases)
+    )
+    return [own[pair] - theirs[pair] for pair in own if pair in theirs]
+
+
+def _gains(cells: "Sequence[Run]", bases: "Sequence[Run]") -> dict[str, float]:
+    found: dict[str, float] = {}
+    for name in FINAL:
+        if differences := paired_differences(cells, bases, f"final/{name}"):
+            gain = t_interval(differences)
+            found |= {f"gain/{name}": gain.mean, f"gain/{name}_low": gain.low, f"gain/{name}_high": gain.high}
+    if found:
+        found["gain/seeds"] = float(len(paired_differences(cells, bases, PRIMARY)))
+    return found
+
+
+def verdict_alone(cells: "Sequence[Run]", bases: "Sequence[Run]") -> str:
+    """The verdict on recall@1, uncorrected: MLflow does not know which comparisons a report makes together."""
+    differences = paired_differences(finished(cells), finished(bases), PRIMARY)
+    if not differences:
+        return ""
+    tested = evidence(differences)
+    return verdict(len(differences), sum(differences) / len(differences), tested.p_t, tested.p_equivalent)
 
 
 def _overhead(cells: "Sequence[Run]", bases: "Sequence[Run]") -> dict[str, float]:
@@ -239,11 +275,12 @@ def settle(client: "MlflowClient", experiment: str, group: str) -> "list[Run]":
         if not parents:
             _create(client, experiment, cells)
             continue
-        values = _values(client, experiment, parents[0], cells)
+        bases = _bases(client, experiment, parents[0])
+        values = summary_metrics(cells, bases)
         if set(parents[0].data.metrics) - set(values):  # a metric cannot be taken back: its seeds are gone, or its base
             delete(client, parents[:1])
             continue
-        if not _changed(client, parents, cells, values) or alone:
+        if not _changed(client, parents, cells, values, verdict_alone(cells, bases)) or alone:
             break
     return cells
 
@@ -265,14 +302,13 @@ def all_in_order(client: "MlflowClient", records: "Iterable[Record]") -> None:
                 settle(client, found.experiment_id, group)
 
 
-def _values(client: "MlflowClient", experiment: str, parent: "Run", cells: "Sequence[Run]") -> dict[str, float]:
+def _bases(client: "MlflowClient", experiment: str, parent: "Run") -> "list[Run]":
     base_group = parent.data.tags.get("base_group")
-    bases = search(client, experiment, f"tags.group = '{base_group}' and tags.kind = 'cell'") if base_group else []
-    return summary_metrics(cells, bases)
+    return search(client, experiment, f"tags.group = '{base_group}' and tags.kind = 'cell'") if base_group else []
 
 
 def _changed(
-    client: "MlflowClient", parents: "Sequence[Run]", cells: "Sequence[Run]", values: dict[str, float]
+    client: "MlflowClient", parents: "Sequence[Run]", cells: "Sequence[Run]", values: dict[str, float], verdict: str
 ) -> bool:
     """Bring all cells under the first of the methods' runs, and that one up to date; whether anything was to do."""
     parent, *others = parents
@@ -280,7 +316,7 @@ def _changed(
     for run in astray:
         client.set_tag(_id(run), PARENT, _id(parent))
     delete(client, others)
-    told, ended = _tell(client, parent, cells, values), _end(client, parent, cells)
+    told, ended = _tell(client, parent, cells, values, verdict), _end(client, parent, cells)
     return bool(astray or others or told or ended)
 
 
@@ -295,13 +331,15 @@ def _create(client: "MlflowClient", experiment: str, cells: "Sequence[Run]") -> 
     client.log_batch(created.info.run_id, params=[Param(key, value) for key, value in first.data.params.items()])
 
 
-def _tell(client: "MlflowClient", parent: "Run", cells: "Sequence[Run]", values: dict[str, float]) -> bool:
+def _tell(
+    client: "MlflowClient", parent: "Run", cells: "Sequence[Run]", values: dict[str, float], verdict: str
+) -> bool:
     """Log what has changed; whether anything has. Of the values at one step MLflow shows the newest."""
     from mlflow.entities import Metric, RunTag
 
     seeds = ", ".join(map(str, sorted(int(run.data.tags["seed"]) for run in finished(cells)))) or "none yet"
-    all_tags = {"seeds_done": seeds[:TAG_LIMIT], NOTE: _note(parent, seeds)}
-    tags = [RunTag(key, value) for key, value in all_tags.items() if parent.data.tags.get(key) != value]
+    all_tags = {"seeds_done": seeds[:TAG_LIMIT], "verdict": verdict, NOTE: _note(parent, seeds)}
+    tags = [RunTag(key, value) for key, value in all_tags.items() if parent.data.tags.get(key, "") != value]
     changed = {key: value for key, value in values.items() if parent.data.metrics.get(key) != value}
     metrics: list[Metric] = []
     if changed:

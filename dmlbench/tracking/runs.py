@@ -124,9 +124,9 @@ def _begun(summary: Summary) -> int:
 
 
 def _create(client: "MlflowClient", experiment: str, cell: Cell, begun: int) -> str:
-    name = f"{cell.method.name} seed{cell.seed}"
+    tags = methods.tags(cell)
     # With its tags, so that it is found and replaced also where the answer to this request is lost.
-    created = client.create_run(experiment, start_time=begun, tags=methods.tags(cell), run_name=name)
+    created = client.create_run(experiment, start_time=begun, tags=tags, run_name=f"{tags['label']}, seed {cell.seed}")
     run_id = str(created.info.run_id)
     with _deleted_on_error(client, run_id):
         client.log_batch(run_id, params=methods.params(cell))

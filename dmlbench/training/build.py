@@ -20,7 +20,7 @@ from dmlbench.specs.method_loading import check_rates
 from dmlbench.specs.plugins import shown
 from dmlbench.specs.protocol_spec import ProtocolSpec, TrainingSpec
 from dmlbench.specs.registry import NO_REFERENCES
-from dmlbench.training.device import PhaseClock
+from dmlbench.training.device import AUTOCAST, PhaseClock
 from dmlbench.training.optimisation import Clipping, Schedule
 from dmlbench.training.plugins import Transform, callable_of, component_of, construct, described, located, with_sizes
 from dmlbench.training.ranks import ALONE, Ranks
@@ -237,7 +237,7 @@ class _BuildContext:
         self.embedding_dim, self.features = protocol.model.embedding_dim, model.features
         self.epochs, self.learning_rate = protocol.training.epochs, protocol.training.learning_rate
         self.precision: str = protocol.training.autocast
-        self.teacher = _teacher(method.distillation, compiled=protocol.training.compile)
+        self.teacher = _teacher(method.distillation, protocol.training)
         self.base = Network(model, self.criterion(self.embedding_dim))
 
     @property
@@ -286,12 +286,13 @@ def trained_teacher(method: MethodSpec, protocol: ProtocolSpec) -> EmbeddingMode
     return networks[0]
 
 
-def _teacher(part: Part | None, *, compiled: bool) -> TeacherSettings:
+def _teacher(part: Part | None, training: TrainingSpec) -> TeacherSettings:
     if part is None:
         return TeacherSettings("none")
     momentum = part.values().get(MOMENTUM) if part.teacher == "ema" else None
     known = {} if momentum is None else {"momentum": float(momentum)}
-    return TeacherSettings(part.teacher, part.teacher_mode, compiled=compiled, **known)
+    precision = AUTOCAST.get(training.autocast)
+    return TeacherSettings(part.teacher, part.teacher_mode, compiled=training.compile, autocast=precision, **known)
 
 
 def _built(modifier: Modifier, context: _BuildContext, part: Part) -> tuple[list[Network], list[Group]]:

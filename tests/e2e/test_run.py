@@ -40,8 +40,9 @@ def test_run_then_mlflow_status_and_report(dmlbench: Command, tmp_path: Path) ->
     assert experiment is not None
     assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
     runs = client.search_runs([experiment.experiment_id], "tags.cell != ''")
-    assert sorted(run.info.run_name for run in runs) == ["ms seed0", "ms seed1", "ms+psd seed0", "ms+psd seed1"]
-    run = next(run for run in runs if run.info.run_name == "ms+psd seed1")
+    names = sorted(re.sub(r", [0-9] settings #[0-9a-f]{4},", "", run.info.run_name) for run in runs)
+    assert names == ["ms seed 0", "ms seed 1", "ms+psd seed 0", "ms+psd seed 1"]
+    run = next(run for run in runs if run.info.run_name.startswith("ms+psd") and run.info.run_name.endswith("seed 1"))
     assert run.info.status == "FINISHED"
     assert run.data.params["distillation.lambda"] == "75.0"
     assert run.data.params["training.epochs"] == "2"

@@ -158,6 +158,30 @@ def test_a_job_whose_time_is_over_is_queued_again(slurm: Cluster, on_slurm: Comm
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("partition", ["main", "told"])
+def test_a_preempted_job_is_queued_again(slurm: Cluster, on_slurm: Command, tmp_path: Path, partition: str) -> None:
+    long = tuple(part.replace("epochs=2", "epochs=40") for part in TINY)
+    one = ("run", "--methods", "ms", "--datasets", "glyphs", "--seeds", "1", *long, "--results", "slurm")
+    arguments = (*one, *JOBS, "--slurm", f"partition={partition}", "--slurm", "time=10", "--tracking", "none")
+    submitted = on_slurm(*arguments)
+    assert submitted.returncode == 0, submitted.stdout + submitted.stderr
+    [record] = (tmp_path / "slurm" / "slurm").glob("*.json")
+    until(lambda: [path for path in tmp_path.rglob("history.csv") if len(path.read_text().splitlines()) > 2])
+    urgent = slurm.ask(
+        "sbatch", "--parsable", "--partition=urgent", "--cpus-per-task=2", "--output=/dev/null", "--wrap=sleep 1"
+    ).strip()  # the whole node
+    until(lambda: slurm.state(record.stem) == "PENDING")
+    until(lambda: slurm.state(urgent) == "COMPLETED")
+    until(lambda: slurm.state(record.stem) == "COMPLETED")
+    [summary] = [json.loads(path.read_text()) for path in tmp_path.rglob("summary.json")]
+    assert summary["status"] == "done"
+    assert len(summary["resumed"]) == 1
+    log = (record.parent / f"{record.stem}_0_log.err").read_text()
+    if partition == "told":
+        assert "SLURM ends the job: stopping after this epoch" in log
+
+
+@pytest.mark.slow
 def test_what_sbatch_refuses_is_one_line(on_slurm: Command, tmp_path: Path) -> None:
     refused = on_slurm(*FOUR, *JOBS, "--slurm", "partition=nowhere", "--results", "slurm")
     assert refused.returncode == 2

@@ -35,13 +35,13 @@ def answer(url: str, body: dict, process: subprocess.Popen) -> dict:
             time.sleep(0.5)
 
 
-def browser(folder: Path) -> tuple[Path, int]:
+def browser(folder: Path) -> tuple[Path, int, int]:
     """A browser that notes the page and whether its server answers; and a terminal, where one is opened unasked."""
     script = folder / "browser"
     ask = "import sys, urllib.request as r; print(sys.argv[1], r.urlopen(sys.argv[1].partition('#')[0]).status)"
     script.write_text(f'#!/bin/sh\n{sys.executable} -c "{ask}" "$1" > page.part && mv page.part page\n')
     script.chmod(0o755)
-    return script, os.openpty()[1]
+    return script, *os.openpty()
 
 
 def text_of(path: Path, process: subprocess.Popen[bytes]) -> str:
@@ -59,11 +59,15 @@ def test_ui_opens_and_serves_the_runs_on_this_machine_and_ends_with_its_server(
 ) -> None:
     done = dmlbench("run", "--methods", "ms", "--datasets", "glyphs", *TINY, "--seeds", "1")
     assert done.returncode == 0, done.stderr
-    port = free_port()
+    report = tmp_path / "reports" / "first" / "index.html"
+    report.parent.mkdir(parents=True)
+    report.write_text("<title>first</title>")
+    port, errors = free_port(), tmp_path / "errors"
     command = [str(Path(sys.executable).with_name("dmlbench")), "ui", "--port", str(port)]
-    opened, terminal = browser(tmp_path)
+    opened, shown, terminal = browser(tmp_path)
     environment = environment | {"BROWSER": f"{opened} %s"}
-    with subprocess.Popen(command, start_new_session=True, cwd=tmp_path, env=environment, stdout=terminal) as process:
+    own = {"start_new_session": True, "cwd": tmp_path, "env": environment, "stdout": terminal}
+    with errors.open("w") as err, subprocess.Popen(command, stderr=err, **own) as process:
         try:
             page = opened.with_name("page")
             runs = (
@@ -82,6 +86,14 @@ def test_ui_opens_and_serves_the_runs_on_this_machine_and_ends_with_its_server(
             process.terminate()  # Ctrl-C takes the same way
             code = process.wait(timeout=60)
     assert code == 0
+    assert errors.read_text() == "starting the MLflow UI, up to half a minute ...\n"  # and nothing of the server's
+    os.set_blocking(shown, False)
+    assert f"report: {report.as_uri()}" in os.read(shown, 100_000).decode()
+
+    failed = dmlbench("ui", "--port", str(port), MLFLOW_WORKERS="many")
+    assert failed.returncode == 1
+    assert "Invalid value for '--workers'" in failed.stderr
+    assert failed.stderr.endswith("error: the MLflow server ended; its last lines are above\n")
     with socket.socket() as left:  # no process of the server's own is
         left.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         left.bind(("127.0.0.1", port))

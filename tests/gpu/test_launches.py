@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from dmlbench.modifiers import teachers
 from tests.gpu.nullgpu.kernels import Counts, counted
 
 TABLE = Path(__file__).with_name("launches.csv")
@@ -69,6 +70,14 @@ def test_a_teacher_on_cuda_is_not_folded(make):
     teacher = made.trainer.modifier.teacher
     assert not teacher.folds(made.trainer.model)
     assert sum(isinstance(own, torch.nn.BatchNorm2d) for own in teacher.network.modules()) == 4
+
+
+@pytest.mark.parametrize("method", ["ms+psd", "ms+rkd"])
+def test_a_teachers_weights_are_rounded_once_an_epoch(method, make, monkeypatch):
+    """One launch for each of a ResNet-50's 53 convolutions, and two for its head."""
+    counts = counts_of(method, make, autocast="bfloat16")
+    monkeypatch.setattr(teachers, "rounded", lambda network, _: network)
+    assert counts.launches + 54 <= counts_of(method, make, autocast="bfloat16").launches
 
 
 def test_adam_is_one_launch_for_many_weights(make):

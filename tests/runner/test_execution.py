@@ -78,7 +78,7 @@ def test_gpus_train_cells_together(store, gpus):
         ({"gpus_per_cell": 9}, "--gpus-per-cell 9: this machine has 8 GPUs"),
         ({"gpus_per_cell": 2, "per_gpu": 2}, "--gpus-per-cell 2: excludes --per-gpu 2"),
         ({"gpus_per_cell": 2, "device": "cpu"}, "--gpus-per-cell 2: needs GPUs, not --device cpu"),
-        ({"gpus_per_cell": 2, "executor": "ray"}, "--gpus-per-cell 2: needs --executor local"),
+        ({"gpus_per_cell": 2, "executor": "ray"}, "--gpus-per-cell 2: needs --executor local or slurm"),
         ({"gpus_per_cell": 3}, "--gpus-per-cell 3: training.batch_size 112 is not a multiple of it"),
         ({"gpus_per_cell": 2}, "--gpus-per-cell: the BatchNorm of conv4 would use the statistics of each GPU's part"),
     ],

@@ -16,8 +16,10 @@ from dmlbench.errors import UserError
 from dmlbench.results.events import Epoch, Finished, Halted, Started
 from dmlbench.results.store import Store
 from dmlbench.results.submissions import record, submissions
+from dmlbench.runner import execution as module
 from dmlbench.runner import slurm as runner
 from dmlbench.runner import slurm_job
+from dmlbench.runner.execution import check_gpus_per_cell
 from dmlbench.runner.matrix import Execution, Request, plan, tasks
 from dmlbench.runner.slurm import check_slurm, dry_run, follow, submit
 from dmlbench.runner.slurm_job import Limit, bundles
@@ -153,6 +155,30 @@ def test_a_job_holds_the_workers_that_are_asked_for(execution, head_node):
     check_slurm(replace(on_gpu, per_gpu=2))
     with pytest.raises(UserError, match=r"--workers 2: 1 GPU of a job with --per-gpu 1 hold 1; --per-gpu 2 makes"):
         check_slurm(on_gpu)
+
+
+def test_the_gpus_of_a_job_train_a_cell_together(make_cell, store, execution, head_node, monkeypatch):
+    cells = [make_cell(seed=seed) for seed in range(2)]
+    gpus = replace(execution, gpus_per_cell=2, slurm=SlurmSettings(time=30, cells_per_job=2, gres="gpu:2"))
+    check_slurm(replace(gpus, workers=1))
+    check_gpus_per_cell(cells, gpus)
+    with pytest.raises(UserError, match=r"--workers 2: 2 GPUs of a job with --gpus-per-cell 2 hold 1; .*gres=gpu:4"):
+        check_slurm(replace(gpus, workers=2))
+    for asked, said in (("gpu:1", "1 GPU"), (None, "no GPU")):
+        fewer = replace(gpus, slurm=SlurmSettings(time=30, gres=asked))
+        with pytest.raises(UserError, match=f"--gpus-per-cell 2: a job asks for {said}; --slurm gres=gpu:2"):
+            check_gpus_per_cell(cells, fewer)
+
+    ran = []
+    [bundle] = bundles(tasks(cells, store), gpus, 2, minutes=30, stop_before=10)
+    monkeypatch.setattr(slurm_job, "run_here", lambda own, execution, note, limit: ran.append(execution.gpus_per_cell))
+    for count in (1, 2):  # what the node has
+        monkeypatch.setattr(module, "_gpu_count", lambda count=count, **_: count)
+        if count == 1:
+            with pytest.raises(UserError, match="--gpus-per-cell 2: this machine has 1 GPU"):
+                bundle()
+    bundle()
+    assert ran == [2]
 
 
 def test_a_node_with_fewer_gpus_than_workers_runs_fewer_at_a_time(store, cells, monkeypatch, capsys):
@@ -301,7 +327,36 @@ def test_slurms_signal_asks_once_and_then_ends_what_does_not_stop():
         time.sleep(60)
     assert signal.getsignal(signal.SIGALRM) is before
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
-    signal.signal(signal.SIGUSR2, signal.SIG_DFL)
+    for number in (signal.SIGUSR2, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+
+
+@pytest.mark.parametrize(
+    ("number", "state", "again"),
+    [
+        (signal.SIGTERM, "RUNNING", True),  # it is preempted, within the GraceTime
+        (signal.SIGTERM, "COMPLETING", False),  # it was cancelled, or its time is over
+        (signal.SIGTERM, "", False),
+        (signal.SIGUSR2, "COMPLETING", True),
+    ],
+)
+def test_a_job_that_slurm_ends_is_queued_again_unless_it_was_cancelled(
+    *, store, cells, slurm, monkeypatch, number, state, again
+):
+    slurm("squeue", *([f"41_3|{state}|None|0|dmlbench"] if state else []))
+    for name, value in {"SLURM_JOB_ID": "47", "SLURM_ARRAY_JOB_ID": "41", "SLURM_ARRAY_TASK_ID": "3"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(slurm_job, "run_here", lambda *_: os.kill(os.getpid(), number))
+    queued = []
+    before = {own: signal.getsignal(own) for own in (signal.SIGTERM, signal.SIGUSR2)}
+    signal.signal(signal.SIGUSR2, lambda *_: queued.append(True))
+    try:
+        [bundle] = bundles(tasks(cells[:2], store), Execution(store), 2, minutes=10, stop_before=10)
+        bundle()
+    finally:
+        for own, handler in before.items():
+            signal.signal(own, handler)
+    assert bool(queued) is again
 
 
 @pytest.fixture

@@ -48,7 +48,7 @@ def test_cells_are_shown_while_they_run(client, begun, finished, said, monkeypat
     assert said == []
     assert shown.sent == 1
     found = {run.info.run_name: (run.info.status, steps(client, run)) for run in all_runs(client)}
-    assert found == {"ms seed0": ("FINISHED", [0, 1, 2]), "ms seed1": ("KILLED", [0, 1])}
+    assert found == {"ms, seed 0": ("FINISHED", [0, 1, 2]), "ms, seed 1": ("KILLED", [0, 1])}
 
 
 @contextmanager
@@ -101,7 +101,7 @@ def test_a_run_that_the_server_refuses_holds_up_no_other(client, begun, finished
     first, real = begun(epochs=3), type(client).log_batch
 
     def refuse(self, run_id, *args, **options):
-        if client.get_run(run_id).info.run_name == "ms seed0":
+        if client.get_run(run_id).info.run_name == "ms, seed 0":
             raise MlflowException("")
         return real(self, run_id, *args, **options)
 

@@ -53,6 +53,25 @@ def test_a_report_takes_the_place_of_the_earlier_one_of_its_name(client, report)
     assert found["report first"] != before.info.run_id
 
 
+def test_the_description_names_the_reports_and_keeps_what_people_wrote(client, report):
+    experiment = client.get_experiment_by_name(EXPERIMENT).experiment_id
+
+    def note() -> str:
+        return client.get_experiment(experiment).tags["mlflow.note.content"]
+
+    folder, before = report(), note()
+    send_report(client, folder)
+    client.set_experiment_tag(experiment, "mlflow.note.content", note() + "\nMine.")
+    send_report(client, report("other"))
+    send_report(client, report(title="second"))
+    runs = {run.data.tags["report"]: run.info.run_id for run in all_runs(client, "report")}
+    links = "".join(
+        f" · [report {name}](#/experiments/{experiment}/runs/{runs[name]}/artifacts)" for name in sorted(runs)
+    )
+    first, rest = before.split("\n", 1)
+    assert note() == f"{first}{links}\n{rest}\nMine."
+
+
 def test_an_experiment_that_was_never_sent_gets_none(client, report):
     folder = report()
     cells = folder / "tables" / "cells.csv"

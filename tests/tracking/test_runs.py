@@ -23,7 +23,7 @@ def test_a_result_is_sent_once_however_often_it_is_sent(client, finished):
     record = finished()
     assert [send(client, record) for _ in range(3)] == [True, False, False]
     (run,) = all_runs(client)
-    assert (run.info.status, run.info.run_name) == ("FINISHED", "ms seed0")
+    assert (run.info.status, run.info.run_name) == ("FINISHED", "ms, seed 0")
     assert run.data.tags["cell"] == record.summary.cell.hash
     assert run.data.tags["status"] == "done"
     assert steps(client, run) == [0, 1, 2]

@@ -201,6 +201,25 @@ def test_a_measurement_may_leave_the_teacher_as_it_is():
     assert torch.allclose(plain.embeddings(batch, images), quick.embeddings(batch, images), atol=1e-5)
 
 
+@pytest.mark.parametrize("mode", ["train", "eval"])
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
+def test_weights_rounded_once_give_the_bits_of_autocast(mode, precision):
+    network = random_statistics(build_model(CONV4, INPUT)).train()
+    images = torch.randn(8, 1, 28, 28)
+    batch = batch_of(*range(8), images=images)
+    plain, once = PreviousEpoch(mode), PreviousEpoch(mode, autocast=precision)
+    with torch.autocast("cpu", dtype=precision), torch.no_grad():
+        for _ in range(2):
+            plain.after_epoch(network)
+            once.after_epoch(network)
+            assert torch.equal(once.embeddings(batch, images), plain.embeddings(batch, images))
+            network.head.weight.add_(0.1)
+    assert {own.weight.dtype for own in once.network.modules() if type(own) in (torch.nn.Conv2d, torch.nn.Linear)} == {
+        precision
+    }
+    assert {own.dtype for own in network.parameters()} == {torch.float32}
+
+
 def norms(network):
     return sum(isinstance(module, torch.nn.BatchNorm2d) for module in network.modules())
 
