@@ -78,6 +78,9 @@ def test_the_wheel_brings_methods_protocols_templates_and_types(tmp_path: Path) 
         text=True,
         check=True,
     ).stdout
+    description = next(site.glob("dmlbench-*.dist-info/METADATA")).read_text()
+    assert re.findall(r"\]\((?!https://|#)[^)]+\)", description) == []  # a link of the README is none on PyPI
+    assert "](https://raw.githubusercontent.com/dmlbench/dmlbench/main/reports/glyphs/figures/" in description
     assert str(site) in listed
     assert "ms+obdsd" in listed
     assert list(site.glob("dmlbench/reporting/templates/*"))
