@@ -32,6 +32,8 @@ mlflow.MlflowClient("sqlite:///mlflow.db").search_experiments()
 @pytest.mark.parametrize("statement", [60, 400, 1660])
 def test_a_store_that_was_killed_while_it_was_made_is_made_anew(in_folder, finished, statement):
     killed = subprocess.run([sys.executable, "-c", KILLED, str(statement)], check=False, capture_output=True)
+    if killed.returncode == 0:
+        pytest.skip("this release of MLflow makes its store in fewer statements")
     assert killed.returncode == 9
     said = []
     client = connect(said.append)
