@@ -108,14 +108,14 @@ def test_kwargs_shape_the_network_and_nothing_else(tmp_path, backbone, key):
 def test_timm_shapes_that_are_allowed():
     model = build("timm:test_efficientnet", kwargs={"bn_eps": 0.25, "pad_type": "same", "drop_path_rate": 0.1})
     assert {module.eps for module in model.modules() if isinstance(module, nn.BatchNorm2d)} == {0.25}
-    build("timm:efficientvit_m0", size=64, kwargs={"drop_rate": 0.1})  # its builder does not say what it returns
+    build("timm:efficientvit_m0", size=224, kwargs={"drop_rate": 0.1})  # its builder does not say what it returns
     assert build("timm:test_vit", kwargs={"img_size": 32}).head.in_features == 64
 
 
 def test_checking_kwargs_leaves_the_initial_weights_alone():
     plain, checked = (
-        build("timm:efficientvit_m0", size=64),
-        build("timm:efficientvit_m0", size=64, kwargs={"drop_rate": 0}),
+        build("timm:efficientvit_m0", size=224),
+        build("timm:efficientvit_m0", size=224, kwargs={"drop_rate": 0}),
     )
     assert all(torch.equal(one, checked.state_dict()[name]) for name, one in plain.state_dict().items())
 
