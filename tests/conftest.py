@@ -18,6 +18,7 @@ from dmlbench.specs.protocol_spec import InputSpec, ModelSpec, ProtocolSpec, Tra
 settings.register_profile("shared machine", deadline=None)
 settings.load_profile("shared machine")
 
+
 def pytest_configure() -> None:
     """One thread: those of two workers on two cores wait for each other, for half of all processor time."""
     if "OMP_NUM_THREADS" not in os.environ:
