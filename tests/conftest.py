@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import settings
 
 from dmlbench.results.store import Store
@@ -16,6 +17,14 @@ from dmlbench.specs.protocol_spec import InputSpec, ModelSpec, ProtocolSpec, Tra
 # A deadline is an assertion on time, and machines that run tests are shared.
 settings.register_profile("shared machine", deadline=None)
 settings.load_profile("shared machine")
+
+
+def pytest_configure() -> None:
+    """One thread: those of two workers on two cores wait for each other, for half of all processor time."""
+    if "OMP_NUM_THREADS" not in os.environ:
+        os.environ["OMP_NUM_THREADS"] = "1"  # of xdist's workers, and of the processes that tests start
+        torch.set_num_threads(1)
+
 
 HOLDER = """
 import sys

@@ -232,9 +232,9 @@ def run_cells(
         say(f"claim: {declared.claim.title}; {declared.when}")
     if not todo:
         return
-    execution.store.plan(todo)
-    if execution.executor == "slurm":
-        _submit(todo, execution, say, tracking)
+    new = execution.store.plan(todo)
+    if execution.slurm:
+        _submit(todo, new, execution, say, tracking)
         if not execution.wait:
             return
     with ExitStack() as stack:
@@ -248,15 +248,24 @@ def run_cells(
         if tracking == "auto":
             say("sending the last runs to MLflow")
     if interrupts.asked:
-        raise KeyboardInterrupt
+        at = shlex.quote(str(execution.store.root))
+        jobs = f"no longer waiting; the jobs go on: `dmlbench status --results {at}` shows them"
+        raise KeyboardInterrupt(jobs if execution.slurm else "")
 
 
-def _submit(todo: Sequence[Cell], execution: Execution, say: Callable[[str], None], tracking: Tracking) -> None:
+def _submit(
+    todo: Sequence[Cell], new: Sequence[Path], execution: Execution, say: Callable[[str], None], tracking: Tracking
+) -> None:
+    """Submit cells; where that is refused, the folders that are `new` go."""
     from dmlbench.runner.slurm import submit, submitted
 
     root = execution.store.root
-    made, theirs = submit(todo, execution, lambda found: say(f"left out: {found.reason}"))
-    for line in submitted(made, theirs, root):
+    try:
+        made, theirs = submit(todo, execution, lambda found: say(f"left out: {found.reason}"))
+    except UserError:
+        execution.store.forget(new)
+        raise
+    for line in submitted(made, theirs, execution):
         say(line)
     if execution.wait:
         say("waiting for them; Ctrl-C ends this, and no job")

@@ -3,6 +3,7 @@
 import os
 import platform
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 
 import click
@@ -25,7 +26,7 @@ def command(data_dir: Path | None, results: Path) -> int:
 
     from dmlbench.runner.progress import plain_or_wide
 
-    checks = [_python(), *_torch(), _faiss(), _disk(results), *_weights(), *_data(data_dir)]
+    checks = [_python(), *_torch(), _faiss(), _disk(results), *_slurm(), *_weights(), *_data(data_dir)]
     table = Table("", "what", "found", box=None)
     for state, what, found in checks:
         table.add_row(state, what, found)
@@ -69,6 +70,15 @@ def _faiss() -> Check:
     except ImportError as error:
         return "note", "faiss", f"not importable ({error}); evaluation uses torch"
     return "ok", "faiss", f"{faiss.__version__}, {faiss.get_num_gpus() if hasattr(faiss, 'get_num_gpus') else 0} GPUs"
+
+
+def _slurm() -> list[Check]:
+    """Where jobs can be submitted from here."""
+    if shutil.which("sbatch") is None:
+        return []
+    if find_spec("submitit") is None:
+        return [("note", "SLURM", "sbatch is here; for --executor slurm: pip install 'dmlbench[slurm]'")]
+    return [("ok", "SLURM", "sbatch and submitit are here")]
 
 
 def _disk(results: Path) -> Check:

@@ -65,6 +65,9 @@ class Commands(click.Group):
         return super().resolve_command(ctx, args)
 
 
+RESUMED = {"run", "tune"}  # commands that go on where they ended
+
+
 @click.command(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]}, invoke_without_command=True)
 @click.version_option(__version__, prog_name="dmlbench")
 @click.pass_context
@@ -104,8 +107,9 @@ def main() -> None:
     except OSError as error:  # what a system refuses of a name or a folder, wherever it is met
         echo(f"error: {one_line(_refused(error))}", err=True)
         sys.exit(2 if error.errno in (errno.ENAMETOOLONG, errno.EINVAL, errno.ELOOP) else 1)
-    except (KeyboardInterrupt, click.Abort):
-        echo("interrupted; finished epochs are kept: rerun the same command to resume", err=True)
+    except (KeyboardInterrupt, click.Abort) as stop:
+        resumes = "; finished epochs are kept: rerun the same command to resume"
+        echo(str(stop) or f"interrupted{resumes if {*sys.argv[1:2]} & RESUMED else ''}", err=True)
         sys.exit(130)
     sys.exit(code if isinstance(code, int) else 0)
 

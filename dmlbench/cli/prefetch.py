@@ -65,6 +65,8 @@ def command(**options: Any) -> None:  # noqa: ANN401 - click's options
     cells = plan(request, echo)
     for spec in {cell.dataset.name: cell.dataset for cell in cells}.values():
         prepare(spec, request.data_dir, echo)
+    for line in check_protocols(cells, download=False):
+        echo(f"loading: {line}")
     check_protocols(cells, download=True)
     models = [cell.protocol.model for cell in cells if has_download(cell.protocol.model)]
     for line in dict.fromkeys(f"weights {model.weights} of {model.backbone}: {kept_as(model)}" for model in models):

@@ -288,25 +288,30 @@ def _dry_run(
 
 def _print_script(console: "SafeConsole", todo: "Sequence[Cell]", execution: "Execution") -> "Sequence[Cell]":
     """Print what sbatch would get; the cells that would be submitted, without those that jobs have."""
-    from dmlbench.runner.slurm import dry_run, not_again
+    from dmlbench.runner.execution import notes_on_execution
+    from dmlbench.runner.slurm import check_script, dry_run, not_again
 
     script, held = dry_run(todo, execution, lambda found: console.say(f"left out: {found.reason}"))
     console.print(script, markup=False, soft_wrap=True)
+    for line in notes_on_execution(todo, execution):
+        console.say(line)
     for line in not_again(held):
         console.say(line)
     for cell in (cell for cell in todo if cell.hash in held):
         console.say(f"{cell.label}: {held[cell.hash]}")
+    if script:
+        check_script(script)
     return [cell for cell in todo if cell.hash not in held]
 
 
 def _at_a_time(execution: "Execution", threads: int, cells: int) -> int:
-    """Cells at a time: SLURM's nodes are not known here, so of its jobs each counts as one cell."""
-    from dmlbench.runner.execution import worker_devices
+    """Cells at a time: of SLURM's jobs all, unless the user limits them."""
+    from dmlbench.runner.execution import cells_of_a_job, worker_devices
 
     if execution.slurm is None:
         return len(worker_devices(execution, threads))
     jobs = -(-cells // execution.slurm.cells_per_job)
-    return min(jobs, execution.slurm.jobs_at_a_time or jobs)
+    return min(cells, min(jobs, execution.slurm.jobs_at_a_time or jobs) * cells_of_a_job(execution, threads))
 
 
 def _time(cells: "Sequence[Cell]", todo: "Sequence[Cell]", execution: "Execution") -> str:

@@ -5,6 +5,7 @@ import shlex
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
+from statistics import mean
 
 import pandas as pd
 from rich.console import Console, RenderableType
@@ -257,6 +258,7 @@ def _retrying(arguments: Sequence[str]) -> str:
     return shlex.join(["dmlbench", *arguments, *again])
 
 
+MOST_SEEDS = 12  # that fit beside each other
 STYLES = {
     "running": "cyan",
     "queued": "cyan",
@@ -287,8 +289,11 @@ def counts(cells: Sequence[CellState]) -> str:
 
 
 def _matrix(cells: Sequence[CellState]) -> Table:
+    """A column for each seed; of many, the number of cells in each state."""
     facts = [(cell, cell.facts) for cell in cells if cell.facts]
     seeds = sorted({own.seed for _, own in facts})
+    if len(seeds) > MOST_SEEDS:
+        return _of_many_seeds(facts)
     table = Table("method", box=None)
     for seed in seeds:
         table.add_column(f"seed {seed}", justify="right")
@@ -297,6 +302,17 @@ def _matrix(cells: Sequence[CellState]) -> Table:
         by_row.setdefault((_method(own), own.seed), []).append(cell)
     for method in dict.fromkeys(method for method, _ in by_row):
         table.add_row(Text(method), *(_figure(by_row.get((method, seed), ())) for seed in seeds))
+    return table
+
+
+def _of_many_seeds(facts: Sequence[tuple[CellState, Facts]]) -> Table:
+    by_method: dict[str, list[CellState]] = {}
+    for cell, own in facts:
+        by_method.setdefault(_method(own), []).append(cell)
+    table = Table("method", "cells", "mean R@1", box=None)
+    for method, cells in by_method.items():
+        found = [cell.recall_at_1 for cell in cells if cell.recall_at_1 is not None]
+        table.add_row(Text(method), counts(cells), f"{100 * mean(found):.2f}" if found else "-")
     return table
 
 

@@ -143,7 +143,7 @@ class PreviousEpoch:
         self.mode = mode
         self.compiled = compiled
         self._fold = fold
-        self._autocast = autocast
+        self.autocast = autocast
 
     def embeddings(self, context: StepContext, student: Tensor) -> Tensor | None:  # noqa: ARG002 - as every teacher
         """Return the copy's embeddings (B, D) of the very same augmented images."""
@@ -162,7 +162,7 @@ class PreviousEpoch:
             return
         network = frozen_copy(model, self.mode, compiled=self.compiled)
         network = folded(network) if self._fold and not self.compiled and _on_cpu(model) else network
-        self.network = rounded(network, self._autocast)
+        self.network = rounded(network, self.autocast)
 
     def folds(self, model: nn.Module) -> bool:
         """Whether folding would change anything of the copy of a student."""

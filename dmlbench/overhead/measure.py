@@ -154,7 +154,7 @@ def _trainers(method: MethodSpec, plan: CostPlan, size: TrainingSet, device: tor
     trainers, modifier = {method.name: trainer}, plain.modifier
     teacher = modifier.teacher if isinstance(modifier, SelfDistillation) else None
     if isinstance(modifier, SelfDistillation) and isinstance(teacher, PreviousEpoch) and teacher.folds(plain.model):
-        modifier.teacher = PreviousEpoch(teacher.mode, fold=False)
+        modifier.teacher = PreviousEpoch(teacher.mode, fold=False, autocast=teacher.autocast)
         trainers[f"{method.name}{UNFOLDED}"] = plain
     return trainers
 

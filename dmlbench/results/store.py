@@ -8,6 +8,7 @@ written when a run is planned, so the folders with a spec alone are the cells th
 import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -64,14 +65,26 @@ class Store:
         """What the folder says of the cell; damaged, too, where it holds the result of another one."""
         return "damaged" if isinstance(self.record(cell), Damaged) else folder_state(self.folder(cell))
 
-    def plan(self, cells: Sequence[Cell]) -> None:
-        """Write the spec of every cell that has none, so that `status` knows of the cells to come."""
+    def plan(self, cells: Sequence[Cell]) -> list[Path]:
+        """Write the spec of every cell that has none, so that `status` knows of the cells to come; their folders."""
+        new = []
         for cell in cells:
             folder = self.folder(cell)
             if not (folder / SPEC).is_file():
                 with storing(folder):
                     folder.mkdir(parents=True, exist_ok=True)
                     write_atomically(folder / SPEC, spec_text(cell))
+                new.append(folder)
+        return new
+
+    def forget(self, planned: Sequence[Path]) -> None:
+        """Remove folders that `plan` made, where nothing came to their specs."""
+        for folder in planned:
+            with suppress(OSError):
+                if [path.name for path in folder.iterdir()] == [SPEC]:
+                    (folder / SPEC).unlink()
+                    for empty in (folder, *folder.parents[: len(folder.relative_to(self.root).parts) - 1]):
+                        empty.rmdir()
 
     def record(self, cell: Cell) -> Record | Damaged | None:
         """The cell's result, or why it is none; None while nothing is there."""

@@ -94,7 +94,7 @@ class Job:
         why = f" ({self.reason})" if self.reason else ""
         if self.live:
             return f"SLURM job {self.id}: {self.state.lower()}{why}"
-        return f"{self.cause}; log: {self.log}"
+        return f"{self.cause}; log: {self.log}" if self.log.is_file() else self.cause
 
     @property
     def cause(self) -> str:

@@ -141,6 +141,16 @@ def worker_devices(execution: Execution, threads: int) -> list[str]:
     return ["cpu" if execution.device == "auto" else execution.device] * min(execution.workers or most, most)
 
 
+def cells_of_a_job(execution: Execution, threads: int) -> int:
+    """How many cells a SLURM job runs at a time, by what it asks for."""
+    asked = execution.slurm
+    if asked is None:
+        return 1
+    slots = asked.gpus * execution.per_gpu // execution.gpus_per_cell
+    slots = slots or asked.cores // (threads + (execution.data_workers or 0))
+    return max(1, min(asked.cells_per_job, slots, execution.workers or slots))
+
+
 def trains_on_cuda(execution: Execution) -> bool:
     """Whether cells run on GPUs: of this machine, or where they are asked for, of nodes that are not seen from here."""
     return gpus_of(execution) > 0 if execution.executor == "local" else execution.device == "cuda"
@@ -174,7 +184,21 @@ def data_workers(execution: Execution, devices: Sequence[str], threads: int) -> 
 
 def notes_on_execution(todo: Sequence[Cell], execution: Execution) -> list[str]:
     """Lines for the user about the processes and GPUs of a run."""
+    if execution.slurm:
+        return _of_jobs(todo, execution) if todo else []
     return [*_of_fewer_workers(todo, execution), *_of_gpus(todo, execution)] if execution.executor == "local" else []
+
+
+def _of_jobs(todo: Sequence[Cell], execution: Execution) -> list[str]:
+    """GPUs that nobody asks for, or that nothing would use."""
+    gpus = execution.slurm.gpus if execution.slurm else 0
+    if not gpus:
+        return [] if execution.device == "cpu" else ["note: the jobs ask for no GPU; --slurm gres=gpu:1 asks for one"]
+    threads = max(cell.protocol.training.cpu_threads for cell in todo)
+    used = min(gpus, cells_of_a_job(execution, threads) * execution.gpus_per_cell)
+    if used == gpus:
+        return []
+    return [f"note: a job asks for {counted(gpus, 'GPU')} and uses {used}; --slurm cells_per_job=N runs more at a time"]
 
 
 def _of_fewer_workers(todo: Sequence[Cell], execution: Execution) -> list[str]:

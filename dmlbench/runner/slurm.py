@@ -9,6 +9,8 @@ import os
 import re
 import shlex
 import shutil
+import subprocess
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
@@ -59,6 +61,11 @@ def check_slurm(execution: Execution) -> None:
 
 def _check_workers(execution: Execution, settings: SlurmSettings) -> None:
     workers, together = execution.workers, execution.gpus_per_cell
+    if execution.per_gpu > 1 and not settings.gpus:
+        raise UserError(f"--per-gpu {execution.per_gpu}: a job asks for no GPU", hint="--slurm gres=gpu:1")
+    if execution.per_gpu > 1 and settings.cells_per_job == 1:
+        what = f"--per-gpu {execution.per_gpu}: a job has 1 cell"
+        raise UserError(what, hint=f"--slurm cells_per_job={execution.per_gpu}")
     if not workers:
         return
     if workers > settings.cells_per_job:
@@ -148,11 +155,20 @@ def not_again(theirs: Mapping[str, Job]) -> list[str]:
         return []
     some = ", ".join(sorted({job.id for job in theirs.values()})[:3])
     many = f"{counted(len(theirs), 'cell')} {inflected(len(theirs), 'is', 'are')}"
-    return [f"{many} in SLURM jobs that wait or run ({some}), not submitted again"]
+    them = "it" if len(theirs) == 1 else "them"
+    again = f"not submitted again: they keep the settings they were given, `scancel` ends {them} first"
+    return [f"{many} in SLURM jobs that wait or run ({some}), {again}"]
 
 
-def submitted(made: Submission | None, theirs: Mapping[str, Job], root: Path) -> list[str]:
+def in_hours(minutes: int) -> str:
+    """`90` is `1 h 30 min`."""
+    hours, rest = divmod(minutes, 60)
+    return " ".join(filter(None, (f"{hours} h" if hours else "", f"{rest} min" if rest else "")))
+
+
+def submitted(made: Submission | None, theirs: Mapping[str, Job], execution: Execution) -> list[str]:
     """Lines for the user: what was submitted, and how to follow it."""
+    root, minutes = execution.store.root, _settings(execution).time
     lines = not_again(theirs)
     if made is None:
         return lines
@@ -162,7 +178,8 @@ def submitted(made: Submission | None, theirs: Mapping[str, Job], root: Path) ->
     at = shlex.quote(str(root))
     return [
         *lines,
-        f"submitted {counted(cells, 'cell')} to SLURM in {given}: {which}; their logs are in {root / FOLDER}",
+        f"submitted {counted(cells, 'cell')} to SLURM in {given}: {which}; a job may take {in_hours(minutes)}",
+        f"their logs are in {root / FOLDER}",
         f"they run without this process: `dmlbench status --results {at}` shows them, `scancel {made.job}` ends them",
     ]
 
@@ -195,7 +212,7 @@ def _executor(root: Path, settings: SlurmSettings, count: int) -> "SlurmExecutor
         cpus_per_task=settings.cores,
         # SLURM 22.05 and later no longer pass the cores of a job on to what it starts.
         srun_args=[f"--cpus-per-task={settings.cores}"],
-        setup=list(settings.setup) or None,
+        setup=["set -e", *settings.setup, "set +e"] if settings.setup else None,  # a line that fails ends the job
         signal_delay_s=settings.stop_before,
         array_parallelism=settings.jobs_at_a_time or count,
         wckey=None,
@@ -215,10 +232,26 @@ def _sbatch(executor: "SlurmExecutor", given: Sequence[Any]) -> list[str]:
     except (FailedJobError, FailedSubmissionError, OSError) as error:
         for left in {*folder.iterdir()} - before:  # what submitit had ready for the jobs
             left.unlink(missing_ok=True)
-        lines = [line.strip() for line in str(error).splitlines() if line.strip().startswith("sbatch:")]
-        said = lines[-1].removeprefix("sbatch: ") if lines else str(error)
-        hint = "`--dry-run` prints the script, and --slurm sets what it asks for"
-        raise UserError(f"--executor slurm: sbatch refuses the jobs ({one_line(said, 300)})", hint=hint) from error
+        raise _refusal(str(error)) from error
+
+
+def _refusal(said: str) -> UserError:
+    lines = [line.strip() for line in said.splitlines() if line.strip().startswith(("sbatch:", "allocation failure:"))]
+    why = lines[-1].removeprefix("sbatch: ") if lines else said
+    hint = "`dmlbench run ... --dry-run` prints the script, and --slurm sets what it asks for"
+    return UserError(f"--executor slurm: sbatch refuses the jobs ({one_line(why, 300)})", hint=hint)
+
+
+def check_script(script: str) -> None:
+    """Raise UserError where sbatch, which submits nothing here, would refuse a script."""
+    with tempfile.NamedTemporaryFile("w", suffix=".sh") as file:
+        file.write(script)
+        file.flush()
+        with _outside_jobs():
+            command = ["sbatch", "--test-only", file.name]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - ours
+    if done.returncode:
+        raise _refusal(done.stderr or done.stdout)
 
 
 @contextmanager

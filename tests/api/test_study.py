@@ -131,6 +131,7 @@ def test_a_mistake_is_found_before_anything_runs(wrong, message, empty_folder):
     assert list(empty_folder.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fed", [False, True], ids=["a script", "as in a notebook, without a file"])
 def test_a_script_without_a_main_guard(fed, tmp_path):
     script = tmp_path / "study.py"

@@ -129,6 +129,7 @@ def test_evaluate_on_a_folder(dmlbench: Command, birds: Path, tmp_path: Path) ->
     assert json.loads(own.stdout) == json.loads(named.stdout)
 
 
+@pytest.mark.slow
 def test_kept_embeddings_name_their_images(dmlbench: Command, birds: Path, tmp_path: Path) -> None:
     assert dmlbench(*RUN, "--datasets", "birds=birds", "--keep", "weights,embeddings").returncode == 0
     (cell,) = (tmp_path / "results").glob("runs/*/*/*/seed0-*")
@@ -153,6 +154,7 @@ def test_kept_embeddings_name_their_images(dmlbench: Command, birds: Path, tmp_p
     assert (tmp_path / "mine.safetensors").read_bytes() == b"precious"
 
 
+@pytest.mark.slow
 def test_info_draws_a_contact_sheet(dmlbench: Command, birds: Path, tmp_path: Path) -> None:
     done = dmlbench("data", "info", "birds=birds")
     assert done.returncode == 0, done.stderr

@@ -52,6 +52,7 @@ def results(trained: Path, tmp_path: Path) -> Path:
     return shutil.copytree(trained, tmp_path / "results")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["module://matplotlib_inline.backend_inline", "nonsense"])
 def test_a_notebook_s_way_to_draw_is_not_ours(dmlbench: Command, toy: Path, results: Path, backend: str) -> None:
     for command in (("report",), ("data", "info", "toy=toy")):
@@ -80,6 +81,7 @@ def test_names_of_classes_are_no_mathematics(dmlbench: Command, tmp_path: Path) 
     assert (tmp_path / "toy-contact-sheet.png").is_file()
 
 
+@pytest.mark.slow
 def test_names_steer_no_terminal(dmlbench: Command, tmp_path: Path) -> None:
     images(tmp_path / "toy", ("a", "b", "c", ESCAPE))
     (tmp_path / "toy" / ESCAPE / f"{ESCAPE}\nsound.txt").touch()
@@ -98,6 +100,7 @@ def test_names_steer_no_terminal(dmlbench: Command, tmp_path: Path) -> None:
         assert not {"\x1b", "\x07"} & set(done.stdout + done.stderr)
 
 
+@pytest.mark.slow
 def test_a_run_whose_output_is_ascii_ends_well(dmlbench: Command, toy: Path) -> None:
     two = [argument.replace("ms", "ms,ms+psd") if argument == "ms" else argument for argument in UNTRACKED]
     done = dmlbench(*two, PYTHONIOENCODING="ascii")
@@ -105,6 +108,7 @@ def test_a_run_whose_output_is_ascii_ends_well(dmlbench: Command, toy: Path) -> 
     assert "ms+psd" in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", ["types", "signal", "statistics"])
 def test_a_users_script_is_no_module_of_a_run(dmlbench: Command, toy: Path, tmp_path: Path, module: str) -> None:
     (tmp_path / f"{module}.py").write_text("open('RAN', 'w').close()\n")
@@ -139,6 +143,7 @@ def test_the_ui_runs_no_script_and_shows_no_password_and_its_first_link_is_of_ru
     assert not (tmp_path / "RAN").exists()
 
 
+@pytest.mark.slow
 def test_a_password_of_the_tracking_server_is_nowhere(dmlbench: Command, toy: Path, tmp_path: Path) -> None:
     store = {"MLFLOW_TRACKING_URI": "http://user:hunter2secret@127.0.0.1:9/?token=hunter2secret"}
     ran = dmlbench(*RUN, **store)
@@ -178,6 +183,7 @@ def test_a_folder_with_signs_of_uris_holds_all_that_is_written(dmlbench: Command
     assert len([*folder.glob("mlruns/**/spec.yaml"), *folder.glob("mlruns/**/index.html")]) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("setpriv") or os.geteuid() != 0, reason="needs setpriv as root")
 def test_a_user_without_home_gets_plain_messages(tmp_path: Path, toy: Path, environment: dict[str, str]) -> None:
     for path in (tmp_path, *tmp_path.rglob("*")):

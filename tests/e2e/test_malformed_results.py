@@ -135,6 +135,7 @@ def test_run_goes_on_and_ends_with_one(damaged: Path, in_process: Command, tmp_p
     assert "triplet on glyphs, seed 0: done" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_damaged_cell_of_the_matrix_itself_is_kept_and_the_rest_runs(in_process: Command, tmp_path: Path) -> None:
     run = ("run", "--methods", "ms", "--datasets", "glyphs", "--results", "runs", "--tracking", "none")
     tiny = ("--set", "training.epochs=1", "--set", "input.size=16", "--set", "input.resize=16")
@@ -155,6 +156,7 @@ def test_a_damaged_cell_of_the_matrix_itself_is_kept_and_the_rest_runs(in_proces
     assert dry.stdout.count("is the result of cell") == 1
 
 
+@pytest.mark.slow
 def test_tune_names_a_damaged_trial_and_goes_on_with_the_others(in_process: Command, tmp_path: Path) -> None:
     tune = ("tune", "--methods", "ms,triplet", "--datasets", "glyphs", "--results", "runs", "--epochs", "8")
     tiny = ("--set", "training.epochs=1", "--set", "input.size=16", "--set", "input.resize=16")

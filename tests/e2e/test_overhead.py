@@ -67,6 +67,7 @@ def test_one_clear_line(in_process: Command, tmp_path: Path) -> None:
     assert not (tmp_path / "results").exists()
 
 
+@pytest.mark.slow
 def test_a_damaged_measurement_is_named_and_left_out(in_process: Command, tmp_path: Path) -> None:
     folder = tmp_path / "results" / "runs" / "overhead"
     folder.mkdir(parents=True)

@@ -91,6 +91,7 @@ def test_plugins_run_from_python_with_the_same_numbers(
     assert metric_columns(tmp_path / "python") == metric_columns(tmp_path / "command")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ms+recent", "annealed", "ms+erase", "ms+balanced", "ms+mlp", "ms+rival"])
 def test_an_interrupted_example_ends_with_the_same_numbers(
     name: str, folder: Path, tmp_path: Path, make_cell, monkeypatch: pytest.MonkeyPatch

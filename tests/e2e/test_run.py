@@ -149,6 +149,7 @@ def test_a_dead_tracking_store_costs_a_warning(uri: str, dmlbench: Command, tmp_
     assert (tmp_path / "reports" / "report" / "index.html").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 def test_interrupt_keeps_what_is_done_and_a_killed_worker_fails_alone(
     environment: dict[str, str], dmlbench: Command, tmp_path: Path

@@ -36,6 +36,42 @@ def test_a_dry_run_names_what_jobs_have(submitted: Path, in_process: Command) ->
     assert "#SBATCH" not in one.stdout
 
 
+def test_a_dry_run_counts_the_cells_of_a_job(in_process: Command, slurm) -> None:
+    slurm("srun")
+    slurm("squeue")
+    slurm("sbatch")
+    more = ("--slurm", "cpus=2", "--slurm", "cells_per_job=2")
+    shown = in_process("run", *TWO, *JOBS, *more, "--dry-run")
+    assert "2 of 2 cells to run with 2 at a time" in shown.stdout
+    assert "note: the jobs ask for no GPU" in shown.stdout
+    slurm("sbatch", error="sbatch: error: invalid partition specified: nope", code=1)
+    refused = in_process("run", *TWO, *JOBS, "--dry-run")
+    assert refused.returncode == 2
+    assert (
+        "error: --executor slurm: sbatch refuses the jobs (error: invalid partition specified: nope)" in refused.stderr
+    )
+
+
+def test_a_refused_submission_leaves_no_cell_behind(submitted: Path, in_process: Command, slurm) -> None:
+    before = sorted(submitted.parents[1].rglob("spec.yaml"))
+    slurm("sbatch", error="sbatch: error: Batch job submission failed: Invalid account", code=1)
+    refused = in_process("run", "--methods", "ms,triplet", *TWO[2:4], "--seeds", "3", *TWO[6:], *JOBS)
+    assert refused.returncode == 2
+    assert sorted(submitted.parents[1].rglob("spec.yaml")) == before
+    assert not (submitted.parents[1] / "conv4-64" / "glyphs" / "triplet").exists()
+
+
+def test_the_state_of_many_seeds_is_counted(in_process: Command, slurm) -> None:
+    slurm("srun")
+    slurm("sbatch", "Submitted batch job 41")
+    done = in_process("run", *TWO[:5], "30", *TWO[6:], *JOBS)
+    assert "submitted 30 cells to SLURM in 30 jobs: 41_0 to 41_29; a job may take 10 min" in done.stdout
+    slurm("squeue", *(f"41_{task}|PENDING|Priority|{os.getuid()}|dmlbench" for task in range(30)))
+    shown = in_process("status", "--results", "runs")
+    assert "seed 29" not in shown.stdout.partition("ms")[0]
+    assert any(line.split() == ["ms", "30", "queued", "-"] for line in shown.stdout.splitlines())
+
+
 def test_a_damaged_submission_is_a_line(submitted: Path, in_process: Command) -> None:
     submitted.write_text("{")
     shown = in_process("status", "--results", "runs")

@@ -19,9 +19,9 @@ from dmlbench.results.submissions import record, submissions
 from dmlbench.runner import execution as module
 from dmlbench.runner import slurm as runner
 from dmlbench.runner import slurm_job
-from dmlbench.runner.execution import check_gpus_per_cell
+from dmlbench.runner.execution import check_gpus_per_cell, notes_on_execution
 from dmlbench.runner.matrix import Execution, Request, plan, tasks
-from dmlbench.runner.slurm import check_slurm, dry_run, follow, submit
+from dmlbench.runner.slurm import check_script, check_slurm, dry_run, follow, submit
 from dmlbench.runner.slurm_job import Limit, bundles
 from dmlbench.specs.slurm import SlurmSettings
 from tests.begun import begin, ended
@@ -179,6 +179,40 @@ def test_the_gpus_of_a_job_train_a_cell_together(make_cell, store, execution, he
                 bundle()
     bundle()
     assert ran == [2]
+
+
+def test_what_nothing_would_use_is_told(cells, execution, head_node):
+    def asks(device="auto", *, per_gpu=1, gpus_per_cell=1, **settings):
+        asked = SlurmSettings(time=30, **settings)
+        return replace(execution, device=device, per_gpu=per_gpu, gpus_per_cell=gpus_per_cell, slurm=asked)
+
+    with pytest.raises(UserError, match=r"--per-gpu 2: a job asks for no GPU; --slurm gres=gpu:1"):
+        check_slurm(asks(per_gpu=2, cells_per_job=2))
+    with pytest.raises(UserError, match=r"--per-gpu 2: a job has 1 cell; --slurm cells_per_job=2"):
+        check_slurm(asks(per_gpu=2, gres="gpu:1"))
+    assert notes_on_execution(cells, asks()) == ["note: the jobs ask for no GPU; --slurm gres=gpu:1 asks for one"]
+    [note] = notes_on_execution(cells, asks(gres="gpu:4", cells_per_job=2))
+    assert note.startswith("note: a job asks for 4 GPUs and uses 2; --slurm cells_per_job=N")
+    for none in (
+        asks("cpu"), asks(gres="gpu:1"), asks(gres="gpu:2", cells_per_job=2), asks(gres="gpu:2", gpus_per_cell=2),
+    ):  # fmt: skip
+        assert notes_on_execution(cells, none) == []
+
+
+def test_a_script_that_sbatch_would_refuse_is_refused(head_node):
+    asked = head_node("sbatch", error="sbatch: Job 3 to start at noon")
+    check_script("#!/bin/bash\n")
+    assert asked.read_text().startswith("--test-only ")
+    head_node("sbatch", error="allocation failure: Requested node configuration is not available", code=1)
+    with pytest.raises(UserError, match=r"sbatch refuses the jobs \(allocation failure: Requested node configuration"):
+        check_script("#!/bin/bash\n")
+
+
+def test_a_setup_line_that_fails_ends_the_job(cells, execution, head_node):
+    settings = SlurmSettings(time=30, setup=("module load cuda", "export A=1"))
+    lines = dry_run(cells, replace(execution, slurm=settings))[0].splitlines()
+    begun = lines.index("set -e")
+    assert lines[begun : begun + 4] == ["set -e", "module load cuda", "export A=1", "set +e"]
 
 
 def test_a_node_with_fewer_gpus_than_workers_runs_fewer_at_a_time(store, cells, monkeypatch, capsys):
