@@ -1,15 +1,15 @@
 """One look and frame for all figures: colour is the base loss; marker, line and hatch are the modifier.
 
-Tuned values have no look of their own: labels and panel titles name them. The user's `matplotlibrc` changes nothing,
-and no name is read as mathematics. A `Plot` holds a figure with its title, its data and its content in words.
+Tuned values have a colour of their own where colour is no base; elsewhere labels and panel titles name them. The user's
+`matplotlibrc` changes nothing, and no name is read as mathematics. A `Plot` holds a figure with its caption and data.
 """
 
 import itertools
 import re
 import textwrap
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypedDict
 
 import numpy as np
@@ -29,6 +29,8 @@ from dmlbench.specs.overrides import Settings
 # so that an inlined figure follows light and dark.
 INK, MUTED, GRID, PAPER = "#1b1f24", "#5f6b76", "#dfe3e7", "#ffffff"
 COLUMN, PAGE = 3.5, 7.0  # widths in inches: one column, and the text width of a two-column page
+SCREEN = 9.5  # of what is made for a screen; on paper it is as wide as the text, with smaller letters
+FILES, TUNED = INK, "#7a3fb0"  # values of the methods' files and tuned ones; no base has these colours
 
 # Okabe and Ito (2008), "Color universal design": distinguishable with every common colour vision. Black is ink, and
 # yellow is not seen on white.
@@ -164,14 +166,32 @@ LABEL = 22  # characters of a method's name in one line: more would leave no roo
 
 
 @dataclass(frozen=True)
+class Tip:
+    """What a page says where a mark is pointed at; method and dataset are what a reader may filter by."""
+
+    method: str
+    dataset: str
+    text: str
+
+
+@dataclass(frozen=True)
 class Plot:
-    """A figure with its file name, its caption, its content in words for those who cannot see it, and its data."""
+    """A figure with its file name, its caption and its data.
+
+    The caption's first sentence names the figure to those who cannot see it, and the data are its description. `tips`
+    are of the marks that have the key as their `gid`.
+    """
 
     figure: Figure
     slug: str
     caption: str
-    alt: str
     data: pd.DataFrame
+    tips: Mapping[str, Tip] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """The caption's first sentence."""
+        return re.split(r"(?<=\.) (?=[A-Z])", self.caption, maxsplit=1)[0]
 
 
 def row_canvas(names: Sequence[str], title: Sequence[str]) -> tuple[Figure, Axes]:
@@ -279,11 +299,6 @@ def error_bounds(row: pd.Series) -> np.ndarray:
     return np.array([[row["mean"] - row["low"]], [row["high"] - row["mean"]]], dtype=float)
 
 
-def spoken(rows: pd.DataFrame, write: Callable[[float], str], unit: str, of: str = "seeds") -> str:
-    """Rows of estimates in words: `ms 62.45% (95% interval 61.90 to 63.01, 5 seeds); ...`; `of` names what n counts."""
-    return "; ".join(_spoken(row, write, unit, of) for _, row in rows.iterrows())
-
-
 def _label(name: str) -> str:
     if len(name) <= LABEL:
         return name
@@ -295,10 +310,3 @@ def _label(name: str) -> str:
             lines[-1] += whole.pop(0)
         lines += whole
     return "\n".join(lines) + name[len(bare) :]
-
-
-def _spoken(row: pd.Series, write: Callable[[float], str], unit: str, of: str) -> str:
-    said = f"{row['name']} {write(row['mean'])}{unit}"
-    if row["n"] < 2:
-        return f"{said} (one {of.removesuffix('s')})"
-    return f"{said} (95% interval {write(row['low'])} to {write(row['high'])}, {row['n']} {of})"

@@ -3,17 +3,20 @@
 from dmlbench.reporting.figures.cost import Setup, overhead_plot, phases_plot, plane_plot, turns
 from dmlbench.reporting.figures.curves import curve_plot, selection_plot
 from dmlbench.reporting.figures.dots import accuracy_plot, difference_plot, forest_plot, optimism_plot, ranks_plot
+from dmlbench.reporting.figures.gains import Gains, gain_plot
 from dmlbench.reporting.figures.geometry import embedding_plot, geometry_plot
 from dmlbench.reporting.figures.panels import retrieval_panel
 from dmlbench.reporting.figures.tuning import trace_plot
 
 __all__ = [
+    "Gains",
     "Setup",
     "accuracy_plot",
     "curve_plot",
     "difference_plot",
     "embedding_plot",
     "forest_plot",
+    "gain_plot",
     "geometry_plot",
     "optimism_plot",
     "overhead_plot",

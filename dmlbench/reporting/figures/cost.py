@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from dmlbench.analysis.costs import phase_order
 from dmlbench.analysis.estimates import SELECTIONS
 from dmlbench.analysis.groups import Group, in_order, method_name
-from dmlbench.reporting.naming import metric_name, plain, points
+from dmlbench.reporting.naming import metric_name, plain
 from dmlbench.reporting.style import (
     COLUMN,
     INK,
@@ -32,7 +32,6 @@ from dmlbench.reporting.style import (
     plotting,
     row_canvas,
     signed_ticks,
-    spoken,
     wrapped,
     write_panel_title,
     write_title,
@@ -119,7 +118,6 @@ def overhead_plot(setup: Named, ratios: pd.DataFrame, look: Look, clock: Clock =
         figure,
         f"overhead_{setup.slug}",
         f"Training-step time on {setup.title} as a ratio to the reference's: {clock.ratio}; 1 is no overhead.",
-        f"Step time relative to the reference on {setup.title}: {spoken(rows, plain, ' times', clock.of)}.",
         ratios[["name", "to_name", "mean", "low", "high", "n", "step_ms", "step_ms_to"]],
     )
 
@@ -149,15 +147,10 @@ def phases_plot(setup: Named, phases: pd.DataFrame, clock: Clock = RUNS) -> Plot
         axes.set_xlabel("time of a training step (ms)")
         figure.legend(loc="outside lower center", ncols=4, handlelength=1, handleheight=1, columnspacing=1)
         figure.set_figheight(figure.get_figheight() + 0.16 * -(-len(names) // 4))
-    said = "; ".join(
-        f"{method} {', '.join(f'{name} {plain(ms)} ms' for name, ms in row.items() if ms > 0)}"
-        for method, row in table.iterrows()
-    )
     return Plot(
         figure,
         f"phases_{setup.slug}",
         f"Phases of a training step on {setup.title}, {clock.source}.",
-        f"Phases of a training step on {setup.title}: {said}.",
         phases[["name", "phase", "ms", "n"]],
     )
 
@@ -193,10 +186,6 @@ def plane_plot(group: Group, selection: str, compared: pd.DataFrame, ratios: pd.
         grid[-1].set_xlabel("training-step time relative to the reference")
         ncols = legend_columns(handles, COLUMN)
         figure.legend(handles=handles, loc="outside lower center", ncols=ncols, columnspacing=1, handletextpad=0.2)
-    said = "; ".join(
-        f"{row['name']} {points(row['mean'])} points at {plain(row['mean_cost'])} times the step time"
-        for _, row in both.iterrows()
-    )
     scales = " The panels' vertical scales differ." if len(parts) > 1 else ""
     columns = ["name", "to_name", "mean", "low", "high", "n", "mean_cost", "low_cost", "high_cost", "n_cost"]
     return Plot(
@@ -204,7 +193,6 @@ def plane_plot(group: Group, selection: str, compared: pd.DataFrame, ratios: pd.
         f"plane_{group.slug}_{selection}",
         f"Gain in {metric} over the reference against training-step time relative to the reference on {group.title}; "
         f"{SELECTIONS[selection]}. Up and to the left is better; bars: 95% t-intervals.{scales}",
-        f"Gain and cost on {group.title}, {SELECTIONS[selection]}: {said}.",
         both[columns],
     )
 
