@@ -20,7 +20,7 @@ from dmlbench.errors import counted
 from dmlbench.reporting.figures import Gains
 from dmlbench.reporting.naming import metric_name, percent, plain, points
 from dmlbench.reporting.numbers import METRIC, Numbers
-from dmlbench.reporting.tables.accuracy import GIVEN, NOT_TRAINED, rank_in_words
+from dmlbench.reporting.tables.accuracy import GIVEN, NOT_TRAINED, rank_range
 from dmlbench.reporting.tables.comparison import LABELS, power
 from dmlbench.reporting.tables.table import Entry, Table, estimate_entry, few_seeds, interval_of, number
 from dmlbench.specs.overrides import Settings
@@ -184,7 +184,7 @@ def _first(scope: Scope, numbers: Numbers, where: str) -> str:
     board = scope.of_protocol(numbers.leaderboard)
     rows = scope.group(scope.datasets[0]).of(board).to_dict("records")
     first = rows[0]
-    rank = rank_in_words(first)
+    rank = rank_range(first)
     interval = interval_of(first, percent)
     said = f"{first['name']} is the first of {counted(len(rows), 'method')} on {scope.datasets[0] or where}"
     opened = f"; its rank may be {rank}" if rank not in ("1", "–") else ""
@@ -227,7 +227,7 @@ def board_table(scope: Scope, numbers: Numbers, compared: pd.DataFrame) -> Table
         figures: list[Entry] = []
         for dataset, row in zip(scope.datasets, own, strict=True):
             figures += [estimate_entry(row, percent, seeds) if row else Entry("–")]
-            figures += [] if several else [Entry(rank_in_words(row) if row else "–")]
+            figures += [] if several else [Entry(rank_range(row) if row else "–")]
             figures += [_gain(gained.get((name, dataset)))] if len(compared) else []
         counted_ = number(seeds, "{:.0f}".format) if seeds else Entry("–")
         marks = "; ".join(dict.fromkeys(row["marks"] for row in own if row and row["marks"]))
