@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -43,8 +44,8 @@ from dmlbench.reporting.content import (
 from dmlbench.reporting.dictionary import FILES
 from dmlbench.reporting.figures import gain_plot
 from dmlbench.reporting.folder import PAGE, check_target, replacing
-from dmlbench.reporting.latex import latex
-from dmlbench.reporting.naming import for_files, named, plain_names
+from dmlbench.reporting.latex import Choice, chosen, latex
+from dmlbench.reporting.naming import for_files, named, plain_names, table_metrics
 from dmlbench.reporting.numbers import Numbers
 from dmlbench.reporting.opening import Opening, opening
 from dmlbench.reporting.pictures import Picture, brief_marks, csv, escape_markdown, markdown, short
@@ -73,6 +74,7 @@ from dmlbench.specs.study import Claim
 
 FILTERS = ("protocol", "dataset", "method")
 Only = Mapping[str, Collection[str]]
+WHOLE = Choice()
 FEW = 60  # cells up to which one process draws a report sooner than several have started
 PRIVATE = "# This report shows images of a dataset, so git leaves it out.\n*\n"
 
@@ -89,6 +91,7 @@ def render(
     workers: int = 1,
     against: str = "",
     claims: Sequence[Claim] = (),
+    tables: Choice = WHOLE,
 ) -> Path:
     """Render a report; an earlier one of that name is replaced when the new one is complete.
 
@@ -104,6 +107,7 @@ def render(
         against: The method that all others are compared with, by its name in tables [default: a modified method's
             base, and for a base the first one].
         claims: What to test beside the claims that were declared with the runs: these are after the fact.
+        tables: The methods and metrics of LaTeX tables.
 
     Returns:
         The report's folder, with index.html, report.md, tables/ and figures/.
@@ -120,9 +124,9 @@ def render(
     with mapping(workers if done(results)["folder"].nunique() > FEW else 1) as each:
         margins, other = sources.tuning_margins(tuned, results, specs), Against(against)
         numbers = Numbers.of(results, history, sources.other_images(results, specs), margins, other, evaluated=given)
+        tables.check(set(numbers.leaderboard["name"]), table_metrics(numbers.accuracy["metric"]))
         queries = Queries.of(results, tell, left_out, other)
-        if panels:
-            queries.check_images(panels)
+        queries.check_images(panels)
         with replacing(target) as folder:
             for part in ("figures", "tables"):
                 (folder / part).mkdir()
@@ -133,8 +137,7 @@ def render(
             body, origin = _body(material, specs, tell, each), _origin(name, results, summaries, given)
             gaps = _gaps(results, roots, only, left_out)
             files = _write_csv(folder / "tables", _tidy(material, specs, roots))
-            _write_latex(folder / "tables", body)
-            _write_pages(folder, origin, body, gaps, files)
+            _write_pages(folder, origin, body, gaps, {"files": files, "in_latex": _write_latex(folder, body, tables)})
             if panels:
                 (folder / ".gitignore").write_text(PRIVATE, encoding="utf-8")
     return target
@@ -395,10 +398,15 @@ def _tidy(material: Material, specs: sources.Specs, roots: Roots) -> dict[str, p
     return written | {"cells": for_files(cells.assign(folder=relative, error=errors), typed=True)}
 
 
-def _write_latex(folder: Path, body: _Body) -> None:
+def _write_latex(folder: Path, body: _Body, tables: Choice) -> set[str]:
+    """Write the tables that have a chosen row; their slugs, for the page's links."""
     first = [body.opening.table] if body.opening else []
-    for table in (*first, *(table for section in body.sections for table in section.tables)):
-        (folder / f"{table.slug}.tex").write_text(latex(table), encoding="utf-8")
+    every = (*first, *(table for section in body.sections for table in section.tables))
+    found = {table.slug: chosen(table, tables) for table in every}
+    written = {slug: table for slug, table in found.items() if table.rows}
+    for slug, table in written.items():
+        (folder / "tables" / f"{slug}.tex").write_text(latex(table), encoding="utf-8")
+    return set(written)
 
 
 def _write_csv(folder: Path, tables: Mapping[str, pd.DataFrame]) -> list[tuple[str, str]]:
@@ -438,7 +446,7 @@ def _gaps(results: pd.DataFrame, roots: Roots, only: Only | None, left_out: "_Le
     return _Gaps(failed, unfinished, left_out.in_words(), coverage, is_uneven(coverage))
 
 
-def _write_pages(folder: Path, origin: _Origin, body: _Body, gaps: _Gaps, files: Sequence[tuple[str, str]]) -> None:
+def _write_pages(folder: Path, origin: _Origin, body: _Body, gaps: _Gaps, written: Mapping[str, Any]) -> None:
     environment = Environment(
         loader=PackageLoader("dmlbench.reporting"),
         autoescape=select_autoescape(("html.j2",)),  # names come from users; Markdown has its own filter
@@ -448,5 +456,5 @@ def _write_pages(folder: Path, origin: _Origin, body: _Body, gaps: _Gaps, files:
     )
     environment.filters |= {"md": escape_markdown, "md_table": markdown, "short": short, "brief_marks": brief_marks}
     for template, file in ("index.html.j2", PAGE), ("report.md.j2", "report.md"):
-        text = environment.get_template(template).render(vars(origin) | vars(body) | vars(gaps), files=files)
+        text = environment.get_template(template).render(vars(origin) | vars(body) | vars(gaps), **written)
         (folder / file).write_text(text.rstrip() + "\n", encoding="utf-8")

@@ -58,8 +58,10 @@ class Queries:
         over_classes = named(over_test_classes(results, measured))
         return cls(measured, pairs, named(query_evidence(pairs)), query_record(pairs), over_classes)
 
-    def check_images(self, panels: Panels) -> None:
-        """Raise UserError where there is nothing to show, or a dataset's images are not there or are others."""
+    def check_images(self, panels: Panels | None) -> None:
+        """Raise UserError where panels are asked for and have no queries, or their images are not there or others."""
+        if panels is None:
+            return
         if not self.pairs:
             raise UserError(
                 "--panels: no method and reference of one seed kept their embeddings",

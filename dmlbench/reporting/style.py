@@ -80,7 +80,7 @@ RC: dict[Any, Any] = {
     "legend.frameon": False,
     "legend.fontsize": 7.5,
     "lines.linewidth": 1.4,
-    "savefig.dpi": 220,
+    "savefig.dpi": 160,
     "svg.fonttype": "none",
 }
 
