@@ -1,4 +1,9 @@
-"""What the files of a report hold."""
+"""What the files of a report hold: each table, and each of its columns."""
+
+import re
+from collections.abc import Mapping
+
+import pandas as pd
 
 FILES = {  # tables by name
     "accuracy": "mean, interval and standard deviation of every metric",
@@ -22,3 +27,153 @@ FILES = {  # tables by name
     "protocols": "every value of the protocols",
     "cells": "every cell and choice of the epoch",
 }
+
+COLUMNS = {  # of these tables; a column means the same wherever it is, but for those of `IN_TABLE`
+    "protocol": "name of the protocol",
+    "variant": "settings that differ from the protocol's file",
+    "dataset": "name of the dataset",
+    "selection": "how the epoch was chosen: last, validation, best_test (as published), untrained",
+    "metric": "the metric that the row is of",
+    "method": "name of the method, as tables have it",
+    "base": "the loss that it is built on",
+    "modifier": "what modifies the base; empty of a base alone",
+    "marks": "where the values come from, and what else qualifies the row",
+    "to": "the method that it is compared with",
+    "primary": "whether that is its reference",
+    "mean": "mean over seeds: a fraction; of comparisons of the paired differences; of times a ratio",
+    "low": "lower end of the 95% interval",
+    "high": "upper end of the 95% interval",
+    "std": "standard deviation over seeds",
+    "n": "values behind the row: seeds, or pairs of seeds",
+    "p_t": "paired t-test, two-sided, not corrected",
+    "p_bh": "the same, corrected for the family by Benjamini and Hochberg's method",
+    "family": "comparisons that are corrected together",
+    "p_equivalent": "two one-sided t-tests against one point, not corrected",
+    "p_equivalent_bh": "the same, corrected for the family",
+    "p_sign_flip": "exact sign-flip test, two-sided, not corrected",
+    "p_smallest": "the smallest p that the sign-flip test can reach with so many pairs",
+    "effect_size": "mean over standard deviation of the paired differences, with Hedges' correction",
+    "probability_of_improvement": "chance that a run of the method beats a run of the other, unpaired",
+    "improvement_low": "lower end of its 95% interval",
+    "improvement_high": "upper end of its 95% interval",
+    "all_low": "lower end of the simultaneous 95% interval of the family",
+    "all_high": "upper end of the simultaneous 95% interval of the family",
+    "verdict": "better, worse, equivalent, inconclusive; empty with too few seeds",
+    "best_rank": "the best rank that the comparisons leave open, from 1",
+    "worst_rank": "the worst rank that the comparisons leave open",
+    "datasets": "number of datasets",
+    "over": "names of the datasets",
+    "seeds": "seeds of the dataset with the fewest",
+    "iqm": "interquartile mean of all runs",
+    "rank": "average rank over datasets, 1 is the best",
+    "friedman_p": "Friedman's test of all average ranks",
+    "device": "kind of the device",
+    "started": "when it began, ISO 8601 in UTC",
+    "step_ms": "training step without the wait for data, milliseconds",
+    "step_ms_to": "the same of the reference",
+    "step_low": "lower end of the 95% interval of the step's time",
+    "step_high": "upper end of the 95% interval of the step's time",
+    "added": "milliseconds that the method adds to a step of its reference",
+    "added_low": "lower end of its 95% interval",
+    "added_high": "upper end of its 95% interval",
+    "same_work": "ratio of the work that both do alike: 1 where nothing else disturbed them",
+    "over_training": "ratio over a whole training, in whose first epoch a teacher does not act",
+    "arithmetic": "ratio of the floating-point operations",
+    "images_per_s": "images a second",
+    "peak_mb": "most memory of the device, MB",
+    "memory": "ratio of it to the reference's",
+    "other_machine": "pairs left out, for the two ran on different machines or under different loads",
+    "phase": "part of a training step",
+    "ms": "its time, milliseconds a step",
+    "budget": "what tuning spent on the method",
+    "margin": "by how much the values were chosen, with a standard error",
+    "files": "mean with the values of the method's file, a fraction",
+    "tuned": "mean with tuned values, a fraction",
+    "study": "seed of the study of tuning",
+    "choice": "the values that the study chose",
+    "chosen": "whether it chose these",
+    "values": "the searched values",
+    "held_out": "mean MAP@R on held-out training classes, a fraction",
+    "held_out_se": "its standard error over pairs of fold and seed",
+    "pairs": "pairs of fold and seed",
+    "test": "mean MAP@R on the test classes at the last epoch, a fraction",
+    "published": "the published figure, a fraction",
+    "published_std": "its standard deviation",
+    "published_seeds": "its seeds",
+    "published_selection": "how its epoch was chosen",
+    "published_protocol": "its protocol",
+    "difference": "ours minus theirs; of queries and classes the method minus its reference",
+    "difference_low": "lower end of its 95% interval",
+    "difference_high": "upper end of its 95% interval",
+    "not_comparable": "why the two are not compared; empty where they are",
+    "source": "where the value or figure is from",
+    "classes": "test classes with two images or more",
+    "queries": "test images in them",
+    "singleton_queries": "test images alone in their class, which are no queries",
+    "won": "queries that the reference misses and the method hits",
+    "lost": "queries that the reference hits and the method misses",
+    "both": "queries that both hit",
+    "neither": "queries that both miss",
+    "query": "position of the image in the test split",
+    "label": "number of its class",
+    "wins": "seeds in which the method wins it",
+    "losses": "seeds in which the method loses it",
+    "part": "the loss or the modifier that the value is of",
+    "implementation": "which of several published implementations it is",
+    "parameter": "name of the value",
+    "value": "the value",
+    "seed": "seed of the run",
+    "hash": "digest of everything that decides the cell",
+    "status": "done or failed",
+    "folder": "the cell's folder in the results folder",
+    "train_seconds": "time of the whole training",
+    "machine": "digest of the machine",
+    "exclusive": "whether no cell of another runner ran beside it",
+    "origin": "kind of device and digest of the initial weights: pairs are formed within one",
+    "kind": "kind of processor and libraries",
+    "error": "why it failed",
+    "network": "mean over a method's networks, their ensemble, or one by its number",
+    "networks": "how many networks it trains",
+    "base_settings": "settings of the base that differ from its file",
+    "modifier_settings": "settings of the modifier that differ from its file",
+    "epoch": "the chosen epoch",
+    "varied": "what differed between the runs, with all else as in seed 0",
+    "recall_at_K": "share of queries with an image of their class among the K nearest",
+    "map_at_r": "mean average precision at R (Musgrave et al. 2020)",
+    "r_precision": "precision among the R nearest",
+    "nmi": "normalised mutual information of a k-means clustering",
+    "nmi_revisiting": "the same with k-means as in Roth et al. 2020",
+    "nmi_std": "standard deviation of NMI over repetitions of k-means",
+    "ami": "adjusted mutual information of the same clustering",
+    "ami_std": "standard deviation of AMI over repetitions of k-means",
+    "spectral_decay": "divergence of the uniform distribution to the singular values",
+    "intra_over_inter": "mean cosine distance within classes over that between class centroids",
+}
+IN_TABLE = {
+    ("cells", "tuned"): "whether its values are tuned",
+    ("tuning_finalists", "files"): "whether these are the values of the method's file",
+    ("tuning_finalists", "seeds"): "seeds that ran with these values",
+    ("query_record", "seeds"): "seeds that were compared",
+    ("variance", "mean"): "standard deviation, a fraction",
+    ("variance", "source"): "what was varied",
+    ("settings", "published"): "whether the value was published for this data, or for what else",
+    ("measured", "mean"): "step time over the reference's",
+    ("overhead", "mean"): "step time over the reference's, geometric mean",
+    ("overhead", "n"): "pairs of seeds on one machine",
+}
+
+
+def meaning(table: str, column: str) -> str:
+    """What a column of a table holds; empty where nobody wrote it down."""
+    known = re.sub(r"^recall_at_\d+$", "recall_at_K", column)
+    return IN_TABLE.get((table, column)) or COLUMNS.get(known, "")
+
+
+def dictionary(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """A row for every column of every table: its file, and what it holds."""
+    rows = [
+        {"file": f"{name}.csv", "table": FILES[name], "column": column, "meaning": meaning(name, str(column))}
+        for name, frame in tables.items()
+        for column in frame
+    ]
+    return pd.DataFrame(rows, columns=["file", "table", "column", "meaning"])

@@ -41,14 +41,14 @@ from dmlbench.reporting.content import (
     reproduction_section,
     variance_tables,
 )
-from dmlbench.reporting.dictionary import FILES
+from dmlbench.reporting.dictionary import FILES, dictionary
 from dmlbench.reporting.figures import gain_plot
 from dmlbench.reporting.folder import PAGE, check_target, replacing
 from dmlbench.reporting.latex import Choice, chosen, latex
 from dmlbench.reporting.naming import for_files, named, plain_names, table_metrics
 from dmlbench.reporting.numbers import Numbers
 from dmlbench.reporting.opening import Opening, opening
-from dmlbench.reporting.pictures import Picture, brief_marks, csv, escape_markdown, markdown, short
+from dmlbench.reporting.pictures import Picture, brief_marks, csv, escape_markdown, inert, markdown, short
 from dmlbench.reporting.queries import Panels, Queries
 from dmlbench.reporting.reading import READING, READING_COSTS
 from dmlbench.reporting.sources import commands
@@ -74,8 +74,9 @@ from dmlbench.specs.study import Claim
 
 FILTERS = ("protocol", "dataset", "method")
 Only = Mapping[str, Collection[str]]
+DICTIONARY = "dictionary.csv"
 WHOLE = Choice()
-FEW = 60  # cells up to which one process draws a report sooner than several have started
+FEW = 40  # cells up to which one process draws a report sooner than several have started
 PRIVATE = "# This report shows images of a dataset, so git leaves it out.\n*\n"
 
 
@@ -414,7 +415,12 @@ def _write_csv(folder: Path, tables: Mapping[str, pd.DataFrame]) -> list[tuple[s
     written = {name: frame for name, frame in tables.items() if len(frame)}
     for name, frame in written.items():
         (folder / f"{name}.csv").write_text(csv(frame), encoding="utf-8")
-    return [(f"tables/{name}.csv", FILES[name]) for name in written] + [("report.md", "this report as Markdown")]
+    (folder / DICTIONARY).write_text(inert(dictionary(written)), encoding="utf-8")
+    others = [
+        (f"tables/{DICTIONARY}", "what every column of these tables holds"),
+        ("report.md", "this report as Markdown"),
+    ]
+    return [(f"tables/{name}.csv", FILES[name]) for name in written] + others
 
 
 def _summaries(results: pd.DataFrame) -> list[Summary]:

@@ -87,6 +87,16 @@ def test_csv_tables_read_back(report):
     assert {"parameter", "value", "source", "published"} <= set(settings)
 
 
+def test_the_dictionary_says_what_every_column_holds(report):
+    found = pd.read_csv(report / "tables/dictionary.csv")
+    said = {
+        (file, column) for file, column, meaning in found[["file", "column", "meaning"]].values if len(str(meaning))
+    }
+    assert not found["meaning"].isna().any()
+    for path in set((report / "tables").glob("*.csv")) - {report / "tables/dictionary.csv"}:
+        assert {(path.name, column) for column in pd.read_csv(path, nrows=1)} <= said
+
+
 def test_no_torch_is_imported():
     modules = "dmlbench.reporting.page, dmlbench.cli.tables, dmlbench.analysis.costs"
     code = f"import sys, {modules}; assert 'torch' not in sys.modules and 'mlflow' not in sys.modules"
