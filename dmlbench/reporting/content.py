@@ -36,7 +36,7 @@ from dmlbench.analysis.costs import (
     measurement_slug,
 )
 from dmlbench.analysis.estimates import SELECTIONS, selections_of, verdict_selection
-from dmlbench.analysis.groups import DEFAULT, METHOD, Against, Group, groups, in_order, slug, without_paths
+from dmlbench.analysis.groups import DEFAULT, METHOD, Against, Group, groups, in_order, paired, slug, without_paths
 from dmlbench.analysis.variance import variances
 from dmlbench.errors import counted
 from dmlbench.reporting.figures import (
@@ -46,6 +46,7 @@ from dmlbench.reporting.figures import (
     difference_plot,
     embedding_plot,
     forest_plot,
+    gain_curve_plot,
     geometry_plot,
     optimism_plot,
     overhead_plot,
@@ -297,7 +298,11 @@ class _Group:
         mine = mine.dropna(subset=[column]) if column in mine else mine.iloc[:0]
         if mine.empty:
             return Part("")
-        return Part("Learning curves", self._drawn(curve_plot(self.group, mine, self.look, METRIC)))
+        plots: list[Plot | None] = [curve_plot(self.group, mine, self.look, METRIC)]
+        pairs = paired(mine, ["epoch"], [column], self.material.against)
+        pairs = _shown(pairs.rename(columns={column: "value", f"{column}_to": "value_to"}), self.material.against)
+        plots += [gain_curve_plot(self.group, named(pairs), self.look, METRIC)] if len(pairs) else []
+        return Part("Learning curves", self._drawn(*plots))
 
     def _geometry(self) -> Part:
         measured, cells = (self.group.of(frame) for frame in (self.numbers.seeds, self.numbers.results))

@@ -46,6 +46,11 @@ LINES: tuple[Any, ...] = (
     (0, (2.4, 1.2)), (0, (9, 1.4, 1.2, 1.4)), (0, (2, 4)), (0, (6, 4)), (0, (9, 4)), (0, (5, 1.4, 3, 1.4)),
     (0, (3, 1.4, 1.2, 1.4)), (0, (3, 1.4, 1.2, 1.4, 1.2, 1.4)), (0, (7, 4, 1.2, 4)), (0, (3, 4, 1.2, 4)),
 )  # fmt: skip
+# Of a step's phases, none that of a base: a phase has its colour wherever it is drawn.
+PHASES = {
+    "data": "#b5b5b5", "forward": "#7da7d9", "loss": "#8fb9a8", "teacher": "#9467bd", "distillation": "#c5a3dd",
+    "backward": "#3f6fa8", "optimiser": "#c49c94", "other": "#7f7f7f",
+}  # fmt: skip
 HATCHES = (  # lines only: dots take a megabyte of SVG
     "", "////", "\\\\\\\\", "xxxx", "||||", "----", "++++", "//", "\\\\", "xx", "||", "++",
     "--", "////--", "\\\\\\\\--", "////||", "\\\\\\\\||", "xx--", "xx||", "//--",
@@ -258,18 +263,41 @@ def write_panel_title(axes: Axes, title: str) -> None:
         axes.set_title(title, loc="left", color=INK, fontweight="bold")
 
 
-def limits_of(estimates: pd.DataFrame, seeds: pd.Series, *, include: Sequence[float] = ()) -> tuple[float, float]:
-    """Ends of an axis that shows every seed, every interval and `include`, with a margin of 6%."""
-    bounds = [estimates[column].to_numpy(float) for column in ("mean", "low", "high")]
-    numbers = np.concatenate([*bounds, seeds.to_numpy(float), np.asarray(include, float)])
-    low, high = float(np.nanmin(numbers)), float(np.nanmax(numbers))
+FAR = 3.0  # interquartile ranges from the middle half beyond which a mean is off the axis (Tukey's far out)
+Limits = tuple[float, float]
+
+
+def limits_of(estimates: pd.DataFrame, seeds: pd.Series, *, include: Sequence[float] = ()) -> Limits:
+    """Ends of an axis that shows every interval and `include`, with a margin of 6%, and every seed beside them.
+
+    A mean that is far out does not squash the others: it is off the axis, where `dot` writes its number.
+    """
+    means = estimates["mean"].to_numpy(float)
+    first, third = np.nanquantile(means, [0.25, 0.75])
+    far = FAR * (third - first)
+    near = (means >= first - far) & (means <= third + far) if far > 0 else np.ones(len(means), dtype=bool)
+    bounds = [estimates.loc[near, column].to_numpy(float) for column in ("mean", "low", "high")]
+    low, high = float(np.nanmin(np.concatenate(bounds))), float(np.nanmax(np.concatenate(bounds)))
+    if near.all():
+        low, high = min(low, float(seeds.min())), max(high, float(seeds.max()))
+    low, high = min([low, *include]), max([high, *include])
     margin = 0.06 * (high - low) or 0.005
     return low - margin, high + margin
 
 
-def dot(axes: Axes, row: pd.Series, y: float, signs: tuple[str, str, str]) -> None:
-    """A mean with its interval, a fraction drawn in percent or points, in the row `y`; signs as `Look.signs`."""
+def dot(axes: Axes, row: pd.Series, y: float, signs: tuple[str, str, str], limits: Limits | None = None) -> None:
+    """A mean with its interval, a fraction drawn in percent or points, in the row `y`; signs as `Look.signs`.
+
+    Beyond `limits`, the axis's ends as fractions, it is an arrow with its number.
+    """
     colour, face, marker = signs
+    if limits and not limits[0] <= row["mean"] <= limits[1]:
+        below = row["mean"] < limits[0]
+        words = f"{'◂ ' * below}{100 * row['mean']:.2f}{' ▸' * (not below)}".replace("-", MINUS)
+        where = axes.get_yaxis_transform()
+        axes.text(float(not below), y, words, transform=where, ha="left" if below else "right", va="center_baseline",
+                  fontsize=7, color=colour)  # fmt: skip
+        return
     axes.plot(100 * row["mean"], y, color=colour, zorder=4, marker=marker, markersize=5, **edges(colour, face))
     if row["n"] > 1:
         bounds = 100 * error_bounds(row)

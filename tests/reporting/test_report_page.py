@@ -89,10 +89,8 @@ def test_csv_tables_read_back(report):
 
 def test_the_dictionary_says_what_every_column_holds(report):
     found = pd.read_csv(report / "tables/dictionary.csv")
-    said = {
-        (file, column) for file, column, meaning in found[["file", "column", "meaning"]].values if len(str(meaning))
-    }
-    assert not found["meaning"].isna().any()
+    assert found["meaning"].str.len().min() > 3
+    said = set(found[["file", "column"]].itertuples(index=False, name=None))
     for path in set((report / "tables").glob("*.csv")) - {report / "tables/dictionary.csv"}:
         assert {(path.name, column) for column in pd.read_csv(path, nrows=1)} <= said
 

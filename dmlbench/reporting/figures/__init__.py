@@ -5,6 +5,7 @@ from dmlbench.reporting.figures.curves import curve_plot, selection_plot
 from dmlbench.reporting.figures.dots import accuracy_plot, difference_plot, forest_plot, optimism_plot, ranks_plot
 from dmlbench.reporting.figures.gains import Gains, gain_plot
 from dmlbench.reporting.figures.geometry import embedding_plot, geometry_plot
+from dmlbench.reporting.figures.paired import gain_curve_plot
 from dmlbench.reporting.figures.panels import retrieval_panel
 from dmlbench.reporting.figures.tuning import trace_plot
 
@@ -16,6 +17,7 @@ __all__ = [
     "difference_plot",
     "embedding_plot",
     "forest_plot",
+    "gain_curve_plot",
     "gain_plot",
     "geometry_plot",
     "optimism_plot",

@@ -21,6 +21,7 @@ from dmlbench.reporting.style import (
     LINE,
     PALETTE,
     PAPER,
+    PHASES,
     RC,
     Look,
     Plot,
@@ -138,7 +139,7 @@ def phases_plot(setup: Named, phases: pd.DataFrame, clock: Clock = RUNS) -> Plot
         left = np.zeros(len(table))
         for y, name in enumerate(names):
             width = table[name].fillna(0.0).to_numpy(float)
-            colour = PALETTE[y % len(PALETTE)]
+            colour = PHASES.get(name, PALETTE[y % len(PALETTE)])
             axes.barh(
                 range(len(table)), width, left=left, height=0.62, zorder=2, color=colour, edgecolor=PAPER,
                 linewidth=0.6, label=name,

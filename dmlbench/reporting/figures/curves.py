@@ -47,7 +47,7 @@ def curve_plot(group: Group, history: pd.DataFrame, look: Look, metric: str = "r
     name, means = metric_name(metric), _means(history, f"test/{metric}")
     with plotting(RC):
         heading = f"{name} on the test classes by epoch; epoch 0: untrained"
-        figure, panels = _panels(len(bases), _most_columns(methods), [group.title, heading])
+        figure, panels = panels_of_curves(len(bases), _most_columns(methods), [group.title, heading])
         for axes, base in zip(panels, bases, strict=True):
             for _, method in methods[methods["base_name"] == base].iterrows():
                 own = means[means["name"] == method["name"]]
@@ -78,7 +78,8 @@ def _most_columns(methods: pd.DataFrame) -> int:
     return 2 if bases == {(base, settings, not tuned) for base, settings, tuned in bases} else 3
 
 
-def _panels(count: int, most: int, title: list[str]) -> tuple[Figure, list[Axes]]:
+def panels_of_curves(count: int, most: int, title: list[str]) -> tuple[Figure, list[Axes]]:
+    """A figure with so many panels over epochs, at most `most` side by side, and a title in the given lines."""
     columns = min(most, count)
     rows = -(-count // columns)
     width = COLUMN if columns == 1 else PAGE

@@ -13,9 +13,20 @@ from dmlbench.analysis.estimates import SELECTIONS
 from dmlbench.analysis.groups import Group, in_order
 from dmlbench.analysis.statistics import SIGNIFICANT
 from dmlbench.reporting.naming import metric_name
-from dmlbench.reporting.style import INK, MUTED, PAPER, RC, Look, Plot, dot, plotting, row_canvas, signed_ticks
-
-Limits = tuple[float, float]
+from dmlbench.reporting.style import (
+    INK,
+    MUTED,
+    PAPER,
+    RC,
+    Limits,
+    Look,
+    Plot,
+    dot,
+    limits_of,
+    plotting,
+    row_canvas,
+    signed_ticks,
+)
 
 
 def accuracy_plot(
@@ -28,7 +39,7 @@ def accuracy_plot(
     look: Look,
     limits: Limits,
 ) -> Plot:
-    """Mean of every method with its 95% t-interval, seeds faint, the untrained network for reference.
+    """Mean of every method with its 95% t-interval, the best first, seeds faint, the untrained network for reference.
 
     Args:
         group: What all methods share.
@@ -39,12 +50,13 @@ def accuracy_plot(
         look: Colours and markers.
         limits: Ends of the axis as fractions, the same for all selections of a group.
     """
-    metric, rows = metric_name(str(estimates["metric"].iloc[0])), in_order(estimates)
+    metric = metric_name(str(estimates["metric"].iloc[0]))
+    rows = in_order(estimates).sort_values("mean", ascending=False, kind="stable")
     measured = not math.isnan(untrained)
     with plotting(RC):
         title = [group.title, SELECTIONS[selection], "mean, 95% t-interval, seeds"]
         figure, axes = row_canvas([*rows["name"], *(["untrained"] if measured else [])], title)
-        _dots(axes, rows, {str(name): part["value"] for name, part in values.groupby("name")}, look)
+        _dots(axes, rows, {str(name): part["value"] for name, part in values.groupby("name")}, look, limits)
         axes.set_xlim(100 * limits[0], 100 * limits[1])
         axes.set_xlabel(f"{metric} (%)")
         if measured:
@@ -93,7 +105,7 @@ def difference_plot(
                 [100 * row["all_low"], 100 * row["all_high"]], [position - 0.08] * 2, color=look.colour(row),
                 linewidth=0.5, zorder=2,
             )  # fmt: skip
-        _dots(axes, rows, seeds, look)
+        _dots(axes, rows, seeds, look, limits)
         axes.set_xlim(100 * limits[0], 100 * limits[1])
         signed_ticks(axes.xaxis)
         axes.set_xlabel(f"{metric}, difference to {_other(rows)} (points)")
@@ -149,10 +161,12 @@ def optimism_plot(group: Group, optimism: pd.DataFrame, values: pd.DataFrame, lo
     )
 
 
-def _dots(axes: Axes, rows: pd.DataFrame, seeds: dict[str, pd.Series], look: Look) -> None:
+def _dots(
+    axes: Axes, rows: pd.DataFrame, seeds: dict[str, pd.Series], look: Look, limits: Limits | None = None
+) -> None:
     _ticks(axes, [seeds[method] for method in rows["name"]], [look.colour(row) for row in rows.to_dict("records")])
     for position, (_, row) in enumerate(rows.iterrows()):
-        dot(axes, row, position - 0.08, look.signs(row))
+        dot(axes, row, position - 0.08, look.signs(row), limits)
     axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10], min_n_ticks=4))
 
 
@@ -198,6 +212,7 @@ def forest_plot(title: str, slug: str, compared: pd.DataFrame, pooled: pd.DataFr
     for method, own in rows.groupby("name", sort=False):
         lines.append((str(method), None))
         lines += [(row["dataset"] + star(row["verdict"]), row) for _, row in own.iterrows()]
+    limits = limits_of(rows, rows["mean"], include=[0.0])
     with plotting(RC):
         heading = [title, SELECTIONS[selection], f"mean paired difference to {_other(rows)}, 95% t-interval"]
         figure, axes = row_canvas([label for label, _ in lines], heading)
@@ -207,7 +222,8 @@ def forest_plot(title: str, slug: str, compared: pd.DataFrame, pooled: pd.DataFr
                 label.set_fontweight("bold")
                 continue
             signs = (INK, INK, "D") if row["pooled"] else look.signs(row)
-            dot(axes, row, position, signs)
+            dot(axes, row, position, signs, limits)
+        axes.set_xlim(100 * limits[0], 100 * limits[1])
         axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10], min_n_ticks=4))
         signed_ticks(axes.xaxis)
         axes.set_xlabel(f"{metric}, difference to {_other(rows)} (points)")
