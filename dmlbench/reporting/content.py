@@ -317,7 +317,8 @@ class _Group:
         if self.group.of(self.material.queries.evidence).empty:
             return Part("")
         queries, panels = self.material.queries, self.material.panels
-        plots = queries.panels(self.group, panels) if panels else []
+        plots = queries.by_class(self.group, self.look, panels)
+        plots += queries.panels(self.group, panels) if panels else []
         return Part("Query by query", self._drawn(*plots), [queries_table(self.group, queries.evidence)])
 
 

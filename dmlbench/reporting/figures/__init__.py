@@ -1,5 +1,6 @@
 """Every figure of a report: one file per protocol, dataset and choice of the epoch, or per protocol."""
 
+from dmlbench.reporting.figures.classes import class_gain_plot, ends_of
 from dmlbench.reporting.figures.cost import Setup, overhead_plot, phases_plot, plane_plot, turns
 from dmlbench.reporting.figures.curves import curve_plot, selection_plot
 from dmlbench.reporting.figures.dots import accuracy_plot, difference_plot, forest_plot, optimism_plot, ranks_plot
@@ -13,9 +14,11 @@ __all__ = [
     "Gains",
     "Setup",
     "accuracy_plot",
+    "class_gain_plot",
     "curve_plot",
     "difference_plot",
     "embedding_plot",
+    "ends_of",
     "forest_plot",
     "gain_curve_plot",
     "gain_plot",

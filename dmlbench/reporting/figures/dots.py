@@ -101,6 +101,8 @@ def difference_plot(
         figure, axes = row_canvas(labels, title)
         axes.axvline(0, color=INK, linewidth=0.9, zorder=1)
         for position, row in enumerate(rows.to_dict("records")):
+            if not limits[0] <= row["mean"] <= limits[1]:
+                continue
             axes.plot(
                 [100 * row["all_low"], 100 * row["all_high"]], [position - 0.08] * 2, color=look.colour(row),
                 linewidth=0.5, zorder=2,
