@@ -24,7 +24,7 @@ from dmlbench.reporting.style import (
 )
 
 ENDS = 3  # classes that are named at either end
-PANEL, IMAGES = 1.6, 0.5  # inches of a panel, and of a row of images
+PANEL, IMAGES = 1.6, 0.7  # inches of a panel, and of a row of images
 
 
 def ends_of(gains: pd.DataFrame) -> pd.DataFrame:
@@ -58,7 +58,7 @@ def class_gain_plot(group: Group, gains: pd.DataFrame, look: Look, images: Thumb
         for axes, (_, method) in zip(grid, methods.iterrows(), strict=False):
             own = gains[gains["name"] == method["name"]].reset_index(drop=True)
             write_panel_title(axes, str(method["name"]))
-            _bars(axes, own, look.colour(method))
+            _bars(axes, own, look.colour(method), 36.0 if images else 3.0)  # the images are above the label
             _ends(axes, own, images)
         figure.supylabel("difference (points)", fontsize=8, color=INK)
     names = images.class_names if images else ()
@@ -72,14 +72,14 @@ def class_gain_plot(group: Group, gains: pd.DataFrame, look: Look, images: Thumb
     )
 
 
-def _bars(axes: Axes, own: pd.DataFrame, colour: str) -> None:
+def _bars(axes: Axes, own: pd.DataFrame, colour: str, labelpad: float) -> None:
     axes.bar(own.index, 100 * own["gain"], width=1.0, color=colour, linewidth=0)
     axes.axhline(0, color=INK, linewidth=0.8)
     axes.grid(axis="y")
     axes.set_xlim(-0.5, len(own) - 0.5)
     axes.set_xticks([])
     gained, lost = int((own["gain"] > 0).sum()), int((own["gain"] < 0).sum())
-    axes.set_xlabel(f"{len(own)} test classes: {lost} lose, {gained} gain", fontsize=7)
+    axes.set_xlabel(f"{len(own)} test classes: {lost} lose, {gained} gain", fontsize=7, labelpad=labelpad)
     signed_ticks(axes.yaxis)
 
 
@@ -93,7 +93,7 @@ def _ends(axes: Axes, own: pd.DataFrame, images: Thumbnails | None) -> None:
                   va="top" if side == "left" else "bottom")  # fmt: skip
         for number, row in enumerate(kept.to_dict("records") if images else ()):
             place = 0.17 * number if side == "left" else 1 - 0.17 * (len(kept) - number)
-            inset = axes.inset_axes((place, -0.62, 0.15, 0.4))
+            inset = axes.inset_axes((place, -0.42, 0.16, 0.38))
             inset.imshow(images.pixels[int(row["image"])], cmap="gray", vmin=0, vmax=255)  # type: ignore[union-attr]
             inset.set_axis_off()
 
