@@ -12,7 +12,7 @@ A section for everything that `dmlbench overhead` measured: one machine, one pro
 import itertools
 import signal
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -58,7 +58,7 @@ from dmlbench.reporting.figures import (
     turns,
 )
 from dmlbench.reporting.naming import named
-from dmlbench.reporting.numbers import METRIC, Numbers
+from dmlbench.reporting.numbers import METRIC, Map, Numbers
 from dmlbench.reporting.pictures import Picture, save
 from dmlbench.reporting.queries import Panels, Queries
 from dmlbench.reporting.sources import code_state, for_readers
@@ -119,7 +119,6 @@ class Section:
         return [table for part in self.parts for table in part.tables]
 
 
-Map = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]
 Call = tuple[str, tuple[Any, ...]]  # a method's name and its arguments
 GEOMETRY = ("spectral_decay", "intra_over_inter")
 
@@ -221,8 +220,8 @@ class _Group:
         tables = [accuracy_table(group, selection, numbers.accuracy)]
         if folded:  # that of the verdicts' selection begins the report
             tables.insert(0, leaderboard_table(group, selection, numbers.leaderboard))
-        # How accuracy depends on the choice is a figure of its own.
-        plots = [None if folded else self._accuracy_plot(selection), self._difference_plot(selection)]
+        # How accuracy depends on the choice is a figure of its own; its table has the gain under each.
+        plots = [] if folded else [self._accuracy_plot(selection), self._difference_plot(selection)]
         if len(self.compared):
             heading = "Accuracy and differences"
             evidence = evidence_table(group, selection, METRIC, numbers.comparisons)

@@ -252,10 +252,10 @@ def _columns(scope: Scope, *, gains: bool, costs: bool) -> list[str]:
 
 def _notes(board: pd.DataFrame, *, gains: bool, costs: bool) -> list[str]:
     signs = ", ".join(f"{label[0]} {label[2:]}" for label in LABELS.values())
-    trained = board[board["n"] > 0]
+    trained, several = board[board["n"] > 0], len(set(board["dataset"])) > 1
     return [
-        "In percent, the best first: mean over seeds [95% t-interval]; of several datasets by their mean.",
-        *(["Rank 1–3: the comparisons do not decide which of them it is."] if len(set(board["dataset"])) == 1 else []),
+        f"In percent, mean over seeds [95% t-interval]; the best first{', by their mean' if several else ''}.",
+        *([] if several else ["Rank 1–3: the comparisons do not decide which of them it is."]),
         *([f"Gain: points over the reference, paired by seed: {signs}."] if gains else []),
         *(["Step time: over the reference's."] if costs else []),
         *few_seeds(trained),

@@ -29,7 +29,6 @@ from dmlbench.analysis.groups import (
 from dmlbench.errors import Damaged, OnDamaged, UserError, counted, unknown_name, warn
 from dmlbench.reporting import sources
 from dmlbench.reporting.content import (
-    Map,
     Material,
     Part,
     Section,
@@ -46,7 +45,7 @@ from dmlbench.reporting.figures import gain_plot
 from dmlbench.reporting.folder import PAGE, check_target, replacing
 from dmlbench.reporting.latex import Choice, chosen, latex
 from dmlbench.reporting.naming import for_files, named, plain_names, table_metrics
-from dmlbench.reporting.numbers import Numbers
+from dmlbench.reporting.numbers import Map, Numbers
 from dmlbench.reporting.opening import Opening, opening
 from dmlbench.reporting.pictures import Picture, brief_marks, csv, escape_markdown, inert, markdown, short
 from dmlbench.reporting.queries import Panels, Queries
@@ -124,21 +123,21 @@ def render(
     tuned = sources.read_studies(roots.paths, left_out)
     with mapping(workers if done(results)["folder"].nunique() > FEW else 1) as each:
         margins, other = sources.tuning_margins(tuned, results, specs), Against(against)
-        numbers = Numbers.of(results, history, sources.other_images(results, specs), margins, other, evaluated=given)
+        numbers = Numbers.of(results, history, sources.other_images(results, specs), margins, other,
+                             evaluated=given, each=each)  # fmt: skip
         tables.check(set(numbers.leaderboard["name"]), table_metrics(numbers.accuracy["metric"]))
         queries = Queries.of(results, tell, left_out, other)
         queries.check_images(panels)
         with replacing(target) as folder:
             for part in ("figures", "tables"):
                 (folder / part).mkdir()
-            summaries = _summaries(results)
-            tested = _judged(roots, (results, every), claims, left_out)
+            summaries, tested = _summaries(results), _judged(roots, (results, every), claims, left_out)
             material = Material(numbers, queries, folder / "figures", panels, costs, sources.code_digests(summaries),
                 other, tested, read_finalists(tuned, results, specs))  # fmt: skip
             body, origin = _body(material, specs, tell, each), _origin(name, results, summaries, given)
-            gaps = _gaps(results, roots, only, left_out)
-            files = _write_csv(folder / "tables", _tidy(material, specs, roots))
-            _write_pages(folder, origin, body, gaps, {"files": files, "in_latex": _write_latex(folder, body, tables)})
+            csvs = _write_csv(folder / "tables", _tidy(material, specs, roots))
+            written = {"files": csvs, "in_latex": _write_latex(folder, body, tables)}
+            _write_pages(folder, origin, body, _gaps(results, roots, only, left_out), written)
             if panels:
                 (folder / ".gitignore").write_text(PRIVATE, encoding="utf-8")
     return target

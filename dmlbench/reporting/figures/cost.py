@@ -235,5 +235,5 @@ def _points(axes: Axes, part: pd.DataFrame, look: Look) -> None:
     reach = max(1.0, costs.max()) - min(1.0, costs.min())
     axes.set_xlim(min(1.0, costs.min()) - 0.08 * reach, max(1.0, costs.max()) + 0.3 * reach)
     axes.set_ylim(low, high)
-    adjust_text(labels, ax=axes, expand=(1.15, 1.35), iter_lim=300, ensure_inside_axes=True,
+    adjust_text(labels, ax=axes, expand=(1.15, 1.35), iter_lim=120, ensure_inside_axes=True,
                 arrowprops={"arrowstyle": "-", "color": MUTED, "linewidth": 0.4})  # fmt: skip
