@@ -162,6 +162,33 @@ def query_evidence(pairs: Sequence[QueryPair]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*PAIRED, *EVIDENCE])
 
 
+def class_gains(pairs: Sequence[QueryPair]) -> pd.DataFrame:
+    """Difference in R@1 of every method to its reference on each test class, averaged over seeds.
+
+    Returns:
+        One row per group, method and class with queries: the columns `PAIRED` without seed; `label`, the class's
+        number; `image`, the position of its first query; `gain`, a fraction; `queries` of the class and `seeds`.
+        Classes of a method are ordered by their gain.
+    """
+    keys, frames = PAIRED[:-1], []
+    methods: dict[tuple[Any, ...], list[QueryPair]] = {}
+    for pair in pairs:
+        methods.setdefault(tuple(pair.row[key] for key in keys), []).append(pair)
+    for method, seeds in methods.items():
+        first = seeds[0].reference
+        same = [pair for pair in seeds if pair.reference.fingerprint == first.fingerprint]
+        gain = np.mean([pair.won.astype(float) - pair.lost for pair in same], axis=0)
+        (position,) = np.nonzero(first.nearest.queries)
+        rows = pd.DataFrame({"label": first.labels[position], "image": position, "gain": gain[position]})
+        found = rows.groupby("label", as_index=False).agg(
+            image=("image", "first"), gain=("gain", "mean"), queries=("image", "size")
+        )
+        found = found.sort_values(["gain", "label"], kind="stable")
+        frames.append(found.assign(seeds=len(same), **dict(zip(keys, method, strict=True))))
+    columns = [*keys, "label", "image", "gain", "queries", "seeds"]
+    return pd.concat(frames, ignore_index=True)[columns] if frames else pd.DataFrame(columns=columns)
+
+
 def query_record(pairs: Sequence[QueryPair]) -> pd.DataFrame:
     """In how many seeds a method wins and loses each query against its reference, the most consistent wins first.
 

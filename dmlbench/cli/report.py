@@ -6,7 +6,7 @@ import click
 
 from dmlbench.cli.options import PATH, Command, against_option, claim_option, data_dir_option, results_folders_option
 from dmlbench.cli.terminal import echo
-from dmlbench.errors import UserError
+from dmlbench.errors import UserError, unknown_name
 
 MOST_WORKERS = 4  # a report has not more to draw at a time than would pay for their start
 
@@ -19,7 +19,7 @@ MOST_WORKERS = 4  # a report has not more to draw at a time than would pay for t
     "--only",
     multiple=True,
     metavar="COLUMN=NAMES",
-    callback=lambda _context, _parameter, pairs: _filters(pairs),
+    callback=lambda _context, _parameter, pairs: _pairs(pairs, "--only COLUMN=NAMES", "method=ms,ms+psd"),
     help="Show only some: COLUMN is protocol, dataset or method, e.g. method=ms,ms+psd. Repeatable.",
 )
 @against_option()
@@ -30,6 +30,13 @@ MOST_WORKERS = 4  # a report has not more to draw at a time than would pay for t
     help="Show images that a method finds and its base does not, and the reverse (needs run --keep embeddings).",
 )
 @data_dir_option()
+@click.option(
+    "--tables",
+    multiple=True,
+    metavar="WHAT=NAMES",
+    callback=lambda _context, _parameter, pairs: _tables(pairs),
+    help="Show only some in LaTeX tables: WHAT is rows (methods) or metrics, e.g. metrics=recall_at_1. Repeatable.",
+)
 @click.option(
     "--tracking",
     type=click.Choice(["auto", "none"]),
@@ -48,6 +55,7 @@ def command(
     tracking: str,
     against: str,
     claims: tuple[str, ...],
+    tables: dict[str, tuple[str, ...]],
 ) -> int:
     """Render results as a self-contained page, Markdown, CSV and LaTeX tables, PNG and SVG figures.
 
@@ -62,10 +70,12 @@ def command(
     \b
     Examples:
       dmlbench report --name cub --only dataset=cub --against ms --claim psd:contrastive,triplet
+      dmlbench report --name paper --tables rows=ms,ms+psd --tables metrics=recall_at_1,map_at_r
       dmlbench report --name both --results results/runs --results their-lab
     """
     from dmlbench.errors import Damaged
     from dmlbench.machine import usable_cores
+    from dmlbench.reporting.latex import Choice
     from dmlbench.reporting.page import render
     from dmlbench.reporting.queries import Panels
     from dmlbench.runner.matrix import data_folder
@@ -84,7 +94,7 @@ def command(
     workers = min(usable_cores(), MOST_WORKERS)
     folder = render(
         results, name, output, only, panels=shown, tell=_tell, damaged=leave_out, workers=workers, against=against,
-        claims=[parse_claim(claim) for claim in claims],
+        claims=[parse_claim(claim) for claim in claims], tables=Choice(**tables),
     )  # fmt: skip
     echo(f"{folder / 'index.html'}")
     if tracking == "auto":
@@ -108,12 +118,21 @@ def _send(folder: Path) -> None:
     echo(f"MLflow: run `report {folder.name}` in {where}")
 
 
-def _filters(pairs: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
-    only: dict[str, tuple[str, ...]] = {}
+def _tables(pairs: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+    found = _pairs(pairs, "--tables WHAT=NAMES", "rows=ms,ms+psd")
+    if unknown := sorted(set(found) - {"rows", "metrics"}):
+        raise unknown_name("choice", unknown[0], ("metrics", "rows"), where="--tables")
+    return found
+
+
+def _pairs(pairs: tuple[str, ...], usage: str, example: str) -> dict[str, tuple[str, ...]]:
+    """`COLUMN=NAMES` several times, as names by column; `usage` is the option with the form of its value."""
+    option, form = usage.split()
+    found: dict[str, tuple[str, ...]] = {}
     for pair in pairs:
         column, equals, text = pair.partition("=")
         names = tuple(name.strip() for name in text.split(","))
         if not equals or not all(names):
-            raise UserError(f"--only {pair!r}: must be COLUMN=NAMES", hint="for example --only method=ms,ms+psd")
-        only[column] = only.get(column, ()) + names
-    return only
+            raise UserError(f"{option} {pair!r}: must be {form}", hint=f"for example {option} {example}")
+        found[column] = found.get(column, ()) + names
+    return found

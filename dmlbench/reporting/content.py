@@ -12,7 +12,7 @@ A section for everything that `dmlbench overhead` measured: one machine, one pro
 import itertools
 import signal
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -36,7 +36,7 @@ from dmlbench.analysis.costs import (
     measurement_slug,
 )
 from dmlbench.analysis.estimates import SELECTIONS, selections_of, verdict_selection
-from dmlbench.analysis.groups import DEFAULT, METHOD, Against, Group, groups, in_order, slug, without_paths
+from dmlbench.analysis.groups import DEFAULT, METHOD, Against, Group, groups, in_order, paired, slug, without_paths
 from dmlbench.analysis.variance import variances
 from dmlbench.errors import counted
 from dmlbench.reporting.figures import (
@@ -46,6 +46,7 @@ from dmlbench.reporting.figures import (
     difference_plot,
     embedding_plot,
     forest_plot,
+    gain_curve_plot,
     geometry_plot,
     optimism_plot,
     overhead_plot,
@@ -57,7 +58,7 @@ from dmlbench.reporting.figures import (
     turns,
 )
 from dmlbench.reporting.naming import named
-from dmlbench.reporting.numbers import METRIC, Numbers
+from dmlbench.reporting.numbers import METRIC, Map, Numbers
 from dmlbench.reporting.pictures import Picture, save
 from dmlbench.reporting.queries import Panels, Queries
 from dmlbench.reporting.sources import code_state, for_readers
@@ -118,7 +119,6 @@ class Section:
         return [table for part in self.parts for table in part.tables]
 
 
-Map = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]
 Call = tuple[str, tuple[Any, ...]]  # a method's name and its arguments
 GEOMETRY = ("spectral_decay", "intra_over_inter")
 
@@ -220,8 +220,8 @@ class _Group:
         tables = [accuracy_table(group, selection, numbers.accuracy)]
         if folded:  # that of the verdicts' selection begins the report
             tables.insert(0, leaderboard_table(group, selection, numbers.leaderboard))
-        # How accuracy depends on the choice is a figure of its own.
-        plots = [None if folded else self._accuracy_plot(selection), self._difference_plot(selection)]
+        # How accuracy depends on the choice is a figure of its own; its table has the gain under each.
+        plots = [] if folded else [self._accuracy_plot(selection), self._difference_plot(selection)]
         if len(self.compared):
             heading = "Accuracy and differences"
             evidence = evidence_table(group, selection, METRIC, numbers.comparisons)
@@ -297,7 +297,11 @@ class _Group:
         mine = mine.dropna(subset=[column]) if column in mine else mine.iloc[:0]
         if mine.empty:
             return Part("")
-        return Part("Learning curves", self._drawn(curve_plot(self.group, mine, self.look, METRIC)))
+        plots: list[Plot | None] = [curve_plot(self.group, mine, self.look, METRIC)]
+        pairs = paired(mine, ["epoch"], [column], self.material.against)
+        pairs = _shown(pairs.rename(columns={column: "value", f"{column}_to": "value_to"}), self.material.against)
+        plots += [gain_curve_plot(self.group, named(pairs), self.look, METRIC)] if len(pairs) else []
+        return Part("Learning curves", self._drawn(*plots))
 
     def _geometry(self) -> Part:
         measured, cells = (self.group.of(frame) for frame in (self.numbers.seeds, self.numbers.results))
@@ -312,7 +316,8 @@ class _Group:
         if self.group.of(self.material.queries.evidence).empty:
             return Part("")
         queries, panels = self.material.queries, self.material.panels
-        plots = queries.panels(self.group, panels) if panels else []
+        plots = queries.by_class(self.group, self.look, panels)
+        plots += queries.panels(self.group, panels) if panels else []
         return Part("Query by query", self._drawn(*plots), [queries_table(self.group, queries.evidence)])
 
 

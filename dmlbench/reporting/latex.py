@@ -1,4 +1,4 @@
-"""Tables as LaTeX (booktabs), split where one would not fit the text of a page: no row and no column is lost.
+"""Tables as LaTeX (booktabs; longtable for what is higher than a page): no row and no column is lost.
 
 TeX alone knows widths, and a report has none at hand. So they are summed from those of Computer Modern, which is what
 a document has that loads no other font; others of its size are about as wide.
@@ -9,10 +9,11 @@ row that begins with `[` pdflatex stops in what it writes.
 
 import math
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 
-from dmlbench.reporting.naming import MINUS
+from dmlbench.errors import unknown_name
+from dmlbench.reporting.naming import MINUS, NAMES, metric_name
 from dmlbench.reporting.tables.table import TEXT_COLUMNS, Entry, Table, mark_signs, signed
 
 LATEX = {
@@ -39,6 +40,7 @@ PIECE = re.compile(
     r"[A-Za-z0-9]{1,12}[^A-Za-z0-9]{0,3}|[^A-Za-z0-9]{1,8}"
 )  # of a long word, after which it may be broken
 STEPS = 40  # in which a limit is looked for that fills the parts evenly
+METRIC = re.compile(r"R@\d+|" + "|".join(map(re.escape, NAMES.values())))
 LETTERS = 8  # marks in one cell
 LINE, CAPTION_LINE, RULES, SEPARATION, COLUMN_SEPARATION = 9.5, 12.0, 24.0, 2.0, 4.0
 LONGEST_CAPTION = 15 * CAPTION_LINE
@@ -65,11 +67,45 @@ class _Row:
     letters: str
 
 
-def latex(table: Table) -> str:
-    r"""A LaTeX table for `\usepackage{booktabs}`: intervals on a line of their own, notes and marks in the caption.
+@dataclass(frozen=True)
+class Choice:
+    """The methods and metrics that LaTeX tables show; empty for all."""
 
-    One that is wider or higher than a page becomes several: each repeats the columns that name a row, and the first
-    has the notes.
+    rows: Collection[str] = ()
+    metrics: Collection[str] = ()
+
+    def check(self, names: Collection[str], metrics: Collection[str]) -> None:
+        """Raise UserError for a method or a metric that no table has."""
+        for what, own, known in (("method", self.rows, names), ("metric", self.metrics, metrics)):
+            if unknown := sorted(set(own) - set(known)):
+                raise unknown_name(what, unknown[0], sorted(known), where="--tables")
+
+
+def chosen(table: Table, choice: Choice) -> Table:
+    """A table of methods with the rows and metrics of a choice; another one as it is."""
+    if table.columns[0] != "Method":
+        return table
+    wanted = set(map(metric_name, choice.metrics))
+    kept, shown = [], True
+    for index, name in enumerate(table.columns):
+        if is_metric := METRIC.fullmatch(name) is not None:
+            shown = not wanted or name in wanted
+        elif name != "Rank":  # which is that of the metric before it
+            shown = True
+        kept += [index] if shown or not (is_metric or name == "Rank") else []
+    rows = [row for row in table.rows if not choice.rows or row[0].text in choice.rows]
+    return replace(
+        table,
+        columns=tuple(table.columns[index] for index in kept),
+        rows=tuple(tuple(row[index] for index in kept) for row in rows),
+    )
+
+
+def latex(table: Table) -> str:
+    r"""A LaTeX table for `\usepackage{booktabs,longtable}`: intervals on a line of their own, notes in the caption.
+
+    One that is higher than a page is a longtable, which TeX breaks between methods; one that is wider becomes several:
+    each repeats the columns that name a row, and the first has the notes.
     """
     names, rows, signs = _with_signs(table)
     columns = [_column(index, name, rows) for index, name in enumerate(names)]
@@ -77,10 +113,11 @@ def latex(table: Table) -> str:
     caption = " ".join([f"{table.title}.", *notes])
     apart = _caption_height(caption) > LONGEST_CAPTION
     room = HEIGHT - RULES - LINE - _caption_height(table.title if apart else caption)
-    parts = [(indices, group) for group in _pages(rows, columns, room) for indices in _spans(columns)]
+    long = sum(_height(row, columns) for row in rows) > room
+    spans = _spans(columns)
     written = [
-        _part(table, columns, part, (index, len(parts)), () if apart or index > 1 else notes)
-        for index, part in enumerate(parts, start=1)
+        _part(table, columns, (indices, rows), (index, len(spans)), () if apart or index > 1 else notes, long=long)
+        for index, indices in enumerate(spans, start=1)
     ]
     if apart:  # a caption of that length is no caption; a paragraph can continue on the next page
         written.append(f"\n\\noindent{{\\sloppy\\footnotesize {_prose(' '.join(notes))}\\par}}\n")
@@ -98,38 +135,46 @@ def _part(
     part: tuple[Sequence[int], Sequence[_Row]],
     number: tuple[int, int],
     notes: Sequence[str],
+    *,
+    long: bool,
 ) -> str:
     indices, rows = part
     shown = [columns[index] for index in indices]
     which = " (part {} of {})".format(*number) if number[1] > 1 else ""
-    return "\n".join([
-        r"\begin{table}",
-        r"\centering\footnotesize\setlength{\tabcolsep}{2pt}",
-        f"\\caption{{{_prose(' '.join([f'{table.title}{which}.', *notes]))}}}",
-        f"\\label{{tab:{table.slug}{f'-{number[0]}' if number[0] > 1 else ''}}}",
-        f"\\begin{{tabular}}{{{''.join(column.alignment for column in shown)}}}",
-        r"\toprule",
-        " & ".join(_text(column.name, column) for column in shown) + r" \\",
-        r"\midrule",
-        *(line for row in rows for line in _row(row, shown, indices)),
-        r"\bottomrule",
-        r"\end{tabular}",
-        r"\end{table}",
-        "",
-    ])  # fmt: skip
+    caption = f"\\caption{{{_prose(' '.join([f'{table.title}{which}.', *notes]))}}}"
+    label = f"\\label{{tab:{table.slug}{f'-{number[0]}' if number[0] > 1 else ''}}}"
+    alignment = "".join(column.alignment for column in shown)
+    head = [r"\toprule", " & ".join(_text(column.name, column) for column in shown) + r" \\", r"\midrule"]
+    body = [line for row in rows for line in _row(row, shown, indices)]
+    lines = [
+        r"\begin{table}", rf"\centering{SMALL}", caption, label, f"\\begin{{tabular}}{{{alignment}}}", *head, *body,
+        r"\bottomrule", r"\end{tabular}", r"\end{table}", "",
+    ]  # fmt: skip
+    if long:
+        lines = [
+            rf"{{{SMALL}", r"\setlength{\LTcapwidth}{\textwidth}", f"\\begin{{longtable}}{{{alignment}}}",
+            caption + label + r" \\", *head, r"\endfirsthead", *head, r"\endhead", r"\bottomrule", r"\endfoot", *body,
+            r"\end{longtable}}", "",
+        ]  # fmt: skip
+    return "\n".join(lines)
+
+
+SMALL = r"\footnotesize\setlength{\tabcolsep}{2pt}"
 
 
 def _row(row: _Row, columns: Sequence[_Column], indices: Sequence[int]) -> list[str]:
+    """The lines of a row; no page ends between them."""
     shown = [row.entries[index] for index in indices]
     name, *cells = (_text(entry.text, column) for entry, column in zip(shown, columns, strict=True))
     name = "{}" * name.startswith(("[", "*")) + name  # after a line's end these would be arguments of it
-    lines = [" & ".join([name + _superscript(row.letters), *cells]) + r" \\"]
+    lines = [" & ".join([name + _superscript(row.letters), *cells])]
     lines += [
-        " & ".join(f"{{\\tiny {escape_latex(text)}}}" if text else "" for text in small) + r" \\"
+        " & ".join(f"{{\\tiny {escape_latex(text)}}}" if text else "" for text in small)
         for small in ([entry.spread for entry in shown], [entry.interval for entry in shown])
         if any(small)
     ]
-    return lines + ([r"\addlinespace[2pt]"] if any(entry.interval for entry in row.entries) else [])
+    ended = [f"{line} {end}" for line, end in zip(lines, [r"\\*"] * (len(lines) - 1) + [r"\\"], strict=True)]
+    return ended + ([r"\addlinespace[2pt]"] if any(entry.interval for entry in row.entries) else [])
 
 
 def _superscript(letters: str) -> str:
@@ -180,20 +225,6 @@ def _filled(columns: Sequence[_Column], limit: float) -> list[list[int]]:
             spans.append(list(keys))
         spans[-1].append(index)
     return spans
-
-
-def _pages(rows: Sequence[_Row], columns: Sequence[_Column], room: float) -> Iterator[list[_Row]]:
-    """The rows of each part."""
-    shown: list[_Row] = []
-    used = 0.0
-    for row in rows:
-        height = _height(row, columns)
-        if shown and used + height > room:
-            yield shown
-            shown, used = [], 0.0
-        shown.append(row)
-        used += height
-    yield shown
 
 
 def _height(row: _Row, columns: Sequence[_Column]) -> float:

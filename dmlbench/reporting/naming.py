@@ -32,7 +32,8 @@ def named(frame: pd.DataFrame) -> pd.DataFrame:
     Args:
         frame: A table with the columns `groups.METHOD`.
     """
-    rows = frame.to_dict("records")
+    wanted = [*METHOD, *(OTHER if OTHER[0] in frame else ())]
+    rows = [dict(zip(wanted, row, strict=True)) for row in frame[wanted].itertuples(index=False, name=None)]
     names = {"name": [method_name(row) for row in rows], "base_name": [base_name(row) for row in rows]}
     names["modifier_name"] = [modifier_name(row) for row in rows]
     if OTHER[0] in frame:

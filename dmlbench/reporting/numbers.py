@@ -1,7 +1,8 @@
 """All numbers of a report as tidy tables."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
@@ -15,6 +16,8 @@ from dmlbench.analysis.tuning import NONE as NO_MARGINS
 from dmlbench.analysis.tuning import Margins, tuned_beside_files
 from dmlbench.reporting.naming import named
 
+Map = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]
+Call = tuple[Any, ...]  # a function and its arguments
 METRIC = "recall_at_1"  # what verdicts are given by and figures show; tables show all
 
 
@@ -48,15 +51,19 @@ class Numbers:
         against: Against = DEFAULT,
         *,
         evaluated: pd.DataFrame | None = None,
+        each: Map = map,
     ) -> "Numbers":
         """Compute them from results and histories; `evaluated` are the rows of what was not trained here.
 
         `other_images` is as for `reproduction`, `margins` as for `tuned_beside_files`, `against` as for `references`.
+        `each` calls a function for each of many, as `map` does: in several processes, where there are any.
         """
         check_against(results, against)
         finished = history[history["hash"].isin(done(results)["hash"])]
         values = seed_values(results)
         means, pairs = accuracy(values), seed_pairs(values, against)
+        longest: list[Call] = [(comparisons, pairs, values), (pooled, pairs, values), (over_datasets, values)]
+        compared, together, across = each(_called, longest)
         timed = results[results["step_ms"].notna() & results["exclusive"].astype(bool)]
         found = {
             "results": results,
@@ -66,9 +73,9 @@ class Numbers:
             "leaderboard": leaderboard(values, evaluated),
             "optimism": optimism(values),
             "pairs": pairs,
-            "comparisons": comparisons(pairs, values),
-            "pooled": pooled(pairs, values),
-            "over_datasets": over_datasets(values),
+            "comparisons": compared,
+            "pooled": together,
+            "over_datasets": across,
             "overhead": overhead(results, against),
             "phases": phase_times(finished[finished["hash"].isin(timed["hash"])]),
             "reproduction": reproduction(means, other_images),
@@ -76,3 +83,10 @@ class Numbers:
             "evaluated": results.iloc[:0] if evaluated is None else evaluated,
         }
         return cls(**{name: named(frame) for name, frame in found.items()})
+
+
+def _called(call: Call) -> pd.DataFrame:
+    """What a function gives for its arguments; in a process of its own, for both can be sent."""
+    function, *arguments = call
+    found: pd.DataFrame = function(*arguments)
+    return found

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,12 +16,21 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from dmlbench.analysis.claims import Judged, judge
 from dmlbench.analysis.comparisons import primary
 from dmlbench.analysis.costs import measured_frame
-from dmlbench.analysis.groups import GROUP, METHOD, Against, check_unambiguous, done, groups, without_paths
+from dmlbench.analysis.groups import (
+    GROUP,
+    METHOD,
+    Against,
+    base_name,
+    check_unambiguous,
+    done,
+    modifier_name,
+    without_paths,
+)
 from dmlbench.errors import Damaged, OnDamaged, UserError, counted, unknown_name, warn
 from dmlbench.reporting import sources
 from dmlbench.reporting.content import (
-    Map,
     Material,
+    Part,
     Section,
     cost_sections,
     group_sections,
@@ -30,12 +40,16 @@ from dmlbench.reporting.content import (
     reproduction_section,
     variance_tables,
 )
+from dmlbench.reporting.dictionary import FILES, dictionary
+from dmlbench.reporting.figures import gain_plot
 from dmlbench.reporting.folder import PAGE, check_target, replacing
-from dmlbench.reporting.latex import latex
-from dmlbench.reporting.naming import for_files, named, plain_names
-from dmlbench.reporting.numbers import Numbers
-from dmlbench.reporting.pictures import brief_marks, csv, escape_markdown, markdown, short
+from dmlbench.reporting.latex import Choice, chosen, latex
+from dmlbench.reporting.naming import for_files, named, plain_names, table_metrics
+from dmlbench.reporting.numbers import Map, Numbers
+from dmlbench.reporting.opening import Opening, opening
+from dmlbench.reporting.pictures import Picture, brief_marks, csv, escape_markdown, inert, markdown, short
 from dmlbench.reporting.queries import Panels, Queries
+from dmlbench.reporting.reading import READING, READING_COSTS
 from dmlbench.reporting.sources import commands
 from dmlbench.reporting.studies import read_finalists
 from dmlbench.reporting.style import PALETTE
@@ -59,6 +73,9 @@ from dmlbench.specs.study import Claim
 
 FILTERS = ("protocol", "dataset", "method")
 Only = Mapping[str, Collection[str]]
+DICTIONARY = "dictionary.csv"
+WHOLE = Choice()
+FEW = 40  # cells up to which one process draws a report sooner than several have started
 PRIVATE = "# This report shows images of a dataset, so git leaves it out.\n*\n"
 
 
@@ -74,6 +91,7 @@ def render(
     workers: int = 1,
     against: str = "",
     claims: Sequence[Claim] = (),
+    tables: Choice = WHOLE,
 ) -> Path:
     """Render a report; an earlier one of that name is replaced when the new one is complete.
 
@@ -89,6 +107,7 @@ def render(
         against: The method that all others are compared with, by its name in tables [default: a modified method's
             base, and for a base the first one].
         claims: What to test beside the claims that were declared with the runs: these are after the fact.
+        tables: The methods and metrics of LaTeX tables.
 
     Returns:
         The report's folder, with index.html, report.md, tables/ and figures/.
@@ -102,24 +121,23 @@ def render(
     results, history, specs, costs, every, given = _read(roots, only, left_out)
     tell(f"{counted(results['folder'].nunique(), 'cell')} read")
     tuned = sources.read_studies(roots.paths, left_out)
-    with mapping(workers if len(groups(done(results))) > 1 else 1) as each:
+    with mapping(workers if done(results)["folder"].nunique() > FEW else 1) as each:
         margins, other = sources.tuning_margins(tuned, results, specs), Against(against)
-        numbers = Numbers.of(results, history, sources.other_images(results, specs), margins, other, evaluated=given)
+        numbers = Numbers.of(results, history, sources.other_images(results, specs), margins, other,
+                             evaluated=given, each=each)  # fmt: skip
+        tables.check(set(numbers.leaderboard["name"]), table_metrics(numbers.accuracy["metric"]))
         queries = Queries.of(results, tell, left_out, other)
-        if panels:
-            queries.check_images(panels)
+        queries.check_images(panels)
         with replacing(target) as folder:
             for part in ("figures", "tables"):
                 (folder / part).mkdir()
-            summaries = _summaries(results)
-            tested = _judged(roots, (results, every), claims, left_out)
+            summaries, tested = _summaries(results), _judged(roots, (results, every), claims, left_out)
             material = Material(numbers, queries, folder / "figures", panels, costs, sources.code_digests(summaries),
                 other, tested, read_finalists(tuned, results, specs))  # fmt: skip
             body, origin = _body(material, specs, tell, each), _origin(name, results, summaries, given)
-            gaps = _gaps(results, roots, only, left_out)
-            files = _write_csv(folder / "tables", _tidy(material, specs, roots))
-            _write_latex(folder / "tables", body)
-            _write_pages(folder, origin, body, gaps, files)
+            csvs = _write_csv(folder / "tables", _tidy(material, specs, roots))
+            written = {"files": csvs, "in_latex": _write_latex(folder, body, tables)}
+            _write_pages(folder, origin, body, _gaps(results, roots, only, left_out), written)
             if panels:
                 (folder / ".gitignore").write_text(PRIVATE, encoding="utf-8")
     return target
@@ -266,13 +284,12 @@ def _kept_measurements(
 
 @dataclass(frozen=True)
 class _Body:
-    """All that is drawn and tabled, as the templates name it."""
+    """All that is drawn and tabled, as the templates name it; sections are in the order of the contents."""
 
-    over_datasets: list[Section]
+    opening: Opening | None
+    gains: list[Picture]
     sections: list[Section]
-    summaries: list[Table]
-    costs: list[Section]
-    reproduction: list[Section]
+    filters: dict[str, dict[str, str]]
     commands: list[str]
     settings: list[Table]
     protocols: list[Table]
@@ -308,25 +325,47 @@ class _Gaps:
 
 
 def _body(material: Material, specs: sources.Specs, tell: Callable[[str], None], each: Map) -> _Body:
-    results = material.numbers.results
+    results, numbers = material.numbers.results, material.numbers
     facts = partial(sources.group_facts, results=results, specs=specs)
     built = group_sections(material, facts, tell, each)
     verdicts = {section.group: section.verdicts for section in built if section.group}
+    first = opening(numbers, material.claims, material.against)
+    sections = [
+        _tables("claims", "Declared claims", claim_tables(material.claims)),
+        _tables("differences", "Differences to the reference", summary_tables(verdicts, primary(numbers.pooled))),
+        _tables("leaderboards", "Leaderboards", leaderboards(numbers, material.queries.over_classes)),
+        protocol_sections(material),
+        built,
+        cost_sections(material),
+        _tables("variance", "Sources of variance", variance_tables(material)),
+        reproduction_section(numbers),
+    ]
     return _Body(
-        over_datasets=protocol_sections(material),
-        sections=built,
-        summaries=[
-            *leaderboards(material.numbers, material.queries.over_classes),
-            *claim_tables(material.claims),
-            *summary_tables(verdicts, primary(material.numbers.pooled)),
-            *variance_tables(material),
-        ],
-        costs=cost_sections(material),
-        reproduction=reproduction_section(material.numbers),
+        opening=first,
+        gains=material.drawn(gain_plot(first.gains)) if first and first.gains else [],
+        sections=[section for several in sections for section in several],
+        filters=_filters(numbers),
         commands=commands(results, specs, material.queries.measured),
         settings=settings_tables(sources.settings(results, specs)),
         protocols=protocol_tables(sources.protocol_values(results, specs)),
     )
+
+
+def _tables(slug: str, title: str, tables: list[Table]) -> list[Section]:
+    return [Section(slug, title, "", [Part("", [], tables)])] if tables else []
+
+
+def _filters(numbers: Numbers) -> dict[str, dict[str, str]]:
+    """What a reader may filter rows by: base, modifier and values of every method, by its name."""
+    rows = numbers.leaderboard.drop_duplicates("name").to_dict("records")
+    return {
+        str(row["name"]): {
+            "base": base_name(row, tuned=False),
+            "modifier": modifier_name(row, tuned=False) or "none",
+            "values": "tuned" if row["tuned"] else "files' values",
+        }
+        for row in rows
+    }
 
 
 def _tidy(material: Material, specs: sources.Specs, roots: Roots) -> dict[str, pd.DataFrame]:
@@ -359,10 +398,15 @@ def _tidy(material: Material, specs: sources.Specs, roots: Roots) -> dict[str, p
     return written | {"cells": for_files(cells.assign(folder=relative, error=errors), typed=True)}
 
 
-def _write_latex(folder: Path, body: _Body) -> None:
-    sections = (*body.over_datasets, *body.sections, *body.costs, *body.reproduction)
-    for table in (*body.summaries, *(table for section in sections for table in section.tables)):
-        (folder / f"{table.slug}.tex").write_text(latex(table), encoding="utf-8")
+def _write_latex(folder: Path, body: _Body, tables: Choice) -> set[str]:
+    """Write the tables that have a chosen row; their slugs, for the page's links."""
+    first = [body.opening.table] if body.opening else []
+    every = (*first, *(table for section in body.sections for table in section.tables))
+    found = {table.slug: chosen(table, tables) for table in every}
+    written = {slug: table for slug, table in found.items() if table.rows}
+    for slug, table in written.items():
+        (folder / "tables" / f"{slug}.tex").write_text(latex(table), encoding="utf-8")
+    return set(written)
 
 
 def _write_csv(folder: Path, tables: Mapping[str, pd.DataFrame]) -> list[tuple[str, str]]:
@@ -370,7 +414,12 @@ def _write_csv(folder: Path, tables: Mapping[str, pd.DataFrame]) -> list[tuple[s
     written = {name: frame for name, frame in tables.items() if len(frame)}
     for name, frame in written.items():
         (folder / f"{name}.csv").write_text(csv(frame), encoding="utf-8")
-    return [(f"tables/{name}.csv", FILES[name]) for name in written] + [("report.md", "this report as Markdown")]
+    (folder / DICTIONARY).write_text(inert(dictionary(written)), encoding="utf-8")
+    others = [
+        (f"tables/{DICTIONARY}", "what every column of these tables holds"),
+        ("report.md", "this report as Markdown"),
+    ]
+    return [(f"tables/{name}.csv", FILES[name]) for name in written] + others
 
 
 def _summaries(results: pd.DataFrame) -> list[Summary]:
@@ -402,7 +451,7 @@ def _gaps(results: pd.DataFrame, roots: Roots, only: Only | None, left_out: "_Le
     return _Gaps(failed, unfinished, left_out.in_words(), coverage, is_uneven(coverage))
 
 
-def _write_pages(folder: Path, origin: _Origin, body: _Body, gaps: _Gaps, files: Sequence[tuple[str, str]]) -> None:
+def _write_pages(folder: Path, origin: _Origin, body: _Body, gaps: _Gaps, written: Mapping[str, Any]) -> None:
     environment = Environment(
         loader=PackageLoader("dmlbench.reporting"),
         autoescape=select_autoescape(("html.j2",)),  # names come from users; Markdown has its own filter
@@ -412,71 +461,5 @@ def _write_pages(folder: Path, origin: _Origin, body: _Body, gaps: _Gaps, files:
     )
     environment.filters |= {"md": escape_markdown, "md_table": markdown, "short": short, "brief_marks": brief_marks}
     for template, file in ("index.html.j2", PAGE), ("report.md.j2", "report.md"):
-        text = environment.get_template(template).render(vars(origin) | vars(body) | vars(gaps), files=files)
+        text = environment.get_template(template).render(vars(origin) | vars(body) | vars(gaps), **written)
         (folder / file).write_text(text.rstrip() + "\n", encoding="utf-8")
-
-
-READING = (
-    "Intervals are 95% Student t-intervals over seeds: they cover the choice of seed, not of dataset or protocol.",
-    (
-        "Methods are compared seed by seed: the same seed gives all of them the same weights and batches. The "
-        "reference of a modified method is its base, that of a base the first base, unless the report names another."
-    ),
-    "Verdicts are given by R@1, which was chosen before any result. Other metrics are shown without verdicts.",
-    (
-        "Verdicts: better or worse (paired t-test), equivalent within one point (two one-sided t-tests), or "
-        "inconclusive. Comparisons that no claim declared before the runs are exploratory, and their p-values control "
-        "the share of false discoveries (Benjamini and Hochberg)."
-    ),
-    (
-        "Every title says how the epoch was chosen. The best test epoch is chosen on the very classes it is measured "
-        "on, as published figures are; it is shown beside the others and never mixed with them."
-    ),
-    "The untrained network is the reference: what a method learned is what it adds to that row.",
-    (
-        "A row's marks say where its values come from: “published here” for this protocol and dataset, “transferred "
-        "from” another protocol or dataset, tuned, or new. Without any of them that was not recorded."
-    ),
-    (
-        "A row {teacher_mode=eval} had its teacher's BatchNorm use running statistics. In the official code it uses "
-        "the batch's: under a protocol that does not freeze BatchNorm the two are different methods."
-    ),
-    (
-        "A row marked “untuned” ran with settings that nobody published for that loss and data: it neither confirms "
-        "nor refutes a paper."
-    ),
-    (
-        "A row {tuned} has values that were chosen on held-out training classes (its marks say with which budget) and "
-        "is compared with its tuned base. The table of tuned values says by how much they were chosen. Where they are "
-        "the best of trials on one split, that is often a query or two: another split or seed may choose others, so no "
-        "conclusion on methods follows from such rows."
-    ),
-    "A row marked “new” is of a method that stands in no paper: it is proposed here, or by whoever wrote its file.",
-)
-READING_COSTS = (
-    "Ratios are formed between a method and its reference within a round, in which all methods took their turn.",
-    "An interval covers what one process after the other gave on this machine, not other machines or protocols.",
-    "A step counts without the wait for data, which would hide what a method adds.",
-)
-FILES = {  # tables by name
-    "accuracy": "mean, interval and standard deviation of every metric",
-    "leaderboard": "every method's metrics, and the ranks that its comparisons leave open",
-    "comparisons": "every paired difference with its interval and tests",
-    "pooled": "differences pooled over datasets",
-    "datasets": "interquartile means and average ranks over datasets",
-    "optimism": "what choosing the epoch on the test classes adds",
-    "overhead": "step times over the reference's",
-    "measured": "what `dmlbench overhead` measured, every measurement",
-    "phases": "where a training step's time goes",
-    "reproduction": "published figures beside ours",
-    "evaluated": "every metric of what was not trained here",
-    "tuning": "tuned values beside those of the methods' files, by seed",
-    "tuning_finalists": "held-out scores of the finalists of every study of tuning, and test scores of their values",
-    "variance": "standard deviations by source: seed, initial weights, order, split, test classes, tuning",
-    "over_classes": "R@1 with its interval over test classes, where embeddings were kept",
-    "queries": "differences within a seed with intervals over test classes, where embeddings were kept",
-    "query_record": "every query that a method wins or loses, and in how many seeds",
-    "settings": "every hyperparameter with the source of its value",
-    "protocols": "every value of the protocols",
-    "cells": "every cell and choice of the epoch",
-}

@@ -9,6 +9,7 @@ import os
 import re
 import textwrap
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from dmlbench.analysis.groups import without_paths
 from dmlbench.data.family import LabelledImages, Side
 from dmlbench.errors import UserError, printable
 from dmlbench.reporting.naming import for_files
-from dmlbench.reporting.style import COLUMN, GRID, INK, MUTED, PALETTE, PAPER, RC, Plot, plotting
+from dmlbench.reporting.style import COLUMN, GRID, INK, MUTED, PALETTE, PAPER, RC, TUNED, Plot, Tip, plotting
 from dmlbench.reporting.tables.table import TEXT_COLUMNS, Entry, Table
 
 FORMULA = re.compile(r"[=+@\t\r-](?![\d.]+(?:e[+-]?\d+)?$)")  # a negative number is a number
@@ -103,24 +104,34 @@ def _with_palette(encoded: str) -> str:
 
 
 # What the page's style sheet sets for light and for dark.
-PAGE_COLOURS = {INK: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--grid)", PAPER: "var(--paper)"} | {
+PAGE_COLOURS = {
+    INK: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--grid)", PAPER: "var(--paper)", TUNED: "var(--tuned)",
+} | {
     colour: f"var(--series-{number})" for number, colour in enumerate(PALETTE)
-}
+}  # fmt: skip
+
+
+NO_TIPS: Mapping[str, Tip] = {}
 
 
 @dataclass(frozen=True)
 class Picture:
     """A figure as the page shows it; `slug` names its files, `svg` is safe markup.
 
-    `wide` figures span a page, others one column.
+    `inches` is its width: a wide one spans the page, others one column.
     """
 
     slug: str
     caption: str
-    alt: str
+    label: str
     svg: Markup
     data: pd.DataFrame
-    wide: bool = False
+    inches: float = COLUMN
+
+    @property
+    def wide(self) -> bool:
+        """Whether it needs more than a column."""
+        return self.inches > COLUMN
 
 
 def save(plot: Plot, folder: Path) -> Picture:
@@ -137,8 +148,8 @@ def save(plot: Plot, folder: Path) -> Picture:
     (folder / f"{plot.slug}.csv").write_text(inert(data), encoding="utf-8")
     drawn = with_palettes(path.read_text(encoding="utf-8"))
     path.write_text(drawn, encoding="utf-8")
-    svg = inline(drawn, plot.slug, plot.alt)
-    return Picture(plot.slug, plot.caption, plot.alt, svg, data, wide=plot.figure.get_figwidth() > COLUMN)
+    svg = inline(drawn, plot.slug, plot.label, plot.tips)
+    return Picture(plot.slug, plot.caption, plot.label, svg, data, float(plot.figure.get_figwidth()))
 
 
 def _draw(figure: Figure, png: Path, svg: Path) -> None:
@@ -152,7 +163,7 @@ def _draw(figure: Figure, png: Path, svg: Path) -> None:
     FigureCanvasSVG(figure).print_svg(svg, metadata={"Date": None, "Creator": None})
 
 
-def inline(svg: str, prefix: str, label: str) -> Markup:
+def inline(svg: str, prefix: str, label: str, tips: Mapping[str, Tip] = NO_TIPS) -> Markup:
     """A figure's SVG as an element of an HTML page.
 
     Identifiers and the references to them get a prefix, because every figure calls its parts alike; the page's
@@ -161,7 +172,8 @@ def inline(svg: str, prefix: str, label: str) -> Markup:
     Args:
         svg: A document as matplotlib writes it.
         prefix: Unique within the page.
-        label: What a screen reader says.
+        label: What a screen reader says in one sentence; the figure's data describe it.
+        tips: By the identifier of a mark what a page says of it.
     """
     body = svg[svg.index("<svg") :]
     body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
@@ -172,7 +184,13 @@ def inline(svg: str, prefix: str, label: str) -> Markup:
     for colour, variable in PAGE_COLOURS.items():
         body = body.replace(colour, variable)
     body = re.sub(r'<svg width="[^"]*" height="[^"]*"', "<svg", body, count=1)
-    opening = f'<svg role="img" aria-label="{escape(label)}"'
+    for mark, tip in tips.items():
+        said = (
+            f'<g id="{prefix}-{mark}" data-method="{escape(tip.method)}" data-dataset="{escape(tip.dataset)}">'
+            f"<title>{escape(tip.text)}</title>"
+        )
+        body = body.replace(f'<g id="{prefix}-{mark}">', said, 1)
+    opening = f'<svg role="img" aria-label="{escape(label)}" aria-details="data-{prefix}"'
     return Markup(body.replace("<svg", opening, 1).strip())  # noqa: S704 - matplotlib escaped every name in it
 
 

@@ -11,6 +11,7 @@ from dmlbench.analysis.queries import (
     PAIRED,
     Measured,
     QueryPair,
+    class_gains,
     measure_kept,
     query_evidence,
     query_pairs,
@@ -19,10 +20,10 @@ from dmlbench.analysis.queries import (
 )
 from dmlbench.analysis.variance import over_test_classes
 from dmlbench.errors import OnDamaged, UserError, counted, warn
-from dmlbench.reporting.figures import retrieval_panel
+from dmlbench.reporting.figures import class_gain_plot, ends_of, retrieval_panel
 from dmlbench.reporting.figures.panels import thumbnails
 from dmlbench.reporting.naming import named
-from dmlbench.reporting.style import Plot
+from dmlbench.reporting.style import Look, Plot
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,10 @@ class Queries:
         over_classes = named(over_test_classes(results, measured))
         return cls(measured, pairs, named(query_evidence(pairs)), query_record(pairs), over_classes)
 
-    def check_images(self, panels: Panels) -> None:
-        """Raise UserError where there is nothing to show, or a dataset's images are not there or are others."""
+    def check_images(self, panels: Panels | None) -> None:
+        """Raise UserError where panels are asked for and have no queries, or their images are not there or others."""
+        if panels is None:
+            return
         if not self.pairs:
             raise UserError(
                 "--panels: no method and reference of one seed kept their embeddings",
@@ -67,6 +70,18 @@ class Queries:
             )
         for folder in {pair.group.dataset: pair.folders[0] for pair in self.pairs}.values():
             thumbnails(folder, panels.data_dir, [])
+
+    def by_class(self, group: Group, look: Look, panels: Panels | None) -> list[Plot]:
+        """The gain on each test class of a group's methods; where panels are asked for, with an image of the ends."""
+        found = class_gains([pair for pair in self.pairs if pair.group == group])
+        if found.empty:
+            return []
+        rows = named(found)
+        images = None
+        if panels:
+            folder = next(pair.folders[0] for pair in self.pairs if pair.group == group)
+            images = thumbnails(folder, panels.data_dir, ends_of(rows)["image"].astype(int))
+        return [class_gain_plot(group, rows, look, images)]
 
     def panels(self, group: Group, panels: Panels) -> list[Plot]:
         """For every method of a group with a reference its lowest seed's wins and losses, with their images.

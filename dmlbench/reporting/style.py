@@ -1,15 +1,15 @@
 """One look and frame for all figures: colour is the base loss; marker, line and hatch are the modifier.
 
-Tuned values have no look of their own: labels and panel titles name them. The user's `matplotlibrc` changes nothing,
-and no name is read as mathematics. A `Plot` holds a figure with its title, its data and its content in words.
+Tuned values have a colour of their own where colour is no base; elsewhere labels and panel titles name them. The user's
+`matplotlibrc` changes nothing, and no name is read as mathematics. A `Plot` holds a figure with its caption and data.
 """
 
 import itertools
 import re
 import textwrap
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypedDict
 
 import numpy as np
@@ -29,6 +29,8 @@ from dmlbench.specs.overrides import Settings
 # so that an inlined figure follows light and dark.
 INK, MUTED, GRID, PAPER = "#1b1f24", "#5f6b76", "#dfe3e7", "#ffffff"
 COLUMN, PAGE = 3.5, 7.0  # widths in inches: one column, and the text width of a two-column page
+SCREEN = 9.5  # of what is made for a screen; on paper it is as wide as the text, with smaller letters
+FILES, TUNED = INK, "#7a3fb0"  # values of the methods' files and tuned ones; no base has these colours
 
 # Okabe and Ito (2008), "Color universal design": distinguishable with every common colour vision. Black is ink, and
 # yellow is not seen on white.
@@ -44,6 +46,11 @@ LINES: tuple[Any, ...] = (
     (0, (2.4, 1.2)), (0, (9, 1.4, 1.2, 1.4)), (0, (2, 4)), (0, (6, 4)), (0, (9, 4)), (0, (5, 1.4, 3, 1.4)),
     (0, (3, 1.4, 1.2, 1.4)), (0, (3, 1.4, 1.2, 1.4, 1.2, 1.4)), (0, (7, 4, 1.2, 4)), (0, (3, 4, 1.2, 4)),
 )  # fmt: skip
+# Of a step's phases, none that of a base: a phase has its colour wherever it is drawn.
+PHASES = {
+    "data": "#b5b5b5", "forward": "#7da7d9", "loss": "#8fb9a8", "teacher": "#9467bd", "distillation": "#c5a3dd",
+    "backward": "#3f6fa8", "optimiser": "#c49c94", "other": "#7f7f7f",
+}  # fmt: skip
 HATCHES = (  # lines only: dots take a megabyte of SVG
     "", "////", "\\\\\\\\", "xxxx", "||||", "----", "++++", "//", "\\\\", "xx", "||", "++",
     "--", "////--", "\\\\\\\\--", "////||", "\\\\\\\\||", "xx--", "xx||", "//--",
@@ -78,7 +85,7 @@ RC: dict[Any, Any] = {
     "legend.frameon": False,
     "legend.fontsize": 7.5,
     "lines.linewidth": 1.4,
-    "savefig.dpi": 220,
+    "savefig.dpi": 160,
     "svg.fonttype": "none",
 }
 
@@ -164,14 +171,32 @@ LABEL = 22  # characters of a method's name in one line: more would leave no roo
 
 
 @dataclass(frozen=True)
+class Tip:
+    """What a page says where a mark is pointed at; method and dataset are what a reader may filter by."""
+
+    method: str
+    dataset: str
+    text: str
+
+
+@dataclass(frozen=True)
 class Plot:
-    """A figure with its file name, its caption, its content in words for those who cannot see it, and its data."""
+    """A figure with its file name, its caption and its data.
+
+    The caption's first sentence names the figure to those who cannot see it, and the data are its description. `tips`
+    are of the marks that have the key as their `gid`.
+    """
 
     figure: Figure
     slug: str
     caption: str
-    alt: str
     data: pd.DataFrame
+    tips: Mapping[str, Tip] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """The caption's first sentence."""
+        return re.split(r"(?<=\.) (?=[A-Z])", self.caption, maxsplit=1)[0]
 
 
 def row_canvas(names: Sequence[str], title: Sequence[str]) -> tuple[Figure, Axes]:
@@ -238,18 +263,41 @@ def write_panel_title(axes: Axes, title: str) -> None:
         axes.set_title(title, loc="left", color=INK, fontweight="bold")
 
 
-def limits_of(estimates: pd.DataFrame, seeds: pd.Series, *, include: Sequence[float] = ()) -> tuple[float, float]:
-    """Ends of an axis that shows every seed, every interval and `include`, with a margin of 6%."""
-    bounds = [estimates[column].to_numpy(float) for column in ("mean", "low", "high")]
-    numbers = np.concatenate([*bounds, seeds.to_numpy(float), np.asarray(include, float)])
-    low, high = float(np.nanmin(numbers)), float(np.nanmax(numbers))
+FAR = 3.0  # interquartile ranges from the middle half beyond which a mean is off the axis (Tukey's far out)
+Limits = tuple[float, float]
+
+
+def limits_of(estimates: pd.DataFrame, seeds: pd.Series, *, include: Sequence[float] = ()) -> Limits:
+    """Ends of an axis that shows every interval and `include`, with a margin of 6%, and every seed beside them.
+
+    A mean that is far out does not squash the others: it is off the axis, where `dot` writes its number.
+    """
+    means = estimates["mean"].to_numpy(float)
+    first, third = np.nanquantile(means, [0.25, 0.75])
+    far = FAR * (third - first)
+    near = (means >= first - far) & (means <= third + far) if far > 0 else np.ones(len(means), dtype=bool)
+    bounds = [estimates.loc[near, column].to_numpy(float) for column in ("mean", "low", "high")]
+    low, high = float(np.nanmin(np.concatenate(bounds))), float(np.nanmax(np.concatenate(bounds)))
+    if near.all():
+        low, high = min(low, float(seeds.min())), max(high, float(seeds.max()))
+    low, high = min([low, *include]), max([high, *include])
     margin = 0.06 * (high - low) or 0.005
     return low - margin, high + margin
 
 
-def dot(axes: Axes, row: pd.Series, y: float, signs: tuple[str, str, str]) -> None:
-    """A mean with its interval, a fraction drawn in percent or points, in the row `y`; signs as `Look.signs`."""
+def dot(axes: Axes, row: pd.Series, y: float, signs: tuple[str, str, str], limits: Limits | None = None) -> None:
+    """A mean with its interval, a fraction drawn in percent or points, in the row `y`; signs as `Look.signs`.
+
+    Beyond `limits`, the axis's ends as fractions, it is an arrow with its number.
+    """
     colour, face, marker = signs
+    if limits and not limits[0] <= row["mean"] <= limits[1]:
+        below = row["mean"] < limits[0]
+        words = f"{'◂ ' * below}{100 * row['mean']:.2f}{' ▸' * (not below)}".replace("-", MINUS)
+        where = axes.get_yaxis_transform()
+        axes.text(float(not below), y, words, transform=where, ha="left" if below else "right", va="center_baseline",
+                  fontsize=7, color=colour)  # fmt: skip
+        return
     axes.plot(100 * row["mean"], y, color=colour, zorder=4, marker=marker, markersize=5, **edges(colour, face))
     if row["n"] > 1:
         bounds = 100 * error_bounds(row)
@@ -279,11 +327,6 @@ def error_bounds(row: pd.Series) -> np.ndarray:
     return np.array([[row["mean"] - row["low"]], [row["high"] - row["mean"]]], dtype=float)
 
 
-def spoken(rows: pd.DataFrame, write: Callable[[float], str], unit: str, of: str = "seeds") -> str:
-    """Rows of estimates in words: `ms 62.45% (95% interval 61.90 to 63.01, 5 seeds); ...`; `of` names what n counts."""
-    return "; ".join(_spoken(row, write, unit, of) for _, row in rows.iterrows())
-
-
 def _label(name: str) -> str:
     if len(name) <= LABEL:
         return name
@@ -295,10 +338,3 @@ def _label(name: str) -> str:
             lines[-1] += whole.pop(0)
         lines += whole
     return "\n".join(lines) + name[len(bare) :]
-
-
-def _spoken(row: pd.Series, write: Callable[[float], str], unit: str, of: str) -> str:
-    said = f"{row['name']} {write(row['mean'])}{unit}"
-    if row["n"] < 2:
-        return f"{said} (one {of.removesuffix('s')})"
-    return f"{said} (95% interval {write(row['low'])} to {write(row['high'])}, {row['n']} {of})"

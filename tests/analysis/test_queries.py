@@ -5,7 +5,14 @@ import pytest
 from scipy import stats
 
 from dmlbench.analysis import queries as module
-from dmlbench.analysis.queries import class_bootstrap, measure_kept, query_evidence, query_pairs, query_record
+from dmlbench.analysis.queries import (
+    class_bootstrap,
+    class_gains,
+    measure_kept,
+    query_evidence,
+    query_pairs,
+    query_record,
+)
 from dmlbench.errors import UserError
 from dmlbench.results.frames import load_results
 from tests.kept import angles, finish_again, keep
@@ -164,3 +171,16 @@ def test_one_dataset_with_two_labellings_is_an_error(tmp_path):
     keep(write_cell(tmp_path, make_cell("ms+psd", 0)), METHOD, (0, 1, 1, 0, 2))
     with pytest.raises(UserError, match="with different labels"):
         pairs_of(tmp_path)
+
+
+def test_gains_by_class_are_means_over_seeds_and_their_first_image(tmp_path):
+    write_pair(tmp_path, 0)
+    write_pair(tmp_path, 1, base=METHOD, method=METHOD)  # no difference: halves those of seed 0
+    gains = class_gains(pairs_of(tmp_path))
+    # Of class 0 one of two queries is lost, of class 1 both are won; the class of one image has no query.
+    assert gains["label"].tolist() == [0, 1]
+    assert gains["gain"].tolist() == [-0.25, 0.5]
+    assert gains["image"].tolist() == [0, 2]
+    assert gains["queries"].tolist() == [2, 2]
+    assert gains["seeds"].tolist() == [2, 2]
+    assert class_gains([]).empty

@@ -6,14 +6,15 @@ import sys
 from itertools import pairwise
 from pathlib import Path
 
+import pypdfium2
 import pytest
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow
 READABLE = 4.5  # contrast that WCAG 2.2 asks of text at level AA
 TEXTS = (
-    "h1", "p", "a", "td", "tbody th", "thead button", ".facts", ".notes", ".interval", ".marks", ".verdicts strong",
-    ".verdicts li", "summary", "figcaption", "pre code", "dt", "dd", "svg text",
+    "h1", "h2", "p", "a", "td", "tbody th", "thead button", ".facts", ".notes", ".interval", ".marks", ".headline",
+    "label", "select", "form button", "summary", "figcaption", "pre code", "dt", "dd", "svg text",
 )  # fmt: skip
 COLOURS = """texts => texts.flatMap(selector => [...document.querySelectorAll(selector)].map(element => {
   const style = getComputedStyle(element);
@@ -55,7 +56,7 @@ def test_every_figure_is_seen(page, window):
     seen = window()
     seen.open(page)
     seen.page.evaluate("document.querySelectorAll('details').forEach(part => { part.open = true; })")
-    figures = seen.page.locator("figure > svg")
+    figures = seen.page.locator("figure svg[role=img]")
     sizes = figures.evaluate_all(
         "all => all.map(one => one.getBoundingClientRect()).map(box => [box.width, box.height])"
     )
@@ -74,9 +75,10 @@ def test_every_figure_is_seen(page, window):
     assert all((page.parent / link).is_file() for link in files)
 
 
-def test_a_click_sorts_a_table_and_a_second_turns_it_round(page, window):
+def test_clicks_sort_a_table_turn_it_round_and_restore_its_order(page, window):
     seen = window()
     seen.open(page)
+    unfold(seen)
     table = seen.page.locator("table[id^=table-accuracy][id$=_last]").first
     head = table.locator("th", has=seen.page.get_by_role("button", name="MAP@R"))
     for direction, step in ("ascending", 1), ("descending", -1):
@@ -85,6 +87,11 @@ def test_a_click_sorts_a_table_and_a_second_turns_it_round(page, window):
         column = [float(text.split()[0]) for text in table.locator("tbody tr td:nth-child(7)").all_inner_texts()]
         assert len(column) == 3
         assert all(step * (two - one) >= 0 for one, two in pairwise(column))
+    first = table.locator("tbody th").all_inner_texts()
+    head.locator("button").click()
+    assert head.get_attribute("aria-sort") is None
+    assert table.locator("tbody th").all_inner_texts() != first
+    assert table.locator("tbody th").first.inner_text() == "untrained"
     names = table.locator("th", has=seen.page.get_by_role("button", name="Method"))
     names.locator("button").focus()
     seen.page.keyboard.press("Enter")  # by keyboard, too
@@ -99,7 +106,7 @@ def test_the_data_behind_a_figure_is_a_click_away(page, window):
     assert not data.locator("table").is_visible()
     data.locator("summary").click()
     assert data.locator("table").is_visible()
-    assert data.locator("tbody tr").count() >= 4
+    assert data.locator("tbody tr").count() == 1  # of the gain matrix
 
 
 @pytest.mark.parametrize("dark", [False, True])
@@ -114,18 +121,85 @@ def test_everything_is_legible_in_light_and_dark(page, window, dark):
     assert (luminance(next(pair[2] for pair in pairs if pair[0] == "h1")) < 0.2) is dark
 
 
-def test_on_a_telephone_only_tables_scroll_sideways(page, window):
-    seen = window(width=390, height=800)
+@pytest.mark.parametrize("width", [400, 1000, 1440])
+def test_only_boxes_scroll_sideways(page, window, width):
+    seen = window(width=width, height=900)
     seen.open(page)
-    assert seen.page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert seen.page.evaluate("document.documentElement.scrollWidth") <= width
+    unfold(seen)
+    assert seen.page.evaluate("document.documentElement.scrollWidth") <= width
 
 
-def test_on_paper_everything_is_open(page, window, tmp_path):
+def test_the_answer_is_seen_first_and_the_rest_is_closed(page, window):
+    seen = window(width=1440, height=900)
+    seen.open(page)
+    seen_first = seen.page.locator("#answer")
+    assert seen_first.locator(".headline").first.inner_text().startswith("On glyphs ")
+    for part in seen_first.locator(".headline").first, seen_first.locator("figure svg"):
+        box = part.bounding_box()
+        assert box["y"] + box["height"] < 900
+    assert seen.page.locator("details.section").count() > 5
+    assert seen.page.locator("details.section[open]").count() == 0
+    assert seen.page.evaluate("document.documentElement.scrollHeight") < 10 * 900
+
+
+def test_few_tab_stops_lead_to_the_answer_and_a_link_skips_them(page, window):
     seen = window()
     seen.open(page)
-    paper = seen.page.pdf(path=tmp_path / "report.pdf", format="A4")
-    assert paper.startswith(b"%PDF")
-    assert seen.page.locator("details.part:not([open])").count() == 0
+    seen.page.keyboard.press("Tab")
+    assert seen.page.evaluate("document.activeElement.className") == "skip"
+    seen.page.keyboard.press("Enter")
+    assert seen.page.evaluate("document.activeElement.id") == "answer"
+    stops = 0
+    while not seen.page.evaluate("document.querySelector('#answer table.sortable').contains(document.activeElement)"):
+        seen.page.keyboard.press("Tab")
+        stops += 1
+        assert stops < 40
+
+
+def test_a_link_of_the_contents_opens_its_section(page, window):
+    seen = window()
+    seen.open(page)
+    seen.page.locator("nav a", has_text="Where the numbers come from").click()
+    assert seen.page.locator("#sources[open]").count() == 1
+    assert seen.page.locator("details.section[open]").count() == 1
+
+
+def test_a_filter_hides_rows_and_fades_marks(page, window):
+    seen = window()
+    seen.open(page)
+    rows = seen.page.locator("#answer tbody tr:visible")
+    assert rows.count() == 2
+    seen.page.locator("form input").fill("obdsd")
+    assert rows.count() == 1
+    assert rows.first.inner_text().startswith("ms+obdsd")
+    assert seen.page.locator("form output").inner_text() == "1 of 2 methods"
+    assert seen.page.locator("svg [data-method].out").count() == 0
+    seen.page.locator("form input").fill("")
+    seen.page.locator("form select[name=modifier]").select_option("none")
+    assert rows.count() == 1
+    assert seen.page.locator("svg [data-method='ms+obdsd'].out").count() > 0
+    seen.page.get_by_role("button", name="Show all rows").click()
+    seen.page.wait_for_function("!document.body.classList.contains('filtered')")
+    assert rows.count() == 2
+
+
+def test_a_mark_says_what_it_is_where_it_is_pointed_at(page, window):
+    seen = window()
+    seen.open(page)
+    words = seen.page.locator("#answer svg [data-method='ms+obdsd'] title").first.text_content()
+    assert words.startswith("ms+obdsd against ms on glyphs: ")
+
+
+def test_paper_has_what_is_open_and_no_page_is_blank(page, window, tmp_path):
+    seen = window()
+    seen.open(page)
+    closed = pages_of(seen, tmp_path / "closed.pdf")
+    unfold(seen)
+    opened = pages_of(seen, tmp_path / "open.pdf")
+    assert len(closed) <= 3
+    assert len(opened) > len(closed)
+    assert all(closed + opened)
 
 
 def test_the_committed_report_opens(window):
@@ -133,6 +207,18 @@ def test_the_committed_report_opens(window):
     seen.open(ROOT / "reports" / "glyphs" / "index.html")
     assert seen.errors == []
     assert len(seen.requests) == 1
+
+
+def unfold(seen):
+    seen.page.get_by_role("button", name="Open all sections").click()
+
+
+def pages_of(seen, path: Path) -> list[bool]:
+    """Whether each page of the printed document has anything on it."""
+    seen.page.pdf(path=path, prefer_css_page_size=True)
+    with pypdfium2.PdfDocument(path) as paper:
+        drawn = [sheet.render(scale=0.3).to_numpy() for sheet in paper]
+    return [bool((pixels != pixels[0, 0]).any()) for pixels in drawn]
 
 
 def contrast(one: str, other: str) -> float:

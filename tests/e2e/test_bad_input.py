@@ -134,6 +134,8 @@ CASES = {
     "results not there": (("report", "--results", "nowhere"), ("nowhere: no such results folder", "dmlbench run")),
     "results a file": (("report", "--results", "file"), ("file: not a folder",)),
     "only nothing": (("report", "--only", "ms"), ("--only 'ms': must be COLUMN=NAMES", "method=ms,ms+psd")),
+    "tables of nothing": (("report", "--tables", "ms"), ("--tables 'ms': must be WHAT=NAMES", "rows=ms,ms+psd")),
+    "tables of what": (("report", "--tables", "what=ms"), ("unknown choice 'what'; valid: metrics, rows",)),
     "status of nothing": (("status", "--results", "nowhere"), ("no such results folder",)),
     "two ways of status": (("status", "--results", ".", "--json", "--verify"), ("exclude each other",)),
     "watch without a terminal": (("status", "--results", ".", "--watch"), ("--watch: needs a terminal", "--json")),

@@ -87,14 +87,6 @@ def test_means_and_seeds_against_both_metrics():
     assert sorted(line.get_xdata()[0] for line in marks(right, size=6)) == pytest.approx([0.405, 0.505, 0.605])
 
 
-def test_geometry_in_words():
-    plot = geometry_plot(GROUP, values(["ms", "ms+psd"]), look(METHODS))
-    assert plot.alt == (
-        "R@1, spectral decay and ratio of distances within and between classes on p on d: ms R@1 70.50%, spectral "
-        "decay 0.505, ratio 0.405; ms+psd R@1 80.50%, spectral decay 0.605, ratio 0.505."
-    )
-
-
 def test_only_the_last_epoch_counts_and_cells_without_a_metric_are_left_out():
     frame = values(METHODS)
     frame = frame[~((frame["method"] == "triplet") & (frame["metric"] == "spectral_decay"))]
@@ -210,12 +202,3 @@ def test_cells_without_embeddings_are_left_out():
     rows = shown(pd.DataFrame({"method": ["ms", "ms+psd"], "networks": 1, "folder": ["a", "b"]}))
     data = embedding_plot(GROUP, rows, {"a": random_cell()}, look(METHODS)).data
     assert set(data["name"]) == {"ms"}
-
-
-def test_embeddings_in_words():
-    plot = drawn({"ms": [measured(angles(0, 60, 120, 180), [0, 0, 1, 1])]})
-    # Two directions: the squares of their singular values are the eigenvalues of the Gram matrix, 2.5 and 1.5.
-    assert plot.alt == (
-        "Test embeddings on p on d: ms: median cosine to the nearest positive 0.500, to the nearest negative 0.000, "
-        "2 of 2 singular values make up 90% of their sum."
-    )

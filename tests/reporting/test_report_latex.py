@@ -2,6 +2,7 @@ import os
 import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from dmlbench.analysis.estimates import accuracy, seed_values
 from dmlbench.analysis.groups import Group
 from dmlbench.analysis.published import reproduction
-from dmlbench.reporting.latex import latex
+from dmlbench.reporting.latex import Choice, chosen, latex
 from dmlbench.reporting.naming import named
 from dmlbench.reporting.tables import Entry, Table, reproduction_table
 from dmlbench.results.frames import load_results
@@ -17,7 +18,7 @@ from tests.typed import NONE
 
 DOCUMENT = r"""\documentclass{article}
 \usepackage[margin=2cm]{geometry}
-\usepackage{booktabs}
+\usepackage{booktabs,longtable}
 \begin{document}
 %s
 \end{document}
@@ -44,13 +45,29 @@ def compiled(folder, content):
     return (folder / "all.log").read_text(encoding="utf-8", errors="replace")
 
 
+BEYOND = re.compile(r"(?:Overfull .box \(|Float too large for page by )([\d.]+)pt")
+
+
+def beyond(log):
+    """By how many points anything is larger than its page or its line."""
+    return max(map(float, BEYOND.findall(log)), default=0.0)
+
+
 @needs_latex
 def test_every_table_of_a_report_compiles_and_fits_a_page(report, tmp_path):
     files = sorted((report / "tables").glob("*.tex"))
     assert len(files) > 20
     log = compiled(tmp_path, "\n".join(f"\\input{{{path}}}\\clearpage" for path in files))
     assert len(re.findall(r"\[\d+", log)) >= len(files) - 1
-    assert "Overfull \\hbox" not in log
+    assert beyond(log) < 4
+
+
+@needs_latex
+@pytest.mark.parametrize("name", ["glyphs", "omniglot-small", "photographs"])
+def test_every_table_of_a_committed_report_fits_a_page(name, tmp_path):
+    files = sorted((Path(__file__).parents[2] / "reports" / name / "tables").glob("*.tex"))
+    assert files
+    assert beyond(compiled(tmp_path, "\n".join(f"\\input{{{path}}}\\clearpage" for path in files))) < 4
 
 
 def large_table(rows, columns, *, marks=3, name="method{:03}", notes=("A note.",)):
@@ -78,8 +95,10 @@ LARGE = {
 
 
 def parts(text):
-    """The bodies of all tables: (their column heads, their lines of text)."""
-    found = re.findall(r"\\toprule\n(.*?) \\\\\n\\midrule\n(.*?)\\bottomrule", text, re.DOTALL)
+    """The bodies of all tables: (their column heads, their lines of text); a longtable's heads count once."""
+    text = re.sub(r"\\endfirsthead\n.*?\\endfoot\n", "", text, flags=re.DOTALL)
+    ends = r"\\bottomrule|\\end\{longtable\}"
+    found = re.findall(rf"\\toprule\n(.*?) \\\\\n\\midrule\n(.*?)(?:{ends})", text, re.DOTALL)
     return [(head.split(" & "), body.splitlines()) for head, body in found]
 
 
@@ -93,17 +112,38 @@ def test_no_row_and_no_column_of_a_large_table_is_lost(name):
     assert sorted(own) == sorted(figure for figure in expected if figure not in ("60.12", "62.80", "1.00"))
     assert all(head[0] == "Method" for head, _ in parts(text))
     assert text.count("A note.") + text.count("Of these nothing") == 1
-    assert (name == "few") == (len(parts(text)) == 1 and "(part" not in text)
+    assert ("longtable" in text) == (name not in ("few", "many columns"))
+    assert ("(part" in text) == (len(parts(text)) > 1)
+
+
+CHOSEN = Choice(rows=("method001", "method003"), metrics=("recall_at_2",))
+
+
+def test_a_choice_of_rows_and_metrics_is_all_a_table_has():
+    (head, lines), *others = parts(latex(chosen(large_table(5, 4), CHOSEN)))
+    assert others == []
+    assert head == ["Method", "R@2"]
+    assert [line.partition("$")[0] for line in lines if line.startswith("method")] == ["method001", "method003"]
+
+
+def test_a_rank_goes_with_its_metric():
+    columns = ("Method", "Seeds", "R@1", "Rank", "MAP@R", "Rank", "Marks")
+    table = Table("t", "Board", columns, (tuple(Entry(text) for text in ("method001", *"123456")),))
+    found = chosen(table, Choice(metrics=("map_at_r",)))
+    assert found.columns == ("Method", "Seeds", "MAP@R", "Rank", "Marks")
+    assert [entry.text for entry in found.rows[0]] == ["method001", "1", "4", "5", "6"]
+
+
+def test_tables_without_methods_or_metrics_stay_whole():
+    table = Table("t", "Claim", ("Base", "Difference"), ((Entry("ms"), Entry("1")),))
+    assert chosen(table, CHOSEN) == table
 
 
 @needs_latex
 @pytest.mark.parametrize("name", LARGE)
 def test_large_tables_fit_their_pages(name, tmp_path):
     log = compiled(tmp_path, latex(LARGE[name]))
-    beyond = [
-        float(points) for points in re.findall(r"(?:Overfull .box \(|Float too large for page by )([\d.]+)pt", log)
-    ]
-    assert max(beyond, default=0.0) < 4
+    assert beyond(log) < 4
     assert "Too many unprocessed floats" not in log
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from dmlbench.errors import UserError
 from dmlbench.reporting.folder import check_target
+from dmlbench.reporting.latex import Choice
 from dmlbench.reporting.page import render
 from dmlbench.reporting.queries import Panels
 from tests.reporting.fake_results import make_cell, write_cell
@@ -34,6 +35,18 @@ def test_a_report_lists_its_files_with_their_digests(results, tmp_path):
     there = {name: hashlib.sha256(content).hexdigest() for name, content in files(folder).items()}
     there.pop("manifest.json")
     assert json.loads((folder / "manifest.json").read_text()) == {"version": 1, "files": there}
+
+
+def test_latex_tables_show_the_chosen_rows_and_metrics(results, tmp_path):
+    folder = render(results, "r", tmp_path, tables=Choice(rows=("ms+psd",), metrics=("map_at_r",)))
+    text = (folder / "tables/accuracy_conv4-64_glyphs_last.tex").read_text()
+    assert "ms+psd$" in text
+    assert "obdsd" not in text
+    assert "MAP@R" in text
+    assert "R@1" not in text
+    assert "ms+obdsd" in (folder / "report.md").read_text()  # the page has all
+    with pytest.raises(UserError, match="unknown metric 'map'; valid: ami, map_at_r"):
+        render(results, "r", tmp_path, tables=Choice(metrics=("map",)))
 
 
 def test_an_interrupted_rendering_leaves_the_old_report(results, tmp_path, monkeypatch):

@@ -1,5 +1,7 @@
 """Figures of cost, of the choice of the epoch, and over datasets."""
 
+from itertools import combinations
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,6 +10,7 @@ from dmlbench.analysis.groups import Group
 from dmlbench.reporting.figures import (
     curve_plot,
     forest_plot,
+    gain_curve_plot,
     optimism_plot,
     phases_plot,
     plane_plot,
@@ -64,8 +67,7 @@ def test_phases_are_stacked_to_the_whole_step():
     plot = phases_plot(GROUP, shown(pd.DataFrame(rows)))
     ends = [bar.get_x() + bar.get_width() for bar in plot.figure.axes[0].patches]
     assert max(ends) == 60
-    assert "ms data 1.00 ms, forward 20.00 ms, backward 30.00 ms; ms+psd " in plot.alt
-    assert "teacher 9.00 ms" in plot.alt
+    assert plot.data.loc[plot.data["phase"] == "teacher", "ms"].tolist() == [9]
     assert "teacher" in [text.get_text() for text in plot.figure.legends[0].get_texts()]
 
 
@@ -74,7 +76,7 @@ def test_the_plane_shows_gain_against_cost_of_the_methods_that_have_both():
     plot = plane_plot(GROUP, "last", estimates("ms+psd", "triplet+psd"), ratios, LOOK)
     (mark,) = lines(plot.figure.axes[0], LOOK.signs(parts("ms+psd"))[2])
     assert (float(mark.get_xdata()[0]), float(mark.get_ydata()[0])) == pytest.approx((1.3, 1.0))
-    assert plot.alt.endswith("ms+psd +1.00 points at 1.30 times the step time.")
+    assert plot.data["name"].tolist() == ["ms+psd"]
     assert plot.data["mean_cost"].tolist() == [1.3]
 
 
@@ -85,7 +87,7 @@ def test_tuned_methods_have_a_panel_of_their_own_and_the_same_signs():
     assert [axes.get_title(loc="left") for axes in figure.axes] == ["files' values", "tuned"]
     gains = [float(lines(axes, LOOK.signs(parts("ms+psd"))[2])[0].get_ydata()[0]) for axes in figure.axes]
     assert gains == pytest.approx([1.0, 2.0])
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["ms+psd"]
+    assert [[text.get_text() for text in axes.texts] for axes in figure.axes] == [["ms+psd"]] * 2
 
 
 def test_tuned_methods_alone_have_one_panel_that_says_so():
@@ -112,14 +114,44 @@ def test_learning_curves_of_tuned_values_stand_beside_those_of_the_files():
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["base alone", "+psd"]
 
 
-def test_the_key_of_a_crowded_plane_lies_within_it():
+def test_the_names_in_a_crowded_plane_lie_apart_and_within_it():
     names = [f"{base}+{name}" for base in ("ms", "triplet") for name in ("psd", "independent", "independent{ensemble}")]
-    ratios = estimates(*names).assign(mean=1.3, low=1.2, high=1.5)
+    ratios = estimates(*names).assign(mean=np.linspace(1.2, 1.3, len(names)), low=1.2, high=1.5)
     with plotting(RC):
         figure = plane_plot(GROUP, "last", estimates(*names), ratios, LOOK).figure
         figure.draw_without_rendering()
-        key = figure.legends[0].get_window_extent()
-    assert figure.bbox.x0 <= key.x0 < key.x1 <= figure.bbox.x1
+        boxes = [text.get_window_extent() for text in figure.axes[0].texts if text.get_text()]
+        frame = figure.axes[0].get_window_extent()
+    assert len(boxes) == len(names)
+    assert all(frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 for box in boxes)
+    assert not any(one.overlaps(other) for one, other in combinations(boxes, 2))
+
+
+def test_a_gain_that_is_far_out_is_an_arrow_with_its_number():
+    names = [f"ms+{name}" for name in ("psd", "obdsd", "dm2", "xbm", "rkd", "ema")]
+    compared = estimates(*names)
+    compared.loc[compared["name"] == "ms+dm2", "mean"] = -0.33
+    ratios = estimates(*names).assign(mean=np.linspace(1.2, 1.4, len(names)), low=1.2, high=1.5)
+    axes = plane_plot(GROUP, "last", compared, ratios, Look.of(methods(*names))).figure.axes[0]
+    assert axes.get_ylim()[0] > -10
+    assert "ms+dm2 −33.00" in [text.get_text() for text in axes.texts]
+
+
+def test_gain_curves_have_a_panel_per_modifier_and_pairs_of_one_seed():
+    rows = [
+        {"name": f"{base}+psd", "seed": seed, "epoch": epoch, "value": 0.5 + 0.01 * epoch + shift, "value_to": 0.5}
+        for base, shift in (("ms", 0.0), ("triplet", 0.001))
+        for seed in (0, 1)
+        for epoch in (0, 1, 2)
+    ]
+    names = pd.DataFrame([{"name": name} | parts(name) for name in ("ms+psd", "triplet+psd")])
+    pairs = pd.DataFrame(rows).merge(names, on="name")
+    plot = gain_curve_plot(GROUP, pairs, LOOK, "recall_at_1")
+    (panel,) = [axes for axes in plot.figure.axes if axes.get_visible()]
+    assert panel.get_title(loc="left") == "+psd"
+    curves = [list(line.get_ydata()) for line in panel.lines if len(line.get_ydata()) == 3]
+    assert sorted(curves) == [pytest.approx([0, 1, 2]), pytest.approx([0.1, 1.1, 2.1])]
+    assert plot.data["n"].tolist() == [2] * 6
 
 
 def test_selections_are_marks_on_one_line():
@@ -128,7 +160,7 @@ def test_selections_are_marks_on_one_line():
     plot = selection_plot(GROUP, rows, LOOK)
     joined = plot.figure.axes[0].lines[0]
     assert list(joined.get_xdata()) == pytest.approx([60, 61, 63])
-    assert "ms 60.00% (last), 61.00% (validation), 63.00% (best test (as published))" in plot.alt
+    assert plot.data["mean"].tolist() == pytest.approx([0.60, 0.61, 0.63])
 
 
 def test_optimism_is_drawn_from_the_seeds():
@@ -140,7 +172,7 @@ def test_optimism_is_drawn_from_the_seeds():
     values = shown(pd.DataFrame(rows))
     plot = optimism_plot(GROUP, estimates("ms"), values, LOOK)
     assert plot.data["best_test_minus_last"].tolist() == pytest.approx([0.01, 0.02])
-    assert "Best test epoch minus last epoch in R@1 on p on d: ms +1.00 points" in plot.alt
+    assert plot.label.startswith("How much of R@1 on p on d comes from choosing the epoch on the test classes")
 
 
 def test_a_forest_has_a_row_per_dataset_and_one_for_all():
@@ -152,7 +184,6 @@ def test_a_forest_has_a_row_per_dataset_and_one_for_all():
     assert [label.get_text() for label in axes.get_yticklabels()] == ["ms+psd", "cub*", "cars", "2 datasets"]
     diamonds = [line for line in lines(axes, "D") if line.get_color() == INK]
     assert [float(line.get_xdata()[0]) for line in diamonds] == pytest.approx([-0.5])
-    assert "ms+psd on cars −2.00 points" in plot.alt
     assert plot.data["dataset"].tolist() == ["cub", "cars", "2 datasets"]
 
 
@@ -166,7 +197,7 @@ def test_ranks_join_what_the_critical_difference_cannot_part():
               if line.get_linewidth() == 2.4]  # fmt: skip
     assert list(one.get_xdata()) == pytest.approx([1.07, 3.03])  # nothing is told apart
     assert "less than the critical difference of 1.17 apart" in plot.caption
-    assert plot.alt.startswith("Average ranks in R@1 over 8 datasets: ms 1.10; ms+psd 1.90; triplet 3.00.")
+    assert plot.data["rank"].tolist() == [1.1, 1.9, 3.0]
 
 
 @pytest.mark.parametrize(

@@ -42,8 +42,7 @@ def test_a_setting_equal_to_the_default_is_no_other_group(tmp_path):
     text = (render(tmp_path, "r", tmp_path / "reports") / "report.md").read_text()
     assert text.count("## conv4-64 on glyphs\n") == 1
     assert "epochs=12" not in text
-    assert "ms+psd against ms: " in text
-    assert "; 6 pairs, " in text
+    assert "6 seeds each, paired" in text
 
 
 @pytest.mark.parametrize("spellings", [("1e-2", "0.01"), ("1e-2", "1.0e-2"), ("0.01", "0.0100")])

@@ -1,14 +1,13 @@
 """What a method costs: step time over its base's, where a step's time goes, and what is gained for it."""
 
 from dataclasses import dataclass
-from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
+from adjustText import adjust_text
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from dmlbench.analysis.costs import phase_order
@@ -16,27 +15,29 @@ from dmlbench.analysis.estimates import SELECTIONS
 from dmlbench.analysis.groups import Group, in_order, method_name
 from dmlbench.reporting.naming import metric_name, plain, points
 from dmlbench.reporting.style import (
-    COLUMN,
     INK,
     LINE,
+    MUTED,
+    PAGE,
     PALETTE,
     PAPER,
+    PHASES,
     RC,
     Look,
     Plot,
     by_setting,
     edges,
     error_bounds,
-    legend_columns,
-    legend_rows,
+    limits_of,
     plotting,
     row_canvas,
     signed_ticks,
-    spoken,
     wrapped,
     write_panel_title,
     write_title,
 )
+
+PLANE = 3.0  # inches that a panel of gain against cost takes
 
 
 class Named(Protocol):
@@ -119,7 +120,6 @@ def overhead_plot(setup: Named, ratios: pd.DataFrame, look: Look, clock: Clock =
         figure,
         f"overhead_{setup.slug}",
         f"Training-step time on {setup.title} as a ratio to the reference's: {clock.ratio}; 1 is no overhead.",
-        f"Step time relative to the reference on {setup.title}: {spoken(rows, plain, ' times', clock.of)}.",
         ratios[["name", "to_name", "mean", "low", "high", "n", "step_ms", "step_ms_to"]],
     )
 
@@ -140,7 +140,7 @@ def phases_plot(setup: Named, phases: pd.DataFrame, clock: Clock = RUNS) -> Plot
         left = np.zeros(len(table))
         for y, name in enumerate(names):
             width = table[name].fillna(0.0).to_numpy(float)
-            colour = PALETTE[y % len(PALETTE)]
+            colour = PHASES.get(name, PALETTE[y % len(PALETTE)])
             axes.barh(
                 range(len(table)), width, left=left, height=0.62, zorder=2, color=colour, edgecolor=PAPER,
                 linewidth=0.6, label=name,
@@ -149,15 +149,10 @@ def phases_plot(setup: Named, phases: pd.DataFrame, clock: Clock = RUNS) -> Plot
         axes.set_xlabel("time of a training step (ms)")
         figure.legend(loc="outside lower center", ncols=4, handlelength=1, handleheight=1, columnspacing=1)
         figure.set_figheight(figure.get_figheight() + 0.16 * -(-len(names) // 4))
-    said = "; ".join(
-        f"{method} {', '.join(f'{name} {plain(ms)} ms' for name, ms in row.items() if ms > 0)}"
-        for method, row in table.iterrows()
-    )
     return Plot(
         figure,
         f"phases_{setup.slug}",
         f"Phases of a training step on {setup.title}, {clock.source}.",
-        f"Phases of a training step on {setup.title}: {said}.",
         phases[["name", "phase", "ms", "n"]],
     )
 
@@ -174,29 +169,17 @@ def plane_plot(group: Group, selection: str, compared: pd.DataFrame, ratios: pd.
     """
     metric = metric_name(str(compared["metric"].iloc[0]))
     both = in_order(compared).merge(ratios[["name", "mean", "low", "high", "n"]], on="name", suffixes=("", "_cost"))
-    lines = wrapped(
-        [group.title, SELECTIONS[selection], "gain against cost, 95% t-intervals; (1, 0) is the reference"], COLUMN
-    )
-    parts = by_setting(both)
+    heading = [group.title, SELECTIONS[selection], "gain against cost, 95% t-intervals; (1, 0) is the reference"]
+    lines, parts = wrapped(heading, PAGE), by_setting(both)
     with plotting(RC):
-        figure = Figure()
+        figure = Figure(figsize=(PAGE, 0.35 + PLANE * len(parts) + LINE * len(lines)))
         # One method that fell far would press together all that did not, so gains have a scale to each panel.
         grid = figure.subplots(len(parts), sharex=True, squeeze=False).ravel()
         write_title(figure, lines)
-        signs: dict[str, Line2D] = {}
         for axes, (title, part) in zip(grid, parts.items(), strict=True):
-            _cross(axes, title, f"{metric}, difference to reference (points)")
-            signs |= {method_name(row, tuned=False): _point(axes, row, look) for _, row in part.iterrows()}
-        handles = list(signs.values())
-        height = 0.1 + 2.2 * len(parts) + LINE * len(lines) + 0.16 * legend_rows(handles, COLUMN)
-        figure.set_size_inches(COLUMN, height)
+            _cross(axes, title, f"{metric}, difference (points)")
+            _points(axes, part, look)
         grid[-1].set_xlabel("training-step time relative to the reference")
-        ncols = legend_columns(handles, COLUMN)
-        figure.legend(handles=handles, loc="outside lower center", ncols=ncols, columnspacing=1, handletextpad=0.2)
-    said = "; ".join(
-        f"{row['name']} {points(row['mean'])} points at {plain(row['mean_cost'])} times the step time"
-        for _, row in both.iterrows()
-    )
     scales = " The panels' vertical scales differ." if len(parts) > 1 else ""
     columns = ["name", "to_name", "mean", "low", "high", "n", "mean_cost", "low_cost", "high_cost", "n_cost"]
     return Plot(
@@ -204,7 +187,6 @@ def plane_plot(group: Group, selection: str, compared: pd.DataFrame, ratios: pd.
         f"plane_{group.slug}_{selection}",
         f"Gain in {metric} over the reference against training-step time relative to the reference on {group.title}; "
         f"{SELECTIONS[selection]}. Up and to the left is better; bars: 95% t-intervals.{scales}",
-        f"Gain and cost on {group.title}, {SELECTIONS[selection]}: {said}.",
         both[columns],
     )
 
@@ -231,16 +213,27 @@ def _bar(axes: Axes, y: int, row: pd.Series, look: Look) -> None:
     axes.annotate(words, (end, y), (4, 0), textcoords="offset points", va="center_baseline", fontsize=7.5)
 
 
-def _point(axes: Axes, row: pd.Series, look: Look) -> Line2D:
-    colour, face, marker = look.signs(row)
-    gain, cost = 100 * row["mean"], row["mean_cost"]
-    bars = partial(axes.errorbar, cost, gain, color=colour, linewidth=1.1, capsize=2, zorder=3, linestyle="")
-    if row["n"] > 1:
-        bars(yerr=100 * error_bounds(row))
-    if row["n_cost"] > 1:
-        bars(xerr=[[cost - row["low_cost"]], [row["high_cost"] - cost]])
-    (handle,) = axes.plot(
-        cost, gain, color=colour, label=method_name(row, tuned=False), marker=marker, markersize=6, linestyle="",
-        zorder=4, **edges(colour, face),
-    )  # fmt: skip
-    return handle
+def _points(axes: Axes, part: pd.DataFrame, look: Look) -> None:
+    """Every method with its intervals and its name, which is moved to where it hides nothing."""
+    low, high = (100 * end for end in limits_of(part, part["mean"], include=[0.0]))
+    labels = []
+    for _, row in part.iterrows():
+        colour, face, marker = look.signs(row)
+        gain, cost = 100 * row["mean"], row["mean_cost"]
+        beyond = not low <= gain <= high
+        if row["n"] > 1 and not beyond:
+            axes.errorbar(cost, gain, yerr=100 * error_bounds(row), color=colour, linewidth=0.7, zorder=2)
+        if row["n_cost"] > 1 and not beyond:
+            ends = [[cost - row["low_cost"]], [row["high_cost"] - cost]]
+            axes.errorbar(cost, gain, xerr=ends, color=colour, linewidth=0.4, alpha=0.6, zorder=2)
+        place = min(max(gain, low), high)
+        sign: Any = ("v" if gain < low else "^") if beyond else marker
+        axes.plot(cost, place, color=colour, marker=sign, markersize=5, zorder=4, clip_on=False, **edges(colour, face))
+        words = method_name(row, tuned=False) + (f" {points(row['mean'])}" if beyond else "")
+        labels.append(axes.text(cost, place, words, fontsize=6, color=colour, zorder=5))
+    costs = part["mean_cost"].to_numpy(float)
+    reach = max(1.0, costs.max()) - min(1.0, costs.min())
+    axes.set_xlim(min(1.0, costs.min()) - 0.08 * reach, max(1.0, costs.max()) + 0.3 * reach)
+    axes.set_ylim(low, high)
+    adjust_text(labels, ax=axes, expand=(1.15, 1.35), iter_lim=120, ensure_inside_axes=True,
+                arrowprops={"arrowstyle": "-", "color": MUTED, "linewidth": 0.4})  # fmt: skip

@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from dmlbench.analysis.estimates import SELECTIONS, selections_of
 from dmlbench.analysis.groups import BASE, Group, in_order
 from dmlbench.analysis.statistics import t_interval
-from dmlbench.reporting.naming import metric_name, percent
+from dmlbench.reporting.naming import metric_name
 from dmlbench.reporting.style import (
     COLUMN,
     INK,
@@ -47,7 +47,7 @@ def curve_plot(group: Group, history: pd.DataFrame, look: Look, metric: str = "r
     name, means = metric_name(metric), _means(history, f"test/{metric}")
     with plotting(RC):
         heading = f"{name} on the test classes by epoch; epoch 0: untrained"
-        figure, panels = _panels(len(bases), _most_columns(methods), [group.title, heading])
+        figure, panels = panels_of_curves(len(bases), _most_columns(methods), [group.title, heading])
         for axes, base in zip(panels, bases, strict=True):
             for _, method in methods[methods["base_name"] == base].iterrows():
                 own = means[means["name"] == method["name"]]
@@ -60,7 +60,6 @@ def curve_plot(group: Group, history: pd.DataFrame, look: Look, metric: str = "r
         f"curves_{group.slug}",
         f"{name} on the test classes of {group.title} by epoch, epoch 0 untrained: means over seeds, with 95% "
         "t-intervals as bands; of several networks their mean, also of the untrained ones.",
-        f"Learning curves of {name} on {group.title}: {'; '.join(_ends(means, name) for name in methods['name'])}.",
         means,
     )
 
@@ -73,20 +72,14 @@ def _means(history: pd.DataFrame, column: str) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _ends(means: pd.DataFrame, method: str) -> str:
-    own = means[means["name"] == method]
-    first, last = own.iloc[0], own.iloc[-1]
-    ends = (f"{percent(row['mean'])}% at epoch {row['epoch']}" for row in (first, last))
-    return f"{method} from {' to '.join(ends)}"
-
-
 def _most_columns(methods: pd.DataFrame) -> int:
     """Two where each base is there with its files' values and with tuned ones, else three."""
     bases = set(methods[BASE].itertuples(index=False, name=None))
     return 2 if bases == {(base, settings, not tuned) for base, settings, tuned in bases} else 3
 
 
-def _panels(count: int, most: int, title: list[str]) -> tuple[Figure, list[Axes]]:
+def panels_of_curves(count: int, most: int, title: list[str]) -> tuple[Figure, list[Axes]]:
+    """A figure with so many panels over epochs, at most `most` side by side, and a title in the given lines."""
     columns = min(most, count)
     rows = -(-count // columns)
     width = COLUMN if columns == 1 else PAGE
@@ -130,7 +123,6 @@ def selection_plot(group: Group, accuracy: pd.DataFrame, look: Look) -> Plot:
     """
     metric, rows = metric_name(str(accuracy["metric"].iloc[0])), in_order(accuracy.drop_duplicates("name"))
     chosen = selections_of(accuracy)
-    said = []
     with plotting(RC):
         figure, axes = row_canvas(list(rows["name"]), [group.title, "mean over seeds by how the epoch was chosen"])
         for position, (_, method) in enumerate(rows.iterrows()):
@@ -143,8 +135,6 @@ def selection_plot(group: Group, accuracy: pd.DataFrame, look: Look) -> Plot:
                     100 * mean, position, MARKS[str(name)], markersize=size, markeredgecolor=colour,
                     markerfacecolor=face, zorder=3,
                 )  # fmt: skip
-            words = (f"{percent(means[name])}% ({WORDS[name]})" for name in chosen if name in means)
-            said.append(f"{method['name']} {', '.join(words)}")
         axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10], min_n_ticks=4))
         axes.set_xlabel(f"{metric} (%)")
         handles = [
@@ -160,6 +150,5 @@ def selection_plot(group: Group, accuracy: pd.DataFrame, look: Look) -> Plot:
         f"{metric} on {group.title} by how the epoch was chosen, means over seeds: "
         + "; ".join(SELECTIONS[name] for name in chosen)
         + ". Compare methods within one choice only.",
-        f"{metric} on {group.title} by how the epoch was chosen: {'; '.join(said)}.",
         accuracy[["name", "selection", "mean", "low", "high", "n"]],
     )

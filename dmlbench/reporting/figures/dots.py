@@ -7,16 +7,26 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
-from seaborn import swarmplot
 
 from dmlbench.analysis.comparisons import critical_difference
 from dmlbench.analysis.estimates import SELECTIONS
 from dmlbench.analysis.groups import Group, in_order
 from dmlbench.analysis.statistics import SIGNIFICANT
-from dmlbench.reporting.naming import metric_name, percent, plain, points
-from dmlbench.reporting.style import INK, MUTED, PAPER, RC, Look, Plot, dot, plotting, row_canvas, signed_ticks, spoken
-
-Limits = tuple[float, float]
+from dmlbench.reporting.naming import metric_name
+from dmlbench.reporting.style import (
+    INK,
+    MUTED,
+    PAPER,
+    RC,
+    Limits,
+    Look,
+    Plot,
+    dot,
+    limits_of,
+    plotting,
+    row_canvas,
+    signed_ticks,
+)
 
 
 def accuracy_plot(
@@ -29,7 +39,7 @@ def accuracy_plot(
     look: Look,
     limits: Limits,
 ) -> Plot:
-    """Mean of every method with its 95% t-interval, seeds faint, the untrained network for reference.
+    """Mean of every method with its 95% t-interval, the best first, seeds faint, the untrained network for reference.
 
     Args:
         group: What all methods share.
@@ -40,23 +50,22 @@ def accuracy_plot(
         look: Colours and markers.
         limits: Ends of the axis as fractions, the same for all selections of a group.
     """
-    metric, rows = metric_name(str(estimates["metric"].iloc[0])), in_order(estimates)
+    metric = metric_name(str(estimates["metric"].iloc[0]))
+    rows = in_order(estimates).sort_values("mean", ascending=False, kind="stable")
     measured = not math.isnan(untrained)
     with plotting(RC):
         title = [group.title, SELECTIONS[selection], "mean, 95% t-interval, seeds"]
         figure, axes = row_canvas([*rows["name"], *(["untrained"] if measured else [])], title)
-        _dots(axes, rows, {str(name): part["value"] for name, part in values.groupby("name")}, look)
+        _dots(axes, rows, {str(name): part["value"] for name, part in values.groupby("name")}, look, limits)
         axes.set_xlim(100 * limits[0], 100 * limits[1])
         axes.set_xlabel(f"{metric} (%)")
         if measured:
             _untrained(axes, len(rows), 100 * untrained)
-    reference = f" The untrained network has {percent(untrained)}%." if measured else ""
     return Plot(
         figure,
         f"accuracy_{group.slug}_{selection}",
         f"{metric} on {group.title}; {SELECTIONS[selection]}. Large marks: means with 95% t-intervals over seeds; "
-        "small dots: seeds; grey: the untrained network.",
-        f"{metric} on {group.title}, {SELECTIONS[selection]}: {spoken(rows, percent, '%')}.{reference}",
+        "small ticks: seeds; grey: the untrained network.",
         values[["name", "seed", "value"]],
     )
 
@@ -92,11 +101,13 @@ def difference_plot(
         figure, axes = row_canvas(labels, title)
         axes.axvline(0, color=INK, linewidth=0.9, zorder=1)
         for position, row in enumerate(rows.to_dict("records")):
+            if not limits[0] <= row["mean"] <= limits[1]:
+                continue
             axes.plot(
                 [100 * row["all_low"], 100 * row["all_high"]], [position - 0.08] * 2, color=look.colour(row),
                 linewidth=0.5, zorder=2,
             )  # fmt: skip
-        _dots(axes, rows, seeds, look)
+        _dots(axes, rows, seeds, look, limits)
         axes.set_xlim(100 * limits[0], 100 * limits[1])
         signed_ticks(axes.xaxis)
         axes.set_xlabel(f"{metric}, difference to {_other(rows)} (points)")
@@ -105,10 +116,8 @@ def difference_plot(
         figure,
         f"difference_{group.slug}_{selection}",
         f"Difference in {metric} to {_other(rows)} on {group.title}; {SELECTIONS[selection]}. Large marks: mean paired "
-        f"differences with 95% t-intervals, thin lines: simultaneous intervals, cut at the axis; small dots: "
+        f"differences with 95% t-intervals, thin lines: simultaneous intervals, cut at the axis; small ticks: "
         f"seeds.{starred}",
-        f"Difference in {metric} to {_other(rows)} on {group.title}, {SELECTIONS[selection]}: "
-        f"{spoken(rows, points, ' points')}.",
         pairs[["name", "to_name", "seed", "value", "value_to"]],
     )
 
@@ -149,30 +158,26 @@ def optimism_plot(group: Group, optimism: pd.DataFrame, values: pd.DataFrame, lo
         figure,
         f"optimism_{group.slug}",
         f"How much of {metric} on {group.title} comes from choosing the epoch on the test classes: best test epoch "
-        "minus last. Large marks: means over seeds with 95% bootstrap intervals; small dots: seeds.",
-        f"Best test epoch minus last epoch in {metric} on {group.title}: {spoken(rows, points, ' points')}.",
+        "minus last. Large marks: means over seeds with 95% bootstrap intervals; small ticks: seeds.",
         added.rename("best_test_minus_last").reset_index(),
     )
 
 
-def _dots(axes: Axes, rows: pd.DataFrame, seeds: dict[str, pd.Series], look: Look) -> None:
-    _swarm(axes, [seeds[method] for method in rows["name"]], [look.colour(row) for row in rows.to_dict("records")])
+def _dots(
+    axes: Axes, rows: pd.DataFrame, seeds: dict[str, pd.Series], look: Look, limits: Limits | None = None
+) -> None:
+    _ticks(axes, [seeds[method] for method in rows["name"]], [look.colour(row) for row in rows.to_dict("records")])
     for position, (_, row) in enumerate(rows.iterrows()):
-        dot(axes, row, position - 0.08, look.signs(row))
+        dot(axes, row, position - 0.08, look.signs(row), limits)
     axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10], min_n_ticks=4))
 
 
-def _swarm(axes: Axes, seeds: Sequence[pd.Series], colours: Sequence[str]) -> None:
-    """Seeds as faint dots that never hide one another, a row for each method; one call, for each costs much."""
-    ticks = axes.get_yticks(), [label.get_text() for label in axes.get_yticklabels()]
-    positions = np.repeat(np.arange(len(seeds)) + 0.22, [len(own) for own in seeds])
-    palette = dict(zip(np.arange(len(seeds)) + 0.22, colours, strict=True))
+def _ticks(axes: Axes, seeds: Sequence[pd.Series], colours: Sequence[str]) -> None:
+    """Seeds as faint ticks below their mean, which stay apart where dots would hide one another; one call for all."""
+    counts = [len(own) for own in seeds]
     values = 100 * np.concatenate([own.to_numpy(float) for own in seeds])
-    swarmplot(
-        x=values, y=positions, hue=positions, palette=palette, orient="h", native_scale=True, legend=False, ax=axes,
-        alpha=0.55, size=2.2, linewidth=0, zorder=2, warn_thresh=1.0,
-    )  # fmt: skip
-    axes.set_yticks(*ticks)  # seaborn would name the rows anew
+    positions, own = np.repeat(np.arange(len(seeds)) + 0.24, counts), np.repeat(colours, counts)
+    axes.scatter(values, positions, marker="|", s=14, c=own, linewidths=0.7, alpha=0.7, zorder=2)
 
 
 def _untrained(axes: Axes, position: int, untrained: float) -> None:
@@ -209,6 +214,7 @@ def forest_plot(title: str, slug: str, compared: pd.DataFrame, pooled: pd.DataFr
     for method, own in rows.groupby("name", sort=False):
         lines.append((str(method), None))
         lines += [(row["dataset"] + star(row["verdict"]), row) for _, row in own.iterrows()]
+    limits = limits_of(rows, rows["mean"], include=[0.0])
     with plotting(RC):
         heading = [title, SELECTIONS[selection], f"mean paired difference to {_other(rows)}, 95% t-interval"]
         figure, axes = row_canvas([label for label, _ in lines], heading)
@@ -218,18 +224,17 @@ def forest_plot(title: str, slug: str, compared: pd.DataFrame, pooled: pd.DataFr
                 label.set_fontweight("bold")
                 continue
             signs = (INK, INK, "D") if row["pooled"] else look.signs(row)
-            dot(axes, row, position, signs)
+            dot(axes, row, position, signs, limits)
+        axes.set_xlim(100 * limits[0], 100 * limits[1])
         axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10], min_n_ticks=4))
         signed_ticks(axes.xaxis)
         axes.set_xlabel(f"{metric}, difference to {_other(rows)} (points)")
-    said = spoken(rows.assign(name=rows["name"] + " on " + rows["dataset"]), points, " points")
     return Plot(
         figure,
         f"forest_{slug}_{selection}",
         f"Difference in {metric} to {_other(rows)} over the datasets of {title}; {SELECTIONS[selection]}. "
         "The last row of a method: its datasets together, each with the same weight. Bars: 95% t-intervals over seeds. "
         "*: better or worse.",
-        f"Difference in {metric} to {_other(rows)}, {SELECTIONS[selection]}: {said}.",
         rows[["name", "to_name", "dataset", "mean", "low", "high", "n", "p_t", "p_bh", "p_sign_flip", "verdict"]],
     )
 
@@ -269,13 +274,11 @@ def ranks_plot(title: str, slug: str, means: pd.DataFrame, look: Look) -> Plot:
         axes.set_xlim(0.8, len(rows) + 0.8)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("average rank (1 is best)")
-    said = "; ".join(f"{name} {plain(rank)}" for name, rank in zip(rows["name"], ranks, strict=True))
     return Plot(
         figure,
         f"ranks_{slug}_{selection}",
         f"Average ranks in {metric} over {count} datasets of {title}; {SELECTIONS[selection]}. A thick bar joins "
         f"methods whose ranks lie less than the critical difference of {distance:.2f} apart (Nemenyi's test at .05).",
-        f"Average ranks in {metric} over {count} datasets: {said}. Critical difference {distance:.2f}.",
         rows[["name", "rank", "iqm", "datasets", "n"]],
     )
 

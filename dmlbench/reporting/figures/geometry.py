@@ -11,7 +11,6 @@ from matplotlib.ticker import MaxNLocator
 
 from dmlbench.analysis.groups import METHOD, Group, in_order, method_name
 from dmlbench.analysis.queries import Measured
-from dmlbench.reporting.naming import percent
 from dmlbench.reporting.style import (
     LINE,
     PAGE,
@@ -80,19 +79,12 @@ def geometry_plot(group: Group, values: pd.DataFrame, look: Look) -> Plot:
         for axes, words in zip(grid[-1], METRICS.values(), strict=True):
             axes.set_xlabel(words)
         _legend(figure, legend)
-    means = in_order(data.groupby(SHOWN, as_index=False)[[RECALL, *METRICS]].mean())
-    said = "; ".join(
-        f"{row['name']} R@1 {percent(row[RECALL])}%, spectral decay {row['spectral_decay']:.3f}, "
-        f"ratio {row['intra_over_inter']:.3f}"
-        for row in means.to_dict("records")
-    )
     return Plot(
         figure,
         f"geometry_{group.slug}",
         f"R@1 against embedding geometry on {group.title}, last epoch. Left: spectral decay, the divergence of the "
         "uniform distribution to the singular values; right: mean cosine distance within classes over that between "
         "class centroids. Large marks: means over seeds; small: seeds.",
-        f"R@1, spectral decay and ratio of distances within and between classes on {group.title}: {said}.",
         data,
     )
 
@@ -140,7 +132,6 @@ def embedding_plot(group: Group, cells: pd.DataFrame, measured: dict[str, Measur
         "first, as shares of their sum; middle and right: distribution of the cosine similarity of every query to the "
         "nearest image of its own class and to the nearest of any other, on an axis that spreads what is close to 1 "
         "and ends with all that is closer.",
-        f"Test embeddings on {group.title}: {'; '.join(_spoken(str(name), cells) for name, cells in of.items())}.",
         data,
     )
 
@@ -257,15 +248,3 @@ def _handles(methods: pd.DataFrame, look: Look, *, lines: bool) -> list[Line2D]:
 
 def _legend(figure: Figure, handles: list[Line2D]) -> None:
     figure.legend(handles=handles, loc="outside lower center", ncols=legend_columns(handles, PAGE), handlelength=2.8)
-
-
-def _spoken(name: str, cells: Sequence[Measured]) -> str:
-    medians = [
-        np.mean([np.median(getattr(cell.nearest, side)[cell.nearest.queries]) for cell in cells])
-        for side in ("positive", "negative")
-    ]
-    directions = np.mean([1 + np.searchsorted(np.cumsum(cell.spectrum), 0.9) for cell in cells])
-    return (
-        f"{name}: median cosine to the nearest positive {medians[0]:.3f}, to the nearest negative {medians[1]:.3f}, "
-        f"{directions:.0f} of {len(cells[0].spectrum)} singular values make up 90% of their sum"
-    )

@@ -4,7 +4,7 @@ Retrieval panels: for some queries, what the base and the modified method find n
 """
 
 import textwrap
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -114,7 +114,6 @@ def retrieval_panel(group: Group, examples: pd.DataFrame, images: Thumbnails) ->
         "seeds, chosen by a fixed shuffle among equals, of different classes where there are enough. Beside each query "
         "its nearest neighbours in either space, the nearest first. Solid green: of the query's class; dashed orange: "
         "of another. Images are cut to their central square.",
-        f"Test images of {group.title} on which {method} and {base} differ in seed {seed}. {_spoken(data)}",
         data,
     )
 
@@ -197,21 +196,3 @@ def _lines(name: str, width: int, count: int) -> list[str]:
     """A name in at most `count` lines, broken at spaces, underscores and slashes where it can be."""
     loose = name.replace("_", " ").replace("/", "/ ")
     return [line.replace("/ ", "/") for line in textwrap.wrap(loose, width, max_lines=count, placeholder=" …")]
-
-
-def _spoken(data: pd.DataFrame) -> str:
-    return " ".join(_spoken_of(outcome, part) for outcome, part in data.groupby("outcome", sort=False))
-
-
-def _spoken_of(outcome: Any, part: pd.DataFrame) -> str:  # noqa: ANN401 - a group's key
-    said = "; ".join(_queries(part))
-    return f"{str(outcome).capitalize()} by {part['name'].iloc[0]}: {said}."
-
-
-def _queries(part: pd.DataFrame) -> Iterator[str]:
-    for query, shown in part.groupby("query", sort=False):
-        row = shown.iloc[0]
-        right = shown.groupby("by", sort=False)["correct"].sum()
-        found = " and ".join(f"{count} by {by}" for by, count in right.items())
-        record = f"won in {row['wins']} and lost in {row['losses']} of {row['seeds']} seeds"
-        yield f"image {query} of {row['class_name']} ({record}), of its {shown['rank'].max()} nearest {found} are right"

@@ -5,7 +5,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dmlbench.analysis.groups import Group
-from dmlbench.reporting.naming import percent
 from dmlbench.reporting.style import (
     LINE,
     MUTED,
@@ -53,7 +52,6 @@ def trace_plot(group: Group, finalists: pd.DataFrame, look: Look) -> Plot:
         "over pairs of fold and seed; the decision is made of paired differences, whose errors are smaller. Right: "
         "against it MAP@R on the test classes, mean over seeds, of the values that were run; a line joins the files' "
         "values and the chosen ones of a study. Filled: chosen; hollow: the files' values.",
-        f"MAP@R of tuning's finalists on held-out training classes of {group.title}: {_spoken(rows)}.",
         rows[SHOWN],
     )
 
@@ -87,13 +85,3 @@ def _mark(axes: Axes, x: float, y: float, row: pd.Series, look: Look) -> None:
     face = colour if row["chosen"] else PAPER
     size = 5.5 if row["chosen"] or row["files"] else 3
     axes.plot(x, y, color=colour, marker=marker, markersize=size, zorder=4, **edges(colour, face))
-
-
-def _spoken(rows: pd.DataFrame) -> str:
-    said = []
-    for row in rows.to_dict("records"):
-        which = "the files' values" if row["files"] else "a finalist"
-        chosen = ", chosen" if row["chosen"] else ""
-        test = f", on test classes {percent(row['test'])}%" if pd.notna(row["test"]) else ""
-        said.append(f"{row['name']} study {row['study']}, {which}{chosen}: {percent(row['held_out'])}%{test}")
-    return "; ".join(said)

@@ -80,7 +80,7 @@ def leaderboard_table(
         seeds = int(row["n"])
         found = [by_metric[metric].get(row["name"]) for metric in metrics]
         pairs = [
-            (estimate_entry(own, percent, seeds), Entry(_rank(own))) if own else (Entry("–"),) * 2 for own in found
+            (estimate_entry(own, percent, seeds), Entry(rank_range(own))) if own else (Entry("–"),) * 2 for own in found
         ]
         figures = [entry for pair in pairs for entry in pair]
         own = classes.get(row["name"])
@@ -130,7 +130,8 @@ def _rows(board: pd.DataFrame, metric: str) -> list[Mapping[Hashable, Any]]:
     return list(board[board["metric"] == metric].to_dict("records"))
 
 
-def _rank(row: Mapping[Hashable, Any]) -> str:
+def rank_range(row: Mapping[Hashable, Any]) -> str:
+    """The ranks that a row of `leaderboard` may have, the best first; a dash for what was not trained."""
     if not row["n"]:
         return "–"
     best, worst = row["best_rank"], row["worst_rank"]

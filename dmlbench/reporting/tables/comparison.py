@@ -182,14 +182,8 @@ class Verdict:
     """
 
     kind: str
-    sentence: str
     row: Mapping[Hashable, Any]
     ratio: float
-
-    @property
-    def label(self) -> str:
-        """The kind in a word or two."""
-        return LABELS[self.kind]
 
     @property
     def sign(self) -> str:
@@ -205,32 +199,8 @@ def verdicts(group: Group, compared: pd.DataFrame, overhead: pd.DataFrame) -> li
         compared: Rows of `comparisons.primary` of one selection and metric.
         overhead: Rows of `overhead.overhead`.
     """
-    costs = {row["name"]: row for row in group.of(overhead).to_dict("records")}
-    return [_verdict(row, costs.get(row["name"])) for row in ordered(group.of(compared))]
-
-
-def _verdict(row: Mapping[Hashable, Any], cost: Mapping[Hashable, Any] | None) -> Verdict:
-    kind = str(row["verdict"])
-    pairs = f"{row['n']} {'pair' if row['n'] == 1 else 'pairs'}"
-    interval = f" [{points(row['low'])}, {points(row['high'])}]" if row["n"] > 1 else ""
-    difference = f"{points(row['mean'])} points {metric_name(row['metric'])}{interval}"
-    said = [f"{row['name']} against {row['to_name']}: {difference}"]
-    least = " (the smallest it can reach)" if row["p_sign_flip"] <= row["p_smallest"] else ""
-    tests = f"p {p_value(row['p_bh'])}, sign-flip {p_value(row['p_sign_flip'])}{least}"
-    said.append(f"{pairs}, {tests}" if kind else f"{pairs}, nothing can be concluded")
-    ratio = float(cost["mean"]) if cost and cost["n"] else float("nan")
-    return Verdict(kind, f"{'; '.join([*said, *_price(cost)])}.{_marks(row['marks'])}", row, ratio)
-
-
-def _price(cost: Mapping[Hashable, Any] | None) -> list[str]:
-    if cost is None or not cost["n"]:
-        return []
-    interval = f" [{plain(cost['low'])}, {plain(cost['high'])}]" if cost["n"] > 1 else ""
-    return [f"training step {plain(cost['mean'])}×{interval}"]
-
-
-def _marks(marks: str) -> str:
-    return f" {marks.capitalize()}." if marks else ""
+    ratios = {row["name"]: float(row["mean"]) for row in group.of(overhead).to_dict("records") if row["n"]}
+    return [Verdict(str(row["verdict"]), row, ratios.get(row["name"], math.nan)) for row in ordered(group.of(compared))]
 
 
 def pooled_table(title: str, slug: str, pooled: pd.DataFrame) -> Table:

@@ -1,0 +1,283 @@
+"""What a report says first: a sentence of what was found, one figure, and one table.
+
+All three are of one protocol: of several, of the one with the most results. Sections show the others.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from dmlbench.analysis.claims import Judged
+from dmlbench.analysis.comparisons import primary
+from dmlbench.analysis.estimates import SELECTIONS, selections_of, verdict_selection
+from dmlbench.analysis.groups import Against, Group, groups, slug, without_paths
+from dmlbench.analysis.statistics import EFFECT, FEWEST
+from dmlbench.errors import counted
+from dmlbench.reporting.figures import Gains
+from dmlbench.reporting.naming import metric_name, percent, plain, points
+from dmlbench.reporting.numbers import METRIC, Numbers
+from dmlbench.reporting.tables.accuracy import GIVEN, NOT_TRAINED, rank_range
+from dmlbench.reporting.tables.comparison import LABELS, power
+from dmlbench.reporting.tables.table import Entry, Table, estimate_entry, few_seeds, interval_of, number
+from dmlbench.specs.overrides import Settings
+
+MOST_CLAIMS = 3  # sentences of claims that a reader takes in at once
+MOST_ROWS = 40  # of the gain matrix; a study with more is shown averaged over its datasets
+Row = Mapping[Hashable, Any]
+
+
+@dataclass(frozen=True)
+class Scope:
+    """A protocol with its settings, and how its epochs are chosen where verdicts are given."""
+
+    protocol: str
+    overrides: Settings
+    selection: str
+    datasets: tuple[str, ...]
+
+    @classmethod
+    def of(cls, numbers: Numbers) -> "Scope | None":
+        """The one with the most results; None without any."""
+        found = groups(numbers.leaderboard)
+        if not found:
+            return None
+        sizes = Counter({(own.protocol, own.overrides): 0 for own in found})
+        for group in found:
+            sizes[group.protocol, group.overrides] += len(group.of(numbers.leaderboard))
+        protocol, overrides = max(sizes, key=lambda key: sizes[key])
+        own = [group for group in found if (group.protocol, group.overrides) == (protocol, overrides)]
+        board = pd.concat([group.of(numbers.leaderboard) for group in own])
+        return cls(protocol, overrides, verdict_selection(selections_of(board)), tuple(group.dataset for group in own))
+
+    @property
+    def title(self) -> str:
+        """For people: protocol, settings, and the dataset where it is a single one."""
+        where = f" on {self.datasets[0]}" if len(self.datasets) == 1 else f" on {len(self.datasets)} datasets"
+        return self.protocol + where + (f", {without_paths(str(self.overrides))}" if self.overrides else "")
+
+    @property
+    def slug(self) -> str:
+        """The same for file names."""
+        where = self.datasets[0] if len(self.datasets) == 1 else ""
+        return "_".join(slug(part) for part in (self.protocol, where, str(self.overrides)) if part)
+
+    def of_protocol(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """Its rows of a table; of one metric and selection where it has these columns."""
+        own = frame[(frame["protocol"] == self.protocol) & (frame["overrides"] == self.overrides)]
+        for column, wanted in (("selection", self.selection), ("metric", METRIC)):
+            own = own[own[column] == wanted] if column in own else own
+        return own
+
+    def group(self, dataset: str) -> Group:
+        """One of its groups."""
+        return Group(self.protocol, self.overrides, dataset)
+
+
+@dataclass(frozen=True)
+class Opening:
+    """What a report says first; without results of trainings it has no sentence."""
+
+    sentences: list[str]
+    certainty: str
+    gains: Gains | None
+    table: Table
+
+
+def opening(numbers: Numbers, claims: Sequence[Judged], against: Against) -> Opening | None:
+    """The first screen; None where the report has no results of methods."""
+    scope = Scope.of(numbers)
+    if scope is None:
+        return None
+    compared = scope.of_protocol(primary(numbers.comparisons))
+    modified = compared[compared["modifier"] != ""]
+    shown = compared if against.method or modified.empty else modified
+    own = [judged for judged in claims if not set(judged.datasets).isdisjoint(scope.datasets)]
+    effects = {"": EFFECT} | {judged.declared.claim.modifier: judged.declared.claim.effect / 100 for judged in own}
+    sentences = [_of_claim(judged) for judged in own[:MOST_CLAIMS]] or [_found(scope, shown, numbers)]
+    if len(own) > MOST_CLAIMS:
+        sentences.append(f"{counted(len(own) - MOST_CLAIMS, 'more claim')}: see Declared claims.")
+    gains = _gains(scope, shown, numbers, effects) if len(shown) else None
+    return Opening(sentences, _certainty(shown, own), gains, board_table(scope, numbers, shown))
+
+
+def _gains(scope: Scope, shown: pd.DataFrame, numbers: Numbers, effects: Mapping[str, float]) -> Gains:
+    bases = shown[["base", "base_settings"]].drop_duplicates()
+    title, pooled = scope.title, scope.of_protocol(primary(numbers.pooled))
+    if len(bases) * len(scope.datasets) > MOST_ROWS and len(pooled):
+        kept = pooled[pooled["name"].isin(set(shown["name"])) & (pooled["n"] > 0)]
+        title, shown = f"{title}, averaged over them", kept.assign(dataset=f"{len(scope.datasets)} datasets")
+    return Gains(title, f"{scope.slug}_{scope.selection}", shown, scope.of_protocol(numbers.overhead), effects)
+
+
+def _of_claim(judged: Judged) -> str:
+    """What was claimed, what was found, and how sure that is, in one sentence."""
+    claim = judged.declared.claim
+    where = f" on {_listed(judged.datasets)}" if judged.datasets else ""
+    what = f"{claim.modifier} improves {metric_name(claim.metric)} of {_listed(claim.bases)}{where}"
+    made = "after the runs" if judged.declared.begun else "before the runs"
+    if judged.main is None:
+        why = (
+            f"{counted(judged.missing, 'cell')} without a result" if judged.missing else "no seed has all of its cells"
+        )
+        return f"The claim that {what} cannot be judged yet: {why}."
+    estimate, kind = judged.main.estimate, judged.main.verdict
+    answer = {
+        "better": "The results support the claim, made {made}, that {what}",
+        "worse": "The results contradict the claim, made {made}, that {what}",
+        "equivalent": "No gain that matters: it was claimed {made} that {what}",
+        "inconclusive": "The results do not decide the claim, made {made}, that {what}",
+        "": "Too few seeds to judge the claim, made {made}, that {what}",
+    }[kind].format(made=made, what=what)
+    interval = f" [{points(estimate.low)}, {points(estimate.high)}]" if estimate.n > 1 else ""
+    several = "; consistently, on every base" if judged.consistent else ""
+    return f"{answer}: {points(estimate.mean)} points{interval} over {counted(estimate.n, 'seed')}{several}."
+
+
+def _found(scope: Scope, shown: pd.DataFrame, numbers: Numbers) -> str:
+    where = _listed(scope.datasets) if len(scope.datasets) < 3 else f"{len(scope.datasets)} datasets"
+    if shown.empty:
+        return _first(scope, numbers, where)
+    kinds, metric, total = Counter(shown["verdict"]), metric_name(METRIC), len(shown)
+    if not total - kinds[""]:
+        return f"On {where} nothing can be concluded in {metric}: no comparison has {FEWEST} seeds or more."
+    other = "its base's" if (shown["modifier"] != "").all() else "the reference's"
+    if total == 1:
+        row, kind = shown.iloc[0], kinds.most_common(1)[0][0]
+        words = {
+            "better": "is better than", "worse": "is worse than", "equivalent": f"is within {WITHIN} of",
+            "inconclusive": "may be better or worse than",
+        }  # fmt: skip
+        return f"On {where}, {metric} of {row['name']} {words[kind]} {other}: {_gained(row)}."
+    words = {"worse": "worse in", "equivalent": f"equivalent within {WITHIN} in", "inconclusive": "inconclusive in"}
+    rest = [f"{word} {kinds[kind]}" for kind, word in words.items() if kinds[kind]]
+    rest += [f"{kinds['']} have too few seeds"] if kinds[""] else []
+    better = f"better than {other} in {kinds['better'] or 'none'} of {total} comparisons"
+    return f"On {where}, {metric} is {_listed([better, *rest])}; {_extremes(shown)}."
+
+
+WITHIN = f"±{100 * EFFECT:g} point"
+
+
+def _gained(row: pd.Series) -> str:
+    return f"{points(row['mean'])} points {interval_of(row.to_dict(), points)}"
+
+
+def _extremes(shown: pd.DataFrame) -> str:
+    tested = shown[shown["verdict"] != ""].sort_values("mean", kind="stable")
+    several = len(set(tested["dataset"])) > 1
+
+    def say(row: pd.Series) -> str:
+        where = f" on {row['dataset']}" if several else ""
+        return f"{row['name']}{where}, {_gained(row)}"
+
+    best, last = tested.iloc[-1], tested.iloc[0]
+    said = [f"{'largest gain' if best['mean'] > 0 else 'smallest loss'}: {say(best)}"]
+    said += [f"{'largest loss' if last['mean'] < 0 else 'smallest gain'}: {say(last)}"] if len(tested) > 1 else []
+    return "; ".join(said)
+
+
+def _first(scope: Scope, numbers: Numbers, where: str) -> str:
+    board = scope.of_protocol(numbers.leaderboard)
+    rows = scope.group(scope.datasets[0]).of(board).to_dict("records")
+    first = rows[0]
+    rank = rank_range(first)
+    interval = interval_of(first, percent)
+    said = f"{first['name']} is the first of {counted(len(rows), 'method')} on {scope.datasets[0] or where}"
+    opened = f"; its rank may be {rank}" if rank not in ("1", "–") else ""
+    return f"{said} with {percent(first['mean'])}% {metric_name(METRIC)} {interval}".rstrip() + f"{opened}."
+
+
+def _certainty(shown: pd.DataFrame, claims: Sequence[Judged]) -> str:
+    """How sure what was found is: pairs, corrections and power."""
+    if shown.empty:
+        return ""
+    pairs = _listed([str(n) for n in sorted(set(shown["n"]))], "or")
+    declared = "" if claims else "Exploratory, for no claim was declared before the runs: "
+    said = f"{declared}{pairs} seeds each, paired; 95% t-intervals; verdicts corrected for {len(shown)} comparisons."
+    return " ".join([said[0].upper() + said[1:], *power(shown)])
+
+
+def _listed(names: Sequence[str], last: str = "and") -> str:
+    """`a, b and c`."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} {last} {names[-1]}" if names else ""
+
+
+def board_table(scope: Scope, numbers: Numbers, compared: pd.DataFrame) -> Table:
+    """Every method on every dataset of a protocol, the best first, with its gain and its cost.
+
+    Args:
+        scope: Protocol, datasets and choice of the epoch.
+        numbers: Of the report.
+        compared: Its rows of `comparisons.primary` whose gain is shown.
+    """
+    board = scope.of_protocol(numbers.leaderboard)
+    found = {(row["name"], row["dataset"]): row for row in board.to_dict("records")}
+    gained = {(row["name"], row["dataset"]): row for row in compared.to_dict("records")}
+    timed = scope.of_protocol(numbers.overhead)
+    costs = timed[timed["n"] > 0].groupby("name")["mean"].agg(["min", "max"]).to_dict("index")
+    several = len(scope.datasets) > 1
+    rows = []
+    for name in _best_first(board):
+        own = [found.get((name, dataset)) for dataset in scope.datasets]
+        seeds = max(int(row["n"]) for row in own if row)
+        figures: list[Entry] = []
+        for dataset, row in zip(scope.datasets, own, strict=True):
+            figures += [estimate_entry(row, percent, seeds) if row else Entry("–")]
+            figures += [] if several else [Entry(rank_range(row) if row else "–")]
+            figures += [_gain(gained.get((name, dataset)))] if len(compared) else []
+        counted_ = number(seeds, "{:.0f}".format) if seeds else Entry("–")
+        marks = "; ".join(dict.fromkeys(row["marks"] for row in own if row and row["marks"]))
+        rows.append((Entry(name), counted_, *figures, *([_cost(costs.get(name))] if costs else []), Entry(marks)))
+    return Table(
+        f"board_{scope.slug}_{scope.selection}",
+        f"Leaderboard of {scope.title}; {SELECTIONS[scope.selection] if (board['n'] > 0).any() else NOT_TRAINED}",
+        (*_columns(scope, gains=bool(len(compared)), costs=bool(costs)), "Marks"),
+        tuple(rows),
+        tuple(_notes(board, gains=bool(len(compared)), costs=bool(costs))),
+    )
+
+
+def _columns(scope: Scope, *, gains: bool, costs: bool) -> list[str]:
+    metric, several = metric_name(METRIC), len(scope.datasets) > 1
+    of_dataset = [
+        [f"{metric}, {dataset}" if several else metric, *([] if several else ["Rank"]), *(["Gain"] if gains else [])]
+        for dataset in scope.datasets
+    ]
+    return ["Method", "Seeds", *(name for own in of_dataset for name in own), *(["Step time"] if costs else [])]
+
+
+def _notes(board: pd.DataFrame, *, gains: bool, costs: bool) -> list[str]:
+    signs = ", ".join(f"{label[0]} {label[2:]}" for label in LABELS.values())
+    trained, several = board[board["n"] > 0], len(set(board["dataset"])) > 1
+    return [
+        f"In percent, mean over seeds [95% t-interval]; the best first{', by their mean' if several else ''}.",
+        *([] if several else ["Rank 1–3: the comparisons do not decide which of them it is."]),
+        *([f"Gain: points over the reference, paired by seed: {signs}."] if gains else []),
+        *(["Step time: over the reference's."] if costs else []),
+        *few_seeds(trained),
+        *([] if len(trained) == len(board) else [GIVEN]),
+    ]
+
+
+def _best_first(board: pd.DataFrame) -> list[str]:
+    """Methods with all datasets before the others, by the mean over datasets; a single one is in order already."""
+    means = board.groupby("name", sort=False)["mean"].agg(["count", "mean"])
+    return list(means.sort_values(["count", "mean"], ascending=False, kind="stable").index)
+
+
+def _gain(row: Row | None) -> Entry:
+    if row is None:
+        return Entry("–")
+    mean, kind = float(row["mean"]), str(row["verdict"])
+    return Entry(f"{LABELS[kind][0]} {points(mean)}", interval_of(row, points), mean, kind=kind)
+
+
+def _cost(found: Row | None) -> Entry:
+    if found is None or math.isnan(found["max"]):
+        return Entry("–")
+    low, high = plain(found["min"]), plain(found["max"])
+    return Entry(f"{low}×" if low == high else f"{low}–{high}×", value=found["max"])

@@ -1,0 +1,154 @@
+"""The first screen: a sentence, a figure and a table."""
+
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from dmlbench.analysis.claims import judge
+from dmlbench.analysis.groups import DEFAULT, Against
+from dmlbench.reporting.figures import gain_plot
+from dmlbench.reporting.numbers import Numbers
+from dmlbench.reporting.opening import opening
+from dmlbench.results.claims import after_the_fact
+from dmlbench.results.frames import load_history, load_results
+from dmlbench.specs.study import Claim
+from tests.reporting.fake_results import make_cell, write_cell
+
+
+def numbers_of(root):
+    return Numbers.of(load_results(root), load_history(root))
+
+
+@pytest.fixture(scope="module")
+def numbers(results):
+    return numbers_of(results)
+
+
+@pytest.fixture(scope="module")
+def said(numbers):
+    return opening(numbers, (), DEFAULT)
+
+
+def test_the_sentence_counts_verdicts_and_names_the_ends(said):
+    (sentence,) = said.sentences
+    counted = re.match(
+        r"On glyphs and omniglot-small, R@1 is better than its base's in (\d) of 6 comparisons,? (.*); largest gain: "
+        r"(\S+) on (\S+), \+(.*) points \[\+(.*), \+(.*)\]; (largest loss|smallest gain): ",
+        sentence,
+    )
+    assert counted
+    assert counted[1] == "3"
+    assert counted[3] == "ms+obdsd"
+    assert said.certainty.startswith("Exploratory, for no claim was declared before the runs: 1 or 5 seeds each")
+    assert "80% of studies" in said.certainty
+
+
+def test_a_claim_comes_first(tmp_path):
+    for seed in range(5):
+        for name in ("ms", "ms+obdsd", "ms+psd"):
+            write_cell(tmp_path, make_cell(name, seed))
+    shown = load_results(tmp_path)
+    claim = Claim(modifier="obdsd", bases=("ms",), datasets=("glyphs",), effect=2.0)
+    judged = judge(after_the_fact(claim, shown), shown)
+    found = opening(numbers_of(tmp_path), (judged,), DEFAULT)
+    assert found.sentences[0].startswith(
+        "The results support the claim, made after the runs, that obdsd improves R@1 of ms on glyphs: +2.70 points [+"
+    )
+    assert found.sentences[0].endswith("over 5 seeds.")
+    assert "Exploratory" not in found.certainty
+    assert found.gains.effect("obdsd") == 2.0
+    assert found.gains.effect("psd") == 1.0
+
+
+def test_a_claim_without_all_bases_is_not_judged(results, numbers):
+    shown = load_results(results)
+    claim = Claim(modifier="obdsd", bases=("ms",), datasets=("glyphs",))  # with fewer epochs no cell has it
+    judged = judge(after_the_fact(claim, shown), shown)
+    (sentence,) = opening(numbers, (judged,), DEFAULT).sentences
+    assert sentence.endswith("cannot be judged yet: no seed has all of its cells.")
+
+
+def test_one_comparison_has_a_sentence_of_its_own(tmp_path):
+    for seed in range(4):
+        for name in ("ms", "ms+obdsd"):
+            write_cell(tmp_path, make_cell(name, seed))
+    (sentence,) = opening(numbers_of(tmp_path), (), DEFAULT).sentences
+    assert sentence.startswith("On glyphs, R@1 of ms+obdsd is better than its base's: +")
+
+
+def test_losses_alone_are_compared_with_the_first(tmp_path):
+    for seed in range(3):
+        for name in ("ms", "triplet"):
+            write_cell(tmp_path, make_cell(name, seed))
+    numbers = numbers_of(tmp_path)
+    (sentence,) = opening(numbers, (), DEFAULT).sentences
+    assert sentence.startswith("On glyphs, R@1 of ms may be better or worse than the reference's: +")
+    (alone,) = opening(numbers, (), Against(method="triplet")).sentences
+    assert alone == sentence
+
+
+def test_one_method_has_its_accuracy(tmp_path):
+    for seed in range(3):
+        write_cell(tmp_path, make_cell("ms", seed))
+    found = opening(numbers_of(tmp_path), (), DEFAULT)
+    assert re.fullmatch(r"ms is the first of 1 method on glyphs with \d\d\.\d\d% R@1 \[.*\]\.", found.sentences[0])
+    assert found.gains is None
+    assert found.table.columns == ("Method", "Seeds", "R@1", "Rank", "Marks")
+
+
+def test_too_few_seeds_are_no_finding(tmp_path):
+    for name in ("ms", "ms+psd"):
+        write_cell(tmp_path, make_cell(name, 0))
+    (sentence,) = opening(numbers_of(tmp_path), (), DEFAULT).sentences
+    assert sentence == "On glyphs nothing can be concluded in R@1: no comparison has 3 seeds or more."
+
+
+def test_the_table_has_every_method_with_gain_and_cost(said):
+    assert said.table.columns == (
+        "Method", "Seeds", "R@1, glyphs", "Gain", "R@1, omniglot-small", "Gain", "Step time", "Marks",
+    )  # fmt: skip
+    rows = {row[0].text: row for row in said.table.rows}
+    assert next(iter(rows)) == "ms+obdsd"
+    assert set(rows) == {"ms", "ms+psd", "ms+obdsd", "proxyanchor", "proxyanchor+psd"}
+    assert (rows["ms+obdsd"][3].text, rows["ms+obdsd"][3].kind) == ("▲ +2.70", "better")
+    assert rows["ms"][3].text == "–"
+    assert rows["ms+obdsd"][6].text == "1.34–1.35×"
+
+
+def test_the_matrix_has_a_panel_per_modifier_and_a_row_per_base(said):
+    plot = gain_plot(said.gains)
+    panels = [axes for axes in plot.figure.axes if axes.get_visible()]
+    assert [axes.texts[0].get_text() for axes in panels] == ["+psd", "+obdsd"]
+    assert panels[0].get_title(loc="left") == "step 1.29–1.31×"
+    labels = [label.get_text() for label in panels[0].get_yticklabels()]
+    assert labels == ["ms   glyphs", "omniglot-small", "proxyanchor   glyphs", "omniglot-small"]
+    band = panels[0].patches[0].get_extents().transformed(panels[0].transData.inverted())
+    assert (band.x0, band.x1) == pytest.approx((-1, 1))
+    assert plot.label == "Mean difference in R@1 to the reference, paired by seed."
+    assert len(plot.tips) == len(plot.data) == 6
+    assert any(tip.text.startswith("ms+obdsd against ms on glyphs: +2.70 points [+") for tip in plot.tips.values())
+
+
+def test_what_fell_far_is_an_arrow_with_its_number(said):
+    shown = said.gains.compared.copy()
+    far = (shown["name"] == "ms+psd") & (shown["dataset"] == "glyphs")
+    shown.loc[far, ["mean", "low", "high"]] = [-0.33, -0.36, -0.30]
+    plot = gain_plot(type(said.gains)(said.gains.title, "x", shown, said.gains.ratios, said.gains.effects))
+    (panel, *_) = plot.figure.axes
+    assert panel.get_xlim()[1] < 12  # the others are not squashed
+    assert "−33.00" in [text.get_text() for text in panel.texts]
+    assert [line for line in panel.lines if line.get_marker() == "<"]
+    assert "Arrows: 1 beyond the axis" in plot.caption
+    assert np.isclose(plot.data["mean"].min(), -0.33)
+
+
+def test_tuned_values_have_a_colour_of_their_own(said):
+    shown = said.gains.compared
+    both = pd.concat([shown, shown.assign(tuned=True, name=shown["name"] + "{tuned}")], ignore_index=True)
+    plot = gain_plot(type(said.gains)(said.gains.title, "x", both, said.gains.ratios, said.gains.effects))
+    (legend,) = plot.figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["files' values", "tuned values"]
+    colours = {line.get_color() for line in plot.figure.axes[0].lines if line.get_marker() == "o"}
+    assert len(colours) == 2
