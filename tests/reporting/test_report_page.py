@@ -44,7 +44,7 @@ def test_identifiers_are_unique_and_references_lead_somewhere(page):
 
 
 def test_every_figure_says_in_words_what_it_shows(page):
-    assert len(page.images) == 30
+    assert len(page.images) == 29
     assert all(image["role"] == "img" and len(image["aria-label"]) > 20 for image in page.images)
     assert not any(re.search(r"[.] [A-Z]", image["aria-label"]) for image in page.images)  # one sentence
     assert {image["aria-details"] for image in page.images} <= set(page.ids)  # and the data as its description
