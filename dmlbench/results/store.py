@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -326,8 +327,7 @@ def read_spec(folder: Path) -> Cell:
     try:
         if path.stat().st_size > LARGEST_SPEC:
             raise ValueError(f"has more than {LARGEST_SPEC >> 20} MiB")
-        content = parse_written(path.read_text(encoding="utf-8"))
-        cell, stated = Cell.from_dict(content), str(content["hash"])[:40]
+        cell, stated = _cell_of(path.read_text(encoding="utf-8"))
     except ValidationError as error:
         raise UserError(f"{path}: not a readable spec ({in_one_line(error)})", hint=AGAIN) from error
     except (OSError, *WRONG) as error:
@@ -337,6 +337,13 @@ def read_spec(folder: Path) -> Cell:
         what = f"says hash {stated}, but its values give {cell.hash}: edited by hand, or of another dmlbench"
         raise UserError(f"{path}: {what}", hint=f"restore it, or {AGAIN}")
     return cell
+
+
+@lru_cache(maxsize=1024)
+def _cell_of(text: str) -> tuple[Cell, str]:
+    """The cell of a spec and the hash that it states: a report asks for each seven times."""
+    content = parse_written(text)
+    return Cell.from_dict(content), str(content["hash"])[:40]
 
 
 def _subfolders(folder: Path) -> list[Path]:
