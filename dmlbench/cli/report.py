@@ -71,7 +71,6 @@ def command(
     Examples:
       dmlbench report --name cub --only dataset=cub --against ms --claim psd:contrastive,triplet
       dmlbench report --name paper --tables rows=ms,ms+psd --tables metrics=recall_at_1,map_at_r
-      dmlbench report --name both --results results/runs --results their-lab
     """
     from dmlbench.errors import Damaged
     from dmlbench.machine import usable_cores
