@@ -13,6 +13,7 @@ from pathlib import Path
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scancel", "scontrol")
 PATIENCE = 60.0  # seconds
+ATTEMPTS = 5
 # Jobs end by signals alone: containers have no control groups to give away. SLURM kills what ignores SIGTERM after
 # KillWait seconds. A job that is queued again waits until its first credential is void: cred_expire seconds.
 CONFIGURATION = """
@@ -66,9 +67,14 @@ class Cluster:
     variables: dict[str, str]
 
     def ask(self, *command: str) -> str:
-        """What a command of SLURM prints."""
-        done = subprocess.run(command, env=os.environ | self.variables, capture_output=True, text=True, check=True)
-        return done.stdout
+        """What a command of SLURM prints. A controller that is busy is asked again."""
+        for attempt in range(ATTEMPTS):
+            done = subprocess.run(command, env=os.environ | self.variables, capture_output=True, text=True, check=False)
+            if not done.returncode:
+                return done.stdout
+            if attempt + 1 < ATTEMPTS:
+                time.sleep(2)
+        raise RuntimeError(f"{' '.join(command)}: {done.stderr or done.stdout}")
 
     def state(self, job: str) -> str:
         """A job's state, such as `RUNNING`."""
@@ -133,7 +139,7 @@ def _configure(folder: Path) -> None:
 def _quietly(found: Cluster) -> str:
     try:
         return found.ask("sinfo", "--noheader", "--format=%T")
-    except subprocess.CalledProcessError:
+    except RuntimeError:
         return ""
 
 

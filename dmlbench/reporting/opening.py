@@ -23,6 +23,7 @@ from dmlbench.reporting.numbers import METRIC, Numbers
 from dmlbench.reporting.tables.accuracy import GIVEN, NOT_TRAINED, rank_range
 from dmlbench.reporting.tables.comparison import LABELS, power
 from dmlbench.reporting.tables.table import Entry, Table, estimate_entry, few_seeds, interval_of, number
+from dmlbench.results.frames import MEAN
 from dmlbench.specs.overrides import Settings
 
 MOST_CLAIMS = 3  # sentences of claims that a reader takes in at once
@@ -144,14 +145,14 @@ def _found(scope: Scope, shown: pd.DataFrame, numbers: Numbers) -> str:
     kinds, metric, total = Counter(shown["verdict"]), metric_name(METRIC), len(shown)
     if not total - kinds[""]:
         return f"On {where} nothing can be concluded in {metric}: no comparison has {FEWEST} seeds or more."
-    other = "its base's" if (shown["modifier"] != "").all() else "the reference's"
     if total == 1:
         row, kind = shown.iloc[0], kinds.most_common(1)[0][0]
         words = {
             "better": "is better than", "worse": "is worse than", "equivalent": f"is within {WITHIN} of",
             "inconclusive": "may be better or worse than",
         }  # fmt: skip
-        return f"On {where}, {metric} of {row['name']} {words[kind]} {other}: {_gained(row)}."
+        return f"On {where}, {metric} of {row['name']} {words[kind]} that of {row['to_name']}: {_gained(row)}."
+    other = "its base's" if (shown["modifier"] != "").all() else "the reference's"
     words = {"worse": "worse in", "equivalent": f"equivalent within {WITHIN} in", "inconclusive": "inconclusive in"}
     rest = [f"{word} {kinds[kind]}" for kind, word in words.items() if kinds[kind]]
     rest += [f"{kinds['']} have too few seeds"] if kinds[""] else []
@@ -167,17 +168,23 @@ def _gained(row: pd.Series) -> str:
 
 
 def _extremes(shown: pd.DataFrame) -> str:
+    """The largest differences that were shown; of rows that compare like with like, where there are any.
+
+    Tuned rows are the best of many trials, and an ensemble of networks is compared with one.
+    """
     tested = shown[shown["verdict"] != ""].sort_values("mean", kind="stable")
+    alike = tested[~tested["tuned"].astype(bool) & (tested["network"] == MEAN)]
+    tested = alike if len(alike) else tested
     several = len(set(tested["dataset"])) > 1
 
     def say(row: pd.Series) -> str:
         where = f" on {row['dataset']}" if several else ""
         return f"{row['name']}{where}, {_gained(row)}"
 
-    best, last = tested.iloc[-1], tested.iloc[0]
-    said = [f"{'largest gain' if best['mean'] > 0 else 'smallest loss'}: {say(best)}"]
-    said += [f"{'largest loss' if last['mean'] < 0 else 'smallest gain'}: {say(last)}"] if len(tested) > 1 else []
-    return "; ".join(said)
+    better, worse = (tested[tested["verdict"] == kind] for kind in ("better", "worse"))
+    said = [f"largest gain: {say(better.iloc[-1])}"] if len(better) else []
+    said += [f"largest loss: {say(worse.iloc[0])}"] if len(worse) else []
+    return "; ".join(said) or f"largest estimate: {say(tested.iloc[tested['mean'].abs().argmax()])}, not decided"
 
 
 def _first(scope: Scope, numbers: Numbers, where: str) -> str:
@@ -197,7 +204,11 @@ def _certainty(shown: pd.DataFrame, claims: Sequence[Judged]) -> str:
         return ""
     pairs = _listed([str(n) for n in sorted(set(shown["n"]))], "or")
     declared = "" if claims else "Exploratory, for no claim was declared before the runs: "
-    said = f"{declared}{pairs} seeds each, paired; 95% t-intervals; verdicts corrected for {len(shown)} comparisons."
+    tested = shown[shown["verdict"] != ""]
+    families = _listed([f"{size:.0f}" for size in sorted(set(tested["family"]))], "or")
+    made = "made on each dataset" if len(set(tested["dataset"])) > 1 else "that were made"
+    corrected = f"; verdicts corrected for all {families} comparisons {made}" if families not in ("", "1") else ""
+    said = f"{declared}{pairs} seeds each, paired; 95% t-intervals{corrected}."
     return " ".join([said[0].upper() + said[1:], *power(shown)])
 
 
@@ -255,7 +266,7 @@ def _notes(board: pd.DataFrame, *, gains: bool, costs: bool) -> list[str]:
     trained, several = board[board["n"] > 0], len(set(board["dataset"])) > 1
     return [
         f"In percent, mean over seeds [95% t-interval]; the best first{', by their mean' if several else ''}.",
-        *([] if several else ["Rank 1–3: the comparisons do not decide which of them it is."]),
+        *([] if several else [f"Rank 1–3, of {len(board)} rows: the comparisons do not decide which of them it is."]),
         *([f"Gain: points over the reference, paired by seed: {signs}."] if gains else []),
         *(["Step time: over the reference's."] if costs else []),
         *few_seeds(trained),

@@ -12,7 +12,7 @@ import yaml
 from pydantic import NonNegativeInt
 
 from dmlbench.atomic import write_atomically
-from dmlbench.errors import Damaged, OnDamaged, attempt, sound, unknown_name, warn
+from dmlbench.errors import Damaged, OnDamaged, UserError, attempt, sound, unknown_name, warn
 from dmlbench.results.store import Record, Store, read_record, read_spec
 from dmlbench.specs.cell import Cell, digest
 from dmlbench.specs.dataset import Section
@@ -59,6 +59,9 @@ def check_names(claim: Claim, bases: Collection[str], modifiers: Collection[str]
     """Raise UserError for a base or a modifier that is not among the known ones."""
     where = f"claim {claim.modifier}:{','.join(claim.bases)}"
     if claim.modifier not in modifiers:
+        if claim.modifier in bases:
+            said = f"{where}: {claim.modifier} is a base, and a claim is of a modifier"
+            raise UserError(said, hint="compare two bases without a claim: `--methods A,B`, exploratory")
         raise unknown_name("modifier", claim.modifier, sorted(modifiers), where=where)
     for base in claim.bases:
         if base not in bases:

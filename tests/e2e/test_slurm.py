@@ -193,13 +193,18 @@ def test_what_sbatch_refuses_is_one_line(on_slurm: Command, tmp_path: Path) -> N
 
 @pytest.mark.slow
 def test_a_dry_run_prints_the_script(on_slurm: Command, tmp_path: Path) -> None:
-    given = ("--slurm", "setup=module load cuda", "--slurm", "options.constraint=a100", "--slurm", "gres=gpu:1")
+    given = ("--slurm", "setup=module load cuda", "--slurm", "options.comment=mine", "--slurm", "qos=normal")
     shown = on_slurm(*FOUR, *JOBS, *given, "--slurm", "jobs_at_a_time=3", "--results", "slurm", "--dry-run")
     lines = shown.stdout.splitlines()
     for line in (
-        "#SBATCH --array=0-3%3", "#SBATCH --time=2", "#SBATCH --signal=USR2@10", "#SBATCH --constraint=a100",
-        "#SBATCH --gres=gpu:1", "#SBATCH --requeue", "module load cuda",
+        "#SBATCH --array=0-3%3", "#SBATCH --time=2", "#SBATCH --signal=USR2@10", "#SBATCH --comment=mine",
+        "#SBATCH --qos=normal", "#SBATCH --requeue", "module load cuda",
     ):  # fmt: skip
         assert line in lines, shown.stdout + shown.stderr
     assert "4 of 4 cells to run with 3 at a time" in shown.stdout
+    refused = on_slurm(*FOUR, *JOBS, "--slurm", "gres=gpu:1", "--results", "slurm", "--dry-run")
+    assert refused.returncode == 2
+    assert "#SBATCH --gres=gpu:1" in refused.stdout.splitlines()
+    assert refused.stderr.startswith("error: --executor slurm: sbatch refuses the jobs (")
+    assert "gres" in refused.stderr
     assert not (tmp_path / "slurm").exists()

@@ -101,10 +101,12 @@ def gain_plot(gains: Gains) -> Plot:
 def _caption(metric: str, gains: Gains, compared: pd.DataFrame, limit: float) -> str:
     bands = sorted({gains.effect(str(modifier)) for modifier in compared["modifier"]})
     beyond = int((100 * compared["mean"].abs() > limit).sum())
+    squares = "square: an ensemble, against one network; " if (compared["network"] != MEAN).any() else ""
     return (
         f"Mean difference in {metric} to the reference, paired by seed. Thick: 95% t-interval; thin: simultaneous "
-        f"interval; filled: better or worse; grey band: less than the smallest effect of interest "
-        f"({' or '.join(f'{effect:g}' for effect in bands)} {'point' if bands == [1.0] else 'points'})."
+        f"interval, wider than the verdict's correction; filled: better or worse; {squares}grey band: less than the "
+        f"smallest effect of interest ({' or '.join(f'{effect:g}' for effect in bands)} "
+        f"{'point' if bands == [1.0] else 'points'})."
         + (f" Arrows: {beyond} beyond the axis, with their number." if beyond else "")
     )
 
@@ -128,7 +130,8 @@ def _limit(compared: pd.DataFrame, effect: float) -> float:
     ends = 100 * compared[["low", "high"]].abs().max(axis="columns").fillna(compared["mean"].abs())
     most = float(np.quantile(ends, REACH, method="lower"))
     whole = float(ends.max())
-    return 1.08 * max(whole if whole < 1.6 * most else most, float(means.median()), 1.5 * effect)
+    limit = max(whole if whole < 1.6 * most else most, float(means.median()), 1.5 * effect)
+    return 1.08 * max(limit, float(ends[means <= 1.08 * limit].max()))
 
 
 def _canvas(
@@ -199,7 +202,7 @@ def _estimate(axes: Axes, y: float, row: Mapping[Any, Any], limit: float, tips: 
     colour, mean = TUNED if row["tuned"] else FILES, 100 * row["mean"]
     beyond = abs(mean) > limit
     ends = [np.clip(100 * np.array([row[f"{kind}low"], row[f"{kind}high"]]), -limit, limit) for kind in ("", "all_")]
-    for width, bounds in zip((1.7, 0.6), ends, strict=True):
+    for width, bounds in () if beyond else zip((1.7, 0.6), ends, strict=True):
         axes.plot(bounds, [y, y], color=colour, linewidth=width, solid_capstyle="butt", zorder=3)
     face = colour if row["verdict"] in ("better", "worse") else PAPER
     marker = ("<" if mean < 0 else ">") if beyond else "o" if row["network"] == MEAN else "s"
