@@ -14,7 +14,7 @@ from tests.selftest.conftest import broken
 def test_memory_that_grows_from_epoch_to_epoch(check, monkeypatch):
     monkeypatch.setattr(costs, "STEPS", 1)
     record = check("memory")
-    # Of a process that ran a thousand tests the memory may grow by itself: tests/e2e/test_selftest.py has one of its own.
+    # The memory of a process that ran a thousand tests may grow by itself; tests/e2e/test_selftest.py has a fresh one.
     assert broken(record) <= {costs.ADDED}
     assert {figure.name for figure in record.figures} >= {costs.ADDED, "height of a step"}
     leaked, train_epoch = [], costs.train_epoch
