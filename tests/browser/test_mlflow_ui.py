@@ -32,6 +32,9 @@ def ui(folder: Path, environment: dict[str, str]) -> Iterator[str]:
     with log.open("w") as out, subprocess.Popen(command, stdout=out, stderr=out, **options) as process:
         try:
             wait_for(f"http://127.0.0.1:{port}/health", process)
+            while "all experiments: " not in log.read_text():  # it looks for the server, too, and then prints links
+                assert process.poll() is None, log.read_text()
+                time.sleep(0.2)
             yield log.read_text()
         finally:
             os.killpg(process.pid, signal.SIGINT)

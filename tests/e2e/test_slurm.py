@@ -83,8 +83,8 @@ def _is_of(process: psutil.Process, job: str, task: str) -> bool:
 def test_one_job_cancelled_and_one_timed_out(
     slurm: Cluster, on_slurm: Command, dmlbench: Command, tmp_path: Path
 ) -> None:
-    four = (*FOUR[: -len(SETTINGS)], "--set", "training.epochs=4")
-    local = dmlbench(*four, "--tracking", "none", "--results", "local")
+    four = (*FOUR[: -len(SETTINGS)], "--set", "training.epochs=8")  # long enough to be cancelled in its midst
+    local = dmlbench(*four, "--tracking", "none", "--results", "local", timeout=600)
     assert local.returncode == 0, local.stdout + local.stderr
 
     arguments = (*four, *JOBS, "--slurm", "jobs_at_a_time=2", "--slurm", "time=10", "--results", "slurm")
