@@ -124,7 +124,7 @@ def test_seeds_are_below_their_method(seen, methods_page):
     seen.open(methods_page)
     seen.follow("runs under their methods")
     page = seen.page
-    page.get_by_role("link", name="report first").wait_for()
+    page.get_by_role("link", name=PSD, exact=True).wait_for()  # the report is a link of the description, too
     assert sorted(rows(page)) == sorted([MS, PSD, "report first"])
     page.locator(".ag-row").filter(has_text=PSD).get_by_role("button").last.click()
     page.get_by_role("link", name=f"{PSD}, seed 0").wait_for()
