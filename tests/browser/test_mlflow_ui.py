@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 MATRIX = ("run", "--methods", "ms,ms+psd", "--datasets", "glyphs", "--seeds", "2", "--set", "training.epochs=2")
 MS, PSD = "ms, training.epochs=2", "ms+psd, training.epochs=2"
 EXPERIMENT = "dmlbench/conv4-64/glyphs"
-WAIT = 20_000  # milliseconds: a shared machine, and a front end of many megabytes
+WAIT = 60_000  # milliseconds: a shared machine, and a front end of many megabytes
 
 
 @contextmanager

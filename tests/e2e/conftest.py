@@ -38,7 +38,7 @@ def dmlbench(tmp_path: Path, environment: dict[str, str]) -> Command:
     """The installed console script, run in the test's folder."""
     script = Path(sys.executable).with_name("dmlbench")
 
-    def run(*arguments: str, cwd: Path = tmp_path, timeout: float = 240, **variables: str):
+    def run(*arguments: str, cwd: Path = tmp_path, timeout: float = 480, **variables: str):
         return subprocess.run(
             [str(script), *map(str, arguments)],
             cwd=cwd,
