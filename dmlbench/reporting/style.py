@@ -263,26 +263,32 @@ def write_panel_title(axes: Axes, title: str) -> None:
         axes.set_title(title, loc="left", color=INK, fontweight="bold")
 
 
-FAR = 3.0  # interquartile ranges from the middle half beyond which a mean is off the axis (Tukey's far out)
+FAR = 3.0  # interquartile ranges from the middle half beyond which a mean is far out (Tukey's)
+SQUASHED = 1.6  # times its length that an axis may grow by what is far out: beyond, that is off the axis
 Limits = tuple[float, float]
 
 
 def limits_of(estimates: pd.DataFrame, seeds: pd.Series, *, include: Sequence[float] = ()) -> Limits:
     """Ends of an axis that shows every interval and `include`, with a margin of 6%, and every seed beside them.
 
-    A mean that is far out does not squash the others: it is off the axis, where `dot` writes its number.
+    A mean that is far out does not squash the others: where it would, it is off the axis, and `dot` writes its number.
     """
     means = estimates["mean"].to_numpy(float)
     first, third = np.nanquantile(means, [0.25, 0.75])
     far = FAR * (third - first)
     near = (means >= first - far) & (means <= third + far) if far > 0 else np.ones(len(means), dtype=bool)
-    bounds = [estimates.loc[near, column].to_numpy(float) for column in ("mean", "low", "high")]
-    low, high = float(np.nanmin(np.concatenate(bounds))), float(np.nanmax(np.concatenate(bounds)))
-    if near.all():
-        low, high = min(low, float(seeds.min())), max(high, float(seeds.max()))
+    low, high = _ends(estimates[near])
+    lowest, highest = _ends(estimates)
+    if highest - lowest <= SQUASHED * (high - low):
+        low, high = min(lowest, float(seeds.min())), max(highest, float(seeds.max()))
     low, high = min([low, *include]), max([high, *include])
     margin = 0.06 * (high - low) or 0.005
     return low - margin, high + margin
+
+
+def _ends(estimates: pd.DataFrame) -> Limits:
+    ends = estimates[["mean", "low", "high"]].to_numpy(float)
+    return float(np.nanmin(ends)), float(np.nanmax(ends))
 
 
 def dot(axes: Axes, row: pd.Series, y: float, signs: tuple[str, str, str], limits: Limits | None = None) -> None:

@@ -55,6 +55,23 @@ def test_the_untrained_network_has_a_row_and_off_the_axis_a_number():
     assert "30.00, off the axis" in plot.figure.axes[0].texts[0].get_text()
 
 
+def test_an_axis_grows_for_an_untrained_network_that_squashes_nothing():
+    plot = accuracy("ms", untrained=0.565)  # the axis of 4 points would be 5.5
+    (axes,) = plot.figure.axes
+    assert not list(axes.texts)
+    assert axes.get_xlim()[0] < 56.5
+
+
+def test_a_mean_is_off_the_axis_only_where_it_would_squash_the_others():
+    means = np.array([0.60, 0.601, 0.602, 0.603, 0.604, 0.59])
+    shown = pd.DataFrame({"mean": means, "low": means - 0.01, "high": means + 0.01})
+    low, high = limits_of(shown, shown["mean"])
+    assert low < 0.58 < 0.614 < high
+    shown.loc[5] -= 0.2
+    low, high = limits_of(shown, shown["mean"])
+    assert 0.58 < low < 0.59
+
+
 def test_the_untrained_network_is_a_line_where_it_lies_on_the_axis():
     plot = accuracy("ms", untrained=0.595)
     assert not list(plot.figure.axes[0].texts)

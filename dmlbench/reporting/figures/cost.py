@@ -115,7 +115,7 @@ def overhead_plot(setup: Named, ratios: pd.DataFrame, look: Look, clock: Clock =
         low, high = min(1.0, np.nanmin(ends)), max(1.02, np.nanmax(ends))
         axes.set_xlim(low - 0.03 * (high - low), high + 0.28 * (high - low))  # room for the ratio in words
         axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10], min_n_ticks=4))
-        axes.set_xlabel("training-step time relative to the reference")
+        axes.set_xlabel("step time relative to the reference")
     return Plot(
         figure,
         f"overhead_{setup.slug}",
@@ -179,7 +179,7 @@ def plane_plot(group: Group, selection: str, compared: pd.DataFrame, ratios: pd.
         for axes, (title, part) in zip(grid, parts.items(), strict=True):
             _cross(axes, title, f"{metric}, difference (points)")
             _points(axes, part, look)
-        grid[-1].set_xlabel("training-step time relative to the reference")
+        grid[-1].set_xlabel("step time relative to the reference")
     scales = " The panels' vertical scales differ." if len(parts) > 1 else ""
     columns = ["name", "to_name", "mean", "low", "high", "n", "mean_cost", "low_cost", "high_cost", "n_cost"]
     return Plot(

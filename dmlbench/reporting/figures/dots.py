@@ -18,6 +18,7 @@ from dmlbench.reporting.style import (
     MUTED,
     PAPER,
     RC,
+    SQUASHED,
     Limits,
     Look,
     Plot,
@@ -183,10 +184,12 @@ def _ticks(axes: Axes, seeds: Sequence[pd.Series], colours: Sequence[str]) -> No
 def _untrained(axes: Axes, position: int, untrained: float) -> None:
     """A row and a line for the untrained network; only its number where it lies off the axis.
 
-    An axis that reaches down to an untrained network would squash the differences between methods.
+    An axis that reaches far down to an untrained network would squash the differences between methods.
     """
     low, high = axes.get_xlim()
-    if low <= untrained <= high:
+    if max(high, untrained) - min(low, untrained) <= SQUASHED * (high - low):
+        room = 0.03 * (high - low)
+        axes.set_xlim(min(low, untrained - room), max(high, untrained + room))
         axes.axvline(untrained, color=MUTED, linewidth=0.8, linestyle=(0, (3, 2)), zorder=1)
         axes.plot(untrained, position, "|", color=MUTED, markersize=7, zorder=3)
         return

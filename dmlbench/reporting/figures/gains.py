@@ -27,6 +27,7 @@ from dmlbench.reporting.style import (
     PAPER,
     RC,
     SCREEN,
+    SQUASHED,
     TUNED,
     Plot,
     Tip,
@@ -130,7 +131,7 @@ def _limit(compared: pd.DataFrame, effect: float) -> float:
     ends = 100 * compared[["low", "high"]].abs().max(axis="columns").fillna(compared["mean"].abs())
     most = float(np.quantile(ends, REACH, method="lower"))
     whole = float(ends.max())
-    limit = max(whole if whole < 1.6 * most else most, float(means.median()), 1.5 * effect)
+    limit = max(whole if whole <= SQUASHED * most else most, float(means.median()), 1.5 * effect)
     return 1.08 * max(limit, float(ends[means <= 1.08 * limit].max()))
 
 
