@@ -129,7 +129,7 @@ def worker_devices(execution: Execution, threads: int) -> list[str]:
         UserError: where more workers are asked for than the GPUs hold.
     """
     if gpus := gpus_of(execution):
-        slots, together = gpus * execution.per_gpu // execution.gpus_per_cell, execution.gpus_per_cell
+        slots, together = cells_on(gpus, execution), execution.gpus_per_cell
         if execution.workers and execution.workers > slots:
             held = f"{counted(gpus, 'GPU')} with --per-gpu {execution.per_gpu} hold {slots}"
             hint = f"--per-gpu {-(-execution.workers // gpus)} makes them share"
@@ -141,13 +141,17 @@ def worker_devices(execution: Execution, threads: int) -> list[str]:
     return ["cpu" if execution.device == "auto" else execution.device] * min(execution.workers or most, most)
 
 
+def cells_on(gpus: int, execution: Execution) -> int:
+    """How many cells so many GPUs train at a time."""
+    return gpus * execution.per_gpu // execution.gpus_per_cell
+
+
 def cells_of_a_job(execution: Execution, threads: int) -> int:
     """How many cells a SLURM job runs at a time, by what it asks for."""
     asked = execution.slurm
     if asked is None:
         return 1
-    slots = asked.gpus * execution.per_gpu // execution.gpus_per_cell
-    slots = slots or asked.cores // (threads + (execution.data_workers or 0))
+    slots = cells_on(asked.gpus, execution) or asked.cores // (threads + (execution.data_workers or 0))
     return max(1, min(asked.cells_per_job, slots, execution.workers or slots))
 
 

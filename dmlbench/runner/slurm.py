@@ -28,7 +28,7 @@ from dmlbench.results.locks import holder
 from dmlbench.results.slurm_queue import configuration
 from dmlbench.results.store import Record, ended_at, read_record
 from dmlbench.results.submissions import FOLDER, FORGOTTEN, UNKNOWN, Job, Submission, jobs, record
-from dmlbench.runner.execution import Execution
+from dmlbench.runner.execution import Execution, cells_on
 from dmlbench.runner.matrix import tasks
 from dmlbench.runner.signals import Interrupts
 from dmlbench.runner.tasks import OnEvent, Task
@@ -71,7 +71,7 @@ def _check_workers(execution: Execution, settings: SlurmSettings) -> None:
     if workers > settings.cells_per_job:
         what = f"--workers {workers}: counts within a job, which has {counted(settings.cells_per_job, 'cell')}"
         raise UserError(what, hint=f"--slurm cells_per_job={workers}; --slurm jobs_at_a_time=N limits jobs")
-    slots = settings.gpus * execution.per_gpu // together
+    slots = cells_on(settings.gpus, execution)
     if settings.gpus and workers > slots:
         how = f"--gpus-per-cell {together}" if together > 1 else f"--per-gpu {execution.per_gpu}"
         what = f"--workers {workers}: {counted(settings.gpus, 'GPU')} of a job with {how} hold {slots}"

@@ -25,7 +25,7 @@ from dmlbench.results.history import read_history
 from dmlbench.results.locks import LEASE
 from dmlbench.results.slurm_queue import Answer, ask
 from dmlbench.results.store import has_ended
-from dmlbench.runner.execution import Execution, check_gpus_per_cell, gpus_of
+from dmlbench.runner.execution import Execution, cells_on, check_gpus_per_cell, gpus_of
 from dmlbench.runner.matrix import run_here
 from dmlbench.runner.tasks import Task
 from dmlbench.specs.slurm import EARLY
@@ -69,7 +69,7 @@ class Bundle:
             if not limit.asked:
                 raise
             _say("the epoch was not finished in time and is lost; the one before is not")
-        if limit.asked and self._open() and callable(requeue) and (limit.in_time or _counts_as_running()):
+        if limit.asked and self._open() and callable(requeue) and (limit.out_of_time or _counts_as_running()):
             requeue(NUMBER, None)
         return f"{len(self.tasks) - len(self._open())} of {len(self.tasks)} cells have a result"
 
@@ -122,12 +122,12 @@ class Limit:
 
     Attributes:
         asked: Whether SLURM has said so.
-        in_time: Whether it was by the signal that comes before the time limit.
+        out_of_time: Whether it was by the signal that comes before the time limit.
     """
 
     def __init__(self, grace: float) -> None:
         self.asked = False
-        self.in_time = False
+        self.out_of_time = False
         self._noticed = False
         self._grace = grace
         self._before: dict[signal.Signals, Any] = {}
@@ -149,12 +149,12 @@ class Limit:
         if not self.asked or self._noticed:
             return False
         self._noticed = True
-        what = "the job's time is nearly over" if self.in_time else "SLURM ends the job"
+        what = "the job's time is nearly over" if self.out_of_time else "SLURM ends the job"
         _say(f"{what}: stopping after this epoch")
         return True
 
     def _handle(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - a handler's signature
-        self.in_time |= number == NUMBER
+        self.out_of_time |= number == NUMBER
         if not self.asked:
             self.asked = True
             signal.setitimer(signal.ITIMER_REAL, self._grace)
@@ -175,7 +175,7 @@ def bundles(tasks: Sequence[Task], execution: Execution, size: int, minutes: int
 
 def _fitting(execution: Execution) -> Execution:
     """The same with no more cells at a time than the node's GPUs hold, which only the node knows."""
-    held = gpus_of(execution) * execution.per_gpu // execution.gpus_per_cell
+    held = cells_on(gpus_of(execution), execution)
     if not held or not execution.workers or execution.workers <= held:
         return execution
     _say(f"--workers {execution.workers} is lowered to {held}: the job's GPUs hold no more")
