@@ -191,33 +191,37 @@ def finished(cells: "Sequence[Run]") -> "list[Run]":
     return list({run.data.tags["cell"]: run for run in done}.values())
 
 
-def paired_differences(cells: "Sequence[Run]", bases: "Sequence[Run]", key: str) -> list[float]:
-    """A metric less the base's of the same seed and origin."""
+def _pairs(cells: "Sequence[Run]", bases: "Sequence[Run]", key: str, alike: str) -> list[tuple[float, float]]:
+    """A metric of cells and of their bases, of the seeds whose runs share a tag."""
     own, theirs = (
         {
-            (run.data.tags["seed"], run.data.tags.get("origin", "")): run.data.metrics[key]
+            (run.data.tags["seed"], run.data.tags.get(alike, "")): run.data.metrics[key]
             for run in runs
             if key in run.data.metrics
         }
         for runs in (cells, bases)
     )
-    return [own[pair] - theirs[pair] for pair in own if pair in theirs]
+    return [(own[shared], theirs[shared]) for shared in own if shared in theirs]
+
+
+def _differences(cells: "Sequence[Run]", bases: "Sequence[Run]", key: str) -> list[float]:
+    return [own - base for own, base in _pairs(cells, bases, key, "origin")]
 
 
 def _gains(cells: "Sequence[Run]", bases: "Sequence[Run]") -> dict[str, float]:
     found: dict[str, float] = {}
     for name in FINAL:
-        if differences := paired_differences(cells, bases, f"final/{name}"):
+        if differences := _differences(cells, bases, f"final/{name}"):
             gain = t_interval(differences)
             found |= {f"gain/{name}": gain.mean, f"gain/{name}_low": gain.low, f"gain/{name}_high": gain.high}
     if found:
-        found["gain/seeds"] = float(len(paired_differences(cells, bases, PRIMARY)))
+        found["gain/seeds"] = float(len(_differences(cells, bases, PRIMARY)))
     return found
 
 
 def verdict_alone(cells: "Sequence[Run]", bases: "Sequence[Run]") -> str:
     """The verdict on recall@1, uncorrected: MLflow does not know which comparisons a report makes together."""
-    differences = paired_differences(finished(cells), finished(bases), PRIMARY)
+    differences = _differences(finished(cells), finished(bases), PRIMARY)
     if not differences:
         return ""
     tested = evidence(differences)
@@ -226,18 +230,10 @@ def verdict_alone(cells: "Sequence[Run]", bases: "Sequence[Run]") -> str:
 
 def _overhead(cells: "Sequence[Run]", bases: "Sequence[Run]") -> dict[str, float]:
     """The ratio of step times per seed, of the seeds that ran on one machine."""
-    own, timed = (
-        {
-            (run.data.tags["seed"], run.data.tags.get("machine", "")): run.data.metrics[STEP]
-            for run in runs
-            if STEP in run.data.metrics
-        }
-        for runs in (cells, bases)
-    )
-    shared = [key for key in own if key in timed]
-    if not shared:
+    pairs = _pairs(cells, bases, STEP, "machine")
+    if not pairs:
         return {}
-    steps, base_steps = (pd.Series([times[key] for key in shared]) for times in (own, timed))
+    steps, base_steps = (pd.Series(times) for times in zip(*pairs, strict=True))
     ratio = log_ratio_interval(steps, base_steps)
     found = {"overhead": ratio.mean, "overhead_low": ratio.low, "overhead_high": ratio.high}
     return {f"cost/{name}": value for name, value in found.items()} | {"cost/overhead_seeds": float(ratio.n)}
