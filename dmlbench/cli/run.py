@@ -1,5 +1,6 @@
 """`dmlbench run`."""
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -148,7 +149,7 @@ def command(**options: Any) -> int:  # noqa: ANN401 - click's options
     from dmlbench.api.study import run_cells
     from dmlbench.cli.tables import print_claims, print_comparison, print_unfinished
     from dmlbench.results.claims import check_claims
-    from dmlbench.results.store import Store
+    from dmlbench.results.store import DEFAULT_ROOT, Store
     from dmlbench.runner import matrix
     from dmlbench.runner.progress import plain_or_wide
 
@@ -168,7 +169,11 @@ def command(**options: Any) -> int:  # noqa: ANN401 - click's options
     base = next((name for name in request.methods if "+" not in name), "")
     print_comparison(console, store, cells, Against(options["against"], base))
     print_claims(console, store, cells)
-    return print_unfinished(console, store, cells)
+    code = print_unfinished(console, store, cells)
+    if code == 0:
+        named = "" if store.root == DEFAULT_ROOT else f" --results {shlex.quote(str(store.root))}"
+        console.say(f"`dmlbench report{named}` renders this folder's results as a page")
+    return code
 
 
 def requested(options: "Mapping[str, Any]", seeds: tuple[int, ...], claims: "Sequence[Claim]") -> "Request":

@@ -52,7 +52,7 @@ def _validate(file: Path) -> str:
     from dmlbench.errors import UserError
     from dmlbench.specs.method_loading import Folder, check_within_searches, load_file
     from dmlbench.specs.protocol import load_protocol
-    from dmlbench.specs.registry import Registry
+    from dmlbench.specs.registry import REPLACED, Registry
     from dmlbench.training.check import check_method
 
     if not file.is_file():
@@ -67,7 +67,9 @@ def _validate(file: Path) -> str:
     if name not in registry.names():
         raise UserError(f"{file}: {name}: needs a base that is not there", hint=f"bases: {', '.join(registry.names())}")
     protocol = load_protocol("conv4-64", "glyphs")
-    loss, unrated = check_method(registry.resolve(name, "glyphs", protocol.name), protocol)
+    method = registry.resolve(name, "glyphs", protocol.name)
+    loss, unrated = check_method(method, protocol)
     told = f"{file}: valid; a step of {name} gives loss {loss:.4f}"
+    told += "".join(f"; {mark}" for mark in method.marks if mark.startswith(REPLACED.partition("{")[0]))
     rates = f"; learned at the network's rate, for learning_rates gives no other: {', '.join(unrated)}"
     return told + rates if unrated else told

@@ -44,27 +44,28 @@ class PublishedFor(Section):
 class Sourced(Section):
     """A value and where it comes from.
 
-    `published: false` says that nobody published it for any use like this one. `published_for` says for which uses it
-    was published; without it a published value belongs to the method's definition, whatever the protocol.
+    `published_for`, the value's or the file's, says for which uses it was published. `published: true` without it says
+    that the value belongs to the method's definition, whatever the protocol. Without either nobody published it.
     """
 
     value: Scalar
     source: str
-    published: bool = True
+    published: bool | None = None
     published_for: PublishedFor | None = None
 
     @model_validator(mode="after")
     def _published_once(self) -> "Sourced":
-        if self.published_for and not self.published:
+        if self.published_for and self.published is False:
             raise ValueError("published: false and published_for exclude each other")
         return self
 
     def resolved(self, context: dict[str, str], published_for: PublishedFor | None) -> ResolvedValue:
         """The value in a context; `published_for` is the file's, for values that state none."""
         uses = self.published_for or published_for
-        here = self.published and (uses is None or uses.holds(context))
-        elsewhere = uses.protocols if uses and self.published and not here else ()
-        anywhere = self.published and uses is None
+        published = uses is not None if self.published is None else self.published
+        here = published and (uses is None or uses.holds(context))
+        elsewhere = uses.protocols if uses and published and not here else ()
+        anywhere = published and uses is None
         return ResolvedValue(
             value=self.value, source=self.source, published=here, transferred_from=elsewhere, anywhere=anywhere
         )

@@ -2,6 +2,7 @@
 
 import difflib
 import io
+import math
 
 import torch
 
@@ -22,6 +23,11 @@ DRAWN = (
     "draw from torch, NumPy's rng that a sampler is given, or the generator of a loss, a miner or context.generator(): "
     "Python's random and NumPy's global generator are not seeded"
 )
+INFINITE_LOSS = (
+    "a logarithm of 0, or a mean of no pairs? A batch without a valid pair needs the loss 0, as embeddings.sum() * 0"
+)
+INFINITE_GRADIENT = "the step before had a finite loss and no finite gradient: a root or a norm of 0?"
+CALLED = "a loss is called as loss(embeddings (B, D), labels (B,)), and gets generator, epoch, epochs, indices by name"
 CLOSE = 0.8  # of a misspelt hook's name to the hook's
 
 
@@ -95,10 +101,16 @@ def _epoch(trainer: Trainer, method: MethodSpec, protocol: ProtocolSpec, epoch: 
         raise
     except BaseException as error:
         part = method.distillation or method.loss
-        raise UserError(f"{method.name}: a training step failed ({described(error, part)})") from error
+        what = f"{method.name}: a training step failed ({described(error, part)})"
+        raise UserError(what, hint=CALLED if part.slot == "loss" and isinstance(error, TypeError) else None) from error
     found = torch.stack(losses)
-    if not found.isfinite().all():
-        raise UserError(f"{method.name}: a training step gave the loss {float(found[-1])}")
+    for step, loss in enumerate(found.tolist()):
+        if not math.isfinite(loss):
+            which = epoch * len(losses) + step
+            raise UserError(
+                f"{method.name}: training step {which + 1} gave the loss {loss}",
+                hint=INFINITE_GRADIENT if which else INFINITE_LOSS,
+            )
     return found
 
 

@@ -1,5 +1,7 @@
 """What `dmlbench validate` says of a plugin that is wrong, in one line."""
 
+import re
+
 import pytest
 import torch
 
@@ -161,3 +163,24 @@ def test_a_modifier_learns_at_its_files_rates(tmp_path, make_trainer):
     (tmp_path / "mine.yaml").write_text(text.replace("RATES", "learning_rates: {c: {value: 0.5, source: x}}"))
     with pytest.raises(UserError, match=r"mine: learning_rates: unknown learned parameter 'c'"):
         make_trainer("ms+mine", methods_dir=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        ("(embeddings.sum() * 0 - 1).log()", "step 1 gave the loss nan; a logarithm of 0, or a mean of no pairs?"),
+        ("embeddings[labels > 99].mean()", "step 1 gave the loss nan; a logarithm of 0, or a mean of no pairs?"),
+        ("(embeddings * 0).pow(2).sum().sqrt()", "step 2 gave the loss nan; the step before had a finite loss and no"),
+    ],
+)
+def test_a_loss_that_is_not_finite_says_in_which_step_and_what_it_is_of(check, returned, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        check(LOSS + returned, "loss", "")
+
+
+def test_a_forward_with_other_arguments_says_how_a_loss_is_called(check):
+    forward = HEAD + "class Mine(nn.Module):\n    def forward(self, embeddings):\n        return embeddings.sum()"
+    with pytest.raises(
+        UserError, match=re.escape("; a loss is called as loss(embeddings (B, D), labels (B,)), and gets")
+    ):
+        check(forward, "loss", "")

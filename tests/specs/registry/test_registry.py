@@ -143,8 +143,13 @@ def test_a_protocol_may_declare_whose_family_it_is_of():
 
 
 def test_what_is_published_without_a_use_is_the_methods_definition(tmp_path):
-    (tmp_path / "mine.yaml").write_text(OWN)
+    (tmp_path / "mine.yaml").write_text(OWN.replace("source:", "published: true, source:"))
     assert Registry(tmp_path).resolve("mine", "cub", "resnet50-128").marks == (DEFINITION,)
+
+
+def test_a_value_counts_as_published_only_where_its_file_says_so(tmp_path):
+    (tmp_path / "mine.yaml").write_text(OWN)
+    assert Registry(tmp_path).resolve("mine", "cub", "resnet50-128").marks == (UNTUNED,)
     (tmp_path / "mine.yaml").write_text(OWN + "published_for: {protocols: [resnet50-128], datasets: [cub]}\n")
     assert Registry(tmp_path).resolve("mine", "cub", "resnet50-128").marks == (PUBLISHED,)
     assert Registry(tmp_path).resolve("mine", "cars", "resnet50-128").marks == (OF_R,)

@@ -15,7 +15,7 @@ def test_a_pinned_file_wins_and_leaves_the_rest_to_the_parts(mine):
     method = resolve("ms+psd", mine)
     assert method.distillation.values() == {"lambda": 10.0, "tau": 2.0}
     assert method.loss.values() == {"alpha": 2.0, "beta": 40.0, "base": 0.5, "epsilon": 0.05}
-    assert method.marks == (OF_R, REPLACED.format("ms+psd"))
+    assert method.marks == (UNTUNED, OF_R, REPLACED.format("ms+psd"))
     assert resolve("ms", mine).loss.values()["epsilon"] == 0.1
     assert resolve("triplet+psd", mine).distillation.values() == {"lambda": 75.0, "tau": 1.0}
     assert Registry(mine).names() == Registry().names()
