@@ -20,8 +20,6 @@ from dmlbench.api.execution import Tracking, check_whole, checked_execution
 from dmlbench.errors import UserError, counted, unknown_name
 from dmlbench.machine import usable_cores
 from dmlbench.reporting.naming import named, plain_names
-from dmlbench.reporting.page import render
-from dmlbench.reporting.queries import Panels
 from dmlbench.results.claims import check_claims, check_names, declare, declared_claims
 from dmlbench.results.evaluated import STATUS as EVALUATED
 from dmlbench.results.frames import load_history, load_results
@@ -345,6 +343,9 @@ def report(
     Raises:
         UserError: where there is nothing to report, results contradict each other, or the folder cannot be written.
     """
+    from dmlbench.reporting.page import render  # matplotlib, only for those who draw
+    from dmlbench.reporting.queries import Panels
+
     target, kept = Path(folder), _as_names(only)
     shown = Panels(data_folder(_path(data_dir))) if panels else None
     workers = min(usable_cores(), MOST_WORKERS)
