@@ -1,16 +1,19 @@
 """Cells and method folders made by hand, for the tests of this folder."""
 
+import multiprocessing
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from hypothesis import settings
 
 from dmlbench.results.store import Store
+from dmlbench.runner import local
 from dmlbench.specs.cell import Cell, DatasetSpec, MethodSpec, Part, ResolvedValue
 from dmlbench.specs.protocol_spec import InputSpec, ModelSpec, ProtocolSpec, TrainingSpec
 
@@ -24,6 +27,17 @@ def pytest_configure() -> None:
     if "OMP_NUM_THREADS" not in os.environ:
         os.environ["OMP_NUM_THREADS"] = "1"  # of xdist's workers, and of the processes that tests start
         torch.set_num_threads(1)
+
+
+# One process imports what workers need, and has no other threads; what a fresh interpreter does is tested elsewhere.
+FORKED = multiprocessing.get_context("forkserver")
+FORKED.set_forkserver_preload(["dmlbench.runner.cell", "torch._dynamo"])
+
+
+@pytest.fixture
+def forked_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers of runs in this process are forked from one that has imported torch: each is there at once."""
+    monkeypatch.setattr(local, "multiprocessing", SimpleNamespace(get_context=lambda _: FORKED))
 
 
 HOLDER = """

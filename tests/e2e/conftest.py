@@ -1,5 +1,6 @@
 """Runs the real command line in a temporary folder, as a user would."""
 
+import contextlib
 import csv
 import os
 import signal
@@ -34,7 +35,7 @@ def environment(cache: Path) -> dict[str, str]:
 
 
 @pytest.fixture
-def dmlbench(tmp_path: Path, environment: dict[str, str]) -> Command:
+def installed(tmp_path: Path, environment: dict[str, str]) -> Command:
     """The installed console script, run in the test's folder."""
     script = Path(sys.executable).with_name("dmlbench")
 
@@ -53,13 +54,14 @@ def dmlbench(tmp_path: Path, environment: dict[str, str]) -> Command:
 
 
 @pytest.fixture
-def in_process(
+def dmlbench(
     tmp_path: Path,
     environment: dict[str, str],
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
+    forked_workers: None,
 ) -> Command:
-    """The console script's function in this process: what is refused at once need not import everything anew."""
+    """The console script's function in this process, and workers that are forked: neither imports everything anew."""
     monkeypatch.chdir(tmp_path)
     for name in os.environ.keys() - environment.keys():
         monkeypatch.delenv(name)
@@ -68,12 +70,13 @@ def in_process(
     for name, value in set_by_the_function.items():  # undone at the end
         monkeypatch.setenv(name, value)
 
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        monkeypatch.setattr(sys, "argv", ["dmlbench", *arguments])
+    def run(*arguments: str | Path, cwd: Path = tmp_path) -> subprocess.CompletedProcess[str]:
+        monkeypatch.setattr(sys, "argv", ["dmlbench", *map(str, arguments)])
         before, code = signal.getsignal(signal.SIGTERM), 0
         capfd.readouterr()
         try:
-            main()
+            with contextlib.chdir(cwd):
+                main()
         except SystemExit as end:
             code = end.code
         finally:

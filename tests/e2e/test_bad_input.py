@@ -220,25 +220,25 @@ REFUSED_DRY = {
 
 
 @pytest.mark.parametrize("name", REFUSED_DRY)
-def test_a_dry_run_refuses_what_the_run_would(name: str, in_process: Command, tmp_path: Path) -> None:
+def test_a_dry_run_refuses_what_the_run_would(name: str, dmlbench: Command, tmp_path: Path) -> None:
     settings, expected = REFUSED_DRY[name]
-    _refused(in_process(*DRY, *(part for setting in settings for part in ("--set", setting))), expected)
+    _refused(dmlbench(*DRY, *(part for setting in settings for part in ("--set", setting))), expected)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_dry_run_says_which_weights_are_not_here(
-    in_process: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    dmlbench: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     settings = ("model.backbone=torchvision:resnet18", *RGB, "model.weights=IMAGENET1K_V1")
-    done = in_process(*DRY, *(part for setting in settings for part in ("--set", setting)))
+    done = dmlbench(*DRY, *(part for setting in settings for part in ("--set", setting)))
     assert done.returncode == 1, done.stderr
     assert "not ready: weights IMAGENET1K_V1 of torchvision:resnet18 are not on this machine" in done.stdout
     assert "--set model.weights=FILE" in done.stdout
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_strangers_result_cannot_run_code(in_process: Command, make_cell, tmp_path: Path) -> None:
+def test_a_strangers_result_cannot_run_code(dmlbench: Command, make_cell, tmp_path: Path) -> None:
     """`evaluate` builds the network that spec.yaml describes: no key of it may name a file to load."""
     (tmp_path / "payload.py").write_text("raise SystemExit")
     cell = make_cell()
@@ -250,18 +250,18 @@ def test_a_strangers_result_cannot_run_code(in_process: Command, make_cell, tmp_
         folder.mkdir()
         (folder / "spec.yaml").write_text(yaml.safe_dump(changed.to_dict()))
         save_file({"head.weight": torch.zeros(1)}, folder / "weights.safetensors")
-        done = in_process("evaluate", str(folder))
+        done = dmlbench("evaluate", str(folder))
         assert done.returncode == 2
         last = done.stderr.splitlines()[-1]  # the images may have been drawn before
         assert last.startswith(f"error: model.kwargs.{key}: not a setting of {backbone}'s shape; weights come from")
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_one_clear_line(name: str, in_process: Command, tmp_path: Path) -> None:
+def test_one_clear_line(name: str, dmlbench: Command, tmp_path: Path) -> None:
     arguments, expected = CASES[name]
     (tmp_path / "file").touch()
     (tmp_path / "images").mkdir()
-    _refused(in_process(*arguments), expected)
+    _refused(dmlbench(*arguments), expected)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "images"]
 
 
@@ -302,18 +302,18 @@ distillation:
         ),
     ],
 )
-def test_validate_names_the_file_and_the_key(content: str, message: str, in_process: Command, tmp_path: Path) -> None:
+def test_validate_names_the_file_and_the_key(content: str, message: str, dmlbench: Command, tmp_path: Path) -> None:
     (tmp_path / "own").mkdir()
     (tmp_path / "own" / "mine.yaml").write_text(content)
-    _refused(in_process("validate", "own/mine.yaml"), (f"error: own/mine.yaml: {message}",))
+    _refused(dmlbench("validate", "own/mine.yaml"), (f"error: own/mine.yaml: {message}",))
 
 
-def test_system_metrics_without_the_library_that_takes_them(dmlbench: Command, tmp_path: Path) -> None:
+def test_system_metrics_without_the_library_that_takes_them(installed: Command, tmp_path: Path) -> None:
     site = tmp_path / "site"
     site.mkdir()
     (site / "sitecustomize.py").write_text("import sys\nsys.modules['psutil'] = None\n")
     path = os.pathsep.join(filter(None, (str(site), os.environ.get("PYTHONPATH"))))
-    done = dmlbench(*TRACKED, "--methods", "ms", "--datasets", "glyphs", "--system-metrics", PYTHONPATH=path)
+    done = installed(*TRACKED, "--methods", "ms", "--datasets", "glyphs", "--system-metrics", PYTHONPATH=path)
     _refused(done, ("--system-metrics: psutil is not installed", "pip install psutil"))
 
 

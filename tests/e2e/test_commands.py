@@ -166,10 +166,13 @@ def test_doctor(dmlbench: Command) -> None:
     assert "`dmlbench selftest` checks" in done.stdout
 
 
-def test_doctor_looks_for_weights_and_downloads_none(dmlbench: Command, tmp_path: Path) -> None:
+def test_doctor_looks_for_weights_and_downloads_none(
+    dmlbench: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
-    missing = dmlbench("doctor", TORCH_HOME=str(tmp_path))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    missing = dmlbench("doctor")
     assert "IMAGENET1K_V1 of torchvision:resnet50 are not" in " ".join(missing.stdout.split())
     assert missing.returncode == 0
     (tmp_path / "hub" / "checkpoints" / "resnet50-0676ba61.pth").touch()
-    assert "IMAGENET1K_V1 is here" in " ".join(dmlbench("doctor", TORCH_HOME=str(tmp_path)).stdout.split())
+    assert "IMAGENET1K_V1 is here" in " ".join(dmlbench("doctor").stdout.split())

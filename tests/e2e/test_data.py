@@ -201,8 +201,8 @@ def test_fetch_of_what_is_there(dmlbench: Command, birds: Path) -> None:
         ((*RUN, "--datasets", "sop", "--data-dir", "."), "dmlbench data fetch sop"),
     ],
 )
-def test_bad_input(in_process: Command, birds: Path, tmp_path: Path, arguments: tuple[str, ...], expected: str) -> None:
-    done = in_process(*arguments)
+def test_bad_input(dmlbench: Command, birds: Path, tmp_path: Path, arguments: tuple[str, ...], expected: str) -> None:
+    done = dmlbench(*arguments)
     assert done.returncode == 2, done.stdout + done.stderr
     assert expected in done.stderr
     assert len(done.stderr.splitlines()) == 1

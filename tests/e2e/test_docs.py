@@ -41,6 +41,12 @@ TYPED = {
 }
 
 
+@pytest.fixture
+def dmlbench(installed: Command) -> Command:
+    """The installed script: what a reader types."""
+    return installed
+
+
 def build(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder / "site"), *arguments],

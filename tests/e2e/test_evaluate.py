@@ -25,22 +25,22 @@ def mine(tmp_path: Path) -> Path:
 
 
 def test_embeddings_and_a_network_are_in_the_first_table_of_a_report(
-    in_process: Command, mine: Path, tmp_path: Path
+    dmlbench: Command, mine: Path, tmp_path: Path
 ) -> None:
-    printed = in_process("evaluate", "--embeddings", "mine.npz")
+    printed = dmlbench("evaluate", "--embeddings", "mine.npz")
     assert printed.returncode == 0, printed.stderr
     found = dict(line.split() for line in printed.stdout.splitlines())
     assert {"recall_at_1", "recall_at_8", "map_at_r", "r_precision", "nmi", "spectral_decay"} <= found.keys()
     assert not (tmp_path / "results").exists()
 
     stored = ("--results", "results/runs", "--json")
-    own = in_process("evaluate", "--embeddings", "mine.npz", "--dataset", "glyphs", "--name", "mine", *stored)
+    own = dmlbench("evaluate", "--embeddings", "mine.npz", "--dataset", "glyphs", "--name", "mine", *stored)
     assert own.returncode == 0, own.stderr
     assert json.loads(own.stdout)["recall_at_1"] == pytest.approx(float(found["recall_at_1"]), rel=1e-5)
-    network = in_process("evaluate", "--model", "conv4", "--datasets", "glyphs", "--name", "random", *stored)
+    network = dmlbench("evaluate", "--model", "conv4", "--datasets", "glyphs", "--name", "random", *stored)
     assert network.returncode == 0, network.stderr
 
-    done = in_process("report", "--name", "first")
+    done = dmlbench("report", "--name", "first")
     assert done.returncode == 0, done.stderr
     text = (tmp_path / "reports" / "first" / "report.md").read_text()
     table = text.partition("**Leaderboard of conv4-64 on glyphs; not trained here**")[2].splitlines()[4:6]
@@ -54,16 +54,16 @@ def test_embeddings_and_a_network_are_in_the_first_table_of_a_report(
     assert [(row["method"], row["n"], row["low"], row["best_rank"]) for row in rows] == [
         ("mine", "0", "", ""), ("random", "0", "", ""),
     ]  # fmt: skip
-    again = in_process("evaluate", "--embeddings", "mine.npz", "--dataset", "glyphs", "--name", "mine", *stored)
+    again = dmlbench("evaluate", "--embeddings", "mine.npz", "--dataset", "glyphs", "--name", "mine", *stored)
     assert again.returncode == 2
     assert "mine.json: is there already" in again.stderr
 
 
-def test_weights_of_a_file_are_those_that_are_scored(in_process: Command, tmp_path: Path) -> None:
+def test_weights_of_a_file_are_those_that_are_scored(dmlbench: Command, tmp_path: Path) -> None:
     torch.manual_seed(1)
     save_file(Conv4(1, torch.nn.AdaptiveAvgPool2d(1)).state_dict(), tmp_path / "own.safetensors")
     scored = [
-        in_process("evaluate", "--model", "conv4", "--datasets", "glyphs", "--json", *weights)
+        dmlbench("evaluate", "--model", "conv4", "--datasets", "glyphs", "--json", *weights)
         for weights in ((), ("--weights", "own.safetensors"), ("--weights", "own.safetensors"))
     ]
     assert [own.returncode for own in scored] == [0, 0, 0], scored[1].stderr
@@ -71,7 +71,7 @@ def test_weights_of_a_file_are_those_that_are_scored(in_process: Command, tmp_pa
     assert first != second == third
 
 
-def test_timm_networks_of_an_own_folder_with_a_gallery(in_process: Command, tmp_path: Path) -> None:
+def test_timm_networks_of_an_own_folder_with_a_gallery(dmlbench: Command, tmp_path: Path) -> None:
     from PIL import Image  # noqa: PLC0415
 
     rng = np.random.default_rng(0)
@@ -81,7 +81,7 @@ def test_timm_networks_of_an_own_folder_with_a_gallery(in_process: Command, tmp_
             for number in range(2):
                 pixels = rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)
                 Image.fromarray(pixels).save(tmp_path / "birds" / role / name / f"{number}.png")
-    done = in_process(
+    done = dmlbench(
         "evaluate", "--model", "timm:resnet10t", "--datasets", "birds=birds", "--protocol", "conv4-64",
         "--results", "results/runs", "--name", "resnet10t", "--json",
     )  # fmt: skip
@@ -105,43 +105,43 @@ def images(folder: Path, names: str = "abcd") -> None:
             Image.fromarray(rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(folder / name / f"{number}.png")
 
 
-def test_several_datasets_are_checked_first_and_finished_ones_stay(in_process: Command, tmp_path: Path) -> None:
+def test_several_datasets_are_checked_first_and_finished_ones_stay(dmlbench: Command, tmp_path: Path) -> None:
     images(tmp_path / "a")
     asked = ("--model", "conv4", "--protocol", "conv4-64", "--results", "r", "--name", "c", "--datasets")
-    first = in_process("evaluate", *asked, "a=a")
+    first = dmlbench("evaluate", *asked, "a=a")
     assert first.returncode == 0, first.stderr
-    broken = in_process("evaluate", *asked, "a=a,b=b")
+    broken = dmlbench("evaluate", *asked, "a=a,b=b")
     assert (broken.returncode, broken.stdout) == (2, "")
     assert "b: no such folder" in broken.stderr.splitlines()[-1]
     images(tmp_path / "b")
     (kept,) = (tmp_path / "r").rglob("*.json")
     before = kept.read_text()
-    both = in_process("evaluate", *asked, "a=a,b=b")
+    both = dmlbench("evaluate", *asked, "a=a,b=b")
     assert both.returncode == 0, both.stderr
     assert "a: is in the results folder already, and not scored again" in both.stderr
     assert both.stdout.startswith(f"a=a\n{first.stdout}b=b\n")
     assert kept.read_text() == before
-    other = in_process("evaluate", "--model", "torchvision:resnet18", *asked[2:], "a=a,b=b")
+    other = dmlbench("evaluate", "--model", "torchvision:resnet18", *asked[2:], "a=a,b=b")
     assert other.returncode == 2
     assert "c.json: is there already" in other.stderr
 
 
-def test_embeddings_without_the_images_that_a_run_leaves_out(in_process: Command, tmp_path: Path) -> None:
+def test_embeddings_without_the_images_that_a_run_leaves_out(dmlbench: Command, tmp_path: Path) -> None:
     """Their row has the version of such a run, and is in no table with another version's."""
     images(tmp_path / "a", "abcdef")
     whole = np.random.default_rng(0).normal(size=(6, 8)).astype(np.float32)
     np.savez(tmp_path / "whole.npz", embeddings=whole, labels=[0, 0, 1, 1, 2, 2])
     np.savez(tmp_path / "less.npz", embeddings=whole[:5], labels=[0, 0, 1, 1, 2])
     asked = ("--dataset", "a=a", "--protocol", "conv4-64", "--results", "r")
-    assert in_process("evaluate", "--embeddings", "whole.npz", *asked, "--name", "whole").returncode == 0
+    assert dmlbench("evaluate", "--embeddings", "whole.npz", *asked, "--name", "whole").returncode == 0
     (tmp_path / "a" / "f" / "1.png").write_bytes(b"no image")
-    refused = in_process("evaluate", "--embeddings", "less.npz", *asked, "--name", "less")
+    refused = dmlbench("evaluate", "--embeddings", "less.npz", *asked, "--name", "less")
     assert "less.npz: has 5 test images, and a has 6" in refused.stderr
-    done = in_process("evaluate", "--embeddings", "less.npz", *asked, "--name", "less", "--skip-bad")
+    done = dmlbench("evaluate", "--embeddings", "less.npz", *asked, "--name", "less", "--skip-bad")
     assert done.returncode == 0, done.stderr
-    refused = in_process("evaluate", "--embeddings", "whole.npz", *asked, "--name", "again", "--skip-bad")
+    refused = dmlbench("evaluate", "--embeddings", "whole.npz", *asked, "--name", "again", "--skip-bad")
     assert "whole.npz: has 6 test images, and a has 5 without 1 unusable image" in refused.stderr
-    report = in_process("report", "--results", "r", "--name", "first")
+    report = dmlbench("report", "--results", "r", "--name", "first")
     assert "whole.json: is of other images of a than the row less, which counts: it comes first" in report.stderr
     text = (tmp_path / "reports" / "first" / "report.md").read_text()
     assert "| less" in text
@@ -211,10 +211,10 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_one_clear_line(name: str, in_process: Command, mine: Path, tmp_path: Path) -> None:
+def test_one_clear_line(name: str, dmlbench: Command, mine: Path, tmp_path: Path) -> None:
     np.savez(tmp_path / "short.npz", embeddings=np.eye(4), labels=[0, 0, 1, 1])
     arguments, message = REFUSED[name]
-    refused = in_process("evaluate", *arguments)
+    refused = dmlbench("evaluate", *arguments)
     assert refused.returncode == 2
     assert message in refused.stderr
     assert len(refused.stderr.splitlines()) == 1

@@ -21,6 +21,12 @@ UNTRACKED = (*RUN, "--tracking", "none")
 ESCAPE = "\x1b[31mred\x07"
 
 
+@pytest.fixture
+def dmlbench(installed: Command) -> Command:
+    """The installed script: how a process starts, and what surrounds it, is what these tests are of."""
+    return installed
+
+
 def images(root: Path, names: tuple[str, ...]) -> None:
     """A folder of four images for each class."""
     rng = np.random.default_rng(0)

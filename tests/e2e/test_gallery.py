@@ -92,17 +92,17 @@ def test_a_csv_of_the_same_images_gives_the_same_cell(dmlbench: Command, birds: 
     assert "1 there already, 0 to run" in again.stdout
 
 
-def test_validation_of_the_split_is_one_line(in_process: Command, birds: Path) -> None:
+def test_validation_of_the_split_is_one_line(dmlbench: Command, birds: Path) -> None:
     (birds / "query" / "crow").mkdir()
     (birds / "query" / "crow" / "0.png").write_bytes((birds / "train" / "crow" / "0.png").read_bytes())
-    refused = in_process(*RUN, "--methods", "ms")
+    refused = dmlbench(*RUN, "--methods", "ms")
     assert refused.returncode == 2
     assert "1 class of birds in train are tested as well (crow); a class either trains or is tested" in refused.stderr
     assert len(refused.stderr.splitlines()) == 1
 
 
-def test_a_gallery_cannot_be_split_anew(in_process: Command, birds: Path, tmp_path: Path) -> None:
-    refused = in_process(*RUN, "--methods", "ms", "--vary", "split")
+def test_a_gallery_cannot_be_split_anew(dmlbench: Command, birds: Path, tmp_path: Path) -> None:
+    refused = dmlbench(*RUN, "--methods", "ms", "--vary", "split")
     assert refused.returncode == 2
     assert "training.vary=split: birds tests queries on a gallery" in refused.stderr.splitlines()[-1]
     assert not (tmp_path / "results").exists()

@@ -94,39 +94,39 @@ def _refused(done: subprocess.CompletedProcess[str], needle: str) -> None:
 
 
 @pytest.mark.parametrize("name", COMMAND_LINES)
-def test_on_the_command_line(name: str, in_process: Command, tmp_path: Path) -> None:
-    _refused(in_process(*COMMAND_LINES[name]), name)
+def test_on_the_command_line(name: str, dmlbench: Command, tmp_path: Path) -> None:
+    _refused(dmlbench(*COMMAND_LINES[name]), name)
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("value", VALUES)
-def test_as_a_value(value: str, in_process: Command, tmp_path: Path) -> None:
-    _refused(in_process(*RUN, "--set", f"training.epochs={value}"), "training.epochs")
+def test_as_a_value(value: str, dmlbench: Command, tmp_path: Path) -> None:
+    _refused(dmlbench(*RUN, "--set", f"training.epochs={value}"), "training.epochs")
     if value != "1e300":
-        _refused(in_process(*RUN, "--set", f"loss.alpha={value}"), "loss")
+        _refused(dmlbench(*RUN, "--set", f"loss.alpha={value}"), "loss")
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("key", KEYS)
-def test_as_a_key(key: str, in_process: Command) -> None:
-    _refused(in_process(*RUN, "--set", key), "--set")
+def test_as_a_key(key: str, dmlbench: Command) -> None:
+    _refused(dmlbench(*RUN, "--set", key), "--set")
 
 
 @pytest.mark.parametrize("text", FILES)
-def test_in_a_file(text: str, in_process: Command, tmp_path: Path) -> None:
+def test_in_a_file(text: str, dmlbench: Command, tmp_path: Path) -> None:
     (tmp_path / "bad.yaml").write_text(text)
-    _refused(in_process("validate", "bad.yaml"), "bad.yaml: ")
-    _refused(in_process(*RUN, "--protocol", "bad.yaml"), "bad.yaml: ")
-    _refused(in_process("data", "check", "bad.yaml"), "bad.yaml: ")
+    _refused(dmlbench("validate", "bad.yaml"), "bad.yaml: ")
+    _refused(dmlbench(*RUN, "--protocol", "bad.yaml"), "bad.yaml: ")
+    _refused(dmlbench("data", "check", "bad.yaml"), "bad.yaml: ")
     (tmp_path / "results/runs/tuning").mkdir(parents=True)
     (tmp_path / "results/runs/tuning/tuned.yaml").write_text(text)
-    _refused(in_process(*RUN, "--tuned"), "tuned.yaml: ")
+    _refused(dmlbench(*RUN, "--tuned"), "tuned.yaml: ")
 
 
 @pytest.mark.parametrize("root", [LONG, "~nosuchuser/x", '"a\\0b"'])
-def test_as_a_datasets_root(root: str, in_process: Command, tmp_path: Path) -> None:
+def test_as_a_datasets_root(root: str, dmlbench: Command, tmp_path: Path) -> None:
     (tmp_path / "own.yaml").write_text(f"name: own\nroot: {root}\n")
-    _refused(in_process("data", "check", "own.yaml"), "own")
+    _refused(dmlbench("data", "check", "own.yaml"), "own")
 
 
 @pytest.mark.parametrize(
@@ -151,21 +151,21 @@ def test_as_a_datasets_root(root: str, in_process: Command, tmp_path: Path) -> N
         ("def (", "mine.py: plugin: SyntaxError"),
     ],
 )
-def test_in_a_plugin(text: str, needle: str, in_process: Command, tmp_path: Path) -> None:
+def test_in_a_plugin(text: str, needle: str, dmlbench: Command, tmp_path: Path) -> None:
     (tmp_path / "own").mkdir()
     (tmp_path / "own" / "helper.py").touch()
     (tmp_path / "own" / "mine.py").write_text(text)
     (tmp_path / "own" / "mine.yaml").write_text(METHOD)
-    _refused(in_process("validate", "own/mine.yaml"), needle)
+    _refused(dmlbench("validate", "own/mine.yaml"), needle)
 
 
-def test_a_folder_is_validated_file_by_file(in_process: Command, tmp_path: Path) -> None:
+def test_a_folder_is_validated_file_by_file(dmlbench: Command, tmp_path: Path) -> None:
     (tmp_path / "own").mkdir()
-    _refused(in_process("validate", "own"), "own: a folder without method files")
+    _refused(dmlbench("validate", "own"), "own: a folder without method files")
     (tmp_path / "own" / "bad.yaml").write_text("name: bad\n")
     (tmp_path / "own" / "mine.py").write_text(LOSS.replace("BUILT", "self.a = nn.Linear(2, 2)").replace("STEP", ""))
     (tmp_path / "own" / "mine.yaml").write_text(METHOD)
-    done = in_process("validate", "own")
+    done = dmlbench("validate", "own")
     assert done.returncode == 2
     assert done.stderr.startswith("error: own/bad.yaml: ")
     assert "own/mine.yaml: valid; a step of mine gives loss" in done.stdout
@@ -173,7 +173,7 @@ def test_a_folder_is_validated_file_by_file(in_process: Command, tmp_path: Path)
         "; learned at the network's rate, for learning_rates gives no other: a.weight, a.bias\n"
     )
     (tmp_path / "own" / "bad.yaml").unlink()
-    assert in_process("validate", "own").returncode == 0
+    assert dmlbench("validate", "own").returncode == 0
 
 
 def _commands() -> dict[str, click.Command]:
@@ -185,7 +185,7 @@ def _commands() -> dict[str, click.Command]:
 
 
 @pytest.mark.parametrize("name", _commands())
-def test_an_option_is_given_once_and_not_empty(name: str, in_process: Command) -> None:
+def test_an_option_is_given_once_and_not_empty(name: str, dmlbench: Command) -> None:
     command = _commands()[name]
     assert isinstance(command, OwnCommand)
     for option in command.params:
@@ -194,27 +194,25 @@ def test_an_option_is_given_once_and_not_empty(name: str, in_process: Command) -
         label = option.opts[0]
         once = (label,) if option.is_flag else (label, "1")
         if not option.multiple:
-            _refused(in_process(*name.split(), *once, *once), f"{label}: is given 2 times, and takes one value")
+            _refused(dmlbench(*name.split(), *once, *once), f"{label}: is given 2 times, and takes one value")
         if not option.is_flag:
-            _refused(in_process(*name.split(), label, ""), f"{label}: is empty")
+            _refused(dmlbench(*name.split(), label, ""), f"{label}: is empty")
 
 
-def test_evaluate_names_its_own_option(in_process: Command, tmp_path: Path, make_cell: Callable[..., Cell]) -> None:
+def test_evaluate_names_its_own_option(dmlbench: Command, tmp_path: Path, make_cell: Callable[..., Cell]) -> None:
     (tmp_path / "spec.yaml").write_text(spec_text(make_cell()))
     (tmp_path / "weights.safetensors").touch()
-    _refused(
-        in_process("evaluate", ".", "--dataset", "cars=."), "--dataset cars=.: 'cars' is a dataset of the catalogue"
-    )
+    _refused(dmlbench("evaluate", ".", "--dataset", "cars=."), "--dataset cars=.: 'cars' is a dataset of the catalogue")
 
 
 @pytest.mark.parametrize(("number", "code"), [(errno.ENAMETOOLONG, 2), (errno.EACCES, 1)])
 def test_what_the_system_refuses_is_one_line_wherever_it_is_met(
-    number: int, code: int, in_process: Command, monkeypatch: pytest.MonkeyPatch
+    number: int, code: int, dmlbench: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> None:
         raise OSError(number, os.strerror(number), "some\x1b\n/place")
 
     monkeypatch.setattr("dmlbench.specs.registry.search_path", refuse)
-    done = in_process("list", "methods")
+    done = dmlbench("list", "methods")
     assert (done.returncode, done.stdout) == (code, "")
     assert done.stderr == f"error: some\\x1b /place: {os.strerror(number)}\n"

@@ -93,8 +93,8 @@ def counts(*files: str) -> dict[str, int]:
     return {file: len(DAMAGED[file]) for file in files}
 
 
-def test_report_names_what_is_damaged_and_shows_the_rest(damaged: Path, in_process: Command, tmp_path: Path) -> None:
-    done = in_process("report", "--results", str(damaged), "--name", "r")
+def test_report_names_what_is_damaged_and_shows_the_rest(damaged: Path, dmlbench: Command, tmp_path: Path) -> None:
+    done = dmlbench("report", "--results", str(damaged), "--name", "r")
     assert done.returncode == 1, done.stderr
     assert named(done.stderr, *DAMAGED) == counts(*DAMAGED)
     assert sum(f"overhead/{name}: " in line for line in done.stderr.splitlines() for name in MEASUREMENTS) == 5
@@ -104,15 +104,15 @@ def test_report_names_what_is_damaged_and_shows_the_rest(damaged: Path, in_proce
     assert str(damaged) not in text
 
 
-def test_status_and_sync_name_what_is_damaged(damaged: Path, in_process: Command, dmlbench: Command) -> None:
-    shown = in_process("status", "--results", str(damaged))
+def test_status_and_sync_name_what_is_damaged(damaged: Path, dmlbench: Command) -> None:
+    shown = dmlbench("status", "--results", str(damaged))
     assert shown.returncode == 1
     # A spec or a history that was changed is told of by its digest.
     assert named(shown.stdout, "summary.json") == counts("summary.json")
     assert shown.stdout.count("spec.yaml is not as it was written") == len(SPECS)
     # However deep the folder lies, a cell's words are one line.
     assert all(line.startswith("damaged: ") for line in shown.stdout.splitlines() if str(damaged) in line)
-    verified = in_process("status", "--verify", "--results", str(damaged))
+    verified = dmlbench("status", "--verify", "--results", str(damaged))
     assert verified.returncode == 1
     assert "Traceback" not in verified.stdout + verified.stderr
     sent = dmlbench("sync", "--results", str(damaged))
@@ -121,28 +121,28 @@ def test_status_and_sync_name_what_is_damaged(damaged: Path, in_process: Command
     assert "2 runs sent" in sent.stdout
 
 
-def test_run_goes_on_and_ends_with_one(damaged: Path, in_process: Command, tmp_path: Path) -> None:
+def test_run_goes_on_and_ends_with_one(damaged: Path, dmlbench: Command, tmp_path: Path) -> None:
     shutil.copytree(damaged, tmp_path / "runs")
     run = ("run", "--methods", "triplet", "--datasets", "glyphs", "--seeds", "1", "--results", "runs")
     tiny = ("--tracking", "none", "--set", "training.epochs=1", "--set", "input.size=16", "--set", "input.resize=16")
-    dry = in_process(*run, *tiny, "--dry-run")
+    dry = dmlbench(*run, *tiny, "--dry-run")
     assert dry.returncode == 1, dry.stderr
     assert named(dry.stdout, "summary.json") == counts("summary.json")
     assert "1 of 1 cell to run" in dry.stdout
-    done = in_process(*run, *tiny)
+    done = dmlbench(*run, *tiny)
     assert done.returncode == 1, done.stderr
     assert named(done.stdout, "summary.json") == counts("summary.json")
     assert "triplet on glyphs, seed 0: done" in done.stdout
 
 
 @pytest.mark.slow
-def test_a_damaged_cell_of_the_matrix_itself_is_kept_and_the_rest_runs(in_process: Command, tmp_path: Path) -> None:
+def test_a_damaged_cell_of_the_matrix_itself_is_kept_and_the_rest_runs(dmlbench: Command, tmp_path: Path) -> None:
     run = ("run", "--methods", "ms", "--datasets", "glyphs", "--results", "runs", "--tracking", "none")
     tiny = ("--set", "training.epochs=1", "--set", "input.size=16", "--set", "input.resize=16")
-    assert in_process(*run, *tiny, "--seeds", "1").returncode == 0
+    assert dmlbench(*run, *tiny, "--seeds", "1").returncode == 0
     (summary,) = (tmp_path / "runs").rglob("summary.json")
     summary.write_text("{")
-    done = in_process(*run, *tiny, "--seeds", "2")
+    done = dmlbench(*run, *tiny, "--seeds", "2")
     assert done.returncode == 1, done.stderr
     assert "2 cells: 1 there already (1 damaged), 1 to run" in done.stdout
     assert "delete its folder to run the cell again" in done.stdout
@@ -151,25 +151,25 @@ def test_a_damaged_cell_of_the_matrix_itself_is_kept_and_the_rest_runs(in_proces
     assert len(list((tmp_path / "runs").rglob("summary.json"))) == 2
     one, two = sorted((tmp_path / "runs").rglob("seed*"))
     shutil.copy(two / "summary.json", one / "summary.json")
-    dry = in_process(*run, *tiny, "--seeds", "2", "--dry-run")
+    dry = dmlbench(*run, *tiny, "--seeds", "2", "--dry-run")
     assert dry.returncode == 1
     assert dry.stdout.count("is the result of cell") == 1
 
 
 @pytest.mark.slow
-def test_tune_names_a_damaged_trial_and_goes_on_with_the_others(in_process: Command, tmp_path: Path) -> None:
+def test_tune_names_a_damaged_trial_and_goes_on_with_the_others(dmlbench: Command, tmp_path: Path) -> None:
     tune = ("tune", "--methods", "ms,triplet", "--datasets", "glyphs", "--results", "runs", "--epochs", "8")
     tiny = ("--set", "training.epochs=1", "--set", "input.size=16", "--set", "input.resize=16")
-    assert in_process(*tune, *tiny).returncode == 0
+    assert dmlbench(*tune, *tiny).returncode == 0
     for summary in (tmp_path / "runs").rglob("ms/*/summary.json"):
         summary.write_text('{"version": 1}')
-    done = in_process(*tune, *tiny)
+    done = dmlbench(*tune, *tiny)
     assert done.returncode == 1, done.stderr
     assert "failed: ms on glyphs" in done.stdout
     assert "summary.json: not a summary (cell: is missing)" in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
     default_path(tmp_path / "runs").write_text("- a")
-    refused = in_process("run", "--methods", "ms", "--datasets", "glyphs", "--results", "runs", "--tuned")
+    refused = dmlbench("run", "--methods", "ms", "--datasets", "glyphs", "--results", "runs", "--tuned")
     assert refused.returncode == 2
     assert refused.stderr.count("\n") == 1
     assert "tuned.yaml: must hold a mapping" in refused.stderr
@@ -197,7 +197,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return root, write_cell(root, make_cell("ms+psd", 0))
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_any_change_of_a_summary_is_one_line_or_does_no_harm(data: st.DataObject, pair: tuple[Path, Path]) -> None:
     root, folder = pair

@@ -61,20 +61,20 @@ def test_costs_on_a_datasets_own_images(dmlbench: Command, tmp_path: Path) -> No
     assert EVAL_TEACHER in marks
 
 
-def test_one_clear_line(in_process: Command, tmp_path: Path) -> None:
-    done = in_process("overhead", "--methods", "ms", "--dataset", "glyphs", "--synthetic")
+def test_one_clear_line(dmlbench: Command, tmp_path: Path) -> None:
+    done = dmlbench("overhead", "--methods", "ms", "--dataset", "glyphs", "--synthetic")
     assert done.returncode == 2
     assert done.stderr == "error: --dataset and --synthetic exclude each other; leave out one\n"
     assert not (tmp_path / "results").exists()
 
 
 @pytest.mark.slow
-def test_a_damaged_measurement_is_named_and_left_out(in_process: Command, tmp_path: Path) -> None:
+def test_a_damaged_measurement_is_named_and_left_out(dmlbench: Command, tmp_path: Path) -> None:
     folder = tmp_path / "results" / "runs" / "overhead"
     folder.mkdir(parents=True)
     (folder / "old.json").write_text("{")
     for command, code in (("report",), 2), (("overhead", "--methods", "ms", *SMALL), 1), (("report",), 1):
-        done = in_process(*command)
+        done = dmlbench(*command)
         assert done.returncode == code
         assert done.stderr.count("old.json: not a readable measurement") == 1
         assert "Traceback" not in done.stderr

@@ -54,7 +54,7 @@ def test_the_pages_commands_work(folder: Path, dmlbench: Command, tmp_path: Path
 @pytest.mark.slow
 def test_every_example_trains_beside_its_base(folder: Path, dmlbench: Command, tmp_path: Path) -> None:
     run = ("run", "--methods", ",".join(METHODS), "--datasets", "glyphs", "--seeds", "1", "--tracking", "none", *TINY)
-    done = dmlbench(*run, "--methods-dir", folder, "--keep", "weights", timeout=900)
+    done = dmlbench(*run, "--methods-dir", folder, "--keep", "weights")
     assert done.returncode == 0, done.stdout + done.stderr
     found = metric_columns(tmp_path / "results" / "runs")
     assert {key.split("/")[1] for key in found} == {*METHODS}
@@ -86,7 +86,7 @@ def test_plugins_run_from_python_with_the_same_numbers(
     )
     assert set(study.frame["method"]) == {*methods}
     run = ("run", "--methods", ",".join(methods), "--datasets", "glyphs", "--seeds", "1", "--tracking", "none", *TINY)
-    done = dmlbench(*run, "--methods-dir", folder, "--results", "command", timeout=900)
+    done = dmlbench(*run, "--methods-dir", folder, "--results", "command")
     assert done.returncode == 0, done.stdout + done.stderr
     assert metric_columns(tmp_path / "python") == metric_columns(tmp_path / "command")
 
@@ -117,8 +117,8 @@ def test_an_interrupted_example_ends_with_the_same_numbers(
     assert metric_columns(tmp_path / "whole") == metric_columns(tmp_path / "parts") != {}
 
 
-def test_a_miner_needs_a_base_that_takes_triplets(folder: Path, in_process: Command) -> None:
-    done = in_process("run", "--methods", "ms+hardest", "--datasets", "glyphs", "--methods-dir", str(folder))
+def test_a_miner_needs_a_base_that_takes_triplets(folder: Path, dmlbench: Command) -> None:
+    done = dmlbench("run", "--methods", "ms+hardest", "--datasets", "glyphs", "--methods-dir", str(folder))
     assert done.returncode == 2
     assert "error: ms+hardest: the base takes no triplets; for example triplet+hardest; bases: " in done.stderr
     assert not list(folder.parent.glob("results/**/spec.yaml"))

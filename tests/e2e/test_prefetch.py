@@ -13,13 +13,13 @@ RESNET = (
 )  # fmt: skip
 
 
-def test_data_are_made_ready(in_process: Command, tmp_path: Path) -> None:
-    done = in_process("prefetch", "--methods", "ms,ms+psd", "--datasets", "glyphs", "--data-dir", "new")
+def test_data_are_made_ready(dmlbench: Command, tmp_path: Path) -> None:
+    done = dmlbench("prefetch", "--methods", "ms,ms+psd", "--datasets", "glyphs", "--data-dir", "new")
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "ready: machines that see these folders run it without internet"
     (tmp_path / "study.yaml").write_text("methods: [ms]\ndatasets: [glyphs]\nclaims: ['psd:triplet']\n")
-    assert in_process("prefetch", "study.yaml", "--vary", "order").returncode == 0
-    assert in_process("prefetch", "study.yaml").returncode == 0
+    assert dmlbench("prefetch", "study.yaml", "--vary", "order").returncode == 0
+    assert dmlbench("prefetch", "study.yaml").returncode == 0
 
 
 @pytest.mark.parametrize(
@@ -32,9 +32,9 @@ def test_data_are_made_ready(in_process: Command, tmp_path: Path) -> None:
     ],
 )
 def test_names_and_settings_are_checked_before_anything_is_loaded(
-    in_process: Command, tmp_path: Path, given: tuple[str, ...], message: str
+    dmlbench: Command, tmp_path: Path, given: tuple[str, ...], message: str
 ) -> None:
-    refused = in_process("prefetch", *given, "--datasets", "glyphs", "--data-dir", "new")
+    refused = dmlbench("prefetch", *given, "--datasets", "glyphs", "--data-dir", "new")
     assert refused.returncode == 2
     assert message in refused.stderr
     assert not refused.stdout
@@ -42,7 +42,7 @@ def test_names_and_settings_are_checked_before_anything_is_loaded(
 
 
 def test_weights_are_downloaded_once_and_named(
-    in_process: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    dmlbench: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import torch  # noqa: PLC0415 - not before the caches are named
 
@@ -56,12 +56,12 @@ def test_weights_are_downloaded_once_and_named(
 
     monkeypatch.setattr("torch.hub.download_url_to_file", download)
     arguments = ("--methods", "ms", "--datasets", "glyphs", *RESNET)
-    missing = in_process("run", *arguments, "--seeds", "1", "--dry-run")
+    missing = dmlbench("run", *arguments, "--seeds", "1", "--dry-run")
     assert missing.returncode == 1
     assert f"not on this machine ({file.name} in {file.parent})" in missing.stdout
     for _ in range(2):
-        done = in_process("prefetch", *arguments)
+        done = dmlbench("prefetch", *arguments)
         assert done.returncode == 0, done.stderr
         assert f"weights IMAGENET1K_V1 of torchvision:resnet18: {file.name} in {file.parent}" in done.stdout
     assert len(asked) == 1
-    assert in_process("run", *arguments, "--seeds", "1", "--dry-run").returncode == 0
+    assert dmlbench("run", *arguments, "--seeds", "1", "--dry-run").returncode == 0

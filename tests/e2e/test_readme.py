@@ -15,6 +15,12 @@ from tests.e2e.conftest import Command
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.fixture
+def dmlbench(installed: Command) -> Command:
+    """The installed script: what a reader types."""
+    return installed
+
+
 def test_readme_names_the_two_commands() -> None:
     text = (ROOT / "README.md").read_text()
     assert "pip install . && dmlbench run --methods ms,ms+obdsd --datasets glyphs" in text

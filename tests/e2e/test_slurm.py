@@ -20,6 +20,12 @@ FOUR = ("run", "--methods", "ms,ms+psd", "--datasets", "glyphs", "--seeds", "2",
 JOBS = ("--executor", "slurm", "--slurm", "slurm.yaml")
 
 
+@pytest.fixture
+def dmlbench(installed: Command) -> Command:
+    """The installed script: its jobs start it, too."""
+    return installed
+
+
 @pytest.fixture(scope="module")
 def slurm() -> Iterator[Cluster]:
     if why := lacking():

@@ -90,10 +90,10 @@ def test_a_study_of_two_machines_is_one_report(dmlbench: Command, tmp_path: Path
 GUIDE = (Path(__file__).parents[2] / "docs" / "guides" / "run.md").read_text(encoding="utf-8")
 
 
-def test_the_study_of_the_manual(in_process: Command, tmp_path: Path) -> None:
+def test_the_study_of_the_manual(dmlbench: Command, tmp_path: Path) -> None:
     text = GUIDE.split("`study.yaml`:\n\n```yaml\n")[1].split("```")[0]
     (tmp_path / "study.yaml").write_text(text)
-    done = in_process("run", "study.yaml", "--dry-run")
+    done = dmlbench("run", "study.yaml", "--dry-run")
     assert done.returncode == 0, done.stderr
     assert "claim: psd improves ms, triplet: would be declared before its first cell" in done.stdout
     assert "claim: dm2 improves triplet: would be declared before its first cell" in done.stdout
@@ -113,9 +113,9 @@ def test_the_study_of_the_manual(in_process: Command, tmp_path: Path) -> None:
     ],
 )
 def test_what_could_never_be_answered_is_refused_before_anything_runs(
-    in_process: Command, tmp_path: Path, arguments: tuple[str, ...], said: str
+    dmlbench: Command, tmp_path: Path, arguments: tuple[str, ...], said: str
 ) -> None:
-    refused = in_process("run", "--methods", "ms,ms+psd", "--datasets", "glyphs", *TINY, *arguments)
+    refused = dmlbench("run", "--methods", "ms,ms+psd", "--datasets", "glyphs", *TINY, *arguments)
     assert refused.returncode == 2
     assert said in refused.stderr
     assert refused.stderr.count("\n") == 1
@@ -132,9 +132,9 @@ def test_what_could_never_be_answered_is_refused_before_anything_runs(
         ("claim: [psd:ms]", "unknown key 'claim'"),
     ],
 )
-def test_a_study_that_is_none(in_process: Command, tmp_path: Path, content: str, said: str) -> None:
+def test_a_study_that_is_none(dmlbench: Command, tmp_path: Path, content: str, said: str) -> None:
     (tmp_path / "study.yaml").write_text(f"methods: ms,ms+psd\ndatasets: glyphs\n{content}\n")
-    refused = in_process("run", "study.yaml", *TINY, "--tracking", "none")
+    refused = dmlbench("run", "study.yaml", *TINY, "--tracking", "none")
     assert refused.returncode == 2
     assert said in refused.stderr
     assert not (tmp_path / "results").exists()

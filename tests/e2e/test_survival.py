@@ -22,6 +22,12 @@ SIX_EPOCHS = (*(part.replace("epochs=2", "epochs=6") for part in RUN), "--method
 Histories = dict[str, list[list[str]]]
 
 
+@pytest.fixture
+def dmlbench(installed: Command) -> Command:
+    """The installed script: processes are killed."""
+    return installed
+
+
 def begun_epochs(results: Path) -> dict[str, list[int]]:
     """The epochs that every cell's log says were begun, in order."""
     logs = sorted(results.rglob("log.txt"))

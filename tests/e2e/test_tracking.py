@@ -18,6 +18,12 @@ REQUIRE = "DMLBENCH_REQUIRE_POSTGRESQL"
 RUN = ("run", "--datasets", "glyphs", *TINY)
 
 
+@pytest.fixture
+def dmlbench(installed: Command) -> Command:
+    """The installed script: each command has its own tracking store."""
+    return installed
+
+
 def statuses(uri: str) -> Counter[tuple[str, str]]:
     """How many runs there are of each cell in each status."""
     client = mlflow.MlflowClient(uri)

@@ -57,21 +57,21 @@ def test_a_killed_tuning_ends_as_an_undisturbed_one(
     _a_run_takes_the_values(dmlbench, tmp_path)
 
 
-def test_two_tunings_of_one_folder(in_process: Command, tmp_path: Path) -> None:
+def test_two_tunings_of_one_folder(dmlbench: Command, tmp_path: Path) -> None:
     folder = tmp_path / "results" / "runs" / "tuning"
     folder.mkdir(parents=True)
     with FileLock(folder / ".lock"):
-        refused = in_process(*TUNE)
+        refused = dmlbench(*TUNE)
     assert refused.returncode == 2
     assert "results/runs/tuning: another `dmlbench tune` is at it" in refused.stderr
     assert not list(folder.rglob("spec.yaml"))
 
 
-def test_a_damaged_overlay_is_told_of_before_the_trials(in_process: Command, tmp_path: Path) -> None:
+def test_a_damaged_overlay_is_told_of_before_the_trials(dmlbench: Command, tmp_path: Path) -> None:
     folder = tmp_path / "results" / "runs" / "tuning"
     folder.mkdir(parents=True)
     (folder / "tuned.yaml").write_text("version: 7\n")
-    refused = in_process(*TUNE)
+    refused = dmlbench(*TUNE)
     assert refused.returncode == 2
     assert "tuned.yaml: version" in refused.stderr
     assert not list(folder.rglob("spec.yaml"))
@@ -88,19 +88,19 @@ def test_a_damaged_overlay_is_told_of_before_the_trials(in_process: Command, tmp
         (("--epochs", "16", "--study-seed", "-1"), "--study-seed"),
     ],
 )
-def test_a_budget_that_is_none(in_process: Command, tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
-    refused = in_process("tune", "--methods", "ms", "--datasets", "glyphs", *TINY, *arguments)
+def test_a_budget_that_is_none(dmlbench: Command, tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
+    refused = dmlbench("tune", "--methods", "ms", "--datasets", "glyphs", *TINY, *arguments)
     assert refused.returncode == 2
     assert message in refused.stderr
     assert refused.stderr.count("\n") == 1
     assert not list((tmp_path / "results").rglob("*")) or not list(tmp_path.rglob("spec.yaml"))
 
 
-def test_an_overlay_of_version_1_is_not_added_to(in_process: Command, tmp_path: Path) -> None:
+def test_an_overlay_of_version_1_is_not_added_to(dmlbench: Command, tmp_path: Path) -> None:
     folder = tmp_path / "results" / "runs" / "tuning"
     folder.mkdir(parents=True)
     (folder / "tuned.yaml").write_text("version: 1\n")
-    refused = in_process(*TUNE)
+    refused = dmlbench(*TUNE)
     assert refused.returncode == 2
     assert "tuned.yaml: is of version 1" in refused.stderr
     assert "move it away" in refused.stderr
@@ -139,14 +139,14 @@ def _a_run_takes_the_values(dmlbench: Command, tmp_path: Path) -> None:
     assert files.loc["ms", "seeds"] == 2  # what was run with the files' values
 
 
-def test_status_of_the_folder_around_the_results_names_them(in_process: Command, tmp_path: Path) -> None:
+def test_status_of_the_folder_around_the_results_names_them(dmlbench: Command, tmp_path: Path) -> None:
     (tmp_path / "results" / "runs").mkdir(parents=True)
-    looked = in_process("status", "--results", "results")
+    looked = dmlbench("status", "--results", "results")
     assert looked.stdout == "results: no cells yet; name results/runs with --results\n"
 
 
 @pytest.mark.slow
-def test_trials_in_which_no_teacher_acts_are_told_of(in_process: Command) -> None:
-    done = in_process("tune", "--methods", "ms+psd", "--datasets", "glyphs", "--epochs", "8", *TINY, *ONE_EPOCH)
+def test_trials_in_which_no_teacher_acts_are_told_of(dmlbench: Command) -> None:
+    done = dmlbench("tune", "--methods", "ms+psd", "--datasets", "glyphs", "--epochs", "8", *TINY, *ONE_EPOCH)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.index("no teacher acts; ms+psd trains like its base") < done.stdout.index("explore 1 of 4")

@@ -15,6 +15,12 @@ import pytest
 from tests.e2e.conftest import TINY, Command
 
 
+@pytest.fixture
+def dmlbench(installed: Command) -> Command:
+    """The installed script: it serves in a process of its own."""
+    return installed
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from dmlbench.errors import UserError
-from dmlbench.reporting.folder import check_target
+from dmlbench.reporting.folder import check_target, replacing
 from dmlbench.reporting.latex import Choice
 from dmlbench.reporting.page import render
 from dmlbench.reporting.queries import Panels
@@ -38,7 +38,8 @@ def test_a_report_lists_its_files_with_their_digests(results, tmp_path):
 
 
 def test_latex_tables_show_the_chosen_rows_and_metrics(results, tmp_path):
-    folder = render(results, "r", tmp_path, tables=Choice(rows=("ms+psd",), metrics=("map_at_r",)))
+    glyphs = {"dataset": ["glyphs"], "method": ["ms", "ms+psd", "ms+obdsd"]}
+    folder = render(results, "r", tmp_path, glyphs, tables=Choice(rows=("ms+psd",), metrics=("map_at_r",)))
     text = (folder / "tables/accuracy_conv4-64_glyphs_last.tex").read_text()
     assert "ms+psd$" in text
     assert "obdsd" not in text
@@ -46,11 +47,11 @@ def test_latex_tables_show_the_chosen_rows_and_metrics(results, tmp_path):
     assert "R@1" not in text
     assert "ms+obdsd" in (folder / "report.md").read_text()  # the page has all
     with pytest.raises(UserError, match="unknown metric 'map'; valid: ami, map_at_r"):
-        render(results, "r", tmp_path, tables=Choice(metrics=("map",)))
+        render(results, "r", tmp_path, glyphs, tables=Choice(metrics=("map",)))
 
 
 def test_an_interrupted_rendering_leaves_the_old_report(results, tmp_path, monkeypatch):
-    folder = render(results, "r", tmp_path, only={"dataset": ["omniglot-small"]})
+    folder = small(results, tmp_path)
     before = files(folder)
 
     def fail(*arguments):
@@ -58,7 +59,7 @@ def test_an_interrupted_rendering_leaves_the_old_report(results, tmp_path, monke
 
     monkeypatch.setattr("dmlbench.reporting.page._write_pages", fail)
     with pytest.raises(KeyboardInterrupt):
-        render(results, "r", tmp_path, only={"dataset": ["omniglot-small"]})
+        small(results, tmp_path)
     assert files(folder) == before
     assert list(tmp_path.iterdir()) == [folder]
 
@@ -146,34 +147,67 @@ def test_what_comes_into_a_report_while_the_next_is_made_is_kept(results, tmp_pa
 
 
 REPLACED = ("rename", "unlink", "rmdir")
+OLD = {"index.html": b"old", "tables/a.csv": b"1", "figures/a.svg": b"<svg/>", "figures/b.svg": b"<svg/>"}
+NEW = {"index.html": b"new", "tables/a.csv": b"2", "figures/c.svg": b"<svg/>"}
 
 
-@pytest.mark.parametrize("step", [1, 2, 3, 6, 20])
-def test_a_kill_while_a_report_is_replaced_loses_none(results, tmp_path, monkeypatch, step):
+def write_report(target, content):
+    with replacing(check_target(target.parent, target.name)) as folder:
+        for name, own in content.items():
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_bytes(own)
+
+
+def without_manifest(folder):
+    return {name: own for name, own in files(folder).items() if name != "manifest.json"}
+
+
+def test_a_kill_while_a_report_is_replaced_loses_none(tmp_path, monkeypatch):
     """Killed before the n-th change of a name, and every later one: what a process does after a kill is nothing."""
-    old = files(render(results, "r", tmp_path, only={"dataset": ["glyphs"], "method": ["ms"]}))
-    count = 0
+    ended, step = False, 0
+    while not ended:
+        step += 1
+        target, count = tmp_path / str(step), 0
+        write_report(target, OLD)
 
-    def killing(call):
-        def change(path, *arguments, **options):
-            nonlocal count
-            count += 1
-            if count >= step:
-                raise KeyboardInterrupt
-            return call(path, *arguments, **options)
+        def killing(call, step=step):
+            def change(path, *arguments, **options):
+                nonlocal count
+                count += 1
+                if count >= step:
+                    raise KeyboardInterrupt
+                return call(path, *arguments, **options)
 
-        return change
+            return change
 
+        with monkeypatch.context() as patched:
+            for name in REPLACED:
+                patched.setattr(Path, name, killing(getattr(Path, name)))
+            patched.setattr("dmlbench.reporting.folder.shutil.rmtree", lambda *arguments, **options: None)
+            try:
+                write_report(target, NEW)
+                ended = True
+            except KeyboardInterrupt:
+                pass
+        assert without_manifest(check_target(tmp_path, target.name)) in (OLD, NEW)
+        write_report(target, NEW)
+        assert without_manifest(target) == NEW
+        assert not (tmp_path / f".{step}.old").exists()
+    assert step > len(OLD) + 2
+
+
+def test_a_report_whose_replacement_was_killed_is_rendered_anew(results, tmp_path, monkeypatch):
+    old = files(small(results, tmp_path))
     with monkeypatch.context() as patched:
-        for name in REPLACED:
-            patched.setattr(Path, name, killing(getattr(Path, name)))
-        patched.setattr("dmlbench.reporting.folder.shutil.rmtree", lambda *arguments, **options: None)
+        patched.setattr("dmlbench.reporting.page._write_pages", killed)
         with pytest.raises(KeyboardInterrupt):
             small(results, tmp_path)
-    target = check_target(tmp_path, "r")
-    assert files(target) in (old, files(small(results, tmp_path / "again")))
-    assert files(small(results, tmp_path)) == files(tmp_path / "again" / "r")
-    assert not (tmp_path / ".r.old").exists()
+    assert files(small(results, tmp_path)) == old
+    assert list(tmp_path.iterdir()) == [tmp_path / "r"]
+
+
+def killed(*arguments):
+    raise KeyboardInterrupt
 
 
 def test_a_folder_beside_the_report_under_the_name_of_an_old_one_is_kept(results, tmp_path):
