@@ -10,7 +10,7 @@ from pathlib import Path
 
 from dmlbench.errors import UserError
 from dmlbench.machine import usable_cores
-from dmlbench.runner.signals import Interrupts
+from dmlbench.runner.signals import Interrupts, keeping_handlers
 from dmlbench.runner.tasks import OnEvent, RunOptions, Share, Task
 
 # Ray's own name for "nodes find each other by their network addresses". Without it all of a cluster that is started
@@ -39,7 +39,7 @@ def run_ray(
     with _cluster(address), _marked(root) as marker:
         from dmlbench.runner.ray_driver import Driver, Node, needs
 
-        interrupts.install()  # Ray has set handlers of its own
+        interrupts.install()  # Ray's core has set handlers of its own, below Python's
         with Driver(tasks, needs(options, share), Node(Path.cwd(), marker), on_event) as driver:
             driver.run(interrupts)
 
@@ -54,12 +54,11 @@ def _cluster(address: str | None) -> Iterator[None]:
     _check_answers(address)
     init = partial(ray.init, log_to_driver=False, configure_logging=False)
     try:
-        if address is None:
-            init("local", num_cpus=usable_cores(), include_dashboard=False)
-        else:
-            init(address)
-    except SystemExit as error:  # from Ray's own handler, which it sets before the cluster is up
-        raise KeyboardInterrupt from error
+        with keeping_handlers():
+            if address is None:
+                init("local", num_cpus=usable_cores(), include_dashboard=False)
+            else:
+                init(address)
     except (ConnectionError, ValueError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise _no_cluster(address, reason) from error

@@ -69,6 +69,24 @@ class Interrupts:
 
 
 @contextmanager
+def keeping_handlers() -> Iterator[None]:
+    """Within, no library replaces the handlers of these signals in Python.
+
+    Ray's own raises an exception wherever Python is, and where that is in another library's callback it is lost.
+    """
+    original = signal.signal
+
+    def others_only(number: int, handler: Any) -> Any:  # noqa: ANN401 - as of `signal.signal`
+        return signal.getsignal(number) if number in SIGNALS else original(number, handler)
+
+    signal.signal = others_only  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        signal.signal = original
+
+
+@contextmanager
 def starting() -> Iterator[None]:
     """Start worker processes within: fresh interpreters that obey this one alone.
 

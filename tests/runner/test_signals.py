@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from dmlbench.runner.signals import Interrupts, starting
+from dmlbench.runner.signals import Interrupts, keeping_handlers, starting
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -40,6 +40,18 @@ def test_handlers_that_a_library_sets_are_set_again():
         interrupts.install()
         os.kill(os.getpid(), signal.SIGTERM)
         assert interrupts.asked
+
+
+def test_a_library_replaces_no_handler_meanwhile_and_others_as_it_likes():
+    before = signal.getsignal(signal.SIGUSR1)
+    with Interrupts(print) as interrupts:
+        with keeping_handlers():
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+            assert signal.getsignal(signal.SIGUSR1) is signal.SIG_IGN
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert interrupts.asked
+    assert signal.signal(signal.SIGUSR1, before) is signal.SIG_IGN
 
 
 def test_elsewhere_than_in_the_main_thread_nothing_is_handled():
