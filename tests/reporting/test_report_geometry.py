@@ -173,7 +173,7 @@ def test_collapsed_zero_and_opposite_embeddings_are_drawn(tmp_path, vectors):
 def test_the_few_that_are_closer_than_the_axis_shows_are_counted_at_its_end():
     positive = np.full(3000, 0.9)
     positive[0] = 1 - 1e-5
-    cell = Measured(np.zeros(3000, int), Nearest(positive, np.full(3000, 0.5)), np.ones(1), "f")
+    cell = Measured(np.zeros(3000, int), Nearest(positive, np.full(3000, 0.5), np.ones(3000, int)), np.ones(1), "f")
     data = drawn({"ms": [cell]}).data
     own = data[data["quantity"] == "nearest positive"]
     assert own["y"].sum() == pytest.approx(100)
