@@ -7,7 +7,7 @@ Examples to look at: queries that a method wins or loses against its base, with 
 without a reference some queries with what it retrieved.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -58,9 +58,18 @@ class Measured:
     fingerprint: str
     class_names: tuple[str, ...] = ()
 
+    def names_of(self, labels: Iterable[int]) -> list[str]:
+        """The names of some classes; empty where they are not known."""
+        return [self.class_names[label] if self.class_names else "" for label in labels]
+
+    def first_images(self, labels: Iterable[int]) -> list[int]:
+        """The positions of the first images of some classes."""
+        return [int(np.argmax(self.labels == label)) for label in labels]
+
     def shares_images(self, other: "Measured") -> bool:
         """Whether a position means the same image in both: of one dataset, and one split of its classes."""
-        return (self.fingerprint, self.class_names) == (other.fingerprint, other.class_names)
+        named = self.class_names and other.class_names
+        return self.fingerprint == other.fingerprint and (not named or self.class_names == other.class_names)
 
 
 @dataclass(frozen=True)
@@ -183,7 +192,8 @@ def class_gains(pairs: Sequence[QueryPair]) -> pd.DataFrame:
 
     Returns:
         One row per group, method and class with queries: the columns `PAIRED` without seed; `label`, the class's
-        number; `image`, the position of its first query; `gain`, a fraction; `queries` of the class and `seeds`.
+        number, and its `class_name`, empty where the embeddings do not say; `image`, the position of its first query;
+        `gain`, a fraction; `queries` of the class and `seeds`.
         Classes of a method are ordered by their gain.
     """
     keys, frames = PAIRED[:-1], []
@@ -195,9 +205,10 @@ def class_gains(pairs: Sequence[QueryPair]) -> pd.DataFrame:
         found = rows.groupby("label", as_index=False).agg(
             image=("image", "first"), gain=("gain", "mean"), queries=("image", "size")
         )
+        found = found.assign(class_name=first.names_of(found["label"]))
         found = found.sort_values(["gain", "label"], kind="stable")
         frames.append(found.assign(seeds=len(same), **dict(zip(keys, method, strict=True))))
-    columns = [*keys, "label", "image", "gain", "queries", "seeds"]
+    columns = [*keys, "label", "class_name", "image", "gain", "queries", "seeds"]
     return pd.concat(frames, ignore_index=True)[columns] if frames else pd.DataFrame(columns=columns)
 
 
@@ -212,7 +223,10 @@ def _by_method(pairs: Sequence[QueryPair]) -> dict[tuple[Any, ...], list[QueryPa
     }
 
 
-CONFUSED = ["label", "other_label", "class_name", "other_class_name", "confused", "confused_to", "queries", "seeds"]
+CONFUSED = [
+    "label", "other_label", "class_name", "other_class_name", "image", "other_image", "confused", "confused_to",
+    "queries", "seeds",
+]  # fmt: skip
 
 
 def confusions(pairs: Sequence[QueryPair], each: int = 8) -> pd.DataFrame:
@@ -227,7 +241,8 @@ def confusions(pairs: Sequence[QueryPair], each: int = 8) -> pd.DataFrame:
 
     Returns:
         One row per group, method and pair of classes: the columns `PAIRED` without seed; `label` and `other_label`,
-        the smaller first, with their names where embeddings say them; `confused` and `confused_to`, the queries of the
+        the smaller first, with their names, empty where the embeddings do not say, and the positions of their first
+        images, `image` and `other_image`; `confused` and `confused_to`, the queries of the
         two classes whose nearest neighbour is of the other one, of the method and of its reference, mean over `seeds`;
         `queries` of the two.
     """
@@ -243,17 +258,16 @@ def confusions(pairs: Sequence[QueryPair], each: int = 8) -> pd.DataFrame:
         found = both.iloc[np.lexsort((both["other_label"], both["label"], -most))[:each]]
         asked = np.bincount(first.labels[first.nearest.queries], minlength=first.labels.max() + 1)
         labels = [found[column].to_numpy(int) for column in ("label", "other_label")]
-        names = [[first.class_names[label] if first.class_names else "" for label in own] for own in labels]
-        found = found.assign(
-            class_name=names[0], other_class_name=names[1], queries=asked[labels[0]] + asked[labels[1]]
-        )
+        names: dict[str, Any] = {"class_name": first.names_of(labels[0]), "other_class_name": first.names_of(labels[1])}
+        names |= {"image": first.first_images(labels[0]), "other_image": first.first_images(labels[1])}
+        found = found.assign(**names, queries=asked[labels[0]] + asked[labels[1]])
         frames.append(found.assign(seeds=len(same), **dict(zip(keys, method, strict=True))))
     columns = [*keys, *CONFUSED]
     return pd.concat(frames, ignore_index=True)[columns] if frames else pd.DataFrame(columns=columns)
 
 
 def _confused(measured: Measured) -> pd.Series:
-    """Queries of one seed by the two classes, the smaller label first, of which one is asked for and the other found."""
+    """Missed queries of one seed by their class and the one they find, the smaller label first."""
     near = measured.nearest
     missed = near.queries & ~near.hits
     two = np.sort([measured.labels[missed], near.negative_label[missed]], axis=0)

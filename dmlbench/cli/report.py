@@ -25,9 +25,10 @@ MOST_WORKERS = 4  # a report has not more to draw at a time than would pay for t
 @against_option()
 @claim_option("Test also this claim, which is then after the fact, e.g. psd:contrastive,triplet. Repeatable.")
 @click.option(
-    "--panels",
-    is_flag=True,
-    help="Show images that a method finds and its base does not, and the reverse (needs run --keep embeddings).",
+    "--panels/--no-panels",
+    default=None,
+    help="Show test images, or none: what methods retrieve, and classes that gain, lose or are confused, of cells run "
+    "with --keep embeddings [default: images whose licence lets anyone show them, where they are there].",
 )
 @data_dir_option()
 @click.option(
@@ -50,7 +51,7 @@ def command(
     name: str,
     output: Path,
     only: dict[str, tuple[str, ...]],
-    panels: bool,
+    panels: bool | None,
     data_dir: Path | None,
     tracking: str,
     against: str,
@@ -77,12 +78,13 @@ def command(
     from dmlbench.reporting.latex import Choice
     from dmlbench.reporting.page import render
     from dmlbench.reporting.queries import Panels
-    from dmlbench.runner.matrix import data_folder
     from dmlbench.specs.study import parse_claim
 
     if panels and tracking == "auto":
-        raise UserError("--panels: MLflow is sent no images", hint="leave out --panels or --tracking auto")
-    shown = Panels(data_folder(data_dir)) if panels else None
+        raise UserError(
+            "--panels: MLflow is sent no images whose licence does not let anyone show them",
+            hint="leave out --panels or --tracking auto",
+        )
 
     left_out: list[Damaged] = []
 
@@ -91,6 +93,7 @@ def command(
         _tell(f"left out: {found.reason}")
 
     workers = min(usable_cores(), MOST_WORKERS)
+    shown = Panels.of(panels, data_dir)
     folder = render(
         results, name, output, only, panels=shown, tell=_tell, damaged=leave_out, workers=workers, against=against,
         claims=[parse_claim(claim) for claim in claims], tables=Choice(**tables),
