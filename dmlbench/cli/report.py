@@ -1,12 +1,16 @@
 """`dmlbench report`."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from dmlbench.cli.options import PATH, Command, against_option, claim_option, data_dir_option, results_folders_option
 from dmlbench.cli.terminal import echo
 from dmlbench.errors import UserError, unknown_name
+
+if TYPE_CHECKING:
+    from dmlbench.reporting.queries import Panels
 
 MOST_WORKERS = 4  # a report has not more to draw at a time than would pay for their start
 
@@ -77,15 +81,9 @@ def command(
     from dmlbench.machine import usable_cores
     from dmlbench.reporting.latex import Choice
     from dmlbench.reporting.page import render
-    from dmlbench.reporting.queries import Panels
     from dmlbench.specs.study import parse_claim
 
-    if panels and tracking == "auto":
-        raise UserError(
-            "--panels: MLflow is sent no images whose licence does not let anyone show them",
-            hint="leave out --panels or --tracking auto",
-        )
-
+    shown = _panels(panels, data_dir, tracking)
     left_out: list[Damaged] = []
 
     def leave_out(found: Damaged) -> None:
@@ -93,7 +91,6 @@ def command(
         _tell(f"left out: {found.reason}")
 
     workers = min(usable_cores(), MOST_WORKERS)
-    shown = Panels.of(panels, data_dir)
     folder = render(
         results, name, output, only, panels=shown, tell=_tell, damaged=leave_out, workers=workers, against=against,
         claims=[parse_claim(claim) for claim in claims], tables=Choice(**tables),
@@ -102,6 +99,15 @@ def command(
     if tracking == "auto":
         _send(folder)
     return 1 if left_out else 0
+
+
+def _panels(choice: bool | None, data_dir: Path | None, tracking: str) -> "Panels | None":
+    from dmlbench.reporting.queries import Panels
+
+    if choice and tracking == "auto":
+        what = "--panels: MLflow is sent no images whose licence does not let anyone show them"
+        raise UserError(what, hint="leave out --panels or --tracking auto")
+    return Panels.of(choice, data_dir)
 
 
 def _tell(line: str) -> None:

@@ -20,6 +20,7 @@ from dmlbench.reporting.figures.panels import (
     RIGHT,
     WRONG,
     Thumbnails,
+    gallery_panel,
     retrieval_panel,
     thumbnail,
     thumbnails,
@@ -108,6 +109,40 @@ def test_classes_are_named_in_the_words_and_in_the_data():
 @pytest.mark.parametrize("k", [2, 5, 10])
 def test_words_have_room(by, k):
     plot = retrieval_panel(GROUP, examples("won", "won", "won", "lost", by=by, k=k), images())
+    assert misplaced(plot.figure) == []
+    right = max(patch.get_x() + patch.get_width() for patch in plot.figure.axes[0].patches)
+    assert right < plot.figure.get_figwidth()
+
+
+def found(*hits, method="ms", k=5):
+    """A query per hit or miss, of the class of its number; a hit finds its class first and last."""
+    rows = [
+        {"method": method, "seed": 2, "query": query, "label": query, "hit": hit, "rank": rank, "neighbour": 10 + rank}
+        | {"neighbour_label": query if right else 3, "correct": right, "similarity": 1 - rank / 10}
+        | {"hits": 1234, "queries": 2000}
+        for query, hit in enumerate(hits)
+        for rank in range(1, k + 1)
+        for right in [hit and rank in (1, k)]
+    ]
+    return shown(pd.DataFrame(rows).assign(protocol="p", overrides=NONE, dataset="birds"))
+
+
+def test_a_gallery_has_the_neighbours_of_one_method():
+    plot = gallery_panel(GROUP, found(True, False, True), images())
+    shown = [int(image.get_array().flat[0]) for image in plot.figure.axes[0].images]
+    assert shown == [0, 11, 12, 13, 14, 15, 1, 11, 12, 13, 14, 15, 2, 11, 12, 13, 14, 15]
+    _, _, *frames = plot.figure.axes[0].patches  # two are the key
+    solid = [frame.get_linestyle() in ("-", "solid") for frame in frames]
+    assert solid == [True, False, False, False, True] + [False] * 5 + [True, False, False, False, True]
+    assert {"query", "ms: 5 nearest", "Hits: 1,234 of all 2,000 queries, 2 of these 3"} <= set(texts(plot))
+    assert [text for text in texts(plot) if text in ("hit", "miss")] == ["hit", "miss", "hit"]
+    assert plot.slug == "gallery_p_birds_ms_seed2"
+
+
+@pytest.mark.parametrize("method", ["ms", "ms+" + "very_long_name" * 4 + "{lambda=10, tau=0.5, omega=0.99}"])
+@pytest.mark.parametrize("k", [2, 5])
+def test_words_of_a_gallery_have_room(method, k):
+    plot = gallery_panel(GROUP, found(True, False, True, False, method=method, k=k), images())
     assert misplaced(plot.figure) == []
     right = max(patch.get_x() + patch.get_width() for patch in plot.figure.axes[0].patches)
     assert right < plot.figure.get_figwidth()

@@ -41,7 +41,7 @@ def map_plot(group: Group, places: pd.DataFrame, left_out: int) -> Plot:
         left_out: How many methods that kept their embeddings have no panel.
     """
     methods = in_order(places.drop_duplicates("name"))
-    letters = dict(zip(sorted(places["label"].unique()), LETTERS, strict=True))
+    letters = dict(zip(sorted(places["label"].unique()), LETTERS, strict=False))
     columns = min(COLUMNS, len(methods))
     with plotting(RC):
         lines = wrapped([group.title, "map of test embeddings by t-SNE, last epoch: an illustration"], PAGE)
