@@ -242,9 +242,8 @@ def confusions(pairs: Sequence[QueryPair], each: int = 8) -> pd.DataFrame:
     Returns:
         One row per group, method and pair of classes: the columns `PAIRED` without seed; `label` and `other_label`,
         the smaller first, with their names, empty where the embeddings do not say, and the positions of their first
-        images, `image` and `other_image`; `confused` and `confused_to`, the queries of the
-        two classes whose nearest neighbour is of the other one, of the method and of its reference, mean over `seeds`;
-        `queries` of the two.
+        images, `image` and `other_image`; `confused` and `confused_to`, how many queries of the two have their nearest
+        neighbour in the other one, of the method and of its reference, mean over `seeds`; and their `queries`.
     """
     keys, frames = PAIRED[:-1], []
     for method, same in _by_method(pairs).items():

@@ -76,7 +76,7 @@ Only = Mapping[str, Collection[str]]
 DICTIONARY = "dictionary.csv"
 WHOLE = Choice()
 FEW = 40  # cells up to which one process draws a report sooner than several have started
-PRIVATE = "# This report shows images whose licence does not let anyone show them, so git leaves it out.\n*\n"
+PRIVATE = "# This report shows images that may not be shown to everyone, so git leaves it out.\n*\n"
 
 
 def render(

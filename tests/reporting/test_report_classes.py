@@ -52,8 +52,8 @@ def test_images_are_those_of_the_classes_and_hide_nothing(names):
     with plotting(RC):
         found.figure.draw_without_rendering()
     for panel in (axes for axes in found.figure.axes if axes.get_visible()):
-        assert [axes.images[0].get_array().max() for axes in panel.child_axes] == [0, 10, 20, 50, 60]
-        boxes = [axes.get_window_extent() for axes in panel.child_axes] + [panel.xaxis.label.get_window_extent()]
+        assert [image.get_array().max() for image in panel.images] == [0, 10, 20, 50, 60]
+        boxes = [image.get_window_extent() for image in panel.images] + [panel.xaxis.label.get_window_extent()]
         assert not any(one.overlaps(other) for one, other in itertools.combinations([*boxes, panel.bbox], 2))
         assert all(box.y0 >= 0 and box.x1 <= found.figure.bbox.x1 for box in boxes)
     assert found.data["class_name"].tolist() == list("abcdefg") * len(names)

@@ -63,8 +63,8 @@ def test_images_are_of_the_two_classes_and_hide_no_name(names, class_name):
     with plotting(RC):
         found.figure.draw_without_rendering()
     for panel in (axes for axes in found.figure.axes if axes.get_visible()):
-        assert [axes.images[0].get_array().max() for axes in panel.child_axes] == [0, 1, 10, 11, 20, 21]
-        boxes = [axes.get_window_extent() for axes in panel.child_axes]
+        assert [image.get_array().max() for image in panel.images] == [0, 1, 10, 11, 20, 21]
+        boxes = [image.get_window_extent() for image in panel.images]
         boxes += [label.get_window_extent() for label in panel.get_yticklabels()]
         assert not any(one.overlaps(other) for one, other in itertools.combinations([*boxes, panel.bbox], 2))
         assert all(box.x0 >= 0 for box in boxes)

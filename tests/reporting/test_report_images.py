@@ -56,8 +56,7 @@ def plots(found: Queries, panels):
 
 
 def images_of(plot):
-    axes = [own for one in plot.figure.axes for own in (one, *one.child_axes)]
-    return [image for one in axes for image in one.images]
+    return [image for axes in plot.figure.axes for image in axes.images]
 
 
 def test_a_licence_says_whether_anyone_may_show_the_images():

@@ -3,11 +3,10 @@
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.transforms import BboxTransformTo, ScaledTranslation
 
 from dmlbench.analysis.groups import Group, in_order
 from dmlbench.errors import printable
-from dmlbench.reporting.figures.panels import Thumbnails
+from dmlbench.reporting.figures.panels import Thumbnails, place_image
 from dmlbench.reporting.naming import points
 from dmlbench.reporting.style import (
     COLUMN,
@@ -102,8 +101,5 @@ def _pictures(axes: Axes, own: pd.DataFrame, images: Thumbnails) -> None:
     ends = ends_of(own)
     losers, gainers = ends.loc[ends["gain"] < 0, "image"], ends.loc[ends["gain"] > 0, "image"]
     for chosen, end, first in (losers, 0, 0), (gainers, 1, -len(gainers)):
-        where = axes.figure.dpi_scale_trans + ScaledTranslation(end, 0, BboxTransformTo(axes.bbox))
         for place, image in enumerate(chosen, first):
-            inset = axes.inset_axes((1.08 * SIDE * place, -0.06 - SIDE, SIDE, SIDE), transform=where)
-            inset.imshow(images.pixels[int(image)], cmap="gray", vmin=0, vmax=255, interpolation="none")
-            inset.set_axis_off()
+            place_image(axes, images.pixels[int(image)], (end, 0), (1.08 * SIDE * place, -0.06 - SIDE), SIDE)

@@ -5,11 +5,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
-from matplotlib.transforms import BboxTransformTo, ScaledTranslation
 
 from dmlbench.analysis.groups import METHOD, OTHER, Group, in_order
 from dmlbench.errors import printable
-from dmlbench.reporting.figures.panels import Thumbnails
+from dmlbench.reporting.figures.panels import Thumbnails, place_image
 from dmlbench.reporting.style import (
     COLUMN,
     LINE,
@@ -96,14 +95,9 @@ def _pictures(axes: Axes, own: pd.DataFrame, images: Thumbnails) -> None:
     axes.tick_params(axis="y", pad=72 * 2.2 * SIDE + 2)
     low, high = axes.get_ylim()
     for place, row in enumerate(own.to_dict("records")):
-        # Inches from the axis's left end, at the height of the row.
         height = (place - low) / (high - low)
-        where = axes.figure.dpi_scale_trans + ScaledTranslation(0, height, BboxTransformTo(axes.bbox))
-        for number, image in enumerate((row["image"], row["other_image"])):
-            left = 1.1 * SIDE * (number - 2)
-            inset = axes.inset_axes((left, -SIDE / 2, SIDE, SIDE), transform=where)
-            inset.imshow(images.pixels[int(image)], cmap="gray", vmin=0, vmax=255, interpolation="none")
-            inset.set_axis_off()
+        for number, image in enumerate((row["image"], row["other_image"]), -2):
+            place_image(axes, images.pixels[int(image)], (0, height), (1.1 * SIDE * number, -SIDE / 2), SIDE)
 
 
 def _legend(figure: Figure) -> None:

@@ -14,7 +14,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
+from matplotlib.transforms import BboxTransformTo, ScaledTranslation
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -99,6 +101,29 @@ def thumbnail(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     if not grey:
         picture = picture.quantize(COLOURS, dither=Image.Dither.NONE).convert("RGB")
     return np.asarray(picture)
+
+
+def place_image(
+    axes: Axes, pixels: NDArray[np.uint8], anchor: tuple[float, float], start: tuple[float, float], side: float
+) -> None:
+    """Draw a thumbnail beside a panel, as it is.
+
+    Args:
+        axes: The panel.
+        pixels: As `thumbnail` returns them.
+        anchor: A point of the panel, as shares of its width and height.
+        start: Inches from it to the image's lower left corner.
+        side: Inches of the image.
+    """
+    left, bottom = start
+    image = AxesImage(
+        axes, cmap="gray", interpolation="none", origin="upper", extent=(left, left + side, bottom, bottom + side)
+    )
+    image.set_data(pixels)
+    image.set_clim(0, 255)
+    image.set_transform(axes.figure.dpi_scale_trans + ScaledTranslation(*anchor, BboxTransformTo(axes.bbox)))
+    axes.add_image(image)
+    image.set_clip_on(False)
 
 
 RIGHT, WRONG = PALETTE[2], PALETTE[1]  # bluish green and vermilion; solid and dashed say the same without colour
