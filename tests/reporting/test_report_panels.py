@@ -11,7 +11,7 @@ from PIL import Image
 
 from dmlbench.analysis.groups import Group
 from dmlbench.data.catalogue import dataset_info
-from dmlbench.data.images import load_dataset
+from dmlbench.data.images import load_dataset, load_of_cell
 from dmlbench.data.ready import dataset_spec
 from dmlbench.errors import UserError
 from dmlbench.reporting.figures.panels import (
@@ -229,6 +229,20 @@ def test_thumbnails_of_the_very_images(tmp_path, birds):
     for place, pixels in found.pixels.items():
         assert pixels.shape == (20, 20, 3)
         assert (pixels == whole.test.images[place][:, 0, 0].numpy()).all()
+
+
+def test_thumbnails_are_of_the_split_that_the_seed_tested(tmp_path, birds):
+    whole = load_dataset(birds)
+    data, found = birds.model_dump() | {"fingerprint": whole.fingerprint}, set()
+    varied = protocol().model_copy(update={"training": protocol().training.model_copy(update={"vary": "split"})})
+    for seed in range(6):
+        cell = Cell(method("ms"), birds, varied, seed)
+        folder = write_cell(tmp_path / "runs", cell, dataset=data)
+        shown, test = thumbnails(folder, None, [0]), load_of_cell(cell).test
+        assert shown.class_names == test.class_names
+        assert (shown.pixels[0] == test.images[0][:, 0, 0].numpy()).all()
+        found.add(shown.class_names)
+    assert len(found) > 1
 
 
 def test_other_images_than_the_cells_are_refused(tmp_path, birds):
