@@ -85,15 +85,17 @@ def _cut(panels: list[Axes], bases: list[str], methods: pd.DataFrame, means: pd.
         for _, method in methods[methods["base_name"] == base].iterrows():
             end = float(last[method["name"]])
             if not limits[0] <= end <= limits[1]:
-                below = end < limits[0]
+                low = end < limits[0]
                 which = f"+{name}" if (name := modifier_name(method, tuned=False)) else "base"
-                words = f"{which} {100 * end:.1f} {'▾' if below else '▴'}"
-                axes.text(1, heights[below], words, transform=axes.transAxes, ha="right", va="center_baseline",
+                words = f"{which} {100 * end:.1f} {'▾' if low else '▴'}"
+                axes.text(1, heights[low], words, transform=axes.transAxes, ha="right", va="center_baseline",
                           fontsize=6.5, color=look.colour(method))  # fmt: skip
-                heights[below] += 0.09 if below else -0.09
+                heights[low] += 0.09 if low else -0.09
     untrained = means.loc[means["epoch"] == 0, "mean"]
-    start = f" Epoch 0, {100 * untrained.mean():.1f}%, is below it." if (untrained < limits[0]).any() else ""
-    return f" The axis leaves out what is far from the rest; arrows: where lines end that leave it.{start}"
+    below = (untrained < limits[0]).any()
+    left_out = [f"the untrained network at epoch 0, {100 * untrained.mean():.1f}%"] if below else []
+    left_out += ["lines that end at an arrow's number"] if any(axes.texts for axes in panels) else []
+    return f" The axis leaves out what is far from the rest: {', '.join(left_out) or 'first epochs'}."
 
 
 def _limits(means: pd.DataFrame) -> Limits | None:
