@@ -136,7 +136,7 @@ def test_a_far_curve_does_not_squash_the_others():
     assert high > 66
     assert [text.get_text() for text in ms.texts] == ["+obdsd 8.8 ▾"]  # the last epoch's mean
     assert not triplet.texts
-    assert plot.caption.endswith("the untrained network at epoch 0, 21.0%, lines that end at an arrow's number.")
+    assert plot.caption.endswith("the untrained network at epoch 0, 21.0%; lines that end at an arrow's number.")
     slow = history.assign(**{"test/recall_at_1": 0.2 + 0.05 * history["epoch"]})
     whole = curve_plot(GROUP, slow, look)
     assert whole.figure.axes[0].get_ylim()[0] < 20  # a rise is no outlier

@@ -95,7 +95,7 @@ def _cut(panels: list[Axes], bases: list[str], methods: pd.DataFrame, means: pd.
     below = (untrained < limits[0]).any()
     left_out = [f"the untrained network at epoch 0, {100 * untrained.mean():.1f}%"] if below else []
     left_out += ["lines that end at an arrow's number"] if any(axes.texts for axes in panels) else []
-    return f" The axis leaves out what is far from the rest: {', '.join(left_out) or 'first epochs'}."
+    return f" The axis leaves out what is far from the rest: {'; '.join(left_out) or 'first epochs'}."
 
 
 def _limits(means: pd.DataFrame) -> Limits | None:
