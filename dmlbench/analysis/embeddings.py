@@ -16,6 +16,7 @@ from safetensors.numpy import load
 
 from dmlbench.errors import UserError
 from dmlbench.results.records import Summary
+from dmlbench.results.store import read_summary
 
 FILE = "embeddings.safetensors"
 
@@ -59,10 +60,12 @@ class Nearest:
     Attributes:
         positive: (N,) float64; -inf for a query that has nothing to find, and for an image of a gallery.
         negative: (N,) float64; -inf where there is no other class, and for an image of a gallery.
+        negative_label: (N,) int64, the class of the nearest of the others; -1 where there is none.
     """
 
     positive: Floats
     negative: Floats
+    negative_label: Integers
 
     @property
     def queries(self) -> Booleans:
@@ -99,6 +102,15 @@ def load_embeddings(folder: Path, summary: Summary) -> Embeddings | None:
     if hashlib.sha256(content).hexdigest() != stated:
         raise UserError(f"{path}: is not as it was written: its digest differs from summary.json's", hint=hint)
     return _parsed(path, content, hint)
+
+
+def reload_embeddings(folder: Path) -> Embeddings:
+    """Read the embeddings of a cell that had some a moment ago; raises UserError where they have gone."""
+    summary = read_summary(folder)
+    embeddings = load_embeddings(folder, summary) if summary else None
+    if embeddings is None:
+        raise UserError(f"{folder}: its embeddings have gone while they were read", hint="try again")
+    return embeddings
 
 
 def read_embeddings(path: str | Path) -> Embeddings:
@@ -149,7 +161,7 @@ def nearest(embeddings: Embeddings) -> Nearest:
     # Classes become runs of rows, so that few tiles hold positives and need a mask.
     order = np.argsort(embeddings.labels, kind="stable")
     vectors, labels = np.ascontiguousarray(embeddings.vectors[order]), embeddings.labels[order]
-    best = np.full((2, len(labels)), -np.inf)
+    best, negative_labels = np.full((2, len(labels)), -np.inf), np.full(len(labels), -1)
     buffer = np.empty(min(TILE, len(labels)) ** 2)
     tiles = [slice(begin, min(begin + TILE, len(labels))) for begin in range(0, len(labels), TILE)]
     for number, rows in enumerate(tiles):
@@ -158,25 +170,27 @@ def nearest(embeddings: Embeddings) -> Nearest:
             # One buffer for all tiles: fresh pages for each would cost as much as the product itself.
             similarities = buffer[: shape[0] * shape[1]].reshape(shape)
             np.matmul(vectors[rows], vectors[columns].T, out=similarities)
-            _update(best, similarities, labels, rows, columns)
+            _update(best, negative_labels, similarities, labels, (rows, columns))
     positive, negative = np.empty_like(best)
-    positive[order], negative[order] = best
-    return Nearest(positive, negative)
+    other = np.empty_like(negative_labels)
+    positive[order], negative[order], other[order] = *best, negative_labels
+    return Nearest(positive, negative, other)
 
 
 def _nearest_in_gallery(embeddings: Embeddings, queries: Booleans) -> Nearest:
     """`nearest` where the queries search among the other images alone."""
     asking, gallery = np.flatnonzero(queries), np.flatnonzero(~queries)
     vectors, labels = embeddings.vectors, embeddings.labels
-    best = np.full((2, len(labels)), -np.inf)
+    best, negative_labels = np.full((2, len(labels)), -np.inf), np.full(len(labels), -1)
     for rows in (asking[begin : begin + TILE] for begin in range(0, len(asking), TILE)):
         for columns in (gallery[begin : begin + TILE] for begin in range(0, len(gallery), TILE)):
             similarities = vectors[rows] @ vectors[columns].T
             same = labels[rows, None] == labels[columns]
-            for kind, wanted in enumerate((same, ~same)):
-                found = np.where(wanted, similarities, -np.inf).max(axis=1)
-                best[kind, rows] = np.maximum(best[kind, rows], found)
-    return Nearest(best[0], best[1])
+            found = np.where(same, similarities, -np.inf).max(axis=1)
+            best[0, rows] = np.maximum(best[0, rows], found)
+            similarities[same] = -np.inf
+            _take_nearer(best[1], negative_labels, similarities, rows, labels[columns])
+    return Nearest(best[0], best[1], negative_labels)
 
 
 def neighbours(embeddings: Embeddings, queries: Integers, k: int = 5) -> tuple[Integers, Floats]:
@@ -245,19 +259,31 @@ def _roles(queries: NDArray[np.generic] | None, count: int) -> Booleans | None:
     return queries.astype(np.bool_)
 
 
-def _update(best: Floats, similarities: Floats, labels: Integers, rows: slice, columns: slice) -> None:
+def _update(
+    best: Floats, negative_labels: Integers, similarities: Floats, labels: Integers, tile: tuple[slice, slice]
+) -> None:
     """Take a tile of similarities (B, C) into the best so far of its rows and columns: positives, then negatives."""
+    rows, columns = tile
     own, others = labels[rows], labels[columns]
     if others[0] <= own[-1] and own[0] <= others[-1]:
         same = own[:, None] == others
         positives = np.where(same, similarities, -np.inf)
         if rows == columns:
             np.fill_diagonal(positives, -np.inf)
-        _raise(best[0], positives, rows, columns)
+        best[0][rows] = np.maximum(best[0][rows], positives.max(axis=1))
+        best[0][columns] = np.maximum(best[0][columns], positives.max(axis=0))
         similarities[same] = -np.inf
-    _raise(best[1], similarities, rows, columns)
+    _take_nearer(best[1], negative_labels, similarities, rows, others)
+    _take_nearer(best[1], negative_labels, similarities.T, columns, own)
 
 
-def _raise(best: Floats, similarities: Floats, rows: slice, columns: slice) -> None:
-    best[rows] = np.maximum(best[rows], similarities.max(axis=1))
-    best[columns] = np.maximum(best[columns], similarities.max(axis=0))
+def _take_nearer(
+    best: Floats, its_labels: Integers, similarities: Floats, places: slice | Integers, labels: Integers
+) -> None:
+    """Take similarities (B, C) of the images at B places to C of these labels, where they exceed the best so far."""
+    found = similarities.max(axis=1)
+    # Which one it is costs more than how near: asked only where it is nearer, which after a few tiles is rare.
+    nearer = np.flatnonzero(found > best[places])
+    positions = np.arange(len(best))[places][nearer]
+    best[positions] = found[nearer]
+    its_labels[positions] = labels[similarities[nearer].argmax(axis=1)]

@@ -3,10 +3,11 @@
 Two methods see the same queries, so their R@1 is compared on each one. The interval over test classes answers
 another question than the one over seeds: how far the difference would move with other classes of the same kind.
 
-Examples to look at: queries that a method wins or loses against its base, with what each retrieved.
+Examples to look at: queries that a method wins or loses against its base, with what each retrieved; and of a method
+without a reference some queries with what it retrieved.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,6 +25,7 @@ from dmlbench.analysis.embeddings import (
     load_embeddings,
     nearest,
     neighbours,
+    reload_embeddings,
     spectrum,
 )
 from dmlbench.analysis.groups import DEFAULT, GROUP, METHOD, OTHER, Against, Group, done, paired
@@ -46,13 +48,28 @@ class Measured:
         labels: (N,) int64.
         nearest: Similarities to the nearest positives and negatives.
         spectrum: (min(N, D),) float64, singular values, descending, of sum 1.
-        fingerprint: Of the dataset: equal ones mean equal images in equal order.
+        fingerprint: Of the dataset: equal ones mean equal images in equal order, where the split is one.
+        class_names: One per label; empty where the embeddings do not say.
     """
 
     labels: Integers
     nearest: Nearest
     spectrum: Floats
     fingerprint: str
+    class_names: tuple[str, ...] = ()
+
+    def names_of(self, labels: Iterable[int]) -> list[str]:
+        """The names of some classes; empty where they are not known."""
+        return [self.class_names[label] if self.class_names else "" for label in labels]
+
+    def first_images(self, labels: Iterable[int]) -> list[int]:
+        """The positions of the first images of some classes."""
+        return [int(np.argmax(self.labels == label)) for label in labels]
+
+    def shares_images(self, other: "Measured") -> bool:
+        """Whether a position means the same image in both: of one dataset, and one split of its classes."""
+        named = self.class_names and other.class_names
+        return self.fingerprint == other.fingerprint and (not named or self.class_names == other.class_names)
 
 
 @dataclass(frozen=True)
@@ -103,8 +120,16 @@ def measure_kept(results: pd.DataFrame, damaged: OnDamaged = warn) -> dict[str, 
             damaged(embeddings)
         elif embeddings is not None:
             data = summary.dataset.fingerprint if summary.dataset else ""
-            found[folder] = Measured(embeddings.labels, nearest(embeddings), spectrum(embeddings), data)
+            found[folder] = Measured(
+                embeddings.labels, nearest(embeddings), spectrum(embeddings), data, _class_names(embeddings)
+            )
     return found
+
+
+def _class_names(embeddings: Embeddings) -> tuple[str, ...]:
+    """The name of every class by its label; none where a label has no image to say it."""
+    names = dict(zip(embeddings.labels.tolist(), embeddings.class_names, strict=False))
+    return tuple(names[label] for label in range(len(names))) if sorted(names) == list(range(len(names))) else ()
 
 
 def query_pairs(results: pd.DataFrame, measured: dict[str, Measured], against: Against = DEFAULT) -> list[QueryPair]:
@@ -167,26 +192,85 @@ def class_gains(pairs: Sequence[QueryPair]) -> pd.DataFrame:
 
     Returns:
         One row per group, method and class with queries: the columns `PAIRED` without seed; `label`, the class's
-        number; `image`, the position of its first query; `gain`, a fraction; `queries` of the class and `seeds`.
+        number, and its `class_name`, empty where the embeddings do not say; `image`, the position of its first query;
+        `gain`, a fraction; `queries` of the class and `seeds`.
         Classes of a method are ordered by their gain.
     """
     keys, frames = PAIRED[:-1], []
-    methods: dict[tuple[Any, ...], list[QueryPair]] = {}
-    for pair in pairs:
-        methods.setdefault(tuple(pair.row[key] for key in keys), []).append(pair)
-    for method, seeds in methods.items():
-        first = seeds[0].reference
-        same = [pair for pair in seeds if pair.reference.fingerprint == first.fingerprint]
+    for method, same in _by_method(pairs).items():
+        first = same[0].reference
         gain = np.mean([pair.won.astype(float) - pair.lost for pair in same], axis=0)
         (position,) = np.nonzero(first.nearest.queries)
         rows = pd.DataFrame({"label": first.labels[position], "image": position, "gain": gain[position]})
         found = rows.groupby("label", as_index=False).agg(
             image=("image", "first"), gain=("gain", "mean"), queries=("image", "size")
         )
+        found = found.assign(class_name=first.names_of(found["label"]))
         found = found.sort_values(["gain", "label"], kind="stable")
         frames.append(found.assign(seeds=len(same), **dict(zip(keys, method, strict=True))))
-    columns = [*keys, "label", "image", "gain", "queries", "seeds"]
+    columns = [*keys, "label", "class_name", "image", "gain", "queries", "seeds"]
     return pd.concat(frames, ignore_index=True)[columns] if frames else pd.DataFrame(columns=columns)
+
+
+def _by_method(pairs: Sequence[QueryPair]) -> dict[tuple[Any, ...], list[QueryPair]]:
+    """Pairs of every group and method by their `PAIRED` without seed: those that have the images of the first."""
+    found: dict[tuple[Any, ...], list[QueryPair]] = {}
+    for pair in pairs:
+        found.setdefault(tuple(pair.row[key] for key in PAIRED[:-1]), []).append(pair)
+    return {
+        method: [pair for pair in own if pair.reference.shares_images(own[0].reference)]
+        for method, own in found.items()
+    }
+
+
+CONFUSED = [
+    "label", "other_label", "class_name", "other_class_name", "image", "other_image", "confused", "confused_to",
+    "queries", "seeds",
+]  # fmt: skip
+
+
+def confusions(pairs: Sequence[QueryPair], each: int = 8) -> pd.DataFrame:
+    """Pairs of test classes that a method or its reference confuses most often: a query finds the other class first.
+
+    Both directions count together: which of two classes that look alike is asked for, and which is found, is one fact.
+
+    Args:
+        pairs: Methods and their references.
+        each: How many pairs of classes a method has: those with the most queries by the method or by its reference,
+            whichever has more, then by their labels; fewer where fewer are confused.
+
+    Returns:
+        One row per group, method and pair of classes: the columns `PAIRED` without seed; `label` and `other_label`,
+        the smaller first, with their names, empty where the embeddings do not say, and the positions of their first
+        images, `image` and `other_image`; `confused` and `confused_to`, how many queries of the two have their nearest
+        neighbour in the other one, of the method and of its reference, mean over `seeds`; and their `queries`.
+    """
+    keys, frames = PAIRED[:-1], []
+    for method, same in _by_method(pairs).items():
+        first = same[0].reference
+        counts = [
+            pd.concat([_confused(getattr(pair, side)) for pair in same], axis="columns").fillna(0).sum(axis="columns")
+            for side in ("method", "reference")
+        ]
+        both = (pd.concat(counts, axis="columns", keys=["confused", "confused_to"]).fillna(0) / len(same)).reset_index()
+        most = both[["confused", "confused_to"]].max(axis="columns")
+        found = both.iloc[np.lexsort((both["other_label"], both["label"], -most))[:each]]
+        asked = np.bincount(first.labels[first.nearest.queries], minlength=first.labels.max() + 1)
+        labels = [found[column].to_numpy(int) for column in ("label", "other_label")]
+        names: dict[str, Any] = {"class_name": first.names_of(labels[0]), "other_class_name": first.names_of(labels[1])}
+        names |= {"image": first.first_images(labels[0]), "other_image": first.first_images(labels[1])}
+        found = found.assign(**names, queries=asked[labels[0]] + asked[labels[1]])
+        frames.append(found.assign(seeds=len(same), **dict(zip(keys, method, strict=True))))
+    columns = [*keys, *CONFUSED]
+    return pd.concat(frames, ignore_index=True)[columns] if frames else pd.DataFrame(columns=columns)
+
+
+def _confused(measured: Measured) -> pd.Series:
+    """Missed queries of one seed by their class and the one they find, the smaller label first."""
+    near = measured.nearest
+    missed = near.queries & ~near.hits
+    two = np.sort([measured.labels[missed], near.negative_label[missed]], axis=0)
+    return pd.DataFrame(two.T, columns=["label", "other_label"]).value_counts()
 
 
 def query_record(pairs: Sequence[QueryPair]) -> pd.DataFrame:
@@ -198,13 +282,8 @@ def query_record(pairs: Sequence[QueryPair]) -> pd.DataFrame:
         by wins minus losses, so that the end holds the most consistent losses. Seeds with other images than the
         method's first pair are left out: their positions mean other queries.
     """
-    keys = PAIRED[:-1]
-    methods: dict[tuple[Any, ...], list[QueryPair]] = {}
-    for pair in pairs:
-        methods.setdefault(tuple(pair.row[key] for key in keys), []).append(pair)
-    frames = []
-    for method, seeds in methods.items():
-        same = [pair for pair in seeds if pair.reference.fingerprint == seeds[0].reference.fingerprint]
+    keys, frames = PAIRED[:-1], []
+    for method, same in _by_method(pairs).items():
         wins, losses = (np.sum(part, axis=0) for part in ([p.won for p in same], [p.lost for p in same]))
         (shown,) = (wins + losses).nonzero()
         record = {
@@ -291,21 +370,57 @@ def retrieved(pair: QueryPair, record: pd.DataFrame, *, each: int = 5, k: int = 
     queries = chosen["query"].to_numpy(np.int64)
     frames = []
     for folder, column in zip(pair.folders[::-1], ("reference", "method"), strict=True):
-        embeddings = _reload(folder)
-        found, similarities = neighbours(embeddings, queries, k)
-        shape = found.shape
-        rows = {
-            "example": np.repeat(np.arange(len(queries)), shape[1]),
-            "rank": np.tile(np.arange(1, shape[1] + 1), shape[0]),
-            "neighbour": found.ravel(),
-            "neighbour_label": embeddings.labels[found].ravel(),
-            "similarity": similarities.ravel(),
-        }
-        own = pd.DataFrame(rows).assign(by=column)
+        own = _neighbours_of(folder, queries, k).assign(by=column)
         frames.append(own.join(chosen.reset_index(drop=True), on="example"))
     table = pd.concat(frames).sort_values("example", kind="stable", ignore_index=True)
     table["correct"] = table["neighbour_label"] == table["label"]
     return table.assign(**pair.row)[[*PAIRED, *RETRIEVED]]
+
+
+SHOWN = ["query", "label", "hit", "rank", "neighbour", "neighbour_label", "similarity", "correct", "hits", "queries"]
+
+
+def gallery(folder: Path, measured: Measured, *, count: int = 10, k: int = 5) -> pd.DataFrame:
+    """What one cell found for some queries, hits and misses as they come: in order of a fixed shuffle of the split.
+
+    Args:
+        folder: The cell's.
+        measured: What was measured of it.
+        count: How many queries, fewer where there are not as many: one of each class before a second one of any.
+        k: Neighbours of each.
+
+    Returns:
+        One row per query and rank: the position of the `query`, its class's number `label`, whether it is a `hit`;
+        `rank` from 1, the position of the `neighbour`, its `neighbour_label`, its `similarity`, and whether it is
+        `correct`: of the query's class; how many `hits` there are among all `queries` of the cell.
+
+    Raises:
+        UserError: where embeddings that were there are gone or damaged.
+    """
+    near, labels = measured.nearest, measured.labels
+    turn = np.random.default_rng(0).permutation(len(labels))
+    shuffled = turn[near.queries[turn]]
+    chosen = shuffled[_one_of_each_first(labels[shuffled].tolist())[:count]]
+    found = _neighbours_of(folder, chosen, k)
+    query = chosen[found["example"].to_numpy(int)]
+    found = found.assign(query=query, label=labels[query], hit=near.hits[query])
+    found["correct"] = found["neighbour_label"] == found["label"]
+    return found.assign(hits=int(near.hits.sum()), queries=int(near.queries.sum()))[SHOWN]
+
+
+def _neighbours_of(folder: Path, queries: Integers, k: int) -> pd.DataFrame:
+    """A row per query and rank; `example` is the query's place among those asked for."""
+    embeddings = reload_embeddings(folder)
+    found, similarities = neighbours(embeddings, queries, k)
+    shape = found.shape
+    rows = {
+        "example": np.repeat(np.arange(len(queries)), shape[1]),
+        "rank": np.tile(np.arange(1, shape[1] + 1), shape[0]),
+        "neighbour": found.ravel(),
+        "neighbour_label": embeddings.labels[found].ravel(),
+        "similarity": similarities.ravel(),
+    }
+    return pd.DataFrame(rows)
 
 
 def _chosen(pair: QueryPair, record: pd.DataFrame, outcome: str, count: int) -> pd.DataFrame:
@@ -330,11 +445,3 @@ def _one_of_each_first(labels: Sequence[int]) -> list[int]:
         turns.append(seen.get(label, 0))
         seen[label] = turns[-1] + 1
     return sorted(range(len(labels)), key=turns.__getitem__)
-
-
-def _reload(folder: Path) -> Embeddings:
-    summary = read_summary(folder)
-    embeddings = load_embeddings(folder, summary) if summary else None
-    if embeddings is None:
-        raise UserError(f"{folder}: its embeddings have gone while they were read", hint="try again")
-    return embeddings

@@ -122,7 +122,7 @@ def over_test_classes(results: pd.DataFrame, measured: Mapping[str, Measured]) -
         cells = [measured[folder] for folder in own.sort_values("seed")["folder"]]
         first = cells[0]
         queries = first.nearest.queries
-        hits = np.mean([one.nearest.hits for one in cells if one.fingerprint == first.fingerprint], axis=0)[queries]
+        hits = np.mean([one.nearest.hits for one in cells if one.shares_images(first)], axis=0)[queries]
         found = class_bootstrap(hits, np.zeros_like(hits), first.labels[queries])
         rows.append(dict(zip([*GROUP, *METHOD], key, strict=True)) | vars(found))
     return pd.DataFrame(rows, columns=[*GROUP, *METHOD, *OVER_CLASSES])

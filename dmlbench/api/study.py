@@ -100,7 +100,7 @@ class Study:
         folder: str | Path = "reports/report",
         *,
         only: Mapping[str, Collection[str]] | None = None,
-        panels: bool = False,
+        panels: bool | None = None,
         data_dir: str | Path | None = None,
         against: str = "",
     ) -> Path:
@@ -323,7 +323,7 @@ def report(
     folder: str | Path = "reports/report",
     *,
     only: Mapping[str, Collection[str]] | None = None,
-    panels: bool = False,
+    panels: bool | None = None,
     data_dir: str | Path | None = None,
     against: str = "",
 ) -> Path:
@@ -333,7 +333,8 @@ def report(
         results: The results folder, or a list of several that are read as one.
         folder: Where the report goes; an earlier one there is replaced, anything else is left alone.
         only: Names to keep, by `protocol`, `dataset` or `method`.
-        panels: Whether to show images that methods win and lose (of cells that kept their embeddings).
+        panels: Whether to show test images of cells that kept their embeddings [default: images whose licence lets
+            anyone show them, where they are there].
         data_dir: Where these images are.
         against: The method that all others are compared with: see `compare`.
 
@@ -347,7 +348,7 @@ def report(
     from dmlbench.reporting.queries import Panels
 
     target, kept = Path(folder), _as_names(only)
-    shown = Panels(data_folder(_path(data_dir))) if panels else None
+    shown = Panels.of(panels, _path(data_dir))
     workers = min(usable_cores(), MOST_WORKERS)
     return render(Roots.of(results), target.name, target.parent, kept, panels=shown, workers=workers, against=against)
 

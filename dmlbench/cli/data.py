@@ -129,6 +129,7 @@ def info(name: str, data_dir: Path | None, sheet: Path | None) -> None:
     sides = entry.family.read(data_folder(data_dir), echo)
     console = plain_or_wide()
     known = {"title": entry.title, "what": entry.description, "licence": entry.licence, "source": entry.source}
+    known["images in reports"] = "shown" if entry.images_may_be_shown else "shown with --panels only"
     for key, value in known.items():
         if value:
             console.say(f"{key}: {value}")

@@ -1,12 +1,16 @@
 """`dmlbench report`."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from dmlbench.cli.options import PATH, Command, against_option, claim_option, data_dir_option, results_folders_option
 from dmlbench.cli.terminal import echo
 from dmlbench.errors import UserError, unknown_name
+
+if TYPE_CHECKING:
+    from dmlbench.reporting.queries import Panels
 
 MOST_WORKERS = 4  # a report has not more to draw at a time than would pay for their start
 
@@ -25,9 +29,10 @@ MOST_WORKERS = 4  # a report has not more to draw at a time than would pay for t
 @against_option()
 @claim_option("Test also this claim, which is then after the fact, e.g. psd:contrastive,triplet. Repeatable.")
 @click.option(
-    "--panels",
-    is_flag=True,
-    help="Show images that a method finds and its base does not, and the reverse (needs run --keep embeddings).",
+    "--panels/--no-panels",
+    default=None,
+    help="Show test images, or none: what methods retrieve, and classes that gain, lose or are confused, of cells run "
+    "with --keep embeddings [default: images whose licence lets anyone show them, where they are there].",
 )
 @data_dir_option()
 @click.option(
@@ -50,7 +55,7 @@ def command(
     name: str,
     output: Path,
     only: dict[str, tuple[str, ...]],
-    panels: bool,
+    panels: bool | None,
     data_dir: Path | None,
     tracking: str,
     against: str,
@@ -76,14 +81,9 @@ def command(
     from dmlbench.machine import usable_cores
     from dmlbench.reporting.latex import Choice
     from dmlbench.reporting.page import render
-    from dmlbench.reporting.queries import Panels
-    from dmlbench.runner.matrix import data_folder
     from dmlbench.specs.study import parse_claim
 
-    if panels and tracking == "auto":
-        raise UserError("--panels: MLflow is sent no images", hint="leave out --panels or --tracking auto")
-    shown = Panels(data_folder(data_dir)) if panels else None
-
+    shown = _panels(panels, data_dir, tracking)
     left_out: list[Damaged] = []
 
     def leave_out(found: Damaged) -> None:
@@ -99,6 +99,15 @@ def command(
     if tracking == "auto":
         _send(folder)
     return 1 if left_out else 0
+
+
+def _panels(choice: bool | None, data_dir: Path | None, tracking: str) -> "Panels | None":
+    from dmlbench.reporting.queries import Panels
+
+    if choice and tracking == "auto":
+        what = "--panels: MLflow is sent no images whose licence does not let anyone show them"
+        raise UserError(what, hint="leave out --panels or --tracking auto")
+    return Panels.of(choice, data_dir)
 
 
 def _tell(line: str) -> None:

@@ -310,15 +310,14 @@ class _Group:
             plots.append(geometry_plot(self.group, measured, self.look))
         if not self.material.queries.measured.keys().isdisjoint(cells["folder"]):
             plots.append(embedding_plot(self.group, cells, self.material.queries.measured, self.look))
+        plots += self.material.queries.map(self.group)
         return Part("Embedding geometry", self._drawn(*plots))
 
     def _by_query(self) -> Part:
-        if self.group.of(self.material.queries.evidence).empty:
-            return Part("")
-        queries, panels = self.material.queries, self.material.panels
-        plots = queries.by_class(self.group, self.look, panels)
-        plots += queries.panels(self.group, panels) if panels else []
-        return Part("Query by query", self._drawn(*plots), [queries_table(self.group, queries.evidence)])
+        queries = self.material.queries
+        plots, evidence = queries.plots(self.group, self.look, self.material.panels), self.group.of(queries.evidence)
+        tables = [queries_table(self.group, queries.evidence)] if len(evidence) else []
+        return Part("Query by query", self._drawn(*plots), tables)
 
 
 def _built(call: tuple[_Group, str, tuple[Any, ...]]) -> Part:

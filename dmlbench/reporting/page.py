@@ -76,7 +76,7 @@ Only = Mapping[str, Collection[str]]
 DICTIONARY = "dictionary.csv"
 WHOLE = Choice()
 FEW = 40  # cells up to which one process draws a report sooner than several have started
-PRIVATE = "# This report shows images of a dataset, so git leaves it out.\n*\n"
+PRIVATE = "# This report shows images that may not be shown to everyone, so git leaves it out.\n*\n"
 
 
 def render(
@@ -100,7 +100,7 @@ def render(
         name: Name of the report's folder below `output`.
         output: Where reports go.
         only: Names to keep, by `protocol`, `dataset` or `method`; a column that is not given keeps all.
-        panels: Where the images of retrieval panels are; None for no panels.
+        panels: Which images are shown, of cells that kept their embeddings; None for none.
         tell: Takes a line for each stage.
         damaged: Takes what cannot be read and is left out; the report names it, too [default: a warning for each].
         workers: Processes that draw, where there are several groups of results.
@@ -138,7 +138,7 @@ def render(
             csvs = _write_csv(folder / "tables", _tidy(material, specs, roots))
             written = {"files": csvs, "in_latex": _write_latex(folder, body, tables)}
             _write_pages(folder, origin, body, _gaps(results, roots, only, left_out), written)
-            if panels:
+            if queries.shows_private_images(panels):
                 (folder / ".gitignore").write_text(PRIVATE, encoding="utf-8")
     return target
 

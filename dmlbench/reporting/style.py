@@ -286,6 +286,12 @@ def limits_of(estimates: pd.DataFrame, seeds: pd.Series, *, include: Sequence[fl
     return low - margin, high + margin
 
 
+def cut_limits(estimates: pd.DataFrame, seeds: pd.Series) -> Limits | None:
+    """`limits_of` where it leaves out a mean that is far out; None where an axis shows all, as long as it has to be."""
+    limits = limits_of(estimates, seeds)
+    return None if estimates["mean"].dropna().between(*limits).all() else limits
+
+
 def _ends(estimates: pd.DataFrame) -> Limits:
     ends = estimates[["mean", "low", "high"]].to_numpy(float)
     return float(np.nanmin(ends)), float(np.nanmax(ends))

@@ -49,6 +49,8 @@ def test_hits_by_hand():
     assert found.hits.tolist() == [True, False, False, False, False]
     assert found.positive[:4] == pytest.approx(np.cos(np.deg2rad([10, 10, 78, 78])))
     assert found.negative == pytest.approx(np.cos(np.deg2rad([12, 2, 2, 1, 1])))
+    assert found.negative_label.tolist() == [1, 1, 0, 2, 1]
+    assert nearest(Embeddings(angles(0, 90), np.array([3, 3]))).negative_label.tolist() == [-1, -1]
 
 
 @pytest.mark.parametrize(
@@ -85,6 +87,11 @@ def test_float32_embeddings_of_many_tiles_agree_with_the_evaluation(monkeypatch)
     assert np.array_equal(tiled.hits, whole.hits)
     assert tiled.positive == pytest.approx(whole.positive, abs=1e-12)
     assert tiled.negative == pytest.approx(whole.negative, abs=1e-12)
+    assert np.array_equal(tiled.negative_label, whole.negative_label)
+    similarities = np.where(
+        labels[:, None] == labels, -np.inf, unit(vectors, labels).vectors @ unit(vectors, labels).vectors.T
+    )
+    assert np.array_equal(whole.negative_label, labels[similarities.argmax(axis=1)])
     assert whole.hits[whole.queries].mean() == retrieval_metrics(vectors, labels)["recall_at_1"]
 
 
@@ -261,6 +268,12 @@ def test_tiles_of_a_gallery_change_nothing(monkeypatch):
     found = nearest(embeddings)
     assert found.positive == pytest.approx(expected.positive)
     assert found.negative == pytest.approx(expected.negative)
+    assert np.array_equal(found.negative_label, expected.negative_label)
+    nearest_of_all = neighbours(embeddings, np.flatnonzero(asks), k=1)[0][:, 0]
+    missed = (found.queries & ~found.hits)[asks]
+    assert missed.sum() > 20
+    assert np.array_equal(found.negative_label[asks][missed], embeddings.labels[nearest_of_all][missed])
+    assert set(found.negative_label[~asks]) == {-1}
 
 
 @pytest.mark.parametrize(

@@ -1,16 +1,18 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from dmlbench.analysis.embeddings import Embeddings, nearest, spectrum
+from dmlbench.analysis.embeddings import Embeddings, nearest, reload_embeddings, spectrum
 from dmlbench.analysis.groups import Group
-from dmlbench.analysis.queries import Measured, QueryPair, query_record, retrieved
+from dmlbench.analysis.queries import Measured, QueryPair, gallery, measure_kept, query_record, retrieved
 from dmlbench.errors import UserError
 from dmlbench.results.frames import load_results
 from tests.analysis.test_queries import BASE, pairs_of, write_pair
-from tests.kept import angles
+from tests.kept import angles, keep
+from tests.reporting.fake_results import make_cell, write_cell
 from tests.typed import NONE, parts
 
 GROUP = Group("p", NONE, "d")
@@ -70,7 +72,7 @@ def chosen(monkeypatch):
     bad, good = Embeddings(angles(0, 60, 0, 60, 0, 60), labels), Embeddings(angles(0, 0, 60, 60, 120, 120), labels)
     method, base = (Measured(labels, nearest(one), spectrum(one), "f") for one in (good, bad))
     pair = QueryPair(GROUP, PLACED, (Path("method"), Path("base")), method, base)
-    monkeypatch.setattr("dmlbench.analysis.queries._reload", {Path("method"): good, Path("base"): bad}.get)
+    monkeypatch.setattr("dmlbench.analysis.queries.reload_embeddings", {Path("method"): good, Path("base"): bad}.get)
 
     def choose(wins, each, other_method=False):
         table = record(list(zip(wins, labels.tolist(), strict=True)))
@@ -96,3 +98,39 @@ def test_equals_are_of_different_classes_and_always_the_same(chosen):
 
 def test_records_of_other_methods_are_ignored(chosen):
     assert chosen([1, 2, 5, 3, 4, 3], 3, other_method=True) == chosen([1, 2, 5, 3, 4, 3], 3)
+
+
+@pytest.fixture
+def cell(tmp_path):
+    """Thirty images of five classes, and one alone in its class, in the folder of a cell."""
+    rng, labels = np.random.default_rng(0), np.array([*(np.arange(30) % 5), 5])
+    vectors = rng.normal(size=(6, 3))[labels] + rng.normal(size=(31, 3))
+    folder = keep(write_cell(tmp_path, make_cell("ms", 0)), vectors, labels)
+    return folder, measure_kept(load_results(tmp_path))[str(folder)]
+
+
+def test_a_gallery_shows_hits_and_misses_as_they_come(cell):
+    folder, measured = cell
+    found = gallery(folder, measured, count=7, k=3)
+    queries = found["query"].unique()
+    assert len(queries) == 7
+    assert len(found) == 7 * 3
+    assert set(measured.labels[queries[:5]]) == set(range(5))  # one of each class first
+    assert 30 not in set(queries)  # alone in its class, it is no query
+    vectors = reload_embeddings(folder).vectors
+    for query, own in found.groupby("query"):
+        order = np.argsort(-(vectors @ vectors[query]), kind="stable")
+        assert own["neighbour"].tolist() == [place for place in order.tolist() if place != query][:3]
+        assert (own["correct"] == (measured.labels[own["neighbour"]] == measured.labels[query])).all()
+        assert set(own["hit"]) == {bool(own["correct"].iloc[0])}
+    assert set(found["hits"]) == {int(measured.nearest.hits.sum())}
+    assert set(found["queries"]) == {30}
+    assert 0 < found["hit"].sum() < len(found)
+
+
+def test_a_gallery_asks_the_same_queries_of_every_method(cell):
+    folder, measured = cell
+    other = replace(measured, nearest=replace(measured.nearest, negative=measured.nearest.negative + 1))
+    asked = [gallery(folder, own)["query"].tolist() for own in (measured, other)]
+    assert asked[0] == asked[1]
+    assert len(set(asked[0])) == 10

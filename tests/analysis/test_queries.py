@@ -1,4 +1,6 @@
 import json
+from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from dmlbench.analysis import queries as module
 from dmlbench.analysis.queries import (
     class_bootstrap,
     class_gains,
+    confusions,
     measure_kept,
     query_evidence,
     query_pairs,
@@ -184,3 +187,70 @@ def test_gains_by_class_are_means_over_seeds_and_their_first_image(tmp_path):
     assert gains["queries"].tolist() == [2, 2]
     assert gains["seeds"].tolist() == [2, 2]
     assert class_gains([]).empty
+
+
+def counted(vectors, labels):
+    """Pairs of classes by how many queries of either find the other first: counted one query at a time."""
+    counts = Counter()
+    for query, (vector, label) in enumerate(zip(vectors, labels, strict=True)):
+        others = [place for place in range(len(labels)) if place != query]
+        if not any(labels[place] == label for place in others):
+            continue
+        # A tie counts against the method: among equals one of another class comes first.
+        best = max(others, key=lambda place: (round(float(vectors[place] @ vector), 9), labels[place] != label))
+        if labels[best] != label:
+            counts[tuple(sorted((label, labels[best])))] += 1
+    return counts
+
+
+def test_confusions_are_those_counted_one_by_one(tmp_path):
+    rng, labels = np.random.default_rng(0), np.arange(60) % 9
+    counts = {"ms": Counter(), "ms+psd": Counter()}
+    for seed in range(3):
+        cells = {name: rng.normal(size=(9, 4))[labels] + rng.normal(size=(60, 4)) for name in counts}
+        for name, vectors in cells.items():
+            unit = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+            counts[name] += counted(unit.astype(float), labels.tolist())
+            keep(write_cell(tmp_path, make_cell(name, seed)), unit, labels)
+    found = confusions(pairs_of(tmp_path), each=1000)
+    assert len(found) == len(counts["ms"] | counts["ms+psd"]) > 8
+    for row in found.to_dict("records"):
+        two = row["label"], row["other_label"]
+        assert two[0] < two[1]
+        assert row["confused"] == pytest.approx(counts["ms+psd"][two] / 3)
+        assert row["confused_to"] == pytest.approx(counts["ms"][two] / 3)
+        assert row["queries"] == sum(labels == two[0]) + sum(labels == two[1])
+        assert row["seeds"] == 3
+    most = found[["confused", "confused_to"]].max(axis=1)
+    assert most.is_monotonic_decreasing
+    first = confusions(pairs_of(tmp_path))
+    assert first["label"].tolist() == found["label"].head(8).tolist()
+    assert set(first["class_name"]) == {""}
+
+
+def test_a_method_that_confuses_nothing_has_no_row_and_disturbs_no_other(tmp_path):
+    perfect = angles(0, 1, 50, 51, 100)
+    write_pair(tmp_path, 0, base=perfect, method=perfect)
+    assert confusions(pairs_of(tmp_path)).empty
+    keep(write_cell(tmp_path, make_cell("ms+obdsd", 0)), METHOD, LABELS)
+    (row,) = confusions(pairs_of(tmp_path)).to_dict("records")
+    # The first query, alone among the missed, has the image of class 2 at -20 degrees before its own at 40.
+    assert (row["method"], row["label"], row["other_label"]) == ("ms+obdsd", 0, 2)
+    assert (row["confused"], row["confused_to"], row["queries"]) == (1, 0, 2)
+    assert confusions([]).empty
+
+
+def test_seeds_that_test_other_classes_are_not_averaged(tmp_path):
+    write_pair(tmp_path, 0)
+    write_pair(tmp_path, 1, base=METHOD, method=METHOD)
+    results = load_results(tmp_path)
+    kept = {folder: replace(own, class_names=tuple("abc")) for folder, own in measure_kept(results).items()}
+    of_second = set(results.loc[results["seed"] == 1, "folder"])
+    moved = {
+        folder: replace(own, class_names=tuple("dea")) if folder in of_second else own for folder, own in kept.items()
+    }
+    pairs = query_pairs(results, moved)
+    assert len(query_evidence(pairs)) == 2
+    for found in (class_gains(pairs), query_record(pairs), confusions(pairs)):
+        assert set(found["seeds"]) == {1}
+    assert set(query_record(query_pairs(results, kept))["seeds"]) == {2}

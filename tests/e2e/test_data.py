@@ -159,6 +159,7 @@ def test_info_draws_a_contact_sheet(dmlbench: Command, birds: Path, tmp_path: Pa
     done = dmlbench("data", "info", "birds=birds")
     assert done.returncode == 0, done.stderr
     assert re.search(r"train +2 +8 +4 +50 +40", done.stdout)
+    assert "images in reports: shown with --panels only" in done.stdout
     with Image.open(tmp_path / "birds-contact-sheet.png") as sheet:
         assert min(sheet.size) > 200
     refused = dmlbench("data", "info", "birds=birds", "--sheet", "nowhere/sheet.png")

@@ -74,6 +74,45 @@ def test_queries_search_the_gallery_from_folder_to_report(dmlbench: Command, bir
         rows = list(csv.DictReader(file))
     assert len(rows) == 3
     assert all(int(row["queries"]) == 6 and int(row["classes"]) == 2 for row in rows)
+    with_images = kinds_of_figures(tmp_path / "reports" / "birds")
+    assert {"gallery", "classes", "map", "embeddings"} <= with_images
+    assert (tmp_path / "reports" / "birds" / ".gitignore").read_text().endswith("*\n")  # the owner's images
+
+    unasked = dmlbench("report", "--name", "unasked")
+    assert unasked.returncode == 0, unasked.stderr
+    assert kinds_of_figures(tmp_path / "reports" / "unasked") == with_images - {"gallery", "panel"}
+    assert not (tmp_path / "reports" / "unasked" / ".gitignore").exists()
+
+
+def kinds_of_figures(report: Path) -> set[str]:
+    """The first words of the figures' names."""
+    return {path.name.partition("_")[0] for path in (report / "figures").glob("*.svg")}
+
+
+@pytest.mark.slow
+def test_images_that_anyone_may_show_are_in_a_report_unasked(dmlbench: Command, tmp_path: Path) -> None:
+    words = [word for word in RUN if word not in ("--datasets", "birds=birds")]
+    done = dmlbench(*words, "--datasets", "glyphs", "--methods", "ms,ms+psd", "--seeds", "2")
+    assert done.returncode == 0, done.stdout + done.stderr
+    reported = dmlbench("report", "--name", "glyphs")
+    assert reported.returncode == 0, reported.stderr
+    shown = kinds_of_figures(tmp_path / "reports" / "glyphs")
+    assert {"gallery", "panel", "classes", "confusions", "map", "embeddings"} <= shown
+    assert not (tmp_path / "reports" / "glyphs" / ".gitignore").exists()
+    with next((tmp_path / "reports" / "glyphs" / "figures").glob("confusions_*.csv")).open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["method"] for row in rows] == ["ms+psd"] * 8
+    assert all(row["class_name"].startswith("test") for row in rows)
+
+    without = dmlbench("report", "--name", "without", "--no-panels")
+    assert without.returncode == 0, without.stderr
+    assert kinds_of_figures(tmp_path / "reports" / "without") == shown - {"gallery", "panel"}
+    refused = dmlbench("report", "--name", "sent", "--panels", "--tracking", "auto")
+    assert refused.returncode == 2
+    assert "--panels: MLflow is sent no images" in refused.stderr
+    asked = dmlbench("report", "--name", "asked", "--panels")
+    assert asked.returncode == 0, asked.stderr
+    assert not (tmp_path / "reports" / "asked" / ".gitignore").exists()
 
 
 @pytest.mark.slow

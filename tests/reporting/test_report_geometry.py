@@ -87,6 +87,48 @@ def test_means_and_seeds_against_both_metrics():
     assert sorted(line.get_xdata()[0] for line in marks(right, size=6)) == pytest.approx([0.405, 0.505, 0.605])
 
 
+def test_a_far_method_is_at_the_end_of_the_axis_with_its_number():
+    frame = values(MANY)
+    frame["value"] = 0.5 + (frame["value"] % 1) / 50 + frame["method"].map(MANY.index) / 100
+    fallen = frame["method"] == "ms+obdsd"
+    frame.loc[fallen & (frame["metric"] == "recall_at_1"), "value"] = 0.05
+    frame.loc[fallen & (frame["metric"] == "intra_over_inter"), "value"] = 3.0
+    plot = geometry_plot(GROUP, frame, look(MANY))
+    left, right = plot.figure.axes
+    assert [text.get_text() for text in left.texts] == ["5.0% ▾"]
+    assert [text.get_text() for text in right.texts] == ["3.00 ▸  5.0% ▾"]
+    for axes, size in itertools.product((left, right), (6, 2.6)):
+        lows, highs = (np.array(ends) for ends in zip(axes.get_xlim(), axes.get_ylim(), strict=True))
+        points = np.concatenate([np.transpose(line.get_data()) for line in marks(axes, size=size)])
+        within = ((points >= lows - 1e-9) & (points <= highs + 1e-9)).all(axis=1)
+        assert within.sum() == (9 if size == 6 else 2 * 8)  # all means, those of seeds but for the far ones
+    assert plot.caption.endswith("Arrows: 1 method beyond an axis, at its end, with the number.")
+    assert crowded(plot.figure) == []
+    assert plot.data["intra_over_inter"].max() == 3.0
+
+
+def test_axes_that_nothing_squashes_show_all():
+    plot = geometry_plot(GROUP, values(METHODS), look(METHODS))
+    assert not any(axes.texts for axes in plot.figure.axes)
+    assert "Arrows" not in plot.caption
+
+
+def test_numbers_of_several_far_methods_lie_apart():
+    frame = values(MANY)
+    frame["value"] = 0.5 + frame["method"].map(MANY.index) / 100
+    for name in ("ms+obdsd", "margin+psd"):
+        frame.loc[(frame["method"] == name) & (frame["metric"] == "recall_at_1"), "value"] = 0.05
+        frame.loc[(frame["method"] == name) & (frame["metric"] != "recall_at_1"), "value"] = 3.0
+    figure = geometry_plot(GROUP, frame, look(MANY)).figure
+    with plotting(RC):
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+    for axes in figure.axes:
+        one, other = (text.get_window_extent(canvas.get_renderer()) for text in axes.texts)
+        assert not one.overlaps(other)
+        assert axes.get_window_extent().y0 <= min(one.y0, other.y0)
+
+
 def test_only_the_last_epoch_counts_and_cells_without_a_metric_are_left_out():
     frame = values(METHODS)
     frame = frame[~((frame["method"] == "triplet") & (frame["metric"] == "spectral_decay"))]
@@ -173,7 +215,7 @@ def test_collapsed_zero_and_opposite_embeddings_are_drawn(tmp_path, vectors):
 def test_the_few_that_are_closer_than_the_axis_shows_are_counted_at_its_end():
     positive = np.full(3000, 0.9)
     positive[0] = 1 - 1e-5
-    cell = Measured(np.zeros(3000, int), Nearest(positive, np.full(3000, 0.5)), np.ones(1), "f")
+    cell = Measured(np.zeros(3000, int), Nearest(positive, np.full(3000, 0.5), np.ones(3000, int)), np.ones(1), "f")
     data = drawn({"ms": [cell]}).data
     own = data[data["quantity"] == "nearest positive"]
     assert own["y"].sum() == pytest.approx(100)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from dmlbench.analysis.groups import Group
 from dmlbench.data.catalogue import dataset_info
-from dmlbench.data.images import load_dataset
+from dmlbench.data.images import load_dataset, load_of_cell
 from dmlbench.data.ready import dataset_spec
 from dmlbench.errors import UserError
 from dmlbench.reporting.figures.panels import (
@@ -20,6 +20,7 @@ from dmlbench.reporting.figures.panels import (
     RIGHT,
     WRONG,
     Thumbnails,
+    gallery_panel,
     retrieval_panel,
     thumbnail,
     thumbnails,
@@ -113,6 +114,40 @@ def test_words_have_room(by, k):
     assert right < plot.figure.get_figwidth()
 
 
+def found(*hits, method="ms", k=5):
+    """A query per hit or miss, of the class of its number; a hit finds its class first and last."""
+    rows = [
+        {"method": method, "seed": 2, "query": query, "label": query, "hit": hit, "rank": rank, "neighbour": 10 + rank}
+        | {"neighbour_label": query if right else 3, "correct": right, "similarity": 1 - rank / 10}
+        | {"hits": 1234, "queries": 2000}
+        for query, hit in enumerate(hits)
+        for rank in range(1, k + 1)
+        for right in [hit and rank in (1, k)]
+    ]
+    return shown(pd.DataFrame(rows).assign(protocol="p", overrides=NONE, dataset="birds"))
+
+
+def test_a_gallery_has_the_neighbours_of_one_method():
+    plot = gallery_panel(GROUP, found(True, False, True), images())
+    shown = [int(image.get_array().flat[0]) for image in plot.figure.axes[0].images]
+    assert shown == [0, 11, 12, 13, 14, 15, 1, 11, 12, 13, 14, 15, 2, 11, 12, 13, 14, 15]
+    _, _, *frames = plot.figure.axes[0].patches  # two are the key
+    solid = [frame.get_linestyle() in ("-", "solid") for frame in frames]
+    assert solid == [True, False, False, False, True] + [False] * 5 + [True, False, False, False, True]
+    assert {"query", "ms: 5 nearest", "Hits: 1,234 of all 2,000 queries, 2 of these 3"} <= set(texts(plot))
+    assert [text for text in texts(plot) if text in ("hit", "miss")] == ["hit", "miss", "hit"]
+    assert plot.slug == "gallery_p_birds_ms_seed2"
+
+
+@pytest.mark.parametrize("method", ["ms", "ms+" + "very_long_name" * 4 + "{lambda=10, tau=0.5, omega=0.99}"])
+@pytest.mark.parametrize("k", [2, 5])
+def test_words_of_a_gallery_have_room(method, k):
+    plot = gallery_panel(GROUP, found(True, False, True, False, method=method, k=k), images())
+    assert misplaced(plot.figure) == []
+    right = max(patch.get_x() + patch.get_width() for patch in plot.figure.axes[0].patches)
+    assert right < plot.figure.get_figwidth()
+
+
 def test_wins_alone():
     plot = retrieval_panel(GROUP, examples("won"), images())
     assert not any(text.startswith("lost") for text in texts(plot))
@@ -194,6 +229,20 @@ def test_thumbnails_of_the_very_images(tmp_path, birds):
     for place, pixels in found.pixels.items():
         assert pixels.shape == (20, 20, 3)
         assert (pixels == whole.test.images[place][:, 0, 0].numpy()).all()
+
+
+def test_thumbnails_are_of_the_split_that_the_seed_tested(tmp_path, birds):
+    whole = load_dataset(birds)
+    data, found = birds.model_dump() | {"fingerprint": whole.fingerprint}, set()
+    varied = protocol().model_copy(update={"training": protocol().training.model_copy(update={"vary": "split"})})
+    for seed in range(6):
+        cell = Cell(method("ms"), birds, varied, seed)
+        folder = write_cell(tmp_path / "runs", cell, dataset=data)
+        shown, test = thumbnails(folder, None, [0]), load_of_cell(cell).test
+        assert shown.class_names == test.class_names
+        assert (shown.pixels[0] == test.images[0][:, 0, 0].numpy()).all()
+        found.add(shown.class_names)
+    assert len(found) > 1
 
 
 def test_other_images_than_the_cells_are_refused(tmp_path, birds):

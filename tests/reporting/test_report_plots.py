@@ -114,6 +114,35 @@ def test_learning_curves_of_tuned_values_stand_beside_those_of_the_files():
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["base alone", "+psd"]
 
 
+def test_a_far_curve_does_not_squash_the_others():
+    names = ("ms", "ms+psd", "ms+obdsd", "ms+rkd", "triplet", "triplet+psd")
+    rows = [
+        {"method": name, "seed": seed, "epoch": epoch, "test/recall_at_1": level + epoch / 1000 + seed / 100}
+        for place, name in enumerate(names)
+        for seed in range(3)
+        for epoch in range(9)
+        for level in [0.2 if not epoch else 0.6 + place / 100]
+    ]
+    history = shown(pd.DataFrame(rows))
+    look = Look.of(methods(*names))
+    fallen = history.copy()
+    fallen.loc[(history["method"] == "ms+obdsd") & (history["epoch"] > 0), "test/recall_at_1"] -= 0.55
+    plot = curve_plot(GROUP, fallen, look)
+    ms, triplet = (
+        next(axes for axes in plot.figure.axes if axes.get_title(loc="left") == name) for name in ("ms", "triplet")
+    )
+    low, high = ms.get_ylim()
+    assert 50 < low < 60
+    assert high > 66
+    assert [text.get_text() for text in ms.texts] == ["+obdsd 8.8 ▾"]  # the last epoch's mean
+    assert not triplet.texts
+    assert plot.caption.endswith("the untrained network at epoch 0, 21.0%; lines that end at an arrow's number.")
+    slow = history.assign(**{"test/recall_at_1": 0.2 + 0.05 * history["epoch"]})
+    whole = curve_plot(GROUP, slow, look)
+    assert whole.figure.axes[0].get_ylim()[0] < 20  # a rise is no outlier
+    assert "leaves out" not in whole.caption
+
+
 def test_the_names_in_a_crowded_plane_lie_apart_and_within_it():
     names = [f"{base}+{name}" for base in ("ms", "triplet") for name in ("psd", "independent", "independent{ensemble}")]
     ratios = estimates(*names).assign(mean=np.linspace(1.2, 1.3, len(names)), low=1.2, high=1.5)

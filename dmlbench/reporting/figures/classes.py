@@ -5,7 +5,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dmlbench.analysis.groups import Group, in_order
-from dmlbench.reporting.figures.panels import Thumbnails
+from dmlbench.errors import printable
+from dmlbench.reporting.figures.panels import Thumbnails, place_image
 from dmlbench.reporting.naming import points
 from dmlbench.reporting.style import (
     COLUMN,
@@ -24,7 +25,8 @@ from dmlbench.reporting.style import (
 )
 
 ENDS = 3  # classes that are named at either end
-PANEL, IMAGES = 1.6, 0.7  # inches of a panel, and of a row of images
+NAME = 28  # characters of a class's name
+PANEL, IMAGES, SIDE = 1.6, 0.5, 0.42  # inches of a panel, of a row of images, and of an image
 
 
 def ends_of(gains: pd.DataFrame) -> pd.DataFrame:
@@ -39,7 +41,7 @@ def class_gain_plot(group: Group, gains: pd.DataFrame, look: Look, images: Thumb
 
     Args:
         group: What all methods share.
-        gains: Rows of `queries.class_gains` of this group, named.
+        gains: Rows of `queries.class_gains` of this group, named, with the names of the classes.
         look: Colours.
         images: With the first query of the classes of `ends_of`; None for none.
     """
@@ -58,45 +60,46 @@ def class_gain_plot(group: Group, gains: pd.DataFrame, look: Look, images: Thumb
         for axes, (_, method) in zip(grid, methods.iterrows(), strict=False):
             own = gains[gains["name"] == method["name"]].reset_index(drop=True)
             write_panel_title(axes, str(method["name"]))
-            _bars(axes, own, look.colour(method), 36.0 if images else 3.0)  # the images are above the label
-            _ends(axes, own, images)
+            _bars(axes, own, look.colour(method))
+            _ends(axes, own)
+            if images:
+                _pictures(axes, own, images)
         figure.supylabel("difference (points)", fontsize=8, color=INK)
-    names = images.class_names if images else ()
-    data = gains.assign(class_name=[names[label] if names else f"class {label}" for label in gains["label"]])
     return Plot(
         figure,
         f"classes_{group.slug}",
         f"Difference in R@1 to the reference on each test class of {group.title}, sorted. Named: the {ENDS} largest "
         "losses and gains. Few queries of a class decide its bar, so single classes are examples, no findings.",
-        data[["name", "to_name", "label", "class_name", "gain", "queries", "seeds"]],
+        gains[["name", "to_name", "label", "class_name", "gain", "queries", "seeds"]],
     )
 
 
-def _bars(axes: Axes, own: pd.DataFrame, colour: str, labelpad: float) -> None:
+def _bars(axes: Axes, own: pd.DataFrame, colour: str) -> None:
     axes.bar(own.index, 100 * own["gain"], width=1.0, color=colour, linewidth=0)
     axes.axhline(0, color=INK, linewidth=0.8)
     axes.grid(axis="y")
     axes.set_xlim(-0.5, len(own) - 0.5)
     axes.set_xticks([])
     gained, lost = int((own["gain"] > 0).sum()), int((own["gain"] < 0).sum())
-    axes.set_xlabel(f"{len(own)} test classes: {lost} lose, {gained} gain", fontsize=7, labelpad=labelpad)
+    axes.set_xlabel(f"{len(own)} test classes: {lost} lose, {gained} gain", fontsize=7)
     signed_ticks(axes.yaxis)
 
 
-def _ends(axes: Axes, own: pd.DataFrame, images: Thumbnails | None) -> None:
-    """The names of the classes at either end, and their images below."""
+def _ends(axes: Axes, own: pd.DataFrame) -> None:
+    """The names of the classes at either end."""
     ends = ends_of(own)
     for kept, left, side in ((ends[ends["gain"] < 0], 0.02, "left"), (ends[ends["gain"] > 0], 0.98, "right")):
-        said = [f"{_name(row['label'], images)} {points(row['gain'])}" for row in kept.to_dict("records")]
+        said = [f"{printable(row['class_name'])[:NAME]} {points(row['gain'])}" for row in kept.to_dict("records")]
         top = 0.97 if side == "left" else 0.03
         axes.text(left, top, "\n".join(said), transform=axes.transAxes, fontsize=5.5, color=MUTED, ha=side,
                   va="top" if side == "left" else "bottom")  # fmt: skip
-        for number, row in enumerate(kept.to_dict("records") if images else ()):
-            place = 0.17 * number if side == "left" else 1 - 0.17 * (len(kept) - number)
-            inset = axes.inset_axes((place, -0.42, 0.16, 0.38))
-            inset.imshow(images.pixels[int(row["image"])], cmap="gray", vmin=0, vmax=255)  # type: ignore[union-attr]
-            inset.set_axis_off()
 
 
-def _name(label: int, images: Thumbnails | None) -> str:
-    return images.class_names[label][:28] if images else f"class {label}"
+def _pictures(axes: Axes, own: pd.DataFrame, images: Thumbnails) -> None:
+    """An image of each of these classes below the panel, and its label below them."""
+    axes.xaxis.labelpad = 72 * IMAGES
+    ends = ends_of(own)
+    losers, gainers = ends.loc[ends["gain"] < 0, "image"], ends.loc[ends["gain"] > 0, "image"]
+    for chosen, end, first in (losers, 0, 0), (gainers, 1, -len(gainers)):
+        for place, image in enumerate(chosen, first):
+            place_image(axes, images.pixels[int(image)], (end, 0), (1.08 * SIDE * place, -0.06 - SIDE), SIDE)

@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from dmlbench.analysis.estimates import SELECTIONS, selections_of
-from dmlbench.analysis.groups import BASE, Group, in_order
+from dmlbench.analysis.groups import BASE, Group, in_order, modifier_name
 from dmlbench.analysis.statistics import t_interval
 from dmlbench.reporting.naming import metric_name
 from dmlbench.reporting.style import (
@@ -22,8 +22,12 @@ from dmlbench.reporting.style import (
     PAGE,
     PAPER,
     RC,
+    SQUASHED,
+    Limits,
     Look,
     Plot,
+    cut_limits,
+    limits_of,
     modifier_handles,
     plotting,
     row_canvas,
@@ -53,15 +57,58 @@ def curve_plot(group: Group, history: pd.DataFrame, look: Look, metric: str = "r
                 own = means[means["name"] == method["name"]]
                 _curve(axes, own, look.colour(method), look.line(method))
             write_panel_title(axes, base)
+        beyond = _cut(panels, bases, methods, means, look)
         figure.supylabel(f"{name} (%)", fontsize=8, color=INK)
         _legend(figure, methods, look)
     return Plot(
         figure,
         f"curves_{group.slug}",
         f"{name} on the test classes of {group.title} by epoch, epoch 0 untrained: means over seeds, with 95% "
-        "t-intervals as bands; of several networks their mean, also of the untrained ones.",
+        f"t-intervals as bands; of several networks their mean, also of the untrained ones.{beyond}",
         means,
     )
+
+
+def _cut(panels: list[Axes], bases: list[str], methods: pd.DataFrame, means: pd.DataFrame, look: Look) -> str:
+    """End the axis where means that are far out would squash the rest, and write where lines end that leave it.
+
+    Returns:
+        What the caption says of it.
+    """
+    limits = _limits(means)
+    if limits is None:
+        return ""
+    last = means.sort_values("epoch", kind="stable").drop_duplicates("name", keep="last").set_index("name")["mean"]
+    for axes, base in zip(panels, bases, strict=True):
+        axes.set_ylim(100 * limits[0], 100 * limits[1])
+        heights = {True: 0.04, False: 0.96}
+        for _, method in methods[methods["base_name"] == base].iterrows():
+            end = float(last[method["name"]])
+            if not limits[0] <= end <= limits[1]:
+                low = end < limits[0]
+                which = f"+{name}" if (name := modifier_name(method, tuned=False)) else "base"
+                words = f"{which} {100 * end:.1f} {'▾' if low else '▴'}"
+                axes.text(1, heights[low], words, transform=axes.transAxes, ha="right", va="center_baseline",
+                          fontsize=6.5, color=look.colour(method))  # fmt: skip
+                heights[low] += 0.09 if low else -0.09
+    untrained = means.loc[means["epoch"] == 0, "mean"]
+    below = (untrained < limits[0]).any()
+    left_out = [f"the untrained network at epoch 0, {100 * untrained.mean():.1f}%"] if below else []
+    left_out += ["lines that end at an arrow's number"] if any(axes.texts for axes in panels) else []
+    return f" The axis leaves out what is far from the rest: {'; '.join(left_out) or 'first epochs'}."
+
+
+def _limits(means: pd.DataFrame) -> Limits | None:
+    """Ends of an axis that leaves out lines that are far from the rest, or the untrained network; None for neither."""
+    trained = means[means["epoch"] > 0]
+    if trained.empty:
+        return None
+    if cut := cut_limits(trained, trained["mean"]):
+        return cut
+    low, high = limits_of(trained, trained["mean"])
+    untrained = means.loc[means["epoch"] == 0, "mean"]
+    ends = min(low, untrained.min()), max(high, untrained.max())
+    return (low, high) if ends[1] - ends[0] > SQUASHED * (high - low) else None
 
 
 def _means(history: pd.DataFrame, column: str) -> pd.DataFrame:

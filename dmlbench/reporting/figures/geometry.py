@@ -1,6 +1,7 @@
 """Embedding geometry: how it goes with R@1, and where embeddings are kept its spectrum and nearest similarities."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -11,13 +12,17 @@ from matplotlib.ticker import MaxNLocator
 
 from dmlbench.analysis.groups import METHOD, Group, in_order, method_name
 from dmlbench.analysis.queries import Measured
+from dmlbench.errors import counted
 from dmlbench.reporting.style import (
     LINE,
+    MUTED,
     PAGE,
     RC,
+    Limits,
     Look,
     Plot,
     by_setting,
+    cut_limits,
     edges,
     legend_columns,
     legend_rows,
@@ -37,6 +42,7 @@ RECALL = "recall_at_1"
 SHOWN = [*METHOD, "name", "base_name", "modifier_name"]
 TOGETHER = 6  # methods that are still distinguishable in one panel
 BINS = 36
+SMALL = 6.5  # points of the numbers beyond an axis
 CHARACTERS = 26  # that fit side by side below a panel of curves
 CLOSEST = 1e-6  # a cosine distance that the axis still shows: equal images have 0, which no logarithm takes
 PANELS = {
@@ -73,9 +79,13 @@ def geometry_plot(group: Group, values: pd.DataFrame, look: Look) -> Plot:
         grid = figure.subplots(
             len(parts), len(METRICS), sharex="col", sharey=True, squeeze=False, gridspec_kw={"wspace": 0.06}
         )
+        cut = {metric: _cut(data, metric) for metric in (*METRICS, RECALL)}
         for panels, (title, part) in zip(grid, parts.items(), strict=True):
             write_panel_title(panels[0], title)
-            _scatter_row(panels, methods, part, look)
+            _scatter_row(panels, methods, part, look, cut)
+        for panels, part in zip(grid, parts.values(), strict=True):  # when all is drawn, and no axis moves
+            for axes, metric in zip(panels, METRICS, strict=True):
+                _write_beyond(axes, [_mark(own, metric, cut) for _, own in part.groupby("name", sort=False)])
         for axes, words in zip(grid[-1], METRICS.values(), strict=True):
             axes.set_xlabel(words)
         _legend(figure, legend)
@@ -84,9 +94,25 @@ def geometry_plot(group: Group, values: pd.DataFrame, look: Look) -> Plot:
         f"geometry_{group.slug}",
         f"R@1 against embedding geometry on {group.title}, last epoch. Left: spectral decay, the divergence of the "
         "uniform distribution to the singular values; right: mean cosine distance within classes over that between "
-        "class centroids. Large marks: means over seeds; small: seeds.",
+        f"class centroids. Large marks: means over seeds; small: seeds.{_beyond_words(data, cut)}",
         data,
     )
+
+
+Cut = Mapping[str, Limits | None]  # by metric the ends of an axis that leaves out what is far; None where none is
+
+
+def _cut(data: pd.DataFrame, metric: str) -> Limits | None:
+    """Where the axis of a metric ends, so that what is far out does not squash the rest."""
+    own = data.groupby("name", sort=False)[metric]
+    return cut_limits(pd.DataFrame({"mean": own.mean(), "low": own.min(), "high": own.max()}), data[metric])
+
+
+def _beyond_words(data: pd.DataFrame, cut: Cut) -> str:
+    means = data.groupby("name", sort=False)[list(cut)].mean()
+    left_out = {name for metric, ends in cut.items() if ends for name in means.index[~means[metric].between(*ends)]}
+    count = len(left_out)
+    return f" Arrows: {counted(count, 'method')} beyond an axis, at its end, with the number." if count else ""
 
 
 def embedding_plot(group: Group, cells: pd.DataFrame, measured: dict[str, Measured], look: Look) -> Plot | None:
@@ -213,23 +239,74 @@ def _ticks(low: float, high: float) -> list[float]:
     return ticks
 
 
-def _scatter_row(panels: Sequence[Axes], methods: pd.DataFrame, data: pd.DataFrame, look: Look) -> None:
+def _scatter_row(panels: Sequence[Axes], methods: pd.DataFrame, data: pd.DataFrame, look: Look, cut: Cut) -> None:
     for axes, metric in zip(panels, METRICS, strict=True):
+        if ends := cut[metric]:
+            axes.set_xlim(*ends)
+        if ends := cut[RECALL]:
+            axes.set_ylim(100 * ends[0], 100 * ends[1])
         for name, own in data.groupby("name", sort=False):
-            _scatter(axes, own[metric], 100 * own[RECALL], look.signs(methods[methods["name"] == name].iloc[0]))
+            signs = look.signs(methods[methods["name"] == name].iloc[0])
+            _scatter(axes, own[metric], 100 * own[RECALL], _mark(own, metric, cut), signs)
         axes.grid()
         axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10], min_n_ticks=4))
     panels[0].set_ylabel("R@1 (%)")
     panels[0].yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10], min_n_ticks=4))
 
 
-def _scatter(axes: Axes, x: pd.Series, y: pd.Series, signs: tuple[str, str, str]) -> None:
+@dataclass(frozen=True)
+class _Mark:
+    """Where a method's mean is drawn, R@1 in percent, and the numbers that are beyond an axis, with arrows."""
+
+    x: float
+    y: float
+    words: str
+
+
+def _mark(own: pd.DataFrame, metric: str, cut: Cut) -> _Mark:
+    mean, recall = float(own[metric].mean()), float(own[RECALL].mean())
+    x, y = (
+        float(np.clip(value, *ends)) if (ends := cut[name]) else value
+        for name, value in ((metric, mean), (RECALL, recall))
+    )
+    words = [f"{mean:.2f} {'▸' if mean > x else '◂'}"] if mean != x else []
+    words += [f"{100 * recall:.1f}% {'▴' if recall > y else '▾'}"] if recall != y else []
+    return _Mark(x, 100 * y, "  ".join(words))
+
+
+def _scatter(axes: Axes, x: pd.Series, y: pd.Series, mark: _Mark, signs: tuple[str, str, str]) -> None:
     colour, face, marker = signs
     axes.plot(
         x, y, marker=marker, color=colour, markerfacecolor=colour, alpha=0.45, markersize=2.6, markeredgewidth=0,
         linestyle="none", zorder=2,
     )  # fmt: skip
-    axes.plot(x.mean(), y.mean(), zorder=3, color=colour, marker=marker, markersize=6, **edges(colour, face))
+    axes.plot(
+        mark.x, mark.y, zorder=3, color=colour, marker=marker, markersize=6, clip_on=not mark.words,
+        **edges(colour, face),
+    )  # fmt: skip
+
+
+def _write_beyond(axes: Axes, marks: Sequence[_Mark]) -> None:
+    """Write the numbers of marks beyond an axis beside them, where they hide the fewest other marks."""
+    axes.get_xlim(), axes.get_ylim()  # asked for, they are up to date
+    to_points = (axes.transData - axes.figure.dpi_scale_trans).transform([(mark.x, mark.y) for mark in marks]) * 72
+    low, high = axes.bbox.transformed(axes.figure.dpi_scale_trans.inverted()).get_points() * 72
+    hidden = to_points.copy()
+    for mark, place in zip(marks, to_points, strict=True):
+        if not mark.words:
+            continue
+        size = np.array([0.6 * SMALL * len(mark.words), SMALL])
+        right = place[0] > (low[0] + high[0]) / 2
+        side = -size[0] - 5 if right else 5
+        starts = place + [(side, height - SMALL / 2) for height in (0, 9, -9, 18, -18, 27)]
+        inside = [start for start in starts if start[1] >= low[1] and start[1] + size[1] <= high[1]]
+        over = [((hidden > start - 3) & (hidden < start + size + 3)).all(axis=1).sum() for start in inside]
+        best = inside[int(np.argmin(over))]
+        axes.annotate(
+            mark.words, (mark.x, mark.y), best - place + (size[0] * right, 0), textcoords="offset points",
+            ha="right" if right else "left", va="bottom", fontsize=SMALL, color=MUTED,
+        )  # fmt: skip
+        hidden = np.concatenate([hidden, np.linspace(best, best + size, 5)])
 
 
 def _handles(methods: pd.DataFrame, look: Look, *, lines: bool) -> list[Line2D]:
