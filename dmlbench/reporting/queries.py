@@ -1,7 +1,7 @@
 """What kept embeddings add to a report: evidence query by query, classes confused, galleries, maps, and geometry."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -37,7 +37,7 @@ from dmlbench.reporting.style import Look, Plot
 from dmlbench.results.frames import of_kept_embeddings
 from dmlbench.runner.matrix import data_folder
 
-MAPS = 12  # panels of a map that fit a page
+MAPS, FIT = 12, 6  # panels that fit a page: of a map, and of figures with a row for every class or pair
 
 
 @dataclass(frozen=True)
@@ -138,11 +138,11 @@ class Queries:
         gains, confused = named(class_gains(pairs)), named(confusions(pairs))
         compared, alone = self._examples(pairs, cells) if panels and panels.shows(group.dataset) else ([], [])
         images = self._images(cells, panels, _positions(gains, confused, [*compared, *alone]))
-        plots = [
-            draw(group, _with_names(rows, images), look, images)
-            for draw, rows in ((class_gain_plot, gains), (confusion_plot, confused))
-            if len(rows)
-        ]
+        plots = []
+        for draw, rows in ((class_gain_plot, gains), (confusion_plot, confused)):
+            parts = _that_fit(rows)
+            drawn = [draw(group, _with_names(own, images), look, images) for own in parts]
+            plots += [_numbered(plot, number, len(parts)) for number, plot in enumerate(drawn, 1)]
         if images:
             plots += [retrieval_panel(group, found, images) for found in compared]
             plots += [gallery_panel(group, found, images) for found in alone]
@@ -195,6 +195,18 @@ class Queries:
             if panels.asked:
                 raise
             return None
+
+
+def _that_fit(rows: pd.DataFrame) -> list[pd.DataFrame]:
+    """The rows of so many methods at a time as have panels on one page."""
+    names = list(in_order(rows.drop_duplicates("name"))["name"]) if len(rows) else []
+    return [rows[rows["name"].isin(names[at : at + FIT])] for at in range(0, len(names), FIT)]
+
+
+def _numbered(plot: Plot, number: int, parts: int) -> Plot:
+    if parts == 1:
+        return plot
+    return replace(plot, slug=f"{plot.slug}_{number}", caption=f"{plot.caption} Part {number} of {parts}.")
 
 
 def _positions(gains: pd.DataFrame, confused: pd.DataFrame, examples: list[pd.DataFrame]) -> list[int]:

@@ -183,3 +183,19 @@ def test_a_map_has_the_lowest_seed_of_bases_first_and_says_how_many_are_left_out
     assert "without one: 3 methods" in plot.caption
     assert all("seed2-" in folder.name for folder in mapped)
     assert plot.data["class_name"].unique().tolist() == ["class 0", "class 1", "class 2"]
+
+
+def test_figures_of_many_methods_are_in_parts_that_fit_a_page(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "FIT", 2)
+    names = ["ms", "triplet", "margin", "contrastive"]
+    labels = np.repeat(np.arange(6), 4)
+    for name in names:
+        write(tmp_path, name, data={"name": "glyphs", "version": "1", "fingerprint": "f"}, labels=labels)
+    found = read(tmp_path)
+    (group,) = groups(found.kept)
+    drawn = [plot for plot in found.plots(group, Look.of(found.kept), None) if plot.slug.startswith("confusions")]
+    assert [plot.slug[-2:] for plot in drawn] == ["_1", "_2"]
+    assert [plot.caption[-12:] for plot in drawn] == ["Part 1 of 2.", "Part 2 of 2."]
+    shown = [set(plot.data["name"]) for plot in drawn]
+    assert [len(own) for own in shown] == [2, 1]
+    assert not shown[0] & shown[1]
