@@ -20,7 +20,7 @@ TWO = ("run", "--methods", "ms,ms+psd", "--datasets", "glyphs", *TINY)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of MLflow's own libraries
-def test_run_then_mlflow_status_and_report(installed: Command, tmp_path: Path) -> None:
+def test_run_then_mlflow_status_and_report(installed: Command, dmlbench: Command, tmp_path: Path) -> None:
     done = installed(*TWO, "--seeds", "2", "--keep", "weights,embeddings")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "4 cells: 0 there already, 4 to run" in done.stdout
@@ -54,28 +54,28 @@ def test_run_then_mlflow_status_and_report(installed: Command, tmp_path: Path) -
     }
     assert run.inputs.dataset_inputs[0].dataset.name == "glyphs"
 
-    again = installed(*TWO, "--seeds", "2", "--keep", "weights", "--tracking", "none")
+    again = dmlbench(*TWO, "--seeds", "2", "--keep", "weights", "--tracking", "none")
     assert again.returncode == 0
     assert "4 there already, 0 to run" in again.stdout
     assert "have no" not in again.stdout
-    _check_methods_and_report(client, experiment.experiment_id, installed)
+    _check_methods_and_report(client, experiment.experiment_id, dmlbench)
     _copy_as_of_another_machine(tmp_path / "results" / "runs", tmp_path / "elsewhere")
-    assert "0 runs sent, 4 were there already" in installed("sync", "--results", "elsewhere").stdout
+    assert "0 runs sent, 4 were there already" in dmlbench("sync", "--results", "elsewhere").stdout
 
-    states = json.loads(installed("status", "--json").stdout)
+    states = json.loads(dmlbench("status", "--json").stdout)
     assert [cell["state"] for cell in states] == ["done"] * 4
-    page = installed("report", "--name", "first", "--only", "method=ms,ms+psd", "--only", "dataset=glyphs")
+    page = dmlbench("report", "--name", "first", "--only", "method=ms,ms+psd", "--only", "dataset=glyphs")
     assert page.returncode == 0, page.stderr
     assert (tmp_path / "reports" / "first" / "index.html").is_file()
     assert (tmp_path / "reports" / "first" / "report.md").is_file()
 
-    wrong = installed("report", "--name", "none", "--only", "method=mss")
+    wrong = dmlbench("report", "--name", "none", "--only", "method=mss")
     assert wrong.returncode == 2
     assert "--only: unknown method 'mss'; did you mean 'ms'?" in wrong.stderr
     assert not (tmp_path / "reports" / "none").exists()
 
     cell = next((tmp_path / "results" / "runs" / "conv4-64" / "glyphs" / "ms").glob("seed0-*"))
-    scored = json.loads(installed("evaluate", str(cell), "--json").stdout)
+    scored = json.loads(dmlbench("evaluate", str(cell), "--json").stdout)
     last = results[(results["method"] == "ms") & (results["seed"] == 0) & (results["selection"] == "last")].iloc[0]
     assert scored["recall_at_1"] == last["recall_at_1"]
     assert scored["nmi"] == last["nmi"]
