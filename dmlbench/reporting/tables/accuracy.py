@@ -18,6 +18,7 @@ from dmlbench.analysis.estimates import SELECTIONS, selections_of
 from dmlbench.analysis.groups import Group
 from dmlbench.analysis.leaderboard import METRICS
 from dmlbench.analysis.variance import DIFFERENCE, SOURCES
+from dmlbench.errors import counted
 from dmlbench.reporting.naming import metric_name, percent, plain, points, table_metrics
 from dmlbench.reporting.tables.table import (
     Entry,
@@ -85,8 +86,8 @@ def leaderboard_table(
         figures = [entry for pair in pairs for entry in pair]
         own = classes.get(row["name"])
         figures += [Entry(interval_of(own, percent), value=own["low"]) if own else Entry("–")] if classes else []
-        counted = number(seeds, "{:.0f}".format) if seeds else Entry("–")
-        rows.append((Entry(row["name"]), counted, *figures, Entry(row["marks"])))
+        of_seeds = number(seeds, "{:.0f}".format) if seeds else Entry("–")
+        rows.append((Entry(row["name"]), of_seeds, *figures, Entry(row["marks"])))
     trained = mine[mine["n"] > 0]
     return Table(
         f"leaderboard_{group.slug}_{selection}",
@@ -100,7 +101,8 @@ def leaderboard_table(
         ),
         tuple(rows),
         (
-            *BOARD,
+            BOARD,
+            RANKS.format(counted(int((mine["metric"].eq(metrics[0]) & mine["n"].gt(0)).sum()), "row")),
             *([OVER_CLASSES] if classes else []),
             *few_seeds(trained),
             *([] if len(trained) == len(mine) else [GIVEN]),
@@ -108,12 +110,10 @@ def leaderboard_table(
     )
 
 
-BOARD = (
-    "In percent, the best first: mean over seeds [95% t-interval].",
-    (
-        "Rank 1–3: the comparisons (paired t-tests of all pairs, Holm, .05) do not decide which of them it is. That is "
-        "no evidence that methods are equal."
-    ),
+BOARD = "In percent, the best first: mean over seeds [95% t-interval]."
+RANKS = (
+    "Rank 1–3, of {}: the comparisons (paired t-tests of all pairs, Holm, .05) do not decide which of them it is. That "
+    "is no evidence that methods are equal."
 )
 NOT_TRAINED = "not trained here"
 GIVEN = (
