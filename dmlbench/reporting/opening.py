@@ -292,14 +292,14 @@ def _notes(board: pd.DataFrame, shown: _Shown) -> list[str]:
     signs = ", ".join(f"{label[0]} {label[2:]}" for label in LABELS.values())
     trained, several = board[board["n"] > 0], len(set(board["dataset"])) > 1
     over = {BASE: "a method's own base", EACH: "the reference that the row names"}.get(shown.reference, shown.reference)
-    seeds = counted(shown.seeds, "seed") if shown.seeds else "seeds"
+    seeds, spread = counted(shown.seeds, "seed") if shown.seeds else "seeds", "; over datasets" if several else ""
     rank = f"Rank 1–3, of {counted(len(trained), 'row')}: the comparisons do not decide which of them it is."
     return [
         f"In percent, mean over {seeds} [95% t-interval]; the best first{', by their mean' if several else ''}.",
         *([] if several else [rank]),
         *_ensembles(trained),
         *([f"Gain: points over {over}, paired by seed: {signs}."] if shown.reference else []),
-        *([f"Step time: of a training step, over that of {over}."] if shown.costs else []),
+        *([f"Step time: of a training step, over that of {over}{spread}."] if shown.costs else []),
         *(["–: a base. Bases are compared with each other in the sections below."] if shown.reference == BASE else []),
         *few_seeds(trained),
         *([] if len(trained) == len(board) else [GIVEN]),
