@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from math import lcm
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -68,13 +69,13 @@ def seed_pairs(values: pd.DataFrame, against: Against = DEFAULT) -> pd.DataFrame
 
 def other_origins(values: pd.DataFrame, against: Against = DEFAULT) -> pd.DataFrame:
     """How many seeds (`size`) of each `METHOD` form no pair with its reference, whose run had another origin."""
-    pairs = primary(_candidates(values, against))
+    pairs = _with_references(values, against)
     return _seeds(pairs[pairs["origin"] != pairs["origin_to"]])
 
 
 def other_kinds(values: pd.DataFrame, against: Against = DEFAULT) -> pd.DataFrame:
     """How many pairs (`size`) of each `METHOD` with its reference are of two kinds of processor or of libraries."""
-    pairs = primary(_candidates(values, against))
+    pairs = _with_references(values, against)
     return _seeds(pairs[(pairs["origin"] == pairs["origin_to"]) & (pairs["kind"] != pairs["kind_to"])])
 
 
@@ -141,24 +142,37 @@ def primary(compared: pd.DataFrame) -> pd.DataFrame:
     return compared[compared["primary"].astype(bool)]
 
 
-def _candidates(values: pd.DataFrame, against: Against) -> pd.DataFrame:
+def _trained(values: pd.DataFrame) -> pd.DataFrame:
     # One network of several is shown and not tested: their mean is, and every test more would cost the others power.
-    trained = values[(values["selection"] != UNTRAINED) & values["network"].isin([MEAN, ENSEMBLE])]
-    own = ["origin", "kind", "units", "value"]
-    pairs = paired(trained, ["selection", "metric"], own, against).assign(primary=True)
+    return values[(values["selection"] != UNTRAINED) & values["network"].isin([MEAN, ENSEMBLE])]
+
+
+OWN = ["origin", "kind", "units", "value"]
+
+
+def _with_references(values: pd.DataFrame, against: Against) -> pd.DataFrame:
+    return paired(_trained(values), ["selection", "metric"], OWN, against)
+
+
+def _candidates(values: pd.DataFrame, against: Against) -> pd.DataFrame:
+    pairs = _with_references(values, against).assign(primary=True)
     if against.method:
         return pairs
-    names = dict(zip(METHOD, OTHER, strict=True)) | {name: f"{name}_to" for name in own}
-    others = trained[[*WITHIN, *METHOD, "seed", *own]].rename(columns=names)
+    trained, names = _trained(values), dict(zip(METHOD, OTHER, strict=True)) | {name: f"{name}_to" for name in OWN}
+    others = trained[[*WITHIN, *METHOD, "seed", *OWN]].rename(columns=names)
     others = others.assign(**{name: others[f"to_{name}"] for name in BASE})
     more = trained.merge(others, on=[*WITHIN, *BASE, "seed"], how="inner")
-    two = zip(
-        *(more[names].itertuples(index=False) for names in (MODIFIER, [f"to_{name}" for name in MODIFIER])), strict=True
-    )
-    later = np.array([modifier_rank(*one) > modifier_rank(*other) for one, other in two], dtype=bool)
     # What takes several networks at test time is compared with such, what takes one with such.
-    alike = (more["network"] == more["to_network"]) & (more["to_modifier"] != "")
-    return pd.concat([pairs, more[later & alike].assign(primary=False)], ignore_index=True)
+    more = more[(more["network"] == more["to_network"]) & (more["to_modifier"] != "")]
+    ranks, others_ranks = (_modifier_ranks(more[names]) for names in (MODIFIER, [f"to_{name}" for name in MODIFIER]))
+    later = np.array([one > other for one, other in zip(ranks, others_ranks, strict=True)], dtype=bool)
+    return pd.concat([pairs, more[later].assign(primary=False)], ignore_index=True)
+
+
+def _modifier_ranks(rows: pd.DataFrame) -> list[Any]:
+    found = list(rows.itertuples(index=False, name=None))
+    known = {own: modifier_rank(*own) for own in set(found)}
+    return [known[own] for own in found]
 
 
 def _seeds(pairs: pd.DataFrame) -> pd.DataFrame:
