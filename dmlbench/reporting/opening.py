@@ -293,10 +293,10 @@ def _notes(board: pd.DataFrame, shown: _Shown) -> list[str]:
     trained, several = board[board["n"] > 0], len(set(board["dataset"])) > 1
     over = {BASE: "a method's own base", EACH: "the reference that the row names"}.get(shown.reference, shown.reference)
     seeds, spread = counted(shown.seeds, "seed") if shown.seeds else "seeds", "; over datasets" if several else ""
-    rank = f"Rank 1–3, of {counted(len(trained), 'row')}: the comparisons do not decide which of them it is."
+    rank = f"Rank 1–3, of {len(trained)} rows: the comparisons do not decide which of them it is."
     return [
         f"In percent, mean over {seeds} [95% t-interval]; the best first{', by their mean' if several else ''}.",
-        *([] if several else [rank]),
+        *([] if several or len(trained) < 2 else [rank]),
         *_ensembles(trained),
         *([f"Gain: points over {over}, paired by seed: {signs}."] if shown.reference else []),
         *([f"Step time: of a training step, over that of {over}{spread}."] if shown.costs else []),

@@ -118,7 +118,7 @@ def test_one_method_has_its_accuracy(tmp_path):
     assert re.fullmatch(r"ms is the first of 1 method on glyphs with \d\d\.\d\d% R@1 \[.*\]\.", found.sentences[0])
     assert found.gains is None
     assert found.table.columns == ("Method", "R@1", "Rank", "Marks")
-    assert found.table.notes[0] == "In percent, mean over 3 seeds [95% t-interval]; the best first."
+    assert found.table.notes == ("In percent, mean over 3 seeds [95% t-interval]; the best first.",)
 
 
 def test_too_few_seeds_are_no_finding(tmp_path):
@@ -159,6 +159,7 @@ def test_the_table_names_what_gains_are_over(tmp_path):
 
     one = shown(["ms", "ms+psd"])
     assert over(one) == ["Gain over ms", "Step time over ms"]
+    assert one.notes[1] == "Rank 1–3, of 2 rows: the comparisons do not decide which of them it is."
     assert one.notes[2].startswith("Gain: points over ms, paired by seed:")
     assert over(shown(["ms", "ms+psd", "triplet", "triplet+psd"])) == ["Gain over base", "Step time over base"]
     assert over(shown(["ms", "triplet"])) == ["Gain over triplet", "Step time over triplet"]

@@ -18,7 +18,6 @@ from dmlbench.analysis.estimates import SELECTIONS, selections_of
 from dmlbench.analysis.groups import Group
 from dmlbench.analysis.leaderboard import METRICS
 from dmlbench.analysis.variance import DIFFERENCE, SOURCES
-from dmlbench.errors import counted
 from dmlbench.reporting.naming import metric_name, percent, plain, points, table_metrics
 from dmlbench.reporting.tables.table import (
     Entry,
@@ -92,28 +91,23 @@ def leaderboard_table(
     return Table(
         f"leaderboard_{group.slug}_{selection}",
         f"Leaderboard of {group.title}; {SELECTIONS[selection] if len(trained) else NOT_TRAINED}",
-        (
-            "Method",
-            "Seeds",
-            *(name for metric in metrics for name in (metric_name(metric), "Rank")),
-            *(["R@1 over classes"] if classes else []),
-            "Marks",
-        ),
+        ("Method", "Seeds", *(name for metric in metrics for name in (metric_name(metric), "Rank")),
+         *(["R@1 over classes"] if classes else []), "Marks"),
         tuple(rows),
         (
             BOARD,
-            RANKS.format(counted(int((mine["metric"].eq(metrics[0]) & mine["n"].gt(0)).sum()), "row")),
+            *_ranks(trained[trained["metric"] == metrics[0]]),
             *([OVER_CLASSES] if classes else []),
             *few_seeds(trained),
             *([] if len(trained) == len(mine) else [GIVEN]),
         ),
-    )
+    )  # fmt: skip
 
 
 BOARD = "In percent, the best first: mean over seeds [95% t-interval]."
 RANKS = (
-    "Rank 1–3, of {}: the comparisons (paired t-tests of all pairs, Holm, .05) do not decide which of them it is. That "
-    "is no evidence that methods are equal."
+    "Rank 1–3, of {} rows: the comparisons (paired t-tests of all pairs, Holm, .05) do not decide which of them it is. "
+    "That is no evidence that methods are equal."
 )
 NOT_TRAINED = "not trained here"
 GIVEN = (
@@ -124,6 +118,10 @@ OVER_CLASSES = (
     "R@1 over classes: the 95% percentile bootstrap interval of the same mean over test classes, where embeddings were "
     "kept: how far it would move with other classes of the same kind."
 )
+
+
+def _ranks(trained: pd.DataFrame) -> list[str]:
+    return [RANKS.format(len(trained))] if len(trained) > 1 else []
 
 
 def _rows(board: pd.DataFrame, metric: str) -> list[Mapping[Hashable, Any]]:
