@@ -1,10 +1,11 @@
 """Methods compared seed by seed: with their base, with other modifiers of that base, and over several datasets."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator, Sequence
 from math import lcm
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from scipy import stats
 
@@ -68,13 +69,13 @@ def seed_pairs(values: pd.DataFrame, against: Against = DEFAULT) -> pd.DataFrame
 
 def other_origins(values: pd.DataFrame, against: Against = DEFAULT) -> pd.DataFrame:
     """How many seeds (`size`) of each `METHOD` form no pair with its reference, whose run had another origin."""
-    pairs = primary(_candidates(values, against))
+    pairs = _with_references(values, against)
     return _seeds(pairs[pairs["origin"] != pairs["origin_to"]])
 
 
 def other_kinds(values: pd.DataFrame, against: Against = DEFAULT) -> pd.DataFrame:
     """How many pairs (`size`) of each `METHOD` with its reference are of two kinds of processor or of libraries."""
-    pairs = primary(_candidates(values, against))
+    pairs = _with_references(values, against)
     return _seeds(pairs[(pairs["origin"] == pairs["origin_to"]) & (pairs["kind"] != pairs["kind_to"])])
 
 
@@ -95,9 +96,10 @@ def comparisons(pairs: pd.DataFrame, values: pd.DataFrame, effect: float = EFFEC
         of the family; `verdict` is as `statistics.verdict` gives it by the corrected values.
     """
     keys, runs = [*WITHIN, *COMPARED], _runs(values)
+    found, units = _differences(pairs), pairs["units"].to_numpy(float)
     rows = []
-    for key, part in pairs.groupby(keys, sort=False):
-        row = _row(keys, key, part["value"] - part["value_to"], _common(part["units"]), effect)
+    for key, part in _each(pairs, keys):
+        row = key | _tested(found[part], _common(units[part]), effect)
         rows.append(row | _improvement(runs, row, [str(row["dataset"])]))
     return _together(pd.DataFrame(rows, columns=[*keys, *ESTIMATE, *TESTS]), WITHIN)
 
@@ -121,15 +123,17 @@ def pooled(pairs: pd.DataFrame, values: pd.DataFrame, effect: float = EFFECT) ->
     keys, runs = [*SCOPE, *COMPARED], _runs(values)
     # A method may be untuned on one dataset and published on another.
     marks = pairs.groupby([*SCOPE, *METHOD])["marks"].transform(joined_marks)
+    found, units = _differences(pairs), pairs["units"].to_numpy(float)
+    places, names = pd.factorize(pairs["dataset"])
+    seeds = pairs["seed"].to_numpy()
     rows = []
-    for key, part in pairs.assign(marks=marks).groupby(keys, sort=False):
-        datasets = list(part["dataset"].unique())
-        if len(datasets) < 2:
+    for key, part in _each(pairs.assign(marks=marks), keys):
+        own = pd.unique(places[part])
+        if len(own) < 2:
             continue
-        table = (part["value"] - part["value_to"]).groupby([part["seed"], part["dataset"]]).first().unstack()  # noqa: PD010
-        units = _common(part["units"]) * len(datasets)
-        row = _row(keys, key, table.dropna().mean(axis=1), units, effect) | {"datasets": len(datasets)}
-        rows.append(row | _improvement(runs, row, datasets))
+        means = _means_of_seeds(found[part], seeds[part], places[part])
+        row = key | _tested(means, _common(units[part]) * len(own), effect) | {"datasets": len(own)}
+        rows.append(row | _improvement(runs, row, [str(name) for name in names.take(own)]))
     return _together(pd.DataFrame(rows, columns=[*keys, "datasets", *ESTIMATE, *TESTS]), SCOPE)
 
 
@@ -138,24 +142,37 @@ def primary(compared: pd.DataFrame) -> pd.DataFrame:
     return compared[compared["primary"].astype(bool)]
 
 
-def _candidates(values: pd.DataFrame, against: Against) -> pd.DataFrame:
+def _trained(values: pd.DataFrame) -> pd.DataFrame:
     # One network of several is shown and not tested: their mean is, and every test more would cost the others power.
-    trained = values[(values["selection"] != UNTRAINED) & values["network"].isin([MEAN, ENSEMBLE])]
-    own = ["origin", "kind", "units", "value"]
-    pairs = paired(trained, ["selection", "metric"], own, against).assign(primary=True)
+    return values[(values["selection"] != UNTRAINED) & values["network"].isin([MEAN, ENSEMBLE])]
+
+
+OWN = ["origin", "kind", "units", "value"]
+
+
+def _with_references(values: pd.DataFrame, against: Against) -> pd.DataFrame:
+    return paired(_trained(values), ["selection", "metric"], OWN, against)
+
+
+def _candidates(values: pd.DataFrame, against: Against) -> pd.DataFrame:
+    pairs = _with_references(values, against).assign(primary=True)
     if against.method:
         return pairs
-    names = dict(zip(METHOD, OTHER, strict=True)) | {name: f"{name}_to" for name in own}
-    others = trained[[*WITHIN, *METHOD, "seed", *own]].rename(columns=names)
+    trained, names = _trained(values), dict(zip(METHOD, OTHER, strict=True)) | {name: f"{name}_to" for name in OWN}
+    others = trained[[*WITHIN, *METHOD, "seed", *OWN]].rename(columns=names)
     others = others.assign(**{name: others[f"to_{name}"] for name in BASE})
     more = trained.merge(others, on=[*WITHIN, *BASE, "seed"], how="inner")
-    two = zip(
-        *(more[names].itertuples(index=False) for names in (MODIFIER, [f"to_{name}" for name in MODIFIER])), strict=True
-    )
-    later = np.array([modifier_rank(*one) > modifier_rank(*other) for one, other in two], dtype=bool)
     # What takes several networks at test time is compared with such, what takes one with such.
-    alike = (more["network"] == more["to_network"]) & (more["to_modifier"] != "")
-    return pd.concat([pairs, more[later & alike].assign(primary=False)], ignore_index=True)
+    more = more[(more["network"] == more["to_network"]) & (more["to_modifier"] != "")]
+    ranks, others_ranks = (_modifier_ranks(more[names]) for names in (MODIFIER, [f"to_{name}" for name in MODIFIER]))
+    later = np.array([one > other for one, other in zip(ranks, others_ranks, strict=True)], dtype=bool)
+    return pd.concat([pairs, more[later].assign(primary=False)], ignore_index=True)
+
+
+def _modifier_ranks(rows: pd.DataFrame) -> list[Any]:
+    found = list(rows.itertuples(index=False, name=None))
+    known = {own: modifier_rank(*own) for own in set(found)}
+    return [known[own] for own in found]
 
 
 def _seeds(pairs: pd.DataFrame) -> pd.DataFrame:
@@ -164,13 +181,39 @@ def _seeds(pairs: pd.DataFrame) -> pd.DataFrame:
     return own.groupby(METHOD, sort=False, as_index=False).size()
 
 
-Runs = dict[tuple[object, ...], pd.Series]
+Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
+Runs = dict[tuple[object, ...], Floats]
 Row = dict[str, object]
+
+
+def _each(rows: pd.DataFrame, keys: Sequence[str]) -> Iterator[tuple[Row, Integers]]:
+    """The keys of each group with the places of its rows: a table for each of thousands takes longer than its tests."""
+    groups = rows.groupby(list(keys), sort=False).ngroup().to_numpy()
+    firsts = rows[list(keys)][~pd.Series(groups, rows.index).duplicated()].itertuples(index=False, name=None)
+    order = np.argsort(groups, kind="stable")
+    parts = np.split(order, np.flatnonzero(np.diff(groups[order])) + 1)
+    for key, part in zip(firsts, parts if len(rows) else [], strict=True):
+        yield dict(zip(keys, key, strict=True)), part
+
+
+def _differences(pairs: pd.DataFrame) -> Floats:
+    return (pairs["value"] - pairs["value_to"]).to_numpy(float)
+
+
+def _means_of_seeds(differences: Floats, seeds: Integers, places: Integers) -> Floats:
+    """The mean over datasets of every seed that all of them have, in the order of the seeds."""
+    (seeds, row), (_, column) = (np.unique(own, return_inverse=True) for own in (seeds, places))
+    table = np.full((len(seeds), int(column.max()) + 1), np.nan)
+    table[row, column] = differences
+    whole: Floats = table[~np.isnan(table).any(axis=1)].mean(axis=1)
+    return whole
 
 
 def _runs(values: pd.DataFrame) -> Runs:
     """All runs of a method of one group, selection and metric."""
-    return dict(iter(values.groupby([*WITHIN, *METHOD])["value"]))
+    measured, keys = values["value"].to_numpy(float), [*WITHIN, *METHOD]
+    return {tuple(key.values()): measured[part] for key, part in _each(values, keys)}
 
 
 def _improvement(runs: Runs, row: Row, datasets: Sequence[str]) -> Row:
@@ -186,9 +229,8 @@ def _improvement(runs: Runs, row: Row, datasets: Sequence[str]) -> Row:
     return mean | ({"improvement_low": found[0].low, "improvement_high": found[0].high} if len(found) == 1 else {})
 
 
-def _row(keys: Sequence[str], key: Iterable[object], differences: pd.Series, units: float, effect: float) -> Row:
-    tested = evidence(differences, units, effect)
-    return dict(zip(keys, key, strict=True)) | asdict(t_interval(differences)) | asdict(tested)
+def _tested(differences: Floats, units: float, effect: float) -> Row:
+    return vars(t_interval(differences)) | vars(evidence(differences, units, effect))
 
 
 def _common(units: Iterable[float]) -> float:
@@ -259,14 +301,16 @@ def over_datasets(values: pd.DataFrame) -> pd.DataFrame:
         ranks, p = average_ranks(shared), friedman_p(shared)
         names = sorted(shared["dataset"].unique())
         seeds = int(shared.groupby("dataset")["seed"].nunique().min())
-        for key, own in shared.groupby("key", sort=False):
-            names_of_method = {name: own[name].iloc[0] for name in METHOD} | {"marks": joined_marks(own["marks"])}
-            runs = [dataset["value"].to_numpy(float) for _, dataset in own.groupby("dataset")]
-            enough = len(own) >= FEWEST_FOR_QUARTERS
-            iqm, low, high = interquartile_mean(runs) if enough else (float("nan"),) * 3
-            figures = {"iqm": iqm, "low": low, "high": high, "rank": ranks[key], "friedman_p": p}
+        measured, marks = shared["value"].to_numpy(float), shared["marks"].to_numpy(object)
+        places = pd.factorize(shared["dataset"], sort=True)[0]
+        for method, own in _each(shared, METHOD):
+            rank = ranks[int(shared["key"].iloc[own[0]])]
+            runs = [measured[own[places[own] == place]] for place in range(len(names))]
+            iqm, low, high = interquartile_mean(runs) if len(own) >= FEWEST_FOR_QUARTERS else (float("nan"),) * 3
+            figures = {"iqm": iqm, "low": low, "high": high, "rank": rank, "friedman_p": p}
             counts = {"datasets": len(runs), "over": ", ".join(names), "n": len(own), "seeds": seeds}
-            rows.append(dict(zip(SCOPE, scope, strict=True)) | names_of_method | figures | counts)
+            marked = method | {"marks": joined_marks(marks[own])}
+            rows.append(dict(zip(SCOPE, scope, strict=True)) | marked | figures | counts)
     return pd.DataFrame(rows, columns=[*SCOPE, *MARKED, *COLUMNS])
 
 

@@ -71,8 +71,8 @@ def accuracy(values: pd.DataFrame) -> pd.DataFrame:
     rows = pd.concat([network, values[~untrained]], ignore_index=True) if untrained.any() else values
     keys = [*GROUP, "selection", *MARKED, "metric"]
     found = [
-        dict(zip(keys, key, strict=True)) | asdict(t_interval(part["value"]))
-        for key, part in rows.groupby(keys, sort=False)
+        dict(zip(keys, key, strict=True)) | asdict(t_interval(part))
+        for key, part in rows.groupby(keys, sort=False)["value"]
     ]
     return pd.DataFrame(found, columns=[*keys, *ESTIMATE])
 
@@ -94,8 +94,8 @@ def optimism(values: pd.DataFrame) -> pd.DataFrame:
     wide = wide.reindex(columns=["last", "best_test"]).dropna()
     gained = (wide["best_test"] - wide["last"]).rename("value").reset_index()
     found = [
-        dict(zip(keys, key, strict=True)) | asdict(mean_interval(part["value"]))
-        for key, part in gained.groupby(keys, sort=False)
+        dict(zip(keys, key, strict=True)) | asdict(mean_interval(part))
+        for key, part in gained.groupby(keys, sort=False)["value"]
     ]
     return pd.DataFrame(found, columns=[*keys, *ESTIMATE])
 

@@ -325,16 +325,22 @@ def probability_of_improvement(
         return Estimate(NAN, NAN, NAN, 0)
     tied = without_rounding(np.concatenate([x, y]))
     share = float((np.sign(tied[: len(x), None] - tied[None, len(x) :]) + 1).mean() / 2)
-    z, more = float(special.ndtri((1 + confidence) / 2)), (len(x) + len(y)) / 2 - 1
+    return Estimate(share, *_newcombe(share, len(x), len(y), confidence), min(len(x), len(y)))
+
+
+@cache
+def _newcombe(share: float, treated: int, control: int, confidence: float) -> tuple[float, float]:
+    """Bounds of Newcombe's interval; a study has few shares, for it has as many runs of most methods."""
+    z, more = float(special.ndtri((1 + confidence) / 2)), (treated + control) / 2 - 1
 
     def beyond(chance: float) -> float:
         one = 1 + more * ((1 - chance) / (2 - chance) + chance / (1 + chance))
-        return abs(chance - share) - z * float(np.sqrt(chance * (1 - chance) * one / (len(x) * len(y))))
+        return abs(chance - share) - z * float(np.sqrt(chance * (1 - chance) * one / (treated * control)))
 
     inside = min(max(share, EQUAL), 1 - EQUAL)  # at 0 and 1 the spread is 0, too
     low = float(optimize.brentq(beyond, 0.0, inside)) if share > 0 else 0.0
     high = float(optimize.brentq(beyond, inside, 1.0)) if share < 1 else 1.0
-    return Estimate(share, low, high, min(len(x), len(y)))
+    return low, high
 
 
 def welch_difference(ours: Estimate, mean: float, std: float, n: int, confidence: float = 0.95) -> Estimate:

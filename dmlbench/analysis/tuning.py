@@ -1,8 +1,11 @@
 """Tuned values beside those of a method's files, seed by seed."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from dmlbench.analysis.estimates import ESTIMATE
@@ -14,6 +17,7 @@ NOT_RECORDED = "not recorded"
 PLACE = ("protocol", "dataset", "method")
 Margins = Mapping[tuple[str, ...], str]  # by the names of `PLACE`
 NONE: Margins = {}
+Floats = npt.NDArray[np.float64]
 
 
 def tuned_beside_files(values: pd.DataFrame, margins: Margins = NONE) -> pd.DataFrame:
@@ -41,11 +45,11 @@ def tuned_beside_files(values: pd.DataFrame, margins: Margins = NONE) -> pd.Data
         | {
             "budget": budget_of(str(key[-1])),
             "margin": margins.get(tuple(str(key[names.index(name)]) for name in PLACE), NOT_RECORDED),
-            "mean_of_files": part["files"].mean(),
-            "mean_of_tuned": part["value"].mean(),
+            "mean_of_files": own.mean(),
+            "mean_of_tuned": tuned.mean(),
         }
-        | asdict(t_interval(part["value"] - part["files"]))
-        for key, part in ((key, _shared(part)) for key, part in pairs.groupby(names, sort=False))
+        | asdict(t_interval(tuned - own))
+        for key, tuned, own in _shared(pairs, names)
     ]
     found = pd.DataFrame(rows, columns=[*names, "budget", "margin", "mean_of_files", "mean_of_tuned", *ESTIMATE])
     return in_order(found) if len(found) else found
@@ -64,7 +68,10 @@ def unequal_budgets(values: pd.DataFrame) -> list[pd.DataFrame]:
     return [part for _, part in tuned.groupby("base", sort=False) if len(set(part["budget"])) > 1]
 
 
-def _shared(part: pd.DataFrame) -> pd.DataFrame:
-    """The seeds with a partner; all, where none has one."""
-    paired = part.dropna(subset=["files"])
-    return paired if len(paired) else part
+def _shared(pairs: pd.DataFrame, names: list[str]) -> Iterator[tuple[tuple[Any, ...], Floats, Floats]]:
+    """Each method's values, tuned and of the files, at the seeds with a partner; at all, where none has one."""
+    own = pairs["files"].to_numpy(float)
+    for key, tuned in pairs.reset_index(drop=True).groupby(names, sort=False)["value"]:
+        partners = own[tuned.index]
+        kept = ~np.isnan(partners) if not np.isnan(partners).all() else np.ones(len(partners), dtype=bool)
+        yield key, tuned.to_numpy(float)[kept], partners[kept]

@@ -2,22 +2,16 @@
 
 Builds what a page shows of one group of comparable results: its verdicts, figures and tables.
 
-The figures of a large report are drawn in several processes: most of its time is drawing, on one core each.
-
 What a page shows beyond single groups: several datasets of one protocol, and published figures beside ours.
 
 A section for everything that `dmlbench overhead` measured: one machine, one protocol, one kind of image.
 """
 
 import itertools
-import signal
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +52,9 @@ from dmlbench.reporting.figures import (
     turns,
 )
 from dmlbench.reporting.naming import named
-from dmlbench.reporting.numbers import METRIC, Map, Numbers
+from dmlbench.reporting.numbers import METRIC, Numbers
 from dmlbench.reporting.pictures import Picture, save
+from dmlbench.reporting.processes import Map
 from dmlbench.reporting.queries import Panels, Queries
 from dmlbench.reporting.sources import code_state, for_readers
 from dmlbench.reporting.studies import no_finalists
@@ -87,7 +82,6 @@ from dmlbench.reporting.tables.cost import measured_table
 from dmlbench.reporting.tables.table import about_pairs, without_base
 from dmlbench.results.frames import ENSEMBLE, MEAN, UNTRAINED
 from dmlbench.results.measurements import SYNTHETIC, Measurement
-from dmlbench.runner.signals import starting
 from dmlbench.specs.overrides import Settings
 
 
@@ -183,9 +177,9 @@ class _Group:
     """One group's numbers, and what is drawn of them."""
 
     def __init__(self, group: Group, material: Material) -> None:
-        self.group, self.material = group, material
-        self.look, self._drawn = material.look, material.drawn
-        self.numbers = numbers = material.numbers
+        self.look, numbers = material.look, material.numbers.of_group(group)  # all that another process is sent
+        self.group, self.numbers, self.material = group, numbers, replace(material, numbers=numbers)
+        self._drawn = self.material.drawn
         self.means = _of_metric(group, numbers.accuracy)
         self.trained = self.means[self.means["selection"] != UNTRAINED]
         self.values = _of_metric(group, numbers.seeds)
@@ -358,34 +352,6 @@ def _shown(compared: pd.DataFrame, against: Against) -> pd.DataFrame:
 def _of_metric(group: Group, frame: pd.DataFrame) -> pd.DataFrame:
     mine = group.of(frame)
     return mine[mine["metric"] == METRIC]
-
-
-@contextmanager
-def mapping(workers: int) -> Iterator[Map]:
-    """Yield a `map` over so many processes, or the plain one for a single worker.
-
-    The processes start at once, so that they have imported what draws by the time there is something to draw.
-    """
-    if workers < 2:
-        yield map
-        return
-    # Fresh interpreters: forked ones would inherit the locks of threads that numerical libraries keep.
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_leave_interrupts_to_the_parent)
-    try:
-        with starting():
-            for _ in range(workers):
-                pool.submit(_ready)
-        yield pool.map
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _ready() -> None:
-    """Do nothing: a process that can call this has imported this module."""
-
-
-def _leave_interrupts_to_the_parent() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 KEYS = ["protocol", "overrides"]

@@ -2,7 +2,8 @@
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import pandas as pd
 
@@ -32,15 +33,25 @@ def named(frame: pd.DataFrame) -> pd.DataFrame:
     Args:
         frame: A table with the columns `groups.METHOD`.
     """
-    wanted = [*METHOD, *(OTHER if OTHER[0] in frame else ())]
-    rows = [dict(zip(wanted, row, strict=True)) for row in frame[wanted].itertuples(index=False, name=None)]
-    names = {"name": [method_name(row) for row in rows], "base_name": [base_name(row) for row in rows]}
-    names["modifier_name"] = [modifier_name(row) for row in rows]
+    known: dict[tuple[Any, ...], tuple[str, str, str]] = {}  # there are many rows of each method
+
+    def names(columns: list[str]) -> list[tuple[str, str, str]]:
+        return [known.get(row) or known.setdefault(row, _names(row)) for row in _tuples(frame[columns])]
+
+    own = names(METHOD)
+    found = {name: [each[place] for each in own] for place, name in enumerate(("name", "base_name", "modifier_name"))}
     if OTHER[0] in frame:
-        names["to_name"] = [
-            method_name({key: row[its] for key, its in zip(METHOD, OTHER, strict=True)}) for row in rows
-        ]
-    return frame.assign(**{name: pd.Series(own, frame.index, dtype=object) for name, own in names.items()})
+        found["to_name"] = [name for name, _, _ in names(OTHER)]
+    return frame.assign(**{name: pd.Series(each, frame.index, dtype=object) for name, each in found.items()})
+
+
+def _tuples(frame: pd.DataFrame) -> Iterator[tuple[Any, ...]]:
+    return frame.itertuples(index=False, name=None)
+
+
+def _names(row: tuple[Any, ...]) -> tuple[str, str, str]:
+    method = dict(zip(METHOD, row, strict=True))
+    return method_name(method), base_name(method), modifier_name(method)
 
 
 def plain_names(frame: pd.DataFrame) -> pd.Series:

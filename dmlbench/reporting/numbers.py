@@ -1,23 +1,20 @@
 """All numbers of a report as tidy tables."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
 
 from dmlbench.analysis.comparisons import comparisons, over_datasets, pooled, seed_pairs
 from dmlbench.analysis.costs import overhead, phase_times
 from dmlbench.analysis.estimates import accuracy, optimism, seed_values
-from dmlbench.analysis.groups import DEFAULT, Against, Group, check_against, done
+from dmlbench.analysis.groups import DEFAULT, GROUP, Against, Group, check_against, done
 from dmlbench.analysis.leaderboard import leaderboard
 from dmlbench.analysis.published import NONE, reproduction
 from dmlbench.analysis.tuning import NONE as NO_MARGINS
 from dmlbench.analysis.tuning import Margins, tuned_beside_files
 from dmlbench.reporting.naming import named
 
-Map = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]
-Call = tuple[Any, ...]  # a function and its arguments
 METRIC = "recall_at_1"  # what verdicts are given by and figures show; tables show all
 
 
@@ -51,19 +48,15 @@ class Numbers:
         against: Against = DEFAULT,
         *,
         evaluated: pd.DataFrame | None = None,
-        each: Map = map,
     ) -> "Numbers":
         """Compute them from results and histories; `evaluated` are the rows of what was not trained here.
 
         `other_images` is as for `reproduction`, `margins` as for `tuned_beside_files`, `against` as for `references`.
-        `each` calls a function for each of many, as `map` does: in several processes, where there are any.
         """
         check_against(results, against)
         finished = history[history["hash"].isin(done(results)["hash"])]
         values = seed_values(results)
         means, pairs = accuracy(values), seed_pairs(values, against)
-        longest: list[Call] = [(comparisons, pairs, values), (pooled, pairs, values), (over_datasets, values)]
-        compared, together, across = each(_called, longest)
         timed = results[results["step_ms"].notna() & results["exclusive"].astype(bool)]
         found = {
             "results": results,
@@ -73,9 +66,9 @@ class Numbers:
             "leaderboard": leaderboard(values, evaluated),
             "optimism": optimism(values),
             "pairs": pairs,
-            "comparisons": compared,
-            "pooled": together,
-            "over_datasets": across,
+            "comparisons": comparisons(pairs, values),
+            "pooled": pooled(pairs, values),
+            "over_datasets": over_datasets(values),
             "overhead": overhead(results, against),
             "phases": phase_times(finished[finished["hash"].isin(timed["hash"])]),
             "reproduction": reproduction(means, other_images),
@@ -84,9 +77,9 @@ class Numbers:
         }
         return cls(**{name: named(frame) for name, frame in found.items()})
 
-
-def _called(call: Call) -> pd.DataFrame:
-    """What a function gives for its arguments; in a process of its own, for both can be sent."""
-    function, *arguments = call
-    found: pd.DataFrame = function(*arguments)
-    return found
+    def of_group(self, group: Group) -> "Numbers":
+        """Those of one group; what is of several datasets has none."""
+        tables = vars(self)
+        return Numbers(
+            **{name: group.of(frame) if set(GROUP) <= set(frame) else frame.iloc[:0] for name, frame in tables.items()}
+        )

@@ -228,50 +228,90 @@ def board_table(scope: Scope, numbers: Numbers, compared: pd.DataFrame) -> Table
     board = scope.of_protocol(numbers.leaderboard)
     found = {(row["name"], row["dataset"]): row for row in board.to_dict("records")}
     gained = {(row["name"], row["dataset"]): row for row in compared.to_dict("records")}
+    # A base has a reference, too, another base: in one column the two would be taken for the same.
     timed = scope.of_protocol(numbers.overhead)
-    costs = timed[timed["n"] > 0].groupby("name")["mean"].agg(["min", "max"]).to_dict("index")
-    several = len(scope.datasets) > 1
+    timed = timed[(timed["n"] > 0) & timed["name"].isin(set(compared["name"]))]
+    costs = timed.groupby("name")["mean"].agg(["min", "max"]).to_dict("index")
+    several, seeds = len(scope.datasets) > 1, board.groupby("name", sort=False)["n"].max()
+    counts = set(map(int, board["n"]))
+    shown = _Shown(_reference(compared), costs=bool(costs), seeds=0 if len(counts) > 1 else counts.pop())
     rows = []
     for name in _best_first(board):
         own = [found.get((name, dataset)) for dataset in scope.datasets]
-        seeds = max(int(row["n"]) for row in own if row)
-        figures: list[Entry] = []
+        figures = [] if shown.seeds else [number(seeds[name], "{:.0f}".format) if seeds[name] else Entry("–")]
         for dataset, row in zip(scope.datasets, own, strict=True):
-            figures += [estimate_entry(row, percent, seeds) if row else Entry("–")]
+            figures += [estimate_entry(row, percent, int(seeds[name])) if row else Entry("–")]
             figures += [] if several else [Entry(rank_range(row) if row else "–")]
-            figures += [_gain(gained.get((name, dataset)))] if len(compared) else []
-        counted_ = number(seeds, "{:.0f}".format) if seeds else Entry("–")
+            figures += [_gain(gained.get((name, dataset)), shown.reference)] if shown.reference else []
         marks = "; ".join(dict.fromkeys(row["marks"] for row in own if row and row["marks"]))
-        rows.append((Entry(name), counted_, *figures, *([_cost(costs.get(name))] if costs else []), Entry(marks)))
+        rows.append((Entry(name), *figures, *([_cost(costs.get(name))] if costs else []), Entry(marks)))
     return Table(
         f"board_{scope.slug}_{scope.selection}",
         f"Leaderboard of {scope.title}; {SELECTIONS[scope.selection] if (board['n'] > 0).any() else NOT_TRAINED}",
-        (*_columns(scope, gains=bool(len(compared)), costs=bool(costs)), "Marks"),
+        (*_columns(scope, shown), "Marks"),
         tuple(rows),
-        tuple(_notes(board, gains=bool(len(compared)), costs=bool(costs))),
+        tuple(_notes(board, shown)),
     )
 
 
-def _columns(scope: Scope, *, gains: bool, costs: bool) -> list[str]:
+BASE, EACH = "base", "reference"  # what gains are over, where it is no single method
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """What the columns of the first table are of: the reference in words, and the seeds where all rows have as many."""
+
+    reference: str
+    costs: bool
+    seeds: int
+
+
+def _reference(compared: pd.DataFrame) -> str:
+    """What the gains are over, in a word: one method, each method's own base, or whatever each row says."""
+    others = set(compared["to_name"])
+    if len(others) < 2:
+        return str(next(iter(others), ""))
+    own = compared["to_modifier"] == ""
+    for name in ("base", "base_settings", "tuned"):
+        own &= compared[name] == compared[f"to_{name}"]
+    return BASE if own.all() else EACH
+
+
+def _columns(scope: Scope, shown: _Shown) -> list[str]:
     metric, several = metric_name(METRIC), len(scope.datasets) > 1
+    gain = [f"Gain over {shown.reference}"] if shown.reference else []
     of_dataset = [
-        [f"{metric}, {dataset}" if several else metric, *([] if several else ["Rank"]), *(["Gain"] if gains else [])]
+        [f"{metric}, {dataset}" if several else metric, *([] if several else ["Rank"]), *gain]
         for dataset in scope.datasets
     ]
-    return ["Method", "Seeds", *(name for own in of_dataset for name in own), *(["Step time"] if costs else [])]
+    columns = ["Method", *([] if shown.seeds else ["Seeds"]), *(name for own in of_dataset for name in own)]
+    return [*columns, *([f"Step time over {shown.reference}"] if shown.costs else [])]
 
 
-def _notes(board: pd.DataFrame, *, gains: bool, costs: bool) -> list[str]:
+def _notes(board: pd.DataFrame, shown: _Shown) -> list[str]:
     signs = ", ".join(f"{label[0]} {label[2:]}" for label in LABELS.values())
     trained, several = board[board["n"] > 0], len(set(board["dataset"])) > 1
+    over = {BASE: "a method's own base", EACH: "the reference that the row names"}.get(shown.reference, shown.reference)
+    seeds, spread = counted(shown.seeds, "seed") if shown.seeds else "seeds", "; over datasets" if several else ""
+    rank = f"Rank 1–3, of {len(trained)} rows: the comparisons do not decide which of them it is."
     return [
-        f"In percent, mean over seeds [95% t-interval]; the best first{', by their mean' if several else ''}.",
-        *([] if several else [f"Rank 1–3, of {len(board)} rows: the comparisons do not decide which of them it is."]),
-        *([f"Gain: points over the reference, paired by seed: {signs}."] if gains else []),
-        *(["Step time: over the reference's."] if costs else []),
+        f"In percent, mean over {seeds} [95% t-interval]; the best first{', by their mean' if several else ''}.",
+        *([] if several or len(trained) < 2 else [rank]),
+        *_ensembles(trained),
+        *([f"Gain: points over {over}, paired by seed: {signs}."] if shown.reference else []),
+        *([f"Step time: of a training step, over that of {over}{spread}."] if shown.costs else []),
+        *(["–: a base. Bases are compared with each other in the sections below."] if shown.reference == BASE else []),
         *few_seeds(trained),
         *([] if len(trained) == len(board) else [GIVEN]),
     ]
+
+
+def _ensembles(trained: pd.DataFrame) -> list[str]:
+    """Why a table has more rows than methods, where it has."""
+    rows = trained.drop_duplicates("name")
+    extra = int((rows["network"] != MEAN).sum())
+    said = f"{counted(len(rows) - extra, 'method')}, and {counted(extra, 'row')} of ensembles of their networks."
+    return [said] if extra else []
 
 
 def _best_first(board: pd.DataFrame) -> list[str]:
@@ -280,11 +320,13 @@ def _best_first(board: pd.DataFrame) -> list[str]:
     return list(means.sort_values(["count", "mean"], ascending=False, kind="stable").index)
 
 
-def _gain(row: Row | None) -> Entry:
+def _gain(row: Row | None, reference: str) -> Entry:
     if row is None:
         return Entry("–")
     mean, kind = float(row["mean"]), str(row["verdict"])
-    return Entry(f"{LABELS[kind][0]} {points(mean)}", interval_of(row, points), mean, kind=kind)
+    over = f"to {row['to_name']}" if reference == EACH else ""
+    interval = " ".join(filter(None, (interval_of(row, points), over)))
+    return Entry(f"{LABELS[kind][0]} {points(mean)}", interval, mean, kind=kind)
 
 
 def _cost(found: Row | None) -> Entry:

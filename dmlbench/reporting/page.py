@@ -35,7 +35,6 @@ from dmlbench.reporting.content import (
     cost_sections,
     group_sections,
     leaderboards,
-    mapping,
     protocol_sections,
     reproduction_section,
     variance_tables,
@@ -45,9 +44,10 @@ from dmlbench.reporting.figures import gain_plot
 from dmlbench.reporting.folder import PAGE, check_target, replacing
 from dmlbench.reporting.latex import Choice, chosen, latex
 from dmlbench.reporting.naming import for_files, named, plain_names, table_metrics
-from dmlbench.reporting.numbers import Map, Numbers
+from dmlbench.reporting.numbers import Numbers
 from dmlbench.reporting.opening import Opening, opening
 from dmlbench.reporting.pictures import Picture, brief_marks, csv, escape_markdown, inert, markdown, short
+from dmlbench.reporting.processes import Map, mapping
 from dmlbench.reporting.queries import Panels, Queries
 from dmlbench.reporting.reading import READING, READING_COSTS
 from dmlbench.reporting.sources import commands
@@ -79,6 +79,11 @@ FEW = 40  # cells up to which one process draws a report sooner than several hav
 PRIVATE = "# This report shows images that may not be shown to everyone, so git leaves it out.\n*\n"
 
 
+# Of strings in Arrow's memory every one that is looked at is made anew, and a report looks at all of them.
+PLAIN_STRINGS = ("mode.string_storage", "python")
+
+
+@pd.option_context(*PLAIN_STRINGS)
 def render(
     results_folders: Path | Sequence[Path] | Roots,
     name: str,
@@ -124,7 +129,7 @@ def render(
     with mapping(workers if done(results)["folder"].nunique() > FEW else 1) as each:
         margins, other = sources.tuning_margins(tuned, results, specs), Against(against)
         numbers = Numbers.of(results, history, sources.other_images(results, specs), margins, other,
-                             evaluated=given, each=each)  # fmt: skip
+                             evaluated=given)  # fmt: skip
         tables.check(set(numbers.leaderboard["name"]), table_metrics(numbers.accuracy["metric"]))
         queries = Queries.of(results, tell, left_out, other)
         queries.check_images(panels)

@@ -130,6 +130,47 @@ def test_only_boxes_scroll_sideways(page, window, width):
     assert seen.page.evaluate("document.documentElement.scrollWidth") <= width
 
 
+def test_a_row_is_a_card_on_a_narrow_screen(page, window):
+    seen = window(width=400, height=900)
+    seen.open(page)
+    unfold(seen)
+    rows = seen.page.locator("#answer .sortable tbody tr").evaluate_all(
+        "rows => rows.map(row => [...row.cells].map(cell => { const box = cell.getBoundingClientRect();"
+        " return [cell.getAttribute('role'), getComputedStyle(cell, '::before').content, box.left, box.right]; }))"
+    )
+    assert len(rows) == 2
+    for row in rows:
+        assert [role for role, *_ in row] == ["rowheader", *["cell"] * 4]
+        assert [name.strip('"') for _, name, *_ in row[1:]] == ["R@1", "Rank", "Gain over ms", "Step time over ms"]
+        assert all(0 <= left < right <= 400 for *_, left, right in row)
+    boxes = "boxes => boxes.filter(box => box.clientWidth && box.querySelector('.sortable')).map(%s)"
+    beyond = seen.page.locator(".scroll").evaluate_all(boxes % "box => box.scrollWidth - box.clientWidth")
+    assert len(beyond) > 10
+    assert max(beyond) <= 0
+    seen.page.get_by_role("button", name="Method").first.click()  # sorts
+    assert seen.page.locator("#answer .sortable tbody th").first.inner_text().split()[0] == "ms"
+
+
+@pytest.mark.parametrize("width", [800, 1440])
+def test_a_tables_head_stays_while_its_rows_scroll_by(page, window, width):
+    """Of tables that fit and of those that scroll sideways, too."""
+    seen = window(width=width, height=400)
+    seen.open(page)
+    unfold(seen)
+    wide = set()
+    for table in seen.page.locator("details.section table.sortable").all():
+        rows = table.locator("tbody tr")
+        if rows.count() < 4:
+            continue
+        rows.first.evaluate("row => row.scrollIntoView({block: 'start', behavior: 'instant'})")
+        seen.page.wait_for_timeout(100)  # two frames at least
+        bar, head = (part.bounding_box() for part in (seen.page.locator("#filter"), table.locator("thead")))
+        assert head["y"] == pytest.approx(bar["y"] + bar["height"], abs=1.5)
+        wide.add(table.evaluate("table => table.parentElement.classList.contains('wide')"))
+    assert False in wide
+    assert width > 800 or True in wide
+
+
 def test_the_answer_is_seen_first_and_the_rest_is_closed(page, window):
     seen = window(width=1440, height=900)
     seen.open(page)
@@ -194,12 +235,16 @@ def test_a_mark_says_what_it_is_where_it_is_pointed_at(page, window):
 def test_paper_has_what_is_open_and_no_page_is_blank(page, window, tmp_path):
     seen = window()
     seen.open(page)
-    closed = pages_of(seen, tmp_path / "closed.pdf")
+    closed, words = pages_of(seen, tmp_path / "closed.pdf")
+    assert not any("Where the numbers come from" in text for text in words)
+    headings = seen.page.locator("h2, h3, details.part > summary, caption").all_text_contents()
     unfold(seen)
-    opened = pages_of(seen, tmp_path / "open.pdf")
+    opened, words = pages_of(seen, tmp_path / "open.pdf")
     assert len(closed) <= 3
     assert len(opened) > len(closed)
     assert all(closed + opened)
+    assert any("Where the numbers come from" in text for text in words)
+    assert not {text.splitlines()[-1].strip() for text in words} & {heading.strip() for heading in headings}
 
 
 def test_the_committed_report_opens(window):
@@ -213,12 +258,13 @@ def unfold(seen):
     seen.page.get_by_role("button", name="Open all sections").click()
 
 
-def pages_of(seen, path: Path) -> list[bool]:
-    """Whether each page of the printed document has anything on it."""
+def pages_of(seen, path: Path) -> tuple[list[bool], list[str]]:
+    """Whether each page of the printed document has anything on it, and its words."""
     seen.page.pdf(path=path, prefer_css_page_size=True)
     with pypdfium2.PdfDocument(path) as paper:
         drawn = [sheet.render(scale=0.3).to_numpy() for sheet in paper]
-    return [bool((pixels != pixels[0, 0]).any()) for pixels in drawn]
+        words = [sheet.get_textpage().get_text_range().strip() for sheet in paper]
+    return [bool((pixels != pixels[0, 0]).any()) for pixels in drawn], words
 
 
 def contrast(one: str, other: str) -> float:

@@ -14,6 +14,7 @@ from dmlbench.reporting.numbers import Numbers
 from dmlbench.reporting.opening import opening
 from dmlbench.results.claims import after_the_fact
 from dmlbench.results.frames import load_history, load_results
+from dmlbench.specs.cell import ResolvedValue
 from dmlbench.specs.study import Claim
 from tests.reporting.fake_results import make_cell, write_cell
 
@@ -116,7 +117,8 @@ def test_one_method_has_its_accuracy(tmp_path):
     found = opening(numbers_of(tmp_path), (), DEFAULT)
     assert re.fullmatch(r"ms is the first of 1 method on glyphs with \d\d\.\d\d% R@1 \[.*\]\.", found.sentences[0])
     assert found.gains is None
-    assert found.table.columns == ("Method", "Seeds", "R@1", "Rank", "Marks")
+    assert found.table.columns == ("Method", "R@1", "Rank", "Marks")
+    assert found.table.notes == ("In percent, mean over 3 seeds [95% t-interval]; the best first.",)
 
 
 def test_too_few_seeds_are_no_finding(tmp_path):
@@ -128,14 +130,57 @@ def test_too_few_seeds_are_no_finding(tmp_path):
 
 def test_the_table_has_every_method_with_gain_and_cost(said):
     assert said.table.columns == (
-        "Method", "Seeds", "R@1, glyphs", "Gain", "R@1, omniglot-small", "Gain", "Step time", "Marks",
+        "Method", "Seeds", "R@1, glyphs", "Gain over base", "R@1, omniglot-small", "Gain over base",
+        "Step time over base", "Marks",
     )  # fmt: skip
     rows = {row[0].text: row for row in said.table.rows}
     assert next(iter(rows)) == "ms+obdsd"
     assert set(rows) == {"ms", "ms+psd", "ms+obdsd", "proxyanchor", "proxyanchor+psd"}
     assert (rows["ms+obdsd"][3].text, rows["ms+obdsd"][3].kind) == ("▲ +2.70", "better")
-    assert rows["ms"][3].text == "–"
+    for base in ("ms", "proxyanchor"):  # whose own reference is another base
+        assert [rows[base][place].text for place in (3, 5, 6)] == ["–"] * 3
+    assert "–: a base. Bases are compared with each other in the sections below." in said.table.notes
     assert rows["ms+obdsd"][6].text == "1.34–1.35×"
+
+
+def test_the_table_names_what_gains_are_over(tmp_path):
+    for seed in range(3):
+        for name in ("ms", "ms+psd", "triplet", "triplet+psd"):
+            write_cell(tmp_path, make_cell(name, seed))
+    results, history = load_results(tmp_path), load_history(tmp_path)
+
+    def shown(kept, against=DEFAULT):
+        own = results["method"].isin(kept)
+        numbers = Numbers.of(results[own], history, against=against)
+        return opening(numbers, (), against).table
+
+    def over(table):
+        return [name for name in table.columns if " over " in name]
+
+    one = shown(["ms", "ms+psd"])
+    assert over(one) == ["Gain over ms", "Step time over ms"]
+    assert one.notes[1] == "Rank 1–3, of 2 rows: the comparisons do not decide which of them it is."
+    assert one.notes[2].startswith("Gain: points over ms, paired by seed:")
+    assert over(shown(["ms", "ms+psd", "triplet", "triplet+psd"])) == ["Gain over base", "Step time over base"]
+    assert over(shown(["ms", "triplet"])) == ["Gain over triplet", "Step time over triplet"]
+    named = shown(["ms", "ms+psd", "triplet"], Against(method="ms"))
+    assert over(named) == ["Gain over ms", "Step time over ms"]
+    assert {row[0].text: row[3].text for row in named.rows}["ms"] == "–"
+    assert {row[0].text: row[3].value for row in named.rows}["triplet"] < 0
+
+
+def test_bases_with_several_references_name_each(tmp_path):
+    for seed in range(3):
+        for cell in (make_cell("ms", seed), make_cell("triplet", seed)):
+            write_cell(tmp_path, cell)
+        plain = make_cell("ms", seed, overrides=("loss.alpha=3",))
+        part = plain.method.loss.model_copy(update={"parameters": {"alpha": ResolvedValue(value=3.0, source="--set")}})
+        write_cell(tmp_path, replace(plain, method=plain.method.model_copy(update={"loss": part})))
+    table = opening(numbers_of(tmp_path), (), DEFAULT).table
+    assert table.columns[3:5] == ("Gain over reference", "Step time over reference")
+    entries = {row[0].text: row[3] for row in table.rows}
+    assert entries["ms"].interval.endswith("] to triplet")
+    assert entries["ms{alpha=3}"].interval.endswith("] to ms")
 
 
 def test_the_matrix_has_a_panel_per_modifier_and_a_row_per_base(said):

@@ -85,35 +85,29 @@ def leaderboard_table(
         figures = [entry for pair in pairs for entry in pair]
         own = classes.get(row["name"])
         figures += [Entry(interval_of(own, percent), value=own["low"]) if own else Entry("–")] if classes else []
-        counted = number(seeds, "{:.0f}".format) if seeds else Entry("–")
-        rows.append((Entry(row["name"]), counted, *figures, Entry(row["marks"])))
+        of_seeds = number(seeds, "{:.0f}".format) if seeds else Entry("–")
+        rows.append((Entry(row["name"]), of_seeds, *figures, Entry(row["marks"])))
     trained = mine[mine["n"] > 0]
     return Table(
         f"leaderboard_{group.slug}_{selection}",
         f"Leaderboard of {group.title}; {SELECTIONS[selection] if len(trained) else NOT_TRAINED}",
-        (
-            "Method",
-            "Seeds",
-            *(name for metric in metrics for name in (metric_name(metric), "Rank")),
-            *(["R@1 over classes"] if classes else []),
-            "Marks",
-        ),
+        ("Method", "Seeds", *(name for metric in metrics for name in (metric_name(metric), "Rank")),
+         *(["R@1 over classes"] if classes else []), "Marks"),
         tuple(rows),
         (
-            *BOARD,
+            BOARD,
+            *_ranks(trained[trained["metric"] == metrics[0]]),
             *([OVER_CLASSES] if classes else []),
             *few_seeds(trained),
             *([] if len(trained) == len(mine) else [GIVEN]),
         ),
-    )
+    )  # fmt: skip
 
 
-BOARD = (
-    "In percent, the best first: mean over seeds [95% t-interval].",
-    (
-        "Rank 1–3: the comparisons (paired t-tests of all pairs, Holm, .05) do not decide which of them it is. That is "
-        "no evidence that methods are equal."
-    ),
+BOARD = "In percent, the best first: mean over seeds [95% t-interval]."
+RANKS = (
+    "Rank 1–3, of {} rows: the comparisons (paired t-tests of all pairs, Holm, .05) do not decide which of them it is. "
+    "That is no evidence that methods are equal."
 )
 NOT_TRAINED = "not trained here"
 GIVEN = (
@@ -124,6 +118,10 @@ OVER_CLASSES = (
     "R@1 over classes: the 95% percentile bootstrap interval of the same mean over test classes, where embeddings were "
     "kept: how far it would move with other classes of the same kind."
 )
+
+
+def _ranks(trained: pd.DataFrame) -> list[str]:
+    return [RANKS.format(len(trained))] if len(trained) > 1 else []
 
 
 def _rows(board: pd.DataFrame, metric: str) -> list[Mapping[Hashable, Any]]:

@@ -155,9 +155,11 @@ def power(compared: pd.DataFrame, effect: float = EFFECT) -> list[str]:
 
 def ordered(compared: pd.DataFrame) -> Iterator[Mapping[Hashable, Any]]:
     """Comparisons in the order of their methods, each against its base first."""
-    for _, first in in_order(compared.drop_duplicates("name")).iterrows():
-        own = compared[compared["name"] == first["name"]].to_dict("records")
-        yield from sorted(own, key=_rank_of_other)
+    found: dict[str, list[Mapping[Hashable, Any]]] = {}
+    for row in compared.to_dict("records"):
+        found.setdefault(row["name"], []).append(row)
+    for name in in_order(compared.drop_duplicates("name"))["name"]:
+        yield from sorted(found[name], key=_rank_of_other)
 
 
 def _rank_of_other(row: Mapping[Hashable, Any]) -> tuple[bool, Any]:

@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 
 from dmlbench.analysis.comparisons import other_kinds, other_origins
+from dmlbench.analysis.estimates import ESTIMATE
 from dmlbench.analysis.groups import DEFAULT, Against, in_order
 from dmlbench.analysis.statistics import FEWEST, smallest_p
 from dmlbench.analysis.tuning import unequal_budgets
@@ -84,21 +85,22 @@ def estimate_entry(
 
 def by_method(estimates: pd.DataFrame) -> Iterable[pd.DataFrame]:
     """The rows of every method, methods in their order."""
-    for _, method in in_order(estimates.drop_duplicates("name")).iterrows():
-        yield estimates[estimates["name"] == method["name"]]
+    parts = dict(iter(estimates.groupby("name", sort=False)))
+    for name in in_order(estimates.drop_duplicates("name"))["name"]:
+        yield parts[name]
 
 
 def metrics_row(
     part: pd.DataFrame, metrics: list[str], write: Callable[[float], str], *, spread: bool = False
 ) -> tuple[Entry, ...]:
     """A method's name, its number of seeds, its estimate of every metric, its marks."""
-    by_metric = {row["metric"]: row for row in part.to_dict("records")}
-    first, seeds = part.iloc[0], int(part["n"].max())
+    by_metric = {row["metric"]: row for row in part[["metric", *ESTIMATE]].to_dict("records")}
+    name, marks, seeds = part["name"].iloc[0], str(part["marks"].iloc[0]), int(part["n"].max())
     measured = [
         estimate_entry(by_metric[name], write, seeds, spread=spread) if name in by_metric else Entry("–")
         for name in metrics
     ]
-    return (Entry(first["name"]), number(seeds, "{:.0f}".format), *measured, Entry(str(first["marks"])))
+    return (Entry(name), number(seeds, "{:.0f}".format), *measured, Entry(marks))
 
 
 def few_seeds(estimates: pd.DataFrame) -> list[str]:
