@@ -90,12 +90,12 @@ def _disk(results: Path) -> Check:
 
 
 def _weights() -> list[Check]:
-    """Of the shipped protocols; nothing is downloaded."""
+    """Of the shipped protocols, those that share weights in one row; nothing is downloaded."""
     from dmlbench.models.pretrained import is_file, to_download
     from dmlbench.specs.protocol import ProtocolFile, own_protocols
     from dmlbench.specs.yaml_files import read_yaml, validate
 
-    checks: list[Check] = []
+    protocols: dict[tuple[str, str], list[str]] = {}
     for name, path in own_protocols().items():
         model = validate(ProtocolFile, read_yaml(path), str(path)).model
         if model.weights is None:
@@ -103,8 +103,9 @@ def _weights() -> list[Check]:
         missing = to_download(model)
         if is_file(model.weights):
             missing = f"{model.weights} is not part of dmlbench; --set model.weights=FILE for {model.backbone}"
-        checks.append(("note" if missing else "ok", f"weights of {name}", missing or f"{model.weights} is here"))
-    return checks
+        found = ("note", missing) if missing else ("ok", f"{model.weights} of {model.backbone} is here")
+        protocols.setdefault(found, []).append(name)
+    return [(state, "weights", f"{said}: for {', '.join(names)}") for (state, said), names in protocols.items()]
 
 
 def _data(data_dir: Path | None) -> list[Check]:

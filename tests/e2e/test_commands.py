@@ -175,4 +175,4 @@ def test_doctor_looks_for_weights_and_downloads_none(
     assert "IMAGENET1K_V1 of torchvision:resnet50 are not" in " ".join(missing.stdout.split())
     assert missing.returncode == 0
     (tmp_path / "hub" / "checkpoints" / "resnet50-0676ba61.pth").touch()
-    assert "IMAGENET1K_V1 is here" in " ".join(dmlbench("doctor").stdout.split())
+    assert "IMAGENET1K_V1 of torchvision:resnet50 is here: for " in " ".join(dmlbench("doctor").stdout.split())
