@@ -189,7 +189,7 @@ Row = dict[str, object]
 
 def _each(rows: pd.DataFrame, keys: Sequence[str]) -> Iterator[tuple[Row, Integers]]:
     """The keys of each group with the places of its rows: a table for each of thousands takes longer than its tests."""
-    groups = rows.groupby(list(keys), sort=False).ngroup().to_numpy()
+    groups = rows.groupby(list(keys), sort=False, dropna=False).ngroup().to_numpy()
     firsts = rows[list(keys)][~pd.Series(groups, rows.index).duplicated()].itertuples(index=False, name=None)
     order = np.argsort(groups, kind="stable")
     parts = np.split(order, np.flatnonzero(np.diff(groups[order])) + 1)

@@ -32,7 +32,7 @@ from dmlbench.analysis.groups import DEFAULT, GROUP, METHOD, OTHER, Against, Gro
 from dmlbench.analysis.statistics import Estimate
 from dmlbench.errors import Damaged, OnDamaged, UserError, attempt, warn
 from dmlbench.results.frames import of_kept_embeddings
-from dmlbench.results.store import read_summary
+from dmlbench.results.store import read_spec, read_summary
 
 PAIRED = [*GROUP, *METHOD, *OTHER, "seed"]
 EVIDENCE = ["difference", "low", "high", "classes", "queries", "won", "lost", "both", "neither"]
@@ -120,6 +120,8 @@ def measure_kept(results: pd.DataFrame, damaged: OnDamaged = warn) -> dict[str, 
             damaged(embeddings)
         elif embeddings is not None:
             data = summary.dataset.fingerprint if summary.dataset else ""
+            if (cell := read_spec(Path(folder))).protocol.training.vary == "split":
+                data += f" split by seed {cell.seed}"  # other classes are tested
             found[folder] = Measured(
                 embeddings.labels, nearest(embeddings), spectrum(embeddings), data, _class_names(embeddings)
             )

@@ -330,7 +330,7 @@ def probability_of_improvement(
 
 @cache
 def _newcombe(share: float, treated: int, control: int, confidence: float) -> tuple[float, float]:
-    """Bounds of Newcombe's interval; a study has few shares, for it has as many runs of most methods."""
+    """Bounds of Newcombe's interval; a study has few shares, because most methods have as many runs."""
     z, more = float(special.ndtri((1 + confidence) / 2)), (treated + control) / 2 - 1
 
     def beyond(chance: float) -> float:

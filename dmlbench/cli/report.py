@@ -106,7 +106,9 @@ def _panels(choice: bool | None, data_dir: Path | None, tracking: str) -> "Panel
 
     if choice and tracking == "auto":
         what = "--panels: MLflow is sent no images whose licence does not let anyone show them"
-        raise UserError(what, hint="leave out --panels or --tracking auto")
+        raise UserError(
+            what, hint="leave out --panels (images that anyone may show are shown unasked) or --tracking auto"
+        )
     return Panels.of(choice, data_dir)
 
 

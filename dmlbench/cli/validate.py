@@ -69,7 +69,7 @@ def _validate(file: Path) -> str:
     protocol = load_protocol("conv4-64", "glyphs")
     method = registry.resolve(name, "glyphs", protocol.name)
     loss, unrated = check_method(method, protocol)
-    told = f"{file}: valid; a step of {name} gives loss {loss:.4f}"
-    told += "".join(f"; {mark}" for mark in method.marks if mark.startswith(REPLACED.partition("{")[0]))
+    said = f"{file}: valid; a step of {name} gives loss {loss:.4f}"
+    said += "".join(f"; {mark}" for mark in method.marks if mark.startswith(REPLACED.partition("{")[0]))
     rates = f"; learned at the network's rate, for learning_rates gives no other: {', '.join(unrated)}"
-    return told + rates if unrated else told
+    return said + rates if unrated else said

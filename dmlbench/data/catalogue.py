@@ -189,9 +189,9 @@ def dataset_info(text: str, option: str = "--datasets") -> DatasetInfo:
     return DatasetInfo(folder.name, folder.name, description, folder, default_protocol=protocol, files=True)
 
 
-def images_may_be_shown(name: str) -> bool:
-    """Whether the images of a cell's dataset may be shown to others unasked: no own dataset has a catalogue's name."""
-    return name in DATASETS and DATASETS[name].images_may_be_shown
+def images_may_be_shown(spec: DatasetSpec) -> bool:
+    """Whether the images of a cell's dataset may be shown to others unasked: never those of a folder that it names."""
+    return spec.root is None and spec.name in DATASETS and DATASETS[spec.name].images_may_be_shown
 
 
 def family_of(spec: DatasetSpec) -> Family:

@@ -177,7 +177,7 @@ class _Group:
     """One group's numbers, and what is drawn of them."""
 
     def __init__(self, group: Group, material: Material) -> None:
-        self.look, numbers = material.look, material.numbers.of_group(group)  # all that another process is sent
+        self.look, numbers = material.look, material.numbers.of_group(group)  # what of them another process is sent
         self.group, self.numbers, self.material = group, numbers, replace(material, numbers=numbers)
         self._drawn = self.material.drawn
         self.means = _of_metric(group, numbers.accuracy)

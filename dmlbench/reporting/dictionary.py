@@ -13,7 +13,7 @@ FILES = {  # tables by name
     "datasets": "interquartile means and average ranks over datasets",
     "optimism": "what choosing the epoch on the test classes adds",
     "overhead": "step times over the reference's",
-    "measured": "what `dmlbench overhead` measured, every measurement",
+    "measured": "what dmlbench overhead measured, every measurement",
     "phases": "where a training step's time goes",
     "reproduction": "published figures beside ours",
     "evaluated": "every metric of what was not trained here",

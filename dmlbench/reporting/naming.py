@@ -97,7 +97,8 @@ def percent(fraction: float) -> str:
 
 def points(fraction: float) -> str:
     """A difference of fractions in percentage points with its sign, `+0.42`; a dash where there is none."""
-    return "–" if math.isnan(fraction) else f"{100 * fraction:+.2f}".replace("-", MINUS)
+    rounded = f"{100 * fraction:+.2f}"
+    return "–" if math.isnan(fraction) else "0.00" if rounded == "-0.00" else rounded.replace("-", MINUS)
 
 
 def plain(value: float) -> str:

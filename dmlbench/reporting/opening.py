@@ -20,12 +20,15 @@ from dmlbench.errors import counted
 from dmlbench.reporting.figures import Gains
 from dmlbench.reporting.naming import metric_name, percent, plain, points
 from dmlbench.reporting.numbers import METRIC, Numbers
-from dmlbench.reporting.tables.accuracy import GIVEN, NOT_TRAINED, rank_range
+from dmlbench.reporting.tables.accuracy import GIVEN, NOT_TRAINED, rank_note, rank_range
 from dmlbench.reporting.tables.comparison import LABELS, power
 from dmlbench.reporting.tables.table import Entry, Table, estimate_entry, few_seeds, interval_of, number
 from dmlbench.results.frames import MEAN
 from dmlbench.specs.overrides import Settings
 
+RANKS = "Rank {}, of {} rows: the comparisons do not decide which of them it is."
+TRANSFERRED = "Transferred: with the values that were published for that protocol, and no weights of it."
+DASH = "–: a base. Bases are compared with each other in the sections below."
 MOST_CLAIMS = 3  # sentences of claims that a reader takes in at once
 MOST_ROWS = 40  # of the gain matrix; a study with more is shown averaged over its datasets
 Row = Mapping[Hashable, Any]
@@ -174,6 +177,7 @@ def _extremes(shown: pd.DataFrame) -> str:
     """
     tested = shown[shown["verdict"] != ""].sort_values("mean", kind="stable")
     alike = tested[~tested["tuned"].astype(bool) & (tested["network"] == MEAN)]
+    of = " of one network, not tuned" if 0 < len(alike) < len(tested) else ""
     tested = alike if len(alike) else tested
     several = len(set(tested["dataset"])) > 1
 
@@ -182,9 +186,9 @@ def _extremes(shown: pd.DataFrame) -> str:
         return f"{row['name']}{where}, {_gained(row)}"
 
     better, worse = (tested[tested["verdict"] == kind] for kind in ("better", "worse"))
-    said = [f"largest gain: {say(better.iloc[-1])}"] if len(better) else []
-    said += [f"largest loss: {say(worse.iloc[0])}"] if len(worse) else []
-    return "; ".join(said) or f"largest estimate: {say(tested.iloc[tested['mean'].abs().argmax()])}, not decided"
+    said = [f"largest gain{of}: {say(better.iloc[-1])}"] if len(better) else []
+    said += [f"largest loss{'' if said else of}: {say(worse.iloc[0])}"] if len(worse) else []
+    return "; ".join(said) or f"largest estimate{of}: {say(tested.iloc[tested['mean'].abs().argmax()])}, not decided"
 
 
 def _first(scope: Scope, numbers: Numbers, where: str) -> str:
@@ -207,6 +211,8 @@ def _certainty(shown: pd.DataFrame, claims: Sequence[Judged]) -> str:
     tested = shown[shown["verdict"] != ""]
     families = _listed([f"{size:.0f}" for size in sorted(set(tested["family"]))], "or")
     made = "made on each dataset" if len(set(tested["dataset"])) > 1 else "that were made"
+    more = tested["family"] > tested.groupby("dataset")["family"].transform("size")
+    made += ", also between modifiers" if more.any() else ""
     corrected = f"; verdicts corrected for all {families} comparisons {made}" if families not in ("", "1") else ""
     said = f"{declared}{pairs} seeds each, paired; 95% t-intervals{corrected}."
     return " ".join([said[0].upper() + said[1:], *power(shown)])
@@ -234,7 +240,9 @@ def board_table(scope: Scope, numbers: Numbers, compared: pd.DataFrame) -> Table
     costs = timed.groupby("name")["mean"].agg(["min", "max"]).to_dict("index")
     several, seeds = len(scope.datasets) > 1, board.groupby("name", sort=False)["n"].max()
     counts = set(map(int, board["n"]))
-    shown = _Shown(_reference(compared), costs=bool(costs), seeds=0 if len(counts) > 1 else counts.pop())
+    others = {name for name, dataset in found if (name, dataset) not in gained} - set(compared["to_name"][:1])
+    bases = others & set(board.loc[(board["modifier"] == "") & (board["n"] > 0), "name"])
+    shown = _Shown(_reference(compared), bool(costs), 0 if len(counts) > 1 else counts.pop(), bases=bool(bases))
     rows = []
     for name in _best_first(board):
         own = [found.get((name, dataset)) for dataset in scope.datasets]
@@ -259,11 +267,15 @@ BASE, EACH = "base", "reference"  # what gains are over, where it is no single m
 
 @dataclass(frozen=True)
 class _Shown:
-    """What the columns of the first table are of: the reference in words, and the seeds where all rows have as many."""
+    """What the columns of the first table are of: the reference in words, and the seeds where all rows have as many.
+
+    `bases` says whether there are some without a gain: their differences are to another base.
+    """
 
     reference: str
     costs: bool
     seeds: int
+    bases: bool
 
 
 def _reference(compared: pd.DataFrame) -> str:
@@ -293,14 +305,14 @@ def _notes(board: pd.DataFrame, shown: _Shown) -> list[str]:
     trained, several = board[board["n"] > 0], len(set(board["dataset"])) > 1
     over = {BASE: "a method's own base", EACH: "the reference that the row names"}.get(shown.reference, shown.reference)
     seeds, spread = counted(shown.seeds, "seed") if shown.seeds else "seeds", "; over datasets" if several else ""
-    rank = f"Rank 1–3, of {len(trained)} rows: the comparisons do not decide which of them it is."
     return [
         f"In percent, mean over {seeds} [95% t-interval]; the best first{', by their mean' if several else ''}.",
-        *([] if several or len(trained) < 2 else [rank]),
+        *([] if several else rank_note(trained, RANKS)),
         *_ensembles(trained),
         *([f"Gain: points over {over}, paired by seed: {signs}."] if shown.reference else []),
         *([f"Step time: of a training step, over that of {over}{spread}."] if shown.costs else []),
-        *(["–: a base. Bases are compared with each other in the sections below."] if shown.reference == BASE else []),
+        *([DASH] if shown.reference and shown.bases else []),
+        *([TRANSFERRED] if trained["marks"].str.contains("transferred from").any() else []),
         *few_seeds(trained),
         *([] if len(trained) == len(board) else [GIVEN]),
     ]

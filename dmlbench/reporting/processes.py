@@ -64,8 +64,11 @@ def _shared(
         hand_out()
     try:
         for own in found:
-            while waiting and not own.done():
-                place, item = waiting.pop()
+            while not own.done():
+                try:
+                    place, item = waiting.pop()
+                except IndexError:  # all are handed out
+                    break
                 found[place].set_result(function(item))
             yield own.result()
     finally:

@@ -35,6 +35,7 @@ from dmlbench.reporting.figures.panels import Thumbnails, thumbnails
 from dmlbench.reporting.naming import named
 from dmlbench.reporting.style import Look, Plot
 from dmlbench.results.frames import of_kept_embeddings
+from dmlbench.results.store import read_spec
 from dmlbench.runner.matrix import data_folder
 
 MAPS, FIT = 12, 6  # panels that fit a page: of a map, and of figures with a row for every class or pair
@@ -69,9 +70,9 @@ class Panels:
                 raise
             return None  # the environment names a folder that is not there, and nobody asked for it
 
-    def shows(self, dataset: str) -> bool:
-        """Whether images of a dataset are shown."""
-        return self.asked or images_may_be_shown(dataset)
+    def shows(self, folder: str) -> bool:
+        """Whether the images of a cell's dataset are shown."""
+        return self.asked or images_may_be_shown(read_spec(Path(folder)).dataset)
 
 
 @dataclass(frozen=True)
@@ -118,9 +119,8 @@ class Queries:
 
     def shows_private_images(self, panels: Panels | None) -> bool:
         """Whether images are shown that their licence does not let anyone show."""
-        return panels is not None and any(
-            panels.shows(name) and not images_may_be_shown(name) for name in set(self.kept["dataset"])
-        )
+        specs = [read_spec(Path(folder)).dataset for folder in self.kept["folder"]] if panels and panels.asked else []
+        return not all(map(images_may_be_shown, specs))
 
     def plots(self, group: Group, look: Look, panels: Panels | None) -> list[Plot]:
         """Gains by class, classes confused, and where images are shown what methods retrieve.
@@ -136,7 +136,7 @@ class Queries:
         folders = set(cells["folder"])
         pairs = [pair for pair in self.pairs if str(pair.folders[0]) in folders]
         gains, confused = named(class_gains(pairs)), named(confusions(pairs))
-        compared, alone = self._examples(pairs, cells) if panels and panels.shows(group.dataset) else ([], [])
+        compared, alone = self._examples(pairs, cells) if panels and panels.shows(cells["folder"].iloc[0]) else ([], [])
         images = self._images(cells, panels, _positions(gains, confused, [*compared, *alone]))
         plots = []
         for draw, rows in ((class_gain_plot, gains), (confusion_plot, confused)):
@@ -187,7 +187,7 @@ class Queries:
 
     def _images(self, cells: pd.DataFrame, panels: Panels | None, positions: Iterable[int]) -> Thumbnails | None:
         """The images at some positions of a group's test split; None where they are not shown."""
-        if panels is None or not panels.shows(str(cells["dataset"].iloc[0])):
+        if panels is None or not panels.shows(cells["folder"].iloc[0]):
             return None
         try:
             return thumbnails(Path(cells["folder"].iloc[0]), panels.data_dir, positions)

@@ -161,7 +161,7 @@ def _by_network(metrics: Mapping[str, float]) -> dict[str, dict[str, float]]:
 def mark(network: str, networks: int) -> str:
     """What every table says of a network of several, with the number that were trained."""
     if network == ENSEMBLE:
-        return f"{networks} networks side by side: {networks} forward passes, {networks} x the dimensions at test time"
+        return f"ensemble of {networks} networks: {networks} forward passes, {networks} x the dimensions at test time"
     return f"mean over {networks} networks" if network == MEAN else f"one of {networks} networks"
 
 

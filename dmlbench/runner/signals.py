@@ -74,6 +74,9 @@ def keeping_handlers() -> Iterator[None]:
 
     Ray's own raises an exception wherever Python is, and where that is in another library's callback it is lost.
     """
+    if threading.current_thread() is not threading.main_thread():  # where no library may set handlers
+        yield
+        return
     original = signal.signal
 
     def others_only(number: int, handler: Any) -> Any:  # noqa: ANN401 - as of `signal.signal`

@@ -40,5 +40,5 @@ CHECKS = (
     Check("bfloat16", "a step in bfloat16 autocast against float32", TRAININGS, "bfloat16", 5),
     Check("memory", "memory of a step, and whether it grows from epoch to epoch", COSTS, "memory", 15),
     Check("loader", "training from the loader against batches on the device", FEEDING, "loader", 10, most=40),
-    Check("overhead", "the step of ms+psd against that of ms, by turns", COSTS, "overhead", 25, most=120),
+    Check("overhead", "the step of ms+psd against that of ms, interleaved", COSTS, "overhead", 25, most=120),
 )

@@ -2,7 +2,6 @@
 
 import difflib
 import io
-import math
 
 import torch
 
@@ -26,7 +25,7 @@ DRAWN = (
 INFINITE_LOSS = (
     "a logarithm of 0, or a mean of no pairs? A batch without a valid pair needs the loss 0, as embeddings.sum() * 0"
 )
-INFINITE_GRADIENT = "the step before had a finite loss and no finite gradient: a root or a norm of 0?"
+INFINITE_GRADIENT = "a root or a norm of 0? Add a small number below it"
 CALLED = "a loss is called as loss(embeddings (B, D), labels (B,)), and gets generator, epoch, epochs, indices by name"
 CLOSE = 0.8  # of a misspelt hook's name to the hook's
 
@@ -94,8 +93,11 @@ def _epoch(trainer: Trainer, method: MethodSpec, protocol: ProtocolSpec, epoch: 
     torch.manual_seed(stream_seed(0, epoch, "model"))
     try:
         trainer.train()
+        losses = []
         with trainer.batches(split, protocol, 0) as batches:
-            losses = [torch.stack(trainer.step(batch, epoch, mining)).sum() for batch in batches.epoch(epoch)]
+            for step, batch in enumerate(batches.epoch(epoch), start=1):
+                losses.append(torch.stack(trainer.step(batch, epoch, mining)).sum())
+                _check_finite(trainer, losses[-1], f"{method.name}: training step {step} of epoch {epoch + 1}")
         trainer.end_epoch()
     except (KeyboardInterrupt, UserError):
         raise
@@ -103,15 +105,16 @@ def _epoch(trainer: Trainer, method: MethodSpec, protocol: ProtocolSpec, epoch: 
         part = method.distillation or method.loss
         what = f"{method.name}: a training step failed ({described(error, part)})"
         raise UserError(what, hint=CALLED if part.slot == "loss" and isinstance(error, TypeError) else None) from error
-    found = torch.stack(losses)
-    for step, loss in enumerate(found.tolist()):
-        if not math.isfinite(loss):
-            which = epoch * len(losses) + step
-            raise UserError(
-                f"{method.name}: training step {which + 1} gave the loss {loss}",
-                hint=INFINITE_GRADIENT if which else INFINITE_LOSS,
-            )
-    return found
+    return torch.stack(losses)
+
+
+def _check_finite(trainer: Trainer, loss: torch.Tensor, step: str) -> None:
+    """Raise UserError where a step's loss, or what it made of the networks' weights, is not finite."""
+    if not loss.isfinite():
+        raise UserError(f"{step} gave the loss {float(loss)}", hint=INFINITE_LOSS)
+    weights = (own for network in trainer.networks for own in network.model.parameters())
+    if not all(bool(own.isfinite().all()) for own in weights):
+        raise UserError(f"{step} gave the loss {float(loss):.4g} and no finite gradient", hint=INFINITE_GRADIENT)
 
 
 def _pass_on(whole: Trainer, resumed: Trainer, name: str) -> None:

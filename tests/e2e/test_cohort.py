@@ -42,7 +42,7 @@ def test_a_cohort_has_a_row_for_each_readout(dmlbench: Command, tmp_path: Path) 
     assert page.returncode == 0, page.stderr
     text = (tmp_path / "reports" / "cohorts" / "report.md").read_text()
     assert "reconstruction from the paper's abstract" in text
-    assert "2 networks side by side: 2 forward passes, 2 x the dimensions at test time" in text
+    assert "ensemble of 2 networks: 2 forward passes, 2 x the dimensions at test time" in text
     assert "| triplet+dm2{ensemble} | triplet+independent{ensemble} |" in text
     kept = pd.read_csv(tmp_path / "reports" / "cohorts" / "tables" / "queries.csv")
     assert set(kept["method"]) == {"triplet+dm2{member 1}", "triplet+independent{member 1}"}

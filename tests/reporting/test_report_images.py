@@ -19,7 +19,7 @@ from dmlbench.reporting import queries as module
 from dmlbench.reporting.queries import MAPS, Panels, Queries
 from dmlbench.reporting.style import Look
 from dmlbench.results.frames import load_results
-from dmlbench.specs.cell import Cell
+from dmlbench.specs.cell import Cell, DatasetSpec
 from tests.kept import keep
 from tests.reporting.fake_results import make_cell, method, protocol, write_cell
 
@@ -60,9 +60,11 @@ def images_of(plot):
 
 
 def test_a_licence_says_whether_anyone_may_show_the_images():
-    assert {name for name in DATASETS if images_may_be_shown(name)} == {"glyphs", "omniglot-small"}
+    shown = {name for name in DATASETS if images_may_be_shown(DatasetSpec(name=name, version="1"))}
+    assert shown == {"glyphs", "omniglot-small"}
     assert all("MIT" in info.licence for info in DATASETS.values() if info.images_may_be_shown)
-    assert not images_may_be_shown("birds")
+    assert not images_may_be_shown(DatasetSpec(name="birds", version="1"))
+    assert not images_may_be_shown(DatasetSpec(name="glyphs", version="1", root="/somebody/elses"))
 
 
 def test_images_that_anyone_may_show_are_shown_unasked(tmp_path, glyphs):
@@ -199,3 +201,37 @@ def test_figures_of_many_methods_are_in_parts_that_fit_a_page(tmp_path, monkeypa
     shown = [set(plot.data["name"]) for plot in drawn]
     assert [len(own) for own in shown] == [2, 1]
     assert not shown[0] & shown[1]
+
+
+def test_nothing_is_downloaded_to_show_images(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "empty"))
+    monkeypatch.setattr("dmlbench.data.archives.fetch", lambda *arguments, **options: pytest.fail("downloads"))
+    omniglot = {"name": "omniglot-small", "version": "1", "fingerprint": "f"}
+    for name in ("ms", "ms+psd"):
+        cell = make_cell(name, 0, "omniglot-small")
+        write(tmp_path / "runs", name, data=omniglot, cell=cell, labels=np.repeat(np.arange(106), 20))
+    found = read(tmp_path / "runs")
+    assert not images_of(plots(found, UNASKED)["confusions"])
+    with pytest.raises(UserError, match="no such data folder"):
+        plots(found, ASKED)
+    assert not (tmp_path / "empty").exists()
+
+
+def test_a_folder_that_a_strangers_spec_names_is_not_read_unasked(tmp_path, monkeypatch):
+    monkeypatch.setattr("dmlbench.data.images.load_of_cell", lambda *arguments: pytest.fail("reads it"))
+    spec = DatasetSpec(name="glyphs", version="1", root="/somebody/elses")
+    for name in ("ms", "ms+psd"):
+        cell = Cell(method(name), spec, protocol(), 0)
+        write(tmp_path, name, data={"name": "glyphs", "version": "1", "fingerprint": "f"}, cell=cell)
+    found = read(tmp_path)
+    assert not images_of(plots(found, UNASKED)["confusions"])
+    assert found.shows_private_images(ASKED)
+
+
+def test_embeddings_of_more_images_than_there_are_show_none(tmp_path, glyphs):
+    for name in ("ms", "ms+psd"):
+        write(tmp_path, name, data=glyphs, labels=np.repeat(np.arange(120), 20))
+    found = read(tmp_path)
+    assert not images_of(plots(found, UNASKED)["confusions"])
+    with pytest.raises(UserError, match=r"has embeddings of \d+ images or more, and the dataset 2000"):
+        plots(found, ASKED)

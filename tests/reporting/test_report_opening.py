@@ -57,8 +57,11 @@ def test_the_ends_are_of_what_compares_like_with_like(tmp_path):
     better = found.comparisons.assign(verdict="better")
     obdsd = better["name"] == "ms+obdsd"
     for wanted, compared in (
-        ("; largest gain: ms+psd, +", better.assign(tuned=obdsd)),
-        ("; largest gain: ms+psd, +", better.assign(network=np.where(obdsd, "ensemble", better["network"]))),
+        ("; largest gain of one network, not tuned: ms+psd, +", better.assign(tuned=obdsd)),
+        (
+            "; largest gain of one network, not tuned: ms+psd, +",
+            better.assign(network=np.where(obdsd, "ensemble", better["network"])),
+        ),
         ("; largest gain: ms+obdsd, +", better),
         ("; largest estimate: ms+obdsd, +", better.assign(verdict="inconclusive")),
     ):
@@ -159,7 +162,7 @@ def test_the_table_names_what_gains_are_over(tmp_path):
 
     one = shown(["ms", "ms+psd"])
     assert over(one) == ["Gain over ms", "Step time over ms"]
-    assert one.notes[1] == "Rank 1–3, of 2 rows: the comparisons do not decide which of them it is."
+    assert one.notes[1] == "Rank 1–2, of 2 rows: the comparisons do not decide which of them it is."
     assert one.notes[2].startswith("Gain: points over ms, paired by seed:")
     assert over(shown(["ms", "ms+psd", "triplet", "triplet+psd"])) == ["Gain over base", "Step time over base"]
     assert over(shown(["ms", "triplet"])) == ["Gain over triplet", "Step time over triplet"]

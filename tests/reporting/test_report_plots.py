@@ -235,3 +235,17 @@ def test_ranks_join_what_the_critical_difference_cannot_part():
 )
 def test_cliques_are_the_largest_runs(ranks, found):
     assert _cliques(np.array(ranks, float), 1.0) == found
+
+
+def test_the_caption_of_curves_names_what_leaves_the_axis_and_comes_back():
+    names = ("ms", "ms+psd", "triplet", "triplet+psd")
+
+    def value(name, epoch):
+        return 0.05 if (name, epoch) == ("ms+psd", 6) else 0.6 + names.index(name) / 100 + epoch / 1000
+
+    rows = [
+        {"method": name, "seed": seed, "epoch": epoch, "test/recall_at_1": value(name, epoch) + seed / 1000}
+        for name in names for seed in range(3) for epoch in range(9)
+    ]  # fmt: skip
+    plot = curve_plot(Group("p", NONE, "birds"), shown(pd.DataFrame(rows)), Look.of(methods(*names)))
+    assert plot.caption.endswith(" The axis leaves out what is far from the rest: some epochs of ms+psd.")

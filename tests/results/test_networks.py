@@ -49,7 +49,7 @@ SINGLE = [{"epoch": epoch, "test/recall_at_1": value} for epoch, value in enumer
 
 
 def test_marks_of_networks():
-    assert mark(ENSEMBLE, 3) == "3 networks side by side: 3 forward passes, 3 x the dimensions at test time"
+    assert mark(ENSEMBLE, 3) == "ensemble of 3 networks: 3 forward passes, 3 x the dimensions at test time"
     assert [mark(network, 2) for network in (MEAN, "1")] == ["mean over 2 networks", "one of 2 networks"]
 
 

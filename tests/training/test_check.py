@@ -168,9 +168,18 @@ def test_a_modifier_learns_at_its_files_rates(tmp_path, make_trainer):
 @pytest.mark.parametrize(
     ("returned", "message"),
     [
-        ("(embeddings.sum() * 0 - 1).log()", "step 1 gave the loss nan; a logarithm of 0, or a mean of no pairs?"),
-        ("embeddings[labels > 99].mean()", "step 1 gave the loss nan; a logarithm of 0, or a mean of no pairs?"),
-        ("(embeddings * 0).pow(2).sum().sqrt()", "step 2 gave the loss nan; the step before had a finite loss and no"),
+        (
+            "(embeddings.sum() * 0 - 1).log()",
+            "step 1 of epoch 1 gave the loss nan; a logarithm of 0, or a mean of no pairs?",
+        ),
+        (
+            "embeddings[labels > 99].mean()",
+            "step 1 of epoch 1 gave the loss nan; a logarithm of 0, or a mean of no pairs?",
+        ),
+        (
+            "(embeddings * 0).pow(2).sum().sqrt()",
+            "step 1 of epoch 1 gave the loss 0 and no finite gradient; a root or a norm of 0?",
+        ),
     ],
 )
 def test_a_loss_that_is_not_finite_says_in_which_step_and_what_it_is_of(check, returned, message):

@@ -1,4 +1,4 @@
-"""Which test classes a method takes for one another, beside what its reference does."""
+"""Which test classes a method takes for one another, and which its reference."""
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -36,7 +36,7 @@ def confusion_plot(group: Group, confused: pd.DataFrame, look: Look, images: Thu
         group: What all methods share.
         confused: Rows of `queries.confusions` of this group, named, with the names of the classes.
         look: Colours.
-        images: With the first query of each class, `image` and `other_image`; None for none.
+        images: With the first image of each class, `image` and `other_image`; None for none.
     """
     methods = in_order(confused.drop_duplicates("name"))
     columns = 1 if len(methods) == 1 else 2

@@ -92,7 +92,7 @@ def turns(processes: int) -> Clock:
         ratio,
         of,
         "median over rounds",
-        "measured by turns on batches that lie on the device; “other” is what no phase covers",
+        "measured by interleaved steps on batches that are on the device; “other” is what no phase covers",
     )
 
 
@@ -231,9 +231,9 @@ def _points(axes: Axes, part: pd.DataFrame, look: Look) -> None:
         axes.plot(cost, place, color=colour, marker=sign, markersize=5, zorder=4, clip_on=False, **edges(colour, face))
         words = method_name(row, tuned=False) + (f" {points(row['mean'])}" if beyond else "")
         labels.append(axes.text(cost, place, words, fontsize=6, color=colour, zorder=5))
-    costs = part["mean_cost"].to_numpy(float)
-    reach = max(1.0, costs.max()) - min(1.0, costs.min())
-    axes.set_xlim(min(1.0, costs.min()) - 0.08 * reach, max(1.0, costs.max()) + 0.3 * reach)
+    costs = part.assign(mean=part["mean_cost"], low=part["low_cost"], high=part["high_cost"])
+    left, right = limits_of(costs, costs["mean"], include=[1.0, *costs["mean"]])
+    axes.set_xlim(left, right + 0.2 * (right - left))  # room for names
     axes.set_ylim(low, high)
     adjust_text(labels, ax=axes, expand=(1.15, 1.35), iter_lim=120, ensure_inside_axes=True,
                 arrowprops={"arrowstyle": "-", "color": MUTED, "linewidth": 0.4})  # fmt: skip

@@ -92,10 +92,13 @@ def _cut(panels: list[Axes], bases: list[str], methods: pd.DataFrame, means: pd.
                           fontsize=6.5, color=look.colour(method))  # fmt: skip
                 heights[low] += 0.09 if low else -0.09
     untrained = means.loc[means["epoch"] == 0, "mean"]
-    below = (untrained < limits[0]).any()
-    left_out = [f"the untrained network at epoch 0, {100 * untrained.mean():.1f}%"] if below else []
+    beyond = (untrained < limits[0]).any()
+    left_out = [f"the untrained network at epoch 0, {100 * untrained.mean():.1f}%"] if beyond else []
     left_out += ["lines that end at an arrow's number"] if any(axes.texts for axes in panels) else []
-    return f" The axis leaves out what is far from the rest: {'; '.join(left_out) or 'first epochs'}."
+    out = means[(means["epoch"] > 0) & ~means["mean"].between(*limits)]
+    passing = [name for name in dict.fromkeys(out["name"]) if limits[0] <= float(last[name]) <= limits[1]]
+    left_out += [f"some epochs of {', '.join(passing)}"] if passing else []
+    return f" The axis leaves out what is far from the rest: {'; '.join(left_out)}."
 
 
 def _limits(means: pd.DataFrame) -> Limits | None:

@@ -17,6 +17,7 @@ from matplotlib.ticker import MaxNLocator
 
 from dmlbench.analysis.estimates import SELECTIONS
 from dmlbench.analysis.groups import base_name, in_order, modifier_name
+from dmlbench.errors import counted
 from dmlbench.reporting.naming import metric_name, plain, points
 from dmlbench.reporting.style import (
     FILES,
@@ -102,6 +103,8 @@ def gain_plot(gains: Gains) -> Plot:
 def _caption(metric: str, gains: Gains, compared: pd.DataFrame, limit: float) -> str:
     bands = sorted({gains.effect(str(modifier)) for modifier in compared["modifier"]})
     beyond = int((100 * compared["mean"].abs() > limit).sum())
+    ends = 100 * compared[["all_low", "all_high"]].abs().max(axis="columns")
+    cut = int(((ends > limit) & (100 * compared["mean"].abs() <= limit)).sum())
     squares = "square: an ensemble, against one network; " if (compared["network"] != MEAN).any() else ""
     return (
         f"Mean difference in {metric} to the reference, paired by seed. Thick: 95% t-interval; thin: simultaneous "
@@ -109,6 +112,7 @@ def _caption(metric: str, gains: Gains, compared: pd.DataFrame, limit: float) ->
         f"smallest effect of interest ({' or '.join(f'{effect:g}' for effect in bands)} "
         f"{'point' if bands == [1.0] else 'points'})."
         + (f" Arrows: {beyond} beyond the axis, with their number." if beyond else "")
+        + (f" The axis cuts {counted(cut, 'thin line')}." if cut else "")
     )
 
 

@@ -287,7 +287,7 @@ def _scatter(axes: Axes, x: pd.Series, y: pd.Series, mark: _Mark, signs: tuple[s
 
 
 def _write_beyond(axes: Axes, marks: Sequence[_Mark]) -> None:
-    """Write the numbers of marks beyond an axis beside them, where they hide the fewest other marks."""
+    """Write the numbers of marks beyond an axis next to them, where they hide the fewest other marks."""
     axes.get_xlim(), axes.get_ylim()  # asked for, they are up to date
     to_points = (axes.transData - axes.figure.dpi_scale_trans).transform([(mark.x, mark.y) for mark in marks]) * 72
     low, high = axes.bbox.transformed(axes.figure.dpi_scale_trans.inverted()).get_points() * 72

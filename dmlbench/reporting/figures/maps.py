@@ -88,7 +88,7 @@ def _points(axes: Axes, own: pd.DataFrame, letters: dict[int, str]) -> None:
 
 
 def _style(letter: str) -> dict[str, Any]:
-    """A class's sign: its letter, every other one muted. No colours, for these are of methods."""
+    """A class's sign: its letter, every other one muted. No colours: these are of methods."""
     colour = MUTED if LETTERS.index(letter) % 2 else INK
     outline = TextPath((0, 0), letter, size=10, prop=FontProperties(weight="bold"))
     ends = outline.get_extents()

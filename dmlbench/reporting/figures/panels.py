@@ -22,7 +22,7 @@ from PIL import Image
 
 from dmlbench.analysis.groups import Group, slug
 from dmlbench.data.catalogue import dataset_info, family_of
-from dmlbench.data.family import LabelledImages, fingerprint
+from dmlbench.data.family import LabelledImages, cache_dir, fingerprint
 from dmlbench.errors import UserError, printable
 from dmlbench.reporting.style import INK, LINE, MUTED, PAGE, PALETTE, RC, Plot, plotting, wrapped
 from dmlbench.results.store import read_spec, read_summary
@@ -64,7 +64,7 @@ def thumbnails(folder: Path, data_dir: Path | None, positions: Iterable[int]) ->
         UserError: where the images are not there, or are not those of the cell.
     """
     cell, summary = read_spec(folder), read_summary(folder)
-    test, found = _test_images(cell, data_dir)
+    test, found = _test_images(cell, data_dir or cache_dir())  # a folder that is named is never downloaded into
     stated = summary.dataset.fingerprint if summary and summary.dataset else ""
     if found != stated:
         raise UserError(
@@ -72,11 +72,15 @@ def thumbnails(folder: Path, data_dir: Path | None, positions: Iterable[int]) ->
             f"{found[:12]})",
             hint="name the folder with its data by --data-dir",
         )
-    images = {position: thumbnail(np.asarray(test.images[position])) for position in sorted(set(positions))}
+    wanted = sorted(set(positions))
+    if wanted and wanted[-1] >= len(test.images):
+        what = f"{folder}: has embeddings of {wanted[-1] + 1} images or more, and the dataset {len(test.images)}"
+        raise UserError(what, hint="its embeddings are of other images: run the cell anew")
+    images = {position: thumbnail(np.asarray(test.images[position])) for position in wanted}
     return Thumbnails(images, test.class_names)
 
 
-def _test_images(cell: Cell, data_dir: Path | None) -> "tuple[LabelledImages | Split, str]":
+def _test_images(cell: Cell, data_dir: Path) -> "tuple[LabelledImages | Split, str]":
     """A cell's test split, and the fingerprint of its dataset; small datasets as they are, without torch."""
     published = not cell.dataset.held_out and not cell.dataset.fold and cell.protocol.training.vary != "split"
     if cell.dataset.root is None and not dataset_info(cell.dataset.name).files and published:
@@ -106,7 +110,7 @@ def thumbnail(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
 def place_image(
     axes: Axes, pixels: NDArray[np.uint8], anchor: tuple[float, float], start: tuple[float, float], side: float
 ) -> None:
-    """Draw a thumbnail beside a panel, as it is.
+    """Draw a thumbnail next to a panel, as it is.
 
     Args:
         axes: The panel.

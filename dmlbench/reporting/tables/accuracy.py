@@ -96,7 +96,7 @@ def leaderboard_table(
         tuple(rows),
         (
             BOARD,
-            *_ranks(trained[trained["metric"] == metrics[0]]),
+            *rank_note(trained[trained["metric"] == metrics[0]], RANKS),
             *([OVER_CLASSES] if classes else []),
             *few_seeds(trained),
             *([] if len(trained) == len(mine) else [GIVEN]),
@@ -106,7 +106,7 @@ def leaderboard_table(
 
 BOARD = "In percent, the best first: mean over seeds [95% t-interval]."
 RANKS = (
-    "Rank 1–3, of {} rows: the comparisons (paired t-tests of all pairs, Holm, .05) do not decide which of them it is. "
+    "Rank {}, of {} rows: the comparisons (paired t-tests of all pairs, Holm, .05) do not decide which of them it is. "
     "That is no evidence that methods are equal."
 )
 NOT_TRAINED = "not trained here"
@@ -120,12 +120,14 @@ OVER_CLASSES = (
 )
 
 
-def _ranks(trained: pd.DataFrame) -> list[str]:
-    return [RANKS.format(len(trained))] if len(trained) > 1 else []
-
-
 def _rows(board: pd.DataFrame, metric: str) -> list[Mapping[Hashable, Any]]:
     return list(board[board["metric"] == metric].to_dict("records"))
+
+
+def rank_note(trained: pd.DataFrame, words: str) -> list[str]:
+    """Words on ranks that comparisons leave open, with the first such range and the number of rows, if there is one."""
+    left_open = [rank for rank in map(rank_range, trained.to_dict("records")) if "–" in rank.strip("–")]
+    return [words.format(left_open[0], len(trained))] if left_open else []
 
 
 def rank_range(row: Mapping[Hashable, Any]) -> str:
