@@ -171,6 +171,8 @@ def plane_plot(group: Group, selection: str, compared: pd.DataFrame, ratios: pd.
     both = in_order(compared).merge(ratios[["name", "mean", "low", "high", "n"]], on="name", suffixes=("", "_cost"))
     heading = [group.title, SELECTIONS[selection], "gain against cost, 95% t-intervals; (1, 0) is the reference"]
     lines, parts = wrapped(heading, PAGE), by_setting(both)
+    costs = both.assign(mean=both["mean_cost"], low=both["low_cost"], high=both["high_cost"])
+    left, right = limits_of(costs, costs["mean"], include=[1.0, *costs["mean"]])
     with plotting(RC):
         figure = Figure(figsize=(PAGE, 0.35 + PLANE * len(parts) + LINE * len(lines)))
         # One method that fell far would press together all that did not, so gains have a scale to each panel.
@@ -178,6 +180,7 @@ def plane_plot(group: Group, selection: str, compared: pd.DataFrame, ratios: pd.
         write_title(figure, lines)
         for axes, (title, part) in zip(grid, parts.items(), strict=True):
             _cross(axes, title, f"{metric}, difference (points)")
+            axes.set_xlim(left, right + 0.3 * (right - left))  # room for names
             _points(axes, part, look)
         grid[-1].set_xlabel("step time relative to the reference")
     scales = " The panels' vertical scales differ." if len(parts) > 1 else ""
@@ -231,9 +234,6 @@ def _points(axes: Axes, part: pd.DataFrame, look: Look) -> None:
         axes.plot(cost, place, color=colour, marker=sign, markersize=5, zorder=4, clip_on=False, **edges(colour, face))
         words = method_name(row, tuned=False) + (f" {points(row['mean'])}" if beyond else "")
         labels.append(axes.text(cost, place, words, fontsize=6, color=colour, zorder=5))
-    costs = part.assign(mean=part["mean_cost"], low=part["low_cost"], high=part["high_cost"])
-    left, right = limits_of(costs, costs["mean"], include=[1.0, *costs["mean"]])
-    axes.set_xlim(left, right + 0.2 * (right - left))  # room for names
     axes.set_ylim(low, high)
     adjust_text(labels, ax=axes, expand=(1.15, 1.35), iter_lim=120, ensure_inside_axes=True,
                 arrowprops={"arrowstyle": "-", "color": MUTED, "linewidth": 0.4})  # fmt: skip
