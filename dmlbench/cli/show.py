@@ -48,9 +48,8 @@ def command(
         console.print(f"note: {mark}", markup=False)
     for part in (resolved.loss, resolved.distillation):
         if part is not None:
-            console.print(
-                f"\n{part.title} ({part.kind}, class {part.class_name})\nvariant: {part.variant}", markup=False
-            )
+            variant = f"\nvariant: {part.variant}" if part.variant else ""
+            console.print(f"\n{part.title} ({part.kind}, class {part.class_name}){variant}", markup=False)
             console.print(_values(part, registry.searches(method)))
     for shown in published(registry, Shown(resolved, dataset, spec, changed=bool(settings))):
         console.print(shown)

@@ -245,6 +245,9 @@ def _print_failed(console: SafeConsole, failed: Sequence[tuple[Cell, Record]], o
     console.print(table)
     for _, record in failed:
         console.say(f"log: {record.folder / 'log.txt'}")
+    parts = (part for cell, _ in failed for part in (cell.method.loss, cell.method.distillation))
+    if any(part and part.plugin for part in parts):
+        console.say("after a change of your Python file rerun the plain command: it trains what changed")
     diverged = sum(record.summary.error.kind == "diverged" if record.summary.error else 0 for _, record in failed)
     again = f" (what diverged will do so again unless a value changes: {diverged})" if diverged else ""
     them = inflected(len(failed), "it", "them")

@@ -152,7 +152,7 @@ def _found(scope: Scope, shown: pd.DataFrame, numbers: Numbers) -> str:
         row, kind = shown.iloc[0], kinds.most_common(1)[0][0]
         words = {
             "better": "is better than", "worse": "is worse than", "equivalent": f"is within {WITHIN} of",
-            "inconclusive": "may be better or worse than",
+            "inconclusive": "is not shown to differ (inconclusive) from",
         }  # fmt: skip
         return f"On {where}, {metric} of {row['name']} {words[kind]} that of {row['to_name']}: {_gained(row)}."
     other = "its base's" if (shown["modifier"] != "").all() else "the reference's"

@@ -176,3 +176,18 @@ def test_doctor_looks_for_weights_and_downloads_none(
     assert missing.returncode == 0
     (tmp_path / "hub" / "checkpoints" / "resnet50-0676ba61.pth").touch()
     assert "IMAGENET1K_V1 of torchvision:resnet50 is here: for " in " ".join(dmlbench("doctor").stdout.split())
+
+
+def test_a_plugin_that_fails_is_run_anew_once_its_file_is_mended(dmlbench: Command, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "pull.yaml").write_text(METHOD)
+    (tmp_path / "mine" / "pull.py").write_text(PLUGIN.replace(".mean()", ".mean() / 0"))
+    run = ("run", "--methods", "pull", "--methods-dir", "mine", "--datasets", "glyphs", *TINY, "--seeds", "1")
+    failed = dmlbench(*run, "--tracking", "none")
+    assert failed.returncode == 1
+    assert "after a change of your Python file rerun the plain command" in failed.stdout
+    (tmp_path / "mine" / "pull.py").write_text(PLUGIN)
+    mended = dmlbench(*run, "--tracking", "none")
+    assert mended.returncode == 0, mended.stdout
+    assert mended.stdout.rstrip().endswith("`dmlbench report` renders this folder's results as a page")
+    assert dmlbench("show", "pull", "--methods-dir", "mine").stdout.count("variant:") == 0
