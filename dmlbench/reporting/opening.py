@@ -18,7 +18,7 @@ from dmlbench.analysis.groups import Against, Group, groups, slug, without_paths
 from dmlbench.analysis.statistics import EFFECT, FEWEST
 from dmlbench.errors import counted
 from dmlbench.reporting.figures import Gains
-from dmlbench.reporting.naming import metric_name, percent, plain, points
+from dmlbench.reporting.naming import metric_name, named, percent, plain, points
 from dmlbench.reporting.numbers import METRIC, Numbers
 from dmlbench.reporting.tables.accuracy import GIVEN, NOT_TRAINED, rank_note, rank_range
 from dmlbench.reporting.tables.comparison import LABELS, power
@@ -104,6 +104,7 @@ def opening(numbers: Numbers, claims: Sequence[Judged], against: Against) -> Ope
     sentences = [_of_claim(judged) for judged in own[:MOST_CLAIMS]] or [_found(scope, shown, numbers)]
     if len(own) > MOST_CLAIMS:
         sentences.append(f"{counted(len(own) - MOST_CLAIMS, 'more claim')}: see Declared claims.")
+    sentences += _failed(scope, numbers)
     gains = _gains(scope, shown, numbers, effects) if len(shown) else None
     return Opening(sentences, _certainty(shown, own), gains, board_table(scope, numbers, shown))
 
@@ -191,13 +192,22 @@ def _extremes(shown: pd.DataFrame) -> str:
     return "; ".join(said) or f"largest estimate{of}: {say(tested.iloc[tested['mean'].abs().argmax()])}, not decided"
 
 
+def _failed(scope: Scope, numbers: Numbers) -> list[str]:
+    """The methods all of whose cells failed."""
+    every = named(numbers.results[numbers.results["protocol"] == scope.protocol])
+    ended = every[every["status"] != "failed"]
+    names = [name for name in dict.fromkeys(every["name"]) if name not in set(ended["name"])]
+    return [f"Every cell of {_listed(names)} failed."] if names else []
+
+
 def _first(scope: Scope, numbers: Numbers, where: str) -> str:
     board = scope.of_protocol(numbers.leaderboard)
     rows = scope.group(scope.datasets[0]).of(board).to_dict("records")
     first = rows[0]
     rank = rank_range(first)
     interval = interval_of(first, percent)
-    said = f"{first['name']} is the first of {counted(len(rows), 'method')} on {scope.datasets[0] or where}"
+    of = f"is the first of {counted(len(rows), 'method')}" if len(rows) > 1 else "is the only method"
+    said = f"{first['name']} {of} on {scope.datasets[0] or where}"
     opened = f"; its rank may be {rank}" if rank not in ("1", "–") else ""
     return f"{said} with {percent(first['mean'])}% {metric_name(METRIC)} {interval}".rstrip() + f"{opened}."
 

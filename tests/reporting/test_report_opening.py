@@ -16,7 +16,7 @@ from dmlbench.results.claims import after_the_fact
 from dmlbench.results.frames import load_history, load_results
 from dmlbench.specs.cell import ResolvedValue
 from dmlbench.specs.study import Claim
-from tests.reporting.fake_results import make_cell, write_cell
+from tests.reporting.fake_results import make_cell, write_cell, write_failure
 
 
 def numbers_of(root):
@@ -34,7 +34,8 @@ def said(numbers):
 
 
 def test_the_sentence_counts_verdicts_and_names_the_ends(said):
-    (sentence,) = said.sentences
+    sentence, failed = said.sentences
+    assert re.fullmatch(r"Every cell of \S+ failed\.", failed)
     counted = re.match(
         r"On glyphs and omniglot-small, R@1 is better than its base's in (\d) of 6 comparisons,? (.*); largest gain: "
         r"(\S+) on (\S+), \+(.*) points \[\+(.*), \+(.*)\]",
@@ -91,7 +92,7 @@ def test_a_claim_without_all_bases_is_not_judged(results, numbers):
     shown = load_results(results)
     claim = Claim(modifier="obdsd", bases=("ms",), datasets=("glyphs",))  # with fewer epochs no cell has it
     judged = judge(after_the_fact(claim, shown), shown)
-    (sentence,) = opening(numbers, (judged,), DEFAULT).sentences
+    sentence, _ = opening(numbers, (judged,), DEFAULT).sentences
     assert sentence.endswith("cannot be judged yet: no seed has all of its cells.")
 
 
@@ -114,11 +115,20 @@ def test_losses_alone_are_compared_with_the_first(tmp_path):
     assert alone == sentence
 
 
+def test_a_method_whose_cells_all_failed_is_named(tmp_path):
+    for seed in range(3):
+        write_cell(tmp_path, make_cell("ms", seed))
+        write_failure(tmp_path, make_cell("triplet", seed))
+    write_failure(tmp_path, make_cell("ms", 3))
+    _, failed = opening(numbers_of(tmp_path), (), DEFAULT).sentences
+    assert failed == "Every cell of triplet failed."
+
+
 def test_one_method_has_its_accuracy(tmp_path):
     for seed in range(3):
         write_cell(tmp_path, make_cell("ms", seed))
     found = opening(numbers_of(tmp_path), (), DEFAULT)
-    assert re.fullmatch(r"ms is the first of 1 method on glyphs with \d\d\.\d\d% R@1 \[.*\]\.", found.sentences[0])
+    assert re.fullmatch(r"ms is the only method on glyphs with \d\d\.\d\d% R@1 \[.*\]\.", found.sentences[0])
     assert found.gains is None
     assert found.table.columns == ("Method", "R@1", "Rank", "Marks")
     assert found.table.notes == ("In percent, mean over 3 seeds [95% t-interval]; the best first.",)
