@@ -41,12 +41,6 @@ TYPED = {
 }
 
 
-@pytest.fixture
-def dmlbench(installed: Command) -> Command:
-    """The installed script: what a reader types."""
-    return installed
-
-
 def build(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder / "site"), *arguments],
@@ -218,7 +212,7 @@ def run_block(block: Block, dmlbench: Command, folder: Path, environment: dict[s
         assert done.returncode == 0, block.content + done.stderr
         return
     for words in commands(block):
-        done = dmlbench(*words, *shortened(words, tracked=tracked), timeout=600)
+        done = dmlbench(*words, *shortened(words, tracked=tracked))
         assert done.returncode == 0, f"{words}\n{done.stdout}{done.stderr}"
 
 
