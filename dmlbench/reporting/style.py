@@ -215,6 +215,29 @@ def row_canvas(names: Sequence[str], title: Sequence[str]) -> tuple[Figure, Axes
     return figure, axes
 
 
+def panels_of_methods(
+    count: int, title: Sequence[str], *, height: float, margin: float, same_scale: bool
+) -> tuple[Figure, list[Axes]]:
+    """A figure with a panel for each of `count` methods, two side by side where there are several.
+
+    Args:
+        count: Of methods.
+        title: Its lines.
+        height: Inches of a panel with what is around it.
+        margin: Inches of the rest of the figure, without its title.
+        same_scale: Whether the panels share their vertical axis.
+    """
+    columns = 1 if count == 1 else 2
+    width, rows = COLUMN if columns == 1 else PAGE, -(-count // columns)
+    lines = wrapped(title, width)
+    figure = Figure(figsize=(width, margin + LINE * len(lines) + height * rows))
+    write_title(figure, lines)
+    grid = figure.subplots(rows, columns, squeeze=False, sharey=same_scale).ravel()
+    for place, axes in enumerate(grid):
+        axes.set_visible(place < count)
+    return figure, list(grid[:count])
+
+
 def write_title(figure: Figure, lines: Sequence[str]) -> None:
     """Put the title at the figure's left edge: method names take a varying part of the width."""
     figure.suptitle("\n".join(lines), x=0.01, ha="left", fontsize=7.5, color=MUTED)

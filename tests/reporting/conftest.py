@@ -3,8 +3,11 @@
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from dmlbench.analysis import estimates
+from dmlbench.data.catalogue import dataset_info
+from dmlbench.data.ready import dataset_spec
 from dmlbench.reporting.page import render
 from dmlbench.results.frames import load_results
 from dmlbench.results.store import Store
@@ -48,3 +51,15 @@ def arranged(results):
 @pytest.fixture(scope="session")
 def values(arranged):
     return estimates.seed_values(arranged)
+
+
+@pytest.fixture
+def birds(tmp_path, monkeypatch):
+    """A folder of four classes, two to test, of two images each; test image 1 is green."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for place, name in enumerate("abcd"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for number in range(2):
+            colour = (40 * place, 100 * number, 7)
+            Image.new("RGB", (20, 30), colour).save(tmp_path / "images" / name / f"{number}.png")
+    return dataset_spec(dataset_info(f"birds={tmp_path / 'images'}"), None, lambda _: None)

@@ -7,13 +7,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
 
 from dmlbench.analysis.groups import groups
-from dmlbench.data.catalogue import DATASETS, dataset_info, images_may_be_shown
+from dmlbench.data.catalogue import DATASETS, images_may_be_shown
 from dmlbench.data.family import fingerprint
 from dmlbench.data.images import load_dataset
-from dmlbench.data.ready import dataset_spec
 from dmlbench.errors import UserError
 from dmlbench.reporting import queries as module
 from dmlbench.reporting.queries import MAPS, Panels, Queries
@@ -110,18 +108,6 @@ def test_other_images_are_not_shown_unasked_and_refused_where_they_are_asked_for
         found.check_images(ASKED)
     with pytest.raises(UserError, match="ran on other images of glyphs"):
         plots(found, ASKED)
-
-
-@pytest.fixture
-def birds(tmp_path, monkeypatch):
-    """Four classes of a user's own, two of them to test, of two images each."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    for place, name in enumerate("abcd"):
-        (tmp_path / "images" / name).mkdir(parents=True)
-        for number in range(2):
-            colour = (40 * place, 100 * number, 7)
-            Image.new("RGB", (20, 30), colour).save(tmp_path / "images" / name / f"{number}.png")
-    return dataset_spec(dataset_info(f"birds={tmp_path / 'images'}"), None, lambda _: None)
 
 
 def test_own_images_are_shown_where_their_owner_asks_and_are_private(tmp_path, birds):

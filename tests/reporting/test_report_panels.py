@@ -10,9 +10,7 @@ from matplotlib.colors import to_hex
 from PIL import Image
 
 from dmlbench.analysis.groups import Group
-from dmlbench.data.catalogue import dataset_info
 from dmlbench.data.images import load_dataset, load_of_cell
-from dmlbench.data.ready import dataset_spec
 from dmlbench.errors import UserError
 from dmlbench.reporting.figures.panels import (
     COLOURS,
@@ -202,18 +200,6 @@ def test_grey_images_stay_grey_and_small_ones_as_they_are():
     glyph = np.arange(28 * 28, dtype=np.uint8).reshape(1, 28, 28)
     assert np.array_equal(thumbnail(glyph), glyph[0])
     assert np.array_equal(thumbnail(np.repeat(glyph, 3, axis=0)), glyph[0])
-
-
-@pytest.fixture
-def birds(tmp_path, monkeypatch):
-    """A folder of four classes, two to test, of two images each; test image 1 is green."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    for place, name in enumerate("abcd"):
-        (tmp_path / "images" / name).mkdir(parents=True)
-        for number in range(2):
-            colour = (40 * place, 100 * number, 7)
-            Image.new("RGB", (20, 30), colour).save(tmp_path / "images" / name / f"{number}.png")
-    return dataset_spec(dataset_info(f"birds={tmp_path / 'images'}"), None, lambda _: None)
 
 
 def write(root, spec, fingerprint):

@@ -2,26 +2,21 @@
 
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from dmlbench.analysis.groups import Group, in_order
 from dmlbench.errors import printable
 from dmlbench.reporting.figures.panels import Thumbnails, place_image
 from dmlbench.reporting.naming import points
 from dmlbench.reporting.style import (
-    COLUMN,
     INK,
-    LINE,
     MUTED,
-    PAGE,
     RC,
     Look,
     Plot,
+    panels_of_methods,
     plotting,
     signed_ticks,
-    wrapped,
     write_panel_title,
-    write_title,
 )
 
 ENDS = 3  # classes that are named at either end
@@ -46,18 +41,11 @@ def class_gain_plot(group: Group, gains: pd.DataFrame, look: Look, images: Thumb
         images: With the first query of the classes of `ends_of`; None for none.
     """
     methods = in_order(gains.drop_duplicates("name"))
-    columns = 1 if len(methods) == 1 else 2
-    width = COLUMN if columns == 1 else PAGE
     with plotting(RC):
         title = [group.title, "difference in R@1 by test class, sorted; last epoch, mean over seeds"]
-        lines, rows = wrapped(title, width), -(-len(methods) // columns)
         height = PANEL + (IMAGES if images else 0)
-        figure = Figure(figsize=(width, 0.3 + LINE * len(lines) + height * rows))
-        write_title(figure, lines)
-        grid = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
-        for place, axes in enumerate(grid):
-            axes.set_visible(place < len(methods))
-        for axes, (_, method) in zip(grid, methods.iterrows(), strict=False):
+        figure, panels = panels_of_methods(len(methods), title, height=height, margin=0.3, same_scale=True)
+        for axes, (_, method) in zip(panels, methods.iterrows(), strict=True):
             own = gains[gains["name"] == method["name"]].reset_index(drop=True)
             write_panel_title(axes, str(method["name"]))
             _bars(axes, own, look.colour(method))

@@ -10,18 +10,14 @@ from dmlbench.analysis.groups import METHOD, OTHER, Group, in_order
 from dmlbench.errors import printable
 from dmlbench.reporting.figures.panels import Thumbnails, place_image
 from dmlbench.reporting.style import (
-    COLUMN,
-    LINE,
     MUTED,
-    PAGE,
     PAPER,
     RC,
     Look,
     Plot,
+    panels_of_methods,
     plotting,
-    wrapped,
     write_panel_title,
-    write_title,
 )
 
 ROW, SIDE = 0.27, 0.23  # inches of a pair of classes, and of an image
@@ -39,18 +35,12 @@ def confusion_plot(group: Group, confused: pd.DataFrame, look: Look, images: Thu
         images: With the first image of each class, `image` and `other_image`; None for none.
     """
     methods = in_order(confused.drop_duplicates("name"))
-    columns = 1 if len(methods) == 1 else 2
-    width = COLUMN if columns == 1 else PAGE
     with plotting(RC):
         title = [group.title, "pairs of test classes taken for one another most often; last epoch, mean over seeds"]
-        lines, rows = wrapped(title, width), -(-len(methods) // columns)
         most = int(confused.groupby("name").size().max())
-        figure = Figure(figsize=(width, 0.65 + LINE * len(lines) + rows * (ROW * most + 0.35)))
-        write_title(figure, lines)
-        grid = figure.subplots(rows, columns, squeeze=False).ravel()
-        for place, axes in enumerate(grid):
-            axes.set_visible(place < len(methods))
-        for axes, (_, method) in zip(grid, methods.iterrows(), strict=False):
+        height = ROW * most + 0.35
+        figure, panels = panels_of_methods(len(methods), title, height=height, margin=0.65, same_scale=False)
+        for axes, (_, method) in zip(panels, methods.iterrows(), strict=True):
             own = confused[confused["name"] == method["name"]].reset_index(drop=True)
             write_panel_title(axes, str(method["name"]))
             _dumbbells(axes, own, look, most)
