@@ -13,7 +13,6 @@ import pytest
 from PIL import Image
 
 from tests.e2e.conftest import Command
-from tests.tracking.servers import free_port
 
 PROTOCOL = ("--protocol", "conv4-64", "--set", "training.batch_size=8", "--set", "training.epochs=1", "--workers", "1")
 RUN = ("run", "--methods", "ms", "--datasets", "toy=toy", *PROTOCOL, "--seed", "0")
@@ -22,8 +21,8 @@ ESCAPE = "\x1b[31mred\x07"
 
 
 @pytest.fixture
-def dmlbench(installed: Command) -> Command:
-    """The installed script: how a process starts, and what surrounds it, is what these tests are of."""
+def started(installed: Command) -> Command:
+    """The installed script: how a process starts, and what surrounds it, is what most of these tests are of."""
     return installed
 
 
@@ -60,24 +59,24 @@ def results(trained: Path, tmp_path: Path) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["module://matplotlib_inline.backend_inline", "nonsense"])
-def test_a_notebook_s_way_to_draw_is_not_ours(dmlbench: Command, toy: Path, results: Path, backend: str) -> None:
+def test_a_notebook_s_way_to_draw_is_not_ours(started: Command, toy: Path, results: Path, backend: str) -> None:
     for command in (("report",), ("data", "info", "toy=toy")):
-        done = dmlbench(*command, MPLBACKEND=backend)
+        done = started(*command, MPLBACKEND=backend)
         assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.slow
-def test_a_users_matplotlibrc_changes_no_figure(dmlbench: Command, toy: Path, results: Path, tmp_path: Path) -> None:
+def test_a_users_matplotlibrc_changes_no_figure(started: Command, toy: Path, results: Path, tmp_path: Path) -> None:
     rc = "font.family: serif\naxes.grid: True\nsavefig.dpi: 300\nfigure.facecolor: yellow\n"
     drawn = []
-    for content in ("", rc, "text.usetex: True\n"):
+    for content in ("", f"{rc}text.usetex: True\n"):
         (tmp_path / "matplotlibrc").write_text(content)
-        assert dmlbench("report", "--name", "same").returncode == 0
-        assert dmlbench("data", "info", "toy=toy").returncode == 0
+        assert started("report", "--name", "same").returncode == 0
+        assert started("data", "info", "toy=toy").returncode == 0
         files = [*(tmp_path / "reports" / "same" / "figures").iterdir(), tmp_path / "toy-contact-sheet.png"]
         drawn.append({path.name: path.read_bytes() for path in files})
     assert len(drawn[0]) > 6
-    assert drawn[0] == drawn[1] == drawn[2]
+    assert drawn[0] == drawn[1]
 
 
 def test_names_of_classes_are_no_mathematics(dmlbench: Command, tmp_path: Path) -> None:
@@ -107,55 +106,29 @@ def test_names_steer_no_terminal(dmlbench: Command, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_whose_output_is_ascii_ends_well(dmlbench: Command, toy: Path) -> None:
+def test_a_run_whose_output_is_ascii_ends_well(started: Command, toy: Path) -> None:
     two = [argument.replace("ms", "ms,ms+psd") if argument == "ms" else argument for argument in UNTRACKED]
-    done = dmlbench(*two, PYTHONIOENCODING="ascii")
+    done = started(*two, PYTHONIOENCODING="ascii")
     assert done.returncode == 0, done.stderr
     assert "ms+psd" in done.stdout
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("module", ["types", "signal", "statistics"])
-def test_a_users_script_is_no_module_of_a_run(dmlbench: Command, toy: Path, tmp_path: Path, module: str) -> None:
-    (tmp_path / f"{module}.py").write_text("open('RAN', 'w').close()\n")
-    done = dmlbench(*UNTRACKED)
+def test_a_users_scripts_are_no_modules_of_a_run(started: Command, toy: Path, tmp_path: Path) -> None:
+    for module in ("types", "signal", "statistics"):
+        (tmp_path / f"{module}.py").write_text("open('RAN', 'w').close()\n")
+    done = started(*UNTRACKED)
     assert done.returncode == 0, done.stderr
     assert not (tmp_path / "RAN").exists()
 
 
 @pytest.mark.slow
-def test_the_ui_runs_no_script_and_shows_no_password_and_its_first_link_is_of_runs(
-    dmlbench: Command, toy: Path, tmp_path: Path, environment: dict[str, str]
-) -> None:
-    assert dmlbench(*RUN).returncode == 0
-    for module in ("statistics", "random", "string"):
-        (tmp_path / f"{module}.py").write_text("open('RAN', 'w').close()\n")
-    port = free_port()
-    command = [str(Path(sys.executable).with_name("dmlbench")), "ui", "--port", str(port)]
-    log = tmp_path / "ui.log"
-    with log.open("w") as out, subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=out, stderr=out) as ui:
-        deadline = time.monotonic() + 120
-        while "/runs?" not in log.read_text():  # printed when the server answers
-            assert ui.poll() is None, log.read_text()
-            assert time.monotonic() < deadline, log.read_text()
-            time.sleep(0.5)
-        ui.send_signal(signal.SIGINT)
-        ui.wait(timeout=60)
-    first = next(line for line in log.read_text().splitlines() if "http://" in line)
-    assert first.split() == [
-        f"http://127.0.0.1:{port}/#/experiments/1/runs?workflowType=machine_learning&viewStateShareKey=methods",
-        "dmlbench/conv4-64/toy",
-    ]
-    assert not (tmp_path / "RAN").exists()
-
-
-@pytest.mark.slow
-def test_a_password_of_the_tracking_server_is_nowhere(dmlbench: Command, toy: Path, tmp_path: Path) -> None:
+def test_a_password_of_the_tracking_server_is_nowhere(started: Command, toy: Path, tmp_path: Path) -> None:
     store = {"MLFLOW_TRACKING_URI": "http://user:hunter2secret@127.0.0.1:9/?token=hunter2secret"}
-    ran = dmlbench(*RUN, **store)
+    ran = started(*RUN, **store)
     assert ran.returncode == 0, ran.stderr
     assert "MLflow: " in ran.stdout
-    synced, shown = dmlbench("sync", **store), dmlbench("ui", **store)
+    synced, shown = started("sync", **store), started("ui", **store)
     assert (synced.returncode, shown.returncode) == (1, 0)
     assert "start the server" in synced.stderr
     assert "http://127.0.0.1:9/#/experiments" in shown.stdout
@@ -167,9 +140,9 @@ def test_a_password_of_the_tracking_server_is_nowhere(dmlbench: Command, toy: Pa
 
 @pytest.mark.slow
 @pytest.mark.parametrize("uri", ["sqlite://abs.db", "nonsense://x", "file:///nowhere/mlruns"])
-def test_a_store_that_is_none_is_one_line(dmlbench: Command, results: Path, uri: str) -> None:
+def test_a_store_that_is_none_is_one_line(started: Command, results: Path, uri: str) -> None:
     for command, code in ((("sync",), 1), (("ui",), 2)):
-        done = dmlbench(*command, MLFLOW_TRACKING_URI=uri)
+        done = started(*command, MLFLOW_TRACKING_URI=uri)
         assert done.returncode == code
         assert "Traceback" not in done.stderr
         assert [line for line in done.stderr.splitlines() if line.startswith("error: MLflow: ")], done.stderr
@@ -252,7 +225,7 @@ def test_what_systems_leave_in_folders_is_no_image(dmlbench: Command, toy: Path)
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("gcc"), reason="needs gcc")
 def test_a_killed_run_goes_on_where_files_cannot_be_locked(
-    dmlbench: Command, toy: Path, tmp_path: Path, environment: dict[str, str]
+    started: Command, toy: Path, tmp_path: Path, environment: dict[str, str]
 ) -> None:
     (tmp_path / "no.c").write_text("#include <errno.h>\nint flock(int f, int o) { errno = ENOSYS; return -1; }\n")
     subprocess.run(["gcc", "-shared", "-fPIC", "-o", "no.so", "no.c"], cwd=tmp_path, check=True)
@@ -264,5 +237,5 @@ def test_a_killed_run_goes_on_where_files_cannot_be_locked(
             assert killed.poll() is None
             time.sleep(0.1)
         os.killpg(killed.pid, signal.SIGKILL)
-    done = dmlbench(*long, **without)
+    done = started(*long, **without)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -68,6 +68,8 @@ def test_ui_opens_and_serves_the_runs_on_this_machine_and_ends_with_its_server(
     report = tmp_path / "reports" / "first" / "index.html"
     report.parent.mkdir(parents=True)
     report.write_text("<title>first</title>")
+    for module in ("statistics", "random", "string"):  # a user's scripts, which are no modules of ours
+        (tmp_path / f"{module}.py").write_text("open('RAN', 'w').close()\n")
     port, errors = free_port(), tmp_path / "errors"
     command = [str(Path(sys.executable).with_name("dmlbench")), "ui", "--port", str(port)]
     opened, shown, terminal = browser(tmp_path)
@@ -94,7 +96,11 @@ def test_ui_opens_and_serves_the_runs_on_this_machine_and_ends_with_its_server(
     assert code == 0
     assert errors.read_text() == "starting the MLflow UI, up to half a minute ...\n"  # and nothing of the server's
     os.set_blocking(shown, False)
-    assert f"report: {report.as_uri()}" in os.read(shown, 100_000).decode()
+    said = os.read(shown, 100_000).decode()
+    assert f"report: {report.as_uri()}" in said
+    first = next(line for line in said.splitlines() if "http://" in line)
+    assert first.split() == [runs, "dmlbench/conv4-64/glyphs"]  # of runs, not of MLflow's overview
+    assert not (tmp_path / "RAN").exists()
 
     failed = dmlbench("ui", "--port", str(port), MLFLOW_WORKERS="many")
     assert failed.returncode == 1

@@ -17,7 +17,8 @@ DMLBENCH = [sys.executable, "-c", "import sys; from dmlbench.cli.main import mai
 RUN = (
     "run", "--methods", "ms+obdsd,margin", "--datasets", "glyphs", "--seeds", "1", "--device", "cuda",
     "--tracking", "none", "--set", "training.steps_per_epoch=3", "--set", "evaluation.every=2",
-    "--set", "training.epochs=2",
+    "--set", "training.epochs=2", "--set", "input.size=16", "--set", "input.resize=16",
+    "--set", "evaluation.clustering_runs=1",
 )  # fmt: skip
 pytestmark = [pytest.mark.values, pytest.mark.slow]
 
