@@ -26,6 +26,7 @@ COMMANDS = {
     "tune": "Search values for every method with equal budgets, on training classes.",
     "overhead": "Measure the time and memory of a training step of each method.",
     "sync": "Log results to MLflow that it does not have yet.",
+    "reproduce": "Train random recorded cells again, and compare the numbers.",
     "submit": "Check a results folder, and pack it for a pull request.",
     "ui": "Serve the MLflow UI of the store that runs are logged to.",
     "data": "Fetch, check or show a dataset.",
