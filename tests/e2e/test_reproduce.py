@@ -24,14 +24,14 @@ def contents(folder: Path) -> dict[Path, bytes]:
 
 def test_cells_are_equal_to_the_last_bit_until_one_is_changed(dmlbench: Command, tmp_path: Path) -> None:
     recorded, again = tmp_path / "recorded", tmp_path / "results" / "reproduced"
-    assert dmlbench(*RUN, "--seeds", "2", "--results", "recorded").returncode == 0
+    assert dmlbench(*RUN, "--seeds", "3", "--results", "recorded").returncode == 0
     before = contents(recorded)
-    done = dmlbench(*REPRODUCE, "--cells", "2", "--draw-seed", "5", "--workers", "1")
+    done = dmlbench(*REPRODUCE, "--draw-seed", "5", "--workers", "1")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "2 of 2 finished cells are trained again (--draw-seed 5)" in done.stdout
+    assert "3 of 3 finished cells are trained again (--draw-seed 5)" in done.stdout
     figures = r"equal to the last bit; R@1 (\d+\.\d\d) recorded, \1 here \(\+0\.00\)$"
-    assert len(re.findall(rf"^ms on glyphs, seed [01]: {figures}", done.stdout, re.MULTILINE)) == 2
-    assert done.stdout.splitlines()[-1] == "2 of 2 cells agree: 2 to the last bit"
+    assert len(re.findall(rf"^ms on glyphs, seed [012]: {figures}", done.stdout, re.MULTILINE)) == 3
+    assert done.stdout.splitlines()[-1] == "3 of 3 cells agree: 3 to the last bit"
     assert contents(recorded) == before
     assert metric_columns(again) == metric_columns(recorded)
     assert problems(Store(again)) == {}
@@ -41,33 +41,64 @@ def test_cells_are_equal_to_the_last_bit_until_one_is_changed(dmlbench: Command,
     assert re.search(r"trained again \(--draw-seed \d+\)", resumed.stdout)
 
     changed = next(recorded.glob("*/*/*/seed1-*"))
-    history = (changed / "history.csv").read_text().splitlines()
-    cells = history[2].split(",")
-    cells[1] = "0.125"
-    (changed / "history.csv").write_text("\n".join([*history[:2], ",".join(cells), *history[3:]]) + "\n")
-    differs = dmlbench(*REPRODUCE, "--cells", "2")
+    edit_history(changed)
+    differs = dmlbench(*REPRODUCE)
     assert differs.returncode == 1
     assert "seed 1: differs; R@1" in differs.stdout
     assert "the record was changed: history.csv is not as it was written" in differs.stdout
-    assert differs.stdout.splitlines()[-1] == "1 of 2 cells agrees: 1 to the last bit, 1 differs"
+    assert differs.stdout.splitlines()[-1] == "2 of 3 cells agree: 2 to the last bit, 1 differs"
     finish_again(changed)  # by somebody who has the digests, too
-    owed = dmlbench(*REPRODUCE, "--cells", "2").stdout
+    owed = dmlbench(*REPRODUCE).stdout
     assert re.search(r"seed 1: differs; .*; first in epoch 1: test/recall_at_1 0.125 recorded, [\d.]+ here; this", owed)
+
     summary = json.loads((changed / "summary.json").read_text())
     finish_again(changed, environment=summary["environment"] | {"torch": "1.0"})
-    elsewhere = dmlbench(*REPRODUCE, "--cells", "2")
-    assert elsewhere.returncode == 1
-    assert re.search(r"seed 1: no verdict; .*2 of 3 seeds that a spread needs; torch 1.0 recorded", elsewhere.stdout)
+    elsewhere = dmlbench(*REPRODUCE)
+    assert elsewhere.returncode == 0
+    most = r"\(\+0\.00 of at most \d+\.\d\d\)"
+    line = rf"seed 1: within the spread over seeds; R@1 .* {most}; MAP@R .* {most}; 3 seeds; torch 1\.0 recorded, "
+    assert re.search(line, elsewhere.stdout)
+    assert elsewhere.stdout.endswith("3 of 3 cells agree: 2 to the last bit, 1 within the spread over seeds\n")
 
+    shutil.rmtree(next(recorded.glob("*/*/*/seed2-*")))
+    few = dmlbench(*REPRODUCE)
+    assert few.returncode == 1
+    assert re.search(r"seed 1: no verdict; .*; 2 of 3 seeds that a spread needs; torch 1\.0 recorded", few.stdout)
+    assert few.stdout.endswith("1 of 2 cells agrees: 1 to the last bit, 1 has no verdict\n")
+
+
+def edit_history(folder: Path) -> None:
+    """Give R@1 of the first epoch another value."""
+    path = folder / "history.csv"
+    rows = [line.split(",") for line in path.read_text().splitlines()]
+    rows[2][rows[0].index("test/recall_at_1")] = "0.125"
+    path.write_text("".join(f"{','.join(row)}\n" for row in rows))
+
+
+def test_what_makes_no_sense_is_one_line(dmlbench: Command, tmp_path: Path) -> None:
+    recorded = tmp_path / "recorded"
+    assert dmlbench(*RUN, "--seeds", "2", "--results", "recorded").returncode == 0
+    before = contents(recorded)
     shutil.copytree(recorded, tmp_path / "copied")
-    copied = dmlbench(*REPRODUCE, "--output", "copied")
-    assert (copied.returncode, copied.stderr.count("is a copy of the recorded result")) == (2, 1)
-    more = dmlbench(*REPRODUCE, "--cells", "3")
-    assert (more.returncode, more.stderr) == (2, "error: --cells 3: 2 cells finished; give fewer\n")
-    (changed / "spec.yaml").write_text("hash: 1")
-    left_out = dmlbench(*REPRODUCE, "--cells", "1")
+    for arguments, said in {
+        ("--output", "recorded"): "--output recorded: new results would be among those of --results recorded",
+        ("--output", "copied"): "is a copy of the recorded result; name another folder with --output",
+        ("--cells", "3"): "--cells 3: 2 cells finished; give fewer",
+        ("--cells", "some"): "'some' is not a valid integer",
+        ("--only", "dataset=cub"): "--only: unknown dataset 'cub'; valid: glyphs",
+        ("--datasets", "birds=birds"): "--datasets: unknown dataset of the recorded cells 'birds'",
+        ("--set", "training.epochs=3"): "--set training.epochs=3: the spec of a recorded cell says all else",
+    }.items():
+        done = dmlbench(*REPRODUCE, *arguments)
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.stderr
+        assert said in done.stderr
+    assert contents(recorded) == before
+    assert not (tmp_path / "results").exists()
+    next(recorded.glob("*/*/*/seed1-*/spec.yaml")).write_text("hash: 1")
+    left_out = dmlbench(*REPRODUCE)  # the other is confirmed all the same
     assert left_out.returncode == 1
     assert re.search(r"^left out: .*spec.yaml: not a readable spec", left_out.stdout, re.MULTILINE)
+    assert left_out.stdout.endswith("1 of 1 cell agrees: 1 to the last bit\n")
 
 
 METHOD = """\
