@@ -75,7 +75,7 @@ def edit_history(folder: Path) -> None:
     path.write_text("".join(f"{','.join(row)}\n" for row in rows))
 
 
-def test_what_makes_no_sense_is_one_line(dmlbench: Command, tmp_path: Path) -> None:
+def test_what_makes_no_sense_is_one_line(dmlbench: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recorded = tmp_path / "recorded"
     assert dmlbench(*RUN, "--seeds", "2", "--results", "recorded").returncode == 0
     before = contents(recorded)
@@ -99,6 +99,14 @@ def test_what_makes_no_sense_is_one_line(dmlbench: Command, tmp_path: Path) -> N
     assert left_out.returncode == 1
     assert re.search(r"^left out: .*spec.yaml: not a readable spec", left_out.stdout, re.MULTILINE)
     assert left_out.stdout.endswith("1 of 1 cell agrees: 1 to the last bit\n")
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("dmlbench.api.study.execute", interrupted)
+    stopped = dmlbench(*REPRODUCE, "--draw-seed", "9", "--output", "stopped")
+    said = "interrupted; finished epochs are kept: the same command with --draw-seed 9 resumes"
+    assert (stopped.returncode, stopped.stderr.strip()) == (130, said)
 
 
 METHOD = """\
