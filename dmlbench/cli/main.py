@@ -26,6 +26,7 @@ COMMANDS = {
     "tune": "Search values for every method with equal budgets, on training classes.",
     "overhead": "Measure the time and memory of a training step of each method.",
     "sync": "Log results to MLflow that it does not have yet.",
+    "reproduce": "Train random recorded cells again, and compare the numbers.",
     "submit": "Check a results folder, and pack it for a pull request.",
     "ui": "Serve the MLflow UI of the store that runs are logged to.",
     "data": "Fetch, check or show a dataset.",
@@ -108,8 +109,9 @@ def main() -> None:
         echo(f"error: {one_line(_refused(error))}", err=True)
         sys.exit(2 if error.errno in (errno.ENAMETOOLONG, errno.EINVAL, errno.ELOOP) else 1)
     except (KeyboardInterrupt, click.Abort) as stop:
+        said = str(stop.__cause__ or stop)  # click puts an Abort around what a command raises
         resumes = "; finished epochs are kept: rerun the same command to resume"
-        echo(str(stop) or f"interrupted{resumes if {*sys.argv[1:2]} & RESUMED else ''}", err=True)
+        echo(said or f"interrupted{resumes if {*sys.argv[1:2]} & RESUMED else ''}", err=True)
         sys.exit(130)
     sys.exit(code if isinstance(code, int) else 0)
 

@@ -126,10 +126,36 @@ def methods_option(
     return click.option("--methods", required=required, multiple=True, callback=names, help=help_text)
 
 
-def datasets_option(*, required: bool = True) -> Decorator:
+DATASETS = "Comma-separated: dataset names, NAME=FOLDER of images, NAME=FILE.csv, or YAML files."
+
+
+def datasets_option(help_text: str = DATASETS, *, required: bool = True) -> Decorator:
     """`--datasets X,NAME=FOLDER`."""
-    help_text = "Comma-separated: dataset names, NAME=FOLDER of images, NAME=FILE.csv, or YAML files."
     return click.option("--datasets", required=required, multiple=True, callback=_datasets, help=help_text)
+
+
+def only_option(help_text: str) -> Decorator:
+    """`--only COLUMN=NAMES`."""
+    return click.option(
+        "--only",
+        multiple=True,
+        metavar="COLUMN=NAMES",
+        callback=lambda _context, _parameter, given: pairs(given, "--only COLUMN=NAMES", "method=ms,ms+psd"),
+        help=help_text,
+    )
+
+
+def pairs(given: tuple[str, ...], usage: str, example: str) -> dict[str, tuple[str, ...]]:
+    """`COLUMN=NAMES` several times, as names by column; `usage` is the option with the form of its value."""
+    option, form = usage.split()
+    found: dict[str, tuple[str, ...]] = {}
+    for pair in given:
+        column, equals, text = pair.partition("=")
+        names = tuple(name.strip() for name in text.split(","))
+        if not equals or not all(names):
+            raise UserError(f"{option} {pair!r}: must be {form}", hint=f"for example {option} {example}")
+        found[column] = found.get(column, ()) + names
+    return found
 
 
 def against_option() -> Decorator:
@@ -190,9 +216,11 @@ def data_dir_option() -> Decorator:
     return click.option("--data-dir", type=PATH, help=help_text)
 
 
-def methods_dir_option() -> Decorator:
+METHODS_DIR = "Folder with your own method files, searched first. Python plugins are loaded only from here."
+
+
+def methods_dir_option(help_text: str = METHODS_DIR) -> Decorator:
     """`--methods-dir DIR`."""
-    help_text = "Folder with your own method files, searched first. Python plugins are loaded only from here."
     return click.option("--methods-dir", type=PATH, help=help_text)
 
 

@@ -5,7 +5,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dmlbench.cli.options import PATH, Command, against_option, claim_option, data_dir_option, results_folders_option
+from dmlbench.cli.options import (
+    PATH,
+    Command,
+    against_option,
+    claim_option,
+    data_dir_option,
+    only_option,
+    pairs,
+    results_folders_option,
+)
 from dmlbench.cli.terminal import echo
 from dmlbench.errors import UserError, unknown_name
 
@@ -19,13 +28,7 @@ MOST_WORKERS = 4  # a report has not more to draw at a time than would pay for t
 @results_folders_option()
 @click.option("--name", default="report", show_default=True, help="Name of the report, and of its folder.")
 @click.option("--output", type=PATH, default=Path("reports"), show_default=True, help="Folder for reports.")
-@click.option(
-    "--only",
-    multiple=True,
-    metavar="COLUMN=NAMES",
-    callback=lambda _context, _parameter, pairs: _pairs(pairs, "--only COLUMN=NAMES", "method=ms,ms+psd"),
-    help="Show only some: COLUMN is protocol, dataset or method, e.g. method=ms,ms+psd. Repeatable.",
-)
+@only_option("Show only some: COLUMN is protocol, dataset or method, e.g. method=ms,ms+psd. Repeatable.")
 @against_option()
 @claim_option("Test also this claim, which is then after the fact, e.g. psd:contrastive,triplet. Repeatable.")
 @click.option(
@@ -39,7 +42,7 @@ MOST_WORKERS = 4  # a report has not more to draw at a time than would pay for t
     "--tables",
     multiple=True,
     metavar="WHAT=NAMES",
-    callback=lambda _context, _parameter, pairs: _tables(pairs),
+    callback=lambda _context, _parameter, given: _tables(given),
     help="Show only some in LaTeX tables: WHAT is rows (methods) or metrics, e.g. metrics=recall_at_1. Repeatable.",
 )
 @click.option(
@@ -128,21 +131,8 @@ def _send(folder: Path) -> None:
     echo(f"MLflow: run `report {folder.name}` in {where}")
 
 
-def _tables(pairs: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
-    found = _pairs(pairs, "--tables WHAT=NAMES", "rows=ms,ms+psd")
+def _tables(given: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+    found = pairs(given, "--tables WHAT=NAMES", "rows=ms,ms+psd")
     if unknown := sorted(set(found) - {"rows", "metrics"}):
         raise unknown_name("choice", unknown[0], ("metrics", "rows"), where="--tables")
-    return found
-
-
-def _pairs(pairs: tuple[str, ...], usage: str, example: str) -> dict[str, tuple[str, ...]]:
-    """`COLUMN=NAMES` several times, as names by column; `usage` is the option with the form of its value."""
-    option, form = usage.split()
-    found: dict[str, tuple[str, ...]] = {}
-    for pair in pairs:
-        column, equals, text = pair.partition("=")
-        names = tuple(name.strip() for name in text.split(","))
-        if not equals or not all(names):
-            raise UserError(f"{option} {pair!r}: must be {form}", hint=f"for example {option} {example}")
-        found[column] = found.get(column, ()) + names
     return found

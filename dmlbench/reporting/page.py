@@ -67,11 +67,10 @@ from dmlbench.results.environment import versions
 from dmlbench.results.evaluated import STATUS as EVALUATED
 from dmlbench.results.frames import load_history, load_results
 from dmlbench.results.measurements import SYNTHETIC, Measurement, read_measurements
-from dmlbench.results.records import Summary
+from dmlbench.results.records import FILTERS, Summary
 from dmlbench.results.store import Roots, read_summary
 from dmlbench.specs.study import Claim
 
-FILTERS = ("protocol", "dataset", "method")
 Only = Mapping[str, Collection[str]]
 DICTIONARY = "dictionary.csv"
 WHOLE = Choice()

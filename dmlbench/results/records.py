@@ -270,6 +270,7 @@ class Facts:
 
 
 INDEX = tuple(field.name for field in fields(Facts))  # columns that say which cell a row is of
+FILTERS = ("protocol", "dataset", "method")  # those by which `--only` chooses
 
 
 def facts(cell: Cell) -> Facts:

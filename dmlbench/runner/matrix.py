@@ -77,7 +77,7 @@ def plan(request: Request, log: Log = lambda _: None) -> list[Cell]:
     for name in request.methods:
         registry.parts(name)
     pairs = []
-    for info in _distinct([dataset_info(text) for text in request.datasets]):
+    for info in distinct([dataset_info(text) for text in request.datasets]):
         named = request.protocol or info.default_protocol
         protocol = load_protocol(named, info.name, protocol_settings)
         resolve = partial(registry.resolve, family=protocol.family)
@@ -266,7 +266,8 @@ def check_applied(settings: Mapping[str, Mapping[str, object]], methods: Sequenc
                 raise UserError(f"--set {section}.{name}: no chosen method has this parameter", hint=hint)
 
 
-def _distinct(infos: Sequence[DatasetInfo]) -> Sequence[DatasetInfo]:
+def distinct(infos: Sequence[DatasetInfo]) -> Sequence[DatasetInfo]:
+    """The same datasets; raises UserError where two have one name."""
     names = [info.name for info in infos]
     if twice := next((name for index, name in enumerate(names) if name in names[:index]), None):
         raise UserError(f"--datasets: {twice!r} is declared twice", hint="give one of them another name")

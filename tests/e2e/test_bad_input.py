@@ -140,6 +140,17 @@ CASES = {
     "two ways of status": (("status", "--results", ".", "--json", "--verify"), ("exclude each other",)),
     "watch without a terminal": (("status", "--results", ".", "--watch"), ("--watch: needs a terminal", "--json")),
     "verify nothing": (("status", "--results", ".", "--verify"), (".: no cells to verify", "run --results")),
+    "reproduce nothing": (("reproduce", "--results", "nowhere"), ("nowhere: no such results folder",)),
+    "reproduce no cells": (
+        ("reproduce", "--results", "images"),
+        ("images: no finished cells to train again", "dmlbench run"),
+    ),
+    "reproduce into the record": (
+        ("reproduce", "--results", "images", "--output", "images/new"),
+        ("--output images/new: new results would be among those of --results images", "name another folder"),
+    ),
+    "reproduce some cells": (("reproduce", "--cells", "some"), ("'--cells': 'some' is not a valid integer",)),
+    "reproduce no data": (("reproduce", "--data-dir", "nowhere"), ("--data-dir nowhere: no such folder",)),
     "sync nothing": (("sync", "--results", "."), (".: no results to send", "run --results")),
     "address without ray": (
         (*RUN, "--methods", "ms", "--datasets", "glyphs", "--address", "auto"),
