@@ -122,6 +122,38 @@ def pooled(report: str, method: str, to: str) -> str:
     return f"{_interval(own, points)}, p {p_value(float(own['p_bh']))}"
 
 
+def _claims(report: str, modifier: str, **chosen: str) -> list[Row]:
+    """What a report says of a claim: of the mean over bases first, then of each base."""
+    found = rows(_report(report, "claims"), modifier=modifier, **chosen)
+    if len({own["over"] for own in found}) > 1 or [own["base"] for own in found].count("") != 1:
+        raise LookupError(f"{report}: several claims of {modifier}; choose one")
+    return found
+
+
+def claim(report: str, modifier: str, **chosen: str) -> str:
+    """What was found of a claim: the main effect with its verdict, what could have been seen, and every base."""
+    main, *_ = _claims(report, modifier, **chosen)
+    verdict = main["verdict"] or "no verdict"
+    over = f"averaged over {main['bases']}, {main['n']} seeds"
+    power = f"p {p_value(float(main['p']))}; {percent(float(main['detectable']))} points are found in 80% of studies"
+    every = {"": "", "True": " Better on every base: shown.", "False": " Better on every base: not shown."}
+    when = " Claimed after the runs." if main["begun"] != "0" else ""
+    return f"**{verdict}**, {_interval(main, points)} points {over} ({power}).{every[main['consistent']]}{when}"
+
+
+def claim_table(report: str, modifier: str, **chosen: str) -> str:
+    """The bases of a claim: difference, simultaneous interval, verdict, and what could have been seen."""
+    body = []
+    for own in _claims(report, modifier, **chosen):
+        both = f"[{points(float(own['all_low']))}, {points(float(own['all_high']))}]"
+        p_holm = p_value(float(own["p"])) if own["p"] else "–"
+        name = f"`{own['base']}`" if own["base"] else "all bases (main effect)"
+        body.append((name, own["n"], _interval(own, points), both, own["verdict"] or "–", p_holm,
+                     percent(float(own["detectable"]))))  # fmt: skip
+    header = ("base", "seeds", "difference", "simultaneous interval", "verdict", "p", "detectable")
+    return table_of(header, body)
+
+
 def gain_table(report: str, bases: Iterable[str], modifiers: Iterable[str], **chosen: str) -> str:
     """Bases in rows: alone, and what each modifier adds."""
     modifiers = tuple(modifiers)
@@ -323,6 +355,6 @@ def define_env(env: MacrosPlugin) -> None:
     for function in (
         mean, untrained, gain, gain_alone, p, verdicts, family, pooled, gain_table, leaderboard, steps, measured, ratio,
         data, value, benchmark, benchmark_value, gpu_memory, figure, figures, methods, protocols, datasets, published,
-        sign_flip, detectable_times, commands,
+        sign_flip, detectable_times, commands, claim, claim_table,
     ):  # fmt: skip
         env.macro(function)

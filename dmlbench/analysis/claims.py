@@ -14,6 +14,7 @@ A verdict needs every base on every dataset that was declared.
 Simulations of these rules, and of those that were not chosen, are in the tests.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -27,8 +28,10 @@ from dmlbench.analysis.statistics import (
     SIGNIFICANT,
     Estimate,
     Evidence,
+    detectable,
     evidence,
     holm,
+    seeds_needed,
     simultaneous_interval,
     t_interval,
     verdict,
@@ -138,6 +141,40 @@ def differences(modifier: str, metric: str, results: pd.DataFrame, selection: st
     found = pairs.assign(difference=pairs["value"] - pairs["value_to"])
     table = found.pivot_table(index="seed", columns=COLUMN, values="difference", aggfunc="first", sort=False)
     return table if len(found) else pd.DataFrame(columns=pd.MultiIndex.from_tuples([], names=COLUMN))
+
+
+def claims_frame(judged: Sequence[Judged]) -> pd.DataFrame:
+    """Every effect of every claim as a row; its `base` is "" in the row of the main effect."""
+    return pd.DataFrame([_row(own, effect) for own in judged for effect in (own.main, *own.bases) if effect])
+
+
+def _row(judged: Judged, effect: Effect) -> dict[str, object]:
+    claim, estimate = judged.declared.claim, effect.estimate
+    smallest, std = claim.effect / 100, estimate.std
+    # Bases are corrected for each other: the level of the strictest step, which the first of them to be found needs.
+    level = SIGNIFICANT / max(len(judged.bases) - 1, 1) if effect.name else SIGNIFICANT
+    return {
+        "modifier": claim.modifier,
+        "bases": ", ".join(claim.bases),
+        "base": effect.name,
+        "over": ", ".join(judged.datasets),
+        "metric": claim.metric,
+        "selection": judged.selection,
+        "declared": judged.declared.declared,
+        "begun": judged.declared.begun,
+        "missing": judged.missing,
+        **{name: getattr(estimate, name) for name in ("mean", "low", "high", "std", "n")},
+        "all_low": effect.low,
+        "all_high": effect.high,
+        "verdict": effect.verdict,
+        "p": effect.p,
+        "p_sign_flip": effect.evidence.p_sign_flip,
+        "effect": smallest,
+        "detectable": detectable(std, estimate.n, level),
+        "seeds_needed": seeds_needed(std, smallest, level) if std > 0 else float("nan"),
+        "p_consistent": float("nan") if effect.name else judged.p_consistent,
+        "consistent": "" if effect.name or math.isnan(judged.p_consistent) else judged.consistent,
+    }
 
 
 def _main(sample: pd.Series, effect: float) -> Effect:

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
-from dmlbench.analysis.claims import Judged, judge
+from dmlbench.analysis.claims import Judged, claims_frame, judge
 from dmlbench.analysis.comparisons import primary
 from dmlbench.analysis.costs import measured_frame
 from dmlbench.analysis.groups import (
@@ -380,6 +380,7 @@ def _tidy(material: Material, specs: sources.Specs, roots: Roots) -> dict[str, p
     tables = {
         "accuracy": numbers.accuracy,
         "comparisons": numbers.comparisons,
+        "claims": claims_frame(material.claims),
         "pooled": numbers.pooled,
         "datasets": numbers.over_datasets,
         "leaderboard": numbers.leaderboard,

@@ -46,7 +46,7 @@ def markdown(table: Table) -> str:
 
 def csv(frame: pd.DataFrame) -> str:
     """A tidy CSV; settings that name a user's folders are cut to their last part."""
-    return inert(frame.assign(variant=frame["variant"].map(without_paths)))
+    return inert(frame.assign(variant=frame["variant"].map(without_paths)) if "variant" in frame else frame)
 
 
 def inert(frame: pd.DataFrame) -> str:

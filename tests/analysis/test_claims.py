@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from dmlbench.analysis.claims import judge, protected_holm
+from dmlbench.analysis.claims import claims_frame, judge, protected_holm
+from dmlbench.analysis.statistics import detectable
 from dmlbench.results.claims import Declared
 from dmlbench.specs.study import Claim
 from tests.analysis.fake_values import values
@@ -128,3 +129,34 @@ def test_two_seeds_have_no_verdict():
 )
 def test_holm_after_the_gate_by_hand(p, corrected):
     assert protected_holm(p) == pytest.approx(corrected)
+
+
+def test_claims_as_rows():
+    frame = results()
+    found = claims_frame([judge(declared(frame), frame, "last")])
+    assert found["base"].tolist() == ["", "ms", "triplet"]
+    assert found["verdict"].tolist() == ["better"] * 3
+    assert found["consistent"].tolist() == [True, "", ""]
+    assert found["n"].tolist() == [6] * 3
+    # Of two bases none needs a stricter level than .05: the main effect has rejected that both are 0.
+    assert found["detectable"].tolist() == pytest.approx([detectable(std, 6) for std in found["std"]])
+    ms = found.iloc[1]
+    assert ms["all_low"] < ms["low"] < ms["mean"] == pytest.approx(np.mean(GAINS["ms"]))
+
+
+def test_several_bases_need_a_stricter_level():
+    gains = dict.fromkeys(("ms", "triplet"), GAINS["ms"])
+    frame = results(gains)
+    third = frame[frame["base"] == "ms"].assign(base="margin")
+    third = third.assign(hash="margin" + third["hash"], method=third["method"].str.replace("ms", "margin"))
+    frame = pd.concat([frame, third], ignore_index=True)
+    found = claims_frame([judge(declared(frame, bases=("ms", "triplet", "margin")), frame, "last")])
+    std = found["std"][1]
+    assert found["detectable"][1] == pytest.approx(detectable(std, 6, 0.025))
+    assert found["seeds_needed"][1] >= found["seeds_needed"][0]
+
+
+def test_a_claim_without_results_has_no_rows():
+    frame = results()
+    lacking = frame[frame["base"] == "ms"]
+    assert claims_frame([judge(declared(frame), lacking, "last")]).empty
