@@ -130,12 +130,16 @@ def _claims(report: str, modifier: str, **chosen: str) -> list[Row]:
     return found
 
 
+def _number(found: Row, column: str) -> float:
+    return float(found[column] or "nan")
+
+
 def claim(report: str, modifier: str, **chosen: str) -> str:
     """What was found of a claim: the main effect with its verdict, what could have been seen, and every base."""
     main, *_ = _claims(report, modifier, **chosen)
     verdict = main["verdict"] or "no verdict"
     over = f"averaged over {main['bases']}, {main['n']} seeds"
-    power = f"p {p_value(float(main['p']))}; {percent(float(main['detectable']))} points are found in 80% of studies"
+    power = f"p {p_value(_number(main, 'p'))}; {percent(float(main['detectable']))} points are found in 80% of studies"
     every = {"": "", "True": " Better on every base: shown.", "False": " Better on every base: not shown."}
     when = " Claimed after the runs." if main["begun"] != "0" else ""
     return f"**{verdict}**, {_interval(main, points)} points {over} ({power}).{every[main['consistent']]}{when}"
@@ -146,7 +150,7 @@ def claim_table(report: str, modifier: str, **chosen: str) -> str:
     body = []
     for own in _claims(report, modifier, **chosen):
         both = f"[{points(float(own['all_low']))}, {points(float(own['all_high']))}]"
-        p_holm = p_value(float(own["p"])) if own["p"] else "–"
+        p_holm = p_value(_number(own, "p"))
         name = f"`{own['base']}`" if own["base"] else "all bases (main effect)"
         body.append((name, own["n"], _interval(own, points), both, own["verdict"] or "–", p_holm,
                      percent(float(own["detectable"]))))  # fmt: skip
