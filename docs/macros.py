@@ -138,7 +138,7 @@ def claim(report: str, modifier: str, **chosen: str) -> str:
     """What was found of a claim: the main effect with its verdict, what could have been seen, and every base."""
     main, *_ = _claims(report, modifier, **chosen)
     verdict = main["verdict"] or "no verdict"
-    over = f"averaged over {main['bases']}, {main['n']} seeds"
+    over = f"averaged over {main['bases']}, {main['n']} seeds" if ", " in main["bases"] else f"over {main['n']} seeds"
     power = f"p {p_value(_number(main, 'p'))}; {percent(float(main['detectable']))} points are found in 80% of studies"
     every = {"": "", "True": " Better on every base: shown.", "False": " Better on every base: not shown."}
     when = " Claimed after the runs." if main["begun"] != "0" else ""

@@ -105,6 +105,9 @@ def test_macros_give_what_the_results_say(results: pd.DataFrame, macros: ModuleT
     glyphs, cars = (last[last["dataset"] == name] for name in ("glyphs", "cars98"))
     assert macros.mean("glyphs", "ms") == mean(glyphs[glyphs["name"] == "ms"]["recall_at_1"])
     assert macros.gain("glyphs", "ms+obdsd").replace("\\*", "") == difference(glyphs, "ms+obdsd", "ms")
+    for modifier in ("psd", "obdsd"):
+        assert difference(glyphs, f"ms+{modifier}", "ms") in macros.claim("glyphs", modifier)
+        assert difference(glyphs, f"ms+{modifier}", "ms") in macros.claim_table("glyphs", modifier)
     own = difference(cars, f"triplet+psd{EVAL}", "triplet")
     assert macros.gain("photographs", f"triplet+psd{EVAL}", dataset="cars98") == own
 
