@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -12,8 +11,8 @@ import yaml
 from pydantic import NonNegativeInt
 
 from dmlbench.atomic import write_atomically
-from dmlbench.errors import Damaged, OnDamaged, UserError, attempt, sound, unknown_name, warn
-from dmlbench.results.store import Record, Store, read_record, read_spec
+from dmlbench.errors import OnDamaged, UserError, attempt, sound, unknown_name, warn
+from dmlbench.results.store import Store, read_spec
 from dmlbench.specs.cell import Cell, digest
 from dmlbench.specs.dataset import Section
 from dmlbench.specs.study import Claim
@@ -131,38 +130,35 @@ def declared_claims(roots: Sequence[Path], damaged: OnDamaged = warn) -> list[De
     """The claims of results folders, the oldest first; `damaged` takes the files that cannot be read.
 
     A claim that several folders make for other seeds of the same methods, datasets and protocol is one claim, which was
-    declared when the last of them was. Cells of any folder that had begun by then make it one after the fact: who has
-    seen some of the results has chosen to go on.
+    declared when the last of them was. Cells that had begun by then, also in another folder than the claim's, make it
+    one after the fact: who has seen some of the results has chosen to go on.
     """
     each = [
         list(sound((attempt(_read, path) for path in sorted((root / FOLDER).glob("*.yaml"))), damaged))
         for root in roots
     ]
-    found = _merged(each, _cells(roots)) if len(roots) > 1 and any(each) else each[0]
+    if not any(each):
+        return []
+    found = _merged(each, _kinds(roots)) if len(roots) > 1 else each[0]
+    started = _started(roots)
+    found = [own.model_copy(update={"begun": max(own.begun, _begun(own, started))}) for own in found]
     return sorted(found, key=lambda own: (own.declared, own.claim.title))
 
 
-@dataclass(frozen=True)
-class _Known:
-    """What is known of a cell: what it is but for its seed, and when it first began, in seconds; infinite if not."""
+def _kinds(roots: Sequence[Path]) -> dict[str, tuple[str, ...]]:
+    """What every readable cell of several folders is but for its seed, by hash."""
+    folders = (folder for root in roots for folder in Store(root).folders())
+    indices = (spec.index() for spec in sound((attempt(read_spec, folder) for folder in folders), lambda _: None))
+    names = ("protocol_hash", "dataset", "method", "variant")
+    return {str(index["hash"]): tuple(str(index[name]) for name in names) for index in indices}
 
-    kind: tuple[str, ...]
-    started: float
 
-
-def _cells(roots: Sequence[Path]) -> dict[str, _Known]:
-    """Every readable cell of several folders."""
-    found: dict[str, _Known] = {}
-    for folder in (folder for root in roots for folder in Store(root).folders()):
-        record, spec = read_record(folder), attempt(read_spec, folder)
-        if isinstance(spec, Damaged):
-            continue
-        index = spec.index()
-        kind = tuple(str(index[key]) for key in ("protocol_hash", "dataset", "method", "variant"))
-        started = (
-            _seconds(record.summary.started) if isinstance(record, Record) and record.summary.started else math.inf
-        )
-        found[spec.hash] = _Known(kind, min(started, found[spec.hash].started if spec.hash in found else math.inf))
+def _started(roots: Sequence[Path]) -> dict[str, float]:
+    """When each finished cell first began, in seconds, by hash."""
+    found: dict[str, float] = {}
+    for summary in (record.summary for root in roots for record in Store(root).records(lambda _: None)):
+        if summary.started:
+            found[summary.cell.hash] = min(_seconds(summary.started), found.get(summary.cell.hash, math.inf))
     return found
 
 
@@ -170,30 +166,30 @@ def _seconds(time: str) -> float:
     return datetime.fromisoformat(time).timestamp()
 
 
-def _merged(each: Sequence[Sequence[Declared]], known: Mapping[str, _Known]) -> list[Declared]:
+def _merged(each: Sequence[Sequence[Declared]], kinds: Mapping[str, tuple[str, ...]]) -> list[Declared]:
     """The claims of several folders: what is a copy, or a part, of another is that one."""
     found: list[Declared] = []
     for folder in each:
         before = len(found)  # claims of one folder stay apart
         for own in folder:
-            place = next((place for place in range(before) if _joins(own, found[place], known)), None)
+            place = next((place for place in range(before) if _joins(own, found[place], kinds)), None)
             if place is None:
                 found.append(own)
             else:
                 found[place] = _joined(found[place], own)
-    return [own.model_copy(update={"begun": max(own.begun, _begun(own, known))}) for own in found]
+    return found
 
 
-def _begun(own: Declared, known: Mapping[str, _Known]) -> int:
+def _begun(own: Declared, started: Mapping[str, float]) -> int:
     declared = _seconds(own.declared)
-    return sum(known[cell].started < declared for cell in own.cells if cell in known)
+    return sum(started[cell] < declared for cell in own.cells if cell in started)
 
 
-def _joins(own: Declared, other: Declared, known: Mapping[str, _Known]) -> bool:
-    kinds = [{known[cell].kind for cell in one.cells if cell in known} for one in (own, other)]
+def _joins(own: Declared, other: Declared, kinds: Mapping[str, tuple[str, ...]]) -> bool:
+    first, second = ({kinds[cell] for cell in one.cells if cell in kinds} for one in (own, other))
     cells = set(own.cells)
     apart, part = cells.isdisjoint(other.cells), cells <= set(other.cells)
-    alike = kinds[0] <= kinds[1] or kinds[1] <= kinds[0]  # a cell that was deleted says nothing
+    alike = first <= second or second <= first  # a cell that was deleted says nothing
     return own.claim == other.claim and (part or (apart and alike))
 
 

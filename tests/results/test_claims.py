@@ -2,7 +2,7 @@
 
 from dmlbench.results.claims import declare, declared_claims
 from dmlbench.specs.study import Claim
-from tests.begun import begin
+from tests.begun import begin, ended
 
 CLAIM = Claim(modifier="psd", bases=("ms",))
 
@@ -28,6 +28,16 @@ def test_a_claim_after_a_cell_has_begun_is_after_the_fact(store, make_cell):
     assert late.begun == 1
     assert late.when.startswith("after the fact: declared ")
     assert late.when.endswith("when 1 of its 4 cells had begun")
+
+
+def test_cells_that_were_there_before_the_claim_came_make_it_after_the_fact(store, make_cell):
+    """As where a claim's file is put beside earlier results of the same cells."""
+    (first,) = declare([CLAIM], cells(make_cell), store)
+    for seed in range(2):
+        begin(store, make_cell("ms", seed=seed)).finish(ended(make_cell("ms", seed=seed)))  # started in January
+    (found,) = declared_claims([store.root])
+    assert (first.begun, found.begun) == (0, 2)
+    assert found.when.endswith("when 2 of its 4 cells had begun")
 
 
 def test_more_seeds_are_another_claim_beside_the_first(store, make_cell):
