@@ -204,7 +204,7 @@ def make_inputs(folder: Path) -> None:
 
 
 def run_block(block: Block, dmlbench: Command, *, tracked: bool) -> None:
-    if block.language == "python":  # a script of its own is test_study's
+    if block.language == "python":  # as in a notebook; scripts are tested in tests/api
         exec(compile(block.content, "<a page>", "exec"), {"__name__": "__main__"})  # noqa: S102 - the manual's
         return
     for words in commands(block):

@@ -1,8 +1,12 @@
 """Study files and claims, and what is wrong with them in a line."""
 
+from pathlib import Path
+
 import pytest
 
 from dmlbench.errors import UserError
+from dmlbench.specs.protocol import load_protocol
+from dmlbench.specs.registry import Registry
 from dmlbench.specs.study import parse_claim, read_study
 
 
@@ -67,3 +71,15 @@ def test_settings_may_be_lists(tmp_path):
     path = tmp_path / "study.yaml"
     path.write_text("settings: {training.milestones: [1, 2]}\n")
     assert read_study(path).changes == ("training.milestones=[1, 2]",)
+
+
+STUDIES = sorted((Path(__file__).parents[2] / "studies").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_the_committed_studies_name_what_there_is(path):
+    study, registry = read_study(path), Registry()
+    load_protocol(study.protocol, "glyphs")
+    for name in (*study.methods, *(name for claim in study.claims for name in claim.methods)):
+        registry.resolve(name, "glyphs", study.protocol)
+    assert study.seeds >= 6
