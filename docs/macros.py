@@ -11,14 +11,18 @@ from pathlib import Path
 import click
 from mkdocs_macros.plugin import MacrosPlugin
 
+from dmlbench.analysis.claims import judge
 from dmlbench.analysis.statistics import detectable, smallest_p
 from dmlbench.cli.main import dmlbench
 from dmlbench.data.catalogue import DATASETS
 from dmlbench.reporting.naming import p_value, percent, plain, points
+from dmlbench.results.claims import declared_claims
+from dmlbench.results.frames import load_results
 from dmlbench.specs.protocol import own_protocols, resolve_protocol
 from dmlbench.specs.registry import Registry
 
 ROOT = Path(__file__).parent.parent
+REFERENCE = ROOT / "results" / "reference"
 BENCHMARKS = ROOT / "tests" / "benchmarks" / "README.md"
 STARRED = ("better", "worse")
 Row = Mapping[str, str]
@@ -156,6 +160,24 @@ def claim_table(report: str, modifier: str, **chosen: str) -> str:
                      percent(float(own["detectable"]))))  # fmt: skip
     header = ("base", "seeds", "difference", "simultaneous interval", "verdict", "p", "detectable")
     return table_of(header, body)
+
+
+def claims_from(dataset: str, first: int) -> str:
+    """The claims on a data set, tested again on the seeds from `first` on alone."""
+    results = load_results(REFERENCE)
+    own = results[results["seed"] >= first]
+    body = []
+    for declared in (found for found in declared_claims([REFERENCE]) if found.datasets == (dataset,)):
+        main = judge(declared, own).main
+        if main is None:
+            raise LookupError(f"no seed from {first} on has all cells of {declared.claim.title}")
+        found = main.estimate
+        shown = f"{points(found.mean)} [{points(found.low)}, {points(found.high)}]"
+        names = ", ".join(f"`{name}`" for name in declared.claim.bases)
+        body.append((f"`{declared.claim.modifier}`", names, str(found.n), shown, main.verdict, p_value(main.p)))
+    if not body:
+        raise LookupError(f"no claim on {dataset}")
+    return table_of(("modifier", "averaged over", "seeds", "difference", "verdict", "p"), body)
 
 
 def gain_table(report: str, bases: Iterable[str], modifiers: Iterable[str], **chosen: str) -> str:
@@ -359,6 +381,6 @@ def define_env(env: MacrosPlugin) -> None:
     for function in (
         mean, untrained, gain, gain_alone, p, verdicts, family, pooled, gain_table, leaderboard, steps, measured, ratio,
         data, value, benchmark, benchmark_value, gpu_memory, figure, figures, methods, protocols, datasets, published,
-        sign_flip, detectable_times, commands, claim, claim_table,
+        sign_flip, detectable_times, commands, claim, claim_table, claims_from,
     ):  # fmt: skip
         env.macro(function)

@@ -3,7 +3,6 @@
 All three are of one protocol: of several, of the one with the most results. Sections show the others.
 """
 
-import math
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,18 +17,26 @@ from dmlbench.analysis.groups import Against, Group, groups, slug, without_paths
 from dmlbench.analysis.statistics import EFFECT, FEWEST
 from dmlbench.errors import counted
 from dmlbench.reporting.figures import Gains
-from dmlbench.reporting.naming import metric_name, named, percent, plain, points
+from dmlbench.reporting.naming import metric_name, named, percent, points
 from dmlbench.reporting.numbers import METRIC, Numbers
 from dmlbench.reporting.tables.accuracy import GIVEN, NOT_TRAINED, rank_note, rank_range
 from dmlbench.reporting.tables.comparison import LABELS, power
-from dmlbench.reporting.tables.table import Entry, Table, estimate_entry, few_seeds, interval_of, number
+from dmlbench.reporting.tables.table import (
+    Entry,
+    Table,
+    estimate_entry,
+    few_seeds,
+    interval_of,
+    number,
+    step_time_entry,
+)
 from dmlbench.results.frames import MEAN
 from dmlbench.specs.overrides import Settings
 
 RANKS = "Rank {}, of {} rows: the comparisons do not decide which of them it is."
 TRANSFERRED = "Transferred: with the values that were published for that protocol, and no weights of it."
 DASH = "–: a base. Bases are compared with each other in the sections below."
-MOST_CLAIMS = 3  # sentences of claims that a reader takes in at once
+MOST_CLAIMS = 4  # sentences of claims that a reader takes in at once
 MOST_ROWS = 40  # of the gain matrix; a study with more is shown averaged over its datasets
 Row = Mapping[Hashable, Any]
 
@@ -138,8 +145,19 @@ def _of_claim(judged: Judged) -> str:
         "": "Too few seeds to judge the claim, made {made}, that {what}",
     }[kind].format(made=made, what=what)
     interval = f" [{points(estimate.low)}, {points(estimate.high)}]" if estimate.n > 1 else ""
-    several = "; consistently, on every base" if judged.consistent else ""
-    return f"{answer}: {points(estimate.mean)} points{interval} over {counted(estimate.n, 'seed')}{several}."
+    over = ("on average " if len(judged.bases) > 1 else "") + f"over {counted(estimate.n, 'seed')}"
+    return f"{answer}: {points(estimate.mean)} points{interval} {over}{_each(judged)}."
+
+
+def _each(judged: Judged) -> str:
+    """What was found of every base: a mean over bases says that of none."""
+    if judged.consistent:
+        return "; consistently, on every base"
+    if len(judged.bases) < 2:
+        return ""
+    verdicts = {kind: [base.name for base in judged.bases if base.verdict == kind] for kind in LABELS if kind}
+    found = [f"{kind} on {_listed(names)}" for kind, names in verdicts.items() if names]
+    return f"; {', '.join(found)}" if found else ""
 
 
 def _found(scope: Scope, shown: pd.DataFrame, numbers: Numbers) -> str:
@@ -247,7 +265,7 @@ def board_table(scope: Scope, numbers: Numbers, compared: pd.DataFrame) -> Table
     # A base has a reference, too, another base: in one column the two would be taken for the same.
     timed = scope.of_protocol(numbers.overhead)
     timed = timed[(timed["n"] > 0) & timed["name"].isin(set(compared["name"]))]
-    costs = timed.groupby("name")["mean"].agg(["min", "max"]).to_dict("index")
+    costs = {str(name): own.to_dict("records") for name, own in timed.groupby("name")}
     several, seeds = len(scope.datasets) > 1, board.groupby("name", sort=False)["n"].max()
     counts = set(map(int, board["n"]))
     others = {name for name, dataset in found if (name, dataset) not in gained} - set(compared["to_name"][:1])
@@ -262,7 +280,7 @@ def board_table(scope: Scope, numbers: Numbers, compared: pd.DataFrame) -> Table
             figures += [] if several else [Entry(rank_range(row) if row else "–")]
             figures += [_gain(gained.get((name, dataset)), shown.reference)] if shown.reference else []
         marks = "; ".join(dict.fromkeys(row["marks"] for row in own if row and row["marks"]))
-        rows.append((Entry(name), *figures, *([_cost(costs.get(name))] if costs else []), Entry(marks)))
+        rows.append((Entry(name), *figures, *([step_time_entry(costs.get(name, []))] if costs else []), Entry(marks)))
     return Table(
         f"board_{scope.slug}_{scope.selection}",
         f"Leaderboard of {scope.title}; {SELECTIONS[scope.selection] if (board['n'] > 0).any() else NOT_TRAINED}",
@@ -272,6 +290,7 @@ def board_table(scope: Scope, numbers: Numbers, compared: pd.DataFrame) -> Table
     )
 
 
+SPREAD = (" [95% t-interval]", "; over datasets")  # of step times: on one dataset, on several
 BASE, EACH = "base", "reference"  # what gains are over, where it is no single method
 
 
@@ -314,7 +333,10 @@ def _notes(board: pd.DataFrame, shown: _Shown) -> list[str]:
     signs = ", ".join(f"{label[0]} {label[2:]}" for label in LABELS.values())
     trained, several = board[board["n"] > 0], len(set(board["dataset"])) > 1
     over = {BASE: "a method's own base", EACH: "the reference that the row names"}.get(shown.reference, shown.reference)
-    seeds, spread = counted(shown.seeds, "seed") if shown.seeds else "seeds", "; over datasets" if several else ""
+    seeds, spread = (
+        counted(shown.seeds, "seed") if shown.seeds else "seeds",
+        "; over datasets" if several else " [95% t-interval]",
+    )
     return [
         f"In percent, mean over {seeds} [95% t-interval]; the best first{', by their mean' if several else ''}.",
         *([] if several else rank_note(trained, RANKS)),
@@ -349,10 +371,3 @@ def _gain(row: Row | None, reference: str) -> Entry:
     over = f"to {row['to_name']}" if reference == EACH else ""
     interval = " ".join(filter(None, (interval_of(row, points), over)))
     return Entry(f"{LABELS[kind][0]} {points(mean)}", interval, mean, kind=kind)
-
-
-def _cost(found: Row | None) -> Entry:
-    if found is None or math.isnan(found["max"]):
-        return Entry("–")
-    low, high = plain(found["min"]), plain(found["max"])
-    return Entry(f"{low}×" if low == high else f"{low}–{high}×", value=found["max"])

@@ -16,7 +16,7 @@ from dmlbench.results.claims import after_the_fact
 from dmlbench.results.frames import load_history, load_results
 from dmlbench.specs.cell import ResolvedValue
 from dmlbench.specs.study import Claim
-from tests.reporting.fake_results import make_cell, write_cell, write_failure
+from tests.reporting.fake_results import history, make_cell, write_cell, write_failure
 
 
 def numbers_of(root):
@@ -86,6 +86,19 @@ def test_a_claim_comes_first(tmp_path):
     assert "Exploratory" not in found.certainty
     assert found.gains.effect("obdsd") == 2.0
     assert found.gains.effect("psd") == 1.0
+
+
+def test_a_claim_of_several_bases_says_where_it_holds(tmp_path):
+    for seed in range(7):
+        for name in ("ms", "ms+obdsd", "proxyanchor"):
+            write_cell(tmp_path, make_cell(name, seed))
+        same = history(make_cell("proxyanchor", seed))
+        write_cell(tmp_path, make_cell("proxyanchor+obdsd", seed), rows=same)
+    shown = load_results(tmp_path)
+    claim = Claim(modifier="obdsd", bases=("ms", "proxyanchor"), datasets=("glyphs",))
+    judged = judge(after_the_fact(claim, shown), shown)
+    sentence, *_ = opening(numbers_of(tmp_path), (judged,), DEFAULT).sentences
+    assert sentence.endswith("] on average over 7 seeds; better on ms, equivalent on proxyanchor.")
 
 
 def test_a_claim_without_all_bases_is_not_judged(results, numbers):
@@ -174,6 +187,10 @@ def test_the_table_names_what_gains_are_over(tmp_path):
     assert over(one) == ["Gain over ms", "Step time over ms"]
     assert one.notes[1] == "Rank 1–2, of 2 rows: the comparisons do not decide which of them it is."
     assert one.notes[2].startswith("Gain: points over ms, paired by seed:")
+    assert one.notes[3] == "Step time: of a training step, over that of ms [95% t-interval]."
+    times = {row[0].text: row[-2] for row in one.rows}
+    assert re.fullmatch(r"1\.\d\d×", times["ms+psd"].text)
+    assert re.fullmatch(r"\[1\.\d\d, 1\.\d\d\]", times["ms+psd"].interval)
     assert over(shown(["ms", "ms+psd", "triplet", "triplet+psd"])) == ["Gain over base", "Step time over base"]
     assert over(shown(["ms", "triplet"])) == ["Gain over triplet", "Step time over triplet"]
     named = shown(["ms", "ms+psd", "triplet"], Against(method="ms"))

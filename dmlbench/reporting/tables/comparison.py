@@ -179,13 +179,13 @@ LABELS = {
 class Verdict:
     """What the evidence says of one method; `kind` is a key of `LABELS`.
 
-    `row` is the comparison with its reference, `ratio` the step time over the reference's, NaN where it was not
-    measured.
+    `row` is the comparison with its reference, `ratio` the step time over the reference's, a row of `costs.overhead`;
+    None where it was not measured.
     """
 
     kind: str
     row: Mapping[Hashable, Any]
-    ratio: float
+    ratio: Mapping[Hashable, Any] | None
 
     @property
     def sign(self) -> str:
@@ -201,8 +201,8 @@ def verdicts(group: Group, compared: pd.DataFrame, overhead: pd.DataFrame) -> li
         compared: Rows of `comparisons.primary` of one selection and metric.
         overhead: Rows of `overhead.overhead`.
     """
-    ratios = {row["name"]: float(row["mean"]) for row in group.of(overhead).to_dict("records") if row["n"]}
-    return [Verdict(str(row["verdict"]), row, ratios.get(row["name"], math.nan)) for row in ordered(group.of(compared))]
+    ratios = {row["name"]: row for row in group.of(overhead).to_dict("records") if row["n"]}
+    return [Verdict(str(row["verdict"]), row, ratios.get(row["name"])) for row in ordered(group.of(compared))]
 
 
 def pooled_table(title: str, slug: str, pooled: pd.DataFrame) -> Table:

@@ -5,7 +5,6 @@ How much of the matrix is there.
 The methods appendix: every resolved value with its source.
 """
 
-import math
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
@@ -14,10 +13,10 @@ import pandas as pd
 
 from dmlbench.analysis.estimates import SELECTIONS
 from dmlbench.analysis.groups import GROUP, METHOD, Group, groups, in_order, slug, without_paths
-from dmlbench.reporting.naming import metric_name, plain, points
+from dmlbench.reporting.naming import metric_name, points
 from dmlbench.reporting.sources import NETWORKS_RATE
 from dmlbench.reporting.tables.comparison import LABELS, Verdict, power
-from dmlbench.reporting.tables.table import Entry, Table, interval_of, interval_with_n, reach
+from dmlbench.reporting.tables.table import Entry, Table, interval_of, interval_with_n, reach, step_time_entry
 from dmlbench.specs.overrides import Settings
 
 SIGNS = ", ".join(f"{label[0]} {label[2:]}" for label in LABELS.values())
@@ -50,15 +49,15 @@ def _summary(
     for key, value in wanted.items():
         pooled = pooled[pooled[key] == value]
     together = {row["name"]: row for row in pooled.to_dict("records")}
-    body = []
+    body, spread = [], "; over datasets" if len(datasets) > 1 else ""
     for _, method in in_order(rows.drop_duplicates("name")).iterrows():
         own = [by_method.get((method["name"], dataset)) for dataset in datasets]
         marks = "; ".join(dict.fromkeys(found.row["marks"] for found in own if found and found.row["marks"]))
-        ratios = [found.ratio for found in own if found and not math.isnan(found.ratio)]
+        step = step_time_entry([found.ratio for found in own if found and found.ratio])
         whole = [_pooled_entry(together.get(method["name"]))] if together else []
         pairs = max(int(found.row["n"]) for found in own if found)
         figures = [_entry(found, pairs) for found in own]
-        body.append((Entry(method["name"]), Entry(method["to_name"]), *figures, *whole, _range(ratios), Entry(marks)))
+        body.append((Entry(method["name"]), Entry(method["to_name"]), *figures, *whole, step, Entry(marks)))
     return Table(
         "_".join(["summary", *(slug(part) for part in (protocol, str(overrides)) if part)]),
         f"{metric_name(first['metric'])} against the reference under {title}; {SELECTIONS[first['selection']]}",
@@ -66,7 +65,7 @@ def _summary(
         tuple(body),
         (
             f"{SIGNS}. Exploratory: paired t-tests, Benjamini and Hochberg's correction, at .05.",
-            "In percentage points, paired by seed [95% t-interval]. Step time over the reference's.",
+            f"In percentage points, paired by seed [95% t-interval]. Step time over the reference's{spread}.",
             *power(rows),
             *(["n: pairs, where another dataset of the row has more."] if len(set(rows["n"])) > 1 else []),
             *(["Together: the mean over datasets, of the seeds that all of them have."] if together else []),
@@ -88,13 +87,6 @@ def _pooled_entry(row: Mapping[Hashable, Any] | None) -> Entry:
     kind = row["verdict"]
     text = f"{LABELS[kind][0]} {points(row['mean'])}"
     return Entry(text, interval_of(row, points), row["mean"], kind=kind)
-
-
-def _range(ratios: Sequence[float]) -> Entry:
-    if not ratios:
-        return Entry("–")
-    low, high = plain(min(ratios)), plain(max(ratios))
-    return Entry(f"{low}×" if low == high else f"{low}–{high}×", "", max(ratios))
 
 
 def coverage_table(results: pd.DataFrame, unfinished: pd.DataFrame) -> Table:

@@ -6,7 +6,7 @@ The notes below a table: what cannot be concluded, what was left out and why, an
 import itertools
 import math
 import string
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,7 +17,7 @@ from dmlbench.analysis.estimates import ESTIMATE
 from dmlbench.analysis.groups import DEFAULT, Against, in_order
 from dmlbench.analysis.statistics import FEWEST, smallest_p
 from dmlbench.analysis.tuning import unequal_budgets
-from dmlbench.reporting.naming import named, p_value
+from dmlbench.reporting.naming import named, p_value, plain
 from dmlbench.results.frames import ENSEMBLE, MEAN
 
 # Columns of words; all others hold figures.
@@ -81,6 +81,20 @@ def estimate_entry(
     if not spread or estimate["n"] < 2:
         return entry
     return replace(entry, spread=f"± {write(estimate['std'])}")
+
+
+def step_time_entry(ratios: Sequence[Mapping[Hashable, Any]]) -> Entry:
+    """A method's step time over its reference's: on one dataset with its interval, on several the range of means.
+
+    Args:
+        ratios: Rows of `costs.overhead` with at least one pair.
+    """
+    means = [float(own["mean"]) for own in ratios]
+    if not means:
+        return Entry("–")
+    low, high = plain(min(means)), plain(max(means))
+    interval = interval_of(ratios[0], plain) if len(ratios) == 1 else ""
+    return Entry(f"{low}×" if low == high else f"{low}–{high}×", interval, max(means))
 
 
 def by_method(estimates: pd.DataFrame) -> Iterable[pd.DataFrame]:
