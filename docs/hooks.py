@@ -1,6 +1,7 @@
 """What MkDocs also does: formulas become MathML, two files of the root become pages, reports are copied."""
 
 import re
+import shutil
 from pathlib import Path
 
 from latex2mathml.converter import convert
@@ -12,16 +13,26 @@ ROOT = Path(__file__).parent.parent
 BLOCK = re.compile(r"^```math\n(.*?)\n```$", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"\$`([^`\n]+)`\$")
 LINK = re.compile(r"\]\((?!https?://|#)(docs/)?([^)\s]+)\)")
-COPIED = ("reports/*/index.html", "reports/*/figures/*.png", "reports/*/tables/*.csv", "examples/*.ipynb")
+COPIED = ("reports/*/*", "reports/*/*/*", "examples/*.ipynb")
 PAGES = {"contributing.md": "CONTRIBUTING.md", "changelog.md": "CHANGELOG.md"}  # these are empty below docs/
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add every committed report, its page, figures and tables, and the notebooks."""
-    for path in sorted(path for pattern in COPIED for path in ROOT.glob(pattern)):
-        name = path.relative_to(ROOT).as_posix()
-        files.append(File.generated(config, name, abs_src_path=str(path)))
+    for path in _copied():
+        if path.suffix != ".md":
+            files.append(File.generated(config, path.relative_to(ROOT).as_posix(), abs_src_path=str(path)))
     return files
+
+
+def on_post_build(config: MkDocsConfig) -> None:
+    """Copy the reports' Markdown as it is: as a file of the manual it would become a page."""
+    for path in (path for path in _copied() if path.suffix == ".md"):
+        shutil.copyfile(path, Path(config.site_dir, path.relative_to(ROOT)))
+
+
+def _copied() -> list[Path]:
+    return sorted(path for pattern in COPIED for path in ROOT.glob(pattern) if path.is_file())
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:  # noqa: ARG001

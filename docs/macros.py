@@ -143,9 +143,10 @@ def claim(report: str, modifier: str, **chosen: str) -> str:
     main, *_ = _claims(report, modifier, **chosen)
     verdict = main["verdict"] or "no verdict"
     over = f"averaged over {main['bases']}, {main['n']} seeds" if ", " in main["bases"] else f"over {main['n']} seeds"
-    power = f"p {p_value(_number(main, 'p'))}; {percent(float(main['detectable']))} points are found in 80% of studies"
+    seen = percent(float(main["detectable"]))
+    power = f"p {p_value(_number(main, 'p'))}; a true effect of {seen} points is found in 80% of such studies"
     every = {"": "", "True": " Better on every base: shown.", "False": " Better on every base: not shown."}
-    when = " Claimed after the runs." if main["begun"] != "0" else ""
+    when = f" Claimed when {main['begun']} of its {main['cells']} cells had begun." if main["begun"] != "0" else ""
     return f"**{verdict}**, {_interval(main, points)} points {over} ({power}).{every[main['consistent']]}{when}"
 
 
@@ -162,22 +163,23 @@ def claim_table(report: str, modifier: str, **chosen: str) -> str:
     return table_of(header, body)
 
 
-def claims_from(dataset: str, first: int) -> str:
-    """The claims on a data set, tested again on the seeds from `first` on alone."""
+def claims_again(dataset: str, first: int = 0, selection: str = "last") -> str:
+    """The claims on a data set, tested on the seeds from `first` on alone, or at another choice of the epoch."""
     results = load_results(REFERENCE)
     own = results[results["seed"] >= first]
     body = []
     for declared in (found for found in declared_claims([REFERENCE]) if found.datasets == (dataset,)):
-        main = judge(declared, own).main
-        if main is None:
+        judged = judge(declared, own, selection)
+        if judged.main is None:
             raise LookupError(f"no seed from {first} on has all cells of {declared.claim.title}")
-        found = main.estimate
+        found = judged.main.estimate
         shown = f"{points(found.mean)} [{points(found.low)}, {points(found.high)}]"
-        names = ", ".join(f"`{name}`" for name in declared.claim.bases)
-        body.append((f"`{declared.claim.modifier}`", names, str(found.n), shown, main.verdict, p_value(main.p)))
+        each = ", ".join(f"`{base.name}` {points(base.estimate.mean)} {base.verdict}" for base in judged.bases)
+        name, tested = f"`{declared.claim.modifier}`", (judged.main.verdict, p_value(judged.main.p))
+        body.append((name, str(found.n), shown, *tested, each))
     if not body:
         raise LookupError(f"no claim on {dataset}")
-    return table_of(("modifier", "averaged over", "seeds", "difference", "verdict", "p"), body)
+    return table_of(("modifier", "seeds", "mean over bases", "verdict", "p", "by base"), body)
 
 
 def gain_table(report: str, bases: Iterable[str], modifiers: Iterable[str], **chosen: str) -> str:
@@ -381,6 +383,6 @@ def define_env(env: MacrosPlugin) -> None:
     for function in (
         mean, untrained, gain, gain_alone, p, verdicts, family, pooled, gain_table, leaderboard, steps, measured, ratio,
         data, value, benchmark, benchmark_value, gpu_memory, figure, figures, methods, protocols, datasets, published,
-        sign_flip, detectable_times, commands, claim, claim_table, claims_from,
+        sign_flip, detectable_times, commands, claim, claim_table, claims_again,
     ):  # fmt: skip
         env.macro(function)

@@ -162,6 +162,7 @@ def _row(judged: Judged, effect: Effect) -> dict[str, object]:
         "selection": judged.selection,
         "declared": judged.declared.declared,
         "begun": judged.declared.begun,
+        "cells": len(judged.declared.cells),
         "missing": judged.missing,
         **{name: getattr(estimate, name) for name in ("mean", "low", "high", "std", "n")},
         "all_low": effect.low,

@@ -11,7 +11,7 @@ import pandas as pd
 from dmlbench.analysis.estimates import ESTIMATE
 from dmlbench.analysis.groups import GROUP, METHOD, in_order
 from dmlbench.analysis.statistics import t_interval
-from dmlbench.specs.registry import SEARCHED_MARK, TUNED_MARK
+from dmlbench.specs.registry import SEARCHED_MARK
 
 NOT_RECORDED = "not recorded"
 PLACE = ("protocol", "dataset", "method")
@@ -56,9 +56,9 @@ def tuned_beside_files(values: pd.DataFrame, margins: Margins = NONE) -> pd.Data
 
 
 def budget_of(marks: str) -> str:
-    """The budget of a row's search, as `320 epochs`; of an earlier tuner `8 trials`, or `8 x 3 trials` of 3 seeds."""
-    searched, best = SEARCHED_MARK.search(marks), TUNED_MARK.search(marks)
-    return searched[1] if searched else f"{best[1]} trials" if best else ""
+    """The budget of a row's search, as `320 epochs`; empty where its marks name none."""
+    searched = SEARCHED_MARK.search(marks)
+    return searched[1] if searched else ""
 
 
 def unequal_budgets(values: pd.DataFrame) -> list[pd.DataFrame]:

@@ -35,6 +35,7 @@ from dmlbench.specs.overrides import Settings
 
 RANKS = "Rank {}, of {} rows: the comparisons do not decide which of them it is."
 TRANSFERRED = "Transferred: with the values that were published for that protocol, and no weights of it."
+OTHER_TEST = "Signs here are exploratory, corrected over all comparisons; a claim's own test may give another verdict."
 DASH = "–: a base. Bases are compared with each other in the sections below."
 MOST_CLAIMS = 4  # sentences of claims that a reader takes in at once
 MOST_ROWS = 40  # of the gain matrix; a study with more is shown averaged over its datasets
@@ -113,7 +114,7 @@ def opening(numbers: Numbers, claims: Sequence[Judged], against: Against) -> Ope
         sentences.append(f"{counted(len(own) - MOST_CLAIMS, 'more claim')}: see Declared claims.")
     sentences += _failed(scope, numbers)
     gains = _gains(scope, shown, numbers, effects) if len(shown) else None
-    return Opening(sentences, _certainty(shown, own), gains, board_table(scope, numbers, shown))
+    return Opening(sentences, _certainty(shown, own), gains, board_table(scope, numbers, shown, claimed=bool(own)))
 
 
 def _gains(scope: Scope, shown: pd.DataFrame, numbers: Numbers, effects: Mapping[str, float]) -> Gains:
@@ -129,24 +130,37 @@ def _of_claim(judged: Judged) -> str:
     """What was claimed, what was found, and how sure that is, in one sentence."""
     claim = judged.declared.claim
     where = f" on {_listed(judged.datasets)}" if judged.datasets else ""
-    what = f"{claim.modifier} improves {metric_name(claim.metric)} of {_listed(claim.bases)}{where}"
-    made = "after the runs" if judged.declared.begun else "before the runs"
+    metric, bases = metric_name(claim.metric), _listed(claim.bases)
     if judged.main is None:
         why = (
             f"{counted(judged.missing, 'cell')} without a result" if judged.missing else "no seed has all of its cells"
         )
-        return f"The claim that {what} cannot be judged yet: {why}."
+        return f"The claim that {claim.modifier} improves {metric} of {bases}{where} cannot be judged yet: {why}."
+    several = len(judged.bases) > 1
+    what = f"{claim.modifier} improves {metric}{where if several else f' of {bases}{where}'}"
     estimate, kind = judged.main.estimate, judged.main.verdict
-    answer = {
-        "better": "The results support the claim, made {made}, that {what}",
-        "worse": "The results contradict the claim, made {made}, that {what}",
-        "equivalent": "No gain that matters: it was claimed {made} that {what}",
-        "inconclusive": "The results do not decide the claim, made {made}, that {what}",
-        "": "Too few seeds to judge the claim, made {made}, that {what}",
-    }[kind].format(made=made, what=what)
+    answer = ANSWERS[kind].format(made=_made(judged), what=what)
+    mean = f"Averaged over {bases}, {answer[0].lower()}{answer[1:]}" if several else answer
     interval = f" [{points(estimate.low)}, {points(estimate.high)}]" if estimate.n > 1 else ""
-    over = ("on average " if len(judged.bases) > 1 else "") + f"over {counted(estimate.n, 'seed')}"
-    return f"{answer}: {points(estimate.mean)} points{interval} {over}{_each(judged)}."
+    return f"{mean}: {points(estimate.mean)} points{interval} over {counted(estimate.n, 'seed')}{_each(judged)}."
+
+
+ANSWERS = {
+    "better": "The results support the claim, made {made}, that {what}",
+    "worse": "The results contradict the claim, made {made}, that {what}",
+    "equivalent": "The results show no gain that matters, against the claim, made {made}, that {what}",
+    "inconclusive": "The results do not decide the claim, made {made}, that {what}",
+    "": "Seeds are too few to judge the claim, made {made}, that {what}",
+}
+
+
+def _made(judged: Judged) -> str:
+    """When a claim was made: what had been seen by then."""
+    begun, cells = judged.declared.begun, len(judged.declared.cells)
+    return f"when {begun} of its {cells} cells had begun" if 0 < begun < cells else TIMES[begun > 0]
+
+
+TIMES = ("before the runs", "after the runs")
 
 
 def _each(judged: Judged) -> str:
@@ -157,7 +171,7 @@ def _each(judged: Judged) -> str:
         return ""
     verdicts = {kind: [base.name for base in judged.bases if base.verdict == kind] for kind in LABELS if kind}
     found = [f"{kind} on {_listed(names)}" for kind, names in verdicts.items() if names]
-    return f"; {', '.join(found)}" if found else ""
+    return f"; by base: {', '.join(found)}" if found else ""
 
 
 def _found(scope: Scope, shown: pd.DataFrame, numbers: Numbers) -> str:
@@ -251,13 +265,14 @@ def _listed(names: Sequence[str], last: str = "and") -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} {last} {names[-1]}" if names else ""
 
 
-def board_table(scope: Scope, numbers: Numbers, compared: pd.DataFrame) -> Table:
+def board_table(scope: Scope, numbers: Numbers, compared: pd.DataFrame, *, claimed: bool) -> Table:
     """Every method on every dataset of a protocol, the best first, with its gain and its cost.
 
     Args:
         scope: Protocol, datasets and choice of the epoch.
         numbers: Of the report.
         compared: Its rows of `comparisons.primary` whose gain is shown.
+        claimed: Whether claims are tested on the same cells.
     """
     board = scope.of_protocol(numbers.leaderboard)
     found = {(row["name"], row["dataset"]): row for row in board.to_dict("records")}
@@ -286,7 +301,7 @@ def board_table(scope: Scope, numbers: Numbers, compared: pd.DataFrame) -> Table
         f"Leaderboard of {scope.title}; {SELECTIONS[scope.selection] if (board['n'] > 0).any() else NOT_TRAINED}",
         (*_columns(scope, shown), "Marks"),
         tuple(rows),
-        tuple(_notes(board, shown)),
+        (*_notes(board, shown), *([OTHER_TEST] if claimed and shown.reference else [])),
     )
 
 

@@ -31,9 +31,7 @@ READING = (
     ),
     (
         "A row {tuned} has values that were chosen on held-out training classes (its marks say with which budget) and "
-        "is compared with its tuned base. The table of tuned values says by how much they were chosen. Where they are "
-        "the best of trials on one split, that is often a query or two: another split or seed may choose others, so no "
-        "conclusion on methods follows from such rows."
+        "is compared with its tuned base. The table of tuned values says by how much they were chosen."
     ),
     "A row marked “new” is of a method that stands in no paper: it is proposed here, or by whoever wrote its file.",
 )

@@ -23,7 +23,7 @@ from dmlbench.specs.overrides import sourced, to_type
 from dmlbench.specs.protocol import own_protocols
 from dmlbench.specs.protocol_spec import Scalar, TrainingSpec, protocol_identity
 from dmlbench.specs.registry import REPLACED, shipped_files
-from dmlbench.specs.tuned import BestOfTrials, Tuned, default_path, identity_of, read_tuned
+from dmlbench.specs.tuned import Tuned, default_path, identity_of, read_tuned
 
 Specs = Mapping[str, Cell]
 NETWORKS_RATE = "the network's: the method's file gives no other"  # where a learning rate comes from
@@ -109,15 +109,15 @@ def other_images(results: pd.DataFrame, specs: Specs) -> dict[Group, str]:
     return found
 
 
-def read_studies(roots: Iterable[Path], damaged: OnDamaged) -> list[Tuned | BestOfTrials]:
+def read_studies(roots: Iterable[Path], damaged: OnDamaged) -> list[Tuned]:
     """What tuning found, of each results folder's tuned.yaml; `damaged` takes the files that cannot be read.
 
     Of a study that several folders hold the first counts; one that chose other values there is given to `damaged`.
     """
-    found: dict[Hashable, Tuned | BestOfTrials] = {}
+    found: dict[Hashable, Tuned] = {}
     for path in (path for path in map(default_path, roots) if path.is_file()):
         for entry in (own for entries in sound([attempt(_entries, path)], damaged) for own in entries):
-            first = found.setdefault(_study(entry), entry)
+            first = found.setdefault(entry.key, entry)
             if dict(first.values) != dict(entry.values):
                 what = f"{path}: {entry.method} on {entry.dataset}, study {entry.study_seed}"
                 damaged(
@@ -126,17 +126,11 @@ def read_studies(roots: Iterable[Path], damaged: OnDamaged) -> list[Tuned | Best
     return list(found.values())
 
 
-def _study(entry: Tuned | BestOfTrials) -> Hashable:
-    return entry.key if isinstance(entry, Tuned) else (*entry.names, entry.protocol_hash)
-
-
-def _entries(path: Path) -> list[Tuned | BestOfTrials]:
+def _entries(path: Path) -> list[Tuned]:
     return [*read_tuned(path).entries]
 
 
-def tuning_margins(
-    entries: Sequence[Tuned | BestOfTrials], results: pd.DataFrame, specs: Specs
-) -> dict[tuple[str, ...], str]:
+def tuning_margins(entries: Sequence[Tuned], results: pd.DataFrame, specs: Specs) -> dict[tuple[str, ...], str]:
     """By how much tuned values were chosen, in words, by protocol, dataset and method.
 
     An entry that was found for something else, or has other values than a cell was trained with, says nothing of it.
@@ -149,7 +143,7 @@ def tuning_margins(
     return found
 
 
-def _margin(entry: Tuned | BestOfTrials, cell: Cell) -> str:
+def _margin(entry: Tuned, cell: Cell) -> str:
     """By how much an entry's values were chosen, if it is that of a cell; else empty."""
     identity = identity_of(cell.method, cell.dataset, cell.protocol)
     same = (entry.protocol, entry.dataset, entry.method) == (cell.protocol.name, cell.dataset.name, cell.method.name)

@@ -12,7 +12,7 @@ from dmlbench.reporting.naming import named
 from dmlbench.reporting.sources import Specs
 from dmlbench.results.frames import MEAN
 from dmlbench.specs.overrides import Settings
-from dmlbench.specs.tuned import BestOfTrials, Finalist, Tuned, identity_of
+from dmlbench.specs.tuned import Finalist, Tuned, identity_of
 
 SCORES = ["held_out", "held_out_se", "pairs", "test", "seeds"]
 COLUMNS = [*GROUP, *METHOD, "study", "budget", "margin", "choice", "files", "chosen", "values", *SCORES]
@@ -24,7 +24,7 @@ def no_finalists() -> pd.DataFrame:
     return named(pd.DataFrame(columns=COLUMNS))
 
 
-def read_finalists(studies: Sequence[Tuned | BestOfTrials], results: pd.DataFrame, specs: Specs) -> pd.DataFrame:
+def read_finalists(studies: Sequence[Tuned], results: pd.DataFrame, specs: Specs) -> pd.DataFrame:
     """Finalists of studies, of methods and protocols that have results.
 
     Args:
@@ -40,8 +40,7 @@ def read_finalists(studies: Sequence[Tuned | BestOfTrials], results: pd.DataFram
     """
     last = done(results)
     last = last[(last["selection"] == "last") & (last["network"] == MEAN)]
-    entries = [entry for entry in studies if isinstance(entry, Tuned)]
-    rows = [row for entry in entries for row in _rows(entry, last, specs)]
+    rows = [row for entry in studies for row in _rows(entry, last, specs)]
     return named(in_order(pd.DataFrame(rows, columns=COLUMNS))) if rows else no_finalists()
 
 

@@ -77,9 +77,9 @@ def _trained_by(environment: Environment) -> str:
     return f"{count}{environment.gpu or environment.cpu}"
 
 
-def machine_and_load(environment: Environment) -> str:
-    """The machine and what its own runner had on it: times compare with those of the same alone."""
-    known = [getattr(environment, key) for key in COMPARED]
+def machine_and_load(environment: Environment, code: str = "") -> str:
+    """The machine, what its own runner had on it, and the code's digest: times compare with those of the same alone."""
+    known = [*(getattr(environment, key) for key in COMPARED), code or None]
     shared = [str(value) for value in known if value is not None]
     return "/".join([*shared, *(["system metrics"] if environment.system_metrics else [])])
 

@@ -46,10 +46,10 @@ def load_results(path: Paths = DEFAULT_ROOT, damaged: OnDamaged = warn) -> pd.Da
         for `1`, `2`, ... and the `ensemble`, too, and `networks` counts them. Then status, marks, folder; a column per
         test metric as a fraction (`recall_at_1`, ...) and its `epoch`; `step_ms` (milliseconds per training step
         without the wait for data, median over epochs from the second; none of a cell that was run with
-        `--system-metrics`), `train_seconds`; `machine` (with what its own runner had on it) and `exclusive`, False
-        where cells of another runner ran beside: times compare on one machine, of exclusive cells; `origin` (kind of
-        device, digest of the initial weights), between which no pair is formed; `kind` (of processor and libraries),
-        between which a cell differs as another seed would.
+        `--system-metrics`), `train_seconds`; `machine` (with what its own runner had on it, and the training code's
+        digest) and `exclusive`, False where cells of another runner ran beside: times compare where `machine` is the
+        same, of exclusive cells; `origin` (kind of device, digest of the initial weights), between which no pair is
+        formed; `kind` (of processor and libraries), between which a cell differs as another seed would.
         A failed cell is one row with empty metrics and its `error`. What `dmlbench evaluate --results` wrote is one row
         with the status `evaluated`, its name as `method`, and neither base, selection nor seed of its own (0).
 
@@ -111,7 +111,7 @@ def result_rows(record: Record, own: Facts, *, exclusive: bool = True) -> list[d
         # Sampling the machine takes from what is timed.
         "step_ms": timing.step_ms if timing and not environment.system_metrics else None,
         "train_seconds": timing.train_s if timing else None,
-        "machine": machine_and_load(environment) if environment.machine else None,
+        "machine": machine_and_load(environment, summary.code.digest) if environment.machine else None,
         "exclusive": exclusive,
         "origin": origin(summary),
         "kind": "/".join(kind_of_machine(environment).values()),

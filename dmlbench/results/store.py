@@ -26,7 +26,6 @@ from dmlbench.results.measurements import FOLDER as MEASUREMENTS
 from dmlbench.results.records import SHOWN, VERSION, Index, Summary, in_one_line, read_json
 from dmlbench.results.writer import SPEC, spec_text, storing
 from dmlbench.specs.cell import TEACHER_MODE, Cell
-from dmlbench.specs.registry import TUNED_MARK, tuned_mark
 from dmlbench.specs.yaml_files import parse_written
 
 DEFAULT_ROOT = Path("results/runs")
@@ -281,9 +280,7 @@ def _completed(folder: Path, cell: Index) -> Index:
         if spec.hash != cell.hash:
             raise UserError(f"{folder / 'summary.json'}: is of cell {cell.hash}, not of its spec's", hint=AGAIN)
         update = {key: spec.index()[key] for key in LATER}
-    cell = cell.model_copy(update=update)
-    marks = [TUNED_MARK.sub(lambda found: tuned_mark(found[1]), mark) for mark in cell.marks]
-    return cell.model_copy(update={"marks": marks})
+    return cell.model_copy(update=update)
 
 
 def summary_as_written(folder: Path) -> Summary | None:

@@ -148,8 +148,7 @@ class MethodSpec(Section):
 
     `marks` qualify it in every table.
 
-    `tuned` is the budget of the search that its values are of: epochs, in results of an earlier tuner trials. None
-    where they are those of its files.
+    `tuned` is the budget, in epochs, of the search that its values are of; None where they are those of its files.
     """
 
     name: str

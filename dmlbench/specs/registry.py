@@ -34,7 +34,6 @@ DEFINITION = "published: part of the method's definition, whatever the protocol 
 UNTUNED = "untuned: nothing published"
 TRANSFERRED = "transferred from {}: published there, not for this protocol and dataset"
 UNPUBLISHED = "unpublished composition"
-TUNED_MARK = re.compile(r"tuned: best of (\d+(?: x \d+)?) trials on held-out training classes\b.*")
 SEARCHED_MARK = re.compile(r"tuned: (\d+ epochs) of search on held-out training classes\b.*")
 OF_FILES = ("published", "untuned", "transferred")  # what marks of the files' own values begin with
 NEW = "new: in no paper"
@@ -66,13 +65,6 @@ def searched_mark(epochs: int, folds: int) -> str:
     """The mark of tuned values, given the epochs of the search and the folds that decided it."""
     chosen = f"chosen by MAP@R on {folds} class-disjoint folds"
     return f"tuned: {epochs} epochs of search on held-out training classes, {chosen}: see the margin"
-
-
-def tuned_mark(budget: str) -> str:
-    """The mark of values of an earlier tuner, given the trials, `8`, or with the seeds of each, `8 x 3`."""
-    seeds = budget.partition(" x ")[2]
-    chosen = f"chosen on one split and {f'{seeds} seeds' if seeds else 'one seed'}"
-    return f"tuned: best of {budget} trials on held-out training classes, {chosen}: see the margin"
 
 
 def own_folder() -> Path:

@@ -1,7 +1,4 @@
-"""`tuned.yaml`: the values that tuning chose, and where they come from. `run --tuned` takes them.
-
-Version 2 is what `dmlbench tune` writes. Version 1, the best of trials by R@1 on one split, is only read.
-"""
+"""`tuned.yaml`: the values that tuning chose, and where they come from. `run --tuned` takes them."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,7 +14,7 @@ from dmlbench.specs.dataset import DatasetSpec, Section
 from dmlbench.specs.method import Search
 from dmlbench.specs.protocol import METHOD_SECTIONS
 from dmlbench.specs.protocol_spec import ProtocolSpec, Scalar, protocol_identity
-from dmlbench.specs.registry import MethodSettings, searched_mark, tuned_mark
+from dmlbench.specs.registry import MethodSettings, searched_mark
 from dmlbench.specs.yaml_files import Dumper, read_yaml, validate
 
 FOLDER, FILE = "tuning", "tuned.yaml"  # of the results folder
@@ -27,105 +24,6 @@ HEAD = """\
 # training classes. The test classes took no part. map_at_r and recall_at_1 have one score for each pair of the stage
 # `final`: the number of a fold, and a seed.
 """
-
-
-class Entry(Section):
-    """What tuning found for one method on one dataset under one protocol.
-
-    Attributes:
-        values: What it chose, by `loss.NAME`, `loss.learning_rates.NAME` and `distillation.NAME`.
-        dataset_version, protocol_hash, method_hash: What was tuned; of anything else nothing is known.
-        search: Where values were looked for.
-        code, device: What trained: each that any of the trials was made with.
-        command: The last command line.
-    """
-
-    method: str
-    dataset: str
-    protocol: str
-    values: dict[str, Scalar]
-    dataset_version: str
-    protocol_hash: str
-    method_hash: str
-    search: dict[str, Search]
-    code: tuple[str, ...]
-    device: tuple[str, ...]
-    command: str
-
-    @field_validator("values")
-    @classmethod
-    def _of_parts(cls, values: dict[str, Scalar]) -> dict[str, Scalar]:
-        if wrong := [
-            key for key in values if key.partition(".")[0] not in METHOD_SECTIONS or not key.partition(".")[2]
-        ]:
-            raise ValueError(f"{wrong[0]!r} must be loss.NAME or distillation.NAME")
-        return values
-
-    @property
-    def names(self) -> tuple[str, str, str]:
-        """Protocol, dataset and method."""
-        return self.protocol, self.dataset, self.method
-
-    def is_of(self, identity: dict[str, str]) -> bool:
-        """Whether it was found on the images and under the protocol of `identity_of`."""
-        return (self.dataset_version, self.protocol_hash) == (identity["dataset_version"], identity["protocol_hash"])
-
-
-class BestOfTrials(Entry):
-    """An entry of version 1: the best of trials by R@1 on one split of the training classes.
-
-    Attributes:
-        trials: How many there were; the first took the values of the method's files.
-        best: Number of the best trial, from 0.
-        recall_at_1: Its R@1 on the held-out training classes, a fraction, mean over `seeds`.
-        recall_at_1_of_files: That of the first trial; None where it diverged.
-        runner_up: That of the best other trial; None where no other had one, or it was not recorded.
-        queries: Held-out images that R@1 counts; None where that was not recorded.
-        held_out: Fraction of the training classes that were tested on.
-        seeds: Of each trial.
-        optuna: Releases of the library that drew the values.
-    """
-
-    trials: PositiveInt
-    best: NonNegativeInt
-    recall_at_1: float
-    recall_at_1_of_files: float | None
-    runner_up: float | None = None
-    queries: PositiveInt | None = None
-    held_out: float
-    seeds: tuple[int, ...]
-    optuna: tuple[str, ...]
-
-    @property
-    def study_seed(self) -> int:
-        """There was one study."""
-        return 0
-
-    @property
-    def margin(self) -> str:
-        """By how much the best trial won, such as `0.19 points, 1 of 540 queries`; empty where it was not recorded."""
-        if self.runner_up is None:
-            return ""
-        won = self.recall_at_1 - self.runner_up
-        points = f"{100 * won:.2f} points"
-        if self.queries is None:
-            return points
-        count = f"{won * self.queries:.1f}".removesuffix(".0")  # a mean over seeds or networks need not be whole
-        return f"{points}, {count} of {self.queries:,} queries"
-
-    @property
-    def source(self) -> str:
-        """Where its values come from."""
-        score = f"{100 * self.recall_at_1:.1f}% R@1 on held-out training classes"
-        margin = f", {self.margin} above the next trial" if self.margin else ""
-        return f"tuned: trial {self.best + 1} of {self.trials}, {score}{margin}"
-
-    def settings(self, sections: dict[str, dict[str, Scalar]], where: str) -> MethodSettings:
-        """Its values, by `sections`, as settings of a method."""
-        budget = str(self.trials) + (f" x {len(self.seeds)}" if len(self.seeds) > 1 else "")
-        return MethodSettings(
-            sections["loss"], sections["distillation"], self.source, where, tuned=self.trials, mark=tuned_mark(budget)
-        )
 
 
 class Margin(Section):
@@ -168,10 +66,15 @@ class StageRecord(Section):
     partition: NonNegativeInt = 0
 
 
-class Tuned(Entry):
-    """An entry of version 2: chosen by MAP@R in class-disjoint folds of the training classes.
+class Tuned(Section):
+    """What tuning found for one method on one dataset under one protocol, by MAP@R in folds of the training classes.
 
     Attributes:
+        values: What it chose, by `loss.NAME`, `loss.learning_rates.NAME` and `distillation.NAME`.
+        dataset_version, protocol_hash, method_hash: What was tuned; of anything else nothing is known.
+        search: Where values were looked for.
+        code, device: What trained: each that any of the trials was made with.
+        command: The last command line.
         study_seed: Which study; it draws values, folds and the trainings' seeds.
         stayed: Whether the files' values stayed, because no finalist was better by more than one standard error.
         over_files: The chosen values minus the files'; None where these stayed or diverged.
@@ -183,6 +86,17 @@ class Tuned(Entry):
         schedule: What was trained.
     """
 
+    method: str
+    dataset: str
+    protocol: str
+    values: dict[str, Scalar]
+    dataset_version: str
+    protocol_hash: str
+    method_hash: str
+    search: dict[str, Search]
+    code: tuple[str, ...]
+    device: tuple[str, ...]
+    command: str
     study_seed: NonNegativeInt
     stayed: bool
     over_files: Margin | None = None
@@ -192,6 +106,24 @@ class Tuned(Entry):
     budget: PositiveInt
     epochs: NonNegativeInt
     schedule: tuple[StageRecord, ...]
+
+    @field_validator("values")
+    @classmethod
+    def _of_parts(cls, values: dict[str, Scalar]) -> dict[str, Scalar]:
+        if wrong := [
+            key for key in values if key.partition(".")[0] not in METHOD_SECTIONS or not key.partition(".")[2]
+        ]:
+            raise ValueError(f"{wrong[0]!r} must be loss.NAME or distillation.NAME")
+        return values
+
+    @property
+    def names(self) -> tuple[str, str, str]:
+        """Protocol, dataset and method."""
+        return self.protocol, self.dataset, self.method
+
+    def is_of(self, identity: dict[str, str]) -> bool:
+        """Whether it was found on the images and under the protocol of `identity_of`."""
+        return (self.dataset_version, self.protocol_hash) == (identity["dataset_version"], identity["protocol_hash"])
 
     @property
     def key(self) -> tuple[str, str, str, str, int]:
@@ -244,13 +176,6 @@ class Tuned(Entry):
         )
 
 
-class EarlierFile(Section):
-    """An overlay of version 1."""
-
-    version: Literal[1] = 1
-    entries: tuple[BestOfTrials, ...] = ()
-
-
 class TunedFile(Section):
     """The overlay as a whole."""
 
@@ -278,33 +203,23 @@ def identity_of(method: MethodSpec, dataset: DatasetSpec, protocol: ProtocolSpec
     }
 
 
-def read_tuned(path: Path) -> TunedFile | EarlierFile:
+def read_tuned(path: Path) -> TunedFile:
     """Read an overlay; raises UserError where there is none, or none of a known version."""
     if not path.is_file():
         raise UserError(
             f"{path}: no such file", hint="`dmlbench tune` with the same --results writes it; or name one: --tuned FILE"
         )
     content = read_yaml(path)
-    version = content.get("version", EarlierFile().version)
-    if version not in (1, 2):
-        raise UserError(f"{path}: version: must be 1 or 2, not {version!r}", hint="use the dmlbench that wrote it")
-    model: type[TunedFile | EarlierFile] = EarlierFile if version == 1 else TunedFile
-    return validate(model, content, str(path))
+    known = TunedFile().version
+    if (version := content.get("version")) != known:
+        hint = "use the dmlbench that wrote it, or move the file away and run `dmlbench tune`"
+        raise UserError(f"{path}: version: must be {known}, not {version!r}", hint=hint)
+    return validate(TunedFile, content, str(path))
 
 
 def read_own(path: Path) -> tuple[Tuned, ...]:
-    """The entries of an overlay that tuning may add to, none where there is no file.
-
-    Raises:
-        UserError: where it is damaged, or of version 1.
-    """
-    file = read_tuned(path) if path.is_file() else TunedFile()
-    if isinstance(file, EarlierFile):
-        raise UserError(
-            f"{path}: is of version 1, the best of trials on one split, and no entry of another search is added to it",
-            hint="move it away, where `dmlbench run --tuned FILE` still reads it, or take another --results",
-        )
-    return file.entries
+    """The entries of an overlay that tuning may add to, none where there is no file; raises as `read_tuned`."""
+    return read_tuned(path).entries if path.is_file() else ()
 
 
 def write_tuned(path: Path, entries: Sequence[Tuned]) -> None:
@@ -336,7 +251,7 @@ def settings_of(path: Path, method: MethodSpec, dataset: DatasetSpec, protocol: 
     return entry.settings(sections, f"{path}: {method.name} on {dataset.name}:")
 
 
-def _entry(path: Path, method: MethodSpec, dataset: DatasetSpec, protocol: ProtocolSpec) -> Tuned | BestOfTrials:
+def _entry(path: Path, method: MethodSpec, dataset: DatasetSpec, protocol: ProtocolSpec) -> Tuned:
     """The entry of a method; of several studies the first."""
     again = (
         f"`dmlbench tune --methods {method.name} --datasets {dataset.typed} --epochs N`, with the same other options"
@@ -359,8 +274,8 @@ def _entry(path: Path, method: MethodSpec, dataset: DatasetSpec, protocol: Proto
                 f"{path}: {method.name} on {dataset.name}: {key}: was tuned with {words[key]} ({then}, now {now})",
                 hint=options + again,
             )
-    if isinstance(entry, Tuned) and method.distillation:
-        _check_base(path, entry, [own for own in entries if isinstance(own, Tuned)], method.base, again)
+    if method.distillation:
+        _check_base(path, entry, entries, method.base, again)
     return entry
 
 

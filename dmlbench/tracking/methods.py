@@ -132,7 +132,7 @@ def final_tags(record: Record) -> list["RunTag"]:
         "status": summary.status,
         "started": summary.started,
         "gpu": summary.environment.gpu or "none",
-        "machine": machine_and_load(summary.environment) if summary.environment.machine else "",
+        "machine": machine_and_load(summary.environment, summary.code.digest) if summary.environment.machine else "",
         "origin": origin(summary),
         "code": summary.code.digest,
         "error": summary.error.message if summary.error else "",

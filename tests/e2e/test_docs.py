@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import click
 import nbformat
@@ -58,6 +58,15 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = build(folder)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder / "site"
+
+
+def test_every_file_that_a_page_names_is_there(site: Path) -> None:
+    """Also of the reports' pages, which MkDocs does not read."""
+    for page in site.rglob("*.html"):
+        for link in re.findall(r"""(?:src|href)=["']([^"'#?]+)""", page.read_text()):
+            if not urlsplit(link).scheme and not link.startswith("//"):
+                target = site / unquote(link).lstrip("/") if link.startswith("/") else page.parent / unquote(link)
+                assert target.exists(), f"{page.relative_to(site)}: {link}"
 
 
 def test_the_site_is_whole_and_loads_nothing_from_elsewhere(site: Path) -> None:

@@ -96,14 +96,14 @@ def test_a_budget_that_is_none(dmlbench: Command, tmp_path: Path, arguments: tup
     assert not list((tmp_path / "results").rglob("*")) or not list(tmp_path.rglob("spec.yaml"))
 
 
-def test_an_overlay_of_version_1_is_not_added_to(dmlbench: Command, tmp_path: Path) -> None:
+def test_an_overlay_of_another_version_is_not_added_to(dmlbench: Command, tmp_path: Path) -> None:
     folder = tmp_path / "results" / "runs" / "tuning"
     folder.mkdir(parents=True)
     (folder / "tuned.yaml").write_text("version: 1\n")
     refused = dmlbench(*TUNE)
     assert refused.returncode == 2
-    assert "tuned.yaml: is of version 1" in refused.stderr
-    assert "move it away" in refused.stderr
+    assert "tuned.yaml: version: must be 2, not 1" in refused.stderr
+    assert "move the file away" in refused.stderr
     assert (folder / "tuned.yaml").read_text() == "version: 1\n"
 
 

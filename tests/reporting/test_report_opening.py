@@ -98,7 +98,7 @@ def test_a_claim_of_several_bases_says_where_it_holds(tmp_path):
     claim = Claim(modifier="obdsd", bases=("ms", "proxyanchor"), datasets=("glyphs",))
     judged = judge(after_the_fact(claim, shown), shown)
     sentence, *_ = opening(numbers_of(tmp_path), (judged,), DEFAULT).sentences
-    assert sentence.endswith("] on average over 7 seeds; better on ms, equivalent on proxyanchor.")
+    assert sentence.endswith("] over 7 seeds; by base: better on ms, equivalent on proxyanchor.")
 
 
 def test_a_claim_without_all_bases_is_not_judged(results, numbers):

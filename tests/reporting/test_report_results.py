@@ -5,12 +5,11 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-import yaml
 
 from dmlbench.errors import UserError
 from dmlbench.reporting.page import render
-from dmlbench.specs.registry import REPLACED, tuned_mark
-from dmlbench.specs.tuned import default_path, identity_of, read_tuned
+from dmlbench.specs.registry import REPLACED, searched_mark
+from dmlbench.specs.tuned import Finalist, Margin, Tuned, default_path, identity_of, write_tuned
 from tests.reporting.fake_results import make_cell, named_otherwise, write_cell, write_failure
 from tests.reporting.rendered import Page
 
@@ -112,36 +111,44 @@ def test_commands_name_the_users_own_files(tmp_path):
     assert "the user's own triplet, not the shipped one" in text
 
 
+def found_by_tuning(cell, budget):
+    """What `dmlbench tune` would have written of a cell's method: other values won."""
+    values = {"loss.alpha": 2.0}
+    finalists = tuple(
+        Finalist(values=own, map_at_r=(0.5,), recall_at_1=(0.9,)) for own in ({"loss.alpha": 3.0}, values)
+    )
+    return Tuned(
+        method=cell.method.name, dataset=cell.dataset.name, protocol=cell.protocol.name, values=values,
+        search={}, code=("a",), device=("b",), command="dmlbench tune", study_seed=0, stayed=False,
+        over_files=Margin(difference=0.0019, standard_error=0.001, pairs=4), finalists=finalists,
+        folds=4, budget=budget, epochs=budget, schedule=(), **identity_of(cell.method, cell.dataset, cell.protocol),
+    )  # fmt: skip
+
+
 def test_tuned_methods_and_trials(tmp_path):
     """Tuned rows beside the files' with trials, and trials, of which no `run` would be the same."""
+    entries = []
     for seed, name in itertools.product((0, 1, 2), ("ms", "ms+psd")):
         write_cell(tmp_path, make_cell(name, seed))
         cell = make_cell(name, seed)
-        trials = 8 if name == "ms" else 4
-        tuned = cell.method.model_copy(update={"tuned": trials, "marks": (tuned_mark(str(trials)),)})
+        budget = 160 if name == "ms" else 80
+        tuned = cell.method.model_copy(update={"tuned": budget, "marks": (searched_mark(budget, 4),)})
         write_cell(tmp_path, dataclasses.replace(cell, method=tuned))
-    entry = read_tuned(default_path(ROOT / "results" / "reference")).entries[0]
-    identity = identity_of(cell.method, cell.dataset, cell.protocol)
-    place = {"protocol": cell.protocol.name, "dataset": "glyphs", "recall_at_1": 0.975926, "runner_up": 0.974074}
-    place |= {key: identity[key] for key in ("dataset_version", "protocol_hash")}
-    elsewhere = {"method": "ms", "values": {"loss.alpha": 2.0}, "protocol_hash": "f" * 16, "runner_up": 0.1}
-    ours = [
-        entry.model_copy(update=place | elsewhere),
-        entry.model_copy(update=place | {"method": "ms", "values": {"loss.alpha": 2.0}}),
-        entry.model_copy(update=place | {"method": "ms+psd", "values": {"loss.alpha": 3.0}}),  # not what was run
-    ]
-    default_path(tmp_path).parent.mkdir()
-    content = {"version": 1, "entries": [own.model_dump(mode="json") for own in ours]}
-    default_path(tmp_path).write_text(yaml.safe_dump(content))
+        if not seed:
+            entries.append(found_by_tuning(cell, budget))
+    elsewhere = {"study_seed": 1, "protocol_hash": "f" * 16}
+    entries.append(entries[0].model_copy(update=elsewhere))
+    entries[1] = entries[1].model_copy(update={"values": {"loss.alpha": 3.0}})  # not what was run
+    write_tuned(default_path(tmp_path), entries)
     trial = make_cell("ms", 1000)
     write_cell(tmp_path, dataclasses.replace(trial, dataset=trial.dataset.model_copy(update={"held_out": 0.2})))
     text = (render(tmp_path, "r", tmp_path / "reports") / "report.md").read_text()
     assert "| ms+psd{tuned} | ms{tuned} | 3 |" in text
     assert "| ms+psd{tuned} | ms |" not in text
-    margin = r"0\.19 points, 1 of 540 queries"
-    assert re.search(rf"\| ms\{{tuned\}} \| 8 trials \| {margin} \| 3 \| \d\d\.\d\d \| \d\d\.\d\d \| [+−]", text)
-    assert re.search(r"\| ms\+psd\{tuned\} \| 4 trials \| not recorded \| 3 \|", text)
-    assert "Unequal budgets of tuning (ms{tuned} 8 trials, ms+psd{tuned} 4 trials)" in text
+    margin = r"\+0\.19 ± 0\.10 points MAP@R over the files' values, 4 pairs"
+    assert re.search(rf"\| ms\{{tuned\}} \| 160 epochs \| {margin} \| 3 \| \d\d\.\d\d \| \d\d\.\d\d \| [+−]", text)
+    assert re.search(r"\| ms\+psd\{tuned\} \| 80 epochs \| not recorded \| 3 \|", text)
+    assert "Unequal budgets of tuning (ms{tuned} 160 epochs, ms+psd{tuned} 80 epochs)" in text
     assert "glyphs (tested on 20% of its training classes)" in text
     run = "dmlbench run --methods ms,ms+psd --datasets glyphs --protocol conv4-64"
     commands = [line for line in text.splitlines() if line.startswith(("dmlbench run", "# t"))]
@@ -214,7 +221,7 @@ def test_times_beside_another_run_are_in_no_ratio_and_no_phases(tmp_path):
     assert list(ratios["n"]) == [3]
     assert list(ratios["other_machine"]) == [1]
     assert set(pd.read_csv(folder / "tables" / "phases.csv")["n"]) == {3}
-    assert "or one beside another run's cells: ms+psd (1)" in (folder / "report.md").read_text()
+    assert "or one ran beside another run's cells: ms+psd (1)" in (folder / "report.md").read_text()
 
 
 def test_modifiers_without_their_base_have_no_empty_table_and_are_named(tmp_path):

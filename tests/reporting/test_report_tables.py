@@ -152,7 +152,7 @@ def test_overhead_table_says_what_it_is_and_what_it_left_out(tmp_path):
     table = tables.overhead_table(GLYPHS, named(overhead(load_results(tmp_path))))
     assert [entry.text for entry in table.rows[0]] == ["ms+psd", "ms", "–", "–", "–", "0", "untuned: nothing published"]
     assert any("not an isolated, interleaved measurement" in note for note in table.notes)
-    assert any("or one beside another run's cells: ms+psd (1)" in note for note in table.notes)
+    assert any("or one ran beside another run's cells: ms+psd (1)" in note for note in table.notes)
 
 
 def test_methods_stand_in_one_order():

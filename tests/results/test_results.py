@@ -176,6 +176,12 @@ def test_times_of_one_machine_name_with_other_instructions_do_not_compare(root, 
     assert load_results(root)["machine"].nunique() == 2
 
 
+def test_times_of_two_versions_of_the_training_code_do_not_compare(root, make_cell):
+    write(root, make_cell(seed=0), environment={"machine": "abc"}, code={"digest": "0123"})
+    write(root, make_cell(seed=1), environment={"machine": "abc"}, code={"digest": "4567"})
+    assert list(load_results(root)["machine"].unique()) == ["abc/0123", "abc/4567"]
+
+
 def test_processors_of_one_name_and_two_generations_are_two_machines(monkeypatch):
     cpu = {"model name": "AMD EPYC", "cpu family": "25", "stepping": "1"}
     seen = set()

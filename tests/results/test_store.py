@@ -7,7 +7,6 @@ from dmlbench.errors import Damaged, StorageError, UserError
 from dmlbench.results.locks import claim
 from dmlbench.results.store import Store, folder_state, read_spec, read_summary, summary_as_written
 from dmlbench.specs.cell import EVAL_TEACHER
-from dmlbench.specs.registry import tuned_mark
 from tests.begun import begin, ended
 
 
@@ -206,13 +205,13 @@ def test_a_results_folder_is_made_and_tried(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("name", "mode"), [("ms+psd", "eval"), ("ms+psd", "train"), ("ms", "eval")])
 def test_a_summary_of_an_earlier_release_is_filled_in(name, mode, store, make_cell):
-    """It says nothing of a teacher's mode, which the spec tells, and less of what tuned values rest on."""
+    """It says nothing of a teacher's mode, which the spec tells."""
     cell = make_cell(name)
     if distillation := cell.method.distillation:
         update = {"distillation": distillation.model_copy(update={"teacher_mode": mode})}
         cell = replace(cell, method=cell.method.model_copy(update=update))
     old = {key: value for key, value in cell.index().items() if key != "teacher_mode"}
-    old |= {"variant": "", "marks": ["tuned: best of 8 trials on held-out training classes"]}
+    old |= {"variant": ""}
     if mode == "train":
         old["teacher_mode"] = "train"  # of this release: taken as it is
     writer = begin(store, cell)
@@ -221,7 +220,6 @@ def test_a_summary_of_an_earlier_release_is_filled_in(name, mode, store, make_ce
     found = read_summary(writer.folder).cell
     assert found.variant == ("distillation.teacher_mode=eval" if taught else "")
     assert (EVAL_TEACHER in found.marks) is taught
-    assert (tuned_mark("8") in found.marks) is (name == "ms")
     assert summary_as_written(writer.folder).cell.as_json() == old
 
 

@@ -253,21 +253,15 @@ def tuning_table(group: Group, found: pd.DataFrame) -> Table:
         (
             "In percent; difference, in points: tuned minus files' values, by seed [95% t-interval]; not tested.",
             "The test classes chose nothing.",
-            *(note for kind, note in OF_BUDGETS.items() if found["budget"].str.endswith(kind).any()),
+            CHOSEN,
         ),
     )
 
 
-OF_BUDGETS = {  # by what they count
-    "epochs": (
-        "Budgets in epochs: chosen by MAP@R in class-disjoint folds of the training classes. Won by: the paired mean "
-        "difference over (fold, seed) pairs ± its standard error; the files' values stay where it is no larger."
-    ),
-    "trials": (
-        "Budgets in trials: the best by R@1 on one held-out split of the training classes, the first with the files' "
-        "values; 8 x 3: 3 seeds. Won by: R@1 of the best minus that of the next. Another split may choose others."
-    ),
-}
+CHOSEN = (
+    "Chosen by MAP@R in class-disjoint folds of the training classes, with budgets in epochs of training. Won by: the "
+    "paired mean difference over (fold, seed) pairs ± its standard error; the files' values stay where it is no larger."
+)
 
 
 def studies_table(group: Group, finalists: pd.DataFrame) -> Table:

@@ -148,9 +148,8 @@ def power(compared: pd.DataFrame, effect: float = EFFECT) -> list[str]:
     n = int(tested["n"].median())
     found = f"with {n} seeds a true difference of {percent(detectable(spread, n))} points is found in 80% of studies"
     needed = f"{effect_in_words(effect)} {seeds_needed(spread, effect)} seeds"
-    return [
-        f"Power: {found}; {needed} (at the median standard deviation of these differences, {percent(spread)} points)."
-    ]
+    level = f"one test at .05, at the median standard deviation of these differences, {percent(spread)} points"
+    return [f"Power: {found}; {needed} ({level})."]
 
 
 def ordered(compared: pd.DataFrame) -> Iterator[Mapping[Hashable, Any]]:

@@ -158,7 +158,7 @@ def other_machines(overhead: pd.DataFrame) -> list[str]:
     """A note on the pairs that ran on two machines and form no ratio, if there are any."""
     dropped = overhead[overhead["other_machine"] > 0]
     found = ", ".join(f"{row['name']} ({row['other_machine']})" for row in dropped.to_dict("records"))
-    why = "the two ran on different machines or under different loads, or one beside another run's cells"
+    why = "the two differ in machine, load or training code, or one ran beside another run's cells"
     return [f"Pairs whose times form no ratio because {why}: {found}."] if found else []
 
 

@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 
-from dmlbench.specs.registry import TRANSFERRED, UNTUNED, MethodSettings, Registry, tuned_mark
+from dmlbench.specs.registry import TRANSFERRED, UNTUNED, MethodSettings, Registry, searched_mark
 from tests.specs.registry.fake_methods import refusal, resolve
 
 MODIFIER = """\
@@ -107,9 +107,9 @@ def test_tuned_values_have_their_own_source_and_mark():
         "ms+psd",
         "glyphs",
         "conv4-64",
-        MethodSettings({"alpha": 3}, {"lambda": 2}, "found", tuned=8, mark=tuned_mark("8")),
+        MethodSettings({"alpha": 3}, {"lambda": 2}, "found", tuned=8, mark=searched_mark(8, 4)),
     )
-    assert method.marks == (tuned_mark("8"),)
+    assert method.marks == (searched_mark(8, 4),)
     assert method.tuned == 8
     parameters = method.loss.parameters | method.distillation.parameters
     assert {name for name, value in parameters.items() if value.source == "found"} == {"alpha", "lambda"}
