@@ -195,6 +195,7 @@ LOGGERS = {  # a new database is no news to someone who watches training, and wh
     "mlflow": logging.WARNING,
     "alembic": logging.WARNING,
     "mlflow.store.db": logging.CRITICAL,
+    "mlflow.system_metrics": logging.CRITICAL,  # its words may have the password of a server
     "sqlalchemy.pool": logging.CRITICAL,
 }
 ALLOWED = "MLFLOW_ALLOW_FILE_STORE"

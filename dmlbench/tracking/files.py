@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from dmlbench.errors import one_line
 from dmlbench.specs.cell import Cell
-from dmlbench.tracking.connection import own_words, redacted
+from dmlbench.tracking.connection import answers, own_words, redacted
 from dmlbench.tracking.experiments import experiment_name
 
 if TYPE_CHECKING:
@@ -37,7 +37,9 @@ class Files:
                 for name in SENT:
                     if (folder / name).is_file():
                         client.log_artifact(run_id, str(folder / name))
-            except Exception as error:  # noqa: BLE001 - an artifact store's drivers raise what they like
+            except Exception as error:  # an artifact store's drivers raise what they like
+                if not answers(client):  # the server is down, with all that it proxies
+                    raise
                 self._refuse(experiment, error)
             else:
                 return True

@@ -183,6 +183,24 @@ def test_the_machine_is_sampled_where_that_is_asked_for(client, begun, finished,
     assert "SystemMetricsMonitor" not in {thread.name for thread in threading.enumerate()}
 
 
+def test_sampling_that_fails_tells_nobody_the_password(client, begun, said, *, monkeypatch, caplog):
+    def vanish(*_):
+        raise MlflowException("http://user:hunter2@host does not answer")
+
+    def sampling() -> bool:
+        return "SystemMetricsMonitor" in {thread.name for thread in threading.enumerate()}
+
+    monkeypatch.setattr(mirror, "LINGER", 0.05)
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.1")
+    with Mirror(said.append, system_metrics=True) as shown:
+        shown(None, begun(epochs=1).folder, Started())
+        wait_for(sampling)
+        with monkeypatch.context() as patch:
+            patch.setattr(type(client), "get_run", vanish)
+            wait_for(lambda: not sampling())
+    assert "hunter2" not in caplog.text
+
+
 def test_the_machine_is_not_sampled_unasked(client, begun, said, monkeypatch):
     monkeypatch.setattr(mirror, "LINGER", 0.05)
     with Mirror(said.append) as shown:

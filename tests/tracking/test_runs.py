@@ -271,6 +271,22 @@ def test_numbers_and_status_arrive_without_the_files_and_these_later(client, beg
         assert "files_missing" not in run.data.tags
 
 
+def test_a_server_that_is_down_is_no_artifact_store_that_takes_nothing(client, finished, monkeypatch):
+    def vanish(*_, **__):
+        raise MlflowException("nobody there")
+
+    record, said = finished(), []
+    files = Files(said.append)
+    with monkeypatch.context() as patch:
+        for name in ("log_artifact", "search_experiments"):
+            patch.setattr(type(client), name, vanish)
+        with pytest.raises(TrackingError, match="nobody there"):
+            send(client, record, files=files)
+    assert (said, all_runs(client)) == ([], [])
+    assert send(client, record, files=files)
+    assert "files_missing" not in all_runs(client)[0].data.tags
+
+
 def test_whatever_stops_a_sending_no_run_is_left_running(client, finished, monkeypatch):
     def stop(*_, **__):
         raise KeyboardInterrupt
