@@ -145,6 +145,12 @@ def own_words(error: BaseException) -> str:
     return f"{database}: {words}" if database else words
 
 
+def not_stored(experiment: str, error: Exception) -> TrackingError:
+    """That the artifact store of an experiment takes no files, of a server that answers."""
+    hint = "install its package" if isinstance(error, ImportError) else ""
+    return TrackingError(f"the artifact store of {experiment} does not take files: {own_words(error)}", hint)
+
+
 @contextmanager
 def store_lock(uri: str) -> Iterator[None]:
     """One writer at a time on a local database, which several first writers break and many hold up; else nothing."""
@@ -185,10 +191,26 @@ def delete(client: "MlflowClient", runs: "Iterable[Run]") -> None:
             client.delete_run(run.info.run_id)
 
 
-LIMITS = {  # with the defaults of MLflow and of PostgreSQL's drivers a dead server would hold the runner for minutes
+@contextmanager
+def deleted_on_error(client: "MlflowClient", run_id: str) -> Iterator[None]:
+    """Delete a run rather than leave it half filled."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except BaseException:
+        with suppress(MlflowException):
+            client.delete_run(run_id)
+        raise
+
+
+# With the defaults of MLflow and of PostgreSQL's drivers a dead server would hold the runner for minutes; and MLflow
+# prints two lines to each run that it ends.
+LIMITS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "2",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "PGCONNECT_TIMEOUT": "5",
 }
 LOGGERS = {  # a new database is no news to someone who watches training, and what is raised is said once

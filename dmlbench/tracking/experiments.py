@@ -24,7 +24,9 @@ from dmlbench.tracking.connection import (
     answers,
     artifact_location,
     delete,
+    deleted_on_error,
     is_database,
+    not_stored,
     search,
     store_lock,
     tracking_uri,
@@ -335,11 +337,14 @@ def _send(client: "MlflowClient", experiment: str, folder: Path, index: dict[str
     note = "The report with its tables and figures: open `index.html` under *Artifacts*."
     tags = {"kind": "report", "report": folder.name, "content": content, NOTE: note} | index
     run_id = str(client.create_run(experiment, tags=tags, run_name=name).info.run_id)
-    try:
-        client.log_artifacts(run_id, str(folder))
-    except BaseException:
-        client.delete_run(run_id)
-        raise
+    with deleted_on_error(client, run_id):
+        try:
+            client.log_artifacts(run_id, str(folder))
+        except Exception as error:
+            if not answers(client):
+                raise
+            client.set_terminated(run_id, "FAILED")  # it comes back, but empty, with an experiment that is restored
+            raise not_stored(experiment_name(index["protocol"], index["dataset"]), error) from error
     client.set_terminated(run_id)
     delete(client, _reports(client, experiment, folder.name)[1:])
     _link_reports(client, experiment)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from dmlbench.errors import one_line
 from dmlbench.specs.cell import Cell
-from dmlbench.tracking.connection import answers, own_words, redacted
+from dmlbench.tracking.connection import answers, not_stored, own_words, redacted
 from dmlbench.tracking.experiments import experiment_name
 
 if TYPE_CHECKING:
@@ -56,10 +56,6 @@ class Files:
         return sent
 
     def _refuse(self, experiment: str, error: Exception) -> None:
-        why = redacted(one_line(own_words(error), LONGEST)) or type(error).__name__
-        package = "install its package; " if isinstance(error, ImportError) else ""
-        self._refused[experiment] = why
-        self._warn(
-            f"MLflow: the artifact store of {experiment} does not take files: {why}; {package}runs have their numbers, "
-            "`dmlbench sync` sends the files later"
-        )
+        self._refused[experiment] = redacted(one_line(own_words(error), LONGEST)) or type(error).__name__
+        later = "runs have their numbers, `dmlbench sync` sends the files later"
+        self._warn(f"MLflow: {not_stored(experiment, error).brief}; {later}")

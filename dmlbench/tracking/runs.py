@@ -1,7 +1,7 @@
 """A cell's run in MLflow: begun, updated, ended; one for each cell, whichever process sends it and however often."""
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -15,7 +15,7 @@ from dmlbench.results.records import Summary
 from dmlbench.results.store import Record, read_spec
 from dmlbench.specs.cell import Cell
 from dmlbench.tracking import methods
-from dmlbench.tracking.connection import TrackingError, answering, answers, delete, search, store_lock
+from dmlbench.tracking.connection import TrackingError, answering, answers, delete, deleted_on_error, search, store_lock
 from dmlbench.tracking.experiments import DeletedExperimentError, check_active, experiment_of
 from dmlbench.tracking.files import Files
 from dmlbench.tracking.methods import bring_in_order, settle
@@ -149,7 +149,7 @@ def _complete(
         live = LiveRun(experiment, "", _create(client, experiment, cell, begun), begun)
         ended = begun + int(1000 * summary.total_s)
     run_id = str(live.run_id)
-    with _deleted_on_error(client, run_id):
+    with deleted_on_error(client, run_id):
         _log_metrics(client, live, methods.metrics(record.folder, live.begun, live.epoch))
         final = methods.final_metrics(record, ended or int(1000 * time()))
         client.log_batch(run_id, metrics=final, tags=methods.final_tags(record))
@@ -169,7 +169,7 @@ def _create(client: "MlflowClient", experiment: str, cell: Cell, begun: int) -> 
     # With its tags, so that it is found and replaced also where the answer to this request is lost.
     created = client.create_run(experiment, start_time=begun, tags=tags, run_name=f"{tags['label']}, seed {cell.seed}")
     run_id = str(created.info.run_id)
-    with _deleted_on_error(client, run_id):
+    with deleted_on_error(client, run_id):
         client.log_batch(run_id, params=methods.params(cell))
     return run_id
 
@@ -193,18 +193,6 @@ def _stands(run: "Run", summary: Summary) -> bool:
     started, code = (run.data.tags.get(key, "") for key in ("started", "code"))
     outdated = code != summary.code.digest and started < summary.started
     return bool((run.info.status == "FINISHED" and not outdated) or (run.info.end_time and started == summary.started))
-
-
-@contextmanager
-def _deleted_on_error(client: "MlflowClient", run_id: str) -> Iterator[None]:
-    from mlflow.exceptions import MlflowException
-
-    try:
-        yield
-    except BaseException:
-        with suppress(MlflowException):
-            client.delete_run(run_id)
-        raise
 
 
 @contextmanager

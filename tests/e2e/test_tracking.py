@@ -80,6 +80,7 @@ def test_a_server_on_postgresql_that_vanishes_in_the_midst_of_a_run(
         server.start()
         assert 1 <= finished(server.uri) < 4, output
         sent = [dmlbench("sync", MLFLOW_TRACKING_URI=server.uri).stdout for _ in range(3)]
+        assert re.fullmatch(r"\d runs? sent, \d (was|were) there already\n", sent[0])
         assert sent[1:] == ["0 runs sent, 4 were there already\n"] * 2, sent
         after = statuses(server.uri)
         assert len(after) == 4

@@ -109,8 +109,15 @@ def test_an_experiment_that_takes_no_report_keeps_it_from_no_other(client, repor
     with monkeypatch.context() as patch:
         patch.setattr(type(client), "log_artifacts", refuse)
         assert send_report(client, folder, refused.__setitem__) == [other]
-    assert {name: str(error) for name, error in refused.items()} == {EXPERIMENT: "disk full"}
+    assert {name: error.brief for name, error in refused.items()} == {
+        EXPERIMENT: f"the artifact store of {EXPERIMENT} does not take files: disk full"
+    }
+    experiment = client.get_experiment_by_name(EXPERIMENT).experiment_id
+    client.delete_experiment(experiment)
+    client.restore_experiment(experiment)  # and with it all its runs
+    assert [run.info.status for run in all_runs(client, "report")] == ["FAILED"]
     client.delete_experiment(client.get_experiment_by_name(other).experiment_id)
     refused.clear()
     assert send_report(client, folder, refused.__setitem__) == [EXPERIMENT]
     assert {name: str(error) for name, error in refused.items()} == {other: f"the experiment {other} has been deleted"}
+    assert [run.info.status for run in all_runs(client, "report")] == ["FINISHED"]
