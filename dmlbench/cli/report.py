@@ -122,13 +122,22 @@ def _tell(line: str) -> None:
 def _send(folder: Path) -> None:
     from dmlbench.tracking import TrackingError, connect, send_report
 
+    refused: list[str] = []
+
+    def warn(name: str, error: TrackingError) -> None:
+        refused.append(name)
+        echo(f"warning: MLflow: {error.brief}; the report was not sent to {name}", err=True)
+
     try:
-        sent = send_report(connect(_tell), folder)
+        sent = send_report(connect(_tell), folder, warn)
     except TrackingError as error:  # the report is there all the same
         echo(f"warning: MLflow: {error.brief}; the report was not sent", err=True)
         return
-    where = ", ".join(sent) or "nowhere, for its results are not there: run `dmlbench sync`, then this command again"
-    echo(f"MLflow: run `report {folder.name}` in {where}")
+    if sent or not refused:
+        where = (
+            ", ".join(sent) or "nowhere, for its results are not there: run `dmlbench sync`, then this command again"
+        )
+        echo(f"MLflow: run `report {folder.name}` in {where}")
 
 
 def _tables(given: tuple[str, ...]) -> dict[str, tuple[str, ...]]:

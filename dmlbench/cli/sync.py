@@ -34,21 +34,23 @@ def command(results: Path) -> int:
     if not records and not left_out:
         hint = "name the folder that was given to `run --results`"
         raise UserError(f"{results}: no results to send", hint=hint)
-    from dmlbench.tracking import TrackingError, all_in_order, connect, send
+    from dmlbench.tracking import TrackingError, all_in_order, connect, send_all
 
     console, sent, refused = plain_or_wide(stderr=True), 0, 0
     try:
-        client = connect(lambda line: echo(line, err=True))
-        for record in track(records, "sending", console=console):
-            try:
-                sent += send(client, record)
-            except UserError as error:  # of one result: the others are sent all the same
-                refused += 1
-                echo(f"error: {error}", err=True)
+        client = connect(_tell)
+        for outcome in track(send_all(client, records, _tell), "sending", total=len(records), console=console):
+            sent += outcome is True
+            refused += outcome is None
         all_in_order(client, records)
     except TrackingError as error:
         echo(f"error: MLflow: {error.brief}; {counted(sent, 'run')} sent before", err=True)
         return 1
     there = len(records) - sent - refused
-    echo(f"{counted(sent, 'run')} sent, {there} {inflected(there, 'was', 'were')} there already")
+    left = f", {refused} not sent" if refused else ""
+    echo(f"{counted(sent, 'run')} sent, {there} {inflected(there, 'was', 'were')} there already{left}")
     return 1 if refused or left_out else 0
+
+
+def _tell(line: str) -> None:
+    echo(line, err=True)

@@ -43,7 +43,7 @@ def command(port: int, browser: bool | None) -> int:
 
     uri = tracking_uri()
     database = local_database(uri)
-    if database is not None and not database.is_file():
+    if database is not None and not database.exists():
         hint = "`dmlbench run` or `dmlbench sync` in this folder sends some, MLFLOW_TRACKING_URI names another store"
         raise UserError(f"{database}: no runs yet", hint=hint)
     if uri.startswith(("http://", "https://")):

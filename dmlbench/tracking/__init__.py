@@ -16,9 +16,9 @@ from dmlbench.tracking.connection import (
 from dmlbench.tracking.experiments import pages, send_report
 from dmlbench.tracking.methods import all_in_order
 from dmlbench.tracking.mirror import Mirror
-from dmlbench.tracking.runs import send
+from dmlbench.tracking.runs import send, send_all
 
 __all__ = [
-    "Mirror", "TrackingError", "all_in_order", "connect", "local_database", "pages", "redacted", "send", "send_report",
-    "tracking_uri", "without_credentials",
+    "Mirror", "TrackingError", "all_in_order", "connect", "local_database", "pages", "redacted", "send", "send_all",
+    "send_report", "tracking_uri", "without_credentials",
 ]  # fmt: skip

@@ -18,14 +18,14 @@ from urllib.request import url2pathname
 
 from filelock import FileLock
 
-from dmlbench.errors import UserError
+from dmlbench.errors import UserError, one_line
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-MOST = 160  # characters of a store's own words
 LOCK_SECONDS = 120.0  # what eight runners that begin together wait for each other at most
+LINE_END = re.compile(r"(?<![.,:;?!])\s*\n\s*")  # of a line without a mark at its end
 ELSEWHERE = "name another store with MLFLOW_TRACKING_URI"
 
 
@@ -43,9 +43,8 @@ class TrackingError(RuntimeError):
 
     @property
     def brief(self) -> str:
-        """What happened in one line of bearable length, and what to do."""
-        line = (str(self).strip().splitlines() or ["no message"])[0]
-        words = line if len(line) <= MOST else line[:MOST].rsplit(" ", 1)[0] + " …"
+        """What happened in one line, and what to do."""
+        words = one_line(str(self).strip()) or "no message"
         return f"{words} ({self.hint})" if self.hint else words
 
 
@@ -59,15 +58,40 @@ def connect(tell: Callable[[str], None] = lambda _: None) -> "MlflowClient":
         uri = tracking_uri()
         import mlflow
 
-        for chatty in ("mlflow", "alembic"):  # a new database is no news to someone who watches training
-            logging.getLogger(chatty).setLevel(logging.WARNING)
+        for name, level in LOGGERS.items():
+            logging.getLogger(name).setLevel(level)
         # The lock fails at once on a folder that cannot be written, where MLflow retries for minutes.
         with store_lock(uri):
             if database := local_database(uri):
-                set_aside(database, tell)
+                set_aside(database.resolve(), tell)
+            _try_once(uri)
             client = mlflow.MlflowClient(uri)
             client.search_experiments(max_results=1)
     return client
+
+
+def _try_once(uri: str) -> None:
+    """Raise what a database does that cannot be opened: MLflow would try ten times, for a hundred seconds."""
+    if not is_database(uri):
+        return
+    import sqlalchemy
+    from mlflow.store.db.utils import create_sqlalchemy_engine
+
+    engine = create_sqlalchemy_engine(uri)
+    try:
+        sqlalchemy.inspect(engine)
+    finally:
+        engine.dispose()
+
+
+def answers(client: "MlflowClient") -> bool:
+    """Whether a store answers, so that what it has just refused is at fault and not the store."""
+    try:
+        with answering():
+            client.search_experiments(max_results=1)
+    except TrackingError:
+        return False
+    return True
 
 
 @contextmanager
@@ -78,22 +102,53 @@ def answering() -> Iterator[None]:
     except (UserError, TrackingError):
         raise
     except Exception as error:
-        raise TrackingError(str(error), _way_out(error)) from error
+        raise _explained(error) from error
 
 
-def _way_out(error: Exception) -> str:
-    """What to do about a store that cannot be used."""
+def _explained(error: Exception) -> TrackingError:
+    """What a store said, and what to do; the advice in its own words is left out where ours has the same."""
+    words, uri = own_words(error), tracking_uri()
+    first = words.partition(". ")[0]
     if isinstance(error, ImportError):
-        return f"install that package, or {ELSEWHERE}"
-    uri = tracking_uri()
-    if "mlflow db upgrade" in str(error):
-        return f"keep a copy of it, then `mlflow db upgrade {shlex.quote(uri)}`"
-    if uri.startswith(("http://", "https://")):
-        return f"start the server, or {ELSEWHERE}"
-    if "://" not in uri or uri.startswith("file:"):
+        return TrackingError(words, f"install its package, or {ELSEWHERE}")
+    if "mlflow db upgrade" in words:
+        upgrade = f"keep a copy of it, then `mlflow db upgrade {shlex.quote(uri)}`"
+        return TrackingError(first, f"{upgrade}; where a newer MLflow made it, install that one")
+    if ALLOWED in words:
         migrate = "mlflow migrate-filestore --source FOLDER --target sqlite:///mlflow.db"
-        return f"MLFLOW_TRACKING_URI=sqlite:///mlflow.db begins a new store, `{migrate}` takes the old runs into it"
-    return ELSEWHERE
+        return TrackingError(
+            first,
+            f"MLFLOW_TRACKING_URI=sqlite:///mlflow.db begins a new store, `{migrate}` takes the old runs into it, "
+            f"{ALLOWED}=true keeps the old store",
+        )
+    if uri.startswith(("http://", "https://")) and not _refused(error):
+        return TrackingError(words, f"start the server, or {ELSEWHERE}")
+    return TrackingError(words, ELSEWHERE)
+
+
+def _refused(error: Exception) -> bool:
+    """Whether a server runs, and does not want what it is sent."""
+    from mlflow.exceptions import RestException
+
+    return isinstance(error, RestException) or "failed with error code 4" in str(error)
+
+
+def own_words(error: BaseException) -> str:
+    """What an error says; of a database, in its driver's words, to which SQLAlchemy adds a statement and a link."""
+    from sqlalchemy.exc import DBAPIError
+
+    cause = error.__cause__ if isinstance(error.__cause__, DBAPIError) else error
+    driver = cause.orig if isinstance(cause, DBAPIError) else None
+    words = LINE_END.sub("; ", str(driver or cause).strip())
+    # Which of them it is about SQLite does not say.
+    database = local_database(tracking_uri()) if driver else None
+    return f"{database}: {words}" if database else words
+
+
+def not_stored(experiment: str, error: Exception) -> TrackingError:
+    """That the artifact store of an experiment takes no files, of a server that answers."""
+    hint = "install its package" if isinstance(error, ImportError) else ""
+    return TrackingError(f"the artifact store of {experiment} does not take files: {own_words(error)}", hint)
 
 
 @contextmanager
@@ -101,8 +156,15 @@ def store_lock(uri: str) -> Iterator[None]:
     """One writer at a time on a local database, which several first writers break and many hold up; else nothing."""
     with ExitStack() as held:
         if database := local_database(uri):
+            file = database.resolve()  # one lock for all its names
+            if file.is_dir():
+                raise TrackingError(f"{database}: a folder, not a database", ELSEWHERE)
+            lock = file.with_name(f".{file.name}.lock")
             try:
-                held.enter_context(FileLock(database.with_name(f".{database.name}.lock"), timeout=LOCK_SECONDS))
+                # FileLock takes a file that cannot be made for one that another process removes, and waits.
+                lock.parent.mkdir(parents=True, exist_ok=True)
+                lock.touch()
+                held.enter_context(FileLock(lock, timeout=LOCK_SECONDS))
             except OSError as error:
                 raise TrackingError(str(error), ELSEWHERE) from error
         yield
@@ -129,11 +191,36 @@ def delete(client: "MlflowClient", runs: "Iterable[Run]") -> None:
             client.delete_run(run.info.run_id)
 
 
-LIMITS = {  # with MLflow's defaults a dead server would hold the runner for minutes
+@contextmanager
+def deleted_on_error(client: "MlflowClient", run_id: str) -> Iterator[None]:
+    """Delete a run rather than leave it half filled."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except BaseException:
+        with suppress(MlflowException):
+            client.delete_run(run_id)
+        raise
+
+
+# With the defaults of MLflow and of PostgreSQL's drivers a dead server would hold the runner for minutes; and MLflow
+# prints two lines to each run that it ends.
+LIMITS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "2",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "PGCONNECT_TIMEOUT": "5",
 }
+LOGGERS = {  # a new database is no news to someone who watches training, and what is raised is said once
+    "mlflow": logging.WARNING,
+    "alembic": logging.WARNING,
+    "mlflow.store.db": logging.CRITICAL,
+    "mlflow.system_metrics": logging.CRITICAL,  # its words may have the password of a server
+    "sqlalchemy.pool": logging.CRITICAL,
+}
+ALLOWED = "MLFLOW_ALLOW_FILE_STORE"
 SQLITE = "sqlite:///"
 ARTIFACTS = "mlruns"  # as MLflow names it
 PASSWORD = re.compile(r"(?<=://)(?P<user>[^\s/:@]*):[^\s]*@")  # a password may hold a slash, or an @
@@ -153,7 +240,7 @@ def tracking_uri() -> str:
 
     uri = str(mlflow.get_tracking_uri())
     if is_tracking_uri_set() or not uri.startswith(SQLITE):
-        return uri
+        return _driver_named(uri)
     # MLflow quotes its path as a web address does; what opens the database reads URIs in a way of its own.
     return sqlite_uri(Path(url2pathname(uri.removeprefix(SQLITE))))
 
@@ -162,10 +249,19 @@ def sqlite_uri(database: Path) -> str:
     """The URI of an SQLite database, in the notation of what will open it."""
     from sqlalchemy import URL
 
-    plain = SQLITE + str(database)
-    quoted = URL.create("sqlite", database=str(database)).render_as_string(hide_password=False)
-    # MLflow makes the folder of a plain `sqlite:///` by its quoted name; with the driver named it makes none.
-    return plain if quoted == plain else quoted.replace("sqlite:", "sqlite+pysqlite:", 1)
+    return _driver_named(URL.create("sqlite", database=str(database)).render_as_string(hide_password=False))
+
+
+def _driver_named(uri: str) -> str:
+    """The same database; with its driver named where MLflow would make a folder, called by the quoted name, for it."""
+    return uri.replace("sqlite:", "sqlite+pysqlite:", 1) if uri.startswith(SQLITE) and "%" in uri else uri
+
+
+def is_database(uri: str) -> bool:
+    """Whether MLflow opens a database itself, rather than ask a server or read files."""
+    from mlflow.store.db.db_types import DATABASE_ENGINES
+
+    return urlsplit(uri).scheme.partition("+")[0] in DATABASE_ENGINES
 
 
 def local_database(uri: str) -> Path | None:
@@ -188,10 +284,7 @@ def artifact_location(uri: str, experiment: str) -> str | None:
 
     MLflow's own default there is a path that it takes for a URI, so that `50%25` becomes another folder.
     """
-    from mlflow.store.db.db_types import DATABASE_ENGINES
-
-    direct = urlsplit(uri).scheme.partition("+")[0] in DATABASE_ENGINES
-    return (Path.cwd() / ARTIFACTS / experiment).as_uri() if direct else None
+    return (Path.cwd() / ARTIFACTS / experiment).as_uri() if is_database(uri) else None
 
 
 def redacted(text: str) -> str:

@@ -7,7 +7,9 @@ names the view and holds its state as text, for the menu; a link to a view reads
 import base64
 import hashlib
 import json
+import shlex
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +18,19 @@ import pandas as pd
 from dmlbench.analysis.groups import without_paths
 from dmlbench.data.catalogue import DATASETS
 from dmlbench.specs.cell import Cell
-from dmlbench.tracking.connection import TrackingError, answering, artifact_location, delete, search, store_lock
+from dmlbench.tracking.connection import (
+    TrackingError,
+    answering,
+    answers,
+    artifact_location,
+    delete,
+    deleted_on_error,
+    is_database,
+    not_stored,
+    search,
+    store_lock,
+    tracking_uri,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -190,7 +204,35 @@ def _found_or_made(client: "MlflowClient", name: str) -> "Experiment":
             found = client.get_experiment_by_name(name)
             if found is None:
                 raise
+    _check_active(found)
     return found
+
+
+class DeletedExperimentError(TrackingError):
+    """Somebody has deleted an experiment, which keeps its name and takes no run; others are not affected."""
+
+    def __init__(self, found: "Experiment") -> None:
+        number, uri = found.experiment_id, tracking_uri()
+        store = shlex.quote(uri) if is_database(uri) else "ITS_DATABASE"
+        gc = f"`mlflow gc --tracking-uri {shlex.quote(uri)} --backend-store-uri {store} --experiment-ids {number}`"
+        where = "" if is_database(uri) else " on the server"
+        restore = f"`MLFLOW_TRACKING_URI={shlex.quote(uri)} mlflow experiments restore --experiment-id {number}`"
+        super().__init__(
+            f"the experiment {found.name} has been deleted",
+            f"{restore} brings it back, {gc}{where} removes it for good, so that a new one can be made",
+        )
+
+
+def check_active(client: "MlflowClient", experiment: str) -> None:
+    """Raise DeletedExperimentError for an experiment, by its id, that takes no runs."""
+    _check_active(client.get_experiment(experiment))
+
+
+def _check_active(experiment: "Experiment") -> None:
+    from mlflow.entities import LifecycleStage
+
+    if experiment.lifecycle_stage != LifecycleStage.ACTIVE:
+        raise DeletedExperimentError(experiment)
 
 
 def _changed(cell: Cell) -> set[str]:
@@ -239,11 +281,19 @@ def _values(cell: Cell) -> list[tuple[str, str, object]]:
     ]
 
 
-def send_report(client: "MlflowClient", folder: Path) -> list[str]:
+def send_report(
+    client: "MlflowClient", folder: Path, refused: Callable[[str, TrackingError], None] | None = None
+) -> list[str]:
     """Log a report's folder as the run `report NAME`; an earlier report of that name is replaced once it is there.
 
     Users look for the report in an experiment, so each experiment whose results it shows gets it; one whose results
     were never sent gets none.
+
+    Args:
+        client: The store.
+        folder: The report's.
+        refused: Takes the name of an experiment that does not take the report while the store answers, and why; the
+            others get it all the same [default: the error is raised].
 
     Returns:
         The names of the experiments that have it now.
@@ -254,11 +304,17 @@ def send_report(client: "MlflowClient", folder: Path) -> list[str]:
     sent = []
     for protocol, dataset in _shown(folder):
         name = experiment_name(protocol, dataset)
-        with store_lock(client.tracking_uri), answering():
-            found = client.get_experiment_by_name(name)
-            if found is not None:
-                _send(client, str(found.experiment_id), folder, {"protocol": protocol, "dataset": dataset})
-                sent.append(name)
+        try:
+            with store_lock(client.tracking_uri), answering():
+                found = client.get_experiment_by_name(name)
+                if found is not None:
+                    _check_active(found)
+                    _send(client, str(found.experiment_id), folder, {"protocol": protocol, "dataset": dataset})
+                    sent.append(name)
+        except TrackingError as error:
+            if refused is None or not answers(client):
+                raise
+            refused(name, error)
     return sent
 
 
@@ -281,11 +337,14 @@ def _send(client: "MlflowClient", experiment: str, folder: Path, index: dict[str
     note = "The report with its tables and figures: open `index.html` under *Artifacts*."
     tags = {"kind": "report", "report": folder.name, "content": content, NOTE: note} | index
     run_id = str(client.create_run(experiment, tags=tags, run_name=name).info.run_id)
-    try:
-        client.log_artifacts(run_id, str(folder))
-    except BaseException:
-        client.delete_run(run_id)
-        raise
+    with deleted_on_error(client, run_id):
+        try:
+            client.log_artifacts(run_id, str(folder))
+        except Exception as error:
+            if not answers(client):
+                raise
+            client.set_terminated(run_id, "FAILED")  # it comes back, but empty, with an experiment that is restored
+            raise not_stored(experiment_name(index["protocol"], index["dataset"]), error) from error
     client.set_terminated(run_id)
     delete(client, _reports(client, experiment, folder.name)[1:])
     _link_reports(client, experiment)

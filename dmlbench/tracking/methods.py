@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 PARAM_LIMIT = 500  # characters MLflow keeps of a parameter
 TAG_LIMIT = 5000
 LABEL_LIMIT = 40  # characters of settings that a chart's legend has room for
-ARTIFACTS = ("spec.yaml", "summary.json", "history.csv")
 FINAL = ("recall_at_1", "map_at_r", "r_precision", "nmi")
 BEST_TEST = ("recall_at_1", "map_at_r")
 

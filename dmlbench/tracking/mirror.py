@@ -7,12 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from dmlbench.errors import UserError
+from dmlbench.errors import UserError, one_line
 from dmlbench.results.events import Claimed, Event, Finished, ending
 from dmlbench.results.store import Record, read_summary
 from dmlbench.specs.cell import Cell
 from dmlbench.tracking import runs
-from dmlbench.tracking.connection import TrackingError, connect, redacted
+from dmlbench.tracking.connection import TrackingError, answers, connect, redacted
+from dmlbench.tracking.experiments import DeletedExperimentError
+from dmlbench.tracking.files import Files
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -40,6 +42,8 @@ class Mirror:
         self._live: dict[Path, runs.LiveRun] = {}
         self._monitors: dict[Path, SystemMetricsMonitor] = {}
         self._client: MlflowClient | None = None
+        self._files = Files(warn)
+        self._deleted: set[str] = set()  # what was said of experiments that somebody deleted
         self._failing = self._told = False
         self._begun = time.monotonic()
         self.sent = 0
@@ -104,16 +108,26 @@ class Mirror:
             try:
                 self._send(client, folder, event)
                 del self._due[folder]
-            except Exception as error:  # noqa: BLE001 - of this cell, or of all
+            except Exception as error:
                 self._live.pop(folder, None)
                 self._unwatch(folder)
+                if isinstance(error, TrackingError) and not answers(client):
+                    raise  # nor would it answer for the others
                 failed[folder] = error
-        others = [cause for cause in failed.values() if not isinstance(cause, UserError)]
+        others = [cause for cause in failed.values() if not isinstance(cause, UserError | DeletedExperimentError)]
         if others and len(failed) == len(due):
             raise others[0]
         for folder, cause in failed.items():
             del self._due[folder]
+            self._leave_out(folder, cause)
+
+    def _leave_out(self, folder: Path, cause: Exception) -> None:
+        """Say why a cell is not sent; of all cells in a deleted experiment once."""
+        if not isinstance(cause, DeletedExperimentError):
             self._warn(f"MLflow: left out {folder}: {_in_words(cause)}")
+        elif cause.brief not in self._deleted:
+            self._deleted.add(cause.brief)
+            self._warn(f"MLflow: {cause.brief}; results are safe, `dmlbench sync` then sends them")
 
     def _send(self, client: "MlflowClient", folder: Path, event: Event) -> None:
         if ending(event):
@@ -121,7 +135,7 @@ class Mirror:
         if isinstance(event, Finished):
             summary = read_summary(folder)
             if summary is not None:
-                self.sent += runs.send(client, Record(folder, summary), self._live.get(folder))
+                self.sent += runs.send(client, Record(folder, summary), self._live.get(folder), self._files)
             self._live.pop(folder, None)
             return
         if folder not in self._live:
@@ -147,5 +161,5 @@ class Mirror:
 
 
 def _in_words(error: Exception) -> str:
-    """The first line of an error, and its kind, without secrets."""
-    return redacted(f"{type(error).__name__}: {(str(error).splitlines() or ['no message'])[0][:200]}")
+    """An error and its kind in one line, without secrets."""
+    return redacted(f"{type(error).__name__}: {one_line(str(error)) or 'no message'}")

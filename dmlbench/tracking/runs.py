@@ -1,7 +1,7 @@
 """A cell's run in MLflow: begun, updated, ended; one for each cell, whichever process sends it and however often."""
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
+from dmlbench.errors import UserError
 from dmlbench.results.records import Summary
 from dmlbench.results.store import Record, read_spec
 from dmlbench.specs.cell import Cell
 from dmlbench.tracking import methods
-from dmlbench.tracking.connection import TrackingError, answering, delete, search, store_lock
-from dmlbench.tracking.experiments import experiment_of
+from dmlbench.tracking.connection import TrackingError, answering, answers, delete, deleted_on_error, search, store_lock
+from dmlbench.tracking.experiments import DeletedExperimentError, check_active, experiment_of
+from dmlbench.tracking.files import Files
 from dmlbench.tracking.methods import bring_in_order, settle
 
 if TYPE_CHECKING:
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 BATCH = 1000  # metrics in one request: the server's limit
 CELL_LOCK = ".mlflow.lock"
+PATIENCE = 3  # results that a store refuses one after the other before all are given up
 
 
 @dataclass
@@ -61,6 +64,7 @@ def update(client: "MlflowClient", folder: Path, live: LiveRun) -> None:
     if live.run_id is None:
         return
     with _alone(client, folder):
+        check_active(client, live.experiment)  # a run in a deleted one is refused without a word of it
         _log_metrics(client, live, methods.metrics(folder, live.begun, live.epoch))
 
 
@@ -75,12 +79,13 @@ def interrupt(client: "MlflowClient", folder: Path, live: LiveRun) -> None:
         settle(client, live.experiment, live.group)
 
 
-def send(client: "MlflowClient", record: Record, live: LiveRun | None = None) -> bool:
-    """Bring a result to MLflow, as the end of its live run or whole.
+def send(client: "MlflowClient", record: Record, live: LiveRun | None = None, files: Files | None = None) -> bool:
+    """Bring a result to MLflow, as the end of its live run or whole; a run without its files gets them.
 
     Returns:
         Whether anything was sent: False where a complete run of this result is there already.
     """
+    files = files or Files()
     with _alone(client, record.folder):
         cell = read_spec(record.folder)
         experiment, index = experiment_of(client, cell), methods.index_tags(cell)
@@ -90,8 +95,8 @@ def send(client: "MlflowClient", record: Record, live: LiveRun | None = None) ->
         own = None if there or live is None else next((run for run in runs if run.info.run_id == live.run_id), None)
         delete(client, [run for run in runs if run not in there and run is not own])
         if there:
-            return False
-        _complete(client, record, cell, experiment, live if own else None)
+            return files.send_missing(client, there, cell, record.folder)
+        _complete(client, record, cell, experiment, live if own else None, files=files)
         # Somebody elsewhere may have sent it at the same time: the first in order stays, for both of us.
         finished = [run for run in _runs(client, experiment, cell.hash) if run.info.status == "FINISHED"]
         delete(client, sorted(finished, key=lambda run: str(run.info.run_id))[1:])
@@ -99,22 +104,58 @@ def send(client: "MlflowClient", record: Record, live: LiveRun | None = None) ->
     return True
 
 
-def _complete(client: "MlflowClient", record: Record, cell: Cell, experiment: str, live: LiveRun | None) -> None:
+def send_all(client: "MlflowClient", records: Iterable[Record], tell: Callable[[str], None]) -> Iterator[bool | None]:
+    """Send each result; one that cannot be sent holds up no other.
+
+    Args:
+        client: The store.
+        records: The results.
+        tell: Takes a line for the user; what many results share is said once.
+
+    Yields:
+        Of each result whether anything was sent, and None where it cannot be.
+
+    Raises:
+        TrackingError: where the store does not answer, or refuses several in a row: then it is no result's fault.
+    """
+    said: set[str] = set()
+    in_a_row, files = 0, Files(lambda line: tell(f"warning: {line}"))
+    for record in records:
+        try:
+            yield send(client, record, files=files)
+            in_a_row = 0
+            continue
+        except UserError as error:
+            line = f"error: {error}"
+        except DeletedExperimentError as error:
+            line = f"error: MLflow: {error.brief}"
+        except TrackingError as error:
+            in_a_row += 1
+            if in_a_row == PATIENCE or not answers(client):
+                raise
+            line = f"error: MLflow: {record.folder}: {error.brief}"
+        if line not in said:
+            said.add(line)
+            tell(line)
+        yield None
+
+
+def _complete(
+    client: "MlflowClient", record: Record, cell: Cell, experiment: str, live: LiveRun | None, *, files: Files
+) -> None:
     summary = record.summary
     begun, ended = _begun(summary), None
     if live is None:  # after the event: its times are those of the training
         live = LiveRun(experiment, "", _create(client, experiment, cell, begun), begun)
         ended = begun + int(1000 * summary.total_s)
     run_id = str(live.run_id)
-    with _deleted_on_error(client, run_id):
+    with deleted_on_error(client, run_id):
         _log_metrics(client, live, methods.metrics(record.folder, live.begun, live.epoch))
         final = methods.final_metrics(record, ended or int(1000 * time()))
         client.log_batch(run_id, metrics=final, tags=methods.final_tags(record))
         if summary.dataset:
             client.log_inputs(run_id, [methods.dataset_input(summary.dataset)])
-        for file in methods.ARTIFACTS:
-            if (record.folder / file).is_file():
-                client.log_artifact(run_id, str(record.folder / file))
+        files.send(client, run_id, cell, record.folder)
         client.set_terminated(run_id, "FINISHED" if record.done else "FAILED", end_time=ended)
 
 
@@ -128,7 +169,7 @@ def _create(client: "MlflowClient", experiment: str, cell: Cell, begun: int) -> 
     # With its tags, so that it is found and replaced also where the answer to this request is lost.
     created = client.create_run(experiment, start_time=begun, tags=tags, run_name=f"{tags['label']}, seed {cell.seed}")
     run_id = str(created.info.run_id)
-    with _deleted_on_error(client, run_id):
+    with deleted_on_error(client, run_id):
         client.log_batch(run_id, params=methods.params(cell))
     return run_id
 
@@ -152,18 +193,6 @@ def _stands(run: "Run", summary: Summary) -> bool:
     started, code = (run.data.tags.get(key, "") for key in ("started", "code"))
     outdated = code != summary.code.digest and started < summary.started
     return bool((run.info.status == "FINISHED" and not outdated) or (run.info.end_time and started == summary.started))
-
-
-@contextmanager
-def _deleted_on_error(client: "MlflowClient", run_id: str) -> Iterator[None]:
-    from mlflow.exceptions import MlflowException
-
-    try:
-        yield
-    except MlflowException:
-        with suppress(MlflowException):
-            client.delete_run(run_id)
-        raise
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """MLflow as a view: stores that eight runners make at once, servers that vanish, and nothing sent twice."""
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -79,6 +80,7 @@ def test_a_server_on_postgresql_that_vanishes_in_the_midst_of_a_run(
         server.start()
         assert 1 <= finished(server.uri) < 4, output
         sent = [dmlbench("sync", MLFLOW_TRACKING_URI=server.uri).stdout for _ in range(3)]
+        assert re.fullmatch(r"\d runs? sent, \d (was|were) there already\n", sent[0])
         assert sent[1:] == ["0 runs sent, 4 were there already\n"] * 2, sent
         after = statuses(server.uri)
         assert len(after) == 4
@@ -114,3 +116,37 @@ def test_a_server_that_hangs_costs_a_warning(dmlbench: Command, tmp_path: Path) 
     assert "results are safe, `dmlbench sync` sends them later" in done.stdout
     assert "0 runs sent" not in done.stdout
     assert "1 run sent, 0 were there already" in dmlbench("sync").stdout
+
+
+def test_a_database_server_that_is_down_is_one_line_of_each_command(dmlbench: Command, tmp_path: Path) -> None:
+    uri = "postgresql://user:hunter2@127.0.0.1:9/db"
+    done = dmlbench(*RUN, "--methods", "ms", "--seeds", "1", MLFLOW_TRACKING_URI=uri)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "results are safe, `dmlbench sync` sends them later" in done.stdout
+    assert len(metric_columns(tmp_path / "results" / "runs")) == 1
+    for command, code in ((("sync",), 1), (("ui", "--no-browser"), 2), (("report", "--tracking", "auto"), 0)):
+        ended = dmlbench(*command, MLFLOW_TRACKING_URI=uri)
+        assert ended.returncode == code
+        (line,) = (line for line in ended.stderr.splitlines() if "MLflow" in line)
+        assert "(name another store with MLFLOW_TRACKING_URI)" in line
+        assert "Traceback" not in ended.stderr
+        assert "hunter2" not in ended.stderr
+
+
+def test_an_experiment_that_was_deleted_and_its_way_back(dmlbench: Command, tmp_path: Path) -> None:
+    name = "dmlbench/conv4-64/glyphs"
+    assert dmlbench(*RUN, "--methods", "ms", "--seeds", "1", "--tracking", "none").returncode == 0
+    assert dmlbench("sync").returncode == 0
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    client.delete_experiment(client.get_experiment_by_name(name).experiment_id)
+    refused = dmlbench("sync")
+    assert (refused.returncode, refused.stdout) == (1, "0 runs sent, 0 were there already, 1 not sent\n")
+    reported = dmlbench("report", "--tracking", "auto")
+    assert reported.returncode == 0
+    assert "run `report" not in reported.stdout
+    ways = re.compile(rf"MLflow: the experiment {name} has been deleted \(`(.+?)` brings it back, `(mlflow gc .+?)` ")
+    (restore, _), _ = (ways.search(done.stderr).groups() for done in (refused, reported))
+    folder = Path(sys.executable).parent
+    subprocess.run(["/bin/sh", "-c", f"PATH={folder}:$PATH; export PATH; {restore}"], check=True, cwd=tmp_path)
+    assert dmlbench("sync").stdout == "0 runs sent, 1 was there already\n"
+    assert f"MLflow: run `report report` in {name}\n" in dmlbench("report", "--tracking", "auto").stdout

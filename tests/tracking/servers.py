@@ -10,7 +10,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -30,13 +30,23 @@ def hanging() -> Iterator[str]:
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
 
 
-@contextmanager
-def failing() -> Iterator[str]:
+def failing() -> AbstractContextManager[str]:
     """Answers 500 to everything."""
+    return answering(500)
+
+
+def refusing() -> AbstractContextManager[str]:
+    """Answers 403 to everything."""
+    return answering(403)
+
+
+@contextmanager
+def answering(code: int) -> Iterator[str]:
+    """Answers everything with one status."""
 
     class Handler(BaseHTTPRequestHandler):
         def answer(self) -> None:
-            self.send_error(500)
+            self.send_error(code)
 
         do_GET = do_POST = do_PUT = answer  # noqa: N815 - the handler's interface
 

@@ -113,6 +113,44 @@ def test_a_run_that_the_server_refuses_holds_up_no_other(client, begun, finished
     assert said == [f"MLflow: left out {first.folder}: TrackingError: no message"]
 
 
+def test_a_deleted_experiment_is_one_line_and_holds_up_no_other(
+    client, begun, finished, *, said, monkeypatch, make_cell
+):
+    monkeypatch.setattr(mirror, "LINGER", 0.05)
+    live, name = begun(epochs=1), "dmlbench/tiny/glyphs"
+    with Mirror(said.append) as shown:
+        shown(None, live.folder, Started())
+        wait_for(lambda: client.get_experiment_by_name(name) and all_runs(client))
+        client.delete_experiment(client.get_experiment_by_name(name).experiment_id)
+        for epoch in (1, 2):
+            live.append(row(epoch))
+            shown(None, live.folder, Epoch(0, 2, {}))
+        wait_for(lambda: said)
+        shown(None, finished(live).folder, Finished())
+        shown(None, finished(seed=1).folder, Finished())
+        shown(None, finished(cell=make_cell(dataset="mine")).folder, Finished())
+    assert shown.sent == 1
+    (line,) = said
+    assert line.startswith(f"MLflow: the experiment {name} has been deleted (`MLFLOW_TRACKING_URI=")
+    assert line.endswith("results are safe, `dmlbench sync` then sends them")
+
+
+def test_an_artifact_store_that_takes_nothing_is_one_line_of_all_cells(client, finished, said, monkeypatch):
+    def refuse(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(mirror, "LINGER", 0.05)
+    monkeypatch.setattr(type(client), "log_artifact", refuse)
+    with Mirror(said.append) as shown:
+        for seed in range(3):
+            shown(None, finished(seed=seed).folder, Finished())
+    assert shown.sent == 3
+    assert [line.partition(";")[0] for line in said] == [
+        "MLflow: the artifact store of dmlbench/tiny/glyphs does not take files: disk full"
+    ]
+    assert [run.info.status for run in all_runs(client)] == ["FINISHED"] * 3
+
+
 def test_a_damaged_cell_holds_up_no_other(client, finished, said, monkeypatch):
     monkeypatch.setattr(mirror, "LINGER", 0.05)
     records = [finished(seed=seed) for seed in (0, 1)]
@@ -143,6 +181,24 @@ def test_the_machine_is_sampled_where_that_is_asked_for(client, begun, finished,
     assert run.info.status == "FINISHED"
     assert steps(client, run) == [0, 1, 2]
     assert "SystemMetricsMonitor" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_sampling_that_fails_tells_nobody_the_password(client, begun, said, *, monkeypatch, caplog):
+    def vanish(*_):
+        raise MlflowException("http://user:hunter2@host does not answer")
+
+    def sampling() -> bool:
+        return "SystemMetricsMonitor" in {thread.name for thread in threading.enumerate()}
+
+    monkeypatch.setattr(mirror, "LINGER", 0.05)
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.1")
+    with Mirror(said.append, system_metrics=True) as shown:
+        shown(None, begun(epochs=1).folder, Started())
+        wait_for(sampling)
+        with monkeypatch.context() as patch:
+            patch.setattr(type(client), "get_run", vanish)
+            wait_for(lambda: not sampling())
+    assert "hunter2" not in caplog.text
 
 
 def test_the_machine_is_not_sampled_unasked(client, begun, said, monkeypatch):

@@ -1,16 +1,19 @@
 """Where runs go: URIs that survive any folder's name, and what of them is never shown."""
 
+import shutil
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from mlflow import MlflowClient
+from sqlalchemy import make_url
 
 from dmlbench.tracking import TrackingError, connect, local_database, redacted, send, tracking_uri, without_credentials
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of MLflow's own libraries
 
 
-@pytest.mark.parametrize("name", ["50% done #1", "50%25", "what? a=b&c", "a b"])
+@pytest.mark.parametrize("name", ["50% done #1", "50%25", "what? a=b&c", "a b", "ä+,[@](') :$;"])
 def test_all_that_is_written_stays_in_a_folder_whatever_its_name(in_folder, monkeypatch, finished, name):
     folder = in_folder / "outer" / name
     folder.mkdir(parents=True)
@@ -30,10 +33,45 @@ def test_all_that_is_written_stays_in_a_folder_whatever_its_name(in_folder, monk
     assert not send(connect(), record)
 
 
+def spellings(folder: Path) -> list[str]:
+    """URIs of one database in a folder with a blank: plain, encoded, relative, by a symbolic link, with a setting."""
+    (folder.parent / "link").symlink_to(folder)
+    (folder / "link.db").symlink_to(folder / "mlflow.db")
+    quoted = str(folder).replace(" ", "%20")
+    return [
+        f"sqlite:///{folder}/mlflow.db",
+        f"sqlite:///{quoted}/mlflow.db",
+        f"sqlite+pysqlite:///{quoted}/mlflow.db",
+        f"sqlite:///{folder.parent}/link/mlflow.db",
+        f"sqlite:///{folder}/link.db",
+        "sqlite:///mlflow.db",
+        "sqlite:///./mlflow.db?timeout=20",
+    ]
+
+
+@pytest.mark.skipif("%20" in str(make_url("sqlite:///a%20b").database), reason="this SQLAlchemy decodes no path")
+def test_all_uris_of_a_database_take_one_lock_and_make_no_folder(in_folder, monkeypatch, empty_database):
+    folder = in_folder / "outer" / "a b"
+    folder.mkdir(parents=True)
+    monkeypatch.chdir(folder)
+    shutil.copy(empty_database, folder / "mlflow.db")
+    given = spellings(folder)
+    monkeypatch.setattr("dmlbench.tracking.connection.LOCK_SECONDS", 0.1)
+    connect()  # by the default URI, which makes the lock
+    for uri in given:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        connect()
+        with FileLock(folder / ".mlflow.db.lock"), pytest.raises(TrackingError, match="could not be acquired"):
+            connect()
+    assert sorted(path.name for path in (in_folder / "outer").iterdir()) == ["a b", "link"]
+    assert sorted(path.name for path in folder.iterdir()) == [".mlflow.db.lock", "link.db", "mlflow.db"]
+
+
 @pytest.mark.parametrize(
     ("uri", "file"),
     [
         ("sqlite:///mlflow.db", "mlflow.db"),
+        ("sqlite:///mlflow.db?timeout=20", "mlflow.db"),
         ("sqlite:////abs/mlflow.db", "/abs/mlflow.db"),
         ("sqlite+pysqlite:////abs/mlflow.db", "/abs/mlflow.db"),
         ("sqlite://", None),

@@ -92,3 +92,32 @@ def test_a_report_that_does_not_get_through_leaves_no_run(client, report, monkey
     with pytest.raises(TrackingError, match="disk full"):
         send_report(client, report())
     assert all_runs(client, "report") == []
+
+
+def test_an_experiment_that_takes_no_report_keeps_it_from_no_other(client, report, finished, make_cell, monkeypatch):
+    other, real = "dmlbench/tiny/mine", type(client).log_artifacts
+    send(client, finished(cell=make_cell(dataset="mine")))
+    folder = report()
+    (folder / "tables" / "cells.csv").write_text("protocol,dataset\ntiny,glyphs\ntiny,mine\n")
+
+    def refuse(self, run_id, *args):
+        if client.get_run(run_id).data.tags["dataset"] == "glyphs":
+            raise OSError("disk full")
+        return real(self, run_id, *args)
+
+    refused = {}
+    with monkeypatch.context() as patch:
+        patch.setattr(type(client), "log_artifacts", refuse)
+        assert send_report(client, folder, refused.__setitem__) == [other]
+    assert {name: error.brief for name, error in refused.items()} == {
+        EXPERIMENT: f"the artifact store of {EXPERIMENT} does not take files: disk full"
+    }
+    experiment = client.get_experiment_by_name(EXPERIMENT).experiment_id
+    client.delete_experiment(experiment)
+    client.restore_experiment(experiment)  # and with it all its runs
+    assert [run.info.status for run in all_runs(client, "report")] == ["FAILED"]
+    client.delete_experiment(client.get_experiment_by_name(other).experiment_id)
+    refused.clear()
+    assert send_report(client, folder, refused.__setitem__) == [EXPERIMENT]
+    assert {name: str(error) for name, error in refused.items()} == {other: f"the experiment {other} has been deleted"}
+    assert [run.info.status for run in all_runs(client, "report")] == ["FINISHED"]

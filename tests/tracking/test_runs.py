@@ -1,8 +1,10 @@
 import pytest
+from mlflow.entities import ViewType
 from mlflow.exceptions import MlflowException
 
 from dmlbench.errors import UserError
-from dmlbench.tracking import TrackingError, runs
+from dmlbench.tracking import TrackingError, all_in_order, runs, send_all
+from dmlbench.tracking.files import Files
 from dmlbench.tracking.runs import begin, interrupt, send, update
 from tests.tracking.conftest import row
 
@@ -145,3 +147,159 @@ def test_a_spec_edited_by_hand_is_not_sent_as_what_it_is_not(client, finished):
     path.write_text(path.read_text().replace("learning_rate: 0.001", "learning_rate: 0.5"))
     with pytest.raises(UserError, match="edited by hand"):
         send(client, record)
+
+
+def delete_experiment(client) -> str:
+    """Deletes the experiment, as a person in the UI does; its id."""
+    experiment = str(client.get_experiment_by_name(EXPERIMENT).experiment_id)
+    client.delete_experiment(experiment)
+    return experiment
+
+
+def test_a_deleted_experiment_takes_no_run_and_how_it_is_restored_or_made_anew_is_said(client, begun, finished):
+    first, second = finished(), finished(seed=1)
+    assert send(client, first)
+    number = delete_experiment(client)
+    for attempt in (lambda: send(client, second), lambda: begin(client, begun(seed=2).folder)):
+        with pytest.raises(TrackingError) as caught:
+            attempt()
+        assert caught.value.brief == (
+            f"the experiment {EXPERIMENT} has been deleted (`MLFLOW_TRACKING_URI={client.tracking_uri} mlflow "
+            f"experiments restore --experiment-id {number}` brings it back, `mlflow gc --tracking-uri "
+            f"{client.tracking_uri} --backend-store-uri {client.tracking_uri} --experiment-ids {number}` removes it "
+            "for good, so that a new one can be made)"
+        )
+    client.restore_experiment(number)
+    assert send(client, second)
+    assert not send(client, first)
+    assert sorted(run.info.status for run in all_runs(client)) == ["FINISHED", "FINISHED"]
+
+
+def test_an_experiment_deleted_under_a_live_run_is_named(client, begun):
+    writer = begun(epochs=1)
+    live = begin(client, writer.folder)
+    delete_experiment(client)
+    with pytest.raises(TrackingError, match=f"the experiment {EXPERIMENT} has been deleted"):
+        update(client, writer.folder, live)
+
+
+def test_a_deleted_experiment_holds_up_no_other(client, finished, make_cell):
+    records = [finished(seed=seed) for seed in (0, 1)]
+    assert send(client, records[0])
+    delete_experiment(client)
+    elsewhere = finished(cell=make_cell(dataset="mine"))
+    said = []
+    assert list(send_all(client, [*records, elsewhere], said.append)) == [None, None, True]
+    (line,) = said  # of both results
+    assert line.startswith(f"error: MLflow: the experiment {EXPERIMENT} has been deleted (`MLFLOW_TRACKING_URI=")
+    all_in_order(client, [*records, elsewhere])
+
+
+def refuse_some(client, monkeypatch, *seeds):
+    """The store takes no metrics of these seeds."""
+    real = type(client).log_batch
+
+    def refuse(self, run_id, *args, **options):
+        if any(client.get_run(run_id).info.run_name.endswith(f"seed {seed}") for seed in seeds):
+            raise MlflowException("too large")
+        return real(self, run_id, *args, **options)
+
+    monkeypatch.setattr(type(client), "log_batch", refuse)
+
+
+def test_a_result_that_the_store_refuses_holds_up_no_other(client, finished, monkeypatch):
+    records = [finished(seed=seed) for seed in range(3)]
+    refuse_some(client, monkeypatch, 0, 1)
+    said = []
+    assert list(send_all(client, records, said.append)) == [None, None, True]
+    assert [line.partition(" (")[0] for line in said] == [
+        f"error: MLflow: {record.folder}: too large" for record in records[:2]
+    ]
+
+
+def test_a_store_that_refuses_all_results_is_given_up(client, finished, monkeypatch):
+    records = [finished(seed=seed) for seed in range(6)]
+    refuse_some(client, monkeypatch, *range(6))
+    said = []
+    with pytest.raises(TrackingError, match="too large"):
+        list(send_all(client, records, said.append))
+    assert len(said) == 2
+
+
+def files(client, run) -> set[str]:
+    return {file.path for file in client.list_artifacts(run.info.run_id)}
+
+
+ERRORS = [OSError("disk full"), ModuleNotFoundError("No module named 'boto3'"), MlflowException("500")]
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+def test_numbers_and_status_arrive_without_the_files_and_these_later(client, begun, finished, monkeypatch, error):
+    asked = []
+
+    def refuse(*args):
+        asked.append(args)
+        raise error
+
+    writer = begun(epochs=1)
+    live = begin(client, writer.folder)
+    for epoch in (1, 2):
+        writer.append(row(epoch))
+    records, said = [finished(writer), finished(seed=1)], []
+    with monkeypatch.context() as patch:
+        patch.setattr(type(client), "log_artifact", refuse)
+        send_files = Files(said.append)
+        assert [send(client, record, live if record is records[0] else None, send_files) for record in records] == [
+            True, True,
+        ]  # fmt: skip
+        assert len(asked) == 1  # of the second run's nobody asks
+        assert [send(client, record) for record in records] == [False, False]
+    (line,) = said
+    package = " (install its package)" if isinstance(error, ImportError) else ""
+    assert line == (
+        f"MLflow: the artifact store of {EXPERIMENT} does not take files: {error}{package}; runs have their numbers, "
+        "`dmlbench sync` sends the files later"
+    )
+    experiment = client.get_experiment_by_name(EXPERIMENT).experiment_id
+    for run in all_runs(client):
+        assert (run.info.status, run.data.tags["status"], steps(client, run)) == ("FINISHED", "done", [0, 1, 2])
+        assert run.data.metrics["final/recall_at_1"] == 0.2
+        assert run.data.tags["files_missing"] == str(error)
+        assert files(client, run) == set()
+    assert len(client.search_runs([experiment], run_view_type=ViewType.ALL)) == 3  # both seeds', the method's
+    assert [send(client, record) for record in records * 2] == [True, True, False, False]
+    for run in all_runs(client):
+        assert files(client, run) == {"spec.yaml", "summary.json", "history.csv"}
+        assert "files_missing" not in run.data.tags
+
+
+def test_a_server_that_is_down_is_no_artifact_store_that_takes_nothing(client, finished, monkeypatch):
+    def vanish(*_, **__):
+        raise MlflowException("nobody there")
+
+    record, said = finished(), []
+    files = Files(said.append)
+    with monkeypatch.context() as patch:
+        for name in ("log_artifact", "search_experiments"):
+            patch.setattr(type(client), name, vanish)
+        with pytest.raises(TrackingError, match="nobody there"):
+            send(client, record, files=files)
+    assert (said, all_runs(client)) == ([], [])
+    assert send(client, record, files=files)
+    assert "files_missing" not in all_runs(client)[0].data.tags
+
+
+def test_whatever_stops_a_sending_no_run_is_left_running(client, finished, monkeypatch):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    record = finished()
+    with monkeypatch.context() as patch:
+        patch.setattr(type(client), "log_inputs", stop)
+        with pytest.raises(KeyboardInterrupt):
+            send(client, record)
+    assert all_runs(client) == []
+    client.restore_experiment(delete_experiment(client))  # and with it all its runs
+    assert len(all_runs(client)) == 1
+    assert send(client, record)
+    assert [run.info.status for run in all_runs(client)] == ["FINISHED"]

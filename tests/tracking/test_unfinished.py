@@ -71,7 +71,6 @@ def test_a_database_that_may_hold_anything_stays_as_it_is(in_folder, statement):
 
 
 def test_a_store_without_runs_and_a_damaged_one_stay(in_folder, empty_database, monkeypatch):
-    monkeypatch.setattr("mlflow.store.db.utils.MAX_RETRY_COUNT", 1)  # it would try for a minute
     said = []
     shutil.copy(empty_database, in_folder / "mlflow.db")
     connect(said.append)
