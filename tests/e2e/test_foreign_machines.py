@@ -114,10 +114,11 @@ def test_a_run_whose_output_is_ascii_ends_well(started: Command, toy: Path) -> N
 
 
 @pytest.mark.slow
-def test_a_users_scripts_are_no_modules_of_a_run(started: Command, toy: Path, tmp_path: Path) -> None:
-    for module in ("types", "signal", "statistics"):
+@pytest.mark.parametrize("executor", ["local", "ray"])
+def test_a_users_scripts_are_no_modules_of_a_run(started: Command, toy: Path, tmp_path: Path, executor: str) -> None:
+    for module in ("types", "signal", "statistics", "random", "string"):
         (tmp_path / f"{module}.py").write_text("open('RAN', 'w').close()\n")
-    done = started(*UNTRACKED)
+    done = started(*UNTRACKED, "--executor", executor)
     assert done.returncode == 0, done.stderr
     assert not (tmp_path / "RAN").exists()
 
