@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import os
+import stat
 import warnings
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -83,6 +84,8 @@ def inspect(sides: Sequence[LabelledFiles], log: Log, *, anew: bool = False) -> 
 def look_at(path: Path) -> Finding:
     """Read and decode one file, fully."""
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for without end
+            return Finding("", 0, 0, "", "no regular file")
         content = path.read_bytes()
     except OSError as error:
         return Finding("", 0, 0, "", f"cannot be read ({error.strerror})")

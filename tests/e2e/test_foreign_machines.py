@@ -1,6 +1,8 @@
 """Machines, users and folders that are not ours: nothing of theirs changes a result, and nothing of ours harms them."""
 
+import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -221,6 +223,63 @@ def test_what_systems_leave_in_folders_is_no_image(dmlbench: Command, toy: Path)
     assert done.returncode == 1
     assert "3 images cannot be used:" in done.stdout
     assert dmlbench(*UNTRACKED, "--skip-bad").returncode == 0
+
+
+def test_a_pipe_called_an_image_is_not_waited_for(started: Command, toy: Path, tmp_path: Path) -> None:
+    os.mkfifo(toy / "a" / "pipe.png")
+    os.mkfifo(tmp_path / "sheet.png")
+    checked = started("data", "check", "toy=toy", timeout=60)
+    assert checked.returncode == 1
+    assert "  a/pipe.png: no regular file" in checked.stdout.splitlines()
+    shown = started("data", "info", "toy=toy", timeout=60)
+    assert shown.returncode == 0, shown.stderr
+    refused = started("data", "info", "toy=toy", "--sheet", "sheet.png", timeout=60)
+    assert refused.returncode == 2
+    assert "--sheet sheet.png: exists and is no contact sheet" in refused.stderr
+    ran = started(*UNTRACKED, timeout=60)
+    assert "toy: 1 of 17 images cannot be used: a/pipe.png (no regular file)" in ran.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("closed", [">&-", ">&- 2>&- <&-"])
+def test_a_run_without_standard_streams_ends_well(
+    toy: Path, tmp_path: Path, environment: dict[str, str], closed: str
+) -> None:
+    command = f"{shlex.quote(sys.executable)} -m dmlbench {shlex.join(RUN)} {closed}"
+    done = subprocess.run(["sh", "-c", command], cwd=tmp_path, env=environment, check=False, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    [summary] = tmp_path.glob("results/runs/*/toy/ms/seed0-*/summary.json")
+    assert json.loads(summary.read_text())["status"] == "done"
+    assert (tmp_path / "mlflow.db").is_file()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+@pytest.mark.parametrize("arguments", [("list", "methods"), ("--help",), UNTRACKED])
+def test_an_output_that_cannot_be_written_is_said(
+    toy: Path, tmp_path: Path, environment: dict[str, str], arguments: tuple[str, ...]
+) -> None:
+    command = [str(Path(sys.executable).with_name("dmlbench")), *arguments]
+    buffered = {name: value for name, value in environment.items() if name != "PYTHONUNBUFFERED"}
+    where = {"cwd": tmp_path, "env": buffered, "text": True}
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False, **where)
+        refused = subprocess.run([command[0], "nonsense"], stderr=full, check=False, **where)
+    assert done.returncode == 1
+    resume = ["finished epochs are kept: rerun the same command to resume"] if arguments == UNTRACKED else []
+    assert done.stderr.splitlines() == ["error: standard output: No space left on device", *resume]
+    assert refused.returncode == 2
+
+
+def test_python_starts_the_command_by_the_package_s_name(
+    installed: Command, tmp_path: Path, environment: dict[str, str]
+) -> None:
+    for module in ("random", "statistics", "click"):
+        (tmp_path / f"{module}.py").write_text("open('RAN', 'w').close()\n")
+    command = [sys.executable, "-m", "dmlbench", "list", "methods"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == installed("list", "methods").stdout
+    assert not (tmp_path / "RAN").exists()
 
 
 @pytest.mark.slow
