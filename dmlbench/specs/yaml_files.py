@@ -95,7 +95,7 @@ class _UniqueKeyLoader(yaml.SafeLoader):
         if kind == "bool":
             return text.lower() == "true"
         if kind == "float":  # YAML writes a dot before infinity
-            return float(re.sub(r"^([-+]?)\.(?=[iInN])", r"\1", text))
+            return float(re.sub(r"^([-+]?)\.(?=[iInN])", r"\1", text)) + 0.0  # which makes -0.0 plain 0.0
         if len(text) > MOST_DIGITS or abs(value := int(text, 0)) >= MOST_INT:
             raise yaml.constructor.ConstructorError(None, None, "a number of more than 64 bits", node.start_mark)
         return value
