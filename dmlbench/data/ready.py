@@ -29,10 +29,10 @@ from dmlbench.data.family import (
     Log,
     Side,
     cache_dir,
-    composed,
     files_fingerprint,
     fingerprint,
     some,
+    stated,
 )
 from dmlbench.data.folder import HALF, ImageFolder, OwnImages
 from dmlbench.errors import UserError, counted, inflected
@@ -219,7 +219,7 @@ def dataset_spec(info: DatasetInfo, data_dir: Path | None, log: Log, *, skip_bad
         return DatasetSpec(name=info.name, version=info.version)
     sides = _files(info.family.read(data_dir, lambda _: None))
     findings = inspect(sides, log)
-    skipped = tuple(map(composed, unusable(findings))) if skip_bad else ()
+    skipped = tuple(map(stated, unusable(findings))) if skip_bad else ()
     if folder is None:
         left_out = f"-without-{_digest(skipped)[:8]}" if skipped else ""
         return DatasetSpec(name=info.name, version=info.version + left_out, skipped=skipped)
@@ -245,8 +245,8 @@ def prepare(spec: DatasetSpec, data_dir: Path | None, log: Log) -> None:
     sides = _files(family.read(data_dir, log))
     check_counts(spec, sides)
     findings = inspect(sides, log)
-    skipped = set(map(composed, spec.skipped))
-    bad = {path: why for path, why in unusable(findings).items() if composed(path) not in skipped}
+    skipped = set(map(stated, spec.skipped))
+    bad = {path: why for path, why in unusable(findings).items() if stated(path) not in skipped}
     if bad:
         listed = ", ".join(f"{path} ({why})" for path, why in islice(bad.items(), LISTED))
         more = f" and {len(bad) - LISTED} more" if len(bad) > LISTED else ""

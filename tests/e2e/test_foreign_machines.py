@@ -108,6 +108,31 @@ def test_names_steer_no_terminal(dmlbench: Command, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_names_that_are_not_utf_8_are_names(dmlbench: Command, tmp_path: Path) -> None:
+    here, results = tmp_path / os.fsdecode(b"dossier-\xe9"), os.fsdecode(b"r\xe9sultats")
+    images(here / "toy", ("a", "b", "c", os.fsdecode(b"caf\xe9")))
+    (here / "toy" / "a" / "0.png").rename(here / "toy" / "a" / os.fsdecode(b"\xff.png"))
+    (here / "toy" / "b" / os.fsdecode(b"empty-\xfc.png")).touch()
+    folder = ("--results", results)
+    ran = dmlbench(*UNTRACKED, "--skip-bad", "--keep", "embeddings", *folder, "--claim", "psd:ms", cwd=here)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "toy: 1 unusable images are left out (b/empty-\\udcfc.png)" in ran.stdout
+    again = dmlbench(*UNTRACKED, "--skip-bad", *folder, cwd=here)
+    assert "1 cell: 1 there already, 0 to run" in again.stdout, again.stdout + again.stderr
+    [spec] = here.glob(f"{results}/*/toy/ms/*/spec.yaml")
+    assert "  - b/empty-\\udcfc.png" in spec.read_text(encoding="utf-8").splitlines()
+    for command in (("status",), ("status", "--verify"), ("status", "--json"), ("report", "--panels")):
+        done = dmlbench(*command, *folder, cwd=here)
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert "caf\\udce9" in (here / "reports" / "report" / "index.html").read_text(encoding="utf-8")
+    for command, code in ((("sync", *folder), 1), (("ui",), 2)):  # whose files MLflow would keep in another folder
+        done = dmlbench(*command, cwd=here)
+        assert done.returncode == code
+        assert "error: MLflow: it can keep nothing in a folder whose name is not UTF-8" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == [here.name]
+
+
+@pytest.mark.slow
 def test_a_run_whose_output_is_ascii_ends_well(started: Command, toy: Path) -> None:
     two = [argument.replace("ms", "ms,ms+psd") if argument == "ms" else argument for argument in UNTRACKED]
     done = started(*two, PYTHONIOENCODING="ascii")
