@@ -329,6 +329,18 @@ def tested(info: DatasetInfo, data_dir: Path | None, skipped: Sequence[str]) -> 
     return len(test.labels), len(test.class_names), (_roles(test) or (0, 0))[0]
 
 
+def trained(spec: DatasetSpec, info: DatasetInfo | None) -> tuple[int, int] | None:
+    """Training classes and images of a dataset, before any is held out; None where only the data would tell.
+
+    As published where it is of the catalogue; counted in a user's own images.
+    """
+    if spec.root is None:
+        return (info.train_classes, info.train_images) if info and info.train_classes else None
+    train = family_of(spec).read(None, lambda _: None)[0]
+    train = train.without(frozenset(spec.skipped)) if isinstance(train, LabelledFiles) else train
+    return len(train.class_names), len(train.labels)
+
+
 def _counts(sides: tuple[Side, Side]) -> tuple[int, int, int, int]:
     train, test = sides
     return len(train.class_names), len(test.class_names), len(train.labels), len(test.labels)
