@@ -49,7 +49,7 @@ def cuda_failure(devices: Collection[str]) -> str | None:
     An old driver, for one, counts its devices and starts none. It is tried in a process of its own, which takes
     seconds: here it would hold memory of each GPU, and keep forked processes from using any.
     """
-    command = [sys.executable, "-c", CUDA, *sorted(devices)]
+    command = [sys.executable, "-P", "-c", CUDA, *sorted(devices)]
     try:
         done = subprocess.run(  # noqa: S603
             command, capture_output=True, text=True, check=False, timeout=PATIENCE_SECONDS

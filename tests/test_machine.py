@@ -101,6 +101,15 @@ def test_why_cuda_cannot_start_is_torchs_reason(monkeypatch, code, reason):
     assert cuda_failure({"cuda:1"}) == reason
 
 
+def test_a_users_scripts_are_no_modules_of_what_asks_cuda(monkeypatch, tmp_path):
+    monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
+    (tmp_path / "random.py").write_text("open('RAN', 'w').close()\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(machine, "CUDA", "import random")
+    assert cuda_failure({"cuda:0"}) is None
+    assert not (tmp_path / "RAN").exists()
+
+
 def test_a_driver_that_hangs_is_not_waited_for(monkeypatch):
     monkeypatch.setattr(machine, "CUDA", "import time; time.sleep(60)")
     monkeypatch.setattr(machine, "PATIENCE_SECONDS", 0.5)

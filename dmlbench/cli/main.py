@@ -9,7 +9,7 @@ import sys
 import click
 
 from dmlbench import __version__
-from dmlbench.cli.terminal import echo, escape_what_streams_cannot_say
+from dmlbench.cli.terminal import echo, escape_what_streams_cannot_say, open_closed_streams, unwritten
 from dmlbench.errors import StorageError, UserError, one_line
 from dmlbench.runner.signals import WORKERS_ENVIRONMENT
 
@@ -67,6 +67,7 @@ class Commands(click.Group):
 
 
 RESUMED = {"run", "tune"}  # commands that go on where they ended
+KEPT = "finished epochs are kept: rerun the same command to resume"
 
 
 @click.command(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]}, invoke_without_command=True)
@@ -88,32 +89,42 @@ def main() -> None:
     """Entry point: 0 all done, 1 a cell failed, 2 usage, 130 interrupted."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's polite end is an interrupt, too
     os.environ |= WORKERS_ENVIRONMENT  # the processes of this command are its own
+    open_closed_streams()
     escape_what_streams_cannot_say()
+    code = _called()
+    lost = unwritten()
+    sys.exit(code or lost)
+
+
+def _called() -> int:
+    """Call the command, say in one line why it could not do its work, and return the exit code."""
+    resumes = {*sys.argv[1:2]} & RESUMED
     try:
         code = dmlbench.main(standalone_mode=False)
     except UserError as error:
-        echo(f"error: {error}", err=True)
-        sys.exit(2)
+        return _ended(2, f"error: {error}")
     except StorageError as error:
-        echo(
-            f"error: {one_line(str(error))}; everything written before is intact; rerun the same command to resume",
-            err=True,
-        )
-        sys.exit(1)
+        resume = "everything written before is intact; rerun the same command to resume"
+        return _ended(1, f"error: {one_line(str(error))}; {resume}")
     except click.ClickException as error:
         hint = f"; see `{error.ctx.command_path} --help`" if isinstance(error, click.UsageError) and error.ctx else ""
         message = " ".join(error.format_message().split()).rstrip(".")  # click lists choices on lines of their own
-        echo(f"error: {one_line(message)}{hint}", err=True)
-        sys.exit(2)
+        return _ended(2, f"error: {one_line(message)}{hint}")
     except OSError as error:  # what a system refuses of a name or a folder, wherever it is met
-        echo(f"error: {one_line(_refused(error))}", err=True)
-        sys.exit(2 if error.errno in (errno.ENAMETOOLONG, errno.EINVAL, errno.ELOOP) else 1)
+        said = f"error: {one_line(_refused(error))}"
+        if unwritten():  # what was lost was the output, and is said
+            said = KEPT if resumes else ""
+        return _ended(2 if error.errno in (errno.ENAMETOOLONG, errno.EINVAL, errno.ELOOP) else 1, said)
     except (KeyboardInterrupt, click.Abort) as stop:
         said = str(stop.__cause__ or stop)  # click puts an Abort around what a command raises
-        resumes = "; finished epochs are kept: rerun the same command to resume"
-        echo(said or f"interrupted{resumes if {*sys.argv[1:2]} & RESUMED else ''}", err=True)
-        sys.exit(130)
-    sys.exit(code if isinstance(code, int) else 0)
+        return _ended(130, said or f"interrupted{f'; {KEPT}' if resumes else ''}")
+    return code if isinstance(code, int) else 0
+
+
+def _ended(code: int, line: str) -> int:
+    if line:
+        echo(line, err=True)
+    return code
 
 
 def _refused(error: OSError) -> str:

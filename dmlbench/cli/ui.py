@@ -39,9 +39,12 @@ def command(port: int, browser: bool | None) -> int:
       dmlbench ui --port 5001 --no-browser
     """
     from dmlbench.errors import UserError
-    from dmlbench.tracking import local_database, redacted, tracking_uri, without_credentials
+    from dmlbench.tracking import TrackingError, local_database, redacted, tracking_uri, without_credentials
 
-    uri = tracking_uri()
+    try:
+        uri = tracking_uri()
+    except TrackingError as error:
+        raise UserError(f"MLflow: {error.brief}") from error
     database = local_database(uri)
     if database is not None and not database.exists():
         hint = "`dmlbench run` or `dmlbench sync` in this folder sends some, MLFLOW_TRACKING_URI names another store"

@@ -26,6 +26,16 @@ def composed(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
+def escaped(name: str) -> str:
+    r"""A name as it can be written to a file: what is not UTF-8 in it as an escape, such as `\udce9`."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def stated(path: str) -> str:
+    """A path as specs and records state it: composed, and escaped."""
+    return escaped(composed(path))
+
+
 @dataclass(frozen=True)
 class LabelledImages:
     """One side of a class-disjoint split, in memory.
@@ -61,8 +71,8 @@ class LabelledFiles:
         """Leave some paths out; a class that loses its last image goes, and the later ones move up."""
         if not skipped:
             return self
-        left_out = {composed(path) for path in skipped}
-        kept = self.at([index for index, path in enumerate(self.paths) if composed(path) not in left_out])
+        left_out = {stated(path) for path in skipped}
+        kept = self.at([index for index, path in enumerate(self.paths) if stated(path) not in left_out])
         classes, labels = np.unique(kept.labels, return_inverse=True)
         names = tuple(self.class_names[label] for label in classes.tolist())
         return replace(kept, labels=labels.astype(np.int64), class_names=names)

@@ -50,3 +50,16 @@ def _assigned(superclasses: Sequence[str], fold: Fold) -> NDArray[np.int64]:
     # Which fold is tested first must not follow from the size of its superclasses.
     numbers: NDArray[np.int64] = draw.permutation(fold.folds)[place[group]]
     return numbers
+
+
+def held_out_classes(classes: int, fraction: float) -> int:
+    """How many of the training classes are held out for validation: the fraction, rounded and at least 2; 0 for 0.
+
+    Raises:
+        UserError: Fewer than 2 classes would remain for training.
+    """
+    held_out = max(2, round(fraction * classes)) if fraction else 0
+    if held_out and classes - held_out < 2:
+        what = f"validation.classes: holding out {held_out} of {classes} training classes leaves fewer than 2"
+        raise UserError(what, hint="choose a smaller fraction, or 0")
+    return held_out

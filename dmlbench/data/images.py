@@ -38,7 +38,7 @@ from dmlbench.data.family import (
     files_fingerprint,
     fingerprint,
 )
-from dmlbench.data.folds import fold_mask
+from dmlbench.data.folds import fold_mask, held_out_classes
 from dmlbench.data.ready import check_counts, files_of
 from dmlbench.errors import UserError, counted
 from dmlbench.seeding import stream
@@ -309,7 +309,7 @@ def _joined(first: Images, second: Images) -> Images:
 
 
 def split_classes(split: Split, fraction: float) -> tuple[Split, Split | None]:
-    """Hold out ``round(fraction * classes)`` classes, at least 2, for validation; none for fraction 0.
+    """Hold out classes for validation, as many as `held_out_classes` says.
 
     The choice is one fixed shuffle of the classes, the same for all methods and seeds. Labels are renumbered
     contiguously on both sides, in the original order.
@@ -317,13 +317,10 @@ def split_classes(split: Split, fraction: float) -> tuple[Split, Split | None]:
     Raises:
         UserError: Fewer than 2 classes would remain for training.
     """
-    if fraction == 0:
-        return split, None
     classes = len(split.class_names)
-    held_out = max(2, round(fraction * classes))
-    if classes - held_out < 2:
-        what = f"validation: classes: holding out {held_out} of {classes} training classes leaves fewer than 2"
-        raise UserError(what, hint="choose a smaller fraction, or 0")
+    held_out = held_out_classes(classes, fraction)
+    if not held_out:
+        return split, None
     order = stream(0, 0, "validation classes").permutation(classes)
     return _select(split, order[held_out:]), _select(split, order[:held_out])
 

@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import os
+import stat
 import warnings
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,10 +29,10 @@ from dmlbench.data.family import (
     Log,
     Side,
     cache_dir,
-    composed,
     files_fingerprint,
     fingerprint,
     some,
+    stated,
 )
 from dmlbench.data.folder import HALF, ImageFolder, OwnImages
 from dmlbench.errors import UserError, counted, inflected
@@ -83,6 +84,8 @@ def inspect(sides: Sequence[LabelledFiles], log: Log, *, anew: bool = False) -> 
 def look_at(path: Path) -> Finding:
     """Read and decode one file, fully."""
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for without end
+            return Finding("", 0, 0, "", "no regular file")
         content = path.read_bytes()
     except OSError as error:
         return Finding("", 0, 0, "", f"cannot be read ({error.strerror})")
@@ -216,7 +219,7 @@ def dataset_spec(info: DatasetInfo, data_dir: Path | None, log: Log, *, skip_bad
         return DatasetSpec(name=info.name, version=info.version)
     sides = _files(info.family.read(data_dir, lambda _: None))
     findings = inspect(sides, log)
-    skipped = tuple(map(composed, unusable(findings))) if skip_bad else ()
+    skipped = tuple(map(stated, unusable(findings))) if skip_bad else ()
     if folder is None:
         left_out = f"-without-{_digest(skipped)[:8]}" if skipped else ""
         return DatasetSpec(name=info.name, version=info.version + left_out, skipped=skipped)
@@ -242,8 +245,8 @@ def prepare(spec: DatasetSpec, data_dir: Path | None, log: Log) -> None:
     sides = _files(family.read(data_dir, log))
     check_counts(spec, sides)
     findings = inspect(sides, log)
-    skipped = set(map(composed, spec.skipped))
-    bad = {path: why for path, why in unusable(findings).items() if composed(path) not in skipped}
+    skipped = set(map(stated, spec.skipped))
+    bad = {path: why for path, why in unusable(findings).items() if stated(path) not in skipped}
     if bad:
         listed = ", ".join(f"{path} ({why})" for path, why in islice(bad.items(), LISTED))
         more = f" and {len(bad) - LISTED} more" if len(bad) > LISTED else ""
@@ -324,6 +327,18 @@ def tested(info: DatasetInfo, data_dir: Path | None, skipped: Sequence[str]) -> 
     test = info.family.read(data_dir, lambda _: None)[1]
     test = test.without(frozenset(skipped)) if isinstance(test, LabelledFiles) else test
     return len(test.labels), len(test.class_names), (_roles(test) or (0, 0))[0]
+
+
+def trained(spec: DatasetSpec, info: DatasetInfo | None) -> tuple[int, int] | None:
+    """Training classes and images of a dataset, before any is held out; None where only the data would tell.
+
+    As published where it is of the catalogue; counted in a user's own images.
+    """
+    if spec.root is None:
+        return (info.train_classes, info.train_images) if info and info.train_classes else None
+    train = family_of(spec).read(None, lambda _: None)[0]
+    train = train.without(frozenset(spec.skipped)) if isinstance(train, LabelledFiles) else train
+    return len(train.class_names), len(train.labels)
 
 
 def _counts(sides: tuple[Side, Side]) -> tuple[int, int, int, int]:

@@ -65,7 +65,7 @@ from dmlbench.reporting.tables.table import TEXT_COLUMNS, Table
 from dmlbench.results.claims import after_the_fact, check_names, declared_claims
 from dmlbench.results.environment import versions
 from dmlbench.results.evaluated import STATUS as EVALUATED
-from dmlbench.results.frames import load_history, load_results
+from dmlbench.results.frames import PLAIN_STRINGS, load_history, load_results
 from dmlbench.results.measurements import SYNTHETIC, Measurement, read_measurements
 from dmlbench.results.records import FILTERS, Summary
 from dmlbench.results.store import Roots, read_summary
@@ -76,10 +76,6 @@ DICTIONARY = "dictionary.csv"
 WHOLE = Choice()
 FEW = 40  # cells up to which one process draws a report sooner than several have started
 PRIVATE = "# This report shows images that may not be shown to everyone, so git leaves it out.\n*\n"
-
-
-# Of strings in Arrow's memory every one that is looked at is made anew, and a report looks at all of them.
-PLAIN_STRINGS = ("mode.string_storage", "python")
 
 
 @pd.option_context(*PLAIN_STRINGS)

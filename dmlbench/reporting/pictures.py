@@ -248,8 +248,11 @@ def _pixels(side: Side, index: int) -> NDArray[np.uint8] | None:
     if isinstance(side, LabelledImages):
         image: NDArray[np.uint8] = side.images[index]
         return image[0] if image.shape[0] == 1 else image.transpose(1, 2, 0)
+    path = side.root / side.paths[index]
+    if not path.is_file():  # a pipe would be waited for without end
+        return None
     try:
-        with Image.open(side.root / side.paths[index]) as opened:
+        with Image.open(path) as opened:
             opened.thumbnail((256, 256))
             return np.asarray(opened.convert("RGB"))
     except Exception:  # noqa: BLE001 - decoders of damaged files raise nearly anything; `check` names them
@@ -265,8 +268,10 @@ def check_sheet(path: Path) -> None:
 
 
 def _is_sheet(path: Path) -> bool:
+    if path.is_symlink() or not path.is_file():
+        return False
     try:
         with Image.open(path, formats=["PNG"]) as opened:
-            return not path.is_symlink() and MARK.items() <= opened.info.items()
+            return MARK.items() <= opened.info.items()
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return False

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Literal
 
 import pandas as pd
-import yaml
 from pydantic import NonNegativeInt
 
 from dmlbench.atomic import write_atomically
@@ -16,7 +15,7 @@ from dmlbench.results.store import Store, read_spec
 from dmlbench.specs.cell import Cell, digest
 from dmlbench.specs.dataset import Section
 from dmlbench.specs.study import Claim
-from dmlbench.specs.yaml_files import Dumper, read_yaml, validate
+from dmlbench.specs.yaml_files import dump, read_yaml, validate
 
 FOLDER = "claims"
 
@@ -210,4 +209,4 @@ def _write(path: Path, declared: Declared) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     head = "# Written by `dmlbench run` when this claim was declared. Editing it makes it worthless.\n"
     content = {"version": declared.version} | declared.model_dump(mode="json", exclude_defaults=True)
-    write_atomically(path, head + yaml.dump(content, Dumper=Dumper, sort_keys=False, width=120))
+    write_atomically(path, head + dump(content, width=120))

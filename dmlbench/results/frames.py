@@ -30,6 +30,11 @@ UNTRAINED = "untrained"
 Paths = str | Path | Iterable[str | Path] | Roots
 
 
+# Arrow's memory holds no name that is not UTF-8, and of its strings every one that is looked at is made anew.
+PLAIN_STRINGS = ("mode.string_storage", "python")
+
+
+@pd.option_context(*PLAIN_STRINGS)
 def load_results(path: Paths = DEFAULT_ROOT, damaged: OnDamaged = warn) -> pd.DataFrame:
     """Load a results folder, or several as one: a cell that several hold counts once.
 
@@ -64,6 +69,7 @@ def load_results(path: Paths = DEFAULT_ROOT, damaged: OnDamaged = warn) -> pd.Da
     return pd.DataFrame(rows) if rows else pd.DataFrame(columns=[*INDEX, *COLUMNS])
 
 
+@pd.option_context(*PLAIN_STRINGS)
 def load_history(path: Paths = DEFAULT_ROOT, damaged: OnDamaged = warn) -> pd.DataFrame:
     """Load every cell's `history.csv`: one row per cell and epoch, with the columns of `Facts` in front.
 

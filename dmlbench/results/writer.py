@@ -7,15 +7,13 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-import yaml
-
 from dmlbench.atomic import write_atomically
 from dmlbench.errors import StorageError
 from dmlbench.results.history import HISTORY, Row, history_text
 from dmlbench.results.records import VERSION
 from dmlbench.specs.cell import Cell, digest
 from dmlbench.specs.plugins import shown
-from dmlbench.specs.yaml_files import Dumper
+from dmlbench.specs.yaml_files import dump
 
 SPEC = "spec.yaml"
 FILES = (SPEC, HISTORY, "weights.safetensors", "embeddings.safetensors")
@@ -95,7 +93,7 @@ def spec_text(cell: Cell) -> str:
     for part in filter(None, (content["method"]["loss"], content["method"]["distillation"])):
         if part.get("plugin"):
             part["plugin"] = shown(part["plugin"])
-    return yaml.dump(content, Dumper=Dumper, sort_keys=False, allow_unicode=True)
+    return dump(content, allow_unicode=True)
 
 
 def file_digest(path: Path) -> str:

@@ -271,6 +271,8 @@ def _resume(made_by: dict[str, str], environment: Environment, writer: CellWrite
 
 # What CUDA and its libraries say where memory of their own cannot be had; torch raises a plain RuntimeError of it.
 NO_MEMORY = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+# What torch says where loader processes find too little shared memory: a container has 64 MiB of it by default.
+NO_SHARED_MEMORY = ("out of shared memory", "unable to allocate shared memory", "unable to write to file </torch_")
 
 
 def failure_of(error: Exception) -> Failure:
@@ -284,6 +286,8 @@ def failure_of(error: Exception) -> Failure:
         kind = "memory"
         message += "; what helps: nothing else on this GPU, a smaller --per-gpu, --set training.autocast=bfloat16, "
         message += "--set training.micro_batch_size, --gpus-per-cell"
+    elif any(said in message for said in NO_SHARED_MEMORY):
+        message += "; what helps: --data-workers 0, or a larger /dev/shm"
     return failure(kind, name, message)
 
 

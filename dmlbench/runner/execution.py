@@ -190,7 +190,9 @@ def notes_on_execution(todo: Sequence[Cell], execution: Execution) -> list[str]:
     """Lines for the user about the processes and GPUs of a run."""
     if execution.slurm:
         return _of_jobs(todo, execution) if todo else []
-    return [*_of_fewer_workers(todo, execution), *_of_gpus(todo, execution)] if execution.executor == "local" else []
+    if execution.executor != "local" or not todo:
+        return []
+    return [note for of in (_of_fewer_workers, _of_gpus, _of_loaders) for note in of(todo, execution)]
 
 
 def _of_jobs(todo: Sequence[Cell], execution: Execution) -> list[str]:
@@ -207,7 +209,7 @@ def _of_jobs(todo: Sequence[Cell], execution: Execution) -> list[str]:
 
 def _of_fewer_workers(todo: Sequence[Cell], execution: Execution) -> list[str]:
     """More processes than the cores hold would make all of them slower."""
-    if not todo or not execution.workers:
+    if not execution.workers:
         return []
     threads = max(cell.protocol.training.cpu_threads for cell in todo)
     held = len(worker_devices(execution, threads))
@@ -218,12 +220,11 @@ def _of_fewer_workers(todo: Sequence[Cell], execution: Execution) -> list[str]:
 
 
 def _of_gpus(todo: Sequence[Cell], execution: Execution) -> list[str]:
-    """What a user of GPUs may not know: float32 is slow there, and loader processes need shared memory and cores."""
-    if not todo or not gpus_of(execution):
+    """What a user of GPUs may not know: float32 is slow there, and loader processes need cores."""
+    if not gpus_of(execution):
         return []
     said, threads = [], max(cell.protocol.training.cpu_threads for cell in todo)
     devices = worker_devices(execution, threads)[: len(todo)]
-    workers = data_workers(execution, devices, threads)
     exact = {own.protocol.name for own in todo if _exact(own.protocol)}
     if exact:
         faster = "training.autocast=bfloat16 or training.float32_convolutions=tf32"
@@ -233,11 +234,19 @@ def _of_gpus(todo: Sequence[Cell], execution: Execution) -> list[str]:
     used = len(devices) * execution.gpus_per_cell
     if execution.data_workers is None and usable_cores() // used - threads < 1:
         said.append(f"note: {usable_cores()} cores for {used} training processes: loaders will keep the GPUs waiting")
-    needed, free = PREFETCHED * workers * len(devices) * max(map(_batch_bytes, todo)), shared_memory()
-    if free is not None and needed > free:
-        sizes = f"up to {needed / 2**30:.1f} GiB of /dev/shm, which has {free / 2**30:.1f}"
-        said.append(f"note: loaders take {sizes}; give the container more, or fewer --data-workers")
     return said
+
+
+def _of_loaders(todo: Sequence[Cell], execution: Execution) -> list[str]:
+    """Loader processes hand batches over in shared memory, of which containers have little."""
+    threads = max(cell.protocol.training.cpu_threads for cell in todo)
+    devices = worker_devices(execution, threads)[: len(todo)]
+    workers = data_workers(execution, devices, threads)
+    needed, free = PREFETCHED * workers * len(devices) * max(map(_batch_bytes, todo)), shared_memory()
+    if free is None or needed <= free:
+        return []
+    sizes = f"up to {needed / 2**20:,.0f} MiB of /dev/shm, which has {free / 2**20:,.0f}"
+    return [f"note: loaders take {sizes}; give the container more, or fewer --data-workers: 0 take none"]
 
 
 def _exact(protocol: ProtocolSpec) -> bool:

@@ -10,7 +10,8 @@ from typing import Protocol
 
 from dmlbench.data.catalogue import DATASETS, DatasetInfo, dataset_info
 from dmlbench.data.family import Log
-from dmlbench.data.ready import check_exchangeable, dataset_spec, prepare
+from dmlbench.data.folds import held_out_classes
+from dmlbench.data.ready import check_exchangeable, dataset_spec, prepare, trained
 from dmlbench.data.samplers import check_batches
 from dmlbench.errors import Damaged, UserError, attempt, counted, inflected
 from dmlbench.models.pretrained import check_networks
@@ -159,9 +160,10 @@ def check_protocols(cells: Sequence[Cell], execution: Execution | None = None, *
         UserError: for a network, transforms, batches or a teacher's weights that a run would refuse.
     """
     for cell in {(cell.dataset.name, digest(protocol_identity(cell.protocol))): cell for cell in cells}.values():
-        info = DATASETS.get(cell.dataset.name)
-        if info and info.train_classes and not cell.dataset.root:  # of a user's images a cell knows them
-            check_batches(info.train_classes, info.train_images, cell.protocol.training)
+        if sizes := trained(cell.dataset, DATASETS.get(cell.dataset.name)):
+            classes, images = sizes
+            held_out = held_out_classes(classes, cell.protocol.validation.classes)
+            check_batches(classes - held_out, images, cell.protocol.training)
     for cell in {digest(cell.method.identity()): cell for cell in cells}.values():
         if cell.method.distillation and cell.method.distillation.teacher_weights:
             from dmlbench.training.build import trained_teacher

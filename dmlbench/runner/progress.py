@@ -3,9 +3,10 @@
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from rich.console import Console, ConsoleOptions, RenderableType
+from rich.measure import Measurement
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -16,6 +17,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.segment import Segment
+from rich.table import Table
 
 from dmlbench.errors import printable
 from dmlbench.results.events import Claimed, Epoch, Event, Finished, Halted, Started, Stopped
@@ -24,6 +26,7 @@ from dmlbench.results.records import Failure
 from dmlbench.specs.cell import Cell
 
 PLAIN_LINES_PER_CELL = 4
+WIDEST, LONGEST_WORD = 1000, 24  # characters of a table, and of a word in it that is kept whole
 
 
 class SafeConsole(Console):
@@ -33,6 +36,25 @@ class SafeConsole(Console):
         """As rich does, with what would steer the terminal as an escape; line ends are rich's own by now."""
         for text, style, control in super().render(renderable, options):
             yield Segment(text if control else printable(text, keep="\n"), style, control)
+
+    def print(self, *objects: Any, **options: Any) -> None:  # noqa: ANN401 - rich's own
+        """As rich does, but a table too wide for the terminal goes beyond its edge: a number cut short is another."""
+        before, needed = self._width, max((self._least(one) for one in objects if isinstance(one, Table)), default=0)
+        try:
+            if needed > self.width:
+                self.width = needed
+            super().print(*objects, **options)
+        finally:
+            self._width = before
+
+    def _least(self, table: Table) -> int:
+        """The least width of a table with whole words, which its columns are made to keep."""
+        plenty = self.options.update(width=WIDEST)
+        for column in table.columns:
+            sizes = [Measurement.get(self, plenty, cell) for cell in (column.header, *column.cells)]
+            words = max(size.maximum if column.no_wrap else min(size.minimum, LONGEST_WORD) for size in sizes)
+            column.min_width = words if column.min_width is None else column.min_width
+        return Measurement.get(self, plenty, table).minimum
 
     def say(self, line: str) -> None:
         """Print one line, as long as it is; where a name in it has line ends, these are escapes, too."""

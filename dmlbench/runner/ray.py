@@ -2,9 +2,10 @@
 
 import os
 import socket
+import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -53,19 +54,21 @@ def _cluster(address: str | None) -> Iterator[None]:
 
     _check_answers(address)
     init = partial(ray.init, log_to_driver=False, configure_logging=False)
-    try:
-        with keeping_handlers():
-            if address is None:
-                init("local", num_cpus=usable_cores(), include_dashboard=False)
-            else:
-                init(address)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise _no_cluster(address, reason) from error
-    try:
-        yield
-    finally:
-        ray.shutdown()
+    # Ray has its workers look for modules in the folder it starts in: a user's statistics.py there is none.
+    with tempfile.TemporaryDirectory(prefix="dmlbench-ray-") as empty:
+        try:
+            with keeping_handlers(), chdir(empty):
+                if address is None:
+                    init("local", num_cpus=usable_cores(), include_dashboard=False)
+                else:
+                    init(address)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise _no_cluster(address, reason) from error
+        try:
+            yield
+        finally:
+            ray.shutdown()
 
 
 def _check_answers(address: str | None) -> None:

@@ -10,6 +10,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -199,7 +200,8 @@ def _settings(execution: Execution) -> SlurmSettings:
 def _executor(root: Path, settings: SlurmSettings, count: int) -> "SlurmExecutor":
     from submitit import SlurmExecutor
 
-    executor = SlurmExecutor(folder=(root / FOLDER).resolve(), max_num_timeout=OFTEN)
+    python = f"{shlex.quote(sys.executable)} -P"  # a job's working folder holds no modules of its own
+    executor = SlurmExecutor(folder=(root / FOLDER).resolve(), max_num_timeout=OFTEN, python=python)
     more = {name.replace("-", "_"): value for name, value in settings.options.items()}
     more |= {"mem": settings.memory} if settings.memory else {}
     executor.update_parameters(

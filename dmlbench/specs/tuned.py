@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-import yaml
 from pydantic import NonNegativeInt, PositiveInt, field_validator, model_validator
 
 from dmlbench.atomic import write_atomically
@@ -15,7 +14,7 @@ from dmlbench.specs.method import Search
 from dmlbench.specs.protocol import METHOD_SECTIONS
 from dmlbench.specs.protocol_spec import ProtocolSpec, Scalar, protocol_identity
 from dmlbench.specs.registry import MethodSettings, searched_mark
-from dmlbench.specs.yaml_files import Dumper, read_yaml, validate
+from dmlbench.specs.yaml_files import dump, read_yaml, validate
 
 FOLDER, FILE = "tuning", "tuned.yaml"  # of the results folder
 TRIALS = "trials"  # of that folder: the cells of all studies
@@ -231,7 +230,7 @@ def write_tuned(path: Path, entries: Sequence[Tuned]) -> None:
     ordered = [{key: own[key] for key in sorted(own, key=lambda key: (key in last, 0))} for own in found]
     content = {"version": file.version, "entries": ordered}
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, HEAD + yaml.dump(content, Dumper=Dumper, sort_keys=False, width=120))
+    write_atomically(path, HEAD + dump(content, width=120))
 
 
 def settings_of(path: Path, method: MethodSpec, dataset: DatasetSpec, protocol: ProtocolSpec) -> MethodSettings:

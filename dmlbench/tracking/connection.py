@@ -238,7 +238,8 @@ def tracking_uri() -> str:
     import mlflow
     from mlflow.tracking import is_tracking_uri_set
 
-    uri = str(mlflow.get_tracking_uri())
+    with _spelt():
+        uri = str(mlflow.get_tracking_uri())
     if is_tracking_uri_set() or not uri.startswith(SQLITE):
         return _driver_named(uri)
     # MLflow quotes its path as a web address does; what opens the database reads URIs in a way of its own.
@@ -284,7 +285,18 @@ def artifact_location(uri: str, experiment: str) -> str | None:
 
     MLflow's own default there is a path that it takes for a URI, so that `50%25` becomes another folder.
     """
+    with _spelt():
+        str(Path.cwd()).encode()  # MLflow would read another name out of such a folder's URI, and make that folder
     return (Path.cwd() / ARTIFACTS / experiment).as_uri() if is_database(uri) else None
+
+
+@contextmanager
+def _spelt() -> Iterator[None]:
+    """Raise TrackingError where the working folder's name cannot be spelt in a URI as MLflow reads it."""
+    try:
+        yield
+    except UnicodeEncodeError as error:
+        raise TrackingError("it can keep nothing in a folder whose name is not UTF-8", "run in another") from error
 
 
 def redacted(text: str) -> str:

@@ -7,6 +7,7 @@ names the view and holds its state as text, for the menu; a link to a view reads
 import base64
 import hashlib
 import json
+import os
 import shlex
 import zlib
 from collections.abc import Callable
@@ -372,5 +373,5 @@ def _digest(folder: Path) -> str:
     """Sixteen hexadecimal digits over a folder's files and their names."""
     digest = hashlib.sha256()
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        digest.update(str(path.relative_to(folder)).encode() + path.read_bytes())
+        digest.update(os.fsencode(path.relative_to(folder)) + path.read_bytes())
     return digest.hexdigest()[:16]

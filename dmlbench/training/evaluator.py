@@ -11,6 +11,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from dmlbench.data.family import escaped
 from dmlbench.data.images import Split
 from dmlbench.data.loader import EvaluationBatches
 from dmlbench.errors import DivergedError, UserError
@@ -94,7 +95,8 @@ class Evaluator:
         names = [self.split.class_names[label] for label in self.labels.tolist()]
         if not self.split.paths:
             return save(tensors)
-        images = [{"path": path, "class": name} for path, name in zip(self.split.paths, names, strict=True)]
+        named = zip(map(escaped, self.split.paths), map(escaped, names), strict=True)
+        images = [{"path": path, "class": name} for path, name in named]
         # One key: of several the order, and so the digest of the file, would be another each time.
         return save(tensors, metadata={"images": json.dumps(images)})
 

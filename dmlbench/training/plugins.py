@@ -4,6 +4,7 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -156,7 +157,7 @@ def plugin_class(part: Part) -> Any:  # noqa: ANN401 - a class from the user's f
 def _module(path: Path, part: Part) -> ModuleType:
     """The module of a plugin, which may import its neighbours both as `helper` and as `.helper`."""
     sha256 = part.plugin_sha256 or ""
-    package = f"dmlbench_plugin_{hashlib.sha256(f'{path.parent} {sha256}'.encode()).hexdigest()[:16]}"
+    package = f"dmlbench_plugin_{hashlib.sha256(os.fsencode(f'{path.parent} {sha256}')).hexdigest()[:16]}"
     name = f"{package}.{path.stem}"
     if plugin_digest(path) != sha256:
         raise UserError(f"{shown(path)}: plugin: it, or what it imports, has changed since the cell was planned")

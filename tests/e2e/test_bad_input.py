@@ -47,6 +47,18 @@ CASES = {
         (*RUN, "--methods", "ms", "--datasets", "glyphs", "--set", "training.epochs=many"),
         ("--set: training.epochs", "'many'"),
     ),
+    "a word for a number": (
+        (*RUN, "--methods", "ms", "--datasets", "glyphs", "--set", "loss.alpha=yes"),
+        ("--set 'loss.alpha=yes'", "'yes' is no number"),
+    ),
+    "a truth for a number": (
+        (*RUN, "--methods", "ms", "--datasets", "glyphs", "--set", "loss.alpha=true"),
+        ("alpha: must be a number, not True",),
+    ),
+    "all classes for validation": (
+        (*RUN, "--methods", "ms", "--datasets", "glyphs", "--set", "validation.classes=0.99", "--dry-run"),
+        ("validation.classes: holding out 99 of 100 training classes leaves fewer than 2", "a smaller fraction"),
+    ),
     "setting of no method": (
         (*RUN, "--methods", "ms", "--datasets", "glyphs", "--set", "distillation.lambda=1"),
         ("no chosen method has this parameter",),

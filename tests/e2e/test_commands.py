@@ -1,11 +1,13 @@
 """The commands that look: help, list, show, validate, doctor, dry run."""
 
+import io
 import json
 import re
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from rich.table import Table
 
 from dmlbench.cli.list import command
 from dmlbench.cli.main import COMMANDS
@@ -90,6 +92,22 @@ def test_a_grid_is_no_wider_than_the_console(monkeypatch: pytest.MonkeyPatch) ->
         name: next(line for line in lines[number:] if line.startswith(f"{name} ")) for name in ("ms", "proxyanchor")
     }
     assert {name: row[lines[number].index("xbm")] for name, row in marks.items()} == {"ms": ".", "proxyanchor": " "}
+
+
+@pytest.mark.parametrize("width", [20, 40, 80])
+def test_no_number_is_cut_on_a_narrow_terminal(width: int) -> None:
+    output = io.StringIO()
+    table = Table("method", "R@1", "difference", "verdict", box=None)
+    table.columns[0].no_wrap = True
+    table.add_row("ms+psd (b,a)", "44.44 [20.54,68.35]", "+0.00 [-10.25,+10.25]", "inconclusive")
+    console = SafeConsole(file=output, width=width, markup=False)
+    console.print(table)
+    console.print("a line as wide as the terminal")
+    shown = output.getvalue()
+    assert "…" not in shown
+    for word in ("ms+psd (b,a)", "44.44", "[20.54,68.35]", "+0.00", "[-10.25,+10.25]", "inconclusive"):
+        assert word in shown
+    assert len(shown.splitlines()[-1]) <= width  # as ever, but for tables
 
 
 def test_show_resolves_per_dataset_with_sources(dmlbench: Command) -> None:

@@ -1,6 +1,8 @@
 """Machines, users and folders that are not ours: nothing of theirs changes a result, and nothing of ours harms them."""
 
+import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -106,6 +108,31 @@ def test_names_steer_no_terminal(dmlbench: Command, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_names_that_are_not_utf_8_are_names(dmlbench: Command, tmp_path: Path) -> None:
+    here, results = tmp_path / os.fsdecode(b"dossier-\xe9"), os.fsdecode(b"r\xe9sultats")
+    images(here / "toy", ("a", "b", "c", os.fsdecode(b"caf\xe9")))
+    (here / "toy" / "a" / "0.png").rename(here / "toy" / "a" / os.fsdecode(b"\xff.png"))
+    (here / "toy" / "b" / os.fsdecode(b"empty-\xfc.png")).touch()
+    folder = ("--results", results)
+    ran = dmlbench(*UNTRACKED, "--skip-bad", "--keep", "embeddings", *folder, "--claim", "psd:ms", cwd=here)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "toy: 1 unusable images are left out (b/empty-\\udcfc.png)" in ran.stdout
+    again = dmlbench(*UNTRACKED, "--skip-bad", *folder, cwd=here)
+    assert "1 cell: 1 there already, 0 to run" in again.stdout, again.stdout + again.stderr
+    [spec] = here.glob(f"{results}/*/toy/ms/*/spec.yaml")
+    assert "  - b/empty-\\udcfc.png" in spec.read_text(encoding="utf-8").splitlines()
+    for command in (("status",), ("status", "--verify"), ("status", "--json"), ("report", "--panels")):
+        done = dmlbench(*command, *folder, cwd=here)
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert "caf\\udce9" in (here / "reports" / "report" / "index.html").read_text(encoding="utf-8")
+    for command, code in ((("sync", *folder), 1), (("ui",), 2)):  # whose files MLflow would keep in another folder
+        done = dmlbench(*command, cwd=here)
+        assert done.returncode == code
+        assert "error: MLflow: it can keep nothing in a folder whose name is not UTF-8" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == [here.name]
+
+
+@pytest.mark.slow
 def test_a_run_whose_output_is_ascii_ends_well(started: Command, toy: Path) -> None:
     two = [argument.replace("ms", "ms,ms+psd") if argument == "ms" else argument for argument in UNTRACKED]
     done = started(*two, PYTHONIOENCODING="ascii")
@@ -114,10 +141,11 @@ def test_a_run_whose_output_is_ascii_ends_well(started: Command, toy: Path) -> N
 
 
 @pytest.mark.slow
-def test_a_users_scripts_are_no_modules_of_a_run(started: Command, toy: Path, tmp_path: Path) -> None:
-    for module in ("types", "signal", "statistics"):
+@pytest.mark.parametrize("executor", ["local", "ray"])
+def test_a_users_scripts_are_no_modules_of_a_run(started: Command, toy: Path, tmp_path: Path, executor: str) -> None:
+    for module in ("types", "signal", "statistics", "random", "string"):
         (tmp_path / f"{module}.py").write_text("open('RAN', 'w').close()\n")
-    done = started(*UNTRACKED)
+    done = started(*UNTRACKED, "--executor", executor)
     assert done.returncode == 0, done.stderr
     assert not (tmp_path / "RAN").exists()
 
@@ -220,6 +248,63 @@ def test_what_systems_leave_in_folders_is_no_image(dmlbench: Command, toy: Path)
     assert done.returncode == 1
     assert "3 images cannot be used:" in done.stdout
     assert dmlbench(*UNTRACKED, "--skip-bad").returncode == 0
+
+
+def test_a_pipe_called_an_image_is_not_waited_for(started: Command, toy: Path, tmp_path: Path) -> None:
+    os.mkfifo(toy / "a" / "pipe.png")
+    os.mkfifo(tmp_path / "sheet.png")
+    checked = started("data", "check", "toy=toy", timeout=60)
+    assert checked.returncode == 1
+    assert "  a/pipe.png: no regular file" in checked.stdout.splitlines()
+    shown = started("data", "info", "toy=toy", timeout=60)
+    assert shown.returncode == 0, shown.stderr
+    refused = started("data", "info", "toy=toy", "--sheet", "sheet.png", timeout=60)
+    assert refused.returncode == 2
+    assert "--sheet sheet.png: exists and is no contact sheet" in refused.stderr
+    ran = started(*UNTRACKED, timeout=60)
+    assert "toy: 1 of 17 images cannot be used: a/pipe.png (no regular file)" in ran.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("closed", [">&-", ">&- 2>&- <&-"])
+def test_a_run_without_standard_streams_ends_well(
+    toy: Path, tmp_path: Path, environment: dict[str, str], closed: str
+) -> None:
+    command = f"{shlex.quote(sys.executable)} -m dmlbench {shlex.join(RUN)} {closed}"
+    done = subprocess.run(["sh", "-c", command], cwd=tmp_path, env=environment, check=False, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    [summary] = tmp_path.glob("results/runs/*/toy/ms/seed0-*/summary.json")
+    assert json.loads(summary.read_text())["status"] == "done"
+    assert (tmp_path / "mlflow.db").is_file()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+@pytest.mark.parametrize("arguments", [("list", "methods"), ("--help",), UNTRACKED])
+def test_an_output_that_cannot_be_written_is_said(
+    toy: Path, tmp_path: Path, environment: dict[str, str], arguments: tuple[str, ...]
+) -> None:
+    command = [str(Path(sys.executable).with_name("dmlbench")), *arguments]
+    buffered = {name: value for name, value in environment.items() if name != "PYTHONUNBUFFERED"}
+    where = {"cwd": tmp_path, "env": buffered, "text": True}
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False, **where)
+        refused = subprocess.run([command[0], "nonsense"], stderr=full, check=False, **where)
+    assert done.returncode == 1
+    resume = ["finished epochs are kept: rerun the same command to resume"] if arguments == UNTRACKED else []
+    assert done.stderr.splitlines() == ["error: standard output: No space left on device", *resume]
+    assert refused.returncode == 2
+
+
+def test_python_starts_the_command_by_the_package_s_name(
+    installed: Command, tmp_path: Path, environment: dict[str, str]
+) -> None:
+    for module in ("random", "statistics", "click"):
+        (tmp_path / f"{module}.py").write_text("open('RAN', 'w').close()\n")
+    command = [sys.executable, "-m", "dmlbench", "list", "methods"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == installed("list", "methods").stdout
+    assert not (tmp_path / "RAN").exists()
 
 
 @pytest.mark.slow

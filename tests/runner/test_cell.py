@@ -275,6 +275,19 @@ def test_memory_that_a_gpu_lacks_says_what_helps(failing):
     assert "--per-gpu" in summary.error.message
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        "unable to allocate shared memory(shm) for file </torch_86_17_0>: No space left on device (28)",
+        "DataLoader worker (pid 7) is killed by signal: Bus error. Its workers may be out of shared memory.",
+        "unable to write to file </torch_86_17_0>: No space left on device (28)",
+    ],
+)
+def test_loaders_without_shared_memory_are_told_what_helps(failing, said):
+    _, summary, _ = failing(RuntimeError(said), "cpu")
+    assert summary.error.message == f"{said}; what helps: --data-workers 0, or a larger /dev/shm"
+
+
 NO_MEMORY = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`", "CUDNN_STATUS_ALLOC_FAILED")
 
 

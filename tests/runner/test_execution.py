@@ -96,9 +96,19 @@ def test_a_run_on_gpus_says_what_makes_it_slow(store, gpus, make_cell):
     assert "loaders take" not in said
     large = [dataclasses.replace(own, protocol=of_photographs(own.protocol)) for own in cells]
     said = "\n".join(matrix.notes(large, large, Execution(store)))
-    assert "note: loaders take up to 0.6 GiB of /dev/shm, which has 0.1; give the container more" in said
+    assert "note: loaders take up to 588 MiB of /dev/shm, which has 64; give the container more, or fewer" in said
     half = [make_cell(autocast="bfloat16")]
     assert not any("TF32" in line for line in matrix.notes(half, half, Execution(store)))
+
+
+def test_loaders_of_a_cpu_share_little_memory_too(store, make_cell, monkeypatch):
+    monkeypatch.setattr(module, "shared_memory", lambda: 1 << 20)
+    cells = [dataclasses.replace(make_cell(), protocol=of_photographs(make_cell().protocol))]
+    said = "\n".join(matrix.notes(cells, cells, Execution(store, device="cpu", data_workers=2)))
+    assert "note: loaders take up to 147 MiB of /dev/shm, which has 1; " in said
+    assert "--data-workers: 0 take none" in said
+    for workers in (None, 0):
+        assert not any("shm" in line for line in matrix.notes(cells, cells, Execution(store, data_workers=workers)))
 
 
 def of_photographs(protocol):

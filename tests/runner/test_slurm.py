@@ -2,7 +2,9 @@
 
 import json
 import os
+import shlex
 import signal
+import subprocess
 import sys
 import time
 from dataclasses import replace
@@ -102,6 +104,16 @@ def test_a_job_within_a_job_is_one_of_its_own(cells, execution, head_node, monke
 def test_the_script_of_one_job_is_no_array(cells, execution, head_node):
     assert "#SBATCH --array=0-2%2\n" in dry_run(cells, execution)[0]
     assert "--array" not in dry_run(cells[:2], execution)[0]
+
+
+def test_a_users_scripts_are_no_modules_of_a_job(cells, execution, head_node, tmp_path, monkeypatch):
+    monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
+    [line] = [line for line in dry_run(cells, execution)[0].splitlines() if line.startswith("srun ")]
+    python = line[line.index(sys.executable) : line.index(" -m ")]
+    (tmp_path / "random.py").write_text("open('RAN', 'w').close()\n")
+    done = subprocess.run([*shlex.split(python), "-c", "import random"], cwd=tmp_path, check=False)
+    assert done.returncode == 0
+    assert not (tmp_path / "RAN").exists()
 
 
 def test_a_dry_run_leaves_out_what_jobs_have(cells, execution, head_node):

@@ -37,6 +37,7 @@ def overrides(*settings: str, methods=("ms", "ms+psd"), protocol="conv4-64") -> 
         "evaluation.ks=[1,2,4, 8]",
         "model.weights=null",
         "input.flip=false",
+        "validation.classes=-0.0",
     ],
 )
 def test_a_default_spelt_out_is_no_change(setting):
@@ -51,6 +52,7 @@ def test_a_default_spelt_out_is_no_change(setting):
         (("training.learning_rate=1e-5", "training.learning_rate=0.00001"), "training.learning_rate=1e-5"),
         (("evaluation.ks=[1,2]", "evaluation.ks=[1, 2]"), "evaluation.ks=[1, 2]"),
         (("training.epochs=3", "training.epochs=3.0"), "training.epochs=3"),
+        (("training.weight_decay=0", "training.weight_decay=-0.0"), "training.weight_decay=0"),
         (("model.freeze_batchnorm=true", "model.freeze_batchnorm=True"), "model.freeze_batchnorm=true"),
         (("model.kwargs.width=32", "model.kwargs.width=0x20"), "model.kwargs.width=32"),
     ],

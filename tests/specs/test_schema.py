@@ -2,14 +2,13 @@ import re
 from typing import Literal
 
 import pytest
-import yaml
 from pydantic import Field
 
 from dmlbench.errors import UserError
 from dmlbench.specs.cell import Section
 from dmlbench.specs.method import MethodFile, Name
 from dmlbench.specs.protocol_spec import InputSpec, Scalar
-from dmlbench.specs.yaml_files import Dumper, parse, parse_written, path_of, read_yaml, validate
+from dmlbench.specs.yaml_files import dump, parse, parse_written, path_of, read_yaml, validate
 
 
 class Inner(Section):
@@ -177,7 +176,7 @@ def test_what_only_older_yaml_reads_as_more_than_a_text_is_refused(text):
     "value", ["1e-3", "0o17", "1e5", "yes", "010", "1:30", "2026-01-31", "null", "a: b", 1e-5, 3, True, None]
 )
 def test_what_is_written_is_read_back_by_old_and_new_rules(value):
-    text = yaml.dump({"a": value}, Dumper=Dumper)
+    text = dump({"a": value})
     assert parse(text) == parse_written(text) == {"a": value}
 
 
@@ -221,3 +220,10 @@ def test_a_number_is_a_number(key, value):
 def test_a_path_that_no_system_has(text):
     with pytest.raises(UserError, match=f"^--there '{text}': no usable path"):
         path_of(text, "--there")
+
+
+def test_a_folder_whose_name_is_not_utf_8_is_written_and_read_back():
+    content = {"root": "caf\udce9/a b", "skipped": ["\udcff.png"], "text": "é 1e-3"}
+    text = dump(content, allow_unicode=True)
+    text.encode("utf-8")
+    assert parse_written(text) == parse(text) == content
