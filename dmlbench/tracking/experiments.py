@@ -10,7 +10,8 @@ import json
 import os
 import shlex
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -224,9 +225,21 @@ class DeletedExperimentError(TrackingError):
         )
 
 
-def check_active(client: "MlflowClient", experiment: str) -> None:
-    """Raise DeletedExperimentError for an experiment, by its id, that takes no runs."""
+@contextmanager
+def active(client: "MlflowClient", experiment: str) -> Iterator[None]:
+    """Raise DeletedExperimentError for an experiment, by its id, that takes no runs, also if it is deleted meanwhile.
+
+    MLflow refuses what is done to a run in it without a word of the experiment.
+    """
+    from mlflow.exceptions import MlflowException
+
     _check_active(client.get_experiment(experiment))
+    try:
+        yield
+    except MlflowException as error:
+        if error.error_code == "INVALID_PARAMETER_VALUE":
+            _check_active(client.get_experiment(experiment))
+        raise
 
 
 def _check_active(experiment: "Experiment") -> None:

@@ -16,7 +16,7 @@ from dmlbench.results.store import Record, read_spec
 from dmlbench.specs.cell import Cell
 from dmlbench.tracking import methods
 from dmlbench.tracking.connection import TrackingError, answering, answers, delete, deleted_on_error, search, store_lock
-from dmlbench.tracking.experiments import DeletedExperimentError, check_active, experiment_of
+from dmlbench.tracking.experiments import DeletedExperimentError, active, experiment_of
 from dmlbench.tracking.files import Files
 from dmlbench.tracking.methods import bring_in_order, settle
 
@@ -49,22 +49,22 @@ def begin(client: "MlflowClient", folder: Path) -> LiveRun:
     with _alone(client, folder):
         cell = read_spec(folder)
         experiment, group = experiment_of(client, cell), methods.index_tags(cell)["group"]
-        runs = _runs(client, experiment, cell.hash)
-        if any(run.info.status == "FINISHED" for run in runs):
-            return LiveRun(experiment, group, None, 0)
-        delete(client, runs)
-        begun = int(1000 * time())
-        run_id = _create(client, experiment, cell, begun)
-        settle(client, experiment, group)
-        return LiveRun(experiment, group, run_id, begun)
+        with active(client, experiment):
+            runs = _runs(client, experiment, cell.hash)
+            if any(run.info.status == "FINISHED" for run in runs):
+                return LiveRun(experiment, group, None, 0)
+            delete(client, runs)
+            begun = int(1000 * time())
+            run_id = _create(client, experiment, cell, begun)
+            settle(client, experiment, group)
+            return LiveRun(experiment, group, run_id, begun)
 
 
 def update(client: "MlflowClient", folder: Path, live: LiveRun) -> None:
     """Send the epochs that have been trained since the last time."""
     if live.run_id is None:
         return
-    with _alone(client, folder):
-        check_active(client, live.experiment)  # a run in a deleted one is refused without a word of it
+    with _alone(client, folder), active(client, live.experiment):
         _log_metrics(client, live, methods.metrics(folder, live.begun, live.epoch))
 
 
@@ -73,7 +73,7 @@ def interrupt(client: "MlflowClient", folder: Path, live: LiveRun) -> None:
     if live.run_id is None:
         return
     update(client, folder, live)
-    with _alone(client, folder):
+    with _alone(client, folder), active(client, live.experiment):
         client.set_tag(live.run_id, "status", "interrupted")
         client.set_terminated(live.run_id, "KILLED")
         settle(client, live.experiment, live.group)
@@ -89,18 +89,19 @@ def send(client: "MlflowClient", record: Record, live: LiveRun | None = None, fi
     with _alone(client, record.folder):
         cell = read_spec(record.folder)
         experiment, index = experiment_of(client, cell), methods.index_tags(cell)
-        runs = _runs(client, experiment, cell.hash)
-        # A finished run stays, also one that another machine sent: the same cell again is the same number.
-        there = [run for run in runs if _stands(run, record.summary)]
-        own = None if there or live is None else next((run for run in runs if run.info.run_id == live.run_id), None)
-        delete(client, [run for run in runs if run not in there and run is not own])
-        if there:
-            return files.send_missing(client, there, cell, record.folder)
-        _complete(client, record, cell, experiment, live if own else None, files=files)
-        # Somebody elsewhere may have sent it at the same time: the first in order stays, for both of us.
-        finished = [run for run in _runs(client, experiment, cell.hash) if run.info.status == "FINISHED"]
-        delete(client, sorted(finished, key=lambda run: str(run.info.run_id))[1:])
-        bring_in_order(client, experiment, index["group"])
+        with active(client, experiment):
+            runs = _runs(client, experiment, cell.hash)
+            # A finished run stays, also one that another machine sent: the same cell again is the same number.
+            there = [run for run in runs if _stands(run, record.summary)]
+            own = None if there or live is None else next((run for run in runs if run.info.run_id == live.run_id), None)
+            delete(client, [run for run in runs if run not in there and run is not own])
+            if there:
+                return files.send_missing(client, there, cell, record.folder)
+            _complete(client, record, cell, experiment, live if own else None, files=files)
+            # Somebody elsewhere may have sent it at the same time: the first in order stays, for both of us.
+            finished = [run for run in _runs(client, experiment, cell.hash) if run.info.status == "FINISHED"]
+            delete(client, sorted(finished, key=lambda run: str(run.info.run_id))[1:])
+            bring_in_order(client, experiment, index["group"])
     return True
 
 

@@ -183,6 +183,22 @@ def test_an_experiment_deleted_under_a_live_run_is_named(client, begun):
         update(client, writer.folder, live)
 
 
+def test_an_experiment_deleted_while_a_run_begins_or_is_sent_is_named(client, begun, finished, monkeypatch):
+    real = type(client).create_run
+
+    def create(self, *args, **options):
+        created = real(self, *args, **options)
+        delete_experiment(client)
+        return created
+
+    record, writer = finished(seed=1), begun(epochs=1)
+    monkeypatch.setattr(type(client), "create_run", create)
+    for sending in (lambda: begin(client, writer.folder), lambda: send(client, record)):
+        with pytest.raises(TrackingError, match=f"the experiment {EXPERIMENT} has been deleted"):
+            sending()
+        client.restore_experiment(client.get_experiment_by_name(EXPERIMENT).experiment_id)
+
+
 def test_a_deleted_experiment_holds_up_no_other(client, finished, make_cell):
     records = [finished(seed=seed) for seed in (0, 1)]
     assert send(client, records[0])
