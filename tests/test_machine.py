@@ -102,7 +102,8 @@ def test_why_cuda_cannot_start_is_torchs_reason(monkeypatch, code, reason):
 
 
 def test_a_users_scripts_are_no_modules_of_what_asks_cuda(monkeypatch, tmp_path):
-    monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
+    for name in ("PYTHONSAFEPATH", "PYTHONPATH"):
+        monkeypatch.delenv(name, raising=False)
     (tmp_path / "random.py").write_text("open('RAN', 'w').close()\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(machine, "CUDA", "import random")

@@ -12,9 +12,8 @@ from dmlbench.analysis.statistics import FEWEST
 from dmlbench.results.environment import kind_of_machine
 from dmlbench.results.history import HISTORY, Row, epoch_of, read_history
 from dmlbench.results.records import Summary
-from dmlbench.results.status import changed_files
 from dmlbench.results.store import Record
-from dmlbench.results.writer import SPEC
+from dmlbench.results.writer import SPEC, changed_files
 
 COVERAGE = 0.95  # of the prediction interval
 JUDGED = ("recall_at_1", "map_at_r")  # at the last epoch

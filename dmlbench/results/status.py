@@ -14,7 +14,7 @@ from dmlbench.results.locks import holder
 from dmlbench.results.records import Facts, Index, Summary, facts, one_wording, read_json
 from dmlbench.results.store import AGAIN, LATER, Roots, Store, folder_state, read_spec, read_summary, summary_as_written
 from dmlbench.results.submissions import UNKNOWN, Job, jobs
-from dmlbench.results.writer import FILES, SPEC, file_digest
+from dmlbench.results.writer import SPEC, changed_files
 from dmlbench.specs.cell import Cell, digest
 
 
@@ -56,19 +56,6 @@ def _of_digests(folder: Path, summary: Summary) -> list[str]:
     if summary.digest != digest({key: value for key, value in content.items() if key != "digest"}):
         return ["summary.json is not as it was written: its digest differs"]
     return changed_files(folder, summary)
-
-
-def changed_files(folder: Path, summary: Summary, looked_at: Collection[str] = FILES) -> list[str]:
-    """What of a result's files is not as it was when its summary was written, in words.
-
-    Only some are `looked_at` where time matters: kept weights and embeddings are large.
-    """
-    files = {name: value for name, value in summary.files.items() if name in looked_at}
-    there = {name for name in looked_at if (folder / name).is_file()}
-    wrong = [f"{name} is missing" for name in files.keys() - there]
-    wrong += [f"{name} came after summary.json" for name in there - files.keys()]
-    same = sorted(there & files.keys())
-    return wrong + [f"{name} is not as it was written" for name in same if file_digest(folder / name) != files[name]]
 
 
 def _of_history(folder: Path, cell: Cell, summary: Summary) -> list[str]:

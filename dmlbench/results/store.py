@@ -24,7 +24,7 @@ from dmlbench.results.history import HISTORY, read_history
 from dmlbench.results.locks import holder
 from dmlbench.results.measurements import FOLDER as MEASUREMENTS
 from dmlbench.results.records import SHOWN, VERSION, Index, Summary, in_one_line, read_json
-from dmlbench.results.writer import SPEC, spec_text, storing
+from dmlbench.results.writer import SPEC, TEXTS, changed_files, spec_text, storing
 from dmlbench.specs.cell import TEACHER_MODE, Cell
 from dmlbench.specs.yaml_files import parse_written
 
@@ -249,9 +249,17 @@ def folder_state(folder: Path) -> State:
 
 
 def read_record(folder: Path) -> Record | Damaged | None:
-    """The result in a cell's folder, or why it cannot be read; None where there is none."""
+    """The result in a cell's folder, or why it cannot be read or trusted; None where there is none.
+
+    A history of which half is lost can still be read, and would be reported in silence.
+    """
     summary = attempt(read_summary, folder)
-    return Record(folder, summary) if isinstance(summary, Summary) else summary
+    if not isinstance(summary, Summary):
+        return summary
+    if summary.files and (changed := changed_files(folder, summary, TEXTS)):
+        name, _, what = changed[0].partition(" ")
+        return Damaged(folder, f"{folder / name}: {what}; restore it, as from a copy")
+    return Record(folder, summary)
 
 
 def read_summary(folder: Path) -> Summary | None:

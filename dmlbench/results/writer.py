@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,13 +10,14 @@ from pathlib import Path
 from dmlbench.atomic import write_atomically
 from dmlbench.errors import StorageError
 from dmlbench.results.history import HISTORY, Row, history_text
-from dmlbench.results.records import VERSION
+from dmlbench.results.records import VERSION, Summary
 from dmlbench.specs.cell import Cell, digest
 from dmlbench.specs.plugins import shown
 from dmlbench.specs.yaml_files import dump
 
 SPEC = "spec.yaml"
-FILES = (SPEC, HISTORY, "weights.safetensors", "embeddings.safetensors")
+TEXTS = (SPEC, HISTORY)
+FILES = (*TEXTS, "weights.safetensors", "embeddings.safetensors")
 
 
 class CellWriter:
@@ -100,3 +101,23 @@ def file_digest(path: Path) -> str:
     """SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def changed_files(folder: Path, summary: Summary, looked_at: Collection[str] = FILES) -> list[str]:
+    """What of a result's files is not as it was when its summary was written, in words.
+
+    Only some are `looked_at` where time matters: kept weights and embeddings are large.
+    """
+    files = {name: value for name, value in summary.files.items() if name in looked_at}
+    there = {name for name in looked_at if (folder / name).is_file()}
+    wrong = [f"{name} is missing" for name in files.keys() - there]
+    wrong += [f"{name} came after summary.json" for name in there - files.keys()]
+    same = sorted(there & files.keys())
+    changed = [name for name in same if files[name] != file_digest(folder / name)]
+    changed = [name for name in changed if files[name] != _with_plain_ends(folder / name)]
+    return wrong + [f"{name} is not as it was written" for name in changed]
+
+
+def _with_plain_ends(path: Path) -> str:
+    """SHA-256 of a text as it was written, where git or an editor has converted its line ends."""
+    return hashlib.sha256(path.read_bytes().replace(b"\r\n", b"\n")).hexdigest() if path.name in TEXTS else ""

@@ -41,8 +41,7 @@ class SafeConsole(Console):
         """As rich does, but a table too wide for the terminal goes beyond its edge: a number cut short is another."""
         before, needed = self._width, max((self._least(one) for one in objects if isinstance(one, Table)), default=0)
         try:
-            if needed > self.width:
-                self.width = needed
+            self.width = max(self.width, needed)
             super().print(*objects, **options)
         finally:
             self._width = before

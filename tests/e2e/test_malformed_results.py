@@ -44,6 +44,9 @@ HISTORIES = {
     "a history without epochs": b"era\n1\n",
     "a history of many digits": b"epoch\n" + LONG.encode() + b"\n",
     "a history that is not finite": b"epoch,time/train_s\n0,inf\n",
+    "a history without its end": b"epoch,test/recall_at_1,time/train_s\n0,0.25,\n",
+    "a spreadsheet's history": b"\xef\xbb\xbfepoch;test/recall_at_1\r\n0;0,25\r\n",
+    "a history of zeros": bytes(500),
 }
 SPECS = {
     "no spec": b"",

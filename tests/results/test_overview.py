@@ -1,6 +1,6 @@
 from dataclasses import replace
 
-from dmlbench.results import status as verification
+from dmlbench.results import writer as module
 from dmlbench.results.locks import claim, this_host
 from dmlbench.results.status import overview
 from dmlbench.results.store import Roots, Store
@@ -61,7 +61,7 @@ def test_large_kept_files_are_not_read_for_a_look(store, make_cell, monkeypatch)
     writer.append(row(0))
     writer.finish(ended(cell))
     read = []
-    monkeypatch.setattr(verification, "file_digest", lambda path: (read.append(path.name), file_digest(path))[1])
+    monkeypatch.setattr(module, "file_digest", lambda path: (read.append(path.name), file_digest(path))[1])
     assert [found.state for found in overview(Roots.of(store.root))] == ["done"]
     assert sorted(read) == ["history.csv", "spec.yaml"]
 

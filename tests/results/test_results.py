@@ -11,7 +11,8 @@ from dmlbench.results.environment import machine_and_load, of_all_attempts
 from dmlbench.results.frames import load_history, load_results
 from dmlbench.results.history import selections
 from dmlbench.results.records import INDEX, Environment
-from dmlbench.results.store import Store
+from dmlbench.results.status import overview, problems
+from dmlbench.results.store import Roots, Store
 from dmlbench.results.writer import CellWriter
 from dmlbench.runner.tasks import RunOptions
 from tests.begun import ended
@@ -130,9 +131,29 @@ def test_a_damaged_result_is_left_out_and_named(root, make_cell):
     assert load_history(root, found.append)["seed"].unique().tolist() == [1, 2]
     assert [one.path for one in found] == [damaged, damaged]
     (Store(root).folder(make_cell(seed=1)) / "history.csv").write_bytes(b"\x00\xff")
-    assert load_results(root, lambda _: None)["seed"].unique().tolist() == [1, 2]
-    assert load_history(root, found.append)["seed"].unique().tolist() == [2]
-    assert "history.csv: not a readable history" in found[-1].reason
+    for load in (load_results, load_history):
+        assert load(root, found.append)["seed"].unique().tolist() == [2]
+        assert "history.csv: is not as it was written; restore it" in found[-1].reason
+        assert "delete" not in found[-1].reason
+
+
+def test_a_history_that_lost_its_end_is_not_taken_for_whole(root, make_cell):
+    history = write(root, make_cell()) / "history.csv"
+    history.write_bytes(b"".join(history.read_bytes().splitlines(keepends=True)[:-1]))
+    found = []
+    assert load_results(root, found.append).empty
+    assert [one.path for one in found] == [history.parent]
+
+
+def test_converted_line_ends_are_no_damage(root, make_cell):
+    folder = write(root, make_cell())
+    before, said = load_history(root), problems(Store(root))
+    for name in ("history.csv", "spec.yaml"):
+        content = (folder / name).read_bytes()
+        (folder / name).write_bytes(content.replace(b"\n", b"\r\n"))
+    assert problems(Store(root)) == said
+    assert [one.state for one in overview(Roots.of(root))] == ["done"]
+    assert load_history(root).equals(before)
 
 
 def test_the_package_offers_both(root, make_cell):

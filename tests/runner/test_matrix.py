@@ -195,8 +195,10 @@ def test_results_of_another_spec_under_the_same_names(store, make_cell):
     assert line.startswith("note: 2 results here have another spec under names of this run, such as ")
     assert "(protocol.training.epochs 9, 2)" in line
     (store.folder(old) / "spec.yaml").write_text("- a")
-    (line,) = notes(cells, cells, Execution(store))
-    assert f"such as {store.folder(old)} (its spec.yaml cannot be read)" in line
+    (line,) = notes(cells, cells, Execution(store))  # what is damaged is named elsewhere
+    assert line.startswith(
+        f"note: 1 result here has another spec under names of this run, such as {store.folder(also_old)} "
+    )
 
 
 def test_notes_before_a_run(store, make_cell):

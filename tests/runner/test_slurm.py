@@ -107,7 +107,8 @@ def test_the_script_of_one_job_is_no_array(cells, execution, head_node):
 
 
 def test_a_users_scripts_are_no_modules_of_a_job(cells, execution, head_node, tmp_path, monkeypatch):
-    monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
+    for name in ("PYTHONSAFEPATH", "PYTHONPATH"):
+        monkeypatch.delenv(name, raising=False)
     [line] = [line for line in dry_run(cells, execution)[0].splitlines() if line.startswith("srun ")]
     python = line[line.index(sys.executable) : line.index(" -m ")]
     (tmp_path / "random.py").write_text("open('RAN', 'w').close()\n")
