@@ -122,15 +122,7 @@ def test_map_at_r_counts_too(write, row):
     assert compare(recorded, Record(again.folder, summary), row).verdict is Verdict.DIFFERS
 
 
-def test_no_spread_excuses_a_changed_record_or_other_images(write, row):
-    recorded, again = write("recorded", 0.6), write("again", 0.6, torch="2.10")
-    history = recorded.folder / "history.csv"
-    history.write_text(history.read_text().replace("0.6", "0.61", 1))
-    found = compare(recorded, again, row)
-    assert (found.verdict, found.reason) == (
-        Verdict.DIFFERS,
-        "the record was changed: history.csv is not as it was written",
-    )
+def test_no_spread_excuses_other_images(write, row):
     others = compare(write("of images", 0.6), write("of other images", 0.6, data="cafe", torch="2.10"), row)
     assert (others.verdict, others.reason) == (
         Verdict.DIFFERS,

@@ -355,7 +355,7 @@ def test_what_cannot_be_tuned(tmp_path):
             "loss.margin: -",
             "triplet on glyphs: loss: parameters: margin: must be above 0",
         ),
-        ("version: 2", "version: 3", "version: must be 1 or 2, not 3"),
+        ("version: 2", "version: 3", "version: must be 2, not 3"),
         ("budget: 192", "budge: 192", "unknown key 'budge'; did you mean 'budget'"),
     ],
 )
