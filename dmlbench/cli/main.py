@@ -5,6 +5,7 @@ import importlib
 import os
 import signal
 import sys
+from typing import Any
 
 import click
 
@@ -55,6 +56,15 @@ class Commands(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
 
+    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - click's
+        """As click does, but a command that stops as its reader has gone, such as `head`, says so."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            if ctx.invoked_subcommand in RESUMED:
+                echo(f"error: standard output: its reader has gone; {KEPT}", err=True)
+            raise
+
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
@@ -67,6 +77,7 @@ class Commands(click.Group):
 
 
 RESUMED = {"run", "tune"}  # commands that go on where they ended
+UNWRITTEN = (errno.ENOSPC, errno.EPIPE, errno.EIO, errno.EBADF)  # of an output that takes no more
 KEPT = "finished epochs are kept: rerun the same command to resume"
 
 
@@ -112,7 +123,7 @@ def _called() -> int:
         return _ended(2, f"error: {one_line(message)}{hint}")
     except OSError as error:  # what a system refuses of a name or a folder, wherever it is met
         said = f"error: {one_line(_refused(error))}"
-        if unwritten():  # what was lost was the output, and is said
+        if error.filename is None and error.errno in UNWRITTEN and unwritten():  # the output's, and said there
             said = KEPT if resumes else ""
         return _ended(2 if error.errno in (errno.ENAMETOOLONG, errno.EINVAL, errno.ELOOP) else 1, said)
     except (KeyboardInterrupt, click.Abort) as stop:

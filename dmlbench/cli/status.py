@@ -185,8 +185,8 @@ def _verify(console: "SafeConsole", store: "Store") -> int:
         of = f"{len(wrong)} of {counted(len(folders), 'cell')}"
         what = inflected(
             len(wrong),
-            "is not what it says; delete its folder to run it",
-            "are not what they say; delete their folders to run them",
+            "is not what it says; restore it from a copy, or move its folder away to run it",
+            "are not what they say; restore them from a copy, or move their folders away to run them",
         )
         console.print(f"{of} {what} again")
         return 1

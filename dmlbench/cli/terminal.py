@@ -38,7 +38,8 @@ def unwritten() -> int:
     code = 0
     for number, name, stream in ((1, "standard output", sys.stdout), (2, "standard error", sys.stderr)):
         try:
-            stream.flush()
+            if stream is not None:  # of a host program that took it away
+                stream.flush()
         except OSError as error:
             os.dup2(os.open(os.devnull, os.O_WRONLY), number)
             if not isinstance(error, BrokenPipeError):

@@ -9,12 +9,12 @@ from pathlib import Path
 from statistics import median
 
 from dmlbench.errors import UserError
-from dmlbench.results.history import HISTORY, Row, read_history, selections, timing
+from dmlbench.results.history import Row, read_history, selections, timing
 from dmlbench.results.locks import holder
 from dmlbench.results.records import Facts, Index, Summary, facts, one_wording, read_json
 from dmlbench.results.store import AGAIN, LATER, Roots, Store, folder_state, read_spec, read_summary, summary_as_written
 from dmlbench.results.submissions import UNKNOWN, Job, jobs
-from dmlbench.results.writer import SPEC, changed_files
+from dmlbench.results.writer import TEXTS, changed_files
 from dmlbench.specs.cell import Cell, digest
 
 
@@ -144,7 +144,7 @@ def _look(folder: Path) -> CellState:
     try:
         summary, rows = read_summary(folder), read_history(folder)
         epoch = max((int(row["epoch"] or 0) for row in rows), default=0)
-        if summary is not None and (changed := changed_files(folder, summary, (SPEC, HISTORY))):
+        if summary is not None and (changed := changed_files(folder, summary, TEXTS)):
             return CellState(folder, "damaged", None, why=f"{folder}: {changed[0]}")
         cell = read_spec(folder)
         if summary is not None:

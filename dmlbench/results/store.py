@@ -30,7 +30,7 @@ from dmlbench.specs.yaml_files import parse_written
 
 DEFAULT_ROOT = Path("results/runs")
 State = Literal["missing", "running", "interrupted", "done", "failed", "damaged"]
-AGAIN = "delete its folder to run the cell again"
+AGAIN = "restore it from a copy, or move its folder away to run the cell again"
 LARGEST_SPEC = 2**24  # bytes
 LATER = (TEACHER_MODE, "variant", "marks")  # of an index: what earlier releases wrote otherwise
 # What YAML and the models raise for content that is none of a spec, however deep, long or oddly tagged.
@@ -256,10 +256,12 @@ def read_record(folder: Path) -> Record | Damaged | None:
     summary = attempt(read_summary, folder)
     if not isinstance(summary, Summary):
         return summary
-    if summary.files and (changed := changed_files(folder, summary, TEXTS)):
-        name, _, what = changed[0].partition(" ")
-        return Damaged(folder, f"{folder / name}: {what}; restore it, as from a copy")
-    return Record(folder, summary)
+    if not summary.files or not (changed := changed_files(folder, summary, TEXTS)):
+        return Record(folder, summary)
+    if attempt(read_summary, folder) != summary:  # the cell began again while it was read
+        return read_record(folder)
+    name, _, what = changed[0].partition(" ")
+    return Damaged(folder, f"{folder / name}: {what}; {AGAIN}")
 
 
 def read_summary(folder: Path) -> Summary | None:
@@ -340,7 +342,7 @@ def read_spec(folder: Path) -> Cell:
         raise UserError(f"{path}: not a readable spec ({reason})", hint=AGAIN) from error
     if stated != cell.hash:
         what = f"says hash {stated}, but its values give {cell.hash}: edited by hand, or of another dmlbench"
-        raise UserError(f"{path}: {what}", hint=f"restore it, or {AGAIN}")
+        raise UserError(f"{path}: {what}", hint=AGAIN)
     return cell
 
 

@@ -110,14 +110,23 @@ def changed_files(folder: Path, summary: Summary, looked_at: Collection[str] = F
     """
     files = {name: value for name, value in summary.files.items() if name in looked_at}
     there = {name for name in looked_at if (folder / name).is_file()}
-    wrong = [f"{name} is missing" for name in files.keys() - there]
-    wrong += [f"{name} came after summary.json" for name in there - files.keys()]
-    same = sorted(there & files.keys())
-    changed = [name for name in same if files[name] != file_digest(folder / name)]
-    changed = [name for name in changed if files[name] != _with_plain_ends(folder / name)]
-    return wrong + [f"{name} is not as it was written" for name in changed]
+    wrong = [f"{name} is missing" for name in sorted(files.keys() - there)]
+    wrong += [f"{name} came after summary.json" for name in sorted(there - files.keys())]
+    each = ((name, _changed(folder / name, files[name])) for name in sorted(there & files.keys()))
+    return wrong + [f"{name} {what}" for name, what in each if what]
+
+
+def _changed(path: Path, written: str) -> str:
+    """What is wrong with a file, given the digest of what was written; empty for nothing.
+
+    A text whose line ends git or an editor has converted is as it was written.
+    """
+    try:
+        same = file_digest(path) == written or (path.name in TEXTS and _with_plain_ends(path) == written)
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+    return "" if same else "is not as it was written"
 
 
 def _with_plain_ends(path: Path) -> str:
-    """SHA-256 of a text as it was written, where git or an editor has converted its line ends."""
-    return hashlib.sha256(path.read_bytes().replace(b"\r\n", b"\n")).hexdigest() if path.name in TEXTS else ""
+    return hashlib.sha256(path.read_bytes().replace(b"\r\n", b"\n")).hexdigest()

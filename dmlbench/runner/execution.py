@@ -246,7 +246,7 @@ def _of_loaders(todo: Sequence[Cell], execution: Execution) -> list[str]:
     if free is None or needed <= free:
         return []
     sizes = f"up to {needed / 2**20:,.0f} MiB of /dev/shm, which has {free / 2**20:,.0f}"
-    return [f"note: loaders take {sizes}; give the container more, or fewer --data-workers: 0 take none"]
+    return [f"note: loaders take {sizes}; a larger /dev/shm helps, or fewer --data-workers, such as 0"]
 
 
 def _exact(protocol: ProtocolSpec) -> bool:

@@ -162,8 +162,8 @@ def check_protocols(cells: Sequence[Cell], execution: Execution | None = None, *
     for cell in {(cell.dataset.name, digest(protocol_identity(cell.protocol))): cell for cell in cells}.values():
         if sizes := trained(cell.dataset, DATASETS.get(cell.dataset.name)):
             classes, images = sizes
-            held_out = held_out_classes(classes, cell.protocol.validation.classes)
-            check_batches(classes - held_out, images, cell.protocol.training)
+            left = classes - held_out_classes(classes, cell.protocol.validation.classes)
+            check_batches(left, images * left // classes, cell.protocol.training)
     for cell in {digest(cell.method.identity()): cell for cell in cells}.values():
         if cell.method.distillation and cell.method.distillation.teacher_weights:
             from dmlbench.training.build import trained_teacher

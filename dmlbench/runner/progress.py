@@ -1,5 +1,6 @@
 """Shows a run: bars on a terminal, plain lines elsewhere."""
 
+import errno
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -39,12 +40,20 @@ class SafeConsole(Console):
 
     def print(self, *objects: Any, **options: Any) -> None:  # noqa: ANN401 - rich's own
         """As rich does, but a table too wide for the terminal goes beyond its edge: a number cut short is another."""
-        before, needed = self._width, max((self._least(one) for one in objects if isinstance(one, Table)), default=0)
-        try:
-            self.width = max(self.width, needed)
+        needed = max((self._least(one) for one in objects if isinstance(one, Table)), default=0)
+        if needed <= self.width:
             super().print(*objects, **options)
-        finally:
-            self._width = before
+            return
+        with self._lock:  # other threads print lines meanwhile
+            before, self.width = self._width, needed
+            try:
+                super().print(*objects, **options)
+            finally:
+                self._width = before
+
+    def on_broken_pipe(self) -> None:
+        """Let the error go on: rich would end the command here, without a word."""
+        raise BrokenPipeError(errno.EPIPE, "nobody reads it any more")
 
     def _least(self, table: Table) -> int:
         """The least width of a table with whole words, which its columns are made to keep."""

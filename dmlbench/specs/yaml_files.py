@@ -119,7 +119,7 @@ for _tag in ("bool", "int", "float"):
 
 # Ten times as fast, where PyYAML was built with C. A text such as 1e-3 in a spec of an older dmlbench stays one.
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-BYTES = re.compile(r"\\u[dD][cC-fC-F]")  # how a byte of a name that is not UTF-8 is written; C reads none
+BYTES = re.compile(r"\\u[dD][c-fC-F]")  # how a byte of a name that is not UTF-8 is written; C reads none
 
 
 class _Dumper(yaml.SafeDumper):
@@ -127,7 +127,7 @@ class _Dumper(yaml.SafeDumper):
 
 
 class _FastDumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc] # ten times as fast in C
-    """The same."""
+    """The same, without names that are not UTF-8."""
 
 
 for _dumper in (_Dumper, _FastDumper):

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 LOCK_SECONDS = 120.0  # what eight runners that begin together wait for each other at most
+PAGE = re.compile(r"\.? Response body: '\s*<.*", re.DOTALL)  # a web server's page for people
 LINE_END = re.compile(r"(?<![.,:;?!])\s*\n\s*")  # of a line without a mark at its end
 ELSEWHERE = "name another store with MLFLOW_TRACKING_URI"
 
@@ -139,7 +140,7 @@ def own_words(error: BaseException) -> str:
 
     cause = error.__cause__ if isinstance(error.__cause__, DBAPIError) else error
     driver = cause.orig if isinstance(cause, DBAPIError) else None
-    words = LINE_END.sub("; ", str(driver or cause).strip())
+    words = LINE_END.sub("; ", PAGE.sub("", str(driver or cause).strip()))
     # Which of them it is about SQLite does not say.
     database = local_database(tracking_uri()) if driver else None
     return f"{database}: {words}" if database else words
@@ -194,12 +195,10 @@ def delete(client: "MlflowClient", runs: "Iterable[Run]") -> None:
 @contextmanager
 def deleted_on_error(client: "MlflowClient", run_id: str) -> Iterator[None]:
     """Delete a run rather than leave it half filled."""
-    from mlflow.exceptions import MlflowException
-
     try:
         yield
     except BaseException:
-        with suppress(MlflowException):
+        with suppress(Exception):  # what stopped the sending is what counts
             client.delete_run(run_id)
         raise
 

@@ -233,7 +233,6 @@ def active(client: "MlflowClient", experiment: str) -> Iterator[None]:
     """
     from mlflow.exceptions import MlflowException
 
-    _check_active(client.get_experiment(experiment))
     try:
         yield
     except MlflowException as error:

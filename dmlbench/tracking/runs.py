@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 BATCH = 1000  # metrics in one request: the server's limit
 CELL_LOCK = ".mlflow.lock"
-PATIENCE = 3  # results that a store refuses one after the other before all are given up
+NAMED = 3  # results that a store refuses; what it says of more is most often the same
 
 
 @dataclass
@@ -117,24 +117,25 @@ def send_all(client: "MlflowClient", records: Iterable[Record], tell: Callable[[
         Of each result whether anything was sent, and None where it cannot be.
 
     Raises:
-        TrackingError: where the store does not answer, or refuses several in a row: then it is no result's fault.
+        TrackingError: where the store does not answer.
     """
     said: set[str] = set()
-    in_a_row, files = 0, Files(lambda line: tell(f"warning: {line}"))
+    refused, files = 0, Files(lambda line: tell(f"warning: {line}"))
     for record in records:
         try:
             yield send(client, record, files=files)
-            in_a_row = 0
             continue
         except UserError as error:
             line = f"error: {error}"
         except DeletedExperimentError as error:
             line = f"error: MLflow: {error.brief}"
         except TrackingError as error:
-            in_a_row += 1
-            if in_a_row == PATIENCE or not answers(client):
+            if not answers(client):
                 raise
+            refused += 1
             line = f"error: MLflow: {record.folder}: {error.brief}"
+            if refused > NAMED:
+                line = "error: MLflow: more results are refused"
         if line not in said:
             said.add(line)
             tell(line)

@@ -295,6 +295,30 @@ def test_an_output_that_cannot_be_written_is_said(
     assert refused.returncode == 2
 
 
+def test_a_run_whose_reader_goes_says_how_to_resume(toy: Path, tmp_path: Path, environment: dict[str, str]) -> None:
+    command = [str(Path(sys.executable).with_name("dmlbench")), *UNTRACKED]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, text=True, **pipes) as run:
+        run.stdout.readline()
+        run.stdout.close()
+        said = run.stderr.read()
+    assert run.returncode == 1
+    assert said.splitlines() == [
+        "error: standard output: its reader has gone; finished epochs are kept: rerun the same command to resume"
+    ]
+
+
+def test_python_starts_no_other_dmlbench_than_the_installed(tmp_path: Path, environment: dict[str, str]) -> None:
+    copied = tmp_path / "dmlbench"
+    copied.mkdir()
+    for name in ("__init__.py", "__main__.py"):
+        shutil.copy(Path(__file__).parents[2] / "dmlbench" / name, copied)
+    command = [sys.executable, "-m", "dmlbench", "--version"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, check=False, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: {copied}: not the dmlbench that is installed (that is ")
+
+
 def test_python_starts_the_command_by_the_package_s_name(
     installed: Command, tmp_path: Path, environment: dict[str, str]
 ) -> None:

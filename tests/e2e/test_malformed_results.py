@@ -148,7 +148,7 @@ def test_a_damaged_cell_of_the_matrix_itself_is_kept_and_the_rest_runs(dmlbench:
     done = dmlbench(*run, *tiny, "--seeds", "2")
     assert done.returncode == 1, done.stderr
     assert "2 cells: 1 there already (1 damaged), 1 to run" in done.stdout
-    assert "delete its folder to run the cell again" in done.stdout
+    assert "restore it from a copy, or move its folder away to run the cell again" in done.stdout
     assert named(done.stdout, "summary.json") == {"summary.json": 1}
     assert summary.read_text() == "{"
     assert len(list((tmp_path / "runs").rglob("summary.json"))) == 2

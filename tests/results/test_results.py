@@ -7,12 +7,13 @@ import pytest
 import dmlbench
 from dmlbench.errors import UserError
 from dmlbench.results import environment as provenance
+from dmlbench.results import store, writer
 from dmlbench.results.environment import machine_and_load, of_all_attempts
 from dmlbench.results.frames import load_history, load_results
 from dmlbench.results.history import selections
 from dmlbench.results.records import INDEX, Environment
 from dmlbench.results.status import overview, problems
-from dmlbench.results.store import Roots, Store
+from dmlbench.results.store import Roots, Store, read_record
 from dmlbench.results.writer import CellWriter
 from dmlbench.runner.tasks import RunOptions
 from tests.begun import ended
@@ -135,6 +136,32 @@ def test_a_damaged_result_is_left_out_and_named(root, make_cell):
         assert load(root, found.append)["seed"].unique().tolist() == [2]
         assert "history.csv: is not as it was written; restore it" in found[-1].reason
         assert "delete" not in found[-1].reason
+
+
+def test_a_result_that_cannot_be_read_holds_up_no_other(root, make_cell, monkeypatch):
+    unreadable, _ = (write(root, make_cell(seed=seed)) for seed in (0, 1))
+    real, found = writer.file_digest, []
+
+    def refuse(path):
+        if path.parent == unreadable:
+            raise PermissionError(13, "Permission denied")
+        return real(path)
+
+    monkeypatch.setattr(writer, "file_digest", refuse)
+    assert load_results(root, found.append)["seed"].unique().tolist() == [1]
+    assert "history.csv: cannot be read (Permission denied)" in found[0].reason
+
+
+def test_a_cell_that_begins_again_while_it_is_read_is_not_damaged(root, make_cell, monkeypatch):
+    folder, real = write(root, make_cell()), store.changed_files
+
+    def begun_again(*arguments):
+        (folder / "summary.json").unlink(missing_ok=True)
+        (folder / "history.csv").write_text("epoch")
+        return real(*arguments)
+
+    monkeypatch.setattr(store, "changed_files", begun_again)
+    assert read_record(folder) is None
 
 
 def test_a_history_that_lost_its_end_is_not_taken_for_whole(root, make_cell):
