@@ -65,7 +65,7 @@ def test_a_server_on_postgresql_that_vanishes_in_the_midst_of_a_run(
     if programs is None:
         assert not os.environ.get(REQUIRE), "PostgreSQL is required here and not installed"
         pytest.skip("PostgreSQL's server programs are not installed")
-    with postgresql(tmp_path / "postgresql", programs) as store, mlflow_server(tmp_path, store) as server:
+    with postgresql(programs) as store, mlflow_server(tmp_path, store) as server:
         four = (*RUN, "--methods", "ms,margin", "--seeds", "2", "--workers", "1")
         with start(environment, tmp_path, *four, MLFLOW_TRACKING_URI=server.uri) as running:
             assert running.stdout is not None

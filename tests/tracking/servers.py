@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import urllib.request
@@ -120,16 +121,20 @@ def postgresql_programs() -> Path | None:
 
 
 @contextmanager
-def postgresql(folder: Path, programs: Path) -> Iterator[str]:
-    """A database server of its own in a folder; its address for SQLAlchemy. It refuses to run as root."""
+def postgresql(programs: Path) -> Iterator[str]:
+    """A database server of its own; its address for SQLAlchemy. It refuses to run as root.
+
+    Its folder is none of pytest's, which are the user's alone: every session that begins makes them so again.
+    """
+    with tempfile.TemporaryDirectory(prefix="dmlbench-postgresql-", ignore_cleanup_errors=True) as folder:
+        yield from _serving(Path(folder), programs)
+
+
+def _serving(folder: Path, programs: Path) -> Iterator[str]:
     data, port = folder / "data", free_port()
-    folder.mkdir(parents=True)
     prefix: list[str] = []
     if os.geteuid() == 0:
         shutil.chown(folder, "postgres")
-        for parent in folder.parents:  # pytest's folders are the user's alone
-            if parent.stat().st_mode & 0o001 == 0:
-                parent.chmod(parent.stat().st_mode | 0o011)
         prefix = ["runuser", "-u", "postgres", "--"]
 
     def run(*command: object, check: bool = True) -> None:

@@ -91,7 +91,7 @@ def test_a_database_server_that_vanishes_is_one_line_and_nothing_in_the_log(in_f
     programs = postgresql_programs()
     if programs is None:
         pytest.skip("PostgreSQL's server programs are not installed")
-    with postgresql(in_folder / "postgresql", programs) as uri:
+    with postgresql(programs) as uri:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
         client = connect()
         assert send(client, finished())
