@@ -96,7 +96,7 @@ def test_a_run_on_gpus_says_what_makes_it_slow(store, gpus, make_cell):
     assert "loaders take" not in said
     large = [dataclasses.replace(own, protocol=of_photographs(own.protocol)) for own in cells]
     said = "\n".join(matrix.notes(large, large, Execution(store)))
-    assert "note: loaders take up to 588 MiB of /dev/shm, which has 64; give the container more, or fewer" in said
+    assert "note: loaders take up to 588 MiB of /dev/shm, which has 64; a larger /dev/shm helps, or fewer" in said
     half = [make_cell(autocast="bfloat16")]
     assert not any("TF32" in line for line in matrix.notes(half, half, Execution(store)))
 
@@ -106,7 +106,7 @@ def test_loaders_of_a_cpu_share_little_memory_too(store, make_cell, monkeypatch)
     cells = [dataclasses.replace(make_cell(), protocol=of_photographs(make_cell().protocol))]
     said = "\n".join(matrix.notes(cells, cells, Execution(store, device="cpu", data_workers=2)))
     assert "note: loaders take up to 147 MiB of /dev/shm, which has 1; " in said
-    assert "--data-workers: 0 take none" in said
+    assert "or fewer --data-workers, such as 0" in said
     for workers in (None, 0):
         assert not any("shm" in line for line in matrix.notes(cells, cells, Execution(store, data_workers=workers)))
 
