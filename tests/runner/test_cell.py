@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dmlbench.data.images import Dataset, Split
-from dmlbench.errors import DivergedError, UserError
+from dmlbench.errors import DivergedError, UserError, one_line
 from dmlbench.results.events import Claimed, Epoch, Finished, Halted, Started
 from dmlbench.results.store import Store, ended_at, read_summary
 from dmlbench.runner import cell as module
@@ -286,6 +286,12 @@ def test_memory_that_a_gpu_lacks_says_what_helps(failing):
 def test_loaders_without_shared_memory_are_told_what_helps(failing, said):
     _, summary, _ = failing(RuntimeError(said), "cpu")
     assert summary.error.message == f"{said}; what helps: --data-workers 0, or a larger /dev/shm"
+
+
+def test_a_message_of_megabytes_is_kept_and_said_in_part(failing):
+    _, summary, _ = failing(RuntimeError("x" * 3_000_000), "cpu")
+    assert len(summary.error.message) <= 20_000
+    assert len(one_line(summary.error.message)) < 1_100
 
 
 NO_MEMORY = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`", "CUDNN_STATUS_ALLOC_FAILED")
