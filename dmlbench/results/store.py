@@ -90,9 +90,8 @@ class Store:
         """The cell's result, or why it is none; None while nothing is there."""
         folder = self.folder(cell)
         record = read_record(folder)
-        if isinstance(record, Record) and (found := record.summary.cell.hash) != cell.hash:
-            told = f"{folder / 'summary.json'}: is the result of cell {found}, not of {cell.hash}"
-            return Damaged(folder, f"{told}; it was edited or copied here; {AGAIN}")
+        if isinstance(record, Record) and record.summary.cell.hash != cell.hash:
+            return _of_another(folder, record.summary.cell.hash, cell.hash)
         return record
 
     def folders(self) -> list[Path]:
@@ -260,8 +259,16 @@ def read_record(folder: Path) -> Record | Damaged | None:
         return Record(folder, summary)
     if attempt(read_summary, folder) != summary:  # the cell began again while it was read
         return read_record(folder)
+    spec = attempt(read_spec, folder)
+    if isinstance(spec, Cell) and spec.hash != summary.cell.hash:
+        return _of_another(folder, summary.cell.hash, spec.hash)
     name, _, what = changed[0].partition(" ")
     return Damaged(folder, f"{folder / name}: {what}; {AGAIN}")
+
+
+def _of_another(folder: Path, found: str, wanted: str) -> Damaged:
+    told = f"{folder / 'summary.json'}: is the result of cell {found}, not of {wanted}"
+    return Damaged(folder, f"{told}; it was edited or copied here; {AGAIN}")
 
 
 def read_summary(folder: Path) -> Summary | None:
