@@ -127,40 +127,38 @@ def _gains(scope: Scope, shown: pd.DataFrame, numbers: Numbers, effects: Mapping
 
 
 def _of_claim(judged: Judged) -> str:
-    """What was claimed, what was found, and how sure that is, in one sentence."""
+    """What was found of a claim, in one short sentence: its verdict, the effect, and every base's verdict."""
     claim = judged.declared.claim
+    bases = _listed(claim.bases) if len(claim.bases) == 1 else counted(len(claim.bases), "base")
     where = f" on {_listed(judged.datasets)}" if judged.datasets else ""
-    metric, bases = metric_name(claim.metric), _listed(claim.bases)
+    what = f"{claim.modifier} improves {metric_name(claim.metric)} of {bases}{where}"
     if judged.main is None:
         why = (
             f"{counted(judged.missing, 'cell')} without a result" if judged.missing else "no seed has all of its cells"
         )
-        return f"The claim that {claim.modifier} improves {metric} of {bases}{where} cannot be judged yet: {why}."
-    several = len(judged.bases) > 1
-    what = f"{claim.modifier} improves {metric}{where if several else f' of {bases}{where}'}"
-    estimate, kind = judged.main.estimate, judged.main.verdict
-    answer = ANSWERS[kind].format(made=_made(judged), what=what)
-    mean = f"Averaged over {bases}, {answer[0].lower()}{answer[1:]}" if several else answer
+        return f"The claim that {what} cannot be judged yet: {why}."
+    estimate = judged.main.estimate
     interval = f" [{points(estimate.low)}, {points(estimate.high)}]" if estimate.n > 1 else ""
-    return f"{mean}: {points(estimate.mean)} points{interval} over {counted(estimate.n, 'seed')}{_each(judged)}."
+    answer = ANSWERS[judged.main.verdict] + (" on average" if len(judged.bases) > 1 else "")
+    return f"{answer}: {what}: {points(estimate.mean)} points{interval}{_each(judged)}."
 
 
-ANSWERS = {
-    "better": "The results support the claim, made {made}, that {what}",
-    "worse": "The results contradict the claim, made {made}, that {what}",
-    "equivalent": "The results show no gain that matters, against the claim, made {made}, that {what}",
-    "inconclusive": "The results do not decide the claim, made {made}, that {what}",
-    "": "Seeds are too few to judge the claim, made {made}, that {what}",
+ANSWERS = {  # the verdict first: it is read in seconds
+    "better": "Supported",
+    "worse": "Contradicted",
+    "equivalent": "No gain that matters",
+    "inconclusive": "Not decided",
+    "": "Too few seeds",
 }
 
 
-def _made(judged: Judged) -> str:
-    """When a claim was made: what had been seen by then."""
-    begun, cells = judged.declared.begun, len(judged.declared.cells)
-    return f"when {begun} of its {cells} cells had begun" if 0 < begun < cells else TIMES[begun > 0]
-
-
-TIMES = ("before the runs", "after the runs")
+def _made(claims: Sequence[Judged]) -> str:
+    """When claims were made; empty without any."""
+    late = [judged.declared.claim.modifier for judged in claims if judged.declared.begun]
+    if not claims or not late:
+        return "Claims were made before the runs." if claims else ""
+    which = "Claims" if len(late) == len(claims) else f"Claims of {_listed(late)}"
+    return f"{which} were made when some of their cells, or all, had begun, so they are not confirmatory."
 
 
 def _each(judged: Judged) -> str:
@@ -171,7 +169,7 @@ def _each(judged: Judged) -> str:
         return ""
     verdicts = {kind: [base.name for base in judged.bases if base.verdict == kind] for kind in LABELS if kind}
     found = [f"{kind} on {_listed(names)}" for kind, names in verdicts.items() if names]
-    return f"; by base: {', '.join(found)}" if found else ""
+    return f"; {', '.join(found)}" if found else ""
 
 
 def _found(scope: Scope, shown: pd.DataFrame, numbers: Numbers) -> str:
@@ -257,7 +255,7 @@ def _certainty(shown: pd.DataFrame, claims: Sequence[Judged]) -> str:
     made += ", also between modifiers" if more.any() else ""
     corrected = f"; verdicts corrected for all {families} comparisons {made}" if families not in ("", "1") else ""
     said = f"{declared}{pairs} seeds each, paired; 95% t-intervals{corrected}."
-    return " ".join([said[0].upper() + said[1:], *power(shown)])
+    return " ".join(filter(None, [_made(claims), said[0].upper() + said[1:], *power(shown)]))
 
 
 def _listed(names: Sequence[str], last: str = "and") -> str:

@@ -79,10 +79,9 @@ def test_a_claim_comes_first(tmp_path):
     claim = Claim(modifier="obdsd", bases=("ms",), datasets=("glyphs",), effect=2.0)
     judged = judge(after_the_fact(claim, shown), shown)
     found = opening(numbers_of(tmp_path), (judged,), DEFAULT)
-    assert found.sentences[0].startswith(
-        "The results support the claim, made after the runs, that obdsd improves R@1 of ms on glyphs: +2.70 points [+"
-    )
-    assert found.sentences[0].endswith("over 5 seeds.")
+    assert re.fullmatch(r"Supported: obdsd improves R@1 of ms on glyphs: \+2\.70 points \[\+.*\]\.", found.sentences[0])
+    late = "Claims were made when some of their cells, or all, had begun, so they are not confirmatory. 5 seeds each"
+    assert found.certainty.startswith(late)
     assert "Exploratory" not in found.certainty
     assert found.gains.effect("obdsd") == 2.0
     assert found.gains.effect("psd") == 1.0
@@ -98,7 +97,8 @@ def test_a_claim_of_several_bases_says_where_it_holds(tmp_path):
     claim = Claim(modifier="obdsd", bases=("ms", "proxyanchor"), datasets=("glyphs",))
     judged = judge(after_the_fact(claim, shown), shown)
     sentence, *_ = opening(numbers_of(tmp_path), (judged,), DEFAULT).sentences
-    assert sentence.endswith("] over 7 seeds; by base: better on ms, equivalent on proxyanchor.")
+    assert sentence.startswith("Supported on average: obdsd improves R@1 of 2 bases on glyphs: +1.37 points [+")
+    assert sentence.endswith("]; better on ms, equivalent on proxyanchor.")
 
 
 def test_a_claim_without_all_bases_is_not_judged(results, numbers):
