@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 Group = dict[str, Any]  # of an optimiser: `params`, `lr`, `weight_decay`
 Miner = Callable[[Tensor, Tensor, torch.Generator], Tensor]
+CALLED = "a loss is called as loss(embeddings (B, D), labels (B,)), and gets generator, epoch, epochs, indices by name"
 
 
 @dataclass
@@ -167,6 +168,10 @@ class StepContext:
             embeddings: Of unit length.
             generator: The mining's randomness; by default the mining stream from the step's beginning.
             references: Embeddings (M, D) and labels (M,) that the batch forms pairs with in place of itself.
+
+        Raises:
+            TypeError: where the loss does not take what it is called with.
+            ValueError: where it gives no scalar.
         """
         generator = self.generator() if generator is None else generator
         given = {"indices": self.indices, "epoch": self.epoch, "epochs": self.epochs, "generator": generator}
@@ -175,6 +180,7 @@ class StepContext:
             asked["triplets"] = self.miner(embeddings.detach(), self.labels, generator)
         if references is not None:
             asked["references"], asked["reference_labels"] = references
+        _check_call(criterion.__class__.forward, tuple(asked))
         return scalar(criterion(embeddings, self.labels, **asked))
 
     def embed(self, network: nn.Module) -> Tensor:
@@ -203,6 +209,15 @@ def _asked(forward: Callable[..., Any]) -> tuple[str, ...]:
     """What a ranking loss may ask for by the names of its parameters, such as a schedule for `epoch`."""
     parameters = inspect.signature(forward).parameters
     return tuple(name for name in ("indices", "epoch", "epochs", "generator") if name in parameters)
+
+
+@cache
+def _check_call(forward: Callable[..., Any], names: tuple[str, ...]) -> None:
+    """Raise TypeError, with how a loss is called, where one does not take that."""
+    try:
+        inspect.signature(forward).bind(None, None, None, **dict.fromkeys(names))
+    except TypeError as error:
+        raise TypeError(f"{error}; {CALLED}") from None
 
 
 class Modifier(nn.Module):

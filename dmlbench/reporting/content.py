@@ -33,6 +33,7 @@ from dmlbench.analysis.estimates import SELECTIONS, selections_of, verdict_selec
 from dmlbench.analysis.groups import DEFAULT, METHOD, Against, Group, groups, in_order, paired, slug, without_paths
 from dmlbench.analysis.variance import variances
 from dmlbench.errors import counted
+from dmlbench.reporting.evidence import with_interleaved
 from dmlbench.reporting.figures import (
     Setup,
     accuracy_plot,
@@ -147,6 +148,11 @@ class Material:
         """Colours and signs for every method of the report."""
         return Look.of(pd.concat([self.numbers.results[METHOD], measured_frame(self.measurements)[METHOD]]))
 
+    @cached_property
+    def steps(self) -> pd.DataFrame:
+        """The ratio of every method's step time to its reference's, by the best evidence there is."""
+        return with_interleaved(self.numbers.overhead, self.measurements, self.numbers.results)
+
     def drawn(self, *plots: Plot | None) -> list[Picture]:
         """Write figures, those that there are."""
         return [save(plot, self.figures) for plot in plots if plot is not None]
@@ -204,7 +210,7 @@ class _Group:
             " ".join([facts, *about_pairs(self.group.of(self.numbers.seeds), self.material.against)]),
             [part for part in parts if part.pictures or part.tables],
             self.group,
-            verdicts(self.group, found, self.numbers.overhead),
+            verdicts(self.group, found, self.material.steps),
         )
 
     def _accuracy(self, selection: str, folded: bool) -> Part:
@@ -277,8 +283,9 @@ class _Group:
             plots.append(overhead_plot(self.group, drawn, self.look))
         if len(phases):
             plots.append(phases_plot(self.group, phases))
-        if set(measured["name"]) & set(gains["name"]):
-            plots.append(plane_plot(self.group, self.chosen, gains, measured, self.look))
+        steps = self.material.steps[self.material.steps["n"] > 0]
+        if set(steps["name"]) & set(gains["name"]):
+            plots.append(plane_plot(self.group, self.chosen, gains, steps, self.look))
         tables = [overhead_table(self.group, self.numbers.overhead)] if len(ratios) else []
         timed = (self.trained["modifier"] != "") & self.trained["network"].isin([MEAN, ENSEMBLE])
         without = [name for name in self.trained.loc[timed, "name"].unique() if name not in set(measured["name"])]

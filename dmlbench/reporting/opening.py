@@ -5,7 +5,7 @@ All three are of one protocol: of several, of the one with the most results. Sec
 
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
@@ -14,8 +14,9 @@ from dmlbench.analysis.claims import Judged
 from dmlbench.analysis.comparisons import primary
 from dmlbench.analysis.estimates import SELECTIONS, selections_of, verdict_selection
 from dmlbench.analysis.groups import Against, Group, groups, slug, without_paths
-from dmlbench.analysis.statistics import EFFECT, FEWEST
+from dmlbench.analysis.statistics import EFFECT, FEWEST, detectable
 from dmlbench.errors import counted
+from dmlbench.reporting.evidence import with_claims
 from dmlbench.reporting.figures import Gains
 from dmlbench.reporting.naming import metric_name, named, percent, points
 from dmlbench.reporting.numbers import METRIC, Numbers
@@ -36,6 +37,12 @@ from dmlbench.specs.overrides import Settings
 RANKS = "Rank {}, of {} rows: the comparisons do not decide which of them it is."
 TRANSFERRED = "Transferred: with the values that were published for that protocol, and no weights of it."
 OTHER_TEST = "Signs here are exploratory, corrected over all comparisons; a claim's own test may give another verdict."
+CLAIMED = "Signs are the verdicts of the claims."
+SOME_CLAIMED = (
+    "Signs of what a claim names are its verdicts; all others are exploratory, corrected over all comparisons."
+)
+INTERLEAVED = "interleaved: measured apart, in steps by turns (Cost of a step)"
+SHARED = "from these trainings, which may have shared the machine"
 DASH = "–: a base. Bases are compared with each other in the sections below."
 MOST_CLAIMS = 4  # sentences of claims that a reader takes in at once
 MOST_ROWS = 40  # of the gain matrix; a study with more is shown averaged over its datasets
@@ -99,8 +106,17 @@ class Opening:
     table: Table
 
 
-def opening(numbers: Numbers, claims: Sequence[Judged], against: Against) -> Opening | None:
-    """The first screen; None where the report has no results of methods."""
+def opening(
+    numbers: Numbers, claims: Sequence[Judged], against: Against, steps: pd.DataFrame | None = None
+) -> Opening | None:
+    """The first screen; None where the report has no results of methods.
+
+    Args:
+        numbers: Of the report.
+        claims: Judged by its results.
+        against: What differences are to.
+        steps: Rows of `with_interleaved`, if step times were measured so.
+    """
     scope = Scope.of(numbers)
     if scope is None:
         return None
@@ -113,17 +129,23 @@ def opening(numbers: Numbers, claims: Sequence[Judged], against: Against) -> Ope
     if len(own) > MOST_CLAIMS:
         sentences.append(f"{counted(len(own) - MOST_CLAIMS, 'more claim')}: see Declared claims.")
     sentences += _failed(scope, numbers)
-    gains = _gains(scope, shown, numbers, effects) if len(shown) else None
-    return Opening(sentences, _certainty(shown, own), gains, board_table(scope, numbers, shown, claimed=bool(own)))
+    judged_rows = with_claims(shown, own)
+    costs = scope.of_protocol(numbers.overhead.assign(interleaved=False) if steps is None else steps)
+    gains = _gains(scope, judged_rows, numbers, costs, effects) if len(shown) else None
+    table = board_table(scope, numbers.leaderboard, judged_rows, costs, claimed=bool(own))
+    return Opening(sentences, _certainty(judged_rows, own), gains, table)
 
 
-def _gains(scope: Scope, shown: pd.DataFrame, numbers: Numbers, effects: Mapping[str, float]) -> Gains:
+def _gains(
+    scope: Scope, shown: pd.DataFrame, numbers: Numbers, costs: pd.DataFrame, effects: Mapping[str, float]
+) -> Gains:
     bases = shown[["base", "base_settings"]].drop_duplicates()
     title, pooled = scope.title, scope.of_protocol(primary(numbers.pooled))
     if len(bases) * len(scope.datasets) > MOST_ROWS and len(pooled):
         kept = pooled[pooled["name"].isin(set(shown["name"])) & (pooled["n"] > 0)]
-        title, shown = f"{title}, averaged over them", kept.assign(dataset=f"{len(scope.datasets)} datasets")
-    return Gains(title, f"{scope.slug}_{scope.selection}", shown, scope.of_protocol(numbers.overhead), effects)
+        where = f"{len(scope.datasets)} datasets"
+        title, shown = f"{title}, averaged over them", kept.assign(dataset=where, claimed=False)
+    return Gains(title, f"{scope.slug}_{scope.selection}", shown, costs, effects)
 
 
 def _of_claim(judged: Judged) -> str:
@@ -131,24 +153,24 @@ def _of_claim(judged: Judged) -> str:
     claim = judged.declared.claim
     bases = _listed(claim.bases) if len(claim.bases) == 1 else counted(len(claim.bases), "base")
     where = f" on {_listed(judged.datasets)}" if judged.datasets else ""
-    what = f"{claim.modifier} improves {metric_name(claim.metric)} of {bases}{where}"
+    what = f"{metric_name(claim.metric)} of {bases}{where}"
     if judged.main is None:
         why = (
             f"{counted(judged.missing, 'cell')} without a result" if judged.missing else "no seed has all of its cells"
         )
-        return f"The claim that {what} cannot be judged yet: {why}."
+        return f"The claim that {claim.modifier} improves {what} cannot be judged yet: {why}."
     estimate = judged.main.estimate
     interval = f" [{points(estimate.low)}, {points(estimate.high)}]" if estimate.n > 1 else ""
-    answer = ANSWERS[judged.main.verdict] + (" on average" if len(judged.bases) > 1 else "")
-    return f"{answer}: {what}: {points(estimate.mean)} points{interval}{_each(judged)}."
+    answer = ANSWERS[judged.main.verdict].format(" on average" if len(judged.bases) > 1 else "", claim.modifier)
+    return f"{answer} {what}: {points(estimate.mean)} points{interval}{_each(judged)}."
 
 
 ANSWERS = {  # the verdict first: it is read in seconds
-    "better": "Supported",
-    "worse": "Contradicted",
-    "equivalent": "No gain that matters",
-    "inconclusive": "Not decided",
-    "": "Too few seeds",
+    "better": "Supported{}: that {} improves",
+    "worse": "Contradicted{}: that {} improves",
+    "equivalent": "No gain that matters{} from {} in",
+    "inconclusive": "Not decided{}: whether {} improves",
+    "": "Too few seeds: whether {1} improves",
 }
 
 
@@ -243,19 +265,41 @@ def _first(scope: Scope, numbers: Numbers, where: str) -> str:
 
 
 def _certainty(shown: pd.DataFrame, claims: Sequence[Judged]) -> str:
-    """How sure what was found is: pairs, corrections and power."""
+    """How sure what was found is: pairs, corrections and power; of claims, where there are any, for they come first."""
     if shown.empty:
         return ""
-    pairs = _listed([str(n) for n in sorted(set(shown["n"]))], "or")
-    declared = "" if claims else "Exploratory, for no claim was declared before the runs: "
-    tested = shown[shown["verdict"] != ""]
+    pairs = f"{_listed([str(n) for n in sorted(set(shown['n']))], 'or')} seeds each, paired; 95% t-intervals"
+    rest = shown[~shown["claimed"]]
+    corrected = _corrected(rest)
+    if not claims:
+        declared = f"Exploratory, for no claim was declared before the runs: {pairs}"
+        return " ".join([f"{declared}; {corrected}." if corrected else f"{declared}.", *power(shown)])
+    others = [f"All other signs are exploratory, {corrected.removeprefix('verdicts ')}."] if corrected else []
+    return " ".join(filter(None, [_made(claims), f"{pairs}.", *_power(claims), *others]))
+
+
+def _corrected(compared: pd.DataFrame) -> str:
+    """Over how many comparisons verdicts are corrected; empty for one, and without any."""
+    tested = compared[compared["verdict"] != ""]
     families = _listed([f"{size:.0f}" for size in sorted(set(tested["family"]))], "or")
+    if families in ("", "1"):
+        return ""
     made = "made on each dataset" if len(set(tested["dataset"])) > 1 else "that were made"
     more = tested["family"] > tested.groupby("dataset")["family"].transform("size")
-    made += ", also between modifiers" if more.any() else ""
-    corrected = f"; verdicts corrected for all {families} comparisons {made}" if families not in ("", "1") else ""
-    said = f"{declared}{pairs} seeds each, paired; 95% t-intervals{corrected}."
-    return " ".join(filter(None, [_made(claims), said[0].upper() + said[1:], *power(shown)]))
+    return f"verdicts corrected for all {families} comparisons {made}{', also between modifiers' if more.any() else ''}"
+
+
+def _power(claims: Sequence[Judged]) -> list[str]:
+    """How claims are corrected, and which main effects their seeds find."""
+    mains = [own.main for own in claims if own.main and own.main.estimate.std > 0]
+    if not mains:
+        return []
+    several = any(len(own.bases) > 1 for own in claims)
+    corrected = "Each claim is corrected for its own bases. " if several else ""
+    found = [detectable(main.estimate.std, main.estimate.n) for main in mains]
+    span = " to ".join(dict.fromkeys(percent(each) for each in (min(found), max(found))))
+    effect = "mean effect over its bases" if several else "effect"
+    return [f"{corrected}Power: a true {effect} of {span} points is found in 80% of studies."]
 
 
 def _listed(names: Sequence[str], last: str = "and") -> str:
@@ -263,27 +307,30 @@ def _listed(names: Sequence[str], last: str = "and") -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} {last} {names[-1]}" if names else ""
 
 
-def board_table(scope: Scope, numbers: Numbers, compared: pd.DataFrame, *, claimed: bool) -> Table:
+def board_table(
+    scope: Scope, board: pd.DataFrame, compared: pd.DataFrame, costs: pd.DataFrame, *, claimed: bool
+) -> Table:
     """Every method on every dataset of a protocol, the best first, with its gain and its cost.
 
     Args:
         scope: Protocol, datasets and choice of the epoch.
-        numbers: Of the report.
-        compared: Its rows of `comparisons.primary` whose gain is shown.
+        board: The report's leaderboard.
+        compared: Rows of `with_claims` whose gain is shown.
+        costs: Rows of `with_interleaved` of the protocol.
         claimed: Whether claims are tested on the same cells.
     """
-    board = scope.of_protocol(numbers.leaderboard)
+    board = scope.of_protocol(board)
     found = {(row["name"], row["dataset"]): row for row in board.to_dict("records")}
     gained = {(row["name"], row["dataset"]): row for row in compared.to_dict("records")}
     # A base has a reference, too, another base: in one column the two would be taken for the same.
-    timed = scope.of_protocol(numbers.overhead)
-    timed = timed[(timed["n"] > 0) & timed["name"].isin(set(compared["name"]))]
-    costs = {str(name): own.to_dict("records") for name, own in timed.groupby("name")}
+    timed = costs[(costs["n"] > 0) & costs["name"].isin(set(compared["name"]))]
+    steps = {str(name): _step(own) for name, own in timed.groupby("name")}
     several, seeds = len(scope.datasets) > 1, board.groupby("name", sort=False)["n"].max()
     counts = set(map(int, board["n"]))
     others = {name for name, dataset in found if (name, dataset) not in gained} - set(compared["to_name"][:1])
     bases = others & set(board.loc[(board["modifier"] == "") & (board["n"] > 0), "name"])
-    shown = _Shown(_reference(compared), bool(costs), 0 if len(counts) > 1 else counts.pop(), bases=bool(bases))
+    how = _how_timed(timed)
+    shown = _Shown(_reference(compared), how, 0 if len(counts) > 1 else counts.pop(), bases=bool(bases))
     rows = []
     for name in _best_first(board):
         own = [found.get((name, dataset)) for dataset in scope.datasets]
@@ -293,17 +340,36 @@ def board_table(scope: Scope, numbers: Numbers, compared: pd.DataFrame, *, claim
             figures += [] if several else [Entry(rank_range(row) if row else "–")]
             figures += [_gain(gained.get((name, dataset)), shown.reference)] if shown.reference else []
         marks = "; ".join(dict.fromkeys(row["marks"] for row in own if row and row["marks"]))
-        rows.append((Entry(name), *figures, *([step_time_entry(costs.get(name, []))] if costs else []), Entry(marks)))
+        rows.append((Entry(name), *figures, *([steps.get(name, Entry("–"))] if steps else []), Entry(marks)))
     return Table(
         f"board_{scope.slug}_{scope.selection}",
         f"Leaderboard of {scope.title}; {SELECTIONS[scope.selection] if (board['n'] > 0).any() else NOT_TRAINED}",
         (*_columns(scope, shown), "Marks"),
         tuple(rows),
-        (*_notes(board, shown), *([OTHER_TEST] if claimed and shown.reference else [])),
+        (*_notes(board, shown), *([signs_of(compared)] if claimed and shown.reference else [])),
     )
 
 
-SPREAD = (" [95% t-interval]", "; over datasets")  # of step times: on one dataset, on several
+def _step(ratios: pd.DataFrame) -> Entry:
+    """A method's step time; it says so where it is that of interleaved steps."""
+    entry, measured = step_time_entry(ratios.to_dict("records")), ratios["interleaved"]
+    alike = step_time_entry(ratios[measured].to_dict("records")[:1])  # the same on every dataset
+    return replace(alike, interval=f"{alike.interval} interleaved".strip()) if measured.any() else entry
+
+
+def _how_timed(ratios: pd.DataFrame) -> str:
+    """How step times were taken; empty without any."""
+    measured = ratios["interleaved"]
+    if ratios.empty or not measured.any():
+        return SHARED if len(ratios) else ""
+    return INTERLEAVED if measured.all() else f"{INTERLEAVED}; others {SHARED}"
+
+
+def signs_of(compared: pd.DataFrame) -> str:
+    """Whose verdicts are shown, where claims are tested on the same cells."""
+    return CLAIMED if compared["claimed"].all() else SOME_CLAIMED if compared["claimed"].any() else OTHER_TEST
+
+
 BASE, EACH = "base", "reference"  # what gains are over, where it is no single method
 
 
@@ -311,11 +377,12 @@ BASE, EACH = "base", "reference"  # what gains are over, where it is no single m
 class _Shown:
     """What the columns of the first table are of: the reference in words, and the seeds where all rows have as many.
 
-    `bases` says whether there are some without a gain: their differences are to another base.
+    `costs` says how step times were taken, `bases` whether there are some without a gain: their differences are to
+    another base.
     """
 
     reference: str
-    costs: bool
+    costs: str
     seeds: int
     bases: bool
 
@@ -355,7 +422,7 @@ def _notes(board: pd.DataFrame, shown: _Shown) -> list[str]:
         *([] if several else rank_note(trained, RANKS)),
         *_ensembles(trained),
         *([f"Gain: points over {over}, paired by seed: {signs}."] if shown.reference else []),
-        *([f"Step time: of a training step, over that of {over}{spread}."] if shown.costs else []),
+        *([f"Step time: of a training step, over that of {over}{spread}; {shown.costs}."] if shown.costs else []),
         *([DASH] if shown.reference and shown.bases else []),
         *([TRANSFERRED] if trained["marks"].str.contains("transferred from").any() else []),
         *few_seeds(trained),

@@ -329,7 +329,7 @@ def _body(material: Material, specs: sources.Specs, tell: Callable[[str], None],
     facts = partial(sources.group_facts, results=results, specs=specs)
     built = group_sections(material, facts, tell, each)
     verdicts = {section.group: section.verdicts for section in built if section.group}
-    first = opening(numbers, material.claims, material.against)
+    first = opening(numbers, material.claims, material.against, material.steps)
     sections = [
         _tables("claims", "Declared claims", claim_tables(material.claims)),
         _tables("differences", "Differences to the reference", summary_tables(verdicts, primary(numbers.pooled))),

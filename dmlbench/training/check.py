@@ -26,7 +26,6 @@ INFINITE_LOSS = (
     "a logarithm of 0, or a mean of no pairs? A batch without a valid pair needs the loss 0, as embeddings.sum() * 0"
 )
 INFINITE_GRADIENT = "a root or a norm of 0? Add a small number below it"
-CALLED = "a loss is called as loss(embeddings (B, D), labels (B,)), and gets generator, epoch, epochs, indices by name"
 CLOSE = 0.8  # of a misspelt hook's name to the hook's
 
 
@@ -103,8 +102,7 @@ def _epoch(trainer: Trainer, method: MethodSpec, protocol: ProtocolSpec, epoch: 
         raise
     except BaseException as error:
         part = method.distillation or method.loss
-        what = f"{method.name}: a training step failed ({described(error, part)})"
-        raise UserError(what, hint=CALLED if part.slot == "loss" and isinstance(error, TypeError) else None) from error
+        raise UserError(f"{method.name}: a training step failed ({described(error, part)})") from error
     return torch.stack(losses)
 
 

@@ -21,6 +21,10 @@ from dmlbench.training.device import PhaseClock, autocast
 from dmlbench.training.optimisation import Clipping, Schedule
 from dmlbench.training.ranks import ALONE, Ranks
 
+CONSTANT = (
+    "the loss depends on no weight, so there is no gradient: is it detached, by detach(), item(), no_grad() or a "
+    "comparison?"
+)
 STATEFUL = ("model", "criterion", "optimizer", "scheduler")
 
 
@@ -174,8 +178,11 @@ class Trainer:
             network.begin_step(epoch)
         outputs = self._forward(batch, context, generator)
         added = self._modifier_loss(outputs, context)
+        total = self._total(outputs, added)
+        if not total.requires_grad:
+            raise ValueError(CONSTANT)
         with self.clock.phase("backward"):
-            self.scaler.scale(self._total(outputs, added)).backward()
+            self.scaler.scale(total).backward()
             for network in self.networks if self.ranks.size > 1 else ():
                 self.ranks.average(network.gradients())
         with self.clock.phase("optimiser"):

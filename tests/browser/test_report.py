@@ -220,7 +220,7 @@ def test_a_filter_hides_rows_and_fades_marks(page, window):
     seen.page.locator("form select[name=modifier]").select_option("none")
     assert rows.count() == 1
     assert seen.page.locator("svg [data-method='ms+obdsd'].out").count() > 0
-    seen.page.get_by_role("button", name="Show all rows").click()
+    seen.page.get_by_role("button", name="Clear filter").click()
     seen.page.wait_for_function("!document.body.classList.contains('filtered')")
     assert rows.count() == 2
 

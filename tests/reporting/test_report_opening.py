@@ -9,14 +9,20 @@ import pytest
 
 from dmlbench.analysis.claims import judge
 from dmlbench.analysis.groups import DEFAULT, Against
+from dmlbench.analysis.statistics import detectable
+from dmlbench.reporting.evidence import with_interleaved
 from dmlbench.reporting.figures import gain_plot
+from dmlbench.reporting.naming import percent
 from dmlbench.reporting.numbers import Numbers
 from dmlbench.reporting.opening import opening
 from dmlbench.results.claims import after_the_fact
 from dmlbench.results.frames import load_history, load_results
 from dmlbench.specs.cell import ResolvedValue
 from dmlbench.specs.study import Claim
+from tests.fake_measurements import ENVIRONMENT, RATIOS, make_measurement
 from tests.reporting.fake_results import history, make_cell, write_cell, write_failure
+
+ON_GPU = ENVIRONMENT.model_copy(update={"device": "cuda:0", "gpu": "Large GPU"})
 
 
 def numbers_of(root):
@@ -79,7 +85,9 @@ def test_a_claim_comes_first(tmp_path):
     claim = Claim(modifier="obdsd", bases=("ms",), datasets=("glyphs",), effect=2.0)
     judged = judge(after_the_fact(claim, shown), shown)
     found = opening(numbers_of(tmp_path), (judged,), DEFAULT)
-    assert re.fullmatch(r"Supported: obdsd improves R@1 of ms on glyphs: \+2\.70 points \[\+.*\]\.", found.sentences[0])
+    assert re.fullmatch(
+        r"Supported: that obdsd improves R@1 of ms on glyphs: \+2\.70 points \[\+.*\]\.", found.sentences[0]
+    )
     late = "Claims were made when some of their cells, or all, had begun, so they are not confirmatory. 5 seeds each"
     assert found.certainty.startswith(late)
     assert "Exploratory" not in found.certainty
@@ -97,8 +105,61 @@ def test_a_claim_of_several_bases_says_where_it_holds(tmp_path):
     claim = Claim(modifier="obdsd", bases=("ms", "proxyanchor"), datasets=("glyphs",))
     judged = judge(after_the_fact(claim, shown), shown)
     sentence, *_ = opening(numbers_of(tmp_path), (judged,), DEFAULT).sentences
-    assert sentence.startswith("Supported on average: obdsd improves R@1 of 2 bases on glyphs: +1.37 points [+")
+    assert sentence.startswith("Supported on average: that obdsd improves R@1 of 2 bases on glyphs: +1.37 points [+")
     assert sentence.endswith("]; better on ms, equivalent on proxyanchor.")
+
+
+def test_one_comparison_has_one_verdict_on_the_first_screen(tmp_path):
+    """Corrected within its claim a difference may be shown that is not among all comparisons."""
+    for seed in range(5):
+        for name in ("ms", "ms+obdsd", "ms+psd"):
+            write_cell(tmp_path, make_cell(name, seed))
+    shown, numbers = load_results(tmp_path), numbers_of(tmp_path)
+    undecided = replace(numbers, comparisons=numbers.comparisons.assign(verdict="inconclusive"))
+    judged = judge(after_the_fact(Claim(modifier="obdsd", bases=("ms",), datasets=("glyphs",)), shown), shown)
+    (main,) = judged.bases
+    found = opening(undecided, (judged,), DEFAULT)
+    compared = found.gains.compared.set_index("name")
+    assert dict(compared["claimed"]) == {"ms+obdsd": True, "ms+psd": False}
+    assert dict(compared["verdict"]) == {"ms+obdsd": "better", "ms+psd": "inconclusive"}
+    assert tuple(compared.loc["ms+obdsd", ["all_low", "all_high"]]) == (main.low, main.high)
+    signs = {row[0].text: row[3].text[0] for row in found.table.rows}
+    assert (signs["ms+obdsd"], signs["ms+psd"]) == ("▲", "○")
+    assert found.table.notes[-1].startswith("Signs of what a claim names are its verdicts; all others are exploratory")
+    assert "All other signs are exploratory" in found.certainty
+    assert percent(detectable(main.estimate.std, 5)) in found.certainty
+    assert "by a claim's own test where it names them" in gain_plot(found.gains).caption
+    (other,) = (replace(own, verdict="worse") for own in judged.bases)
+    contrary = replace(judged, bases=(other,))
+    found = opening(undecided, (judged, contrary), DEFAULT)  # which of two claims would hold is not ours to choose
+    assert not found.gains.compared["claimed"].any()
+    assert found.table.notes[-1].startswith("Signs here are exploratory")
+
+
+def test_interleaved_steps_come_before_those_of_runs(tmp_path):
+    for seed in range(5):
+        for name in ("ms", "ms+obdsd", "ms+psd"):
+            write_cell(tmp_path, make_cell(name, seed))
+    numbers = numbers_of(tmp_path)
+
+    def steps(*measurements):
+        found = opening(numbers, (), DEFAULT, with_interleaved(numbers.overhead, measurements, numbers.results))
+        return found, {row[0].text: row[4] for row in found.table.rows}
+
+    measured, ratios = RATIOS | {"ms+psd": 1.5}, {"ms": 1.0, "ms+psd": 1.6}
+    _, of_runs = steps()
+    found, own = steps(make_measurement(ratios, noise=0), make_measurement(measured, noise=0))
+    assert own["ms+psd"].text == "1.50×" != of_runs["ms+psd"].text
+    assert own["ms+psd"].interval.endswith("] interleaved")
+    (note,) = (note for note in found.table.notes if note.startswith("Step time"))
+    assert "interleaved: measured apart" in note
+    assert "may have shared" not in note
+    assert gain_plot(found.gains).figure.axes[0].get_title(loc="left") == "step 1.50×"
+    found, own = steps(make_measurement(ratios, noise=0))
+    assert own["ms+obdsd"] == of_runs["ms+obdsd"]
+    assert "others from these trainings, which may have shared the machine" in " ".join(found.table.notes)
+    for changes in ({"protocol": "resnet50-128"}, {"variant": "training.batch_size=8"}, {"environment": ON_GPU}):
+        assert steps(make_measurement(measured, **changes))[1] == of_runs
 
 
 def test_a_claim_without_all_bases_is_not_judged(results, numbers):
@@ -187,7 +248,8 @@ def test_the_table_names_what_gains_are_over(tmp_path):
     assert over(one) == ["Gain over ms", "Step time over ms"]
     assert one.notes[1] == "Rank 1–2, of 2 rows: the comparisons do not decide which of them it is."
     assert one.notes[2].startswith("Gain: points over ms, paired by seed:")
-    assert one.notes[3] == "Step time: of a training step, over that of ms [95% t-interval]."
+    shared = "from these trainings, which may have shared the machine."
+    assert one.notes[3] == f"Step time: of a training step, over that of ms [95% t-interval]; {shared}"
     times = {row[0].text: row[-2] for row in one.rows}
     assert re.fullmatch(r"1\.\d\d×", times["ms+psd"].text)
     assert re.fullmatch(r"\[1\.\d\d, 1\.\d\d\]", times["ms+psd"].interval)

@@ -72,17 +72,21 @@ def test_phases_are_stacked_to_the_whole_step():
 
 
 def test_the_plane_shows_gain_against_cost_of_the_methods_that_have_both():
-    ratios = estimates("ms+psd").assign(mean=1.3, low=1.2, high=1.5)
+    ratios = estimates("ms+psd").assign(mean=1.3, low=1.2, high=1.5, interleaved=False)
     plot = plane_plot(GROUP, "last", estimates("ms+psd", "triplet+psd"), ratios, LOOK)
     (mark,) = lines(plot.figure.axes[0], LOOK.signs(parts("ms+psd"))[2])
     assert (float(mark.get_xdata()[0]), float(mark.get_ydata()[0])) == pytest.approx((1.3, 1.0))
     assert plot.data["name"].tolist() == ["ms+psd"]
     assert plot.data["mean_cost"].tolist() == [1.3]
+    assert "interleaved" not in plot.caption
+    assert (
+        "interleaved" in plane_plot(GROUP, "last", estimates("ms+psd"), ratios.assign(interleaved=True), LOOK).caption
+    )
 
 
 def test_tuned_methods_have_a_panel_of_their_own_and_the_same_signs():
     compared = estimates("ms+psd", "ms+psd{tuned}")
-    ratios = compared.assign(mean=1.3, low=1.2, high=1.5)
+    ratios = compared.assign(mean=1.3, low=1.2, high=1.5, interleaved=False)
     figure = plane_plot(GROUP, "last", compared, ratios, LOOK).figure
     assert [axes.get_title(loc="left") for axes in figure.axes] == ["files' values", "tuned"]
     gains = [float(lines(axes, LOOK.signs(parts("ms+psd"))[2])[0].get_ydata()[0]) for axes in figure.axes]
@@ -92,7 +96,9 @@ def test_tuned_methods_have_a_panel_of_their_own_and_the_same_signs():
 
 def test_tuned_methods_alone_have_one_panel_that_says_so():
     compared = estimates("ms+psd{tuned}")
-    figure = plane_plot(GROUP, "last", compared, compared.assign(mean=1.3, low=1.2, high=1.5), LOOK).figure
+    figure = plane_plot(
+        GROUP, "last", compared, compared.assign(mean=1.3, low=1.2, high=1.5, interleaved=False), LOOK
+    ).figure
     assert [axes.get_title(loc="left") for axes in figure.axes] == ["tuned"]
 
 
@@ -145,7 +151,7 @@ def test_a_far_curve_does_not_squash_the_others():
 
 def test_the_names_in_a_crowded_plane_lie_apart_and_within_it():
     names = [f"{base}+{name}" for base in ("ms", "triplet") for name in ("psd", "independent", "independent{ensemble}")]
-    ratios = estimates(*names).assign(mean=np.linspace(1.2, 1.3, len(names)), low=1.2, high=1.5)
+    ratios = estimates(*names).assign(mean=np.linspace(1.2, 1.3, len(names)), low=1.2, high=1.5, interleaved=False)
     with plotting(RC):
         figure = plane_plot(GROUP, "last", estimates(*names), ratios, LOOK).figure
         figure.draw_without_rendering()
@@ -160,7 +166,7 @@ def test_a_gain_that_is_far_out_is_an_arrow_with_its_number():
     names = [f"ms+{name}" for name in ("psd", "obdsd", "dm2", "xbm", "rkd", "ema")]
     compared = estimates(*names)
     compared.loc[compared["name"] == "ms+dm2", "mean"] = -0.33
-    ratios = estimates(*names).assign(mean=np.linspace(1.2, 1.4, len(names)), low=1.2, high=1.5)
+    ratios = estimates(*names).assign(mean=np.linspace(1.2, 1.4, len(names)), low=1.2, high=1.5, interleaved=False)
     axes = plane_plot(GROUP, "last", compared, ratios, Look.of(methods(*names))).figure.axes[0]
     assert axes.get_ylim()[0] > -10
     assert "ms+dm2 −33.00" in [text.get_text() for text in axes.texts]

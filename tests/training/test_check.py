@@ -65,6 +65,8 @@ SAMPLED, MINED = "labels, steps, batch_size, samples_per_class, rng", "embedding
         (HEAD + "class Mine:\n    pass\n", "modifier", "Mine must be a dmlbench.modifiers.Modifier"),
         (LOSS + "embeddings.sum(dim=1)", "loss", "a loss must be a scalar tensor of shape (), got (16,)"),
         (LOSS + "0.0", "loss", "a loss must be a scalar tensor of shape (), got float"),
+        (LOSS + "embeddings.detach().sum()", "loss", "the loss depends on no weight, so there is no gradient"),
+        (LOSS.replace("labels", "labels, mask"), "loss", "argument: 'mask'; a loss is called as loss(embedd"),
         (HEAD + "def Mine(features): return nn.Linear(features, 3)", "head", "maps (B, 64) to (B, 64); for B = 2"),
         (HEAD + "def Mine(): return 3", "head", "Mine must be a torch.nn.Module"),
         (HEAD + CALLED.format(SAMPLED, "np.zeros((steps, 3), int)"), "sampler", "here (2, 16); it gives int64 (2, 3)"),

@@ -164,11 +164,13 @@ def plane_plot(group: Group, selection: str, compared: pd.DataFrame, ratios: pd.
         group: What all methods share.
         selection: How the epoch was chosen, a key of `SELECTIONS`.
         compared: Rows of `comparisons.primary` for one metric: one per method.
-        ratios: Rows of `overhead.overhead`; methods without a ratio are left out.
+        ratios: Rows of `evidence.with_interleaved`; methods without a ratio are left out.
         look: Colours and markers.
     """
     metric = metric_name(str(compared["metric"].iloc[0]))
-    both = in_order(compared).merge(ratios[["name", "mean", "low", "high", "n"]], on="name", suffixes=("", "_cost"))
+    both = in_order(compared).merge(
+        ratios[["name", "mean", "low", "high", "n", "interleaved"]], on="name", suffixes=("", "_cost")
+    )
     heading = [group.title, SELECTIONS[selection], "gain against cost, 95% t-intervals; (1, 0) is the reference"]
     lines, parts = wrapped(heading, PAGE), by_setting(both)
     costs = both.assign(mean=both["mean_cost"], low=both["low_cost"], high=both["high_cost"])
@@ -184,6 +186,7 @@ def plane_plot(group: Group, selection: str, compared: pd.DataFrame, ratios: pd.
             _points(axes, part, look)
         grid[-1].set_xlabel("step time relative to the reference")
     scales = " The panels' vertical scales differ." if len(parts) > 1 else ""
+    scales += " Step times: interleaved where they were measured so." if both["interleaved"].any() else ""
     columns = ["name", "to_name", "mean", "low", "high", "n", "mean_cost", "low_cost", "high_cost", "n_cost"]
     return Plot(
         figure,
@@ -233,7 +236,9 @@ def _points(axes: Axes, part: pd.DataFrame, look: Look) -> None:
         sign: Any = ("v" if gain < low else "^") if beyond else marker
         axes.plot(cost, place, color=colour, marker=sign, markersize=5, zorder=4, clip_on=False, **edges(colour, face))
         words = method_name(row, tuned=False) + (f" {points(row['mean'])}" if beyond else "")
-        labels.append(axes.text(cost, place, words, fontsize=6, color=colour, zorder=5))
+        # In ink, for letters in a light colour of the palette cannot be read; on paper, for bars run below.
+        ground = {"facecolor": PAPER, "edgecolor": "none", "alpha": 0.75, "pad": 0.4}
+        labels.append(axes.text(cost, place, words, fontsize=6, color=INK, zorder=3.5, bbox=ground))
     axes.set_ylim(low, high)
     adjust_text(labels, ax=axes, expand=(1.15, 1.35), iter_lim=120, ensure_inside_axes=True,
                 arrowprops={"arrowstyle": "-", "color": MUTED, "linewidth": 0.4})  # fmt: skip

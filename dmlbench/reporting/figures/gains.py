@@ -54,8 +54,8 @@ class Gains:
     Attributes:
         title: Protocol, and the dataset where there is one.
         slug: The same for file names.
-        compared: Rows of `comparisons.primary` of one protocol, selection and metric; a row's `dataset` is where.
-        ratios: Rows of `costs.overhead` of the same protocol.
+        compared: Rows of `evidence.with_claims` of one protocol, selection and metric; a row's `dataset` is where.
+        ratios: Rows of `evidence.with_interleaved` of the same protocol.
         effects: The declared smallest effect of a modifier, a fraction; by "" of those without a claim.
     """
 
@@ -106,9 +106,10 @@ def _caption(metric: str, gains: Gains, compared: pd.DataFrame, limit: float) ->
     ends = 100 * compared[["all_low", "all_high"]].abs().max(axis="columns")
     cut = int(((ends > limit) & (100 * compared["mean"].abs() <= limit)).sum())
     squares = "square: an ensemble, against one network; " if (compared["network"] != MEAN).any() else ""
+    test = " (by a claim's own test where it names them)" if compared["claimed"].any() else ""
     return (
         f"Mean difference in {metric} to the reference, paired by seed. Thick: 95% t-interval; thin: simultaneous "
-        f"interval, wider than the verdict's correction; filled: better or worse; {squares}grey band: less than the "
+        f"interval; filled: better or worse{test}, even where a thin line crosses 0; {squares}grey band: less than the "
         f"smallest effect of interest ({' or '.join(f'{effect:g}' for effect in bands)} "
         f"{'point' if bands == [1.0] else 'points'})."
         + (f" Arrows: {beyond} beyond the axis, with their number." if beyond else "")
@@ -190,11 +191,24 @@ def _head(panel: pd.DataFrame, ratios: pd.DataFrame) -> tuple[str, list[str]]:
     """A panel's name, and in small lines its settings and what a step costs."""
     row = panel.iloc[0]
     name, *settings = re.split(r"(?=\{)", modifier_name(row, tuned=False)) if row["modifier"] else ["no modifier"]
-    costs = ratios.loc[ratios["name"].isin(panel["name"]) & (ratios["n"] > 0), "mean"]
-    low, high = (plain(float(own)) if len(costs) else "" for own in (costs.min(), costs.max()))
-    cost = "step not timed" if not len(costs) else f"step {low}×" if low == high else f"step {low}–{high}×"
+    cost = _step(panel, ratios[ratios["name"].isin(panel["name"]) & (ratios["n"] > 0)])
     lines = [line for setting in settings for line in textwrap.wrap(setting, TITLE)]
     return f"+{name}" if row["modifier"] else name, [*lines, cost]
+
+
+def _step(panel: pd.DataFrame, ratios: pd.DataFrame) -> str:
+    """What a step costs: from the lowest to the highest end of the intervals, for single estimates may be noise.
+
+    Where steps were measured interleaved, those alone, with the base where that is one of several.
+    """
+    measured = ratios[ratios["interleaved"]]
+    own = measured if len(measured) else ratios
+    if own.empty:
+        return "step not timed"
+    low, high = (plain(float(own[end].fillna(own["mean"]).agg(way))) for end, way in (("low", "min"), ("high", "max")))
+    bases = list(dict.fromkeys(own["base_name"]))
+    where = f", {bases[0]}" if len(bases) == 1 < panel["base"].nunique() else ""
+    return (f"step {low}×" if low == high else f"step {low}–{high}×") + where
 
 
 def _write_head(axes: Axes, name: str, lines: Sequence[str], most: int) -> None:

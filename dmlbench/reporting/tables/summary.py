@@ -50,6 +50,8 @@ def _summary(
         pooled = pooled[pooled[key] == value]
     together = {row["name"]: row for row in pooled.to_dict("records")}
     body, spread = [], "; over datasets" if len(datasets) > 1 else ""
+    interleaved = any(found.ratio and found.ratio.get("interleaved") for found in by_method.values())
+    how = ", of interleaved steps where they were measured" if interleaved else ""
     for _, method in in_order(rows.drop_duplicates("name")).iterrows():
         own = [by_method.get((method["name"], dataset)) for dataset in datasets]
         marks = "; ".join(dict.fromkeys(found.row["marks"] for found in own if found and found.row["marks"]))
@@ -65,7 +67,7 @@ def _summary(
         tuple(body),
         (
             f"{SIGNS}. Exploratory: paired t-tests, Benjamini and Hochberg's correction, at .05.",
-            f"In percentage points, paired by seed [95% t-interval]. Step time over the reference's{spread}.",
+            f"In percentage points, paired by seed [95% t-interval]. Step time over the reference's{spread}{how}.",
             *power(rows),
             *(["n: pairs, where another dataset of the row has more."] if len(set(rows["n"])) > 1 else []),
             *(["Together: the mean over datasets, of the seeds that all of them have."] if together else []),
