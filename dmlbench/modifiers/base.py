@@ -4,6 +4,7 @@ Shapes: B images in a batch, D dimensions of an embedding, F pooled features of 
 """
 
 import inspect
+import traceback
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -15,7 +16,11 @@ from torch import Tensor, nn
 
 Group = dict[str, Any]  # of an optimiser: `params`, `lr`, `weight_decay`
 Miner = Callable[[Tensor, Tensor, torch.Generator], Tensor]
-CALLED = "a loss is called as loss(embeddings (B, D), labels (B,)), and gets generator, epoch, epochs, indices by name"
+CALLED = (
+    "a loss is called as loss(embeddings (B, D), labels (B,)), and gets by name what it asks for of generator, epoch, "
+    "epochs and indices, with a miner triplets, with XBM references and reference_labels"
+)
+CALLING = {__file__, nn.modules.module.__file__}
 
 
 @dataclass
@@ -180,8 +185,12 @@ class StepContext:
             asked["triplets"] = self.miner(embeddings.detach(), self.labels, generator)
         if references is not None:
             asked["references"], asked["reference_labels"] = references
-        _check_call(criterion.__class__.forward, tuple(asked))
-        return scalar(criterion(embeddings, self.labels, **asked))
+        try:
+            return scalar(criterion(embeddings, self.labels, **asked))
+        except TypeError as error:
+            if _is_inside(error):
+                raise
+            raise TypeError(f"{error}; {CALLED}") from error
 
     def embed(self, network: nn.Module) -> Tensor:
         """Return what a network gives (B, D) for the images of the batch; each of several GPUs forwards its part."""
@@ -204,20 +213,16 @@ def scalar(loss: Tensor) -> Tensor:
     return loss
 
 
+def _is_inside(error: BaseException) -> bool:
+    """Whether an error comes from what was called, not from the call."""
+    return any(frame.f_code.co_filename not in CALLING for frame, _ in traceback.walk_tb(error.__traceback__))
+
+
 @cache
 def _asked(forward: Callable[..., Any]) -> tuple[str, ...]:
     """What a ranking loss may ask for by the names of its parameters, such as a schedule for `epoch`."""
     parameters = inspect.signature(forward).parameters
     return tuple(name for name in ("indices", "epoch", "epochs", "generator") if name in parameters)
-
-
-@cache
-def _check_call(forward: Callable[..., Any], names: tuple[str, ...]) -> None:
-    """Raise TypeError, with how a loss is called, where one does not take that."""
-    try:
-        inspect.signature(forward).bind(None, None, None, **dict.fromkeys(names))
-    except TypeError as error:
-        raise TypeError(f"{error}; {CALLED}") from None
 
 
 class Modifier(nn.Module):

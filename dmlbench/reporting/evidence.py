@@ -3,17 +3,20 @@
 A claim's verdict comes before an exploratory one, and a step time of interleaved steps before one of ordinary runs.
 """
 
+import math
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
 from dmlbench.analysis.claims import Effect, Judged
-from dmlbench.analysis.costs import measured_frame
-from dmlbench.analysis.groups import done
+from dmlbench.analysis.costs import measured_overhead
+from dmlbench.analysis.groups import GROUP, done
 from dmlbench.reporting.naming import named
 from dmlbench.results.frames import MEAN
-from dmlbench.results.measurements import Measurement
+from dmlbench.results.measurements import SYNTHETIC, Measurement
+
+Row = Mapping[Hashable, Any]
 
 
 def with_claims(compared: pd.DataFrame, claims: Sequence[Judged]) -> pd.DataFrame:
@@ -22,7 +25,7 @@ def with_claims(compared: pd.DataFrame, claims: Sequence[Judged]) -> pd.DataFram
     A claim over several datasets has no verdict for each of them; where claims disagree on a row, it keeps its own.
 
     Args:
-        compared: Rows of `comparisons`, named, of one choice of the epoch.
+        compared: Rows of `comparisons`, of one choice of the epoch.
         claims: As `claims.judge` gives them.
 
     Returns:
@@ -30,45 +33,57 @@ def with_claims(compared: pd.DataFrame, claims: Sequence[Judged]) -> pd.DataFram
     """
     found: dict[tuple[str, ...], list[Effect]] = {}
     for judged in claims:
+        claim = judged.declared.claim
         for effect in judged.bases if len(judged.datasets) == 1 else ():
-            claim = judged.declared.claim
-            key = (f"{effect.name}+{claim.modifier}", effect.name, *judged.datasets, claim.metric, judged.selection)
+            key = (effect.name, claim.modifier, *judged.datasets, claim.metric, judged.selection)
             found.setdefault(key, []).append(effect)
-    keys = compared[["name", "to_name", "dataset", "metric", "selection"]].itertuples(index=False, name=None)
-    rows: list[Mapping[Hashable, Any]] = []
-    for key, row in zip(keys, compared.to_dict("records"), strict=True):
-        effects = found.get(key, [])
+    rows: list[Row] = []
+    for row in compared.to_dict("records"):
+        key = (row["base"], row["modifier"], row["dataset"], row["metric"], row["selection"])
+        effects = [effect for effect in found.get(key, []) if _same(effect, row)]
         agreed = len({effect.verdict for effect in effects}) == 1
         own = {"verdict": effects[0].verdict, "all_low": effects[0].low, "all_high": effects[0].high} if agreed else {}
         rows.append(row | own | {"claimed": agreed})
     return pd.DataFrame(rows, columns=[*compared.columns, "claimed"]).astype({"claimed": bool})
 
 
+def _same(effect: Effect, row: Row) -> bool:
+    """Whether a claim's effect is of the pairs of a row: a method with other settings or seeds has the same names."""
+    own, n = effect.estimate, row["n"]
+    alike = all(math.isclose(getattr(own, name), row[name], abs_tol=1e-12) for name in ("mean", "std"))
+    return bool(effect.verdict) and own.n == n and alike and row["network"] == MEAN
+
+
 def with_interleaved(ratios: pd.DataFrame, measurements: Sequence[Measurement], results: pd.DataFrame) -> pd.DataFrame:
     """Ratios of step times: those of interleaved steps where they were measured, the latest, else of ordinary runs.
+
+    A measurement stands for trainings of the same protocol and kind of device, on images of the dataset before
+    synthetic ones.
 
     Args:
         ratios: Rows of `costs.overhead`, named.
         measurements: The oldest first.
-        results: What the ratios are of: a measurement counts where they were all trained on its kind of device.
+        results: What the ratios are of.
 
     Returns:
         The same rows, with a column `interleaved`.
     """
-    kinds = {(own.started, own.device): own.environment.device_kind for own in measurements}
-    used = done(results).assign(kind=results["origin"].str.partition("/")[0])
-    devices = {tuple(map(str, scope)): set(own["kind"]) for scope, own in used.groupby(["protocol", "overrides"])}
-    key = ("protocol", "variant", "name", "to_name")
-    measured = named(measured_frame(measurements)).to_dict("records")
-    latest = {
-        tuple(row[name] for name in key): row
-        for row in measured
-        if devices.get((row["protocol"], row["variant"])) == {kinds[row["started"], row["device"]]}
-    }
+    latest: dict[tuple[Hashable, ...], Row] = {}
+    for own in measurements:
+        images = (SYNTHETIC, "") if own.dataset == SYNTHETIC else (own.dataset, own.protocol_hash)
+        for row in named(measured_overhead(own)).to_dict("records"):
+            place = (own.protocol, own.variant, own.environment.device_kind)
+            latest[(*place, *images, row["name"], row["to_name"])] = row
+    of_group = dict(iter(done(results).groupby(GROUP)[["origin", "protocol_hash"]]))
     trained = named(ratios.assign(network=MEAN))["name"]  # an ensemble is of the networks that were trained
-    rows: list[Mapping[Hashable, Any]] = []
+    rows: list[Row] = []
     for name, row in zip(trained, ratios.to_dict("records"), strict=True):
-        better = latest.get((row["protocol"], str(row["overrides"]), name, row["to_name"]))
-        replaced = {name: better[name] for name in ("mean", "low", "high", "n")} if better else {}
+        group = of_group[tuple(row[column] for column in GROUP)]
+        devices = " ".join({origin.partition("/")[0] for origin in group["origin"]})  # of several there is no match
+        place = (row["protocol"], str(row["overrides"]), devices)
+        known = [*((row["dataset"], own) for own in set(group["protocol_hash"])), (SYNTHETIC, "")]
+        keys = [(*place, *images, name, row["to_name"]) for images in known]
+        better = next((latest[key] for key in keys if key in latest), None)
+        replaced = {column: better[column] for column in ("mean", "low", "high", "n")} if better else {}
         rows.append(row | replaced | {"interleaved": better is not None})
     return pd.DataFrame(rows, columns=[*ratios.columns, "interleaved"]).astype({"interleaved": bool})

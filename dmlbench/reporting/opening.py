@@ -41,7 +41,7 @@ CLAIMED = "Signs are the verdicts of the claims."
 SOME_CLAIMED = (
     "Signs of what a claim names are its verdicts; all others are exploratory, corrected over all comparisons."
 )
-INTERLEAVED = "interleaved: measured apart, in steps by turns (Cost of a step)"
+INTERLEAVED = "interleaved: measured apart, in steps by turns, with their interval (Cost of a step)"
 SHARED = "from these trainings, which may have shared the machine"
 DASH = "–: a base. Bases are compared with each other in the sections below."
 MOST_CLAIMS = 4  # sentences of claims that a reader takes in at once
@@ -91,6 +91,11 @@ class Scope:
             own = own[own[column] == wanted] if column in own else own
         return own
 
+    def hashes(self, results: pd.DataFrame) -> set[str]:
+        """Of its cells, finished or not."""
+        own = (results["protocol"] == self.protocol) & (results["overrides"] == self.overrides)
+        return set(results.loc[own, "hash"])
+
     def group(self, dataset: str) -> Group:
         """One of its groups."""
         return Group(self.protocol, self.overrides, dataset)
@@ -123,7 +128,7 @@ def opening(
     compared = scope.of_protocol(primary(numbers.comparisons))
     modified = compared[compared["modifier"] != ""]
     shown = compared if against.method or modified.empty else modified
-    own = [judged for judged in claims if not set(judged.datasets).isdisjoint(scope.datasets)]
+    own = [judged for judged in claims if not scope.hashes(numbers.results).isdisjoint(judged.declared.cells)]
     effects = {"": EFFECT} | {judged.declared.claim.modifier: judged.declared.claim.effect / 100 for judged in own}
     sentences = [_of_claim(judged) for judged in own[:MOST_CLAIMS]] or [_found(scope, shown, numbers)]
     if len(own) > MOST_CLAIMS:
@@ -269,29 +274,30 @@ def _certainty(shown: pd.DataFrame, claims: Sequence[Judged]) -> str:
     if shown.empty:
         return ""
     pairs = f"{_listed([str(n) for n in sorted(set(shown['n']))], 'or')} seeds each, paired; 95% t-intervals"
-    rest = shown[~shown["claimed"]]
-    corrected = _corrected(rest)
+    corrected = _corrected(shown, shown["claimed"])
     if not claims:
         declared = f"Exploratory, for no claim was declared before the runs: {pairs}"
         return " ".join([f"{declared}; {corrected}." if corrected else f"{declared}.", *power(shown)])
-    others = [f"All other signs are exploratory, {corrected.removeprefix('verdicts ')}."] if corrected else []
+    which = "All other signs" if shown["claimed"].any() else "All signs"
+    others = [f"{which} are exploratory, {corrected.removeprefix('verdicts ')}."] if corrected else []
     return " ".join(filter(None, [_made(claims), f"{pairs}.", *_power(claims), *others]))
 
 
-def _corrected(compared: pd.DataFrame) -> str:
-    """Over how many comparisons verdicts are corrected; empty for one, and without any."""
-    tested = compared[compared["verdict"] != ""]
-    families = _listed([f"{size:.0f}" for size in sorted(set(tested["family"]))], "or")
+def _corrected(shown: pd.DataFrame, claimed: pd.Series) -> str:
+    """Over how many comparisons verdicts are corrected that no claim gives; empty for one, and without any."""
+    tested = shown[shown["verdict"] != ""]
+    families = _listed([f"{size:.0f}" for size in sorted(set(tested.loc[~claimed, "family"]))], "or")
     if families in ("", "1"):
         return ""
     made = "made on each dataset" if len(set(tested["dataset"])) > 1 else "that were made"
     more = tested["family"] > tested.groupby("dataset")["family"].transform("size")
-    return f"verdicts corrected for all {families} comparisons {made}{', also between modifiers' if more.any() else ''}"
+    hidden = ", also some that are not shown here" if more.any() else ""
+    return f"verdicts corrected for all {families} comparisons {made}{hidden}"
 
 
 def _power(claims: Sequence[Judged]) -> list[str]:
     """How claims are corrected, and which main effects their seeds find."""
-    mains = [own.main for own in claims if own.main and own.main.estimate.std > 0]
+    mains = [own.main for own in claims if own.main and own.main.verdict and own.main.estimate.std > 0]
     if not mains:
         return []
     several = any(len(own.bases) > 1 for own in claims)
@@ -415,7 +421,7 @@ def _notes(board: pd.DataFrame, shown: _Shown) -> list[str]:
     over = {BASE: "a method's own base", EACH: "the reference that the row names"}.get(shown.reference, shown.reference)
     seeds, spread = (
         counted(shown.seeds, "seed") if shown.seeds else "seeds",
-        "; over datasets" if several else " [95% t-interval]",
+        "; over datasets" if several else " [95% interval]",
     )
     return [
         f"In percent, mean over {seeds} [95% t-interval]; the best first{', by their mean' if several else ''}.",

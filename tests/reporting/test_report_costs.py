@@ -64,3 +64,10 @@ def test_a_part_of_the_datasets_has_the_measurements_of_its_protocols(tmp_path):
 def test_no_table_is_empty(text, tmp_path: Path):
     text()
     assert all(len(path.read_text().splitlines()) > 1 for path in (tmp_path / "costs" / "tables").glob("*.csv"))
+
+
+def test_measurements_alone_are_a_report(tmp_path):
+    write_measurement(tmp_path / "results", make_measurement(processes=3, rounds=10))
+    text = (render(tmp_path / "results", "costs", tmp_path / "reports") / "report.md").read_text()
+    assert "what a training step costs; no trainings" in text
+    assert "| ms+psd |" in text

@@ -154,12 +154,53 @@ def test_interleaved_steps_come_before_those_of_runs(tmp_path):
     (note,) = (note for note in found.table.notes if note.startswith("Step time"))
     assert "interleaved: measured apart" in note
     assert "may have shared" not in note
-    assert gain_plot(found.gains).figure.axes[0].get_title(loc="left") == "step 1.50×"
+    assert gain_plot(found.gains).figure.axes[0].get_title(loc="left") == "step 1.50×*"
     found, own = steps(make_measurement(ratios, noise=0))
     assert own["ms+obdsd"] == of_runs["ms+obdsd"]
     assert "others from these trainings, which may have shared the machine" in " ".join(found.table.notes)
-    for changes in ({"protocol": "resnet50-128"}, {"variant": "training.batch_size=8"}, {"environment": ON_GPU}):
+    others = ({"protocol": "resnet50-128"}, {"variant": "training.batch_size=8"}, {"environment": ON_GPU})
+    for changes in (*others, {"dataset": "omniglot-small"}, {"dataset": "glyphs"}):  # the last is of another protocol
         assert steps(make_measurement(measured, **changes))[1] == of_runs
+    (same,) = set(numbers.results["protocol_hash"])
+    real = make_measurement(RATIOS | {"ms+psd": 1.7}, noise=0, dataset="glyphs", protocol_hash=same)
+    _, own = steps(real, make_measurement(measured, noise=0), make_measurement(ratios, environment=ON_GPU))
+    assert own["ms+psd"].text == "1.70×"  # of the same images, though it is older
+    assert steps(make_measurement(measured, processes=3, rounds=4))[1]["ms+psd"].interval.endswith("] interleaved")
+
+
+def test_a_claim_says_nothing_of_other_settings_or_seeds(tmp_path):
+    """A claim of other settings, of another variant of the protocol, or of other seeds leaves a row as it is."""
+    for seed in range(8):
+        write_cell(tmp_path, make_cell("ms", seed))
+        write_cell(tmp_path, make_cell("ms+obdsd", seed), rows=history(make_cell("proxyanchor", seed)))
+        for cell in (
+            make_cell("ms+obdsd", seed, tau=2.0, overrides=("distillation.tau=2",)),
+            *(make_cell(n, seed, overrides=("training.epochs=3",), epochs=3) for n in ("ms", "ms+obdsd")),
+        ):
+            write_cell(tmp_path, cell)
+    results, numbers = load_results(tmp_path), numbers_of(tmp_path)
+    claim = Claim(modifier="obdsd", bases=("ms",), datasets=("glyphs",))
+    late = after_the_fact(claim, results)
+    alone = opening(numbers, (), DEFAULT).gains.compared
+    for kept in (results["modifier_settings"].map(bool), results["seed"] < 5, results["overrides"].map(bool)):
+        own = results[kept | (results["modifier"] == "")]
+        judged = judge(late.model_copy(update={"cells": tuple(own["hash"].unique())}), results)
+        found = opening(numbers, (judged,), DEFAULT).gains.compared
+        plain = found["name"] == "ms+obdsd"
+        assert not found.loc[plain, "claimed"].any()
+        assert found[plain].drop(columns="claimed").equals(alone[plain].drop(columns="claimed"))
+
+
+def test_too_few_seeds_have_no_power(tmp_path):
+    for seed in range(2):
+        for name in ("ms", "ms+obdsd"):
+            write_cell(tmp_path, make_cell(name, seed))
+    shown = load_results(tmp_path)
+    judged = judge(after_the_fact(Claim(modifier="obdsd", bases=("ms",), datasets=("glyphs",)), shown), shown)
+    found = opening(numbers_of(tmp_path), (judged,), DEFAULT)
+    assert found.sentences[0].startswith("Too few seeds: whether obdsd improves R@1 of ms on glyphs: +")
+    assert "Power" not in found.certainty
+    assert not found.gains.compared["claimed"].any()
 
 
 def test_a_claim_without_all_bases_is_not_judged(results, numbers):
@@ -249,7 +290,7 @@ def test_the_table_names_what_gains_are_over(tmp_path):
     assert one.notes[1] == "Rank 1–2, of 2 rows: the comparisons do not decide which of them it is."
     assert one.notes[2].startswith("Gain: points over ms, paired by seed:")
     shared = "from these trainings, which may have shared the machine."
-    assert one.notes[3] == f"Step time: of a training step, over that of ms [95% t-interval]; {shared}"
+    assert one.notes[3] == f"Step time: of a training step, over that of ms [95% interval]; {shared}"
     times = {row[0].text: row[-2] for row in one.rows}
     assert re.fullmatch(r"1\.\d\d×", times["ms+psd"].text)
     assert re.fullmatch(r"\[1\.\d\d, 1\.\d\d\]", times["ms+psd"].interval)

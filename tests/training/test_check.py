@@ -87,6 +87,25 @@ INIT, DRAWS = "    def __init__(self):\n        ", "draws numbers that nothing s
 
 
 @pytest.mark.parametrize(
+    "head",
+    [
+        "    @staticmethod\n    def forward(embeddings, labels):\n",
+        "    def __call__(self, embeddings, labels):\n",
+    ],
+)
+def test_whatever_can_be_called_is_a_loss(head, check):
+    check(
+        "import functools\n" + HEAD + "class Mine(nn.Module):\n" + head + "        return embeddings.sum()", "loss", ""
+    )
+
+
+def test_a_type_error_within_a_loss_is_no_wrong_call(check):
+    with pytest.raises(UserError, match=r"TypeError: .* line 7\)") as caught:
+        check(LOSS + "len(3)", "loss", "")
+    assert "is called as" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
     ("text", "kind", "line"),
     [
         ("class Mine(:", "loss", 1),

@@ -171,7 +171,7 @@ def plane_plot(group: Group, selection: str, compared: pd.DataFrame, ratios: pd.
     both = in_order(compared).merge(
         ratios[["name", "mean", "low", "high", "n", "interleaved"]], on="name", suffixes=("", "_cost")
     )
-    heading = [group.title, SELECTIONS[selection], "gain against cost, 95% t-intervals; (1, 0) is the reference"]
+    heading = [group.title, SELECTIONS[selection], "gain against cost, 95% intervals; (1, 0) is the reference"]
     lines, parts = wrapped(heading, PAGE), by_setting(both)
     costs = both.assign(mean=both["mean_cost"], low=both["low_cost"], high=both["high_cost"])
     left, right = limits_of(costs, costs["mean"], include=[1.0, *costs["mean"]])
@@ -192,7 +192,7 @@ def plane_plot(group: Group, selection: str, compared: pd.DataFrame, ratios: pd.
         figure,
         f"plane_{group.slug}_{selection}",
         f"Gain in {metric} over the reference against training-step time relative to the reference on {group.title}; "
-        f"{SELECTIONS[selection]}. Up and to the left is better; bars: 95% t-intervals.{scales}",
+        f"{SELECTIONS[selection]}. Up and to the left is better; bars: 95% intervals.{scales}",
         both[columns],
     )
 

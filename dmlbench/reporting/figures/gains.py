@@ -112,9 +112,17 @@ def _caption(metric: str, gains: Gains, compared: pd.DataFrame, limit: float) ->
         f"interval; filled: better or worse{test}, even where a thin line crosses 0; {squares}grey band: less than the "
         f"smallest effect of interest ({' or '.join(f'{effect:g}' for effect in bands)} "
         f"{'point' if bands == [1.0] else 'points'})."
+        + _about_steps(gains.ratios[gains.ratios["name"].isin(compared["name"]) & (gains.ratios["n"] > 0)])
         + (f" Arrows: {beyond} beyond the axis, with their number." if beyond else "")
         + (f" The axis cuts {counted(cut, 'thin line')}." if cut else "")
     )
+
+
+def _about_steps(ratios: pd.DataFrame) -> str:
+    """What the heads of panels say of step times, if anything."""
+    interleaved = "; *: interleaved steps" if ratios["interleaved"].any() else ""
+    where = f" Step: its time over the reference's, from end to end of the 95% intervals{interleaved}."
+    return where if len(ratios) else ""
 
 
 def _panels(compared: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -208,7 +216,8 @@ def _step(panel: pd.DataFrame, ratios: pd.DataFrame) -> str:
     low, high = (plain(float(own[end].fillna(own["mean"]).agg(way))) for end, way in (("low", "min"), ("high", "max")))
     bases = list(dict.fromkeys(own["base_name"]))
     where = f", {bases[0]}" if len(bases) == 1 < panel["base"].nunique() else ""
-    return (f"step {low}×" if low == high else f"step {low}–{high}×") + where
+    sign = "*" if len(measured) else ""
+    return (f"step {low}×" if low == high else f"step {low}–{high}×") + sign + where
 
 
 def _write_head(axes: Axes, name: str, lines: Sequence[str], most: int) -> None:
