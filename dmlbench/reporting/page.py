@@ -19,11 +19,13 @@ from dmlbench.analysis.costs import measured_frame
 from dmlbench.analysis.groups import (
     GROUP,
     METHOD,
+    MODIFIERS,
     Against,
     base_name,
     check_unambiguous,
     done,
     modifier_name,
+    rank,
     without_paths,
 )
 from dmlbench.errors import Damaged, OnDamaged, UserError, counted, unknown_name, warn
@@ -153,6 +155,7 @@ def _judged(
     results, every = shown
     hashes = set(results["hash"])
     declared = [own for own in declared_claims(roots.paths, left_out) if not hashes.isdisjoint(own.cells)]
+    declared.sort(key=lambda own: (own.declared, rank(own.claim.modifier, MODIFIERS)))  # of one study as everywhere
     for claim in claims:
         check_names(claim, sorted(set(every["base"])), sorted({*every["modifier"]} - {""}))
     declared += [after_the_fact(claim, results) for claim in claims]

@@ -68,7 +68,7 @@ def check_names(claim: Claim, bases: Collection[str], modifiers: Collection[str]
 
 def in_advance(claims: Sequence[Claim], cells: Sequence[Cell], store: Store) -> list[str]:
     """What `declare` would write of each claim, in words."""
-    found = []
+    found, now = [], datetime.now(UTC).isoformat(timespec="seconds")  # of all of a study the same
     for claim in claims:
         own = cells_of(claim, cells)
         begun = sum(store.state(cell) != "missing" for cell in own)
@@ -93,7 +93,7 @@ def declare(claims: Sequence[Claim], cells: Sequence[Cell], store: Store) -> lis
         cells: All cells of the run.
         store: Their results folder.
     """
-    found = []
+    found, now = [], datetime.now(UTC).isoformat(timespec="seconds")  # of all of a study the same
     for claim in claims:
         own = cells_of(claim, cells)
         hashes = tuple(sorted(cell.hash for cell in own))
@@ -101,7 +101,6 @@ def declare(claims: Sequence[Claim], cells: Sequence[Cell], store: Store) -> lis
         path = store.root / FOLDER / f"{claim.modifier}-{name}.yaml"
         if not path.is_file():
             begun = sum(store.state(cell) != "missing" for cell in own)
-            now = datetime.now(UTC).isoformat(timespec="seconds")
             datasets = tuple(dict.fromkeys(cell.dataset.label for cell in own))
             _write(path, Declared(claim=claim, declared=now, cells=hashes, datasets=datasets, begun=begun))
         found.append(_read(path))

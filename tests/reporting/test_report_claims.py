@@ -8,7 +8,9 @@ from dmlbench.analysis.claims import judge
 from dmlbench.errors import UserError
 from dmlbench.reporting.page import render
 from dmlbench.reporting.tables.claims import claim_tables
-from dmlbench.specs.study import parse_claim
+from dmlbench.results.claims import declare
+from dmlbench.results.store import Store
+from dmlbench.specs.study import Claim, parse_claim
 from tests.analysis.test_claims import GAINS, declared, results
 from tests.reporting.fake_results import make_cell, write_cell
 
@@ -67,6 +69,15 @@ def test_several_claims_on_the_same_cells_are_told_of():
     for found in claim_tables([one, other]):
         assert found.notes[-1].startswith("1 other claim on some of the same cells: each has its own 5%")
     assert not any("same cells" in note for note in claim_tables([one])[0].notes)
+
+
+def test_claims_of_one_study_have_the_order_of_modifiers(tmp_path):
+    cells = [make_cell(name, seed) for seed in range(3) for name in ("ms", "ms+psd", "ms+obdsd")]
+    declare([Claim(modifier=name, bases=("ms",)) for name in ("obdsd", "psd")], cells, Store(tmp_path / "results"))
+    for cell in cells:
+        write_cell(tmp_path / "results", cell)
+    text = (render(tmp_path / "results", "r", tmp_path / "reports") / "report.md").read_text()
+    assert 0 < text.index(" psd improves") < text.index(" obdsd improves")
 
 
 @pytest.mark.parametrize("claim", ["pds:ms", "psd:tripet"])
