@@ -68,7 +68,7 @@ def check_names(claim: Claim, bases: Collection[str], modifiers: Collection[str]
 
 def in_advance(claims: Sequence[Claim], cells: Sequence[Cell], store: Store) -> list[str]:
     """What `declare` would write of each claim, in words."""
-    found, now = [], datetime.now(UTC).isoformat(timespec="seconds")  # of all of a study the same
+    found = []
     for claim in claims:
         own = cells_of(claim, cells)
         begun = sum(store.state(cell) != "missing" for cell in own)
