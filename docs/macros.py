@@ -214,9 +214,9 @@ def steps(report: str, modifier: str, of: str = "", **chosen: str) -> str:
     return f"{min(own):.2f} to {max(own):.2f}"
 
 
-def measured(report: str) -> str:
+def measured(report: str, **chosen: str) -> str:
     """What `dmlbench overhead` measured, each time, as a table."""
-    every = rows(_report(report, "measured"))
+    every = rows(_report(report, "measured"), **chosen)
     times = list(dict.fromkeys(found["started"] for found in every))
     body = []
     for method in dict.fromkeys(found["method"] for found in every):
@@ -226,6 +226,12 @@ def measured(report: str) -> str:
         body.append((f"`{method}`", *ratios, f"{arithmetic:.3f}", f"{memory:.0f}"))
     again = ("again",) * (len(times) - 1)
     return table_of(("method", "ratio to the base", *again, "arithmetic alone", "peak memory (MiB)"), body)
+
+
+def ratios(report: str, modifier: str) -> str:
+    """The smallest and largest ratio of step times that `dmlbench overhead` measured of a modifier, over its bases."""
+    found = [float(own["mean"]) for own in rows(_report(report, "measured"), modifier=modifier)]
+    return " to ".join(dict.fromkeys(plain(each) for each in (min(found), max(found))))
 
 
 def ratio(report: str, method: str) -> str:
@@ -381,7 +387,7 @@ def _help(name: str, command: click.Command | None, above: click.Context) -> str
 def define_env(env: MacrosPlugin) -> None:
     """Give pages these functions."""
     for function in (
-        mean, untrained, gain, gain_alone, p, verdicts, family, pooled, gain_table, leaderboard, steps, measured, ratio,
+        mean, untrained, gain, gain_alone, p, verdicts, family, pooled, gain_table, leaderboard, steps, measured, ratio, ratios,
         data, value, benchmark, benchmark_value, gpu_memory, figure, figures, methods, protocols, datasets, published,
         sign_flip, detectable_times, commands, claim, claim_table, claims_again,
     ):  # fmt: skip
