@@ -388,7 +388,7 @@ def define_env(env: MacrosPlugin) -> None:
     """Give pages these functions."""
     for function in (
         mean, untrained, gain, gain_alone, p, verdicts, family, pooled, gain_table, leaderboard, steps, measured, ratio,
-        ratios, data, value, benchmark, benchmark_value, gpu_memory, figure, figures, methods, protocols, datasets, published,
-        sign_flip, detectable_times, commands, claim, claim_table, claims_again,
+        ratios, data, value, benchmark, benchmark_value, gpu_memory, figure, figures, methods, protocols, datasets,
+        published, sign_flip, detectable_times, commands, claim, claim_table, claims_again,
     ):  # fmt: skip
         env.macro(function)
