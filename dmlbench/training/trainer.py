@@ -178,10 +178,10 @@ class Trainer:
             network.begin_step(epoch)
         outputs = self._forward(batch, context, generator)
         added = self._modifier_loss(outputs, context)
-        total = self._total(outputs, added)
-        if not total.requires_grad:
-            raise ValueError(CONSTANT)
         with self.clock.phase("backward"):
+            total = self._total(outputs, added)
+            if not total.requires_grad:
+                raise ValueError(CONSTANT)
             self.scaler.scale(total).backward()
             for network in self.networks if self.ranks.size > 1 else ():
                 self.ranks.average(network.gradients())
