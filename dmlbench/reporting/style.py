@@ -33,8 +33,8 @@ SCREEN = 9.5  # of what is made for a screen; on paper it is as wide as the text
 FILES, TUNED = INK, "#7a3fb0"  # values of the methods' files and tuned ones; no base has these colours
 
 # Okabe and Ito (2008), "Color universal design": distinguishable with every common colour vision. Black is ink, and
-# yellow is not seen on white.
-PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c8c8c")
+# yellow is not seen on white. Wine and olive are of Tol's muted scheme (2021), for studies of more than seven bases.
+PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c8c8c", "#882255", "#999933")
 KNOWN_COLOURS = {"ms": 0, "proxyanchor": 1, "triplet": 2, "margin": 3, "contrastive": 4}
 MARKERS: tuple[Any, ...] = (  # filled ones, as one network of several is drawn hollow; (corners, 1: a star, degrees)
     "o", "s", "D", "^", "v", "P", "X", "<", ">", "p", "h", "d",
@@ -259,13 +259,21 @@ def legend_rows(handles: Sequence[Line2D], width: float) -> int:
     return -(-len(handles) // legend_columns(handles, width))
 
 
-def modifier_handles(methods: pd.DataFrame, look: Look) -> list[Line2D]:
-    """Lines of the modifiers of methods, where panels are named by the bases."""
+def modifier_handles(methods: pd.DataFrame, look: Look, *, marks: bool = False) -> list[Line2D]:
+    """Lines of the modifiers of methods, or their marks, where panels are named by the bases."""
     distinct = methods.drop_duplicates(["modifier", "modifier_settings", "network"])
     ordered = sorted(distinct.to_dict("records"), key=lambda row: modifier_rank(*(row[key] for key in MODIFIER)))
     labels = [f"+{modifier_name(row, tuned=False)}" if row["modifier"] else "base alone" for row in ordered]
-    lines = map(look.line, ordered)
-    return [Line2D([], [], color=MUTED, linestyle=line, label=label) for line, label in zip(lines, labels, strict=True)]
+    if not marks:
+        styles: list[dict[str, Any]] = [{"linestyle": look.line(row)} for row in ordered]
+    else:
+        faces = [PAPER if row["network"] != MEAN else MUTED for row in ordered]
+        shapes = [look.signs(row)[2] for row in ordered]
+        styles = [
+            {"linestyle": "none", "marker": shape, "markersize": 6, **edges(MUTED, face)}
+            for shape, face in zip(shapes, faces, strict=True)
+        ]
+    return [Line2D([], [], color=MUTED, label=label, **style) for label, style in zip(labels, styles, strict=True)]
 
 
 def by_setting(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -280,12 +288,22 @@ def by_setting(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
     return {title: part for title, part in parts.items() if len(part)}
 
 
+def by_panel(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """The same, with a panel for each base where one would hold too many methods."""
+    parts = by_setting(rows)
+    if rows["name"].nunique() <= MANY:
+        return parts
+    bases = {title: part.groupby("base_name", sort=False) for title, part in parts.items()}
+    return {", ".join(filter(None, (str(base), title))): own for title, part in bases.items() for base, own in part}
+
+
 def write_panel_title(axes: Axes, title: str) -> None:
     """Put the name of a panel above its left corner."""
     if title:
         axes.set_title(title, loc="left", color=INK, fontweight="bold")
 
 
+MANY = 24  # methods that a panel of named points holds
 FAR = 3.0  # interquartile ranges from the middle half beyond which a mean is far out (Tukey's)
 SQUASHED = 1.6  # times its length that an axis may grow by what is far out: beyond, that is off the axis
 Limits = tuple[float, float]

@@ -162,6 +162,19 @@ def test_the_names_in_a_crowded_plane_lie_apart_and_within_it():
     assert not any(one.overlaps(other) for one, other in combinations(boxes, 2))
 
 
+def test_many_methods_have_a_panel_for_each_base():
+    modified = ("psd", "obdsd", "dm2", "xbm", "rkd", "ema")
+    names = [f"{base}+{name}" for base in ("ms", "triplet", "margin", "supcon", "softtriple") for name in modified]
+    ratios = estimates(*names).assign(mean=1.3, low=1.2, high=1.5, interleaved=True)
+    look = Look.of(methods(*names))
+    axes = plane_plot(GROUP, "last", estimates(*names), ratios, look).figure.axes
+    shown = {own.get_title(loc="left"): [text.get_text() for text in own.texts] for own in axes if own.get_visible()}
+    assert set(shown) == {"ms", "triplet", "margin", "supcon", "softtriple"}
+    assert all(sorted(words) == sorted(modified) for words in shown.values())
+    few = plane_plot(GROUP, "last", estimates(*names[:12]), ratios, look).figure.axes
+    assert [own.get_title(loc="left") for own in few] == [""]
+
+
 def test_a_gain_that_is_far_out_is_an_arrow_with_its_number():
     names = [f"ms+{name}" for name in ("psd", "obdsd", "dm2", "xbm", "rkd", "ema")]
     compared = estimates(*names)

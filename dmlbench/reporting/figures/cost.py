@@ -1,5 +1,6 @@
 """What a method costs: step time over its base's, where a step's time goes, and what is gained for it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -12,11 +13,12 @@ from matplotlib.ticker import MaxNLocator
 
 from dmlbench.analysis.costs import phase_order
 from dmlbench.analysis.estimates import SELECTIONS
-from dmlbench.analysis.groups import Group, in_order, method_name
+from dmlbench.analysis.groups import Group, in_order, method_name, modifier_name
 from dmlbench.reporting.naming import metric_name, plain, points
 from dmlbench.reporting.style import (
     INK,
     LINE,
+    MANY,
     MUTED,
     PAGE,
     PALETTE,
@@ -25,7 +27,7 @@ from dmlbench.reporting.style import (
     RC,
     Look,
     Plot,
-    by_setting,
+    by_panel,
     edges,
     error_bounds,
     limits_of,
@@ -37,7 +39,7 @@ from dmlbench.reporting.style import (
     write_title,
 )
 
-PLANE = 3.0  # inches that a panel of gain against cost takes
+PLANE, PLANE_OF_MANY = 3.0, 2.0  # inches that a panel of gain against cost takes, and one of many
 
 
 class Named(Protocol):
@@ -164,7 +166,7 @@ def plane_plot(group: Group, selection: str, compared: pd.DataFrame, ratios: pd.
         group: What all methods share.
         selection: How the epoch was chosen, a key of `SELECTIONS`.
         compared: Rows of `comparisons.primary` for one metric: one per method.
-        ratios: Rows of `evidence.with_interleaved`; methods without a ratio are left out.
+        ratios: Rows of `precedence.with_interleaved`; methods without a ratio are left out.
         look: Colours and markers.
     """
     metric = metric_name(str(compared["metric"].iloc[0]))
@@ -172,28 +174,33 @@ def plane_plot(group: Group, selection: str, compared: pd.DataFrame, ratios: pd.
         ratios[["name", "mean", "low", "high", "n", "interleaved"]], on="name", suffixes=("", "_cost")
     )
     heading = [group.title, SELECTIONS[selection], "gain against cost, 95% intervals; (1, 0) is the reference"]
-    lines, parts = wrapped(heading, PAGE), by_setting(both)
+    lines, parts = wrapped(heading, PAGE), by_panel(both)
     costs = both.assign(mean=both["mean_cost"], low=both["low_cost"], high=both["high_cost"])
     left, right = limits_of(costs, costs["mean"], include=[1.0, *costs["mean"]])
     with plotting(RC):
-        figure = Figure(figsize=(PAGE, 0.35 + PLANE * len(parts) + LINE * len(lines)))
+        columns = 1 if len(parts) <= 2 else 2
+        rows, panel = -(-len(parts) // columns), PLANE if columns == 1 else PLANE_OF_MANY
+        figure = Figure(figsize=(PAGE, 0.35 + panel * rows + LINE * len(lines)))
         # One method that fell far would press together all that did not, so gains have a scale to each panel.
-        grid = figure.subplots(len(parts), sharex=True, squeeze=False).ravel()
+        grid = figure.subplots(rows, columns, sharex=True, squeeze=False).ravel()
         write_title(figure, lines)
-        for axes, (title, part) in zip(grid, parts.items(), strict=True):
-            _cross(axes, title, f"{metric}, difference (points)")
-            axes.set_xlim(left, right + 0.3 * (right - left))  # room for names
-            _points(axes, part, look)
-        grid[-1].set_xlabel("step time relative to the reference")
+        for place, (axes, (title, part)) in enumerate(zip(grid, parts.items(), strict=False)):
+            _cross(axes, title, "" if place % columns else f"{metric}, difference (points)")
+            axes.set_xlim(left, right + (0.3 if columns == 1 else 0.5) * (right - left))  # room for names
+            axes.tick_params(labelbottom=place + columns >= len(parts))
+            _points(axes, part, look, modifier_name if both["name"].nunique() > MANY else method_name)
+        for axes in grid[len(parts) :]:
+            axes.set_visible(False)
+        figure.supxlabel("step time relative to the reference", fontsize=8, color=INK)
     scales = " The panels' vertical scales differ." if len(parts) > 1 else ""
     scales += " Step times: interleaved where they were measured so." if both["interleaved"].any() else ""
-    columns = ["name", "to_name", "mean", "low", "high", "n", "mean_cost", "low_cost", "high_cost", "n_cost"]
+    kept = ["name", "to_name", "mean", "low", "high", "n", "mean_cost", "low_cost", "high_cost", "n_cost"]
     return Plot(
         figure,
         f"plane_{group.slug}_{selection}",
         f"Gain in {metric} over the reference against training-step time relative to the reference on {group.title}; "
         f"{SELECTIONS[selection]}. Up and to the left is better; bars: 95% intervals.{scales}",
-        both[columns],
+        both[kept],
     )
 
 
@@ -219,7 +226,7 @@ def _bar(axes: Axes, y: int, row: pd.Series, look: Look) -> None:
     axes.annotate(words, (end, y), (4, 0), textcoords="offset points", va="center_baseline", fontsize=7.5)
 
 
-def _points(axes: Axes, part: pd.DataFrame, look: Look) -> None:
+def _points(axes: Axes, part: pd.DataFrame, look: Look, write: Callable[..., str]) -> None:
     """Every method with its intervals and its name, which is moved to where it hides nothing."""
     low, high = (100 * end for end in limits_of(part, part["mean"], include=[0.0]))
     labels = []
@@ -235,7 +242,7 @@ def _points(axes: Axes, part: pd.DataFrame, look: Look) -> None:
         place = min(max(gain, low), high)
         sign: Any = ("v" if gain < low else "^") if beyond else marker
         axes.plot(cost, place, color=colour, marker=sign, markersize=5, zorder=4, clip_on=False, **edges(colour, face))
-        words = method_name(row, tuned=False) + (f" {points(row['mean'])}" if beyond else "")
+        words = write(row, tuned=False) + (f" {points(row['mean'])}" if beyond else "")
         # In ink, for letters in a light colour of the palette cannot be read; on paper, for bars run below.
         ground = {"facecolor": PAPER, "edgecolor": "none", "alpha": 0.75, "pad": 0.4}
         labels.append(axes.text(cost, place, words, fontsize=6, color=INK, zorder=3.5, bbox=ground))

@@ -54,8 +54,8 @@ class Gains:
     Attributes:
         title: Protocol, and the dataset where there is one.
         slug: The same for file names.
-        compared: Rows of `evidence.with_claims` of one protocol, selection and metric; a row's `dataset` is where.
-        ratios: Rows of `evidence.with_interleaved` of the same protocol.
+        compared: Rows of `precedence.with_claims` of one protocol, selection and metric; a row's `dataset` is where.
+        ratios: Rows of `precedence.with_interleaved` of the same protocol.
         effects: The declared smallest effect of a modifier, a fraction; by "" of those without a claim.
     """
 

@@ -15,13 +15,14 @@ from dmlbench.analysis.queries import Measured
 from dmlbench.errors import counted
 from dmlbench.reporting.style import (
     LINE,
+    MANY,
     MUTED,
     PAGE,
     RC,
     Limits,
     Look,
     Plot,
-    by_setting,
+    by_panel,
     cut_limits,
     edges,
     legend_columns,
@@ -71,8 +72,9 @@ def geometry_plot(group: Group, values: pd.DataFrame, look: Look) -> Plot:
     methods = data.drop_duplicates("name")
     with plotting(RC):
         lines = wrapped([group.title, "last epoch; large: mean over seeds, small: seeds"], PAGE)
-        legend = _handles(methods, look, lines=False)
-        parts = by_setting(data)
+        parts = by_panel(data)
+        of_bases = len(methods) > MANY
+        legend = modifier_handles(methods, look, marks=True) if of_bases else _handles(methods, look, lines=False)
         height = 0.6 + 1.6 * len(parts) + LINE * (len(lines) + legend_rows(legend, PAGE))
         figure = Figure(figsize=(PAGE, height))
         write_title(figure, lines)
