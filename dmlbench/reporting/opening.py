@@ -16,10 +16,10 @@ from dmlbench.analysis.estimates import SELECTIONS, selections_of, verdict_selec
 from dmlbench.analysis.groups import Against, Group, groups, slug, without_paths
 from dmlbench.analysis.statistics import EFFECT, FEWEST, detectable
 from dmlbench.errors import counted
-from dmlbench.reporting.evidence import with_claims
 from dmlbench.reporting.figures import Gains
 from dmlbench.reporting.naming import metric_name, named, percent, points
 from dmlbench.reporting.numbers import METRIC, Numbers
+from dmlbench.reporting.precedence import with_claims
 from dmlbench.reporting.tables.accuracy import GIVEN, NOT_TRAINED, rank_note, rank_range
 from dmlbench.reporting.tables.comparison import LABELS, power
 from dmlbench.reporting.tables.table import (

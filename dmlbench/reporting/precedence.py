@@ -1,4 +1,4 @@
-"""The best evidence on a row of the first screen.
+"""Which of two estimates a report shows first.
 
 A claim's verdict comes before an exploratory one, and a step time of interleaved steps before one of ordinary runs.
 """

@@ -10,11 +10,11 @@ import pytest
 from dmlbench.analysis.claims import judge
 from dmlbench.analysis.groups import DEFAULT, Against
 from dmlbench.analysis.statistics import detectable
-from dmlbench.reporting.evidence import with_interleaved
 from dmlbench.reporting.figures import gain_plot
 from dmlbench.reporting.naming import percent
 from dmlbench.reporting.numbers import Numbers
 from dmlbench.reporting.opening import opening
+from dmlbench.reporting.precedence import with_interleaved
 from dmlbench.results.claims import after_the_fact
 from dmlbench.results.frames import load_history, load_results
 from dmlbench.specs.cell import ResolvedValue
@@ -134,6 +134,7 @@ def test_one_comparison_has_one_verdict_on_the_first_screen(tmp_path):
     found = opening(undecided, (judged, contrary), DEFAULT)  # which of two claims would hold is not ours to choose
     assert not found.gains.compared["claimed"].any()
     assert found.table.notes[-1].startswith("Signs here are exploratory")
+    assert ". All signs are exploratory" in found.certainty
 
 
 def test_interleaved_steps_come_before_those_of_runs(tmp_path):

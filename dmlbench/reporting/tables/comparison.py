@@ -179,7 +179,7 @@ class Verdict:
     """What the evidence says of one method; `kind` is a key of `LABELS`.
 
     `row` is the comparison with its reference, `ratio` the step time over the reference's, a row of
-    `evidence.with_interleaved`; None where it was not measured.
+    `precedence.with_interleaved`; None where it was not measured.
     """
 
     kind: str
@@ -198,7 +198,7 @@ def verdicts(group: Group, compared: pd.DataFrame, overhead: pd.DataFrame) -> li
     Args:
         group: What all methods share.
         compared: Rows of `comparisons.primary` of one selection and metric.
-        overhead: Rows of `evidence.with_interleaved`.
+        overhead: Rows of `precedence.with_interleaved`.
     """
     ratios = {row["name"]: row for row in group.of(overhead).to_dict("records") if row["n"]}
     return [Verdict(str(row["verdict"]), row, ratios.get(row["name"])) for row in ordered(group.of(compared))]

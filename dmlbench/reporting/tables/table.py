@@ -87,7 +87,7 @@ def step_time_entry(ratios: Sequence[Mapping[Hashable, Any]]) -> Entry:
     """A method's step time over its reference's: on one dataset with its interval, on several the range of means.
 
     Args:
-        ratios: Rows of `evidence.with_interleaved` with at least one pair.
+        ratios: Rows of `precedence.with_interleaved` with at least one pair.
     """
     means = [float(own["mean"]) for own in ratios]
     if not means:
