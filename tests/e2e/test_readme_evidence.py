@@ -149,6 +149,13 @@ def test_macros_give_what_the_results_say(results: pd.DataFrame, macros: ModuleT
     assert macros.gain("photographs", f"triplet+psd{EVAL}", dataset="cars98") == own
 
 
+def test_the_record_names_no_folder_of_one_machine() -> None:
+    files = [path for kind in ("json", "yaml") for path in (ROOT / "results").rglob(f"*.{kind}")]
+    found = [path.name for path in files if re.search(r"(?<![\w.])/(tmp|home|root|work|Users)/", path.read_text())]
+    assert len(files) > 800
+    assert not found
+
+
 def test_a_number_without_its_row_is_an_error(macros: ModuleType) -> None:
     with pytest.raises(LookupError, match="2 rows"):  # one for each dataset
         macros.gain("photographs", f"triplet+psd{EVAL}")
