@@ -20,9 +20,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
-from torch.utils.flop_counter import FlopCounterMode
 
 from dmlbench.data.loader import Batch
+from dmlbench.overhead.operations import operations
 from dmlbench.specs.protocol_spec import ProtocolSpec
 from dmlbench.training.build import TrainingSet
 from dmlbench.training.device import PHASES
@@ -133,10 +133,9 @@ class _Turn:
 
     def flop(self) -> int:
         """Floating-point operations of a step."""
-        with FlopCounterMode(display=False) as counter:
-            self.step()
+        count = operations(self.step)
         self.trainer.clock.seconds()
-        return int(counter.get_total_flops())
+        return count
 
 
 def peak_bytes(trainer: Trainer, step: Callable[[], object]) -> int:
