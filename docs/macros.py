@@ -4,6 +4,7 @@ A file, a row or a column that is missing is an error, and so is a row that is n
 """
 
 import csv
+import itertools
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -204,28 +205,18 @@ def leaderboard(report: str, dataset: str, selection: str = "last") -> str:
     return table_of(("method", "seeds", "R@1", "rank", "MAP@R"), body)
 
 
-def steps(report: str, modifier: str, of: str = "", **chosen: str) -> str:
-    """The smallest and largest step time over the base's, of the trainings with a modifier (a pattern)."""
-    every = rows(_report(report, "overhead"), **chosen)
-    own = [float(found["mean"]) for found in every if re.fullmatch(modifier, found["modifier"])
-           and re.search(of or ".", found["method"])]  # fmt: skip
-    if not own:
-        raise LookupError(f"{report}: no step times of {modifier}")
-    return f"{min(own):.2f} to {max(own):.2f}"
-
-
-def measured(report: str, **chosen: str) -> str:
-    """What `dmlbench overhead` measured, each time, as a table."""
-    every = rows(_report(report, "measured"), **chosen)
-    times = list(dict.fromkeys(found["started"] for found in every))
-    body = []
-    for method in dict.fromkeys(found["method"] for found in every):
-        own = [row(_report(report, "measured"), method=method, started=time) for time in times]
-        ratios = [_interval(found, lambda value: f"{value:.3f}") if found["modifier"] else "1" for found in own]
-        arithmetic, memory = float(own[0]["arithmetic"]), float(own[0]["peak_mb"])
-        body.append((f"`{method}`", *ratios, f"{arithmetic:.3f}", f"{memory:.0f}"))
-    again = ("again",) * (len(times) - 1)
-    return table_of(("method", "ratio to the base", *again, "arithmetic alone", "peak memory (MiB)"), body)
+def measured(reports: Mapping[str, str], base: str) -> str:
+    """What `dmlbench overhead` measured last of a base's methods: the columns of each report, by its network's name."""
+    latest = {name: {own["method"]: own for own in rows(_report(name, "measured"), base=base)} for name in reports}
+    header, body = ["method"], []
+    for network in reports.values():
+        header += [network, "arithmetic"]
+    for method in dict.fromkeys(itertools.chain.from_iterable(latest.values())):
+        cells = [f"`{method}`"]
+        for own in (found.get(method) for found in latest.values()):
+            cells += [_interval(own, "{:.3f}".format), f"{float(own['arithmetic']):.3f}"] if own else ["", ""]
+        body += [cells] if method != base else []
+    return table_of(header, body)
 
 
 def ratios(report: str, modifier: str) -> str:
@@ -387,7 +378,7 @@ def _help(name: str, command: click.Command | None, above: click.Context) -> str
 def define_env(env: MacrosPlugin) -> None:
     """Give pages these functions."""
     for function in (
-        mean, untrained, gain, gain_alone, p, verdicts, family, pooled, gain_table, leaderboard, steps, measured, ratio,
+        mean, untrained, gain, gain_alone, p, verdicts, family, pooled, gain_table, leaderboard, measured, ratio,
         ratios, data, value, benchmark, benchmark_value, gpu_memory, figure, figures, methods, protocols, datasets,
         published, sign_flip, detectable_times, commands, claim, claim_table, claims_again,
     ):  # fmt: skip
