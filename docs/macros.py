@@ -5,7 +5,6 @@ A file, a row or a column that is missing is an error, and so is a row that is n
 
 import csv
 import itertools
-import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
