@@ -8,8 +8,7 @@ A section for everything that `dmlbench overhead` measured: one machine, one pro
 """
 
 import itertools
-from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -428,14 +427,26 @@ def _protocol_section(material: Material, protocol: str, overrides: Settings) ->
 
 def cost_sections(material: Material) -> list[Section]:
     """The latest measurement of the same methods with the same setup, beside what earlier ones say."""
-    each = by_setup(material.measurements)
-    titles = Counter(own[-1].title for own in each)
-    return [_section(material, own[-1], alone=titles[own[-1].title] == 1) for own in each]
+    latest = [own[-1] for own in by_setup(material.measurements)]
+    return [_section(material, own, _told_from(own, latest)) for own in latest]
 
 
-def _section(material: Material, latest: Measurement, *, alone: bool) -> Section:
-    parts = (f"machine {latest.environment.machine}", f"protocol {latest.protocol_hash[:6]}", *latest.methods)
-    which = "" if alone else f" ({', '.join(parts)})"
+def _told_from(measurement: Measurement, others: Sequence[Measurement]) -> str:
+    """What tells a measurement from others of its title, as ` (44 methods)`: its time, where nothing else does."""
+    alike = [_setup(own) for own in others if own.title == measurement.title]
+    differs = [len(set(facts)) > 1 for facts in zip(*alike, strict=True)]
+    told = [*itertools.compress(_setup(measurement), differs)]
+    if alike.count(_setup(measurement)) > 1:
+        told.append(f"of {measurement.started[:19].replace('T', ' ')}")
+    return f" ({', '.join(told)})" if told else ""
+
+
+def _setup(measurement: Measurement) -> tuple[str, str, str]:
+    environment, methods = measurement.environment, counted(len(measurement.methods), "method")
+    return f"machine {environment.machine}", f"protocol {measurement.protocol_hash[:6]}", methods
+
+
+def _section(material: Material, latest: Measurement, which: str) -> Section:
     setup = Setup(without_paths(latest.title) + which, measurement_slug(latest))
     costs, phases = named(measured_overhead(latest, material.against)), named(measured_phases(latest))
     modified = _shown(costs[costs["to_name"] != costs["name"]], material.against)

@@ -7,7 +7,7 @@ import pytest
 from dmlbench.reporting.page import render
 from dmlbench.results.measurements import write_measurement
 from dmlbench.results.records import Code
-from tests.fake_measurements import make_measurement
+from tests.fake_measurements import RATIOS, make_measurement
 from tests.reporting.fake_results import make_cell, write_cell
 
 
@@ -59,6 +59,20 @@ def test_a_part_of_the_datasets_has_the_measurements_of_its_protocols(tmp_path):
     )
     assert everything.count("## Cost of a step") == 2
     assert part.count("## Cost of a step") == part.count("## Cost of a step: conv4-64") == 1
+
+
+def test_measurements_of_one_title_are_told_apart_by_what_differs(tmp_path):
+    root = tmp_path / "results"
+    some, others = {"ms": 1.0, "ms+psd": 1.3}, {"ms": 1.0, "ms+obdsd": 1.3}
+    for number, ratios in enumerate((RATIOS, some, others)):
+        write_measurement(root, make_measurement(ratios, rounds=10, started=f"2026-01-02T03:04:0{number}+00:00"))
+    text = (render(root, "costs", tmp_path) / "report.md").read_text()
+    headings = [line for line in text.splitlines() if line.startswith("## Cost of a step")]
+    assert headings == [
+        "## Cost of a step: conv4-64, synthetic, on Fast \\& Co (4 methods)",
+        "## Cost of a step: conv4-64, synthetic, on Fast \\& Co (2 methods, of 2026-01-02 03:04:01)",
+        "## Cost of a step: conv4-64, synthetic, on Fast \\& Co (2 methods, of 2026-01-02 03:04:02)",
+    ]
 
 
 def test_no_table_is_empty(text, tmp_path: Path):
