@@ -25,6 +25,7 @@ ROOT = Path(__file__).parent.parent
 REFERENCE = ROOT / "results" / "reference"
 BENCHMARKS = ROOT / "tests" / "benchmarks" / "README.md"
 STARRED = ("better", "worse")
+VERDICTS = (*STARRED, "equivalent", "inconclusive")
 Row = Mapping[str, str]
 
 
@@ -106,6 +107,17 @@ def verdicts(report: str, verdict: str, modifiers: Iterable[str], selection: str
     if not own:
         raise LookupError(f"{report}: none of {tuple(modifiers)}")
     return str(sum(found["verdict"] == verdict for found in own))
+
+
+def bases(report: str, modifier: str, other: str = "", only: Iterable[str] = ()) -> str:
+    """The bases with each verdict of a modifier, against the base or another modifier: `better on a, b; worse on c`."""
+    every = rows(_report(report, "comparisons"), metric="recall_at_1", selection="last", modifier=modifier)
+    own = [found for found in every if found["to"] == "+".join(filter(None, (found["base"], other)))]
+    own = [found for found in own if found["base"] in (tuple(only) or (found["base"],))]
+    if not own or len(own) < len(tuple(only)):
+        raise LookupError(f"{report}: not all of {modifier} against {other or 'the base'}")
+    by_verdict = {name: [found["base"] for found in own if found["verdict"] == name] for name in VERDICTS}
+    return "; ".join(f"{name} on {', '.join(names)}" for name, names in by_verdict.items() if names)
 
 
 def family(report: str) -> str:
@@ -377,7 +389,7 @@ def _help(name: str, command: click.Command | None, above: click.Context) -> str
 def define_env(env: MacrosPlugin) -> None:
     """Give pages these functions."""
     for function in (
-        mean, untrained, gain, gain_alone, p, verdicts, family, pooled, gain_table, leaderboard, measured, ratio,
+        mean, untrained, gain, gain_alone, p, verdicts, bases, family, pooled, gain_table, leaderboard, measured, ratio,
         ratios, data, value, benchmark, benchmark_value, gpu_memory, figure, figures, methods, protocols, datasets,
         published, sign_flip, detectable_times, commands, claim, claim_table, claims_again,
     ):  # fmt: skip

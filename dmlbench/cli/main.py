@@ -12,7 +12,7 @@ import click
 from dmlbench import __version__
 from dmlbench.cli.terminal import echo, escape_what_streams_cannot_say, open_closed_streams, unwritten
 from dmlbench.errors import StorageError, UserError, one_line
-from dmlbench.runner.signals import WORKERS_ENVIRONMENT
+from dmlbench.runner.signals import for_workers
 
 # Name: (module below dmlbench.cli, one line for the overview). Modules load when their command is used.
 COMMANDS = {
@@ -99,7 +99,7 @@ def dmlbench(context: click.Context) -> None:
 def main() -> None:
     """Entry point: 0 all done, 1 a cell failed, 2 usage, 130 interrupted."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's polite end is an interrupt, too
-    os.environ |= WORKERS_ENVIRONMENT  # the processes of this command are its own
+    os.environ |= for_workers()  # the processes of this command are its own
     open_closed_streams()
     escape_what_streams_cannot_say()
     code = _called()

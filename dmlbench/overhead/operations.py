@@ -12,8 +12,13 @@ _aten = torch.ops.aten
 
 def operations(step: Callable[[], object]) -> int:
     """Take a step; return its floating-point operations in convolutions, matrix products and attention."""
-    with FlopCounterMode(display=False, custom_mapping=_FORMULAS) as counter:
-        step()
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # a whole block in evaluation mode as one operation is not counted
+    try:
+        with FlopCounterMode(display=False, custom_mapping=_FORMULAS) as counter:
+            step()
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
     return int(counter.get_total_flops())
 
 

@@ -41,7 +41,7 @@ class StepCost:
         step_ms: Milliseconds a step, one value per round.
         phases_ms: The same by phase of `PhaseClock`; what a phase does not cover is the host's.
         peak_mb: Memory in MiB at the height of a step: weights, gradients, optimiser, teacher, activations.
-        gflop: Multiplications and additions of a step's convolutions and matrix products, in 10^9.
+        gflop: Multiplications and additions of a step's convolutions, matrix products and attention, in 10^9.
     """
 
     step_ms: list[float]

@@ -58,7 +58,7 @@ def with_interleaved(ratios: pd.DataFrame, measurements: Sequence[Measurement], 
     """Ratios of step times: those of interleaved steps where they were measured, the latest, else of ordinary runs.
 
     A measurement stands for trainings of the same protocol and kind of device, on images of the dataset before
-    synthetic ones.
+    synthetic ones, whose weights may be others.
 
     Args:
         ratios: Rows of `costs.overhead`, named.
@@ -72,7 +72,7 @@ def with_interleaved(ratios: pd.DataFrame, measurements: Sequence[Measurement], 
     for own in measurements:
         images = (SYNTHETIC, "") if own.dataset == SYNTHETIC else (own.dataset, own.protocol_hash)
         for row in named(measured_overhead(own)).to_dict("records"):
-            place = (own.protocol, own.variant, own.environment.device_kind)
+            place = (own.protocol, _timed(own.variant), own.environment.device_kind)
             latest[(*place, *images, row["name"], row["to_name"])] = row
     of_group = dict(iter(done(results).groupby(GROUP)[["origin", "protocol_hash"]]))
     trained = named(ratios.assign(network=MEAN))["name"]  # an ensemble is of the networks that were trained
@@ -80,10 +80,15 @@ def with_interleaved(ratios: pd.DataFrame, measurements: Sequence[Measurement], 
     for name, row in zip(trained, ratios.to_dict("records"), strict=True):
         group = of_group[tuple(row[column] for column in GROUP)]
         devices = " ".join({origin.partition("/")[0] for origin in group["origin"]})  # of several there is no match
-        place = (row["protocol"], str(row["overrides"]), devices)
+        place = (row["protocol"], _timed(str(row["overrides"])), devices)
         known = [*((row["dataset"], own) for own in set(group["protocol_hash"])), (SYNTHETIC, "")]
         keys = [(*place, *images, name, row["to_name"]) for images in known]
         better = next((latest[key] for key in keys if key in latest), None)
         replaced = {column: better[column] for column in ("mean", "low", "high", "n")} if better else {}
         rows.append(row | replaced | {"interleaved": better is not None})
     return pd.DataFrame(rows, columns=[*ratios.columns, "interleaved"]).astype({"interleaved": bool})
+
+
+def _timed(variant: str) -> str:
+    """What of a protocol's variant a step's time depends on: all but the weights it begins with."""
+    return ", ".join(part for part in variant.split(", ") if not part.startswith("model.weights="))

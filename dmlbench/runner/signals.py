@@ -11,15 +11,17 @@ from typing import Any, Protocol, Self
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # Notebooks name a way to draw that is not there, and a script called statistics.py in the working folder is no module.
+_FOR_WORKERS = {"MPLBACKEND": "agg", "PYTHONSAFEPATH": "1"}
 # glibc gives large freed blocks, such as feature maps and gradients, back to the system in every step and faults them
-# in anew. That took a third of a step of S2SD by chance of the heap's layout, and made a MobileNet's teacher 1.4 times
-# as slow as the same forward pass of its student. So no block is mapped apart, and none is given back before the end.
-WORKERS_ENVIRONMENT = {
-    "MPLBACKEND": "agg",
-    "PYTHONSAFEPATH": "1",
-    "MALLOC_MMAP_MAX_": "0",
-    "MALLOC_TRIM_THRESHOLD_": str(1 << 40),
-}
+# in anew: up to a third of a step of S2SD by chance of the heap's layout, and more of a MobileNet's teacher than of its
+# student, whose blocks are freed later. So the main thread maps no block apart and gives none back, unless the user
+# wants something else.
+_KEEPS_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40)}
+
+
+def for_workers() -> dict[str, str]:
+    """The environment variables of worker processes that differ from this process's, or are set here anew."""
+    return _FOR_WORKERS | {name: os.environ.get(name, value) for name, value in _KEEPS_MEMORY.items()}
 
 
 class Stop(Protocol):
@@ -101,8 +103,9 @@ def starting() -> Iterator[None]:
     main = sys.modules["__main__"]
     script = {name: vars(main).pop(name) for name in ("__file__",) if name in vars(main)}
     spec, main.__spec__ = main.__spec__, None
-    environment = {name: os.environ.get(name) for name in WORKERS_ENVIRONMENT}
-    os.environ.update(WORKERS_ENVIRONMENT)
+    theirs = for_workers()
+    environment = {name: os.environ.get(name) for name in theirs}
+    os.environ.update(theirs)
     own = threading.current_thread() is threading.main_thread()  # others may not set handlers
     before = {number: signal.signal(number, signal.SIG_IGN) for number in SIGNALS} if own else {}
     limit = {signal.SIGUSR1, signal.SIGUSR2} if hasattr(signal, "pthread_sigmask") else set()

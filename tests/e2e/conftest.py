@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from dmlbench.cli.main import main
-from dmlbench.runner.signals import WORKERS_ENVIRONMENT
+from dmlbench.runner.signals import for_workers
 
 # A network and images small enough that an epoch takes half a second.
 TINY = (
@@ -66,7 +66,7 @@ def dmlbench(
     for name in os.environ.keys() - environment.keys():
         monkeypatch.delenv(name)
     monkeypatch.setenv("XDG_CACHE_HOME", environment["XDG_CACHE_HOME"])
-    set_by_the_function = WORKERS_ENVIRONMENT | {"PYTHONIOENCODING": ""}
+    set_by_the_function = for_workers() | {"PYTHONIOENCODING": ""}
     for name, value in set_by_the_function.items():  # undone at the end
         monkeypatch.setenv(name, value)
 

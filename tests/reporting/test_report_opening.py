@@ -162,6 +162,7 @@ def test_interleaved_steps_come_before_those_of_runs(tmp_path):
     others = ({"protocol": "resnet50-128"}, {"variant": "training.batch_size=8"}, {"environment": ON_GPU})
     for changes in (*others, {"dataset": "omniglot-small"}, {"dataset": "glyphs"}):  # the last is of another protocol
         assert steps(make_measurement(measured, **changes))[1] == of_runs
+    assert steps(make_measurement(measured, noise=0, variant="model.weights=a.pt"))[1]["ms+psd"].text == "1.50×"
     (same,) = set(numbers.results["protocol_hash"])
     real = make_measurement(RATIOS | {"ms+psd": 1.7}, noise=0, dataset="glyphs", protocol_hash=same)
     _, own = steps(real, make_measurement(measured, noise=0), make_measurement(ratios, environment=ON_GPU))

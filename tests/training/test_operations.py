@@ -36,3 +36,11 @@ def test_attention_is_counted_on_a_cpu():
     # backward: the weights anew, and two products for each of the two
     both = operations(lambda: functional.scaled_dot_product_attention(queries, keys, values).sum().backward())
     assert both == forward + 2 * (5 * products)
+
+
+@torch.no_grad()
+def test_a_transformer_in_evaluation_mode_is_counted_as_in_training():
+    block, tokens = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True), torch.rand(2, 5, 8)
+    training = operations(lambda: block.train()(tokens))
+    assert operations(lambda: block.eval()(tokens)) == training > 0
+    assert torch.backends.mha.get_fastpath_enabled()
