@@ -65,3 +65,17 @@ def test_elsewhere_than_in_the_main_thread_nothing_is_handled():
     thread.start()
     thread.join()
     assert found == [before]
+
+
+def test_workers_keep_freed_memory_unless_the_user_has_a_say(monkeypatch):
+    monkeypatch.setenv("MALLOC_MMAP_MAX_", "7")
+    monkeypatch.delenv("MALLOC_TRIM_THRESHOLD_", raising=False)
+    before = dict(os.environ)
+    with starting():
+        assert os.environ["MALLOC_MMAP_MAX_"] == "7"
+        assert int(os.environ["MALLOC_TRIM_THRESHOLD_"]) > 1 << 35
+    assert dict(os.environ) == before
+    monkeypatch.delenv("MALLOC_MMAP_MAX_")
+    with starting():
+        assert os.environ["MALLOC_MMAP_MAX_"] == "0"
+    assert "MALLOC_MMAP_MAX_" not in os.environ
