@@ -225,7 +225,8 @@ def measured(reports: Mapping[str, str], base: str) -> str:
     for method in dict.fromkeys(itertools.chain.from_iterable(latest.values())):
         cells = [f"`{method}`"]
         for own in (found.get(method) for found in latest.values()):
-            cells += [_interval(own, "{:.3f}".format), f"{float(own['arithmetic']):.3f}"] if own else ["", ""]
+            ratio = _interval(own, plain).replace(", ", ",&nbsp;") if own else ""
+            cells += [ratio, plain(float(own["arithmetic"])) if own else ""]
         body += [cells] if method != base else []
     return table_of(header, body)
 

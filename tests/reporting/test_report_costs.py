@@ -1,5 +1,6 @@
 """The section of a report on what `dmlbench overhead` measured."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -85,3 +86,5 @@ def test_measurements_alone_are_a_report(tmp_path):
     text = (render(tmp_path / "results", "costs", tmp_path / "reports") / "report.md").read_text()
     assert "what a training step costs; no trainings" in text
     assert "| ms+psd |" in text
+    page = (tmp_path / "reports" / "costs" / "index.html").read_text()
+    assert re.search(r'<details class="section" id="cost[^>]* open>', page)  # else the page would be closed and empty
