@@ -38,7 +38,7 @@ PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8
 KNOWN_COLOURS = {"ms": 0, "proxyanchor": 1, "triplet": 2, "margin": 3, "contrastive": 4}
 MARKERS: tuple[Any, ...] = (  # filled ones, as one network of several is drawn hollow; (corners, 1: a star, degrees)
     "o", "s", "D", "^", "v", "P", "X", "<", ">", "p", "h", "d",
-    "*", (4, 1, 0), (4, 1, 45), (6, 1, 0), (3, 1, 0), (3, 1, 180), "H", "8",  # the last two look like the first
+    "*", (4, 1, 0), (4, 1, 45), (6, 1, 0), (3, 1, 0), (3, 1, 180), (3, 1, 90), (3, 1, 270),
 )  # fmt: skip
 LINES: tuple[Any, ...] = (
     "-", (0, (4, 1.6)), (0, (1.2, 1.2)), (0, (5, 1.4, 1.2, 1.4)), (0, (7, 2)),

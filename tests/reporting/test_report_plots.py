@@ -5,6 +5,7 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.markers import MarkerStyle
 
 from dmlbench.analysis.groups import Group
 from dmlbench.reporting.figures import (
@@ -18,7 +19,7 @@ from dmlbench.reporting.figures import (
     selection_plot,
 )
 from dmlbench.reporting.figures.dots import _cliques
-from dmlbench.reporting.style import INK, RC, Look, plotting
+from dmlbench.reporting.style import INK, MARKERS, RC, Look, plotting
 from tests.typed import NONE, methods, parts, shown
 
 GROUP = Group("p", NONE, "d")
@@ -268,3 +269,11 @@ def test_the_caption_of_curves_names_what_leaves_the_axis_and_comes_back():
     ]  # fmt: skip
     plot = curve_plot(Group("p", NONE, "birds"), shown(pd.DataFrame(rows)), Look.of(methods(*names)))
     assert plot.caption.endswith(" The axis leaves out what is far from the rest: some epochs of ms+psd.")
+
+
+def test_no_marker_looks_like_another():
+    """Of the area that two cover, they share less than a hexagon standing and one lying."""
+    grid = np.stack(np.meshgrid(*[np.linspace(-0.6, 0.6, 41)] * 2), axis=-1).reshape(-1, 2)
+    styles = [MarkerStyle(marker) for marker in MARKERS]
+    inside = [style.get_path().transformed(style.get_transform()).contains_points(grid) for style in styles]
+    assert max((one & other).sum() / (one | other).sum() for one, other in combinations(inside, 2)) < 0.865
